@@ -1,0 +1,198 @@
+// The two stores that every conformance test runs on, and what the tests need around them: clients
+// that are closed after each test, recorded events, and the check that nothing is left (spec 2.3).
+import { type ClientOptions, type Logger, PresenceClient, type PresenceEvent } from 'rollcall';
+import { afterEach, beforeEach, describe, expect } from 'vitest';
+import { type RedisServer, sharedDb } from '../support/redis.js';
+import { eventually } from '../support/wait.js';
+
+/** Any state: the tests put in what TypeScript would not let through. */
+// biome-ignore lint/suspicious/noExplicitAny: see above
+export type AnyState = any;
+export type Client = PresenceClient<AnyState>;
+export type AnyEvent = PresenceEvent<AnyState>;
+
+/** Only on Redis: where the data can be looked at. */
+export interface RedisSide {
+  server: RedisServer;
+  db: number;
+  url: string;
+}
+
+export interface StoreUnderTest {
+  readonly name: 'redis' | 'memory';
+  /** A client of the test's store; closed after the test. */
+  connect(options?: ClientOptions): Promise<Client>;
+  /** Where the current test's data are, if they are in Redis. */
+  redis(): RedisSide;
+  /** A URL of the current test's store. */
+  url(): string;
+}
+
+/** Long enough for a connection to outlive any test, also on a slow machine. */
+export const LONG_TTL_MS = 600_000;
+/** As good as dead on arrival. */
+export const SHORT_TTL_MS = 1;
+
+export const silent: Logger = {};
+
+let stores = 0;
+
+/** Runs the tests of `body` on every store. */
+export function onEveryStore(title: string, body: (store: StoreUnderTest) => void): void {
+  for (const name of ['redis', 'memory'] as const) {
+    describe(`${title} [${name}]`, () => body(useStore(name)));
+  }
+}
+
+/** A store for the tests of the surrounding `describe`, empty before and after each. */
+export function useStore(name: 'redis' | 'memory'): StoreUnderTest {
+  let side: RedisSide | undefined;
+  let url = '';
+  let clients: Client[] = [];
+  const seen = { conns: new Set<string>(), rooms: new Set<string>(), users: new Set<string>() };
+
+  beforeEach(async () => {
+    if (name === 'redis') {
+      side ??= await sharedDb();
+      url = side.url;
+      expect(await side.server.dbsize(side.db)).toBe(0);
+    } else {
+      url = `memory://conformance-${++stores}`;
+    }
+  });
+
+  const connect = async (options: ClientOptions = {}): Promise<Client> => {
+    const client: Client = await PresenceClient.connect({
+      url,
+      ttlMs: LONG_TTL_MS,
+      logger: silent,
+      ...options,
+    });
+    clients.push(client);
+    // Remembers who was ever there; the call itself is the client's own.
+    const join = client.join.bind(client);
+    client.join = (joining) => {
+      seen.conns.add(joining.connId);
+      seen.rooms.add(joining.roomId);
+      seen.users.add(joining.userId);
+      return join(joining);
+    };
+    return client;
+  };
+
+  // Spec 2.3, after every test: everybody leaves, and nothing must be left.
+  afterEach(async () => {
+    const last = clients.length > 0 ? await connect({ ttlMs: SHORT_TTL_MS }) : undefined;
+    try {
+      await Promise.all([...seen.conns].map((conn) => ignoreRefused(last?.leave(conn))));
+      await eventually(async () => {
+        await last?.reapOnce();
+        for (const room of seen.rooms) {
+          expect(await ignoreRefused(last?.fetchRoomSnapshot(room))).toEqual([]);
+        }
+        for (const user of seen.users) {
+          const found = await ignoreRefused(last?.getUserPresence(user));
+          expect(found).toEqual(emptyUser(user, found));
+        }
+        if (side) expect(await side.server.dbsize(side.db), 'DBSIZE').toBe(0);
+      });
+    } finally {
+      await Promise.all(clients.map((client) => client.close()));
+      clients = [];
+      for (const ids of Object.values(seen)) ids.clear();
+      // What one test has left must not fail the next ones too.
+      await side?.server.flush(side.db);
+    }
+  });
+
+  return {
+    name,
+    connect,
+    redis: () => {
+      if (!side) throw new Error('this store is not Redis');
+      return side;
+    },
+    url: () => url,
+  };
+}
+
+/** Ids that are refused have left nothing behind. */
+async function ignoreRefused<T>(call: Promise<T> | undefined): Promise<T | []> {
+  try {
+    return (await call) ?? [];
+  } catch (error) {
+    if ((error as { code?: string }).code === 'INVALID_ARGUMENT') return [];
+    throw error;
+  }
+}
+
+function emptyUser(userId: string, found: unknown): unknown {
+  return Array.isArray(found) ? [] : { userId, rooms: [], connections: [] };
+}
+
+/** Events as a handler gets them. */
+export interface Recorder {
+  readonly events: AnyEvent[];
+  /**
+   * The events so far, complete: whatever was applied before this call is among them. (A marker
+   * joins and leaves after it; events of a store come in the order of application.)
+   */
+  settled(): Promise<AnyEvent[]>;
+  stop(): Promise<void>;
+}
+
+const MARKER = 'marker-of-the-tests';
+let markers = 0;
+
+/** Subscribes to all rooms, or to one. */
+export async function record(client: Client, options: { roomId?: string } = {}): Promise<Recorder> {
+  const all: AnyEvent[] = [];
+  const events: AnyEvent[] = [];
+  const stop = await client.subscribe((event) => {
+    all.push(event);
+    if (!event.connId.startsWith(MARKER)) events.push(event);
+  }, options);
+  return {
+    events,
+    stop,
+    settled: async () => {
+      const connId = `${MARKER}-${++markers}`;
+      const roomId = options.roomId ?? MARKER;
+      await client.join({ roomId, userId: MARKER, connId, snapshot: false });
+      await client.leave(connId);
+      await eventually(
+        () => all.some((event) => event.connId === connId && event.type === 'leave'),
+        { intervalMs: 1 },
+      );
+      return [...events];
+    },
+  };
+}
+
+/** An event in a few words: `join c1 r1 u1`, `leave c1 r1 u1 left`. */
+export function brief(event: AnyEvent): string {
+  const reason = event.type === 'leave' ? ` ${event.reason}` : '';
+  return `${event.type} ${event.connId} ${event.roomId} ${event.userId}${reason}`;
+}
+
+/** Resolves once the connection's TTL has run out. */
+export async function expired(client: Client, roomId: string, connId: string): Promise<void> {
+  await eventually(
+    async () => !(await client.fetchRoomSnapshot(roomId)).some((entry) => entry.connId === connId),
+    { intervalMs: 1 },
+  );
+}
+
+/** The entries by connection id. */
+export function byConn<T extends { connId: string }>(entries: readonly T[]): T[] {
+  return [...entries].sort((a, b) => (a.connId < b.connId ? -1 : 1));
+}
+
+/** Matches a rejection with this code, whose message holds `part`. */
+export function failure(code: string, part = ''): unknown {
+  return expect.objectContaining({
+    name: 'RollcallError',
+    code,
+    message: expect.stringContaining(part),
+  });
+}

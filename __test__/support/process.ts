@@ -1,0 +1,151 @@
+// Child processes of tests: Node.js programs that talk to the test by IPC, and the guard that ends
+// every child (Redis servers too) when the test's own process ends, however it ends.
+import { type ChildProcess, fork, type Serializable } from 'node:child_process';
+import { rmSync } from 'node:fs';
+import { constants } from 'node:os';
+import path from 'node:path';
+import { deferred, within } from './wait.js';
+
+const children = new Set<ChildProcess>();
+const folders = new Set<string>();
+
+process.once('exit', () => {
+  // SIGKILL: nothing can wait for a polite end any more, and a stopped process sees nothing else.
+  for (const child of children) child.kill('SIGKILL');
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+});
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  process.once(signal, () => process.exit(128 + constants.signals[signal]));
+}
+
+/** Ends `child` with this process, unless it has ended before. */
+export function endWithProcess(child: ChildProcess): void {
+  children.add(child);
+  child.once('exit', () => children.delete(child));
+}
+
+/** Removes `folder` with this process; gives a function that removes it at once. */
+export function removeWithProcess(folder: string): () => void {
+  folders.add(folder);
+  return () => {
+    rmSync(folder, { recursive: true, force: true });
+    folders.delete(folder);
+  };
+}
+
+export interface Exit {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+}
+
+export interface FixtureOptions {
+  args?: string[];
+  /** Added to this process's environment. */
+  env?: Record<string, string>;
+  /** Options for Node.js itself. */
+  execArgv?: string[];
+}
+
+/** A running Node.js program. Its messages are of the type `M`. */
+export interface Fixture<M = unknown> extends AsyncDisposable {
+  readonly pid: number;
+  /** Resolves when it has ended. */
+  readonly exited: Promise<Exit>;
+  /** Everything that it has sent so far, in order. */
+  readonly messages: readonly M[];
+  /** What it has printed so far. */
+  readonly stdout: string;
+  readonly stderr: string;
+  send(message: Serializable): void;
+  /** The first message, sent before or after this call, that fits. Rejects if it ends first. */
+  message<T extends M>(fits: (message: M) => message is T, timeoutMs?: number): Promise<T>;
+  message(fits: (message: M) => boolean, timeoutMs?: number): Promise<M>;
+  /** Sends the signal (default SIGKILL) and waits for the end. */
+  kill(signal?: NodeJS.Signals): Promise<Exit>;
+}
+
+/**
+ * Starts a plain Node.js program (`.mjs` or `.cjs`) with an IPC channel: `process.send()` there
+ * arrives here. A relative path counts from `__test__/`.
+ */
+export function startFixture<M = unknown>(
+  file: string,
+  { args = [], env = {}, execArgv = [] }: FixtureOptions = {},
+): Fixture<M> {
+  const child = fork(path.resolve(import.meta.dirname, '..', file), args, {
+    env: { ...process.env, ...env },
+    execArgv,
+    // Structured clone: what a test compares must not go through JSON on its way.
+    serialization: 'advanced',
+    silent: true,
+  });
+  endWithProcess(child);
+
+  const messages: M[] = [];
+  const listeners = new Set<() => void>();
+  const printed = { stdout: '', stderr: '' };
+  const exit = deferred<Exit>();
+  let end: Exit | undefined;
+  const notify = () => {
+    for (const listener of [...listeners]) listener();
+  };
+  for (const name of ['stdout', 'stderr'] as const) {
+    child[name]?.setEncoding('utf8').on('data', (text: string) => {
+      printed[name] += text;
+    });
+  }
+  child.on('message', (message) => {
+    messages.push(message as M);
+    notify();
+  });
+  child.on('error', (error) => {
+    printed.stderr += String(error);
+  });
+  // 'close' comes after the last output, 'exit' may come before it.
+  child.once('close', (code, signal) => {
+    end = { code, signal };
+    exit.resolve(end);
+    notify();
+  });
+
+  const message = (fits: (message: M) => boolean, timeoutMs = 10_000): Promise<M> => {
+    const found = deferred<M>();
+    const look = () => {
+      const match = messages.find(fits);
+      if (match !== undefined) found.resolve(match);
+      else if (end) {
+        const how = end.signal ?? `code ${end.code}`;
+        found.reject(new Error(`${file} ended (${how}) without it:\n${printed.stderr}`));
+      }
+    };
+    listeners.add(look);
+    look();
+    return within(found.promise, timeoutMs, `a message from ${file}`).finally(() =>
+      listeners.delete(look),
+    );
+  };
+  const kill = async (signal: NodeJS.Signals = 'SIGKILL') => {
+    if (!end) child.kill(signal);
+    return exit.promise;
+  };
+
+  return {
+    pid: child.pid ?? -1,
+    exited: exit.promise,
+    messages,
+    get stdout() {
+      return printed.stdout;
+    },
+    get stderr() {
+      return printed.stderr;
+    },
+    send: (outgoing) => {
+      child.send(outgoing);
+    },
+    message: message as Fixture<M>['message'],
+    kill,
+    [Symbol.asyncDispose]: async () => {
+      await kill();
+    },
+  };
+}

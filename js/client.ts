@@ -1,0 +1,353 @@
+// PresenceClient: the public class. Checks what only JavaScript can check, passes calls to the core
+// through the bridge, and gives events to handlers.
+
+import { Dispatcher } from './dispatcher.js';
+import { invalid, RollcallError } from './errors.js';
+import { iterate } from './events.js';
+import { Bridge } from './native.js';
+import type {
+  ClientEvents,
+  ClientOptions,
+  DefaultState,
+  EventsOptions,
+  HeartbeatManyResult,
+  HeartbeatOptions,
+  HeartbeatResult,
+  JoinOptions,
+  JoinResult,
+  LeaveResult,
+  Logger,
+  Metrics,
+  PresenceEvent,
+  PresenceHandler,
+  PresenceSnapshotEntry,
+  ReapResult,
+  SubscribeOptions,
+  Unsubscribe,
+  UserPresence,
+} from './types.js';
+import {
+  checkEpoch,
+  checkFlag,
+  checkHandler,
+  checkId,
+  checkLogger,
+  checkOptions,
+  optionsText,
+  patchTexts,
+  stateText,
+  unreadable,
+} from './validate.js';
+
+const EVENTS = ['resync', 'error', 'state'] as const;
+
+const consoleLogger: Logger = {
+  info: (...args) => console.info('[rollcall]', ...args),
+  warn: (...args) => console.warn('[rollcall]', ...args),
+  error: (...args) => console.error('[rollcall]', ...args),
+};
+
+// PresenceClient's constructor is not public; this is what `connect` passes to show who calls.
+const INTERNAL = Symbol('PresenceClient.connect');
+
+/**
+ * Presence on Redis, or in the process. Make one with {@link PresenceClient.connect} and share it:
+ * a client holds one connection for commands and, once something is subscribed, one for events.
+ *
+ * Every method that returns a Promise rejects with a {@link RollcallError}; none throws.
+ */
+export class PresenceClient<State extends object = DefaultState> {
+  readonly #bridge: Bridge;
+  readonly #dispatcher: Dispatcher<State>;
+  readonly #onClose = new Set<() => void>();
+  #closing: Promise<void> | undefined;
+
+  /** @internal */
+  constructor(internal: symbol, logger: Logger) {
+    if (internal !== INTERNAL) {
+      throw invalid('use PresenceClient.connect(…) in place of new PresenceClient(…)');
+    }
+    this.#dispatcher = new Dispatcher(logger);
+    this.#bridge = new Bridge(this.#dispatcher);
+  }
+
+  /**
+   * Connects to a store.
+   *
+   * @param target - a URL (`redis://`, `rediss://`, `redis+unix://`, `memory://<name>`), or
+   * {@link ClientOptions}. Without one: an in-process store of the client's own.
+   * @throws `UNAVAILABLE` when nothing answers within `limits.connectTimeoutMs`, `PERMISSION` for a
+   * wrong password, `INVALID_ARGUMENT` for options that do not fit.
+   */
+  static async connect<State extends object = DefaultState>(
+    target?: string | ClientOptions,
+  ): Promise<PresenceClient<State>> {
+    const given = typeof target === 'string' ? { url: target } : target === undefined ? {} : target;
+    checkOptions('connect', given);
+    let logger: Logger;
+    let options: Omit<ClientOptions, 'logger'>;
+    try {
+      ({ logger = consoleLogger, ...options } = given);
+    } catch (error) {
+      throw unreadable(given, Object.keys(given), error);
+    }
+    checkLogger(logger);
+    return PresenceClient.#open<State>(optionsText(options), logger);
+  }
+
+  static async #open<State extends object>(
+    options: string,
+    logger: Logger,
+  ): Promise<PresenceClient<State>> {
+    const client = new PresenceClient<State>(INTERNAL, logger);
+    await client.#bridge.call('connect', options);
+    return client;
+  }
+
+  /**
+   * Puts a connection into a room. If it is in another room, or under another user, it leaves
+   * there first, in the same atomic step.
+   *
+   * @returns its epoch, and the room's live connections (unless `snapshot: false`).
+   * @throws `INVALID_ARGUMENT`, `UNAVAILABLE`, `TIMEOUT`, `PERMISSION`, `CLOSED`
+   */
+  async join(options: JoinOptions<State>): Promise<JoinResult<State>> {
+    checkOptions('join', options);
+    let roomId: unknown, userId: unknown, connId: unknown, state: unknown, snapshot: unknown;
+    try {
+      ({ roomId, userId, connId, state, snapshot } = options);
+    } catch (error) {
+      throw unreadable(options, ['roomId', 'userId', 'connId', 'state', 'snapshot'], error);
+    }
+    checkId('roomId', roomId);
+    checkId('userId', userId);
+    checkId('connId', connId);
+    const text = stateText('state', state);
+    const withSnapshot = checkFlag('snapshot', snapshot, true);
+    const result = (await this.#call(
+      'join',
+      roomId,
+      userId,
+      connId,
+      text,
+      withSnapshot,
+    )) as JoinResult<State>;
+    result.snapshot ??= [];
+    return result;
+  }
+
+  /**
+   * Says that a connection is alive, and optionally changes its state. Costs the event loop next
+   * to nothing: heartbeats that come while others are on their way to Redis go together.
+   *
+   * @throws `CONNECTION_NOT_FOUND` (expired or never joined: join again), `STALE_EPOCH`,
+   * `INVALID_ARGUMENT`, `OVERLOADED`, `UNAVAILABLE`, `TIMEOUT`, `CLOSED`
+   */
+  heartbeat(options: HeartbeatOptions<State>): Promise<HeartbeatResult> {
+    try {
+      checkOptions('heartbeat', options);
+      return this.#heartbeat(options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  }
+
+  /**
+   * Heartbeats of many connections in one call.
+   *
+   * @returns one result for each item, in order. An item that fails has its error as its result.
+   */
+  async heartbeatMany(items: readonly HeartbeatOptions<State>[]): Promise<HeartbeatManyResult[]> {
+    if (!Array.isArray(items)) {
+      throw invalid('heartbeatMany takes an array');
+    }
+    this.#checkOpen();
+    return Promise.all(
+      // Not `items.map`, which leaves holes out.
+      Array.from(items as HeartbeatOptions<State>[], (item, index) => {
+        try {
+          checkOptions(`heartbeatMany: item ${index}`, item);
+          return this.#heartbeat(item).catch((error: Error) => error);
+        } catch (error) {
+          return error as Error;
+        }
+      }),
+    );
+  }
+
+  /**
+   * Takes a connection out of its room.
+   *
+   * @returns where it was, or `null` if it is unknown (it left, or its TTL ran out).
+   */
+  async leave(connId: string): Promise<LeaveResult | null> {
+    checkId('connId', connId);
+    return (await this.#call('leave', connId)) as LeaveResult | null;
+  }
+
+  /** The live connections of a room, in no particular order. */
+  async fetchRoomSnapshot(roomId: string): Promise<PresenceSnapshotEntry<State>[]> {
+    checkId('roomId', roomId);
+    return (await this.#call('roomSnapshot', roomId)) as PresenceSnapshotEntry<State>[];
+  }
+
+  /** The live connections of a user, in whatever room. */
+  async getUserPresence(userId: string): Promise<UserPresence<State>> {
+    checkId('userId', userId);
+    return (await this.#call('userPresence', userId)) as UserPresence<State>;
+  }
+
+  /**
+   * Calls `handler` for each presence event of all rooms, or of one. Resolves once Redis has
+   * confirmed the subscription: what happens after that is not missed. For a room, events come in
+   * the order in which Redis applied the changes.
+   *
+   * @returns what ends the subscription. An open subscription keeps the process alive.
+   */
+  async subscribe(
+    handler: PresenceHandler<State>,
+    options: SubscribeOptions = {},
+  ): Promise<Unsubscribe> {
+    checkHandler('handler', handler);
+    checkOptions('subscribe', options);
+    let roomId: unknown;
+    try {
+      ({ roomId } = options);
+    } catch (error) {
+      throw unreadable(options, ['roomId'], error);
+    }
+    if (roomId !== undefined) {
+      checkId('roomId', roomId);
+    }
+    const remove = this.#dispatcher.addPresence(roomId, handler);
+    this.#bridge.hold();
+    try {
+      await this.#call('subscribe', roomId ?? '');
+    } catch (error) {
+      remove();
+      this.#bridge.release();
+      throw error;
+    }
+    let ended: Promise<void> | undefined;
+    return () => {
+      ended ??= (async () => {
+        // From here on the handler is not called, whatever is still on its way.
+        remove();
+        try {
+          if (this.#closing === undefined) {
+            await this.#call('unsubscribe', roomId ?? '');
+          }
+        } finally {
+          this.#bridge.release();
+        }
+      })();
+      return ended;
+    };
+  }
+
+  /**
+   * The presence events as an async iterable. The subscription begins with the first `next()` and
+   * ends with the loop, with `signal`, or with {@link close}.
+   *
+   * @throws `OVERLOADED` when more than `maxBuffered` events wait to be taken.
+   */
+  events(options: EventsOptions = {}): AsyncGenerator<PresenceEvent<State>, void, undefined> {
+    return iterate<PresenceEvent<State>>(
+      (handler) => this.subscribe(handler, options),
+      (ended) => {
+        this.#onClose.add(ended);
+        return () => this.#onClose.delete(ended);
+      },
+      options,
+    );
+  }
+
+  /**
+   * - `resync`: events may have been missed (once for each gap): fetch snapshots again;
+   * - `state`: the connection to Redis was lost or is back;
+   * - `error`: something failed that no call is there to tell of.
+   *
+   * @returns what removes the handler.
+   */
+  on<Name extends keyof ClientEvents>(
+    name: Name,
+    handler: (event: ClientEvents[Name]) => void | Promise<void>,
+  ): () => void {
+    if (!EVENTS.includes(name)) {
+      throw invalid(`there is no event ${JSON.stringify(name)}; there are ${EVENTS.join(', ')}`);
+    }
+    checkHandler('handler', handler);
+    return this.#dispatcher.addListener(name, handler);
+  }
+
+  /**
+   * Lets this node take part in removing dead connections: each within `sweepIntervalMs` of its
+   * TTL, with exactly one `leave`, however many nodes do so. Does not keep the process alive.
+   */
+  async startReaper(): Promise<void> {
+    await this.#call('startReaper');
+  }
+
+  /** One full pass of the reaper, now. */
+  async reapOnce(): Promise<ReapResult> {
+    return (await this.#call('reapOnce')) as ReapResult;
+  }
+
+  /** Counters, gauges and latencies of this client. */
+  metrics(): Metrics {
+    return this.#bridge.metrics() as Metrics;
+  }
+
+  /**
+   * Sends what is waiting, settles every Promise, and closes the connections. Connections that
+   * this client has joined stay until they leave or their TTL runs out. Calls after it reject with
+   * `CLOSED`; a second close waits for the first.
+   */
+  close(): Promise<void> {
+    this.#closing ??= (async () => {
+      for (const ended of this.#onClose) {
+        ended();
+      }
+      await this.#bridge.call('close');
+      this.#bridge.end(closed());
+    })();
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #heartbeat(options: HeartbeatOptions<State>): Promise<HeartbeatResult> {
+    let connId: unknown, epoch: unknown, patchState: unknown;
+    try {
+      ({ connId, epoch, patchState } = options);
+    } catch (error) {
+      throw unreadable(options, ['connId', 'epoch', 'patchState'], error);
+    }
+    checkId('connId', connId);
+    const fence = checkEpoch(epoch);
+    if (patchState === undefined) {
+      this.#checkOpen();
+      return this.#bridge.heartbeat(connId, fence);
+    }
+    const { set, remove } = patchTexts('patchState', patchState);
+    this.#checkOpen();
+    return this.#bridge.heartbeatPatch(connId, fence, set, remove);
+  }
+
+  #call: Bridge['call'] = async (name, ...args) => {
+    this.#checkOpen();
+    return this.#bridge.call(name, ...args);
+  };
+
+  #checkOpen(): void {
+    if (this.#closing !== undefined) {
+      throw closed();
+    }
+  }
+}
+
+function closed(): RollcallError {
+  return new RollcallError('CLOSED', 'the client is closed; connect a new one');
+}

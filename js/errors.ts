@@ -1,0 +1,72 @@
+// The error classes. One table of codes, held to the core's by a test; everything that Rollcall
+// rejects with is made here.
+
+/** The stable codes of Rollcall's errors. */
+export const ERROR_CODES = [
+  'INVALID_ARGUMENT',
+  'CONNECTION_NOT_FOUND',
+  'STALE_EPOCH',
+  'METADATA_INVALID',
+  'METADATA_CONFLICT',
+  'METADATA_LOCK',
+  'LOCK_UNAVAILABLE',
+  'LOCK_LOST',
+  'OVERLOADED',
+  'TIMEOUT',
+  'UNAVAILABLE',
+  'PERMISSION',
+  'UNSUPPORTED',
+  'CLOSED',
+  'CORRUPT_DATA',
+  'INTERNAL',
+] as const;
+
+/** A stable error code. */
+export type ErrorCode = (typeof ERROR_CODES)[number];
+
+/** What every rejection of Rollcall is: an `Error` with a stable `code`. */
+export class RollcallError extends Error {
+  override readonly name: string = 'RollcallError';
+  /** What went wrong, for programs. */
+  readonly code: ErrorCode;
+  /**
+   * `"unknown"` when the request may have been carried out although no answer came back (the
+   * connection broke after it was sent); absent when it was certainly not.
+   */
+  declare readonly outcome?: 'unknown';
+
+  constructor(
+    code: ErrorCode,
+    message: string,
+    options?: { cause?: unknown; outcome?: 'unknown' },
+  ) {
+    super(message, options?.cause === undefined ? undefined : { cause: options.cause });
+    this.code = code;
+    if (options?.outcome !== undefined) {
+      this.outcome = options.outcome;
+    }
+  }
+}
+
+/** An error as the core hands it over. */
+export interface NativeErrorData {
+  code: ErrorCode;
+  message: string;
+  unknown: boolean;
+  cause: string | null;
+}
+
+export function errorFrom(data: NativeErrorData): RollcallError {
+  const options: { cause?: unknown; outcome?: 'unknown' } = {};
+  if (data.cause !== null) {
+    options.cause = new Error(data.cause);
+  }
+  if (data.unknown) {
+    options.outcome = 'unknown';
+  }
+  return new RollcallError(data.code, data.message, options);
+}
+
+export function invalid(message: string, cause?: unknown): RollcallError {
+  return new RollcallError('INVALID_ARGUMENT', message, { cause });
+}

@@ -1,0 +1,109 @@
+// Async iteration over presence events: `for await (const event of client.events({ roomId }))`.
+
+import { RollcallError } from './errors.js';
+import type { EventsOptions, Unsubscribe } from './types.js';
+import { checkCount, checkOptions, checkSignal, unreadable } from './validate.js';
+
+const DEFAULT_BUFFERED = 10_000;
+
+/** Subscribes when the iteration begins, unsubscribes when it ends, however it ends. */
+export function iterate<Event>(
+  subscribe: (handler: (event: Event) => void) => Promise<Unsubscribe>,
+  onClose: (ended: () => void) => () => void,
+  options: EventsOptions,
+): AsyncGenerator<Event, void, undefined> {
+  const buffer = new Buffer<Event>();
+  const events = run(buffer, subscribe, onClose, options);
+  // A generator's own `return` waits for the `next` before it, which waits for an event.
+  const finish = events.return.bind(events);
+  events.return = (value) => {
+    buffer.end();
+    return finish(value);
+  };
+  return events;
+}
+
+/** Events that wait to be taken, and what the iteration waits for. */
+class Buffer<Event> {
+  ended = false;
+  failure: Error | undefined;
+  #events: Event[] = [];
+  #wake: (() => void) | undefined;
+
+  put(event: Event, most: number): void {
+    if (this.#events.length < most) {
+      this.#events.push(event);
+    } else {
+      this.failure ??= new RollcallError(
+        'OVERLOADED',
+        `${most} events wait to be taken, which is the limit (maxBuffered); ` +
+          'take them faster, or subscribe to fewer rooms',
+      );
+    }
+    this.#wake?.();
+  }
+
+  end(): void {
+    this.ended = true;
+    this.#wake?.();
+  }
+
+  take(): Event[] {
+    const events = this.#events;
+    this.#events = [];
+    return events;
+  }
+
+  /** Resolves when there is something to take, or nothing more will come. */
+  async filled(): Promise<void> {
+    if (this.#events.length === 0 && !this.ended && this.failure === undefined) {
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+      this.#wake = undefined;
+    }
+  }
+}
+
+async function* run<Event>(
+  buffer: Buffer<Event>,
+  subscribe: (handler: (event: Event) => void) => Promise<Unsubscribe>,
+  onClose: (ended: () => void) => () => void,
+  options: EventsOptions,
+): AsyncGenerator<Event, void, undefined> {
+  checkOptions('events', options);
+  let signal: unknown, maxBuffered: unknown;
+  try {
+    ({ signal, maxBuffered = DEFAULT_BUFFERED } = options);
+  } catch (error) {
+    throw unreadable(options, ['signal', 'maxBuffered'], error);
+  }
+  checkSignal('signal', signal);
+  checkCount('maxBuffered', maxBuffered);
+  if (signal?.aborted) {
+    return;
+  }
+  const end = () => buffer.end();
+  signal?.addEventListener('abort', end, { once: true });
+  const forget = onClose(end);
+  let unsubscribe: Unsubscribe | undefined;
+  try {
+    unsubscribe = await subscribe((event) => buffer.put(event, maxBuffered));
+    while (!buffer.ended) {
+      for (const event of buffer.take()) {
+        yield event;
+        if (buffer.ended) {
+          return;
+        }
+      }
+      if (buffer.failure !== undefined) {
+        throw buffer.failure;
+      }
+      await buffer.filled();
+    }
+  } finally {
+    signal?.removeEventListener('abort', end);
+    forget();
+    await unsubscribe?.();
+  }
+}

@@ -1,0 +1,65 @@
+// Calling the users' handlers so that none can disturb another: what one throws or rejects with
+// goes to the logger (spec 4.1).
+
+import type { Logger } from './types.js';
+
+/** The handlers of one kind of event. */
+export class Handlers<Event> {
+  readonly #handlers = new Set<(event: Event) => unknown>();
+  readonly #what: string;
+  readonly #logger: Logger;
+
+  /** `what` names the handlers in the log: "Presence event". */
+  constructor(what: string, logger: Logger) {
+    this.#what = what;
+    this.#logger = logger;
+  }
+
+  get size(): number {
+    return this.#handlers.size;
+  }
+
+  /**
+   * Adds a handler and returns what removes it. One function that is added twice is called twice,
+   * as each has its own subscription.
+   */
+  add(handler: (event: Event) => unknown): () => void {
+    const own = (event: Event) => handler(event);
+    this.#handlers.add(own);
+    return () => void this.#handlers.delete(own);
+  }
+
+  call(event: Event): void {
+    // A Set is safe to change while it is walked: a handler that was removed is not called.
+    for (const handler of this.#handlers) {
+      let result: unknown;
+      try {
+        result = handler(event);
+      } catch (error) {
+        this.#log('threw', error);
+        continue;
+      }
+      if (result instanceof Promise) {
+        result.catch((error: unknown) => this.#log('rejected', error));
+      } else if (isThenable(result)) {
+        Promise.resolve(result).catch((error: unknown) => this.#log('rejected', error));
+      }
+    }
+  }
+
+  #log(how: string, error: unknown): void {
+    try {
+      this.#logger.error?.(`${this.#what} handler ${how}`, error);
+    } catch {
+      // A logger that throws has nobody left to tell.
+    }
+  }
+}
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    typeof (value as { then?: unknown }).then === 'function'
+  );
+}

@@ -1,0 +1,5 @@
+// What `require("rollcall")` gives.
+
+export { PresenceClient } from './client.js';
+export { ERROR_CODES, type ErrorCode, RollcallError } from './errors.js';
+export type * from './types.js';

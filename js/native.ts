@@ -1,0 +1,252 @@
+// The bridge to the core: numbers calls, owns their Promises, and takes in what the core hands
+// over, many things at one wake. Knows nothing of presence.
+//
+// Lifetime: the core holds only a weak reference back (through `wake`), so a client that nobody
+// uses can be collected. While calls are pending or subscriptions are open the bridge is held by
+// `active`, and a timer keeps the process alive; otherwise neither does (spec 11.3).
+
+import { type NativeClient as Core, NativeClient } from '../binding/binding.js';
+import { errorFrom, type NativeErrorData, type RollcallError } from './errors.js';
+
+/** What the bridge hands on. */
+export interface Sink {
+  presence(ofAllRooms: boolean, event: unknown): void;
+  resync(reason: string): void;
+  state(state: string, detail: string): void;
+  log(level: string, message: string): void;
+}
+
+interface Pending {
+  resolve(value: never): void;
+  reject(error: Error): void;
+}
+
+interface Drained {
+  calls: [number, unknown, NativeErrorData?][];
+  notices: [string, string, string?][];
+  all: unknown[];
+  rooms: unknown[];
+}
+
+/** The methods that take a call's number first and answer under it. */
+type Call = Exclude<
+  keyof Core,
+  'heartbeats' | 'heartbeatPatch' | 'metrics' | 'drain' | 'drainHeartbeats' | 'takeErrors'
+>;
+
+type CallArgs<Name extends Call> =
+  Parameters<Core[Name]> extends [number, ...infer Rest] ? Rest : never;
+
+/** Numbers for each heartbeat on its way in. */
+const PER_ITEM = 3;
+/** Heartbeats that one crossing hands over at most, either way. */
+const CROSSING = 1024;
+
+const active = new Set<Bridge>();
+const timers = new FinalizationRegistry<NodeJS.Timeout>((timer) => clearInterval(timer));
+
+export class Bridge {
+  readonly #core: Core;
+  readonly #sink: Sink;
+  readonly #calls = new Map<number, Pending>();
+  readonly #beats = new Map<number, Pending>();
+  readonly #keepAlive: NodeJS.Timeout;
+  #nextCall = 0;
+  #nextTicket = 0;
+  #holds = 0;
+  #ended = false;
+  // Heartbeats of this turn of the event loop, to cross together.
+  #ids = '';
+  #items = new Float64Array(PER_ITEM * CROSSING);
+  #count = 0;
+  readonly #settled = new Float64Array(PER_ITEM * CROSSING);
+
+  constructor(sink: Sink) {
+    this.#sink = sink;
+    const weak = new WeakRef(this);
+    this.#core = new NativeClient(() => weak.deref()?.drain());
+    // Does nothing but be there: referenced, it keeps the process alive.
+    this.#keepAlive = setInterval(() => {}, 2 ** 30);
+    this.#keepAlive.unref();
+    timers.register(this, this.#keepAlive);
+  }
+
+  /** Keeps process and bridge alive until `release`. */
+  hold(): void {
+    if (this.#holds++ === 0) {
+      active.add(this);
+      this.#keepAlive.ref();
+    }
+  }
+
+  release(): void {
+    if (--this.#holds === 0) {
+      active.delete(this);
+      this.#keepAlive.unref();
+    }
+  }
+
+  call<Name extends Call>(name: Name, ...args: CallArgs<Name>): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      const number = this.#nextCall++;
+      this.#flush();
+      const method = this.#core[name] as (call: number, ...rest: unknown[]) => void;
+      method.call(this.#core, number, ...args);
+      this.#calls.set(number, { resolve, reject });
+      this.hold();
+    });
+  }
+
+  /** A heartbeat without a patch. Those of one turn cross together, in a microtask. */
+  heartbeat<Result>(connId: string, epoch: number): Promise<Result> {
+    return new Promise<Result>((resolve, reject) => {
+      const ticket = this.#nextTicket++;
+      this.#beats.set(ticket, { resolve, reject });
+      this.hold();
+      if (this.#count === CROSSING) {
+        this.#flush();
+      }
+      if (this.#count === 0) {
+        queueMicrotask(() => this.#flush());
+      }
+      const at = PER_ITEM * this.#count++;
+      this.#ids += connId;
+      this.#items[at] = connId.length;
+      this.#items[at + 1] = epoch;
+      this.#items[at + 2] = ticket;
+    });
+  }
+
+  heartbeatPatch<Result>(
+    connId: string,
+    epoch: number,
+    set: string,
+    remove: string,
+  ): Promise<Result> {
+    return new Promise<Result>((resolve, reject) => {
+      const ticket = this.#nextTicket++;
+      this.#flush();
+      this.#core.heartbeatPatch(ticket, connId, epoch, set, remove);
+      this.#beats.set(ticket, { resolve, reject });
+      this.hold();
+    });
+  }
+
+  metrics(): unknown {
+    return JSON.parse(this.#core.metrics());
+  }
+
+  /** Nothing more will come: everything that is still pending fails, no handler is called. */
+  end(error: RollcallError): void {
+    this.#ended = true;
+    for (const pending of [this.#calls, this.#beats]) {
+      for (const { reject } of pending.values()) {
+        reject(error);
+        this.release();
+      }
+      pending.clear();
+    }
+    // Subscriptions that were never ended hold it no longer.
+    active.delete(this);
+    clearInterval(this.#keepAlive);
+  }
+
+  #flush(): void {
+    if (this.#count === 0) {
+      return;
+    }
+    const ids = this.#ids;
+    const items = this.#items.subarray(0, PER_ITEM * this.#count);
+    this.#ids = '';
+    this.#count = 0;
+    this.#core.heartbeats(ids, items);
+  }
+
+  /** Called by the core on this thread. Must not throw: nobody is there to catch it. */
+  drain(): void {
+    this.#drainHeartbeats();
+    for (let text = this.#core.drain(); text !== null; text = this.#core.drain()) {
+      let drained: Drained;
+      try {
+        drained = JSON.parse(text);
+      } catch (error) {
+        this.#sink.log('error', `Rollcall could not read what its core said: ${error}`);
+        continue;
+      }
+      for (const [number, value, error] of drained.calls) {
+        this.#answer(number, value, error);
+      }
+      if (this.#ended) {
+        continue;
+      }
+      for (const [kind, first, second] of drained.notices) {
+        this.#notice(kind, first, second ?? '');
+      }
+      for (const event of drained.all) {
+        this.#sink.presence(true, event);
+      }
+      for (const event of drained.rooms) {
+        this.#sink.presence(false, event);
+      }
+      if (drained.all.length + drained.rooms.length > 0) {
+        // The core wakes us again for more, after other work of the event loop.
+        break;
+      }
+    }
+  }
+
+  #drainHeartbeats(): void {
+    const settled = this.#settled;
+    for (;;) {
+      const count = this.#core.drainHeartbeats(settled);
+      let errors: NativeErrorData[] | undefined;
+      for (let at = 0; at < PER_ITEM * count; at += PER_ITEM) {
+        const ticket = settled[at] as number;
+        const pending = this.#beats.get(ticket);
+        this.#beats.delete(ticket);
+        if (pending === undefined) {
+          continue;
+        }
+        this.release();
+        const outcome = settled[at + 1] as number;
+        const value = settled[at + 2] as number;
+        if (outcome >= 0) {
+          pending.resolve({ changed: outcome === 1, epoch: value } as never);
+        } else {
+          errors ??= JSON.parse(this.#core.takeErrors()) as NativeErrorData[];
+          pending.reject(errorFrom(errors[value] as NativeErrorData));
+        }
+      }
+      if (count < CROSSING) {
+        return;
+      }
+    }
+  }
+
+  #answer(number: number, value: unknown, error: NativeErrorData | undefined): void {
+    const pending = this.#calls.get(number);
+    if (pending === undefined) {
+      return;
+    }
+    this.#calls.delete(number);
+    this.release();
+    if (error === undefined) {
+      pending.resolve(value as never);
+    } else {
+      pending.reject(errorFrom(error));
+    }
+  }
+
+  #notice(kind: string, first: string, second: string): void {
+    if (kind === 'resync') {
+      this.#sink.resync(first);
+    } else if (kind === 'state') {
+      this.#sink.state(first, second);
+    } else if (kind === 'log') {
+      this.#sink.log(first, second);
+    }
+  }
+}
+
+/** The core's own list of codes, for the test that holds the tables together. */
+export { errorCodes as nativeErrorCodes } from '../binding/binding.js';

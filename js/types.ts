@@ -1,0 +1,258 @@
+// The public types: what calls take and give, events, options. No code.
+
+/** A JSON object. */
+export type JsonObject = { [key: string]: unknown };
+
+/** Any value, for states of which nothing more is known. */
+export type DefaultState = JsonObject;
+
+/** One live connection in a room. */
+export interface PresenceSnapshotEntry<State = DefaultState> {
+  connId: string;
+  userId: string;
+  roomId: string;
+  /** `null` when what is stored is no JSON object (written by something else). */
+  state: State | null;
+  /** When the connection was last heard of: milliseconds since 1970, on Redis's clock. */
+  lastSeenMs: number;
+  /** Grows with every join of the connection; what carries an older one is refused. */
+  epoch: number;
+}
+
+/** All live connections of a user. */
+export interface UserPresence<State = DefaultState> {
+  userId: string;
+  /** The distinct rooms, sorted. */
+  rooms: string[];
+  connections: PresenceSnapshotEntry<State>[];
+}
+
+interface PresenceEventBase {
+  roomId: string;
+  userId: string;
+  connId: string;
+  /** When it happened: milliseconds since 1970, on Redis's clock. */
+  ts: number;
+  epoch: number;
+}
+
+/** A connection has joined a room. */
+export interface PresenceJoinEvent<State = DefaultState> extends PresenceEventBase {
+  type: 'join';
+  state: State | null;
+}
+
+/** A connection's state has changed; `state` is the whole new one. */
+export interface PresenceUpdateEvent<State = DefaultState> extends PresenceEventBase {
+  type: 'update';
+  state: State | null;
+}
+
+/** A connection has left a room. */
+export interface PresenceLeaveEvent extends PresenceEventBase {
+  type: 'leave';
+  state: null;
+  /**
+   * `"left"`: somebody called `leave`; `"timeout"`: no heartbeat came within the TTL;
+   * `"replaced"`: the connection joined another room, or under another user. Absent on events of
+   * servers that do not run Rollcall.
+   */
+  reason?: 'left' | 'timeout' | 'replaced';
+}
+
+export type PresenceEvent<State = DefaultState> =
+  | PresenceJoinEvent<State>
+  | PresenceUpdateEvent<State>
+  | PresenceLeaveEvent;
+
+/** Gets presence events. What it throws or rejects with is logged and disturbs nobody else. */
+export type PresenceHandler<State = DefaultState> = (
+  event: PresenceEvent<State>,
+) => void | Promise<void>;
+
+/** Ends a subscription. Once it has resolved, the handler is not called any more. */
+export type Unsubscribe = () => Promise<void>;
+
+export interface JoinOptions<State = DefaultState> {
+  roomId: string;
+  userId: string;
+  connId: string;
+  /** Default `{}`. */
+  state?: State;
+  /** Whether to read the room after the join. Default `true`; `false` saves a round trip. */
+  snapshot?: boolean;
+}
+
+export interface JoinResult<State = DefaultState> {
+  epoch: number;
+  /** The room after the join, this connection included; empty with `snapshot: false`. */
+  snapshot: PresenceSnapshotEntry<State>[];
+}
+
+/** Top-level keys to set; `null` stores `null`, `undefined` removes the key. */
+export type StatePatch<State = DefaultState> = {
+  [Key in keyof State]?: State[Key] | null | undefined;
+};
+
+export interface HeartbeatOptions<State = DefaultState> {
+  connId: string;
+  /** The epoch of the caller's join. An older one than the stored is refused (`STALE_EPOCH`). */
+  epoch?: number;
+  patchState?: StatePatch<State>;
+}
+
+export interface HeartbeatResult {
+  /** Whether the patch changed the state (and an `update` was published). */
+  changed: boolean;
+  epoch: number;
+}
+
+/** One result of `heartbeatMany`: what the heartbeat came to, or the error it failed with. */
+export type HeartbeatManyResult = HeartbeatResult | Error;
+
+export interface LeaveResult {
+  roomId: string;
+  userId: string;
+}
+
+export interface SubscribeOptions {
+  /** Only events of this room; the node then follows only this room in Redis. */
+  roomId?: string;
+}
+
+export interface EventsOptions extends SubscribeOptions {
+  /** Ends the iteration. */
+  signal?: AbortSignal;
+  /** Most events that wait to be taken; beyond it the iteration fails. Default 10 000. */
+  maxBuffered?: number;
+}
+
+export interface ReapResult {
+  /** Rooms that were looked at. */
+  rooms: number;
+  /** Connections that were removed, each with its `leave`. */
+  expired: number;
+  durationMs: number;
+}
+
+/** Why events may have been missed. */
+export interface ResyncEvent {
+  /**
+   * `"reconnected"`: the subscription's connection was lost and is back; `"overflow"`: events came
+   * faster than the handlers took them, and were dropped.
+   */
+  reason: 'reconnected' | 'overflow';
+}
+
+/** The connection to Redis. */
+export interface StateEvent {
+  state: 'connected' | 'disconnected';
+}
+
+export interface ClientEvents {
+  resync: ResyncEvent;
+  error: Error;
+  state: StateEvent;
+}
+
+/** Where Rollcall logs; `console` fits. Missing methods are skipped. */
+export interface Logger {
+  debug?(...args: unknown[]): void;
+  info?(...args: unknown[]): void;
+  warn?(...args: unknown[]): void;
+  error?(...args: unknown[]): void;
+}
+
+/** Sizes in bytes of UTF-8, times in milliseconds. Beyond a limit: `INVALID_ARGUMENT`. */
+export interface Limits {
+  /** Longest id. Default 4096. */
+  maxIdBytes?: number;
+  /** Longest state as JSON. Default 1 MiB. */
+  maxStateBytes?: number;
+  /** Most heartbeats in one batch. Default 256. */
+  maxBatchSize?: number;
+  /** Most heartbeats waiting; beyond it `heartbeat` rejects with `OVERLOADED`. Default 100 000. */
+  maxQueue?: number;
+  /** How long a command may take. Default 2000. */
+  commandTimeoutMs?: number;
+  /** How long connecting may take. Default 5000. */
+  connectTimeoutMs?: number;
+  /** Most events waiting for handlers; beyond it they are dropped and `resync` is told. Default 65 536. */
+  maxEventQueue?: number;
+  /** Most bytes of events waiting for handlers. Default 64 MiB. */
+  maxEventQueueBytes?: number;
+}
+
+/** TLS beside a `rediss://` URL; texts are PEM. */
+export interface TlsOptions {
+  /** The certificate authority to trust in place of the system's. */
+  ca?: string;
+  /** Client certificate, for servers that ask for one. */
+  cert?: string;
+  key?: string;
+  /** `false` accepts any certificate. Default `true`. */
+  rejectUnauthorized?: boolean;
+}
+
+export interface ClientOptions {
+  /**
+   * `redis://`, `rediss://` or `redis+unix://`, with user, password and db as usual;
+   * `memory://<name>` for an in-process store that clients of this process share under the name.
+   * Default: an in-process store of the client's own.
+   */
+  url?: string;
+  tls?: TlsOptions;
+  /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */
+  ttlMs?: number;
+  /** Within what time of its TTL a dead connection is removed. Milliseconds, default 1000. */
+  sweepIntervalMs?: number;
+  /** How often the reaper looks for rooms that only other implementations wrote. Default 30 000. */
+  fallbackSweepMs?: number;
+  /** Shards of the index of due rooms; the same on every node. Default 10. */
+  shardCount?: number;
+  /** Start of every key and channel. Default `prs:`. */
+  keyPrefix?: string;
+  /** How long a heartbeat waits for others to share its batch. Milliseconds, default 0. */
+  batchWindowMs?: number;
+  limits?: Limits;
+  /** Default: `console` for info, warnings and errors. */
+  logger?: Logger;
+}
+
+/** A distribution of measured values. */
+export interface Summary {
+  count: number;
+  mean: number;
+  p50: number;
+  p90: number;
+  p99: number;
+  max: number;
+}
+
+/** `client.metrics()`: counters since the client connected, gauges of now, distributions. */
+export interface Metrics {
+  joins: number;
+  leaves: number;
+  heartbeats: number;
+  heartbeatsFailed: number;
+  heartbeatBatches: number;
+  overloaded: number;
+  events: number;
+  /** Messages on our channels that were no events of ours. */
+  eventsMalformed: number;
+  /** Events that were dropped because handlers did not take them in time. */
+  eventsDropped: number;
+  resyncs: number;
+  disconnects: number;
+  sweeps: number;
+  sweepsFailed: number;
+  roomsSwept: number;
+  /** Connections that this node's reaper removed. */
+  expired: number;
+  heartbeatQueue: number;
+  knownConnections: number;
+  pendingCalls: number;
+  heartbeatLatencyMs: Summary;
+  callLatencyMs: Summary;
+  heartbeatBatchSize: Summary;
+}

@@ -1,0 +1,235 @@
+// Checks of arguments that only JavaScript can make: types, well-formed strings, what becomes JSON.
+// Sizes and reserved names are checked in the core.
+
+import { invalid, RollcallError } from './errors.js';
+import type { Logger } from './types.js';
+
+/** A value as a message may show it: its type, or a short form of it. */
+function shown(value: unknown): string {
+  if (value === null) {
+    return 'null';
+  }
+  if (Array.isArray(value)) {
+    return 'an array';
+  }
+  switch (typeof value) {
+    case 'undefined':
+      return 'undefined';
+    case 'number':
+    case 'boolean':
+      return `${value}`;
+    case 'object':
+      return 'an object';
+    default:
+      return `a ${typeof value}`;
+  }
+}
+
+export function checkOptions(what: string, options: unknown): asserts options is object {
+  if (typeof options !== 'object' || options === null || Array.isArray(options)) {
+    throw invalid(`${what} takes an object, got ${shown(options)}`);
+  }
+}
+
+/**
+ * What a read of `options` threw, as an error that names the first of the fields that cannot be
+ * read. Only then are they looked at one by one: reading them at once is the fast way.
+ */
+export function unreadable(options: object, fields: readonly string[], error: unknown): Error {
+  const field = fields.find((name) => {
+    try {
+      void (options as Record<string, unknown>)[name];
+      return false;
+    } catch {
+      return true;
+    }
+  });
+  return invalid(`${field ?? 'an option'} cannot be read: ${messageOf(error)}`, error);
+}
+
+export function checkId(field: string, id: unknown): asserts id is string {
+  if (typeof id !== 'string') {
+    throw invalid(`${field} must be a string, got ${shown(id)}`);
+  }
+  if (id.length === 0) {
+    throw invalid(`${field} must not be empty`);
+  }
+  // Half a surrogate pair has no UTF-8 form: two such ids would make one key.
+  if (!id.isWellFormed()) {
+    throw invalid(`${field} holds half a surrogate pair, which is no Unicode text`);
+  }
+}
+
+/** The epoch as the core takes it; -1 for none. */
+export function checkEpoch(epoch: unknown): number {
+  if (epoch === undefined) {
+    return -1;
+  }
+  if (typeof epoch !== 'number' || !Number.isSafeInteger(epoch) || epoch < 0) {
+    throw invalid(`epoch must be a whole number from 0 to 2^53-1, got ${shown(epoch)}`);
+  }
+  return epoch;
+}
+
+export function checkFlag(field: string, flag: unknown, otherwise: boolean): boolean {
+  if (flag === undefined) {
+    return otherwise;
+  }
+  if (typeof flag !== 'boolean') {
+    throw invalid(`${field} must be true or false, got ${shown(flag)}`);
+  }
+  return flag;
+}
+
+export function checkHandler(field: string, handler: unknown): asserts handler is () => void {
+  if (typeof handler !== 'function') {
+    throw invalid(`${field} must be a function, got ${shown(handler)}`);
+  }
+}
+
+/** A whole number from 1. */
+export function checkCount(field: string, count: unknown): asserts count is number {
+  if (!Number.isSafeInteger(count) || (count as number) < 1) {
+    throw invalid(`${field} must be a whole number from 1, got ${shown(count)}`);
+  }
+}
+
+export function checkSignal(
+  field: string,
+  signal: unknown,
+): asserts signal is AbortSignal | undefined {
+  if (signal !== undefined && !(signal instanceof AbortSignal)) {
+    throw invalid(`${field} must be an AbortSignal, got ${shown(signal)}`);
+  }
+}
+
+function checkObject(field: string, value: unknown): asserts value is object {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw invalid(`${field} must be a JSON object, got ${shown(value)}`);
+  }
+}
+
+/** The JSON text of a state. */
+export function stateText(field: string, state: unknown): string {
+  if (state === undefined) {
+    return '{}';
+  }
+  checkObject(field, state);
+  let text: string | undefined;
+  try {
+    text = JSON.stringify(state);
+  } catch (error) {
+    // A cycle, a BigInt, a getter or toJSON that throws.
+    throw invalid(`${field} cannot be written as JSON: ${messageOf(error)}`, error);
+  }
+  if (text === undefined || text[0] !== '{') {
+    throw invalid(`${field} must be a JSON object; its toJSON makes something else of it`);
+  }
+  return text;
+}
+
+/** A patch as the core takes it: keys to set as JSON object, keys to remove as JSON array or "". */
+export function patchTexts(field: string, patch: unknown): { set: string; remove: string } {
+  const set = stateText(field, patch);
+  let removed: string[] | undefined;
+  try {
+    for (const key of Object.keys(patch as object)) {
+      if ((patch as Record<string, unknown>)[key] === undefined) {
+        removed ??= [];
+        removed.push(key);
+      }
+    }
+  } catch (error) {
+    throw invalid(`${field} cannot be read: ${messageOf(error)}`, error);
+  }
+  return { set, remove: removed === undefined ? '' : JSON.stringify(removed) };
+}
+
+function messageOf(error: unknown): string {
+  try {
+    return error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error);
+  } catch {
+    return 'something was thrown that has no text';
+  }
+}
+
+type Kind = 'text' | 'count' | 'flag' | { readonly [field: string]: Kind };
+
+const KINDS: Record<string, Kind> = {
+  url: 'text',
+  tls: { ca: 'text', cert: 'text', key: 'text', rejectUnauthorized: 'flag' },
+  ttlMs: 'count',
+  sweepIntervalMs: 'count',
+  fallbackSweepMs: 'count',
+  shardCount: 'count',
+  keyPrefix: 'text',
+  batchWindowMs: 'count',
+  limits: {
+    maxIdBytes: 'count',
+    maxStateBytes: 'count',
+    maxBatchSize: 'count',
+    maxQueue: 'count',
+    commandTimeoutMs: 'count',
+    connectTimeoutMs: 'count',
+    maxEventQueue: 'count',
+    maxEventQueueBytes: 'count',
+  },
+};
+
+/**
+ * The client's options as JSON text for the core, which checks ranges. Types are checked here, so
+ * that the message names the option; it never repeats a value, which may be a secret.
+ */
+export function optionsText(options: object): string {
+  try {
+    checkKinds('', options, KINDS);
+    return JSON.stringify(options);
+  } catch (error) {
+    throw error instanceof RollcallError
+      ? error
+      : invalid(`the options cannot be read: ${messageOf(error)}`, error);
+  }
+}
+
+function checkKinds(
+  path: string,
+  options: object,
+  kinds: { readonly [field: string]: Kind },
+): void {
+  for (const [name, value] of Object.entries(options)) {
+    const field = path + name;
+    const kind = Object.hasOwn(kinds, name) ? kinds[name] : undefined;
+    if (kind === undefined) {
+      throw invalid(`there is no option ${JSON.stringify(field)}`);
+    }
+    if (value === undefined) {
+      continue;
+    }
+    if (kind === 'text') {
+      if (typeof value !== 'string' || !value.isWellFormed()) {
+        throw invalid(`${field} must be a string, got ${shown(value)}`);
+      }
+    } else if (kind === 'count') {
+      if (!Number.isSafeInteger(value) || value < 0) {
+        throw invalid(`${field} must be a whole number from 0, got ${shown(value)}`);
+      }
+    } else if (kind === 'flag') {
+      checkFlag(field, value, true);
+    } else {
+      checkOptions(field, value);
+      checkKinds(`${field}.`, value, kind);
+    }
+  }
+}
+
+export function checkLogger(logger: unknown): asserts logger is Logger {
+  if (typeof logger !== 'object' || logger === null) {
+    throw invalid(`logger must be an object, got ${shown(logger)}`);
+  }
+  for (const level of ['debug', 'info', 'warn', 'error'] as const) {
+    const method = (logger as Logger)[level] as unknown;
+    if (method !== undefined && typeof method !== 'function') {
+      throw invalid(`logger.${level} must be a function, got ${shown(method)}`);
+    }
+  }
+}

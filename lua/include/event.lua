@@ -1,0 +1,16 @@
+-- integer(x): a number as decimal digits; Lua's own conversion would write 1.7e+12.
+local function integer(x)
+  return string.format('%.0f', tonumber(x) or 0)
+end
+
+-- presence_event: the JSON text of one presence event. Ids arrive as JSON strings and the state as
+-- JSON text; nothing is decoded or encoded here.
+local function presence_event(kind, room_json, user_json, conn_json, state_json, ts, epoch, reason)
+  local tail = '}'
+  if reason then
+    tail = ',"reason":"' .. reason .. '"}'
+  end
+  return '{"type":"' .. kind .. '","roomId":' .. room_json .. ',"userId":' .. user_json
+    .. ',"connId":' .. conn_json .. ',"state":' .. state_json .. ',"ts":' .. integer(ts)
+    .. ',"epoch":' .. integer(epoch) .. tail
+end

@@ -1,0 +1,39 @@
+-- leave: takes a connection out of its room and publishes `leave` (reason "left").
+--
+-- KEYS[1] – prs:conn:<connId>
+-- KEYS[2] – prs:{room}:conns       KEYS[3] – prs:{room}:members    KEYS[4] – prs:{room}:last_seen
+-- KEYS[5] – prs:{room}:conn_meta   KEYS[6] – prs:{room}:events (channel)
+-- KEYS[7] – prs:user:<userId>:conns          KEYS[8] – prs:user:<userId>:rooms
+-- KEYS[9] – prs:active_rooms       KEYS[10] – the room's shard of the due index
+--
+-- ARGV[1] – connId   ARGV[2] – userId   ARGV[3] – roomId   ARGV[4..6] – the same as JSON strings
+--
+-- Returns {LEFT}
+--      or {UNKNOWN}: no such live connection, nothing written
+--      or {ELSEWHERE, roomId, userId}: it is in another place; nothing written, call again with it.
+--
+-- Races: with a reap or a second leave, whoever comes first removes and publishes; the other finds
+-- no hash. With a rejoin elsewhere, the place that was given no longer fits and nothing is done.
+-- @include now
+-- @include event
+-- @include leave_room
+local LEFT = 0
+local UNKNOWN = 1
+local ELSEWHERE = 2
+
+local conn, user, room = ARGV[1], ARGV[2], ARGV[3]
+local found = redis.call('HMGET', KEYS[1], 'room_id', 'user_id', 'epoch')
+if not found[1] or not found[2] then
+  return { UNKNOWN }
+end
+if found[1] ~= room or found[2] ~= user then
+  return { ELSEWHERE, found[1], found[2] }
+end
+redis.call('DEL', KEYS[1])
+leave_room({
+  conns = KEYS[2], members = KEYS[3], last_seen = KEYS[4], conn_meta = KEYS[5],
+  user_conns = KEYS[7], user_rooms = KEYS[8], active = KEYS[9], due = KEYS[10],
+}, room, user, conn, false)
+redis.call('PUBLISH', KEYS[6], presence_event(
+  'leave', ARGV[6], ARGV[5], ARGV[4], 'null', now, found[3], 'left'))
+return { LEFT }

@@ -1,0 +1,47 @@
+// Installing the npm dependencies, when what is installed is not what the lockfile says.
+import { existsSync, readFileSync } from 'node:fs';
+import { inRoot } from './paths.mjs';
+import { runOrThrow, SetupError } from './run.mjs';
+
+export async function installDependencies() {
+  if (dependenciesAreCurrent()) return;
+  console.log('· installing npm dependencies');
+  // Not `npm ci`: npm 11 refuses a lockfile without `resolved` addresses when it has optional
+  // packages of other platforms. `install --no-save` installs what the lockfile says and leaves it
+  // as it is; that it did is checked below.
+  // No dependency needs an install script on the platforms that we build for.
+  const flags = ['--no-save', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'];
+  const args = ['install', ...flags];
+  // Under `npm run`, the npm that runs us is the one to use; its path is also the only way to
+  // start npm without a shell on Windows.
+  const npm = process.env.npm_execpath;
+  if (npm?.endsWith('npm-cli.js'))
+    await runOrThrow('npm install', process.execPath, [npm, ...args]);
+  else await runOrThrow('npm install', 'npm', args);
+  if (!dependenciesAreCurrent()) {
+    throw new SetupError(
+      'what npm installed is not what package-lock.json says; is it out of date?',
+    );
+  }
+}
+
+/**
+ * npm writes what it installed into `node_modules/.package-lock.json`; comparing that with the
+ * lockfile is exact where time stamps are not (a checkout sets them anew).
+ */
+function dependenciesAreCurrent() {
+  const installedFile = inRoot('node_modules', '.package-lock.json');
+  if (!existsSync(installedFile)) return false;
+  const wanted = packagesOf(inRoot('package-lock.json'));
+  const installed = packagesOf(installedFile);
+  const fits = (name) => installed[name]?.integrity === wanted[name]?.integrity;
+  return (
+    Object.keys(installed).every(fits) &&
+    // Optional ones are for other platforms, as a rule.
+    Object.keys(wanted).every((name) => name === '' || wanted[name].optional || fits(name))
+  );
+}
+
+function packagesOf(file) {
+  return JSON.parse(readFileSync(file, 'utf8')).packages;
+}

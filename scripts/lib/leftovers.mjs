@@ -1,0 +1,57 @@
+// Finding and ending processes that a test run left behind.
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { read } from './run.mjs';
+
+/**
+ * Processes that belong to the run whose temporary folder is given: by environment (all children
+ * of the run have it as TMPDIR), by working directory (Redis overwrites its environment with its
+ * process title), or by command line.
+ *
+ * @param {string} folder
+ * @returns {{ pid: number, command: string }[]}
+ */
+export function findLeftovers(folder) {
+  const found = process.platform === 'linux' ? listProc(folder) : listPs(folder);
+  return found.filter(({ pid }) => pid !== process.pid);
+}
+
+function listProc(folder) {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .flatMap((pid) => {
+      const command = attempt(() => readFileSync(`/proc/${pid}/cmdline`, 'utf8')) ?? '';
+      // A process that has ended and only waits for its parent has no command line.
+      if (command === '') return [];
+      const traces = [
+        command,
+        attempt(() => readFileSync(`/proc/${pid}/environ`, 'utf8')),
+        attempt(() => readlinkSync(`/proc/${pid}/cwd`)),
+      ];
+      if (!traces.some((text) => text?.includes(folder))) return [];
+      return [{ pid: Number(pid), command: command.replaceAll('\0', ' ').trim() }];
+    });
+}
+
+function listPs(folder) {
+  return (read('ps', ['-axww', '-o', 'pid=,command=']) ?? '')
+    .split('\n')
+    .filter((line) => line.includes(folder))
+    .map((line) => {
+      const [pid, ...command] = line.trim().split(/\s+/);
+      return { pid: Number(pid), command: command.join(' ') };
+    });
+}
+
+/** Ends leftovers, by pid. SIGKILL: one that was stopped (SIGSTOP) would not see anything else. */
+export function endLeftovers(leftovers) {
+  for (const { pid } of leftovers) attempt(() => process.kill(pid, 'SIGKILL'));
+}
+
+// Processes end while they are looked at, and others' may not be looked at.
+function attempt(body) {
+  try {
+    return body();
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,22 @@
+// Where things are in this repository.
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+export const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
+
+/** An absolute path inside the repository. */
+export function inRoot(...parts) {
+  return path.join(root, ...parts);
+}
+
+/** A JSON file of the repository, parsed. */
+export function readJson(...parts) {
+  return JSON.parse(readFileSync(inRoot(...parts), 'utf8'));
+}
+
+/** The script behind a command of an installed package, to be run by this Node.js. */
+export function packageBin(packageName, command) {
+  const { bin } = readJson('node_modules', packageName, 'package.json');
+  return inRoot('node_modules', packageName, typeof bin === 'string' ? bin : bin[command]);
+}

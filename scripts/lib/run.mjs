@@ -1,0 +1,111 @@
+// Running other programs: every script of this folder starts its children through here, so that
+// none of them outlives the script that started it.
+import { spawn, spawnSync } from 'node:child_process';
+import { constants } from 'node:os';
+import { root } from './paths.mjs';
+
+/** A failure whose message alone tells the reader what to do; shown without a stack trace. */
+export class SetupError extends Error {}
+
+/** @type {Set<import('node:child_process').ChildProcess>} */
+const running = new Set();
+/** @type {Set<() => void>} */
+const interruptHandlers = new Set();
+let interrupted = false;
+
+/** Registers what is to be cleaned up, synchronously, when the script is interrupted. */
+export function onInterrupt(handler) {
+  interruptHandlers.add(handler);
+}
+
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+  process.on(signal, () => {
+    if (interrupted) return;
+    interrupted = true;
+    // A terminal's Ctrl-C has reached the children already; a second one could be taken for
+    // "at once, without cleaning up".
+    const fromTerminal = signal === 'SIGINT' && process.stdin.isTTY;
+    for (const child of running) if (!fromTerminal) child.kill(signal);
+    const finish = () => {
+      for (const child of running) child.kill('SIGKILL');
+      for (const handler of interruptHandlers) handler();
+      process.exit(128 + constants.signals[signal]);
+    };
+    setTimeout(finish, 5000);
+    for (const child of running) child.once('exit', () => running.size === 0 && finish());
+    if (running.size === 0) finish();
+  });
+}
+
+/**
+ * Runs a program to its end, showing its output.
+ *
+ * @param {string} command
+ * @param {string[]} args
+ * @param {{ env?: Record<string, string | undefined>, capture?: boolean }} [options] `env` is
+ *   added to this process's own; `capture` also collects the output.
+ * @returns {Promise<{ code: number, output: string }>} A program that a signal ended has the code
+ *   that a shell would give.
+ */
+export function run(command, args, { env = {}, capture = false } = {}) {
+  return new Promise((resolve, reject) => {
+    // The script is about to end; what it would do next must not happen.
+    if (interrupted) return;
+    const child = spawn(command, args, {
+      cwd: root,
+      env: { ...process.env, ...env },
+      stdio: ['ignore', capture ? 'pipe' : 'inherit', capture ? 'pipe' : 'inherit'],
+    });
+    running.add(child);
+    let output = '';
+    for (const name of capture ? ['stdout', 'stderr'] : []) {
+      child[name].setEncoding('utf8').on('data', (text) => {
+        output += text;
+        process[name].write(text);
+      });
+    }
+    child.on('error', (error) => {
+      running.delete(child);
+      reject(new SetupError(`${command} could not be started: ${error.message}`));
+    });
+    child.on('exit', (code, signal) => {
+      running.delete(child);
+      if (interrupted) return;
+      const done = () => resolve({ code: code ?? 128 + constants.signals[signal], output });
+      // A grandchild that kept our pipe open must not hold us up.
+      const timer = setTimeout(() => {
+        child.stdout?.destroy();
+        child.stderr?.destroy();
+      }, 2000);
+      child.on('close', () => {
+        clearTimeout(timer);
+        done();
+      });
+    });
+  });
+}
+
+/** Like {@link run}, but a failure is a {@link SetupError}. */
+export async function runOrThrow(what, command, args, options) {
+  const { code } = await run(command, args, options);
+  if (code !== 0) throw new SetupError(`${what} failed (exit code ${code}); see above.`);
+}
+
+/** What a program prints, or `undefined` where it cannot be run or fails. */
+export function read(command, args) {
+  const result = spawnSync(command, args, { cwd: root, encoding: 'utf8', stdio: 'pipe' });
+  return result.status === 0 ? result.stdout.trim() : undefined;
+}
+
+/** Runs a script's main function: a SetupError becomes one line and exit code 1. */
+export function main(body) {
+  body().then(
+    (code) => {
+      process.exitCode = code ?? 0;
+    },
+    (error) => {
+      console.error(error instanceof SetupError ? `rollcall: ${error.message}` : error);
+      process.exitCode = 1;
+    },
+  );
+}

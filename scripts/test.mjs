@@ -1,0 +1,143 @@
+// `npm test`: does the set-up, runs the Rust and the JavaScript tests on Redis servers of their
+// own, and sees to it that no process is left. The last line is `N passed, N failed, N skipped`.
+//
+//   node scripts/test.mjs [--only=rust|--only=js] [arguments for vitest]
+import { mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { endLeftovers, findLeftovers } from './lib/leftovers.mjs';
+import { inRoot, packageBin } from './lib/paths.mjs';
+import {
+  emptyTally,
+  readCargoTest,
+  readNextest,
+  readNextestList,
+  readVitest,
+  sum,
+  withExitCode,
+} from './lib/reports.mjs';
+import { main, onInterrupt, read, run } from './lib/run.mjs';
+import { checkNode } from './lib/toolchain.mjs';
+import { requireRedis, setUp } from './setup.mjs';
+
+const CORE = ['--no-default-features'];
+
+async function runRustTests(env) {
+  const hasNextest = read('cargo', ['nextest', '--version']) !== undefined;
+  // Compiled apart from the run: compilers may start daemons (a build cache), which are not ours.
+  const build = await run('cargo', ['test', ...CORE, '--no-run']);
+  if (build.code !== 0) return { ...emptyTally(), failed: 1 };
+  if (!hasNextest) {
+    const all = await run('cargo', ['test', ...CORE, '--no-fail-fast'], { env, capture: true });
+    return withExitCode(readCargoTest(all.output), all.code);
+  }
+  const list = ['nextest', 'list', ...CORE, '--run-ignored', 'only', '--message-format', 'json'];
+  const ignored = readNextestList(read('cargo', list) ?? '{"rust-suites":{}}', ignoreReason);
+  const tests = await run('cargo', ['nextest', 'run', ...CORE, '--no-tests', 'pass'], {
+    env,
+    capture: true,
+  });
+  // Nextest does not know the examples in doc comments.
+  const docs = await run('cargo', ['test', ...CORE, '--doc'], { env, capture: true });
+  return sum([
+    withExitCode(readNextest(tests.output, ignored), tests.code),
+    withExitCode(readCargoTest(docs.output), docs.code),
+  ]);
+}
+
+/** The text of `#[ignore = "…"]` before the function; nextest does not hand it on. */
+function ignoreReason(testName) {
+  const name = testName.split('::').at(-1);
+  const pattern = new RegExp(
+    `#\\[ignore = "([^"]*)"\\]\\s*(?:#\\[[^\\]]*\\]\\s*)*(?:async )?fn ${name}\\b`,
+  );
+  for (const folder of ['src', 'tests']) {
+    for (const file of listFiles(inRoot(folder))) {
+      const reason = pattern.exec(readFileSync(file, 'utf8'))?.[1];
+      if (reason !== undefined) return reason;
+    }
+  }
+  return undefined;
+}
+
+function listFiles(folder) {
+  try {
+    return readdirSync(folder, { recursive: true })
+      .filter((name) => name.endsWith('.rs'))
+      .map((name) => path.join(folder, name));
+  } catch {
+    return [];
+  }
+}
+
+async function runJsTests(env, args) {
+  const file = path.join(env.TMPDIR, 'vitest-tally.json');
+  const { code } = await run(
+    process.execPath,
+    [
+      packageBin('vitest', 'vitest'),
+      'run',
+      '--reporter=default',
+      `--reporter=${inRoot('scripts', 'lib', 'vitest-reporter.mjs')}`,
+      ...args,
+    ],
+    { env: { ...env, ROLLCALL_TALLY_FILE: file } },
+  );
+  return withExitCode(readVitest(file), code);
+}
+
+/** Fails the run for every process that is still there shortly after the tests have ended. */
+async function sweepLeftovers(folder) {
+  // A server that got its signal just now may take a moment to write its data and end.
+  const deadline = Date.now() + 3000;
+  let leftovers = findLeftovers(folder);
+  while (leftovers.length > 0 && Date.now() < deadline) {
+    await delay(50);
+    leftovers = findLeftovers(folder);
+  }
+  for (const { pid, command } of leftovers) console.error(`left behind: ${pid} ${command}`);
+  endLeftovers(leftovers);
+  return { ...emptyTally(), failed: leftovers.length };
+}
+
+main(async () => {
+  const only = process.argv.find((arg) => arg.startsWith('--only='))?.slice('--only='.length);
+  const args = process.argv.slice(2).filter((arg) => !arg.startsWith('--only='));
+
+  checkNode();
+  const redis = await requireRedis();
+  await setUp();
+
+  // All temporary files of the run are in here, which is also how its processes are recognised.
+  const folder = mkdtempSync(path.join(realpathSync(tmpdir()), 'rollcall-test-'));
+  const cleanUp = () => {
+    endLeftovers(findLeftovers(folder));
+    rmSync(folder, { recursive: true, force: true });
+  };
+  onInterrupt(cleanUp);
+  const env = { REDIS_SERVER_BIN: redis, TMPDIR: folder, TEMP: folder, TMP: folder };
+
+  const tallies = [];
+  try {
+    if (only !== 'js') {
+      console.log('· Rust tests');
+      tallies.push(await runRustTests(env));
+    }
+    if (only !== 'rust') {
+      console.log('· JavaScript tests');
+      tallies.push(await runJsTests(env, args));
+    }
+    tallies.push(await sweepLeftovers(folder));
+  } finally {
+    cleanUp();
+  }
+
+  const { passed, failed, skipped } = sum(tallies);
+  for (const { name, reason } of skipped) {
+    console.log(`skipped: ${name} (${reason ?? 'no reason given'})`);
+  }
+  console.log(`${passed} passed, ${failed} failed, ${skipped.length} skipped`);
+  // A run in which nothing ran has shown nothing.
+  return failed === 0 && passed > 0 ? 0 : 1;
+});

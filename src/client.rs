@@ -1,0 +1,369 @@
+//! A client: one store, what the node remembers, the heartbeat engine and the reaper, under one
+//! lifetime. `src/node/` puts JavaScript around it; Rust tests use it as it is.
+
+use crate::{
+    expiry::Reaper,
+    heartbeat::{self, Engine, Request, Settle},
+    keys::Keys,
+    metrics::{Gauges, Metrics, MetricsValues, count},
+    model::{
+        error::{Error, Result},
+        ids,
+        limits::Limits,
+        presence::{Epoch, Member, Place, Sweep},
+        state::State,
+    },
+    options::Options,
+    presence::{self, directory::Directory},
+    store::{
+        ConnectionState, EventSink, Join, LogLevel, Store, Topic,
+        memory::MemoryStore,
+        redis::{RedisStore, config::Target},
+    },
+};
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio_util::task::TaskTracker;
+
+/// What leaves the core. Methods must not block; they are called from the core's threads.
+pub trait Outlet: EventSink + Settle {}
+impl<T: EventSink + Settle> Outlet for T {}
+
+pub struct Client {
+    store: Arc<dyn Store>,
+    directory: Arc<Directory>,
+    engine: Arc<Engine>,
+    reaper: Arc<Reaper>,
+    metrics: Arc<Metrics>,
+    limits: Limits,
+    ttl_ms: u64,
+    /// How many subscriptions each topic has here; the store has each once.
+    topics: tokio::sync::Mutex<HashMap<Topic, usize>>,
+    calls: TaskTracker,
+    closed: AtomicBool,
+    closing: tokio::sync::OnceCell<()>,
+    engine_task: Mutex<Option<JoinHandle<()>>>,
+    reaper_task: Mutex<Option<AbortHandle>>,
+    upkeep_task: AbortHandle,
+}
+
+impl Client {
+    /// Connects. Needs a tokio runtime around it, for this call and as long as the client lives.
+    pub async fn connect(options: Options, outlet: Arc<dyn Outlet>) -> Result<Client> {
+        let metrics = Arc::new(Metrics::default());
+        let sink: Arc<dyn EventSink> = Arc::new(CountingSink {
+            outlet: outlet.clone(),
+            metrics: metrics.clone(),
+        });
+        let store = open_store(&options, sink.clone()).await?;
+        let directory = Arc::new(Directory::default());
+        let limits = options.limits;
+        let engine = Engine::new(
+            store.clone(),
+            directory.clone(),
+            metrics.clone(),
+            outlet,
+            heartbeat::Settings {
+                ttl_ms: options.ttl_ms,
+                window: Duration::from_millis(options.batch_window_ms),
+                max_batch: limits.max_batch_size,
+                max_queue: limits.max_queue,
+                max_state_bytes: limits.max_state_bytes,
+                patience: Duration::from_millis(limits.command_timeout_ms),
+            },
+        );
+        let engine_task = tokio::spawn(engine.clone().run());
+        let upkeep_task = tokio::spawn(upkeep(directory.clone(), options.ttl_ms)).abort_handle();
+        let reaper = Arc::new(Reaper {
+            store: store.clone(),
+            metrics: metrics.clone(),
+            sink,
+            ttl_ms: options.ttl_ms,
+            sweep_interval: Duration::from_millis(options.sweep_interval_ms),
+            fallback_interval: Duration::from_millis(options.fallback_sweep_ms),
+        });
+        Ok(Client {
+            store,
+            directory,
+            engine,
+            reaper,
+            metrics,
+            limits,
+            ttl_ms: options.ttl_ms,
+            topics: tokio::sync::Mutex::default(),
+            calls: TaskTracker::new(),
+            closed: AtomicBool::new(false),
+            closing: tokio::sync::OnceCell::new(),
+            engine_task: Mutex::new(Some(engine_task)),
+            reaper_task: Mutex::new(None),
+            upkeep_task,
+        })
+    }
+
+    /// Joins `conn` to a room (spec 3.1).
+    pub async fn join(
+        &self,
+        room: &str,
+        user: &str,
+        conn: &str,
+        state: &str,
+        snapshot: bool,
+    ) -> Result<(Epoch, Option<Vec<Member>>)> {
+        self.call(async {
+            ids::check("roomId", room, &self.limits)?;
+            ids::check("userId", user, &self.limits)?;
+            ids::check_conn("connId", conn, &self.limits)?;
+            self.limits.state("state", state.len())?;
+            let mut join = Join {
+                conn: conn.into(),
+                place: Place::new(room, user),
+                state: State::parse("state", state)?,
+                ttl_ms: self.ttl_ms,
+                floor: 0,
+            };
+            let joined = presence::join(&*self.store, &self.directory, &mut join, snapshot).await?;
+            count(&self.metrics.counters.joins, 1);
+            Ok(joined)
+        })
+        .await
+    }
+
+    /// Takes heartbeats in; each is settled through the outlet, exactly once.
+    pub fn heartbeats(&self, requests: Vec<Request>) {
+        self.engine.submit(requests);
+    }
+
+    /// Leaves; `None` if the connection is unknown (spec 3.6).
+    pub async fn leave(&self, conn: &str) -> Result<Option<Place>> {
+        self.call(async {
+            ids::check_conn("connId", conn, &self.limits)?;
+            let left = presence::leave(&*self.store, &self.directory, conn).await?;
+            if left.is_some() {
+                count(&self.metrics.counters.leaves, 1);
+            }
+            Ok(left)
+        })
+        .await
+    }
+
+    /// The live connections of a room (spec 3.8).
+    pub async fn room_snapshot(&self, room: &str) -> Result<Vec<Member>> {
+        self.call(async {
+            ids::check("roomId", room, &self.limits)?;
+            self.store.room_snapshot(room).await
+        })
+        .await
+    }
+
+    /// The live connections of a user (spec 3.9).
+    pub async fn user_connections(&self, user: &str) -> Result<Vec<Member>> {
+        self.call(async {
+            ids::check("userId", user, &self.limits)?;
+            self.store.user_connections(user).await
+        })
+        .await
+    }
+
+    /// Events of the topic go to the outlet once this resolves. Counted: each call needs its
+    /// [`Client::unsubscribe`].
+    pub async fn subscribe(&self, topic: Topic) -> Result<()> {
+        self.call(async {
+            if let Topic::Room(room) = &topic {
+                ids::check("roomId", room, &self.limits)?;
+            }
+            // Held over the call, so that a subscribe and an unsubscribe of one topic do not
+            // overtake each other on their way to the server.
+            let mut topics = self.topics.lock().await;
+            if !topics.contains_key(&topic) {
+                self.store.subscribe(&topic).await?;
+            }
+            *topics.entry(topic).or_default() += 1;
+            Ok(())
+        })
+        .await
+    }
+
+    pub async fn unsubscribe(&self, topic: Topic) -> Result<()> {
+        self.call(async {
+            let mut topics = self.topics.lock().await;
+            match topics.get_mut(&topic) {
+                None => Ok(()),
+                Some(1) => {
+                    topics.remove(&topic);
+                    self.store.unsubscribe(&topic).await
+                }
+                Some(subscriptions) => {
+                    *subscriptions -= 1;
+                    Ok(())
+                }
+            }
+        })
+        .await
+    }
+
+    /// Starts the reaper of this node; a second call changes nothing.
+    pub fn start_reaper(&self) -> Result<()> {
+        self.check_open()?;
+        let mut task = self.reaper_task.lock();
+        if task.is_none() {
+            *task = Some(tokio::spawn(self.reaper.clone().run()).abort_handle());
+        }
+        Ok(())
+    }
+
+    /// One full pass of the reaper, and how long it took.
+    pub async fn reap_once(&self) -> Result<(Sweep, Duration)> {
+        self.call(async {
+            let start = Instant::now();
+            Ok((self.reaper.pass().await?, start.elapsed()))
+        })
+        .await
+    }
+
+    pub fn metrics(&self) -> MetricsValues {
+        self.metrics.values(Gauges {
+            heartbeat_queue: self.engine.queued() as u64,
+            known_connections: self.directory.len() as u64,
+            pending_calls: self.calls.len() as u64,
+        })
+    }
+
+    pub fn metrics_handle(&self) -> Arc<Metrics> {
+        self.metrics.clone()
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Settles everything that was asked for, then ends connections and tasks. Later calls fail
+    /// with `CLOSED`; a second close waits for the first.
+    pub async fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.closing
+            .get_or_init(|| async {
+                if let Some(task) = self.reaper_task.lock().take() {
+                    task.abort();
+                }
+                self.engine.stop();
+                let engine_task = self.engine_task.lock().take();
+                if let Some(task) = engine_task {
+                    // It ends by itself once everything is settled.
+                    let _ = task.await;
+                }
+                self.calls.close();
+                self.calls.wait().await;
+                self.upkeep_task.abort();
+                self.store.close().await;
+            })
+            .await;
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            Err(Error::closed())
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn call<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.check_open()?;
+        let start = Instant::now();
+        let result = self.calls.track_future(work).await;
+        self.metrics.call_latency.record(start.elapsed());
+        result
+    }
+}
+
+impl Drop for Client {
+    /// For a client that nobody closed: its tasks end, its connections close.
+    fn drop(&mut self) {
+        if let Some(task) = self.engine_task.lock().take() {
+            task.abort();
+        }
+        if let Some(task) = self.reaper_task.lock().take() {
+            task.abort();
+        }
+        self.upkeep_task.abort();
+    }
+}
+
+async fn open_store(options: &Options, sink: Arc<dyn EventSink>) -> Result<Arc<dyn Store>> {
+    let memory = match options.url.as_deref() {
+        None => Some(None),
+        Some(url) => url.strip_prefix("memory://").map(Some),
+    };
+    if let Some(name) = memory {
+        sink.log(
+            LogLevel::Info,
+            "Presence is kept in this process; nothing is shared beyond it. Give a Redis URL to \
+             share it with other processes",
+        );
+        let name = name.filter(|name| !name.is_empty());
+        return Ok(Arc::new(MemoryStore::open(name, sink)));
+    }
+    let url = options.url.as_deref().unwrap_or_default();
+    let target = Target::parse(url, &options.tls)?;
+    let keys = Keys::new(&options.key_prefix, options.shard_count);
+    Ok(Arc::new(
+        RedisStore::open(target, keys, &options.limits, sink).await?,
+    ))
+}
+
+/// Forgets connections that have been of no use for so long that they cannot be alive.
+async fn upkeep(directory: Arc<Directory>, ttl_ms: u64) {
+    let unused = Duration::from_millis(ttl_ms.saturating_mul(2)).max(Duration::from_secs(10));
+    let mut ticks = tokio::time::interval(unused / 2);
+    loop {
+        ticks.tick().await;
+        directory.prune(unused);
+    }
+}
+
+/// Counts what passes.
+struct CountingSink {
+    outlet: Arc<dyn Outlet>,
+    metrics: Arc<Metrics>,
+}
+
+impl EventSink for CountingSink {
+    fn presence(&self, topic: &Topic, payload: &str) -> u64 {
+        count(&self.metrics.counters.events, 1);
+        let dropped = self.outlet.presence(topic, payload);
+        if dropped > 0 {
+            count(&self.metrics.counters.events_dropped, dropped);
+            count(&self.metrics.counters.resyncs, 1);
+        }
+        dropped
+    }
+
+    fn gap(&self) {
+        count(&self.metrics.counters.resyncs, 1);
+        self.outlet.gap();
+    }
+
+    fn malformed(&self) {
+        count(&self.metrics.counters.events_malformed, 1);
+        self.outlet.malformed();
+    }
+
+    fn state(&self, state: ConnectionState, detail: &str) {
+        if state == ConnectionState::Disconnected {
+            count(&self.metrics.counters.disconnects, 1);
+        }
+        self.outlet.state(state, detail);
+    }
+
+    fn log(&self, level: LogLevel, message: &str) {
+        self.outlet.log(level, message);
+    }
+}

@@ -1,0 +1,254 @@
+//! Heartbeats with more to say: a patch, an epoch that differs from the one this node knows, a
+//! connection that another node made. One round trip when this node made the connection; each
+//! conflict with another writer costs one more.
+
+use super::{Engine, Waiting, batch::Group};
+use crate::{
+    model::{
+        error::{Code, Error, Result},
+        ids,
+        presence::{Beat, Epoch, Place},
+        state::State,
+    },
+    presence::directory::Known,
+    store::{Beaten, FullBeat, StateWrite},
+};
+use std::{collections::HashSet, sync::Arc};
+
+/// Rounds after which a connection whose state or place keeps changing is given up. Each means
+/// that another writer succeeded in between.
+const MOST_ROUNDS: usize = 100;
+
+/// A group on its way.
+struct Work {
+    group: Group,
+    epoch: Option<Epoch>,
+    place: Option<Place>,
+    /// The state that patches are merged into, as it is stored.
+    base: Option<Vec<u8>>,
+    /// What the patches made of it, if it differs.
+    next: Option<State>,
+    /// Which of the waiting have changed something, and which are refused.
+    verdicts: Vec<Verdict>,
+}
+
+#[derive(Clone)]
+enum Verdict {
+    Fits { changed: bool },
+    Refused(Error),
+}
+
+impl Engine {
+    pub(super) async fn fly_full(&self, groups: Vec<Group>) {
+        let conns: HashSet<Arc<str>> = groups.iter().map(|group| group.conn.clone()).collect();
+        let mut open = self.recall(groups);
+        for _ in 0..MOST_ROUNDS {
+            open = self.round(open).await;
+            if open.is_empty() {
+                break;
+            }
+        }
+        for work in open {
+            let error = Error::new(
+                Code::Unavailable,
+                format!(
+                    "connection {} was changed by others {MOST_ROUNDS} times while this call ran",
+                    ids::shown(&work.group.conn)
+                ),
+            );
+            self.fail(work, &error);
+        }
+        self.release(&conns);
+    }
+
+    /// What the directory knows of the connections.
+    fn recall(&self, groups: Vec<Group>) -> Vec<Work> {
+        let mut works: Vec<Work> = groups
+            .into_iter()
+            .map(|group| Work {
+                epoch: group.epoch(),
+                place: None,
+                base: None,
+                next: None,
+                verdicts: Vec::new(),
+                group,
+            })
+            .collect();
+        let mut recalled = Vec::with_capacity(works.len());
+        self.directory
+            .with(works.iter().map(|work| &*work.group.conn), |_, found| {
+                recalled.push(found.map(|(_, known)| (known.place.clone(), known.state.clone())));
+            });
+        for (work, recalled) in works.iter_mut().zip(recalled) {
+            if let Some((place, state)) = recalled {
+                work.place = Some(place);
+                work.base = state.map(|state| state.as_str().into());
+            }
+        }
+        works
+    }
+
+    /// One round trip (two with a connection that has to be looked up); returns what is still
+    /// open.
+    async fn round(&self, works: Vec<Work>) -> Vec<Work> {
+        let mut works = self.look_up(works).await;
+        for work in &mut works {
+            self.merge(work);
+        }
+        let beats: Vec<FullBeat> = works.iter().filter_map(Work::beat).collect();
+        let outcomes = self.store.beat_full(&beats, self.settings.ttl_ms).await;
+        let mut open = Vec::new();
+        for (mut work, outcome) in works.into_iter().zip(outcomes) {
+            match outcome {
+                Err(error) => {
+                    // Whether it was written is unknown, so is the state.
+                    self.directory.forget(&work.group.conn);
+                    self.fail(work, &error);
+                }
+                Ok(Beaten::Refreshed { epoch }) => self.finish(work, epoch),
+                Ok(Beaten::Unknown) => {
+                    self.directory.forget(&work.group.conn);
+                    let error = Error::not_found(&work.group.conn);
+                    self.fail(work, &error);
+                }
+                Ok(Beaten::Stale { stored }) => {
+                    self.directory.forget(&work.group.conn);
+                    let error =
+                        Error::stale(&work.group.conn, work.epoch.unwrap_or_default(), stored);
+                    self.fail(work, &error);
+                }
+                Ok(Beaten::Elsewhere(place)) => {
+                    work.place = Some(place);
+                    open.push(work);
+                }
+                Ok(Beaten::Conflict { stored }) => {
+                    work.base = Some(stored);
+                    open.push(work);
+                }
+            }
+        }
+        open
+    }
+
+    /// Finds place and state of connections that the directory does not know enough of.
+    async fn look_up(&self, works: Vec<Work>) -> Vec<Work> {
+        let (mut ready, unknown): (Vec<Work>, Vec<Work>) = works.into_iter().partition(|work| {
+            work.place.is_some() && (work.base.is_some() || !work.group.has_patch())
+        });
+        if unknown.is_empty() {
+            return ready;
+        }
+        let conns: Vec<Arc<str>> = unknown.iter().map(|work| work.group.conn.clone()).collect();
+        match self.store.locate(&conns).await {
+            Err(error) => {
+                for work in unknown {
+                    self.fail(work, &error);
+                }
+            }
+            Ok(located) => {
+                for (mut work, located) in unknown.into_iter().zip(located) {
+                    match located {
+                        None => {
+                            let error = Error::not_found(&work.group.conn);
+                            self.fail(work, &error);
+                        }
+                        Some(located) => {
+                            work.place = Some(located.place);
+                            work.base = Some(located.state);
+                            ready.push(work);
+                        }
+                    }
+                }
+            }
+        }
+        ready
+    }
+
+    /// Merges the group's patches into the base, in the order of the calls. A patch that would
+    /// make the state too large is refused alone (spec 5.3).
+    fn merge(&self, work: &mut Work) {
+        let before = State::from_stored(work.base.as_deref().unwrap_or_default());
+        let mut state = before.clone();
+        let limit = self.settings.max_state_bytes;
+        work.verdicts = work
+            .group
+            .waiting
+            .iter()
+            .map(|waiting| {
+                let patched = waiting
+                    .request
+                    .patch
+                    .as_ref()
+                    .and_then(|patch| state.patched(patch));
+                match patched {
+                    None => Verdict::Fits { changed: false },
+                    Some(after) if after.as_str().len() > limit => {
+                        Verdict::Refused(Error::invalid(format!(
+                            "patchState would make the state {} bytes of JSON, more than the \
+                             limit of {limit} bytes (limits.maxStateBytes)",
+                            after.as_str().len()
+                        )))
+                    }
+                    Some(after) => {
+                        state = after;
+                        Verdict::Fits { changed: true }
+                    }
+                }
+            })
+            .collect();
+        work.next = (state != before).then_some(state);
+    }
+
+    fn finish(&self, work: Work, epoch: Epoch) {
+        let written = work.next.is_some();
+        let state = match &work.next {
+            Some(next) => Some(next.clone()),
+            None => work.base.as_deref().map(State::from_stored),
+        };
+        if let Some(place) = work.place {
+            self.directory
+                .learn(&work.group.conn, Known::new(place, epoch, state));
+        }
+        let results: Vec<(Waiting, Result<Beat>)> = work
+            .group
+            .waiting
+            .into_iter()
+            .zip(work.verdicts)
+            .map(|(waiting, verdict)| match verdict {
+                Verdict::Fits { changed } => (
+                    waiting,
+                    Ok(Beat {
+                        changed: changed && written,
+                        epoch,
+                    }),
+                ),
+                Verdict::Refused(error) => (waiting, Err(error)),
+            })
+            .collect();
+        self.settle(results);
+    }
+
+    fn fail(&self, work: Work, error: &Error) {
+        self.settle(
+            work.group
+                .waiting
+                .into_iter()
+                .map(|waiting| (waiting, Err(error.clone())))
+                .collect(),
+        );
+    }
+}
+
+impl Work {
+    fn beat(&self) -> Option<FullBeat> {
+        Some(FullBeat {
+            conn: self.group.conn.clone(),
+            place: self.place.clone()?,
+            epoch: self.epoch,
+            write: self.group.has_patch().then(|| StateWrite {
+                base: self.base.clone().unwrap_or_default(),
+                next: self.next.clone(),
+            }),
+        })
+    }
+}

@@ -1,0 +1,208 @@
+//! Every key, channel and pattern name, and nothing else spells one (spec section 2).
+//!
+//! No two ids share a key: each family has its own literal start, holds one id, and ends in a
+//! literal that contains no part of an id, so the id can be read back from the name. The one
+//! exception, `prs:conn:<connId>:state` against a connection id that ends in `:state`, is refused
+//! in `model/ids.rs`.
+
+use std::fmt::Write as _;
+
+/// How many shards the due index has by default.
+pub const DEFAULT_SHARD_COUNT: u32 = 10;
+
+/// Builds names under one prefix.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    prefix: Box<str>,
+    shard_count: u32,
+}
+
+/// All names that belong to a room.
+#[derive(Clone, Debug)]
+pub struct RoomKeys {
+    pub conns: String,
+    pub members: String,
+    pub last_seen: String,
+    pub conn_meta: String,
+    pub events: String,
+    pub due: String,
+}
+
+impl Keys {
+    pub fn new(prefix: &str, shard_count: u32) -> Self {
+        Keys {
+            prefix: prefix.into(),
+            shard_count: shard_count.max(1),
+        }
+    }
+
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    pub fn conn(&self, conn: &str) -> String {
+        self.join(&["conn:", conn])
+    }
+
+    pub fn room(&self, room: &str) -> RoomKeys {
+        RoomKeys {
+            conns: self.room_part(room, "conns"),
+            members: self.room_part(room, "members"),
+            last_seen: self.room_last_seen(room),
+            conn_meta: self.room_part(room, "conn_meta"),
+            events: self.room_events(room),
+            due: self.due_of(room),
+        }
+    }
+
+    pub fn room_conns(&self, room: &str) -> String {
+        self.room_part(room, "conns")
+    }
+
+    pub fn room_last_seen(&self, room: &str) -> String {
+        self.room_part(room, "last_seen")
+    }
+
+    pub fn room_events(&self, room: &str) -> String {
+        self.room_part(room, "events")
+    }
+
+    pub fn user_conns(&self, user: &str) -> String {
+        self.join(&["user:", user, ":conns"])
+    }
+
+    pub fn user_rooms(&self, user: &str) -> String {
+        self.join(&["user:", user, ":rooms"])
+    }
+
+    pub fn active_rooms(&self) -> String {
+        self.join(&["active_rooms"])
+    }
+
+    /// The shard of the due index (room → earliest time at which anything in it can be due) that
+    /// a room belongs to.
+    pub fn due_of(&self, room: &str) -> String {
+        self.due_shard(fnv1a(room.as_bytes()) % self.shard_count)
+    }
+
+    /// All shards of the due index.
+    pub fn due_shards(&self) -> Vec<String> {
+        (0..self.shard_count)
+            .map(|shard| self.due_shard(shard))
+            .collect()
+    }
+
+    fn due_shard(&self, shard: u32) -> String {
+        let mut key = self.join(&["due:"]);
+        write!(key, "{shard}").expect("a String takes any text");
+        key
+    }
+
+    /// The pattern that matches the event channel of every room.
+    pub fn events_pattern(&self) -> String {
+        format!("{}{{room:*}}:events", glob_escape(&self.prefix))
+    }
+
+    /// The room whose event channel this is, if it is one.
+    pub fn room_of_events<'a>(&self, channel: &'a str) -> Option<&'a str> {
+        channel
+            .strip_prefix(&*self.prefix)?
+            .strip_prefix("{room:")?
+            .strip_suffix("}:events")
+    }
+
+    fn room_part(&self, room: &str, part: &str) -> String {
+        self.join(&["{room:", room, "}:", part])
+    }
+
+    fn join(&self, parts: &[&str]) -> String {
+        let mut key = String::with_capacity(
+            self.prefix.len() + parts.iter().map(|part| part.len()).sum::<usize>() + 2,
+        );
+        key.push_str(&self.prefix);
+        for part in parts {
+            key.push_str(part);
+        }
+        key
+    }
+}
+
+/// FNV-1a, 32 bit: spreads rooms over shards; every node has to compute the same.
+fn fnv1a(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    })
+}
+
+/// Escapes what Redis's glob patterns give a meaning to.
+fn glob_escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '^' | '\\') {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn keys() -> Keys {
+        Keys::new("prs:", DEFAULT_SHARD_COUNT)
+    }
+
+    #[test]
+    fn spec_2_names_are_those_of_the_table() {
+        let room = keys().room("r1");
+        assert_eq!(keys().conn("c1"), "prs:conn:c1");
+        assert_eq!(room.conns, "prs:{room:r1}:conns");
+        assert_eq!(room.members, "prs:{room:r1}:members");
+        assert_eq!(room.last_seen, "prs:{room:r1}:last_seen");
+        assert_eq!(room.conn_meta, "prs:{room:r1}:conn_meta");
+        assert_eq!(room.events, "prs:{room:r1}:events");
+        assert_eq!(keys().user_conns("u1"), "prs:user:u1:conns");
+        assert_eq!(keys().user_rooms("u1"), "prs:user:u1:rooms");
+        assert_eq!(keys().active_rooms(), "prs:active_rooms");
+        assert_eq!(keys().events_pattern(), "prs:{room:*}:events");
+    }
+
+    #[test]
+    fn a_prefix_with_glob_characters_is_matched_as_it_stands() {
+        assert_eq!(
+            Keys::new("a*[b]:", 1).events_pattern(),
+            "a\\*\\[b\\]:{room:*}:events"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn spec_2_2_a_room_can_be_read_back_from_its_channel(room in ".*") {
+            let channel = keys().room_events(&room);
+            prop_assert_eq!(keys().room_of_events(&channel), Some(room.as_str()));
+        }
+
+        #[test]
+        fn spec_2_2_different_ids_never_make_the_same_key(
+            a in "[:{}a-c]{0,6}(conns|rooms|:state|\\}:conns)?",
+            b in "[:{}a-c]{0,6}(conns|rooms|:state|\\}:conns)?",
+        ) {
+            let names = |id: &str| {
+                let r = keys().room(id);
+                vec![
+                    keys().conn(id), r.conns, r.members, r.last_seen, r.conn_meta, r.events,
+                    keys().user_conns(id), keys().user_rooms(id),
+                ]
+            };
+            let (of_a, of_b) = (names(&a), names(&b));
+            for (i, x) in of_a.iter().enumerate() {
+                for (j, y) in of_b.iter().enumerate() {
+                    prop_assert_eq!(x == y, i == j && a == b, "{} {}", x, y);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Counters, gauges and latency histograms of one client (`client.metrics()`). Counting never
+//! blocks; histograms are updated once a batch.
+
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+use serde::Serialize;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// Everything that is counted.
+        #[derive(Debug, Default)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: AtomicU64,)*
+        }
+
+        /// The counters at one moment, under the names that JavaScript sees.
+        #[derive(Clone, Debug, Serialize)]
+        #[serde(rename_all = "camelCase")]
+        pub struct CounterValues {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Counters {
+            fn values(&self) -> CounterValues {
+                CounterValues { $($name: self.$name.load(Ordering::Relaxed),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Joins that were carried out.
+    joins,
+    /// Leaves that found a connection.
+    leaves,
+    /// Heartbeats that were accepted.
+    heartbeats,
+    /// Heartbeats that failed, for whatever reason.
+    heartbeats_failed,
+    /// Batches of heartbeats that were sent.
+    heartbeat_batches,
+    /// Heartbeats that were refused because the queue was full.
+    overloaded,
+    /// Presence events that came in.
+    events,
+    /// Messages on our channels that were no events of ours (spec 4.5).
+    events_malformed,
+    /// Events that were dropped because JavaScript did not take them in time.
+    events_dropped,
+    /// Times that events may have been missed.
+    resyncs,
+    /// Times that the connection to Redis was lost.
+    disconnects,
+    /// Passes of the reaper.
+    sweeps,
+    /// Passes of the reaper that failed.
+    sweeps_failed,
+    /// Rooms that the reaper looked at.
+    rooms_swept,
+    /// Connections that the reaper removed.
+    expired,
+}
+
+/// One client's metrics.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    pub counters: Counters,
+    pub heartbeat_latency: Latency,
+    pub call_latency: Latency,
+    pub batch_size: Latency,
+}
+
+impl Metrics {
+    pub fn values(&self, gauges: Gauges) -> MetricsValues {
+        MetricsValues {
+            counters: self.counters.values(),
+            gauges,
+            histograms: Histograms {
+                heartbeat_latency_ms: self.heartbeat_latency.summary(1_000.0),
+                call_latency_ms: self.call_latency.summary(1_000.0),
+                heartbeat_batch_size: self.batch_size.summary(1.0),
+            },
+        }
+    }
+}
+
+pub fn count(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}
+
+/// Values that go up and down.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Gauges {
+    /// Heartbeats waiting to be sent.
+    pub heartbeat_queue: u64,
+    /// Connections that this node remembers the place of.
+    pub known_connections: u64,
+    /// Calls that are under way.
+    pub pending_calls: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MetricsValues {
+    #[serde(flatten)]
+    pub counters: CounterValues,
+    #[serde(flatten)]
+    pub gauges: Gauges,
+    #[serde(flatten)]
+    pub histograms: Histograms,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Histograms {
+    pub heartbeat_latency_ms: Summary,
+    pub call_latency_ms: Summary,
+    pub heartbeat_batch_size: Summary,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    pub count: u64,
+    pub mean: f64,
+    pub p50: f64,
+    pub p90: f64,
+    pub p99: f64,
+    pub max: f64,
+}
+
+/// A histogram with two significant digits.
+#[derive(Debug)]
+pub struct Latency(Mutex<Histogram<u64>>);
+
+impl Default for Latency {
+    fn default() -> Self {
+        Latency(Mutex::new(
+            Histogram::new(2).expect("two digits are allowed"),
+        ))
+    }
+}
+
+impl Latency {
+    pub fn record(&self, time: Duration) {
+        self.record_value(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    pub fn record_value(&self, value: u64) {
+        // An hour is the most that is told apart, which keeps the histogram small.
+        self.0.lock().saturating_record(value.min(3_600_000_000));
+    }
+
+    pub fn record_all(&self, times: impl Iterator<Item = Duration>) {
+        let mut histogram = self.0.lock();
+        for time in times {
+            let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+            histogram.saturating_record(micros.min(3_600_000_000));
+        }
+    }
+
+    fn summary(&self, unit: f64) -> Summary {
+        let histogram = self.0.lock();
+        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / unit;
+        Summary {
+            count: histogram.len(),
+            mean: histogram.mean() / unit,
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            max: histogram.max() as f64 / unit,
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The one error type of the core: a stable code, a message for people, and whether the outcome is
+//! known. `src/node/` hands it to JavaScript as it is; nothing else makes error codes.
+
+use std::fmt;
+
+/// Stable error codes. The list is part of the public contract: JavaScript sees the names that
+/// [`Code::as_str`] gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    InvalidArgument,
+    ConnectionNotFound,
+    StaleEpoch,
+    MetadataInvalid,
+    MetadataConflict,
+    MetadataLock,
+    LockUnavailable,
+    LockLost,
+    Overloaded,
+    Timeout,
+    Unavailable,
+    Permission,
+    Unsupported,
+    Closed,
+    CorruptData,
+    Internal,
+}
+
+impl Code {
+    /// Every code, in the order of the specification.
+    pub const ALL: [Code; 16] = [
+        Code::InvalidArgument,
+        Code::ConnectionNotFound,
+        Code::StaleEpoch,
+        Code::MetadataInvalid,
+        Code::MetadataConflict,
+        Code::MetadataLock,
+        Code::LockUnavailable,
+        Code::LockLost,
+        Code::Overloaded,
+        Code::Timeout,
+        Code::Unavailable,
+        Code::Permission,
+        Code::Unsupported,
+        Code::Closed,
+        Code::CorruptData,
+        Code::Internal,
+    ];
+
+    /// The name that JavaScript sees as `error.code`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Code::InvalidArgument => "INVALID_ARGUMENT",
+            Code::ConnectionNotFound => "CONNECTION_NOT_FOUND",
+            Code::StaleEpoch => "STALE_EPOCH",
+            Code::MetadataInvalid => "METADATA_INVALID",
+            Code::MetadataConflict => "METADATA_CONFLICT",
+            Code::MetadataLock => "METADATA_LOCK",
+            Code::LockUnavailable => "LOCK_UNAVAILABLE",
+            Code::LockLost => "LOCK_LOST",
+            Code::Overloaded => "OVERLOADED",
+            Code::Timeout => "TIMEOUT",
+            Code::Unavailable => "UNAVAILABLE",
+            Code::Permission => "PERMISSION",
+            Code::Unsupported => "UNSUPPORTED",
+            Code::Closed => "CLOSED",
+            Code::CorruptData => "CORRUPT_DATA",
+            Code::Internal => "INTERNAL",
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An error of the core.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    pub code: Code,
+    pub message: String,
+    /// The request may have been carried out although no answer came back.
+    pub outcome_unknown: bool,
+    /// What the layer below said, free of secrets.
+    pub cause: Option<String>,
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Error {
+            code,
+            message: message.into(),
+            outcome_unknown: false,
+            cause: None,
+        }
+    }
+
+    pub fn with_cause(mut self, cause: impl fmt::Display) -> Self {
+        self.cause = Some(cause.to_string());
+        self
+    }
+
+    pub fn with_unknown_outcome(mut self) -> Self {
+        self.outcome_unknown = true;
+        self
+    }
+
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Code::InvalidArgument, message)
+    }
+
+    pub fn closed() -> Self {
+        Self::new(Code::Closed, "the client is closed; connect a new one")
+    }
+
+    pub fn not_found(conn: &str) -> Self {
+        Self::new(
+            Code::ConnectionNotFound,
+            format!(
+                "connection {} is unknown or has expired; join again",
+                crate::model::ids::shown(conn)
+            ),
+        )
+    }
+
+    pub fn stale(conn: &str, given: u64, stored: u64) -> Self {
+        Self::new(
+            Code::StaleEpoch,
+            format!(
+                "epoch {given} of connection {} is older than the stored epoch {stored}; \
+                 a newer join has taken the connection over",
+                crate::model::ids::shown(conn)
+            ),
+        )
+    }
+
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(Code::Internal, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_all_listed() {
+        let names: std::collections::BTreeSet<_> = Code::ALL.iter().map(|c| c.as_str()).collect();
+        assert_eq!(names.len(), Code::ALL.len());
+    }
+}

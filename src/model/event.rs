@@ -1,0 +1,159 @@
+//! Presence events as they travel over pub/sub (spec section 4): how they are written, and which
+//! texts are events, and of what. The text itself is passed on as it came.
+
+use crate::model::{
+    json::quote,
+    presence::{Epoch, Place},
+    state::State,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// Why a connection left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It was asked to.
+    Left,
+    /// Its TTL ran out.
+    Timeout,
+    /// It joined another room, or under another user.
+    Replaced,
+}
+
+impl Reason {
+    /// The name that `reason` has in the event.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Left => "left",
+            Reason::Timeout => "timeout",
+            Reason::Replaced => "replaced",
+        }
+    }
+}
+
+/// What a presence event tells of a connection.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'a> {
+    Join(&'a State),
+    Update(&'a State),
+    Leave(Reason),
+}
+
+/// The text of a presence event; the same, byte for byte, as `lua/include/event.lua` makes.
+/// `ts` is in milliseconds since 1970.
+pub fn presence_event(
+    change: Change<'_>,
+    place: &Place,
+    conn: &str,
+    ts: u64,
+    epoch: Epoch,
+) -> String {
+    let (kind, state, reason) = match change {
+        Change::Join(state) => ("join", state.as_str(), None),
+        Change::Update(state) => ("update", state.as_str(), None),
+        Change::Leave(reason) => ("leave", "null", Some(reason)),
+    };
+    let (room, user, conn) = (quote(&place.room), quote(&place.user), quote(conn));
+    let tail = reason.map_or(String::new(), |r| format!(r#","reason":"{}""#, r.as_str()));
+    format!(
+        r#"{{"type":"{kind}","roomId":{room},"userId":{user},"connId":{conn},"state":{state},"ts":{ts},"epoch":{epoch}{tail}}}"#
+    )
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Join,
+    Leave,
+    Update,
+}
+
+/// The parts that every event has; whatever else it holds is left alone.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Parts<'a> {
+    #[serde(rename = "type")]
+    kind: Kind,
+    #[serde(borrow)]
+    room_id: Cow<'a, str>,
+    #[serde(borrow)]
+    user_id: Cow<'a, str>,
+    #[serde(borrow)]
+    conn_id: Cow<'a, str>,
+    #[serde(borrow)]
+    state: &'a RawValue,
+    ts: f64,
+    epoch: f64,
+}
+
+/// Whether `payload` is a presence event of `room` (spec 4.5: what is not, is dropped and counted).
+pub fn is_presence_event(payload: &str, room: &str) -> bool {
+    let Ok(parts) = serde_json::from_str::<Parts<'_>>(payload) else {
+        return false;
+    };
+    let state = parts.state.get();
+    let state_fits = match parts.kind {
+        Kind::Leave => state == "null",
+        Kind::Join | Kind::Update => state == "null" || state.starts_with('{'),
+    };
+    state_fits
+        && parts.room_id == room
+        && !parts.user_id.is_empty()
+        && !parts.conn_id.is_empty()
+        && parts.ts.is_finite()
+        && parts.epoch.is_finite()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{"type":"update","roomId":"r","userId":"u","connId":"c","state":{"s":"\ud800"},"ts":1,"epoch":2,"more":[1]}"#;
+
+    #[test]
+    fn spec_4_5_events_are_told_from_anything_else() {
+        assert!(is_presence_event(GOOD, "r"));
+        assert!(!is_presence_event(GOOD, "other"));
+        for bad in [
+            "",
+            "null",
+            "{}",
+            "[]",
+            &GOOD.replace("update", "shrug"),
+            &GOOD.replace("\"u\"", "7"),
+            &GOOD.replace("{\"s\":\"\\ud800\"}", "[]"),
+            &GOOD.replace("\"ts\":1", "\"ts\":\"1\""),
+            &GOOD[..GOOD.len() - 1],
+            &format!("{GOOD} x"),
+        ] {
+            assert!(!is_presence_event(bad, "r"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn spec_4_an_event_is_written_as_the_scripts_write_it() {
+        let place = Place::new("r\"1", "ü");
+        let state = State::parse("state", r#"{"a":[],"s":"\ud800"}"#).unwrap();
+        assert_eq!(
+            presence_event(Change::Join(&state), &place, "c", 1_700_000_000_001, 7),
+            r#"{"type":"join","roomId":"r\"1","userId":"ü","connId":"c","state":{"a":[],"s":"\ud800"},"ts":1700000000001,"epoch":7}"#
+        );
+        assert_eq!(
+            presence_event(Change::Leave(Reason::Timeout), &place, "c", 1, 7),
+            r#"{"type":"leave","roomId":"r\"1","userId":"ü","connId":"c","state":null,"ts":1,"epoch":7,"reason":"timeout"}"#
+        );
+        let update = presence_event(Change::Update(&state), &place, "c", 1, 7);
+        assert!(is_presence_event(&update, "r\"1"), "{update}");
+    }
+
+    #[test]
+    fn a_leave_has_no_state() {
+        let leave = GOOD.replace("update", "leave");
+        assert!(!is_presence_event(&leave, "r"));
+        assert!(is_presence_event(
+            &leave.replace("{\"s\":\"\\ud800\"}", "null"),
+            "r"
+        ));
+    }
+}

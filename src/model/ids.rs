@@ -1,0 +1,68 @@
+//! Checks of ids that come from outside, and how they are shown in messages.
+
+use crate::model::{
+    error::{Error, Result},
+    limits::Limits,
+};
+
+/// Ends of connection ids that are reserved: `prs:conn:<connId>:state` is a key of its own
+/// (state storage "separate"), so an id with this end would share a key with another id.
+const RESERVED_CONN_SUFFIX: &str = ":state";
+
+/// Checks any id: not empty, not longer than the limit. Every character is allowed; key names are
+/// built so that no two ids make the same key (`keys.rs`).
+pub fn check(field: &str, id: &str, limits: &Limits) -> Result<()> {
+    if id.is_empty() {
+        return Err(Error::invalid(format!("{field} must not be empty")));
+    }
+    if id.len() > limits.max_id_bytes {
+        return Err(Error::invalid(format!(
+            "{field} is {} bytes long, more than the limit of {} bytes (limits.maxIdBytes)",
+            id.len(),
+            limits.max_id_bytes
+        )));
+    }
+    Ok(())
+}
+
+/// Checks a connection id.
+pub fn check_conn(field: &str, id: &str, limits: &Limits) -> Result<()> {
+    check(field, id, limits)?;
+    if id.ends_with(RESERVED_CONN_SUFFIX) {
+        return Err(Error::invalid(format!(
+            "{field} must not end in {RESERVED_CONN_SUFFIX:?}: that name is reserved for a key of \
+             another connection"
+        )));
+    }
+    Ok(())
+}
+
+/// An id as it may stand in a message: quoted, and cut when it is long.
+pub fn shown(id: &str) -> String {
+    const MOST: usize = 64;
+    match id.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{:?}… ({} bytes)", &id[..end], id.len()),
+        None => format!("{id:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spec_13_ids_are_limited_in_bytes_and_the_message_names_field_size_and_limit() {
+        let limits = Limits::default();
+        assert!(check("roomId", &"x".repeat(4096), &limits).is_ok());
+        let error = check("roomId", &"ä".repeat(2049), &limits).unwrap_err();
+        for part in ["roomId", "4098", "4096"] {
+            assert!(error.message.contains(part), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn spec_2_2_a_connection_id_never_makes_the_state_key_of_another() {
+        assert!(check_conn("connId", "x:state", &Limits::default()).is_err());
+        assert!(check_conn("connId", "x:states", &Limits::default()).is_ok());
+    }
+}

@@ -1,0 +1,267 @@
+//! Reading JSON texts without decoding what users put into them: validity, and where the top-level
+//! entries of an object lie. States are merged as text so that what goes in comes out (spec 3.5).
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, Visitor};
+use std::{borrow::Cow, collections::HashMap, fmt};
+
+/// Whether the text is one JSON object (and nothing else).
+pub fn is_object(text: &str) -> bool {
+    text.trim_start_matches(is_space).starts_with('{')
+        && serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
+/// The text as a JSON string.
+pub fn quote(text: &str) -> String {
+    serde_json::to_string(text).expect("a string is always JSON")
+}
+
+/// One top-level entry of an object: both parts as they stand in the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// The key with its quotes and escapes.
+    pub key: &'a str,
+    pub value: &'a str,
+}
+
+/// Whether two keys (with quotes) name the same, whatever escapes they use.
+fn same_key(a: &str, b: &str) -> bool {
+    a == b || (escaped(a) || escaped(b)) && decoded(a) == decoded(b)
+}
+
+/// Finds keys by name. A few are compared one by one; many are hashed, so that a state and a patch
+/// of a hundred thousand keys each cost no more than their sizes.
+pub struct KeyIndex<'a> {
+    keys: Vec<&'a str>,
+    hashed: Option<HashMap<Option<Cow<'a, [u8]>>, usize>>,
+}
+
+impl<'a> KeyIndex<'a> {
+    const FEW: usize = 8;
+
+    pub fn new(keys: impl Iterator<Item = &'a str>) -> Self {
+        let keys: Vec<&str> = keys.collect();
+        let hashed = (keys.len() > Self::FEW).then(|| {
+            keys.iter()
+                .enumerate()
+                .map(|(i, key)| (decoded(key), i))
+                .collect()
+        });
+        KeyIndex { keys, hashed }
+    }
+
+    /// The position of the key.
+    pub fn find(&self, key: &str) -> Option<usize> {
+        match &self.hashed {
+            Some(hashed) => hashed.get(&decoded(key)).copied(),
+            None => self.keys.iter().position(|known| same_key(known, key)),
+        }
+    }
+}
+
+fn escaped(key: &str) -> bool {
+    key.contains('\\')
+}
+
+/// The key's characters. Bytes, because a JavaScript string may hold half a surrogate pair
+/// (`"\ud800"`), which serde_json decodes as WTF-8.
+fn decoded(key: &str) -> Option<Cow<'_, [u8]>> {
+    struct Bytes<'a>(Cow<'a, [u8]>);
+    struct BytesVisitor;
+    impl<'de> Visitor<'de> for BytesVisitor {
+        type Value = Bytes<'de>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a JSON string")
+        }
+        fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<Bytes<'de>, E> {
+            Ok(Bytes(Cow::Borrowed(bytes)))
+        }
+        fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Bytes<'de>, E> {
+            Ok(Bytes(Cow::Owned(bytes.to_vec())))
+        }
+    }
+    impl<'de> Deserialize<'de> for Bytes<'de> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_bytes(BytesVisitor)
+        }
+    }
+    serde_json::from_str::<Bytes<'_>>(key)
+        .ok()
+        .map(|bytes| bytes.0)
+}
+
+/// The top-level entries of a text for which [`is_object`] holds.
+pub fn entries(object: &str) -> Vec<Entry<'_>> {
+    let mut cursor = Cursor {
+        text: object,
+        at: 0,
+    };
+    let mut entries = Vec::new();
+    cursor.skip_space();
+    cursor.at += 1; // {
+    loop {
+        cursor.skip_space();
+        match cursor.peek() {
+            Some(b'"') => {
+                let key = cursor.value();
+                cursor.skip_space();
+                cursor.at += 1; // :
+                cursor.skip_space();
+                let value = cursor.value();
+                entries.push(Entry { key, value });
+            }
+            Some(b',') => cursor.at += 1,
+            _ => return entries,
+        }
+    }
+}
+
+fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\n' | '\r')
+}
+
+/// Walks over text that is known to be valid JSON.
+struct Cursor<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn skip_space(&mut self) {
+        while self.peek().is_some_and(|byte| is_space(byte as char)) {
+            self.at += 1;
+        }
+    }
+
+    /// Passes over one value, without recursion: nesting costs a counter, not stack.
+    fn value(&mut self) -> &'a str {
+        let start = self.at;
+        let mut depth = 0usize;
+        while let Some(byte) = self.peek() {
+            match byte {
+                b'"' => {
+                    self.string();
+                    if depth == 0 {
+                        break;
+                    }
+                    continue;
+                }
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' if depth == 0 => break,
+                b'}' | b']' => {
+                    depth -= 1;
+                    if depth == 0 {
+                        self.at += 1;
+                        break;
+                    }
+                }
+                b',' | b' ' | b'\t' | b'\n' | b'\r' if depth == 0 => break,
+                _ => {}
+            }
+            self.at += 1;
+        }
+        &self.text[start..self.at]
+    }
+
+    fn string(&mut self) {
+        self.at += 1;
+        while let Some(byte) = self.peek() {
+            self.at += match byte {
+                b'\\' => 2,
+                _ => 1,
+            };
+            if byte == b'"' {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn entries_are_found_whatever_the_values_hold() {
+        let text = r#" { "a" : [1,{"b":"]}"}] ,"\u0062":"x\"y\\", "c":-1e308,"d":{} ,"":null}"#;
+        let found: Vec<_> = entries(text).iter().map(|e| (e.key, e.value)).collect();
+        assert_eq!(
+            found,
+            [
+                (r#""a""#, r#"[1,{"b":"]}"}]"#),
+                (r#""\u0062""#, r#""x\"y\\""#),
+                (r#""c""#, "-1e308"),
+                (r#""d""#, "{}"),
+                (r#""""#, "null"),
+            ]
+        );
+        assert!(entries("{}").is_empty());
+    }
+
+    #[test]
+    fn keys_are_compared_decoded_and_half_surrogates_are_keys_too() {
+        assert!(same_key(r#""\u0062""#, r#""b""#));
+        assert!(same_key(r#""\ud800""#, r#""\uD800""#));
+        assert!(!same_key(r#""\ud800""#, r#""\ud801""#));
+        for count in [2, 100] {
+            let keys: Vec<String> = (0..count).map(|i| format!("\"k{i}\"")).collect();
+            let index = KeyIndex::new(keys.iter().map(String::as_str));
+            assert_eq!(index.find(r#""\u006b1""#), Some(1));
+            assert_eq!(index.find(r#""\ud800""#), None);
+        }
+        assert!(is_object(r#"{"\ud800":"\udfff"}"#));
+    }
+
+    #[test]
+    fn only_whole_objects_are_objects() {
+        for bad in ["", "[]", "1", "null", "{", "{}x", r#"{"a":}"#, "{'a':1}"] {
+            assert!(!is_object(bad), "{bad}");
+        }
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+        assert!(is_object(&deep));
+        assert_eq!(entries(&deep).len(), 1);
+    }
+
+    fn any_json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            ".*".prop_map(Into::into),
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
+                prop::collection::btree_map(".*", inner, 0..4)
+                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn entries_agree_with_a_full_parser(
+            map in prop::collection::btree_map(".*", any_json(), 0..6),
+            pretty in any::<bool>(),
+        ) {
+            let value = serde_json::Value::Object(map.clone().into_iter().collect());
+            let text = if pretty {
+                serde_json::to_string_pretty(&value).unwrap()
+            } else {
+                value.to_string()
+            };
+            prop_assert!(is_object(&text));
+            let found: std::collections::BTreeMap<String, serde_json::Value> = entries(&text)
+                .iter()
+                .map(|e| {
+                    (serde_json::from_str(e.key).unwrap(), serde_json::from_str(e.value).unwrap())
+                })
+                .collect();
+            prop_assert_eq!(found, map);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Size limits (spec 13). Every one is an option; values beyond are refused before anything is sent.
+
+use crate::model::error::{Error, Result};
+use serde::Deserialize;
+
+/// Sizes are in bytes of UTF-8, times in milliseconds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Longest id (`connId`, `userId`, `roomId`, channel and lock names). Default 4 KiB.
+    pub max_id_bytes: usize,
+    /// Longest state as JSON text. Default 1 MiB.
+    pub max_state_bytes: usize,
+    /// Most heartbeats in one batch. Default 256.
+    pub max_batch_size: usize,
+    /// Most heartbeats waiting; beyond it `heartbeat` rejects with `OVERLOADED`. Default 100 000.
+    pub max_queue: usize,
+    /// How long a command may take before it fails with `TIMEOUT`. Default 2000 ms.
+    pub command_timeout_ms: u64,
+    /// How long connecting may take. Default 5000 ms.
+    pub connect_timeout_ms: u64,
+    /// Most events waiting for JavaScript; beyond it they are dropped and `resync` is told.
+    /// Default 65 536.
+    pub max_event_queue: usize,
+    /// Most bytes of events waiting for JavaScript. Default 64 MiB.
+    pub max_event_queue_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_id_bytes: 4 * 1024,
+            max_state_bytes: 1024 * 1024,
+            max_batch_size: 256,
+            max_queue: 100_000,
+            command_timeout_ms: 2_000,
+            connect_timeout_ms: 5_000,
+            max_event_queue: 65_536,
+            max_event_queue_bytes: 64 * 1024 * 1024,
+        }
+    }
+}
+
+impl Limits {
+    /// Refuses limits that nothing could work with.
+    pub fn check(&self) -> Result<()> {
+        let positive = [
+            ("limits.maxIdBytes", self.max_id_bytes as u64),
+            ("limits.maxStateBytes", self.max_state_bytes as u64),
+            ("limits.maxBatchSize", self.max_batch_size as u64),
+            ("limits.maxQueue", self.max_queue as u64),
+            ("limits.commandTimeoutMs", self.command_timeout_ms),
+            ("limits.connectTimeoutMs", self.connect_timeout_ms),
+            ("limits.maxEventQueue", self.max_event_queue as u64),
+            (
+                "limits.maxEventQueueBytes",
+                self.max_event_queue_bytes as u64,
+            ),
+        ];
+        for (field, value) in positive {
+            if value == 0 {
+                return Err(Error::invalid(format!("{field} must be at least 1, got 0")));
+            }
+        }
+        // One script call takes two arguments a connection; Redis's Lua cannot unpack more.
+        if self.max_batch_size > 2_000 {
+            return Err(Error::invalid(format!(
+                "limits.maxBatchSize must be at most 2000, got {}",
+                self.max_batch_size
+            )));
+        }
+        Ok(())
+    }
+
+    pub fn state(&self, field: &str, size: usize) -> Result<()> {
+        if size > self.max_state_bytes {
+            return Err(Error::invalid(format!(
+                "{field} is {size} bytes of JSON, more than the limit of {} bytes \
+                 (limits.maxStateBytes); keep big data elsewhere and its id in the state",
+                self.max_state_bytes
+            )));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,347 @@
+//! `NativeClient`: one core client for JavaScript. Methods convert and pass on; each call's result
+//! goes to the inbox under the number that the call came with.
+
+use super::{
+    inbox::{Inbox, Wake},
+    runtime,
+};
+use crate::{
+    client::Client,
+    heartbeat::{Request, Settle},
+    model::{
+        error::{Error, Result},
+        json::quote,
+        presence::{Member, members_json},
+        state::Patch,
+    },
+    options::Options,
+    store::Topic,
+};
+use futures_util::FutureExt;
+use napi::bindgen_prelude::{Float64ArraySlice, Function};
+use napi_derive::napi;
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, OnceLock},
+};
+
+#[napi]
+pub struct NativeClient {
+    core: Arc<OnceLock<Arc<Client>>>,
+    inbox: Arc<Inbox>,
+}
+
+#[napi]
+impl NativeClient {
+    /// `wake` is called (on the JavaScript thread, without arguments) when there is something to
+    /// drain. It does not keep the process alive.
+    #[napi(constructor)]
+    pub fn new(wake: Function<'_, (), ()>) -> napi::Result<Self> {
+        let wake: Wake = wake
+            .build_threadsafe_function()
+            .weak::<true>()
+            .callee_handled::<false>()
+            .build()?;
+        Ok(NativeClient {
+            core: Arc::default(),
+            inbox: Arc::new(Inbox::new(wake)),
+        })
+    }
+
+    #[napi]
+    pub fn connect(&self, call: f64, options: String) -> napi::Result<()> {
+        let core = self.core.clone();
+        let inbox = self.inbox.clone();
+        self.spawn(call, async move {
+            let options = Options::parse(&options)?;
+            inbox.bound(&options.limits);
+            let client = Client::connect(options, inbox).await?;
+            core.set(Arc::new(client))
+                .map_err(|_| Error::internal("connected twice"))?;
+            Ok("null".into())
+        })
+    }
+
+    #[napi]
+    pub fn join(
+        &self,
+        call: f64,
+        room: String,
+        user: String,
+        conn: String,
+        state: String,
+        snapshot: bool,
+    ) -> napi::Result<()> {
+        self.call(call, async move |client| {
+            let (epoch, members) = client.join(&room, &user, &conn, &state, snapshot).await?;
+            let members = members
+                .as_deref()
+                .map_or_else(|| "null".into(), members_json);
+            Ok(format!(r#"{{"epoch":{epoch},"snapshot":{members}}}"#))
+        })
+    }
+
+    /// Takes heartbeats without a patch. `conns` are the connection ids one after the other;
+    /// `items` has three numbers for each: its length in UTF-16 units, the epoch (-1: none), the
+    /// ticket.
+    #[napi]
+    pub fn heartbeats(&self, conns: String, items: &[f64]) {
+        let mut rest = conns.as_str();
+        let ascii = conns.len() as f64 == items.chunks_exact(3).map(|item| item[0]).sum::<f64>();
+        let mut requests = Vec::with_capacity(items.len() / 3);
+        for item in items.chunks_exact(3) {
+            let units = item[0] as usize;
+            let end = if ascii { units } else { bytes_of(rest, units) };
+            let (conn, after) = rest.split_at(end.min(rest.len()));
+            rest = after;
+            requests.push(Request {
+                conn: conn.into(),
+                epoch: (item[1] >= 0.0).then_some(item[1] as u64),
+                patch: None,
+                ticket: item[2] as u64,
+            });
+        }
+        self.submit(requests);
+    }
+
+    /// Takes one heartbeat with a patch: `set` is the JSON text of the keys to set, `remove` that
+    /// of an array of keys to remove, or empty.
+    #[napi]
+    pub fn heartbeat_patch(
+        &self,
+        ticket: f64,
+        conn: String,
+        epoch: f64,
+        set: String,
+        remove: String,
+    ) {
+        let ticket = ticket as u64;
+        let patch = self
+            .client()
+            .and_then(|client| {
+                client
+                    .limits()
+                    .state("patchState", set.len() + remove.len())
+            })
+            .and_then(|()| Patch::parse("patchState", &set, &remove));
+        match patch {
+            Ok(patch) => self.submit(vec![Request {
+                conn: conn.into(),
+                epoch: (epoch >= 0.0).then_some(epoch as u64),
+                patch: Some(patch),
+                ticket,
+            }]),
+            Err(error) => self.inbox.settle(vec![(ticket, Err(error))]),
+        }
+    }
+
+    #[napi]
+    pub fn leave(&self, call: f64, conn: String) -> napi::Result<()> {
+        self.call(call, async move |client| {
+            Ok(match client.leave(&conn).await? {
+                None => "null".into(),
+                Some(place) => format!(
+                    r#"{{"roomId":{},"userId":{}}}"#,
+                    quote(&place.room),
+                    quote(&place.user)
+                ),
+            })
+        })
+    }
+
+    #[napi]
+    pub fn room_snapshot(&self, call: f64, room: String) -> napi::Result<()> {
+        self.call(call, async move |client| {
+            Ok(members_json(&client.room_snapshot(&room).await?))
+        })
+    }
+
+    #[napi]
+    pub fn user_presence(&self, call: f64, user: String) -> napi::Result<()> {
+        self.call(call, async move |client| {
+            let connections = client.user_connections(&user).await?;
+            Ok(format!(
+                r#"{{"userId":{},"rooms":{},"connections":{}}}"#,
+                quote(&user),
+                rooms_json(&connections),
+                members_json(&connections)
+            ))
+        })
+    }
+
+    /// `room` is empty for all rooms.
+    #[napi]
+    pub fn subscribe(&self, call: f64, room: String) -> napi::Result<()> {
+        self.call(call, async move |client| {
+            client.subscribe(topic(&room)).await.map(|()| "null".into())
+        })
+    }
+
+    #[napi]
+    pub fn unsubscribe(&self, call: f64, room: String) -> napi::Result<()> {
+        self.call(call, async move |client| {
+            client
+                .unsubscribe(topic(&room))
+                .await
+                .map(|()| "null".into())
+        })
+    }
+
+    #[napi]
+    pub fn start_reaper(&self, call: f64) -> napi::Result<()> {
+        self.call(call, async move |client| {
+            client.start_reaper().map(|()| "null".into())
+        })
+    }
+
+    #[napi]
+    pub fn reap_once(&self, call: f64) -> napi::Result<()> {
+        self.call(call, async move |client| {
+            let (sweep, took) = client.reap_once().await?;
+            Ok(format!(
+                r#"{{"rooms":{},"expired":{},"durationMs":{}}}"#,
+                sweep.rooms,
+                sweep.expired,
+                took.as_secs_f64() * 1_000.0
+            ))
+        })
+    }
+
+    #[napi]
+    pub fn close(&self, call: f64) -> napi::Result<()> {
+        let core = self.core.clone();
+        self.spawn(call, async move {
+            if let Some(client) = core.get() {
+                client.close().await;
+            }
+            Ok("null".into())
+        })
+    }
+
+    /// The metrics as JSON text; empty before the client is connected.
+    #[napi]
+    pub fn metrics(&self) -> napi::Result<String> {
+        match self.core.get() {
+            None => Ok("{}".into()),
+            Some(client) => serde_json::to_string(&client.metrics())
+                .map_err(|error| napi::Error::from_reason(error.to_string())),
+        }
+    }
+
+    /// Writes settled heartbeats into `out`, three numbers each: ticket; 0 for unchanged, 1 for
+    /// changed, -1 for failed; the epoch, or the number of the error (see `takeErrors`). Returns
+    /// how many there are.
+    #[napi]
+    pub fn drain_heartbeats(&self, mut out: Float64ArraySlice<'_>) -> u32 {
+        // SAFETY: we are on the JavaScript thread and do not call into JavaScript while the slice
+        // lives; the façade owns the array and shares it with no worker.
+        self.inbox.drain_heartbeats(unsafe { out.as_mut() })
+    }
+
+    /// The errors that the last `drainHeartbeats` numbered, as a JSON array.
+    #[napi]
+    pub fn take_errors(&self) -> String {
+        self.inbox.take_errors()
+    }
+
+    /// Everything else that has come in, as one JSON text; `null` if nothing has.
+    #[napi]
+    pub fn drain(&self) -> Option<String> {
+        self.inbox.drain()
+    }
+
+    fn client(&self) -> Result<&Arc<Client>> {
+        self.core.get().ok_or_else(Error::closed)
+    }
+
+    fn submit(&self, requests: Vec<Request>) {
+        match self.client() {
+            Ok(client) => client.heartbeats(requests),
+            Err(error) => self.inbox.settle(
+                requests
+                    .into_iter()
+                    .map(|request| (request.ticket, Err(error.clone())))
+                    .collect(),
+            ),
+        }
+    }
+
+    fn call<F>(
+        &self,
+        call: f64,
+        work: impl FnOnce(Arc<Client>) -> F + Send + 'static,
+    ) -> napi::Result<()>
+    where
+        F: Future<Output = Result<String>> + Send,
+    {
+        let client = self.client().cloned();
+        self.spawn(call, async move { work(client?).await })
+    }
+
+    /// Runs a call and hands its result over; a panic becomes an error like any other.
+    fn spawn(
+        &self,
+        call: f64,
+        work: impl Future<Output = Result<String>> + Send + 'static,
+    ) -> napi::Result<()> {
+        let inbox = self.inbox.clone();
+        runtime()?.spawn(async move {
+            let result = AssertUnwindSafe(work)
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|panic| {
+                    let said = panic
+                        .downcast_ref::<&str>()
+                        .map(|text| (*text).to_owned())
+                        .or_else(|| panic.downcast_ref::<String>().cloned())
+                        .unwrap_or_default();
+                    Err(
+                        Error::internal("Rollcall failed inside; please report this")
+                            .with_cause(said),
+                    )
+                });
+            inbox.answer(call, result);
+        });
+        Ok(())
+    }
+}
+
+impl Drop for NativeClient {
+    /// The JavaScript object is gone, or its environment is: what it held ends in the background.
+    fn drop(&mut self) {
+        self.inbox.abandon();
+        if let (Some(client), Ok(runtime)) = (self.core.get().cloned(), runtime()) {
+            runtime.spawn(async move { client.close().await });
+        }
+    }
+}
+
+fn topic(room: &str) -> Topic {
+    if room.is_empty() {
+        Topic::AllRooms
+    } else {
+        Topic::Room(room.into())
+    }
+}
+
+/// How many bytes the first `units` UTF-16 units of `text` are.
+fn bytes_of(text: &str, units: usize) -> usize {
+    let mut left = units;
+    for (at, c) in text.char_indices() {
+        if left == 0 {
+            return at;
+        }
+        left = left.saturating_sub(c.len_utf16());
+    }
+    text.len()
+}
+
+/// The distinct rooms of a user's connections.
+fn rooms_json(connections: &[Member]) -> String {
+    let rooms: std::collections::BTreeSet<&str> = connections
+        .iter()
+        .map(|member| member.room.as_str())
+        .collect();
+    let quoted: Vec<String> = rooms.into_iter().map(quote).collect();
+    format!("[{}]", quoted.join(","))
+}

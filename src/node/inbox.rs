@@ -1,0 +1,242 @@
+//! What waits for JavaScript: results of calls, settled heartbeats, events, notices. Filled from
+//! the core's threads, drained by the JavaScript thread, one wake for however much there is.
+//!
+//! Races: `scheduled` is cleared before the queues are read, so whatever is put in later wakes
+//! again. Events are bounded; when JavaScript does not take them in time they are dropped as a
+//! whole and the gap is told, so memory stays bounded while a handler blocks (spec 4.4).
+
+use crate::{
+    heartbeat::Settle,
+    model::{
+        error::{Error, Result},
+        json::quote,
+        limits::Limits,
+        presence::Beat,
+    },
+    store::{ConnectionState, EventSink, LogLevel, Topic},
+};
+use napi::{
+    Status,
+    threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode},
+};
+use parking_lot::Mutex;
+use std::{
+    collections::VecDeque,
+    fmt::Write as _,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+/// Weak: it never keeps the process alive.
+pub type Wake = ThreadsafeFunction<(), (), (), Status, false, true>;
+
+/// Events and bytes that one drain hands over at most, so that a backlog does not block the
+/// JavaScript thread in one piece.
+const DRAIN_EVENTS: usize = 4_096;
+const DRAIN_BYTES: usize = 4 * 1024 * 1024;
+
+pub struct Inbox {
+    wake: Wake,
+    scheduled: AtomicBool,
+    abandoned: AtomicBool,
+    beats: Mutex<Beats>,
+    rest: Mutex<Rest>,
+    most_events: AtomicUsize,
+    most_event_bytes: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Beats {
+    settled: VecDeque<(u64, Result<Beat>)>,
+    errors: Vec<Error>,
+}
+
+#[derive(Default)]
+struct Rest {
+    answers: Vec<(f64, Result<String>)>,
+    notices: Vec<String>,
+    events: VecDeque<(bool, Box<str>)>,
+    event_bytes: usize,
+}
+
+impl Inbox {
+    pub fn new(wake: Wake) -> Self {
+        let limits = Limits::default();
+        Inbox {
+            wake,
+            scheduled: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
+            beats: Mutex::default(),
+            rest: Mutex::default(),
+            most_events: AtomicUsize::new(limits.max_event_queue),
+            most_event_bytes: AtomicUsize::new(limits.max_event_queue_bytes),
+        }
+    }
+
+    pub fn bound(&self, limits: &Limits) {
+        self.most_events
+            .store(limits.max_event_queue, Ordering::Relaxed);
+        self.most_event_bytes
+            .store(limits.max_event_queue_bytes, Ordering::Relaxed);
+    }
+
+    /// Nobody will drain any more.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+        *self.beats.lock() = Beats::default();
+        *self.rest.lock() = Rest::default();
+    }
+
+    pub fn answer(&self, call: f64, result: Result<String>) {
+        self.put(|rest| rest.answers.push((call, result)));
+    }
+
+    pub fn drain_heartbeats(&self, out: &mut [f64]) -> u32 {
+        self.scheduled.store(false, Ordering::Release);
+        let mut beats = self.beats.lock();
+        let Beats { settled, errors } = &mut *beats;
+        let count = settled.len().min(out.len() / 3);
+        for (slot, (ticket, result)) in out.chunks_exact_mut(3).zip(settled.drain(..count)) {
+            slot[0] = ticket as f64;
+            match result {
+                Ok(beat) => {
+                    slot[1] = if beat.changed { 1.0 } else { 0.0 };
+                    slot[2] = beat.epoch as f64;
+                }
+                Err(error) => {
+                    slot[1] = -1.0;
+                    slot[2] = errors.len() as f64;
+                    errors.push(error);
+                }
+            }
+        }
+        // A burst must not keep its memory for ever.
+        if settled.is_empty() && settled.capacity() > 16 * 1024 {
+            *settled = VecDeque::new();
+        }
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    pub fn take_errors(&self) -> String {
+        let errors = std::mem::take(&mut self.beats.lock().errors);
+        let errors: Vec<String> = errors.iter().map(error_json).collect();
+        format!("[{}]", errors.join(","))
+    }
+
+    /// `{"calls":[[number,value]|[number,null,error],…],"notices":[…],"all":[event,…],
+    /// "rooms":[event,…]}`: `all` for subscribers of every room, `rooms` for those of one.
+    pub fn drain(&self) -> Option<String> {
+        self.scheduled.store(false, Ordering::Release);
+        let mut rest = self.rest.lock();
+        if rest.answers.is_empty() && rest.notices.is_empty() && rest.events.is_empty() {
+            return None;
+        }
+        let mut calls = String::new();
+        for (call, result) in rest.answers.drain(..) {
+            separate(&mut calls);
+            match result {
+                Ok(value) => write!(calls, "[{call},{value}]"),
+                Err(error) => write!(calls, "[{call},null,{}]", error_json(&error)),
+            }
+            .expect("a String takes any text");
+        }
+        let notices = std::mem::take(&mut rest.notices).join(",");
+        let (mut all, mut rooms) = (String::new(), String::new());
+        let mut count = 0;
+        while count < DRAIN_EVENTS && all.len() + rooms.len() < DRAIN_BYTES {
+            let Some((of_all, payload)) = rest.events.pop_front() else {
+                break;
+            };
+            rest.event_bytes -= payload.len();
+            let list = if of_all { &mut all } else { &mut rooms };
+            separate(list);
+            list.push_str(&payload);
+            count += 1;
+        }
+        if rest.events.is_empty() {
+            rest.events.shrink_to(1_024);
+        } else {
+            self.schedule();
+        }
+        Some(format!(
+            r#"{{"calls":[{calls}],"notices":[{notices}],"all":[{all}],"rooms":[{rooms}]}}"#
+        ))
+    }
+
+    fn put(&self, into: impl FnOnce(&mut Rest)) {
+        if self.abandoned.load(Ordering::Acquire) {
+            return;
+        }
+        into(&mut self.rest.lock());
+        self.schedule();
+    }
+
+    fn schedule(&self) {
+        if !self.scheduled.swap(true, Ordering::AcqRel) {
+            // It fails only when the environment is going away, and then nobody waits.
+            self.wake.call((), ThreadsafeFunctionCallMode::NonBlocking);
+        }
+    }
+}
+
+impl Settle for Inbox {
+    fn settle(&self, results: Vec<(u64, Result<Beat>)>) {
+        if self.abandoned.load(Ordering::Acquire) {
+            return;
+        }
+        self.beats.lock().settled.extend(results);
+        self.schedule();
+    }
+}
+
+impl EventSink for Inbox {
+    fn presence(&self, topic: &Topic, payload: &str) -> u64 {
+        let most = self.most_events.load(Ordering::Relaxed);
+        let most_bytes = self.most_event_bytes.load(Ordering::Relaxed);
+        let mut dropped = 0;
+        self.put(|rest| {
+            if rest.events.len() >= most || rest.event_bytes + payload.len() > most_bytes {
+                dropped = rest.events.len() as u64 + 1;
+                rest.events.clear();
+                rest.event_bytes = 0;
+                rest.notices.push(r#"["resync","overflow"]"#.into());
+            } else {
+                rest.event_bytes += payload.len();
+                rest.events
+                    .push_back((*topic == Topic::AllRooms, payload.into()));
+            }
+        });
+        dropped
+    }
+
+    fn gap(&self) {
+        self.put(|rest| rest.notices.push(r#"["resync","reconnected"]"#.into()));
+    }
+
+    fn malformed(&self) {}
+
+    fn state(&self, state: ConnectionState, detail: &str) {
+        let notice = format!(r#"["state","{}",{}]"#, state.as_str(), quote(detail));
+        self.put(|rest| rest.notices.push(notice));
+    }
+
+    fn log(&self, level: LogLevel, message: &str) {
+        let notice = format!(r#"["log","{}",{}]"#, level.as_str(), quote(message));
+        self.put(|rest| rest.notices.push(notice));
+    }
+}
+
+fn separate(list: &mut String) {
+    if !list.is_empty() {
+        list.push(',');
+    }
+}
+
+fn error_json(error: &Error) -> String {
+    let cause = error.cause.as_deref().map_or_else(|| "null".into(), quote);
+    format!(
+        r#"{{"code":"{}","message":{},"unknown":{},"cause":{cause}}}"#,
+        error.code,
+        quote(&error.message),
+        error.outcome_unknown,
+    )
+}

@@ -1,0 +1,41 @@
+//! The Node.js binding: converts arguments and results, and nothing else. JavaScript owns every
+//! Promise: a call carries a number, and what came of it is handed over later under that number,
+//! many at a time (`inbox.rs`). The façade in `js/` makes this pleasant; nobody else uses it.
+
+mod client;
+mod inbox;
+
+use crate::model::error::Code;
+use napi_derive::napi;
+use std::sync::LazyLock;
+use tokio::runtime::{Builder, Runtime};
+
+/// One runtime for all clients of the process, made by the first: a client costs no thread. One
+/// worker, because hops between workers cost more than they win here: the work is to move small
+/// messages, and a batch grows while the worker is busy with the last one.
+static RUNTIME: LazyLock<Result<Runtime, String>> = LazyLock::new(|| {
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("rollcall")
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())
+});
+
+fn runtime() -> napi::Result<&'static Runtime> {
+    RUNTIME.as_ref().map_err(|error| {
+        napi::Error::from_reason(format!(
+            "the thread for Rollcall could not be started: {error}"
+        ))
+    })
+}
+
+/// Every error code, so that the façade's table can be held to the core's.
+#[napi]
+#[cfg_attr(
+    test,
+    allow(dead_code, reason = "exported by the macro, which tests leave out")
+)]
+pub fn error_codes() -> Vec<&'static str> {
+    Code::ALL.iter().map(|code| code.as_str()).collect()
+}

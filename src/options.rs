@@ -1,0 +1,106 @@
+//! Options of a client, as they come from JavaScript (JSON, camelCase), with their defaults and
+//! checks.
+
+use crate::{
+    keys::DEFAULT_SHARD_COUNT,
+    model::{
+        error::{Error, Result},
+        limits::Limits,
+    },
+    store::redis::config::Tls,
+};
+use serde::Deserialize;
+
+/// Times are in milliseconds.
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Options {
+    /// `redis://`, `rediss://`, `redis+unix://` or `memory://<name>`; none: an in-process store of
+    /// the client's own.
+    pub url: Option<String>,
+    pub tls: Tls,
+    /// How long a connection lives without a heartbeat. Default 30 000.
+    pub ttl_ms: u64,
+    /// Within what time of its TTL a dead connection is removed. Default 1000.
+    pub sweep_interval_ms: u64,
+    /// How often rooms that only other implementations wrote are looked for. Default 30 000.
+    pub fallback_sweep_ms: u64,
+    /// Shards of the due index; the same on every node. Default 10.
+    pub shard_count: u32,
+    /// Start of every key and channel. Default `prs:`.
+    pub key_prefix: String,
+    /// How long a heartbeat waits for others. Default 0: not at all.
+    pub batch_window_ms: u64,
+    pub limits: Limits,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            url: None,
+            tls: Tls::default(),
+            ttl_ms: 30_000,
+            sweep_interval_ms: 1_000,
+            fallback_sweep_ms: 30_000,
+            shard_count: DEFAULT_SHARD_COUNT,
+            key_prefix: "prs:".into(),
+            batch_window_ms: 0,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Ten years: what Redis takes as a TTL without overflow, and nobody needs more.
+const MOST_MS: u64 = 10 * 365 * 24 * 3600 * 1000;
+
+impl Options {
+    pub fn parse(json: &str) -> Result<Options> {
+        let options: Options = serde_json::from_str(json)
+            .map_err(|error| Error::invalid(format!("options: {error}")))?;
+        options.check()?;
+        Ok(options)
+    }
+
+    fn check(&self) -> Result<()> {
+        for (field, value, least, most) in [
+            ("ttlMs", self.ttl_ms, 1, MOST_MS),
+            ("sweepIntervalMs", self.sweep_interval_ms, 2, MOST_MS),
+            ("fallbackSweepMs", self.fallback_sweep_ms, 1, MOST_MS),
+            ("shardCount", u64::from(self.shard_count), 1, 1024),
+            ("batchWindowMs", self.batch_window_ms, 0, 60_000),
+        ] {
+            if value < least || value > most {
+                return Err(Error::invalid(format!(
+                    "{field} must be between {least} and {most}, got {value}"
+                )));
+            }
+        }
+        if self.key_prefix.is_empty() || self.key_prefix.len() > 1024 {
+            return Err(Error::invalid(format!(
+                "keyPrefix must be 1 to 1024 bytes long, got {}",
+                self.key_prefix.len()
+            )));
+        }
+        self.limits.check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_that_does_not_exist_or_fit_is_named() {
+        for (json, named) in [
+            (r#"{"ttl":1}"#, "ttl"),
+            (r#"{"ttlMs":0}"#, "ttlMs"),
+            (r#"{"ttlMs":-5}"#, "invalid value"),
+            (r#"{"limits":{"maxQueue":0}}"#, "limits.maxQueue"),
+            (r#"{"keyPrefix":""}"#, "keyPrefix"),
+        ] {
+            let error = Options::parse(json).err().unwrap();
+            assert!(error.message.contains(named), "{json}: {}", error.message);
+        }
+        assert_eq!(Options::parse("{}").ok().unwrap().ttl_ms, 30_000);
+    }
+}

@@ -1,0 +1,77 @@
+//! Presence: joining, leaving and looking, on a store; and what the node remembers of connections.
+
+pub mod directory;
+
+use crate::{
+    model::{
+        error::{Code, Error, Result},
+        presence::{Epoch, Member, Place},
+    },
+    store::{Join, Joined, Left, Store},
+};
+use directory::{Directory, Known};
+
+/// How often a join or leave follows a connection that moves under its hands before it gives up.
+/// Each round means that somebody else moved the same connection in between.
+const MOST_ROUNDS: usize = 32;
+
+/// Joins, wherever the connection was before (spec 3.1, 3.2).
+pub async fn join(
+    store: &dyn Store,
+    directory: &Directory,
+    join: &mut Join,
+    snapshot: bool,
+) -> Result<(Epoch, Option<Vec<Member>>)> {
+    let known = directory.get(&join.conn);
+    join.floor = known.as_ref().map_or(0, |known| known.epoch + 1);
+    let mut previous = known.map(|known| known.place);
+    for _ in 0..MOST_ROUNDS {
+        match store.join(join, previous.as_ref(), snapshot).await? {
+            Joined::Joined { epoch, snapshot } => {
+                directory.learn(
+                    &join.conn,
+                    Known::new(join.place.clone(), epoch, Some(join.state.clone())),
+                );
+                return Ok((epoch, snapshot));
+            }
+            Joined::Elsewhere(place) => previous = Some(place),
+        }
+    }
+    Err(contended(&join.conn))
+}
+
+/// Leaves the room that the connection is in; `None` if it is unknown (spec 3.6).
+pub async fn leave(store: &dyn Store, directory: &Directory, conn: &str) -> Result<Option<Place>> {
+    let mut place = match directory.get(conn) {
+        Some(known) => known.place,
+        None => match store.locate(&[conn.into()]).await?.pop().flatten() {
+            Some(located) => located.place,
+            None => return Ok(None),
+        },
+    };
+    for _ in 0..MOST_ROUNDS {
+        match store.leave(conn, &place).await? {
+            Left::Left => {
+                directory.forget(conn);
+                return Ok(Some(place));
+            }
+            Left::Unknown => {
+                directory.forget(conn);
+                return Ok(None);
+            }
+            Left::Elsewhere(actual) => place = actual,
+        }
+    }
+    Err(contended(conn))
+}
+
+fn contended(conn: &str) -> Error {
+    Error::new(
+        Code::Unavailable,
+        format!(
+            "connection {} was moved by others {MOST_ROUNDS} times while this call ran; \
+             is its connId used by several sockets?",
+            crate::model::ids::shown(conn)
+        ),
+    )
+}

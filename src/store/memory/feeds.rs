@@ -1,0 +1,65 @@
+//! Who gets which events.
+
+use crate::store::{EventSink, Topic};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+/// Names one handle on a core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct HandleId(pub(super) u64);
+
+/// The subscriptions of every handle on a core.
+#[derive(Default)]
+pub(super) struct Feeds(HashMap<Topic, BTreeMap<HandleId, Arc<dyn EventSink>>>);
+
+impl Feeds {
+    pub(super) fn subscribe(&mut self, topic: &Topic, handle: HandleId, sink: &Arc<dyn EventSink>) {
+        self.0
+            .entry(topic.clone())
+            .or_default()
+            .insert(handle, sink.clone());
+    }
+
+    pub(super) fn unsubscribe(&mut self, topic: &Topic, handle: HandleId) {
+        if let Some(sinks) = self.0.get_mut(topic) {
+            sinks.remove(&handle);
+            if sinks.is_empty() {
+                self.0.remove(topic);
+            }
+        }
+    }
+
+    pub(super) fn drop_handle(&mut self, handle: HandleId) {
+        self.0.retain(|_, sinks| {
+            sinks.remove(&handle);
+            !sinks.is_empty()
+        });
+    }
+
+    /// Hands the event of a room to everybody who wants it: the room's own feed first, then the
+    /// feed of all rooms, as Redis serves channels before patterns. The text is only made if
+    /// somebody listens.
+    pub(super) fn publish(&self, room: &Arc<str>, text: impl FnOnce() -> String) {
+        if self.0.is_empty() {
+            return;
+        }
+        let topics = [Topic::Room(room.clone()), Topic::AllRooms];
+        let feeds = topics.each_ref().map(|topic| self.0.get(topic));
+        if feeds.iter().all(Option::is_none) {
+            return;
+        }
+        let text = text();
+        for (topic, sinks) in topics.iter().zip(feeds) {
+            for sink in sinks.into_iter().flat_map(BTreeMap::values) {
+                sink.presence(topic, &text);
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}

@@ -1,0 +1,260 @@
+//! The store in the process: what the Redis scripts do, done on maps under one lock, and held to
+//! the same conformance suite (spec 11.2). For development, tests and servers of one process.
+//!
+//! Handles opened under one name share a core; its data lives as long as one of them is open.
+//! Whatever lists connections lists them in the order in which they joined (a rejoin counts anew).
+
+mod clock;
+mod feeds;
+mod presence;
+#[cfg(test)]
+mod tests;
+
+use self::{
+    clock::Clock,
+    feeds::{Feeds, HandleId},
+    presence::Presence,
+};
+use crate::{
+    model::{
+        error::{Error, Result},
+        presence::{Member, Place, Sweep},
+    },
+    store::{
+        Beaten, EventSink, Exception, FullBeat, Join, Joined, Left, Located, PlainBeat, Store,
+        Topic,
+    },
+};
+use futures_util::future::BoxFuture;
+use parking_lot::{Mutex, RwLock};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, LazyLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// Connections that a sweep removes before it lets others at the data.
+const REAPED_AT_A_TIME: usize = 256;
+
+/// The cores that have a name. A core takes itself out when its last handle goes.
+static NAMED: LazyLock<Mutex<HashMap<Box<str>, Weak<Core>>>> = LazyLock::new(Mutex::default);
+
+/// What handles share.
+struct Core {
+    name: Option<Box<str>>,
+    clock: Clock,
+    /// One lock for all: operations are atomic with their events because sinks are called while
+    /// it is held, in the order of application.
+    data: Mutex<Data>,
+}
+
+#[derive(Default)]
+struct Data {
+    presence: Presence,
+    feeds: Feeds,
+}
+
+impl Core {
+    fn new(name: Option<&str>, clock: Clock) -> Arc<Core> {
+        Arc::new(Core {
+            name: name.map(Into::into),
+            clock,
+            data: Mutex::default(),
+        })
+    }
+
+    fn named(name: &str) -> Arc<Core> {
+        let mut named = NAMED.lock();
+        if let Some(core) = named.get(name).and_then(Weak::upgrade) {
+            return core;
+        }
+        let core = Core::new(Some(name), Clock::Monotone);
+        named.insert(name.into(), Arc::downgrade(&core));
+        core
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        let Some(name) = &self.name else { return };
+        let mut named = NAMED.lock();
+        // A new core may have taken the name since this one's last handle went.
+        if named.get(name).is_some_and(|core| core.strong_count() == 0) {
+            named.remove(name);
+        }
+    }
+}
+
+/// One client's handle on an in-process store, with its own subscriptions and its own sink.
+pub struct MemoryStore {
+    /// `None` once closed. Read-locked during every operation, so that after `close` none is under
+    /// way that could subscribe or publish.
+    core: RwLock<Option<Arc<Core>>>,
+    id: HandleId,
+    sink: Arc<dyn EventSink>,
+}
+
+impl MemoryStore {
+    /// Opens the store that this process knows by `name`, or one that nobody else can reach.
+    pub fn open(name: Option<&str>, sink: Arc<dyn EventSink>) -> MemoryStore {
+        let core = match name {
+            Some(name) => Core::named(name),
+            None => Core::new(None, Clock::Monotone),
+        };
+        Self::on(core, sink)
+    }
+
+    fn on(core: Arc<Core>, sink: Arc<dyn EventSink>) -> MemoryStore {
+        static HANDLES: AtomicU64 = AtomicU64::new(0);
+        let id = HandleId(HANDLES.fetch_add(1, Ordering::Relaxed));
+        MemoryStore {
+            core: RwLock::new(Some(core)),
+            id,
+            sink,
+        }
+    }
+
+    /// One atomic step at one time, which is read under the lock so that it never runs against the
+    /// order of application.
+    fn step<T>(&self, step: impl FnOnce(&mut Data, u64) -> T) -> Result<T> {
+        let core = self.core.read();
+        let core = core.as_ref().ok_or_else(Error::closed)?;
+        let mut data = core.data.lock();
+        let now = core.clock.now();
+        Ok(step(&mut data, now))
+    }
+
+    async fn do_sweep(&self) -> Result<Sweep> {
+        // What expires during the pass is left to the next one, so that a pass ends.
+        let until = self.step(|_, now| now)?;
+        let mut rooms = HashSet::new();
+        let mut expired = 0;
+        loop {
+            let removed = self.step(|data, now| {
+                data.presence
+                    .reap(&data.feeds, now, until, REAPED_AT_A_TIME, &mut rooms)
+            })?;
+            expired += removed as u64;
+            if removed < REAPED_AT_A_TIME {
+                return Ok(Sweep {
+                    rooms: rooms.len() as u64,
+                    expired,
+                });
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn close_now(&self) {
+        if let Some(core) = self.core.write().take() {
+            core.data.lock().feeds.drop_handle(self.id);
+        }
+    }
+
+    /// Nobody is present, nobody listens, and no index remembers anybody.
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        self.step(|data, _| data.presence.is_empty() && data.feeds.is_empty())
+            .unwrap_or(true)
+    }
+}
+
+impl Drop for MemoryStore {
+    fn drop(&mut self) {
+        self.close_now();
+    }
+}
+
+impl Store for MemoryStore {
+    fn join<'a>(
+        &'a self,
+        join: &'a Join,
+        previous: Option<&'a Place>,
+        snapshot: bool,
+    ) -> BoxFuture<'a, Result<Joined>> {
+        Box::pin(async move {
+            let joined = self.step(|data, now| {
+                data.presence
+                    .join(&data.feeds, now, join, previous, snapshot)
+            })?;
+            Ok(joined.into())
+        })
+    }
+
+    fn leave<'a>(&'a self, conn: &'a str, place: &'a Place) -> BoxFuture<'a, Result<Left>> {
+        Box::pin(async move {
+            self.step(|data, now| data.presence.leave(&data.feeds, now, conn, place))
+        })
+    }
+
+    fn beat_batch<'a>(
+        &'a self,
+        beats: &'a [PlainBeat],
+        ttl_ms: u64,
+    ) -> BoxFuture<'a, Result<Vec<Exception>>> {
+        Box::pin(async move { self.step(|data, now| data.presence.beat_batch(now, beats, ttl_ms)) })
+    }
+
+    fn beat_full<'a>(
+        &'a self,
+        beats: &'a [FullBeat],
+        ttl_ms: u64,
+    ) -> BoxFuture<'a, Vec<Result<Beaten>>> {
+        let beat = move |beat| {
+            self.step(|data, now| data.presence.beat_full(&data.feeds, now, beat, ttl_ms))
+        };
+        Box::pin(async move { beats.iter().map(beat).collect() })
+    }
+
+    fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<Option<Located>>>> {
+        Box::pin(async move {
+            self.step(|data, now| {
+                conns
+                    .iter()
+                    .map(|conn| data.presence.locate(now, conn))
+                    .collect()
+            })
+        })
+    }
+
+    fn room_snapshot<'a>(&'a self, room: &'a str) -> BoxFuture<'a, Result<Vec<Member>>> {
+        Box::pin(async move {
+            let found = self.step(|data, now| data.presence.in_room(room, now))?;
+            Ok(found.into_iter().map(Member::from).collect())
+        })
+    }
+
+    fn user_connections<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<Vec<Member>>> {
+        Box::pin(async move {
+            let found = self.step(|data, now| data.presence.of_user(user, now))?;
+            Ok(found.into_iter().map(Member::from).collect())
+        })
+    }
+
+    /// Every connection carries its own expiry, so the TTL is not needed.
+    fn sweep(&self, _ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>> {
+        Box::pin(self.do_sweep())
+    }
+
+    /// Nobody else writes here: there is nothing to adopt.
+    fn adopt(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn subscribe<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<()>> {
+        Box::pin(
+            async move { self.step(|data, _| data.feeds.subscribe(topic, self.id, &self.sink)) },
+        )
+    }
+
+    fn unsubscribe<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.step(|data, _| data.feeds.unsubscribe(topic, self.id)) })
+    }
+
+    /// Drops the subscriptions and lets go of the data; calls after it fail with `CLOSED`.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move { self.close_now() })
+    }
+}

@@ -1,0 +1,366 @@
+//! Presence data and its operations: what the Lua scripts do, on maps. Every method runs under the
+//! core's lock, publishes in its own step, and is given the time of that step.
+//!
+//! An expired connection behaves as a Redis hash that expired: nobody finds it, but it stays in
+//! the indices, unannounced, until a sweep or a join of the same id takes it out.
+
+use super::feeds::Feeds;
+use crate::{
+    model::{
+        event::{Change, Reason, presence_event},
+        presence::{Epoch, Member, Place},
+        state::State,
+    },
+    store::{Beaten, Exception, FullBeat, Join, Joined, Left, Located, PlainBeat},
+};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, hash_map},
+    sync::Arc,
+};
+
+/// Numbers joins; orders snapshots.
+type JoinNumber = u64;
+type InJoinOrder = BTreeMap<JoinNumber, Arc<str>>;
+
+/// One connection. Cloning copies pointers, no text.
+#[derive(Clone)]
+pub(super) struct Entry {
+    conn: Arc<str>,
+    place: Place,
+    state: State,
+    epoch: Epoch,
+    last_seen_ms: u64,
+    expires_at: u64,
+    joined: JoinNumber,
+}
+
+impl Entry {
+    fn is_live(&self, now: u64) -> bool {
+        now < self.expires_at
+    }
+
+    /// Keeps the connection for another TTL.
+    fn refresh(&mut self, due: &mut Due, now: u64, ttl_ms: u64) {
+        self.last_seen_ms = now;
+        let expires_at = now.saturating_add(ttl_ms);
+        if expires_at != self.expires_at
+            && let Some(conn) = due.remove(&(self.expires_at, self.joined))
+        {
+            due.insert((expires_at, self.joined), conn);
+        }
+        self.expires_at = expires_at;
+    }
+
+    fn event(&self, change: Change<'_>, now: u64) -> String {
+        presence_event(change, &self.place, &self.conn, now, self.epoch)
+    }
+}
+
+impl From<Entry> for Member {
+    fn from(entry: Entry) -> Self {
+        Member {
+            conn: entry.conn.as_ref().into(),
+            user: entry.place.user.as_ref().into(),
+            room: entry.place.room.as_ref().into(),
+            state: Some(entry.state),
+            last_seen_ms: entry.last_seen_ms,
+            epoch: entry.epoch,
+        }
+    }
+}
+
+/// Every connection by the exact time at which it expires. The number of the join tells those of
+/// one millisecond apart, cheaper than the id would.
+type Due = BTreeMap<(u64, JoinNumber), Arc<str>>;
+
+/// What a join came to; the snapshot is still to be copied, outside of the lock.
+pub(super) enum JoinStep {
+    Joined {
+        epoch: Epoch,
+        snapshot: Option<Vec<Entry>>,
+    },
+    Elsewhere(Place),
+}
+
+impl From<JoinStep> for Joined {
+    fn from(step: JoinStep) -> Self {
+        match step {
+            JoinStep::Joined { epoch, snapshot } => Joined::Joined {
+                epoch,
+                snapshot: snapshot.map(|found| found.into_iter().map(Member::from).collect()),
+            },
+            JoinStep::Elsewhere(place) => Joined::Elsewhere(place),
+        }
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Presence {
+    conns: HashMap<Arc<str>, Entry>,
+    rooms: HashMap<Arc<str>, InJoinOrder>,
+    users: HashMap<Arc<str>, InJoinOrder>,
+    due: Due,
+    joins: JoinNumber,
+}
+
+impl Presence {
+    /// `join.lua`. Where Redis leaves the entry of an expired connection in another room to the
+    /// next sweep, its `leave` (`timeout`, with its own epoch and user) is published here, before
+    /// the `join`.
+    pub(super) fn join(
+        &mut self,
+        feeds: &Feeds,
+        now: u64,
+        join: &Join,
+        previous: Option<&Place>,
+        snapshot: bool,
+    ) -> JoinStep {
+        let mut epoch = now.max(join.floor);
+        if let Some(before) = self.conns.get(&join.conn) {
+            epoch = epoch.max(before.epoch.saturating_add(1));
+            let moves = before.place != join.place;
+            if !before.is_live(now) {
+                self.depart(feeds, now, &join.conn, Reason::Timeout);
+            } else if !moves {
+                self.remove(&join.conn);
+            } else if previous == Some(&before.place) {
+                self.depart(feeds, now, &join.conn, Reason::Replaced);
+            } else {
+                return JoinStep::Elsewhere(before.place.clone());
+            }
+        }
+        self.joins += 1;
+        let entry = Entry {
+            conn: join.conn.clone(),
+            place: join.place.clone(),
+            state: join.state.clone(),
+            epoch,
+            last_seen_ms: now,
+            expires_at: now.saturating_add(join.ttl_ms),
+            joined: self.joins,
+        };
+        feeds.publish(&entry.place.room, || {
+            entry.event(Change::Join(&entry.state), now)
+        });
+        self.insert(entry);
+        JoinStep::Joined {
+            epoch,
+            snapshot: snapshot.then(|| self.in_room(&join.place.room, now)),
+        }
+    }
+
+    /// `leave.lua`.
+    pub(super) fn leave(&mut self, feeds: &Feeds, now: u64, conn: &str, place: &Place) -> Left {
+        match self.live(conn, now) {
+            None => Left::Unknown,
+            Some(entry) if entry.place != *place => Left::Elsewhere(entry.place.clone()),
+            Some(_) => {
+                self.depart(feeds, now, conn, Reason::Left);
+                Left::Left
+            }
+        }
+    }
+
+    /// `heartbeat_batch.lua`. The room is not looked at: an equal epoch means the same join.
+    pub(super) fn beat_batch(
+        &mut self,
+        now: u64,
+        beats: &[PlainBeat],
+        ttl_ms: u64,
+    ) -> Vec<Exception> {
+        let mut exceptions = Vec::new();
+        for (index, beat) in beats.iter().enumerate() {
+            match self
+                .conns
+                .get_mut(&beat.conn)
+                .filter(|entry| entry.is_live(now))
+            {
+                Some(entry) if entry.epoch == beat.epoch => {
+                    entry.refresh(&mut self.due, now, ttl_ms);
+                }
+                other => exceptions.push(Exception {
+                    index,
+                    stored: other.map(|e| e.epoch),
+                }),
+            }
+        }
+        exceptions
+    }
+
+    /// `heartbeat.lua`.
+    pub(super) fn beat_full(
+        &mut self,
+        feeds: &Feeds,
+        now: u64,
+        beat: &FullBeat,
+        ttl_ms: u64,
+    ) -> Beaten {
+        let Some(entry) = self
+            .conns
+            .get_mut(&beat.conn)
+            .filter(|entry| entry.is_live(now))
+        else {
+            return Beaten::Unknown;
+        };
+        if beat.epoch.is_some_and(|given| given < entry.epoch) {
+            return Beaten::Stale {
+                stored: entry.epoch,
+            };
+        }
+        if entry.place != beat.place {
+            return Beaten::Elsewhere(entry.place.clone());
+        }
+        if let Some(write) = &beat.write
+            && write.base != entry.state.as_str().as_bytes()
+        {
+            return Beaten::Conflict {
+                stored: entry.state.as_str().into(),
+            };
+        }
+        entry.epoch = beat.epoch.unwrap_or(entry.epoch);
+        entry.refresh(&mut self.due, now, ttl_ms);
+        if let Some(next) = beat.write.as_ref().and_then(|write| write.next.as_ref()) {
+            entry.state = next.clone();
+            feeds.publish(&entry.place.room, || entry.event(Change::Update(next), now));
+        }
+        Beaten::Refreshed { epoch: entry.epoch }
+    }
+
+    pub(super) fn locate(&self, now: u64, conn: &str) -> Option<Located> {
+        self.live(conn, now).map(|entry| Located {
+            place: entry.place.clone(),
+            epoch: entry.epoch,
+            state: entry.state.as_str().into(),
+        })
+    }
+
+    /// The live connections of a room, in the order in which they joined.
+    pub(super) fn in_room(&self, room: &str, now: u64) -> Vec<Entry> {
+        self.live_of(self.rooms.get(room), now)
+    }
+
+    /// The live connections of a user, in the order in which they joined.
+    pub(super) fn of_user(&self, user: &str, now: u64) -> Vec<Entry> {
+        self.live_of(self.users.get(user), now)
+    }
+
+    /// Removes what expired until `until`, at most `most` connections, and tells the rooms of
+    /// those removed to `rooms`. Returns how many were removed.
+    pub(super) fn reap(
+        &mut self,
+        feeds: &Feeds,
+        now: u64,
+        until: u64,
+        most: usize,
+        rooms: &mut HashSet<Arc<str>>,
+    ) -> usize {
+        let mut removed = 0;
+        while removed < most
+            && let Some((&(expires_at, _), conn)) = self.due.first_key_value()
+            && expires_at <= until
+        {
+            let conn = conn.clone();
+            if let Some(gone) = self.depart(feeds, now, &conn, Reason::Timeout) {
+                rooms.insert(gone.place.room);
+            }
+            removed += 1;
+        }
+        removed
+    }
+
+    fn live(&self, conn: &str, now: u64) -> Option<&Entry> {
+        self.conns.get(conn).filter(|entry| entry.is_live(now))
+    }
+
+    fn live_of(&self, index: Option<&InJoinOrder>, now: u64) -> Vec<Entry> {
+        let conns = index.into_iter().flat_map(BTreeMap::values);
+        conns
+            .filter_map(|conn| self.live(conn, now).cloned())
+            .collect()
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        let (conn, joined) = (&entry.conn, entry.joined);
+        self.rooms
+            .entry(entry.place.room.clone())
+            .or_default()
+            .insert(joined, conn.clone());
+        self.users
+            .entry(entry.place.user.clone())
+            .or_default()
+            .insert(joined, conn.clone());
+        self.due.insert((entry.expires_at, joined), conn.clone());
+        self.conns.insert(entry.conn.clone(), entry);
+    }
+
+    /// Removes a connection and announces it.
+    fn depart(&mut self, feeds: &Feeds, now: u64, conn: &str, reason: Reason) -> Option<Entry> {
+        let gone = self.remove(conn)?;
+        feeds.publish(&gone.place.room, || gone.event(Change::Leave(reason), now));
+        Some(gone)
+    }
+
+    fn remove(&mut self, conn: &str) -> Option<Entry> {
+        let gone = self.conns.remove(conn)?;
+        self.due.remove(&(gone.expires_at, gone.joined));
+        for (index, id) in [
+            (&mut self.rooms, &gone.place.room),
+            (&mut self.users, &gone.place.user),
+        ] {
+            if let hash_map::Entry::Occupied(mut conns) = index.entry(id.clone()) {
+                conns.get_mut().remove(&gone.joined);
+                if conns.get().is_empty() {
+                    conns.remove();
+                }
+            }
+        }
+        Some(gone)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.conns.is_empty()
+            && self.rooms.is_empty()
+            && self.users.is_empty()
+            && self.due.is_empty()
+    }
+
+    /// (connection, room, user, epoch, still alive) of all there are, after a check that the
+    /// indices hold these and nothing else.
+    #[cfg(test)]
+    pub(super) fn audit(&self, now: u64) -> Vec<(String, String, String, Epoch, bool)> {
+        let of = |index: &HashMap<Arc<str>, InJoinOrder>, id: &str, entry: &Entry| {
+            index.get(id).and_then(|conns| conns.get(&entry.joined)) == Some(&entry.conn)
+        };
+        let count = |index: &HashMap<Arc<str>, InJoinOrder>| {
+            assert!(index.values().all(|conns| !conns.is_empty()));
+            index.values().map(BTreeMap::len).sum::<usize>()
+        };
+        for (conn, entry) in &self.conns {
+            assert_eq!(conn, &entry.conn);
+            assert!(
+                of(&self.rooms, &entry.place.room, entry),
+                "{conn} is not in its room"
+            );
+            assert!(
+                of(&self.users, &entry.place.user, entry),
+                "{conn} is not its user's"
+            );
+            assert_eq!(self.due.get(&(entry.expires_at, entry.joined)), Some(conn));
+        }
+        let indexed = [count(&self.rooms), count(&self.users), self.due.len()];
+        assert_eq!(indexed, [self.conns.len(); 3]);
+        let text = |id: &Arc<str>| id.to_string();
+        let all = self.conns.values().map(|entry| {
+            let Place { room, user } = &entry.place;
+            (
+                text(&entry.conn),
+                text(room),
+                text(user),
+                entry.epoch,
+                entry.is_live(now),
+            )
+        });
+        all.collect()
+    }
+}

@@ -1,0 +1,221 @@
+//! What Rollcall asks of a store: a dozen atomic operations, implemented on Redis
+//! (`store/redis/`) and in the process (`store/memory.rs`), and held to one conformance suite.
+//!
+//! An operation is atomic with its event (spec 3.10). It knows nothing of retries, batching or
+//! what the node remembers: that is the capabilities' part (`presence/`, `heartbeat/`, `expiry/`).
+
+pub mod memory;
+pub mod redis;
+
+use crate::model::{
+    error::Result,
+    presence::{Epoch, Member, Place, Sweep},
+    state::State,
+};
+use futures_util::future::BoxFuture;
+use std::sync::Arc;
+
+/// A connection that is to join.
+#[derive(Clone, Debug)]
+pub struct Join {
+    pub conn: Arc<str>,
+    pub place: Place,
+    pub state: State,
+    pub ttl_ms: u64,
+    /// The new epoch is at least this: one more than the highest that the caller has seen, 0 if
+    /// none. Keeps epochs growing although the store has forgotten the connection.
+    pub floor: Epoch,
+}
+
+/// What a join came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Joined {
+    Joined {
+        epoch: Epoch,
+        /// The room after the join, if it was asked for.
+        snapshot: Option<Vec<Member>>,
+    },
+    /// The connection is in this place; nothing was written, call again with it.
+    Elsewhere(Place),
+}
+
+/// What a leave came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Left {
+    Left,
+    Unknown,
+    /// The connection is in this place; nothing was written, call again with it.
+    Elsewhere(Place),
+}
+
+/// A heartbeat of a connection whose epoch the node knows.
+#[derive(Clone, Debug)]
+pub struct PlainBeat {
+    pub conn: Arc<str>,
+    pub room: Arc<str>,
+    pub epoch: Epoch,
+}
+
+/// A heartbeat in a batch that was not written, because the stored epoch is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// Its place in the batch.
+    pub index: usize,
+    /// The stored epoch; `None` if there is no such connection.
+    pub stored: Option<Epoch>,
+}
+
+/// A heartbeat with all that one can bring.
+#[derive(Clone, Debug)]
+pub struct FullBeat {
+    pub conn: Arc<str>,
+    pub place: Place,
+    /// The epoch that the caller has.
+    pub epoch: Option<Epoch>,
+    pub write: Option<StateWrite>,
+}
+
+/// A compare-and-set of a state.
+#[derive(Clone, Debug)]
+pub struct StateWrite {
+    /// The exact text that is expected to be stored; empty for a missing one.
+    pub base: Vec<u8>,
+    /// The state to write, or `None` to only check.
+    pub next: Option<State>,
+}
+
+/// What a [`FullBeat`] came to. Only `Refreshed` has written anything.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Beaten {
+    Refreshed {
+        epoch: Epoch,
+    },
+    Unknown,
+    Stale {
+        stored: Epoch,
+    },
+    Elsewhere(Place),
+    /// The stored state is this text, not the one that was expected.
+    Conflict {
+        stored: Vec<u8>,
+    },
+}
+
+/// Where a connection is, as a node finds it that did not make it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Located {
+    pub place: Place,
+    pub epoch: Epoch,
+    /// The exact stored text; empty for a missing one.
+    pub state: Vec<u8>,
+}
+
+/// Which events a subscription gets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Topic {
+    /// Presence events of every room.
+    AllRooms,
+    /// Presence events of one room.
+    Room(Arc<str>),
+}
+
+/// Where a store hands over what it hears. Called in the order in which the store applied things;
+/// must not block.
+pub trait EventSink: Send + Sync + 'static {
+    /// A presence event, as the text that was published. `topic` says which subscription it
+    /// belongs to: with both kinds open, an event comes once for each. Returns how many events were
+    /// dropped because too many wait to be taken; then the sink has told of the gap itself.
+    fn presence(&self, topic: &Topic, payload: &str) -> u64;
+    /// Events may have been missed from here on back to the last one.
+    fn gap(&self);
+    /// Something on one of our channels that is no event of ours was dropped.
+    fn malformed(&self);
+    /// The connection to the store changed.
+    fn state(&self, state: ConnectionState, detail: &str);
+    /// Something for the log.
+    fn log(&self, level: LogLevel, message: &str);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionState {
+    Connected,
+    Disconnected,
+}
+
+impl ConnectionState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ConnectionState::Connected => "connected",
+            ConnectionState::Disconnected => "disconnected",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    Info,
+    Warn,
+    Error,
+}
+
+impl LogLevel {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogLevel::Info => "info",
+            LogLevel::Warn => "warn",
+            LogLevel::Error => "error",
+        }
+    }
+}
+
+/// The atomic operations.
+pub trait Store: Send + Sync + 'static {
+    /// Joins (spec 3.1, 3.2). `previous`: where the connection is, if the caller knows.
+    fn join<'a>(
+        &'a self,
+        join: &'a Join,
+        previous: Option<&'a Place>,
+        snapshot: bool,
+    ) -> BoxFuture<'a, Result<Joined>>;
+
+    /// Leaves (spec 3.6) a place.
+    fn leave<'a>(&'a self, conn: &'a str, place: &'a Place) -> BoxFuture<'a, Result<Left>>;
+
+    /// Refreshes a batch of connections (spec 3.3), which must be sorted by room. Safe to run
+    /// twice.
+    fn beat_batch<'a>(
+        &'a self,
+        beats: &'a [PlainBeat],
+        ttl_ms: u64,
+    ) -> BoxFuture<'a, Result<Vec<Exception>>>;
+
+    /// Refreshes connections one by one, with all that a heartbeat can bring, in order.
+    fn beat_full<'a>(
+        &'a self,
+        beats: &'a [FullBeat],
+        ttl_ms: u64,
+    ) -> BoxFuture<'a, Vec<Result<Beaten>>>;
+
+    /// Where connections are; in order, `None` for the unknown.
+    fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<Option<Located>>>>;
+
+    /// The live connections of a room (spec 3.8).
+    fn room_snapshot<'a>(&'a self, room: &'a str) -> BoxFuture<'a, Result<Vec<Member>>>;
+
+    /// The live connections of a user, in whatever room (spec 3.9).
+    fn user_connections<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<Vec<Member>>>;
+
+    /// Removes what is due now (spec 6.1), publishing `leave` with reason `timeout` for each.
+    fn sweep(&self, ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>>;
+
+    /// Takes rooms that no node of ours has made under the reaper's care (spec 6.5).
+    fn adopt(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Events of this topic go to the sink once this resolves.
+    fn subscribe<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<()>>;
+
+    fn unsubscribe<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<()>>;
+
+    /// Ends connections and tasks.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}

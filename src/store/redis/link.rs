@@ -1,0 +1,360 @@
+//! One supervised connection to a Redis server: made, watched by pings, and made again when it
+//! breaks. Requests wait for it within their deadline; what was sent and not answered is said to
+//! be of unknown outcome, and is sent again only where that is harmless.
+
+use crate::{
+    model::error::{Code, Error, Result},
+    store::{ConnectionState, EventSink, LogLevel, redis::errors},
+};
+use futures_util::future::BoxFuture;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, Value,
+    aio::MultiplexedConnection,
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+
+/// Pause between two pings of a connection; with [`PING_TIMEOUT`] a half-open one is noticed
+/// within five seconds.
+const PING_EVERY: Duration = Duration::from_millis(2_000);
+const PING_TIMEOUT: Duration = Duration::from_millis(2_000);
+const FIRST_BACKOFF: Duration = Duration::from_millis(20);
+const MOST_BACKOFF: Duration = Duration::from_millis(1_000);
+
+/// What is done on a fresh connection before anybody else may use it. The flag says whether it
+/// replaces an earlier one.
+pub type Prepare =
+    Arc<dyn Fn(MultiplexedConnection, bool) -> BoxFuture<'static, Result<()>> + Send + Sync>;
+
+pub struct LinkConfig {
+    pub client: Client,
+    /// The address without secrets, for messages.
+    pub shown: String,
+    pub connect_timeout: Duration,
+    pub command_timeout: Duration,
+    /// Receives what the server pushes. Must not block.
+    pub on_push: Arc<dyn Fn(PushInfo) + Send + Sync>,
+    pub prepare: Prepare,
+    pub sink: Arc<dyn EventSink>,
+    /// Whether this link's state is the client's state.
+    pub reports_state: bool,
+}
+
+/// Whether a request may be sent a second time when the connection broke under the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// Running it twice is the same as once: reads, refreshes.
+    Harmless,
+    /// It could be applied twice: the caller is told that the outcome is unknown.
+    Never,
+}
+
+/// The server does not have the script that was called.
+#[derive(Debug)]
+pub struct NoScript;
+
+/// What is sent.
+#[derive(Clone, Copy)]
+enum Ask<'a> {
+    One(&'a Cmd),
+    Many(&'a Pipeline),
+}
+
+impl Ask<'_> {
+    async fn send(
+        self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Value, redis::RedisError> {
+        match self {
+            Ask::One(cmd) => connection
+                .send_packed_command(cmd)
+                .await
+                .and_then(Value::extract_error),
+            Ask::Many(pipeline) => connection
+                .send_packed_commands(pipeline, 0, pipeline.len())
+                .await
+                .map(Value::Array),
+        }
+    }
+}
+
+/// A connection with its number: one that broke must not take its successor down with it.
+#[derive(Clone)]
+struct Live {
+    number: u64,
+    connection: MultiplexedConnection,
+}
+
+pub struct Link {
+    inner: Arc<Inner>,
+    supervisor: JoinHandle<()>,
+}
+
+struct Inner {
+    config: LinkConfig,
+    /// `None` while there is no connection that can be used.
+    live: watch::Sender<Option<Live>>,
+    connections: AtomicU64,
+    /// Told when a request failed in a way that makes the connection suspect.
+    suspect: Notify,
+}
+
+impl Link {
+    /// Connects, or says why not.
+    pub async fn open(config: LinkConfig) -> Result<Link> {
+        let (live, _) = watch::channel(None);
+        let inner = Arc::new(Inner {
+            config,
+            live,
+            connections: AtomicU64::new(0),
+            suspect: Notify::new(),
+        });
+        let deadline = Instant::now() + inner.config.connect_timeout;
+        let first = loop {
+            match inner.connect(false).await {
+                Ok(connection) => break connection,
+                Err(error) if is_loading(&error) && Instant::now() < deadline => {
+                    sleep(FIRST_BACKOFF * 5).await;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        inner.put(first);
+        let supervisor = tokio::spawn(supervise(inner.clone()));
+        Ok(Link { inner, supervisor })
+    }
+
+    /// Sends one command.
+    pub async fn command(&self, cmd: &Cmd, repeat: Repeat) -> Result<Value> {
+        self.request(Ask::One(cmd), repeat)
+            .await?
+            .map_err(|error| errors::request(&error))
+    }
+
+    /// Sends commands in one go; each has its own answer, which may be an error of the server.
+    pub async fn pipeline(&self, pipeline: &Pipeline, repeat: Repeat) -> Result<Vec<Value>> {
+        if pipeline.is_empty() {
+            return Ok(Vec::new());
+        }
+        match self.request(Ask::Many(pipeline), repeat).await? {
+            Ok(Value::Array(answers)) => Ok(answers),
+            Ok(other) => Ok(vec![other]),
+            Err(error) => Err(errors::request(&error)),
+        }
+    }
+
+    /// Like [`Link::command`], for calls of scripts: an inner error means that the server does not
+    /// have the script and nothing ran.
+    pub async fn call(&self, cmd: &Cmd, repeat: Repeat) -> Result<Result<Value, NoScript>> {
+        Ok(self
+            .request(Ask::One(cmd), repeat)
+            .await?
+            .map_err(|_| NoScript))
+    }
+
+    /// The inner error is `NOSCRIPT` and no other.
+    async fn request(
+        &self,
+        ask: Ask<'_>,
+        repeat: Repeat,
+    ) -> Result<Result<Value, redis::RedisError>> {
+        let inner = &self.inner;
+        let deadline = Instant::now() + inner.config.command_timeout;
+        loop {
+            let mut live = self.live(deadline).await?;
+            let error = match timeout_at(deadline, ask.send(&mut live.connection)).await {
+                Ok(Ok(value)) => return Ok(Ok(value)),
+                Ok(Err(error)) if errors::is_no_script(&error) => return Ok(Err(error)),
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    inner.suspect.notify_one();
+                    return Err(Error::new(
+                        Code::Timeout,
+                        format!(
+                            "Redis at {} did not answer within {} ms (limits.commandTimeoutMs)",
+                            inner.config.shown,
+                            inner.config.command_timeout.as_millis()
+                        ),
+                    )
+                    .with_unknown_outcome());
+                }
+            };
+            if errors::breaks_connection(&error) {
+                inner.forget(live.number);
+            }
+            let error = errors::request(&error);
+            if !(error.outcome_unknown && repeat == Repeat::Harmless) {
+                return Err(error);
+            }
+        }
+    }
+
+    /// The live connection, waiting for it until the deadline.
+    async fn live(&self, deadline: Instant) -> Result<Live> {
+        let mut live = self.inner.live.subscribe();
+        let waiting = live.wait_for(Option::is_some);
+        match timeout_at(deadline, waiting).await {
+            Ok(Ok(live)) => live.clone().ok_or_else(Error::closed),
+            Ok(Err(_)) => Err(Error::closed()),
+            Err(_) => Err(Error::new(
+                Code::Unavailable,
+                format!(
+                    "Redis at {} cannot be reached; nothing was sent, reconnecting goes on",
+                    self.inner.config.shown
+                ),
+            )),
+        }
+    }
+
+    pub fn close(&self) {
+        self.supervisor.abort();
+        self.inner.live.send_replace(None);
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Inner {
+    async fn connect(self: &Arc<Self>, again: bool) -> Result<MultiplexedConnection> {
+        let config = &self.config;
+        let on_push = config.on_push.clone();
+        let weak = Arc::downgrade(self);
+        let settings = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(config.connect_timeout))
+            // Deadlines are ours (`request`); this one only keeps a lost answer from staying for ever.
+            .set_response_timeout(Some(config.command_timeout * 4))
+            .set_push_sender(move |push: PushInfo| {
+                if push.kind == PushKind::Disconnection {
+                    if let Some(inner) = weak.upgrade() {
+                        inner.suspect.notify_one();
+                    }
+                } else {
+                    on_push(push);
+                }
+                Ok::<(), ()>(())
+            });
+        let attempt = async {
+            let connection = config
+                .client
+                .get_multiplexed_async_connection_with_config(&settings)
+                .await
+                .map_err(|error| errors::connecting(&error, &config.shown))?;
+            (config.prepare)(connection.clone(), again).await?;
+            Ok(connection)
+        };
+        match timeout(config.connect_timeout, attempt).await {
+            Ok(done) => done,
+            Err(_) => Err(Error::new(
+                Code::Unavailable,
+                format!(
+                    "Redis at {} did not answer within {} ms (limits.connectTimeoutMs)",
+                    config.shown,
+                    config.connect_timeout.as_millis()
+                ),
+            )),
+        }
+    }
+
+    fn put(&self, connection: MultiplexedConnection) {
+        let number = self.connections.fetch_add(1, Ordering::Relaxed);
+        self.live.send_replace(Some(Live { number, connection }));
+    }
+
+    /// Takes a broken connection out of use, so that the next request waits for a new one.
+    fn forget(&self, number: u64) {
+        self.live.send_if_modified(|live| {
+            let is_it = live.as_ref().is_some_and(|live| live.number == number);
+            if is_it {
+                *live = None;
+            }
+            is_it
+        });
+        self.suspect.notify_one();
+    }
+}
+
+fn is_loading(error: &Error) -> bool {
+    error.code == Code::Unavailable && error.message.contains("loading")
+}
+
+/// Watches the connection and replaces it when it breaks, for as long as the link lives.
+async fn supervise(inner: Arc<Inner>) {
+    loop {
+        watch_until_broken(&inner).await;
+        inner.live.send_replace(None);
+        if inner.config.reports_state {
+            inner
+                .config
+                .sink
+                .state(ConnectionState::Disconnected, &inner.config.shown);
+        }
+        let mut backoff = FIRST_BACKOFF;
+        let mut logged = false;
+        loop {
+            match inner.connect(true).await {
+                Ok(connection) => {
+                    inner.put(connection);
+                    break;
+                }
+                Err(error) if !logged => {
+                    logged = true;
+                    inner
+                        .config
+                        .sink
+                        .log(LogLevel::Warn, &format!("Redis is away: {error}"));
+                }
+                Err(_) => {}
+            }
+            // Jitter, so that a fleet does not come back in one instant.
+            sleep(backoff.mul_f64(0.5 + jitter())).await;
+            backoff = (backoff * 2).min(MOST_BACKOFF);
+        }
+        if inner.config.reports_state {
+            inner
+                .config
+                .sink
+                .state(ConnectionState::Connected, &inner.config.shown);
+        }
+    }
+}
+
+async fn watch_until_broken(inner: &Inner) {
+    loop {
+        tokio::select! {
+            () = inner.suspect.notified() => {}
+            () = sleep(PING_EVERY) => {}
+        }
+        let Some(Live { mut connection, .. }) = inner.live.borrow().clone() else {
+            return;
+        };
+        let ping = redis::cmd("PING");
+        match timeout(PING_TIMEOUT, connection.send_packed_command(&ping)).await {
+            // An error reply (LOADING, NOAUTH, …) is an answer: the connection itself is sound.
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) if !errors::breaks_connection(&error) => {}
+            _ => return,
+        }
+    }
+}
+
+/// A number in 0..1; its quality does not matter.
+fn jitter() -> f64 {
+    let nanos = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.subsec_nanos());
+    f64::from(nanos % 1_000) / 1_000.0
+}

@@ -1,0 +1,216 @@
+//! The store on one Redis server: the connections, and the operations as calls of scripts.
+//! Operations are grouped as the capabilities are: `presence.rs`, `heartbeat.rs`, `expiry.rs`.
+
+pub mod config;
+mod errors;
+mod expiry;
+mod heartbeat;
+mod link;
+mod presence;
+pub mod scripts;
+mod subscriber;
+
+use crate::{
+    keys::Keys,
+    model::{
+        error::{Code, Error, Result},
+        limits::Limits,
+        presence::{Member, Place, Sweep},
+    },
+    store::{
+        Beaten, EventSink, Exception, FullBeat, Join, Joined, Left, Located, PlainBeat, Store,
+        Topic,
+    },
+};
+use config::Target;
+use futures_util::future::BoxFuture;
+use link::{Link, LinkConfig, NoScript, Repeat};
+use redis::{Cmd, Pipeline, Value, aio::MultiplexedConnection};
+use scripts::Script;
+use std::{sync::Arc, time::Duration};
+use subscriber::Subscriber;
+
+/// The oldest server that has what the scripts need (`ZADD LT`, `ZMSCORE`).
+const OLDEST_SERVER: (u32, u32) = (6, 2);
+
+pub struct RedisStore {
+    keys: Keys,
+    commands: Link,
+    subscriber: Subscriber,
+}
+
+impl RedisStore {
+    pub async fn open(
+        target: Target,
+        keys: Keys,
+        limits: &Limits,
+        sink: Arc<dyn EventSink>,
+    ) -> Result<RedisStore> {
+        let subscriber = Subscriber::new(&target, keys.clone(), limits, sink.clone());
+        let commands = Link::open(LinkConfig {
+            client: target.client,
+            shown: target.shown,
+            connect_timeout: Duration::from_millis(limits.connect_timeout_ms),
+            command_timeout: Duration::from_millis(limits.command_timeout_ms),
+            on_push: Arc::new(|_| {}),
+            prepare: Arc::new(|connection, _| Box::pin(prepare(connection))),
+            sink,
+            reports_state: true,
+        })
+        .await?;
+        Ok(RedisStore {
+            keys,
+            commands,
+            subscriber,
+        })
+    }
+
+    /// Calls a script. A server that has lost it gets it with the call: `NOSCRIPT` means that
+    /// nothing ran, so a second call is always harmless.
+    async fn call(&self, script: &Script, call: &Cmd, repeat: Repeat) -> Result<Value> {
+        match self.commands.call(call, repeat).await? {
+            Ok(value) => Ok(value),
+            Err(NoScript) => self.commands.command(&script.with_text(call), repeat).await,
+        }
+    }
+
+    /// Calls scripts in one go; each call has its own result.
+    async fn call_all(
+        &self,
+        script: &Script,
+        calls: Vec<Cmd>,
+        repeat: Repeat,
+    ) -> Vec<Result<Value>> {
+        let mut pipeline = Pipeline::with_capacity(calls.len());
+        for call in &calls {
+            pipeline.add_command(call.clone());
+        }
+        let answers = match self.commands.pipeline(&pipeline, repeat).await {
+            Ok(answers) => answers,
+            Err(error) => return vec![Err(error); calls.len()],
+        };
+        let mut results = Vec::with_capacity(calls.len());
+        for (call, answer) in calls.iter().zip(answers) {
+            results.push(match answer.extract_error() {
+                Ok(value) => Ok(value),
+                Err(error) if errors::is_no_script(&error) => {
+                    self.commands.command(&script.with_text(call), repeat).await
+                }
+                Err(error) => Err(errors::request(&error)),
+            });
+        }
+        results
+    }
+}
+
+/// Checks the server's version and loads the scripts. Both may be forbidden to the user; then the
+/// first call of a script says what is missing.
+async fn prepare(mut connection: MultiplexedConnection) -> Result<()> {
+    let mut pipeline = Pipeline::new();
+    pipeline.cmd("INFO").arg("server");
+    for script in scripts::all() {
+        pipeline.add_command(script.load());
+    }
+    let answers = connection
+        .send_packed_commands(&pipeline, 0, pipeline.len())
+        .await
+        .map_err(|error| errors::request(&error))?;
+    for answer in &answers {
+        if let Err(error) = answer.clone().extract_error() {
+            let error = errors::request(&error);
+            if error.code == Code::Unavailable {
+                return Err(error);
+            }
+        }
+    }
+    if let Some(Ok(info)) = answers
+        .into_iter()
+        .next()
+        .map(redis::from_redis_value::<String>)
+        && let Some(version) = server_version(&info)
+        && version < OLDEST_SERVER
+    {
+        return Err(Error::new(
+            Code::Unsupported,
+            format!(
+                "Rollcall needs Redis {}.{} or later, this server is {}.{}",
+                OLDEST_SERVER.0, OLDEST_SERVER.1, version.0, version.1
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn server_version(info: &str) -> Option<(u32, u32)> {
+    let version = info
+        .lines()
+        .find_map(|line| line.strip_prefix("redis_version:"))?;
+    let mut parts = version.trim().split('.').map(str::parse);
+    Some((parts.next()?.ok()?, parts.next()?.ok()?))
+}
+
+impl Store for RedisStore {
+    fn join<'a>(
+        &'a self,
+        join: &'a Join,
+        previous: Option<&'a Place>,
+        snapshot: bool,
+    ) -> BoxFuture<'a, Result<Joined>> {
+        Box::pin(self.do_join(join, previous, snapshot))
+    }
+
+    fn leave<'a>(&'a self, conn: &'a str, place: &'a Place) -> BoxFuture<'a, Result<Left>> {
+        Box::pin(self.do_leave(conn, place))
+    }
+
+    fn beat_batch<'a>(
+        &'a self,
+        beats: &'a [PlainBeat],
+        ttl_ms: u64,
+    ) -> BoxFuture<'a, Result<Vec<Exception>>> {
+        Box::pin(self.do_beat_batch(beats, ttl_ms))
+    }
+
+    fn beat_full<'a>(
+        &'a self,
+        beats: &'a [FullBeat],
+        ttl_ms: u64,
+    ) -> BoxFuture<'a, Vec<Result<Beaten>>> {
+        Box::pin(self.do_beat_full(beats, ttl_ms))
+    }
+
+    fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<Option<Located>>>> {
+        Box::pin(self.do_locate(conns))
+    }
+
+    fn room_snapshot<'a>(&'a self, room: &'a str) -> BoxFuture<'a, Result<Vec<Member>>> {
+        Box::pin(self.do_room_snapshot(room))
+    }
+
+    fn user_connections<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<Vec<Member>>> {
+        Box::pin(self.do_user_connections(user))
+    }
+
+    fn sweep(&self, ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>> {
+        Box::pin(self.do_sweep(ttl_ms))
+    }
+
+    fn adopt(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.do_adopt())
+    }
+
+    fn subscribe<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.subscriber.subscribe(topic))
+    }
+
+    fn unsubscribe<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.subscriber.unsubscribe(topic))
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            self.subscriber.close();
+            self.commands.close();
+        })
+    }
+}

@@ -1,0 +1,350 @@
+//! Join, leave, snapshots: `join.lua`, `leave.lua`, and plain reads.
+
+use super::{
+    RedisStore, errors,
+    link::Repeat,
+    scripts::{self, Reply},
+};
+use crate::{
+    model::{
+        error::{Error, Result},
+        json::{self, quote},
+        presence::{Epoch, Member, Place},
+        state::State,
+    },
+    store::{Join, Joined, Left, Located},
+};
+use redis::{Cmd, Pipeline, Value};
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// How many hashes one pipeline reads: a big room is read in pieces, so that heartbeats on the same
+/// connection get their turn in between.
+const READ_CHUNK: usize = 512;
+
+/// How often a join is tried again because the connection had expired in the room. More than once
+/// means that others join and expire it in between.
+const MOST_GHOSTS: usize = 16;
+
+impl RedisStore {
+    pub(super) async fn do_join(
+        &self,
+        join: &Join,
+        previous: Option<&Place>,
+        snapshot: bool,
+    ) -> Result<Joined> {
+        let mut before = previous
+            .filter(|place| **place != join.place)
+            .map(|place| Before {
+                place: place.clone(),
+                ghost: Vec::new(),
+                epoch: 0,
+            });
+        for _ in 0..MOST_GHOSTS {
+            let call = self.join_call(join, before.as_ref());
+            let value = self.call(&scripts::JOIN, &call, Repeat::Never).await?;
+            match read_join(value).map_err(|error| errors::request(&error))? {
+                JoinReply::Joined(epoch) if snapshot => {
+                    // The join is done: a failure to read the room leaves the caller without
+                    // its epoch.
+                    let members = self
+                        .do_room_snapshot(&join.place.room)
+                        .await
+                        .map_err(Error::with_unknown_outcome)?;
+                    return Ok(Joined::Joined {
+                        epoch,
+                        snapshot: Some(members),
+                    });
+                }
+                JoinReply::Joined(epoch) => {
+                    return Ok(Joined::Joined {
+                        epoch,
+                        snapshot: None,
+                    });
+                }
+                JoinReply::Elsewhere(place) => return Ok(Joined::Elsewhere(place)),
+                JoinReply::Ghost(ghost) => {
+                    let meta = Meta::parse(&ghost);
+                    before = Some(Before {
+                        place: Place::new(&join.place.room, &meta.user),
+                        epoch: meta.epoch(),
+                        ghost,
+                    });
+                }
+            }
+        }
+        Err(Error::internal(
+            "a connection kept expiring while it was joined",
+        ))
+    }
+
+    fn join_call(&self, join: &Join, before: Option<&Before>) -> Cmd {
+        let (room, user, conn) = (&*join.place.room, &*join.place.user, &*join.conn);
+        let keys = self.keys.room(room);
+        let mut call = scripts::JOIN.call(if before.is_some() { 18 } else { 10 });
+        call.arg(self.keys.conn(conn))
+            .arg(&keys.conns)
+            .arg(&keys.members)
+            .arg(&keys.last_seen)
+            .arg(&keys.conn_meta)
+            .arg(&keys.events)
+            .arg(self.keys.user_conns(user))
+            .arg(self.keys.user_rooms(user))
+            .arg(self.keys.active_rooms())
+            .arg(&keys.due);
+        if let Some(Before { place, .. }) = before {
+            let old = self.keys.room(&place.room);
+            call.arg(&old.conns)
+                .arg(&old.members)
+                .arg(&old.last_seen)
+                .arg(&old.conn_meta)
+                .arg(&old.events)
+                .arg(self.keys.user_conns(&place.user))
+                .arg(self.keys.user_rooms(&place.user))
+                .arg(&old.due);
+        }
+        call.arg(conn)
+            .arg(user)
+            .arg(room)
+            .arg(quote(conn))
+            .arg(quote(user))
+            .arg(quote(room))
+            .arg(join.state.as_str())
+            .arg(join.ttl_ms)
+            .arg(join.floor);
+        if let Some(Before {
+            place,
+            ghost,
+            epoch,
+        }) = before
+        {
+            call.arg(&*place.user)
+                .arg(&*place.room)
+                .arg(quote(&place.user))
+                .arg(quote(&place.room))
+                .arg(ghost)
+                .arg(*epoch);
+        }
+        call
+    }
+
+    pub(super) async fn do_leave(&self, conn: &str, place: &Place) -> Result<Left> {
+        let (room, user) = (&*place.room, &*place.user);
+        let keys = self.keys.room(room);
+        let mut call = scripts::LEAVE.call(10);
+        call.arg(self.keys.conn(conn))
+            .arg(&keys.conns)
+            .arg(&keys.members)
+            .arg(&keys.last_seen)
+            .arg(&keys.conn_meta)
+            .arg(&keys.events)
+            .arg(self.keys.user_conns(user))
+            .arg(self.keys.user_rooms(user))
+            .arg(self.keys.active_rooms())
+            .arg(&keys.due)
+            .arg(conn)
+            .arg(user)
+            .arg(room)
+            .arg(quote(conn))
+            .arg(quote(user))
+            .arg(quote(room));
+        let value = self.call(&scripts::LEAVE, &call, Repeat::Never).await?;
+        let read = || {
+            let mut reply = Reply::new(value)?;
+            Ok(match reply.integer()? {
+                scripts::leave::LEFT => Left::Left,
+                scripts::leave::UNKNOWN => Left::Unknown,
+                scripts::leave::ELSEWHERE => {
+                    Left::Elsewhere(Place::new(&reply.text()?, &reply.text()?))
+                }
+                code => return Err(unknown_code("leave", code)),
+            })
+        };
+        read().map_err(|error| errors::request(&error))
+    }
+
+    pub(super) async fn do_locate(&self, conns: &[Arc<str>]) -> Result<Vec<Option<Located>>> {
+        let mut pipeline = Pipeline::with_capacity(conns.len());
+        for conn in conns {
+            pipeline
+                .cmd("HMGET")
+                .arg(self.keys.conn(conn))
+                .arg(&["room_id", "user_id", "epoch", "state"]);
+        }
+        let answers = self.commands.pipeline(&pipeline, Repeat::Harmless).await?;
+        answers
+            .into_iter()
+            .map(|answer| {
+                let found = fields::<4>(answer)?;
+                let [Some(room), Some(user), Some(epoch), state] = found else {
+                    return Ok(None);
+                };
+                let (Some(room), Some(user)) = (utf8(room), utf8(user)) else {
+                    return Ok(None);
+                };
+                Ok(Some(Located {
+                    place: Place::new(&room, &user),
+                    epoch: number(&epoch),
+                    state: state.unwrap_or_default(),
+                }))
+            })
+            .collect()
+    }
+
+    pub(super) async fn do_room_snapshot(&self, room: &str) -> Result<Vec<Member>> {
+        let mut members = self.members(&self.keys.room_conns(room)).await?;
+        // An entry whose hash says another room is a ghost that waits for the reaper.
+        members.retain(|member| member.room == room);
+        Ok(members)
+    }
+
+    pub(super) async fn do_user_connections(&self, user: &str) -> Result<Vec<Member>> {
+        let mut members = self.members(&self.keys.user_conns(user)).await?;
+        members.retain(|member| member.user == user);
+        Ok(members)
+    }
+
+    /// The live connections whose ids a set holds.
+    async fn members(&self, set: &str) -> Result<Vec<Member>> {
+        let mut smembers = redis::cmd("SMEMBERS");
+        smembers.arg(set);
+        let ids = match self.commands.command(&smembers, Repeat::Harmless).await? {
+            Value::Array(ids) | Value::Set(ids) => ids,
+            other => return Err(Error::internal(format!("SMEMBERS answered {other:?}"))),
+        };
+        // An id that is no UTF-8 is none of ours and of no TypeScript node.
+        let ids: Vec<String> = ids
+            .into_iter()
+            .filter_map(|id| match id {
+                Value::BulkString(bytes) => utf8(bytes),
+                _ => None,
+            })
+            .collect();
+        let mut members = Vec::with_capacity(ids.len());
+        for chunk in ids.chunks(READ_CHUNK) {
+            let mut pipeline = Pipeline::with_capacity(chunk.len());
+            for conn in chunk {
+                pipeline.cmd("HMGET").arg(self.keys.conn(conn)).arg(&[
+                    "user_id",
+                    "room_id",
+                    "last_seen_ms",
+                    "epoch",
+                    "state",
+                ]);
+            }
+            let answers = self.commands.pipeline(&pipeline, Repeat::Harmless).await?;
+            for (conn, answer) in chunk.iter().zip(answers) {
+                // A key of another type is one broken connection, not a broken room.
+                let Ok([Some(user), Some(room), seen, epoch, state]) = fields::<5>(answer) else {
+                    continue;
+                };
+                let (Some(user), Some(room)) = (utf8(user), utf8(room)) else {
+                    continue;
+                };
+                members.push(Member {
+                    conn: conn.clone(),
+                    user,
+                    room,
+                    state: state.as_deref().and_then(stored_state),
+                    last_seen_ms: seen.as_deref().map_or(0, number),
+                    epoch: epoch.as_deref().map_or(0, number),
+                });
+            }
+        }
+        Ok(members)
+    }
+}
+
+/// A place that a join takes its connection out of first.
+struct Before {
+    place: Place,
+    /// What an expired connection left in `conn_meta`; empty if it lives there.
+    ghost: Vec<u8>,
+    epoch: Epoch,
+}
+
+enum JoinReply {
+    Joined(Epoch),
+    Elsewhere(Place),
+    Ghost(Vec<u8>),
+}
+
+fn read_join(value: Value) -> Result<JoinReply, redis::RedisError> {
+    let mut reply = Reply::new(value)?;
+    Ok(match reply.integer()? {
+        scripts::join::JOINED => JoinReply::Joined(reply.integer()?.unsigned_abs()),
+        scripts::join::ELSEWHERE => {
+            JoinReply::Elsewhere(Place::new(&reply.text()?, &reply.text()?))
+        }
+        scripts::join::GHOST => JoinReply::Ghost(reply.bytes()?),
+        code => return Err(unknown_code("join", code)),
+    })
+}
+
+/// What `conn_meta` holds of a connection.
+#[derive(Default, Deserialize)]
+pub(super) struct Meta {
+    /// Empty if nobody can tell.
+    #[serde(rename = "userId")]
+    pub user: String,
+    epoch: f64,
+}
+
+impl Meta {
+    /// Text that is no `conn_meta` of anybody's is nobody's.
+    pub fn parse(text: &[u8]) -> Meta {
+        serde_json::from_slice(text).unwrap_or_default()
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.epoch as Epoch
+    }
+}
+
+/// An `HMGET` answer.
+fn fields<const N: usize>(answer: Value) -> Result<[Option<Vec<u8>>; N]> {
+    let values = match answer
+        .extract_error()
+        .map_err(|error| errors::request(&error))?
+    {
+        Value::Array(values) => values,
+        other => return Err(Error::internal(format!("HMGET answered {other:?}"))),
+    };
+    let fields: Vec<Option<Vec<u8>>> = values
+        .into_iter()
+        .map(|value| match value {
+            Value::BulkString(bytes) => Some(bytes),
+            _ => None,
+        })
+        .collect();
+    fields
+        .try_into()
+        .map_err(|_| Error::internal("HMGET answered with other fields than asked"))
+}
+
+fn utf8(bytes: Vec<u8>) -> Option<String> {
+    String::from_utf8(bytes).ok()
+}
+
+/// A state as a snapshot shows it: the text, unless it is no JSON object.
+fn stored_state(bytes: &[u8]) -> Option<State> {
+    let text = std::str::from_utf8(bytes)
+        .ok()
+        .filter(|text| json::is_object(text))?;
+    Some(State::from_stored(text.as_bytes()))
+}
+
+/// A number that somebody stored as text; 0 if it is none.
+pub(super) fn number(bytes: &[u8]) -> Epoch {
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    text.parse()
+        .unwrap_or_else(|_| text.parse::<f64>().map_or(0, |x| x as Epoch))
+}
+
+pub(super) fn unknown_code(script: &str, code: i64) -> redis::RedisError {
+    redis::RedisError::from((
+        redis::ErrorKind::UnexpectedReturnType,
+        "a script answered with an unknown code",
+        format!("{script}: {code}"),
+    ))
+}

@@ -1,0 +1,264 @@
+//! The Lua scripts (`lua/*.lua`, flattened by `build.rs`): how they are called, and the codes that
+//! they return. Each table of codes is held to its script by a test.
+
+use redis::{Cmd, RedisError, Value};
+use std::sync::LazyLock;
+
+/// A script's name and flattened text.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    pub name: &'static str,
+    pub text: &'static str,
+}
+
+mod embedded {
+    use super::Source;
+    include!(concat!(env!("OUT_DIR"), "/lua_scripts.rs"));
+}
+
+/// A script that can be called.
+pub struct Script {
+    pub source: Source,
+    sha: String,
+}
+
+impl Script {
+    fn new(source: Source) -> Self {
+        Script {
+            source,
+            sha: redis::Script::new(source.text).get_hash().to_owned(),
+        }
+    }
+
+    /// `EVALSHA`, to be followed by keys and arguments.
+    pub fn call(&self, keys: usize) -> Cmd {
+        let mut cmd = redis::cmd("EVALSHA");
+        cmd.arg(&self.sha).arg(keys);
+        cmd
+    }
+
+    pub fn load(&self) -> Cmd {
+        let mut cmd = redis::cmd("SCRIPT");
+        cmd.arg("LOAD").arg(self.source.text);
+        cmd
+    }
+
+    /// The same call as `EVAL`, for a server that has lost the script.
+    pub fn with_text(&self, call: &Cmd) -> Cmd {
+        let mut cmd = redis::cmd("EVAL");
+        cmd.arg(self.source.text);
+        for arg in call.args_iter().skip(2) {
+            if let redis::Arg::Simple(bytes) = arg {
+                cmd.arg(bytes);
+            }
+        }
+        cmd
+    }
+}
+
+macro_rules! scripts {
+    ($($name:ident),*) => {
+        $(pub static $name: LazyLock<Script> = LazyLock::new(|| Script::new(embedded::$name));)*
+
+        /// Every script.
+        pub fn all() -> Vec<&'static Script> {
+            vec![$(&*$name),*]
+        }
+    };
+}
+scripts!(
+    HEARTBEAT,
+    HEARTBEAT_BATCH,
+    JOIN,
+    LEAVE,
+    REAP,
+    SWEEP_DUE,
+    SWEEP_ROOM
+);
+
+/// Codes of `join.lua`.
+pub mod join {
+    pub const JOINED: i64 = 0;
+    pub const ELSEWHERE: i64 = 1;
+    pub const GHOST: i64 = 2;
+}
+
+/// Codes of `leave.lua`.
+pub mod leave {
+    pub const LEFT: i64 = 0;
+    pub const UNKNOWN: i64 = 1;
+    pub const ELSEWHERE: i64 = 2;
+}
+
+/// Codes of `heartbeat.lua`.
+pub mod heartbeat {
+    pub const REFRESHED: i64 = 0;
+    pub const UNKNOWN: i64 = 1;
+    pub const STALE: i64 = 2;
+    pub const ELSEWHERE: i64 = 3;
+    pub const CONFLICT: i64 = 4;
+}
+
+/// Reads a script's reply, part by part.
+pub struct Reply(std::vec::IntoIter<Value>);
+
+impl Reply {
+    pub fn new(value: Value) -> Result<Self, RedisError> {
+        match value.extract_error()? {
+            Value::Array(parts) => Ok(Reply(parts.into_iter())),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// How many parts are left.
+    pub fn left(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn integer(&mut self) -> Result<i64, RedisError> {
+        match self.0.next().unwrap_or(Value::Nil) {
+            Value::Int(n) => Ok(n),
+            Value::BulkString(digits) => std::str::from_utf8(&digits)
+                .ok()
+                // TypeScript nodes write whole numbers; be lenient about `1.7e12` and `1.0`.
+                .and_then(|text| {
+                    text.parse::<i64>()
+                        .ok()
+                        .or(text.parse::<f64>().ok().map(|x| x as i64))
+                })
+                .ok_or_else(|| unexpected(&Value::BulkString(digits))),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub fn bytes(&mut self) -> Result<Vec<u8>, RedisError> {
+        match self.0.next().unwrap_or(Value::Nil) {
+            Value::BulkString(bytes) => Ok(bytes),
+            Value::SimpleString(text) => Ok(text.into_bytes()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Text; bytes that are no UTF-8 (written by somebody else) are replaced.
+    pub fn text(&mut self) -> Result<String, RedisError> {
+        self.bytes().map(|bytes| match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        })
+    }
+}
+
+fn unexpected(value: &Value) -> RedisError {
+    RedisError::from((
+        redis::ErrorKind::UnexpectedReturnType,
+        "a script answered in an unexpected form",
+        format!("{value:?}").chars().take(200).collect(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// `local NAME = 1` at the start of a line, as the scripts declare their codes.
+    fn codes_in(source: Source) -> BTreeMap<String, i64> {
+        source
+            .text
+            .lines()
+            .filter_map(|line| line.strip_prefix("local ")?.split_once(" = "))
+            .filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+            .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+            .collect()
+    }
+
+    fn table<const N: usize>(codes: [(&str, i64); N]) -> BTreeMap<String, i64> {
+        codes.map(|(name, code)| (name.to_owned(), code)).into()
+    }
+
+    #[test]
+    fn the_codes_are_those_of_the_scripts() {
+        let known = BTreeMap::from([
+            (
+                "join",
+                table([
+                    ("JOINED", join::JOINED),
+                    ("ELSEWHERE", join::ELSEWHERE),
+                    ("GHOST", join::GHOST),
+                ]),
+            ),
+            (
+                "leave",
+                table([
+                    ("LEFT", leave::LEFT),
+                    ("UNKNOWN", leave::UNKNOWN),
+                    ("ELSEWHERE", leave::ELSEWHERE),
+                ]),
+            ),
+            (
+                "heartbeat",
+                table([
+                    ("REFRESHED", heartbeat::REFRESHED),
+                    ("UNKNOWN", heartbeat::UNKNOWN),
+                    ("STALE", heartbeat::STALE),
+                    ("ELSEWHERE", heartbeat::ELSEWHERE),
+                    ("CONFLICT", heartbeat::CONFLICT),
+                ]),
+            ),
+        ]);
+        for source in embedded::ALL {
+            let codes = codes_in(*source);
+            assert_eq!(
+                codes,
+                known.get(source.name).cloned().unwrap_or_default(),
+                "{}.lua",
+                source.name
+            );
+        }
+    }
+
+    #[test]
+    fn every_script_is_loaded_and_has_the_header_that_the_house_asks_for() {
+        let mut embedded: Vec<_> = embedded::ALL.iter().map(|source| source.name).collect();
+        let mut callable: Vec<_> = all().iter().map(|script| script.source.name).collect();
+        embedded.sort_unstable();
+        callable.sort_unstable();
+        assert_eq!(embedded, callable);
+        for source in embedded::ALL {
+            assert!(
+                source.text.starts_with(&format!("-- {}: ", source.name)),
+                "{}",
+                source.name
+            );
+            for part in ["-- KEYS[", "-- ARGV[", "-- Returns", "-- Races: "] {
+                assert!(
+                    source.text.contains(part),
+                    "{}.lua lacks {part:?}",
+                    source.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn spec_2_1_no_script_spells_a_key() {
+        for source in embedded::ALL {
+            for line in source
+                .text
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("--"))
+            {
+                assert!(!line.contains("prs:"), "{}.lua: {line}", source.name);
+            }
+        }
+    }
+
+    #[test]
+    fn spec_3_5_no_script_decodes_json() {
+        assert!(
+            embedded::ALL
+                .iter()
+                .all(|source| !source.text.contains("cjson"))
+        );
+    }
+}

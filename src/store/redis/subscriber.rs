@@ -1,0 +1,195 @@
+//! The subscriber connection: which channels are wanted, what comes in on them, and what happens
+//! when the connection was lost (everything is subscribed again, then the gap is told).
+
+use crate::{
+    keys::Keys,
+    model::{
+        error::{Code, Result},
+        event,
+        limits::Limits,
+    },
+    store::{
+        EventSink, Topic,
+        redis::{
+            config::Target,
+            errors,
+            link::{Link, LinkConfig, Repeat},
+        },
+    },
+};
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use redis::{Cmd, PushInfo, PushKind, Value, aio::MultiplexedConnection};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use tokio::sync::OnceCell;
+
+/// Bytes that an event may have beside its state: ids (escaped at worst six-fold), numbers, names.
+const EVENT_OVERHEAD: usize = 3 * 6 * 4096 + 1024;
+
+pub struct Subscriber {
+    shared: Arc<Shared>,
+    /// Made by the first subscription: a client that follows nothing costs the server nothing.
+    link: OnceCell<Link>,
+    client: redis::Client,
+    shown: String,
+    limits: Limits,
+}
+
+struct Shared {
+    keys: Keys,
+    sink: Arc<dyn EventSink>,
+    most_event_bytes: usize,
+    /// What should be subscribed, now and after every reconnection.
+    wanted: Mutex<BTreeSet<Topic>>,
+}
+
+impl Subscriber {
+    pub fn new(target: &Target, keys: Keys, limits: &Limits, sink: Arc<dyn EventSink>) -> Self {
+        Subscriber {
+            shared: Arc::new(Shared {
+                keys,
+                sink,
+                most_event_bytes: limits.max_state_bytes.saturating_add(EVENT_OVERHEAD),
+                wanted: Mutex::default(),
+            }),
+            link: OnceCell::new(),
+            client: target.client.clone(),
+            shown: target.shown.clone(),
+            limits: limits.clone(),
+        }
+    }
+
+    /// Resolves when the server has confirmed the subscription.
+    pub async fn subscribe(&self, topic: &Topic) -> Result<()> {
+        let link = self.link.get_or_try_init(|| self.connect()).await?;
+        // Wanted first: should the connection break in between, the reconnection subscribes it.
+        self.shared.wanted.lock().insert(topic.clone());
+        let done = link
+            .command(&self.shared.subscribe_cmd(topic), Repeat::Harmless)
+            .await;
+        if done.is_err() {
+            self.shared.wanted.lock().remove(topic);
+        }
+        done.map(drop)
+    }
+
+    pub async fn unsubscribe(&self, topic: &Topic) -> Result<()> {
+        self.shared.wanted.lock().remove(topic);
+        let Some(link) = self.link.get() else {
+            return Ok(());
+        };
+        match link
+            .command(&self.shared.unsubscribe_cmd(topic), Repeat::Harmless)
+            .await
+        {
+            Ok(_) => Ok(()),
+            // Without a connection nothing is subscribed, and the next one will not have it.
+            Err(error) if matches!(error.code, Code::Unavailable | Code::Timeout) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn close(&self) {
+        self.shared.wanted.lock().clear();
+        if let Some(link) = self.link.get() {
+            link.close();
+        }
+    }
+
+    async fn connect(&self) -> Result<Link> {
+        let on_push = {
+            let shared = self.shared.clone();
+            Arc::new(move |push: PushInfo| shared.receive(push))
+        };
+        let prepare = {
+            let shared = self.shared.clone();
+            Arc::new(move |connection: MultiplexedConnection, again: bool| {
+                let shared = shared.clone();
+                Box::pin(shared.resubscribe(connection, again)) as BoxFuture<'static, Result<()>>
+            })
+        };
+        Link::open(LinkConfig {
+            client: self.client.clone(),
+            shown: self.shown.clone(),
+            connect_timeout: Duration::from_millis(self.limits.connect_timeout_ms),
+            command_timeout: Duration::from_millis(self.limits.command_timeout_ms),
+            on_push,
+            prepare,
+            sink: self.shared.sink.clone(),
+            reports_state: false,
+        })
+        .await
+    }
+}
+
+impl Shared {
+    async fn resubscribe(
+        self: Arc<Self>,
+        mut connection: MultiplexedConnection,
+        again: bool,
+    ) -> Result<()> {
+        let wanted: Vec<Topic> = self.wanted.lock().iter().cloned().collect();
+        for topic in &wanted {
+            connection
+                .send_packed_command(&self.subscribe_cmd(topic))
+                .await
+                .and_then(Value::extract_error)
+                .map_err(|error| errors::request(&error))?;
+        }
+        if again && !wanted.is_empty() {
+            self.sink.gap();
+        }
+        Ok(())
+    }
+
+    fn subscribe_cmd(&self, topic: &Topic) -> Cmd {
+        self.cmd(topic, "SUBSCRIBE", "PSUBSCRIBE")
+    }
+
+    fn unsubscribe_cmd(&self, topic: &Topic) -> Cmd {
+        self.cmd(topic, "UNSUBSCRIBE", "PUNSUBSCRIBE")
+    }
+
+    fn cmd(&self, topic: &Topic, channel: &str, pattern: &str) -> Cmd {
+        match topic {
+            Topic::AllRooms => redis::cmd(pattern)
+                .arg(self.keys.events_pattern())
+                .to_owned(),
+            Topic::Room(room) => redis::cmd(channel)
+                .arg(self.keys.room_events(room))
+                .to_owned(),
+        }
+    }
+
+    /// Runs on the connection's task, in the order in which the server sent.
+    fn receive(&self, push: PushInfo) {
+        let (all_rooms, channel, payload) = match (push.kind, push.data.as_slice()) {
+            (PushKind::Message, [channel, payload]) => (false, channel, payload),
+            (PushKind::PMessage, [_, channel, payload]) => (true, channel, payload),
+            _ => return,
+        };
+        let heard = text(channel).and_then(|channel| {
+            let room = self.keys.room_of_events(channel)?;
+            let payload = text(payload)?;
+            (payload.len() <= self.most_event_bytes && event::is_presence_event(payload, room))
+                .then_some((room, payload))
+        });
+        let Some((room, payload)) = heard else {
+            return self.sink.malformed();
+        };
+        let topic = if all_rooms {
+            Topic::AllRooms
+        } else {
+            Topic::Room(room.into())
+        };
+        self.sink.presence(&topic, payload);
+    }
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
