@@ -4,8 +4,10 @@
 -- KEYS[R+1..R+N] – prs:conn:<connId> of each of the N connections, room by room
 --
 -- ARGV[1] – ttl (ms)   ARGV[2] – R
--- ARGV[3..R+2] – how many of the connections each room has
--- ARGV[R+3..]  – connId and expected epoch of each connection, in the order of KEYS
+-- ARGV[3] – where the connId begins in a connection's key (1-based)
+-- ARGV[4] – the expected epochs of all connections, one after the other, all of one length
+-- ARGV[5] – that length
+-- ARGV[6..R+5] – how many of the connections each room has
 --
 -- Returns the exceptions only, flat: index (0-based), stored epoch (text; '' if there is no such
 -- connection), index, … An exception was not written.
@@ -13,34 +15,37 @@
 -- Races: an epoch names one join of one connection, so an equal epoch also means the room and the
 -- user that the node remembers. A leave, reap or rejoin in between changes or removes the epoch,
 -- and then nothing is written here: no connection is brought back, no foreign room is touched.
+--
+-- Every argument and every call costs the server; docs/heartbeats.md has what was measured.
+local call, sub = redis.call, string.sub
 -- @include now
-local ttl, rooms = ARGV[1], tonumber(ARGV[2])
+local rooms, id_at = tonumber(ARGV[2]), tonumber(ARGV[3])
+local epochs, width = ARGV[4], tonumber(ARGV[5])
 local seen = string.format('%.0f', now)
+local expires = string.format('%.0f', now + tonumber(ARGV[1]))
 local exceptions = {}
-local key, arg, index = rooms, rooms + 2, 0
+local key, at = rooms, 1
 
 for room = 1, rooms do
-  local add = { KEYS[room] }
-  local n = 1
-  for _ = 1, tonumber(ARGV[room + 2]) do
+  local add, n = { KEYS[room] }, 1
+  for _ = 1, tonumber(ARGV[room + 5]) do
     key = key + 1
     local conn = KEYS[key]
-    local epoch = redis.call('HGET', conn, 'epoch')
-    if epoch == ARGV[arg + 2] then
-      redis.call('HSET', conn, 'last_seen_ms', seen)
-      redis.call('PEXPIRE', conn, ttl)
+    local epoch = call('HGET', conn, 'epoch')
+    if epoch == sub(epochs, at, at + width - 1) then
+      call('HSET', conn, 'last_seen_ms', seen)
+      call('PEXPIREAT', conn, expires)
       add[n + 1] = seen
-      add[n + 2] = ARGV[arg + 1]
+      add[n + 2] = sub(conn, id_at)
       n = n + 2
     else
-      exceptions[#exceptions + 1] = index
+      exceptions[#exceptions + 1] = key - rooms - 1
       exceptions[#exceptions + 1] = epoch or ''
     end
-    arg = arg + 2
-    index = index + 1
+    at = at + width
   end
   if n > 1 then
-    redis.call('ZADD', unpack(add))
+    call('ZADD', unpack(add))
   end
 end
 return exceptions

@@ -41,6 +41,7 @@ pub struct Client {
     store: Arc<dyn Store>,
     directory: Arc<Directory>,
     engine: Arc<Engine>,
+    settle: Arc<dyn Settle>,
     reaper: Arc<Reaper>,
     metrics: Arc<Metrics>,
     limits: Limits,
@@ -70,7 +71,7 @@ impl Client {
             store.clone(),
             directory.clone(),
             metrics.clone(),
-            outlet,
+            outlet.clone(),
             heartbeat::Settings {
                 ttl_ms: options.ttl_ms,
                 window: Duration::from_millis(options.batch_window_ms),
@@ -94,6 +95,7 @@ impl Client {
             store,
             directory,
             engine,
+            settle: outlet,
             reaper,
             metrics,
             limits,
@@ -138,7 +140,23 @@ impl Client {
 
     /// Takes heartbeats in; each is settled through the outlet, exactly once.
     pub fn heartbeats(&self, requests: Vec<Request>) {
-        self.engine.submit(requests);
+        let check = |request: &Request| ids::check_conn("connId", &request.conn, &self.limits);
+        if requests.iter().all(|request| check(request).is_ok()) {
+            return self.engine.submit(requests);
+        }
+        let mut refused = Vec::new();
+        let fitting = requests
+            .into_iter()
+            .filter_map(|request| match check(&request) {
+                Ok(()) => Some(request),
+                Err(error) => {
+                    refused.push((request.ticket, Err(error)));
+                    None
+                }
+            })
+            .collect();
+        self.settle.settle(refused);
+        self.engine.submit(fitting);
     }
 
     /// Leaves; `None` if the connection is unknown (spec 3.6).

@@ -133,6 +133,14 @@ pub struct Summary {
     pub max: f64,
 }
 
+/// An hour is the most that is told apart, which keeps a histogram small.
+const MOST: u64 = 3_600_000_000;
+
+fn record(histogram: &mut Histogram<u64>, value: u64) {
+    // It grows as needed; it cannot fail for a value of this size.
+    let _ = histogram.record(value.min(MOST));
+}
+
 /// A histogram with two significant digits.
 #[derive(Debug)]
 pub struct Latency(Mutex<Histogram<u64>>);
@@ -151,15 +159,16 @@ impl Latency {
     }
 
     pub fn record_value(&self, value: u64) {
-        // An hour is the most that is told apart, which keeps the histogram small.
-        self.0.lock().saturating_record(value.min(3_600_000_000));
+        record(&mut self.0.lock(), value);
     }
 
     pub fn record_all(&self, times: impl Iterator<Item = Duration>) {
         let mut histogram = self.0.lock();
         for time in times {
-            let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-            histogram.saturating_record(micros.min(3_600_000_000));
+            record(
+                &mut histogram,
+                u64::try_from(time.as_micros()).unwrap_or(u64::MAX),
+            );
         }
     }
 
@@ -174,5 +183,23 @@ impl Latency {
             p99: at(0.99),
             max: histogram.max() as f64 / unit,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_and_small_values_are_told_apart() {
+        let latency = Latency::default();
+        for millis in 1..=1_000 {
+            latency.record(Duration::from_millis(millis));
+        }
+        latency.record(Duration::from_secs(1 << 40));
+        let summary = latency.summary(1_000.0);
+        assert_eq!(summary.count, 1_001);
+        assert!((490.0..=510.0).contains(&summary.p50), "{summary:?}");
+        assert!(summary.max >= 3_500_000.0, "{summary:?}");
     }
 }

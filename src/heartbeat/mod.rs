@@ -261,7 +261,11 @@ impl Engine {
             .into_iter()
             .filter_map(|group| match busy.get_mut(&group.conn) {
                 Some(parked) => {
-                    parked.extend(group.waiting);
+                    // A group holds the id once; back in the queue each needs its own again.
+                    parked.extend(group.waiting.into_iter().map(|mut waiting| {
+                        waiting.request.conn = (&*group.conn).into();
+                        waiting
+                    }));
                     None
                 }
                 None => {

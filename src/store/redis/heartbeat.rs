@@ -7,10 +7,15 @@ use super::{
     scripts::{self, Reply},
 };
 use crate::{
-    model::{error::Result, json::quote, presence::Place},
+    model::{
+        error::Result,
+        json::quote,
+        presence::{Epoch, Place},
+    },
     store::{Beaten, Exception, FullBeat, PlainBeat},
 };
 use redis::Value;
+use std::{fmt::Write as _, sync::Arc};
 
 impl RedisStore {
     pub(super) async fn do_beat_batch(
@@ -18,20 +23,63 @@ impl RedisStore {
         beats: &[PlainBeat],
         ttl_ms: u64,
     ) -> Result<Vec<Exception>> {
-        let rooms: Vec<&[PlainBeat]> = beats.chunk_by(|a, b| a.room == b.room).collect();
-        let mut call = scripts::HEARTBEAT_BATCH.call(rooms.len() + beats.len());
-        for room in &rooms {
-            call.arg(self.keys.room_last_seen(&room[0].room));
+        let width = beats.first().map_or(0, |beat| digits(beat.epoch));
+        if beats.iter().all(|beat| digits(beat.epoch) == width) {
+            return self.beat_batch_of(beats.iter(), width, ttl_ms).await;
+        }
+        // The script takes epochs of one length. All are, as long as they come from the clock; a
+        // caller that adopts others pays with a call for each length.
+        let mut exceptions = Vec::new();
+        for width in 1..=MOST_DIGITS {
+            let indices: Vec<usize> = (0..beats.len())
+                .filter(|&i| digits(beats[i].epoch) == width)
+                .collect();
+            if !indices.is_empty() {
+                let of_width = indices.iter().map(|&i| &beats[i]);
+                for exception in self.beat_batch_of(of_width, width, ttl_ms).await? {
+                    exceptions.push(Exception {
+                        index: indices[exception.index],
+                        ..exception
+                    });
+                }
+            }
+        }
+        exceptions.sort_unstable_by_key(|exception| exception.index);
+        Ok(exceptions)
+    }
+
+    /// One call of the script, for beats that are sorted by room and have epochs of one length.
+    async fn beat_batch_of<'a>(
+        &self,
+        beats: impl Iterator<Item = &'a PlainBeat> + Clone,
+        width: usize,
+        ttl_ms: u64,
+    ) -> Result<Vec<Exception>> {
+        let mut rooms: Vec<(&Arc<str>, usize)> = Vec::new();
+        let mut count = 0;
+        let mut epochs = String::new();
+        for beat in beats.clone() {
+            match rooms.last_mut() {
+                Some((room, n)) if Arc::ptr_eq(room, &beat.room) || **room == beat.room => *n += 1,
+                _ => rooms.push((&beat.room, 1)),
+            }
+            count += 1;
+            let _ = write!(epochs, "{}", beat.epoch);
+        }
+        let mut call = scripts::HEARTBEAT_BATCH.call(rooms.len() + count);
+        for (room, _) in &rooms {
+            call.arg(self.keys.room_last_seen(room));
         }
         for beat in beats {
             call.arg(self.keys.conn(&beat.conn));
         }
-        call.arg(ttl_ms).arg(rooms.len());
-        for room in &rooms {
-            call.arg(room.len());
-        }
-        for beat in beats {
-            call.arg(&*beat.conn).arg(beat.epoch);
+        call.arg(ttl_ms)
+            .arg(rooms.len())
+            .arg(self.keys.conn("").len() + 1)
+            .arg(epochs)
+            .arg(width);
+        for (_, n) in &rooms {
+            call.arg(*n);
         }
         let value = self
             .call(&scripts::HEARTBEAT_BATCH, &call, Repeat::Harmless)
@@ -103,6 +151,13 @@ impl RedisStore {
             })
             .collect()
     }
+}
+
+/// Decimal digits of the largest epoch.
+const MOST_DIGITS: usize = 20;
+
+fn digits(epoch: Epoch) -> usize {
+    epoch.checked_ilog10().map_or(1, |log| log as usize + 1)
 }
 
 fn read_beat(value: Value) -> Result<Beaten, redis::RedisError> {
