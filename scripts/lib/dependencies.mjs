@@ -6,18 +6,14 @@ import { runOrThrow, SetupError } from './run.mjs';
 export async function installDependencies() {
   if (dependenciesAreCurrent()) return;
   console.log('· installing npm dependencies');
-  // Not `npm ci`: npm 11 refuses a lockfile without `resolved` addresses when it has optional
-  // packages of other platforms. `install --no-save` installs what the lockfile says and leaves it
-  // as it is; that it did is checked below.
   // No dependency needs an install script on the platforms that we build for.
-  const flags = ['--no-save', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'];
-  const args = ['install', ...flags];
+  const args = ['ci', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'];
   // Under `npm run`, the npm that runs us is the one to use; its path is also the only way to
   // start npm without a shell on Windows.
   const npm = process.env.npm_execpath;
   if (npm?.endsWith('npm-cli.js'))
-    await runOrThrow('npm install', process.execPath, [npm, ...args]);
-  else await runOrThrow('npm install', 'npm', args);
+    await runOrThrow('npm ci', process.execPath, [npm, ...args]);
+  else await runOrThrow('npm ci', 'npm', args);
   if (!dependenciesAreCurrent()) {
     throw new SetupError(
       'what npm installed is not what package-lock.json says; is it out of date?',

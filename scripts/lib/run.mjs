@@ -19,22 +19,31 @@ export function onInterrupt(handler) {
 }
 
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
-  process.on(signal, () => {
-    if (interrupted) return;
-    interrupted = true;
-    // A terminal's Ctrl-C has reached the children already; a second one could be taken for
-    // "at once, without cleaning up".
-    const fromTerminal = signal === 'SIGINT' && process.stdin.isTTY;
-    for (const child of running) if (!fromTerminal) child.kill(signal);
-    const finish = () => {
-      for (const child of running) child.kill('SIGKILL');
-      for (const handler of interruptHandlers) handler();
-      process.exit(128 + constants.signals[signal]);
-    };
-    setTimeout(finish, 5000);
-    for (const child of running) child.once('exit', () => running.size === 0 && finish());
-    if (running.size === 0) finish();
-  });
+  process.on(signal, () => interrupt(signal));
+}
+
+// npm starts us through a shell, and a signal that ends npm ends the shell but never reaches us:
+// all we see of it is another parent.
+const parent = process.ppid;
+if (process.env.npm_lifecycle_event !== undefined) {
+  setInterval(() => process.ppid !== parent && interrupt('SIGTERM'), 1000).unref();
+}
+
+function interrupt(signal) {
+  if (interrupted) return;
+  interrupted = true;
+  // A terminal's Ctrl-C has reached the children already; a second one could be taken for
+  // "at once, without cleaning up".
+  const fromTerminal = signal === 'SIGINT' && process.stdin.isTTY;
+  for (const child of running) if (!fromTerminal) child.kill(signal);
+  const finish = () => {
+    for (const child of running) child.kill('SIGKILL');
+    for (const handler of interruptHandlers) handler();
+    process.exit(128 + constants.signals[signal]);
+  };
+  setTimeout(finish, 5000);
+  for (const child of running) child.once('exit', () => running.size === 0 && finish());
+  if (running.size === 0) finish();
 }
 
 /**
