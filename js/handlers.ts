@@ -39,9 +39,8 @@ export class Handlers<Event> {
         this.#log('threw', error);
         continue;
       }
-      if (result instanceof Promise) {
-        result.catch((error: unknown) => this.#log('rejected', error));
-      } else if (isThenable(result)) {
+      // Whatever may be a thenable; Promise.resolve also takes in a `then` that throws.
+      if (typeof result === 'object' && result !== null) {
         Promise.resolve(result).catch((error: unknown) => this.#log('rejected', error));
       }
     }
@@ -54,12 +53,4 @@ export class Handlers<Event> {
       // A logger that throws has nobody left to tell.
     }
   }
-}
-
-function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return (
-    typeof value === 'object' &&
-    value !== null &&
-    typeof (value as { then?: unknown }).then === 'function'
-  );
 }

@@ -72,10 +72,16 @@ else
   end
 end
 
--- DEL first: whatever a half-written hash of before held is gone.
-redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'conn_id', conn, 'user_id', user, 'room_id', room,
-  'last_seen_ms', integer(now), 'epoch', integer(epoch), 'state', state)
+-- HSET first: a server that is out of memory refuses it, and with it the whole join, only as long
+-- as the script has written nothing (a DEL, even of nothing, would count).
+local fields = { 'conn_id', conn, 'user_id', user, 'room_id', room,
+  'last_seen_ms', integer(now), 'epoch', integer(epoch), 'state', state }
+redis.call('HSET', KEYS[1], unpack(fields))
+if redis.call('HLEN', KEYS[1]) ~= #fields / 2 then
+  -- Whatever else a hash of before held is gone.
+  redis.call('DEL', KEYS[1])
+  redis.call('HSET', KEYS[1], unpack(fields))
+end
 redis.call('PEXPIRE', KEYS[1], ttl)
 redis.call('SADD', KEYS[2], conn)
 redis.call('SADD', KEYS[3], user)

@@ -174,14 +174,16 @@ impl Latency {
 
     fn summary(&self, unit: f64) -> Summary {
         let histogram = self.0.lock();
-        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / unit;
+        // The lower end of a bucket: a size beyond its bound must not seem to have been.
+        let shown = |value| histogram.lowest_equivalent(value) as f64 / unit;
+        let at = |quantile| shown(histogram.value_at_quantile(quantile));
         Summary {
             count: histogram.len(),
             mean: histogram.mean() / unit,
             p50: at(0.5),
             p90: at(0.9),
             p99: at(0.99),
-            max: histogram.max() as f64 / unit,
+            max: shown(histogram.max()),
         }
     }
 }

@@ -142,10 +142,11 @@ onEveryStore('3.3 heartbeat', (store) => {
     const client = await store.connect();
     const { epoch } = await client.join({ roomId: 'r', userId: 'u', connId: 'a' });
     await client.join({ roomId: 'r', userId: 'u', connId: 'b' });
+    await client.join({ roomId: 'r', userId: 'u', connId: 'stale' });
     const results = await client.heartbeatMany([
       { connId: 'b', patchState: { x: 1 } },
       { connId: 'gone' },
-      { connId: 'a', epoch: epoch - 1 },
+      { connId: 'stale', epoch: 1 },
       { connId: '' },
       { connId: 'a', epoch },
     ]);
@@ -172,7 +173,12 @@ onEveryStore('3.4 patchState', (store) => {
       { c: null, a: undefined, d: [undefined, 1], b: false },
       { b: false, c: null, d: [null, 1] },
     ],
-    ['the merge is of the top level only', { a: { b: { c: 1 } } }, { a: { d: 1 } }, { a: { d: 1 } }],
+    [
+      'the merge is of the top level only',
+      { a: { b: { c: 1 } } },
+      { a: { d: 1 } },
+      { a: { d: 1 } },
+    ],
     ['every key can go', { a: 1 }, { a: undefined }, {}],
   ];
   for (const [what, before, patchState, after] of merges) {
@@ -226,7 +232,12 @@ onEveryStore('3.4 patchState', (store) => {
 
   test('3.4 a patch that changes nothing still is a heartbeat', async () => {
     const client = await store.connect();
-    const { snapshot } = await client.join({ roomId: 'r', userId: 'u', connId: 'c', state: { a: 1 } });
+    const { snapshot } = await client.join({
+      roomId: 'r',
+      userId: 'u',
+      connId: 'c',
+      state: { a: 1 },
+    });
     await eventually(async () => {
       await client.heartbeat({ connId: 'c', patchState: { a: 1 } });
       const [entry] = await client.fetchRoomSnapshot('r');

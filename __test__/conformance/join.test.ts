@@ -113,7 +113,12 @@ onEveryStore('3.1 join', (store) => {
     const client = await store.connect();
     const recorder = await record(client);
     await client.join({ roomId: 'r', userId: 'u', connId: 'c', state: { a: 1, b: 2 } });
-    const { snapshot } = await client.join({ roomId: 'r', userId: 'u', connId: 'c', state: { c: 3 } });
+    const { snapshot } = await client.join({
+      roomId: 'r',
+      userId: 'u',
+      connId: 'c',
+      state: { c: 3 },
+    });
     expect(snapshot.map((entry) => entry.state)).toEqual([{ c: 3 }]);
     expect((await recorder.settled()).map(brief)).toEqual(['join c r u', 'join c r u']);
   });
@@ -137,11 +142,7 @@ onEveryStore('3.1 join', (store) => {
       await long.reapOnce();
       await short.reapOnce();
       const events = await recorder.settled();
-      expect(events.map(brief)).toEqual([
-        'join c r u',
-        'leave c r u timeout',
-        `join c r ${user}`,
-      ]);
+      expect(events.map(brief)).toEqual(['join c r u', 'leave c r u timeout', `join c r ${user}`]);
       expect(events.map((event) => event.epoch)).toEqual([first.epoch, first.epoch, second.epoch]);
       await long.leave('c');
       await recorder.stop();

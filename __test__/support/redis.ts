@@ -293,7 +293,7 @@ function shortTmpdir(): string {
   return folder.length > 60 ? '/tmp' : folder;
 }
 
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const probe = createServer();
   probe.listen(0, '127.0.0.1');
   await once(probe, 'listening');

@@ -11,7 +11,10 @@ export interface Certificates {
 
 let made: Promise<Certificates> | undefined;
 
-/** A certificate authority, and a server certificate by it for localhost, 127.0.0.1 and ::1. */
+/**
+ * A certificate authority, and a certificate by it for localhost, 127.0.0.1 and ::1, which clients
+ * can use too.
+ */
 export function certificates(): Promise<Certificates> {
   made ??= make();
   return made;
@@ -32,7 +35,7 @@ async function make(): Promise<Certificates> {
     extensions: [
       { name: 'basicConstraints', cA: false },
       { name: 'keyUsage', digitalSignature: true, critical: true },
-      { name: 'extKeyUsage', serverAuth: true },
+      { name: 'extKeyUsage', serverAuth: true, clientAuth: true },
       {
         name: 'subjectAltName',
         altNames: [

@@ -12,11 +12,12 @@ import { startRedis } from './redis.mjs';
 import { openScreen } from './screen.mjs';
 import { BEAT_EVERY_MS, SECONDS, STEPS } from './script.mjs';
 import { startServer } from './server.mjs';
+import { summary } from './summary.mjs';
 
 const LOOK_EVERY_MS = 250;
 /** What the script provokes. */
 const REFUSED = {
-  CONNECTION_NOT_FOUND: 'the connection has timed out, a new join is needed',
+  CONNECTION_NOT_FOUND: 'it has timed out and must join again',
   STALE_EPOCH: 'a newer join has taken the connection over',
 };
 
@@ -118,36 +119,6 @@ async function playRound(servers, screen) {
   await until(SECONDS);
 }
 
-/** What the servers saw, counted and compared. */
-function summary(seen, counts, people, began) {
-  const list = (tally) => Object.entries(tally).map(([name, n]) => `${n} ${name}`);
-  const count = (events, name) =>
-    events.reduce((tally, event) => {
-      const key = name(event);
-      if (key) tally[key] = (tally[key] ?? 0) + 1;
-      return tally;
-    }, {});
-  const lines = Object.entries(seen).map(([server, events]) => {
-    const types = list(count(events, ({ type }) => type)).join(', ');
-    const reasons = list(count(events, ({ reason }) => reason)).join(', ');
-    return `Server ${server} saw ${events.length} events: ${types} (${reasons})`;
-  });
-  const byRoom = (events) => {
-    const rooms = {};
-    for (const event of events) (rooms[event.roomId] ??= []).push(JSON.stringify(event));
-    return rooms;
-  };
-  const [a, b] = Object.values(seen).map(byRoom);
-  const rooms = new Set([...Object.keys(a), ...Object.keys(b)]);
-  const same = [...rooms].every((room) => `${a[room]}` === `${b[room]}`);
-  const beats = counts.reduce((sum, { heartbeats }) => sum + heartbeats, 0);
-  return [
-    ...lines,
-    `The same events in the same order, in each room: ${same ? 'yes' : 'NO'}`,
-    `${beats} heartbeats in ${((Date.now() - began) / 1000).toFixed(1)} s; still present: ${people.length === 0 ? 'nobody' : people.length}`,
-  ];
-}
-
 async function main() {
   const store = await openStore();
   const seen = { A: [], B: [] };
@@ -183,8 +154,9 @@ async function main() {
   clearInterval(timer);
   await looking;
   await look();
-  const counts = [await servers.A.count(), await servers.B.count()];
-  screen.end(summary(seen, counts, people, began));
+  const heartbeats = (await servers.A.heartbeats()) + (await servers.B.heartbeats());
+  const seconds = (Date.now() - began) / 1000;
+  screen.end(summary(seen, { heartbeats, people, seconds }));
 }
 
 main()

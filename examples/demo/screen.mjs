@@ -2,8 +2,8 @@
 // log) lines one after the other. At most 80 columns either way.
 const WIDTH = 80;
 const HALF = Math.floor((WIDTH - 3) / 2);
-/** Rows of the table and of the events in the picture. */
-const PEOPLE = 8;
+/** Rows of the table and of the events: the picture must fit into a terminal of 24 rows. */
+const PEOPLE = 6;
 const EVENTS = 8;
 /** How often lines show the table, at most. */
 const TABLE_EVERY_MS = 3500;
@@ -19,7 +19,7 @@ const cyan = paint(36);
 const COLOUR = { join: green, update: cyan, leave: red };
 
 /** Cut or filled to a width. The texts of the demo have one column for each character. */
-function fit(text, width) {
+function toWidth(text, width) {
   return text.length > width ? `${text.slice(0, width - 1)}…` : text.padEnd(width);
 }
 
@@ -40,16 +40,16 @@ function eventText({ type, reason, roomId, connId, state }) {
 
 /** The table, one line for each connection; a room's name stands at its first. */
 function tableLines(people, silentFromMs) {
-  const head = `${fit('ROOM', 8)}${fit('USER', 6)}${fit('CONNECTION', 12)}${fit('STATE', 39)}LAST HEARD OF`;
+  const head = `${toWidth('ROOM', 8)}${toWidth('USER', 6)}${toWidth('CONNECTION', 12)}${toWidth('STATE', 39)}LAST HEARD OF`;
   const lines = people.map((entry, index) => {
     const first = people[index - 1]?.roomId !== entry.roomId;
     const age = `${seconds(entry.ageMs)} ago`;
     const silent = entry.ageMs > silentFromMs;
     return (
-      bold(fit(first ? entry.roomId : '', 8)) +
-      fit(entry.userId, 6) +
-      dim(fit(entry.connId, 12)) +
-      fit(stateText(entry.state), 39) +
+      bold(toWidth(first ? entry.roomId : '', 8)) +
+      toWidth(entry.userId, 6) +
+      dim(toWidth(entry.connId, 12)) +
+      toWidth(stateText(entry.state), 39) +
       (silent ? yellow(`${age} !`) : age)
     );
   });
@@ -65,7 +65,7 @@ class Screen {
   }
 
   clock() {
-    return seconds(Date.now() - this.began).padStart(7);
+    return seconds(Date.now() - this.began).padStart(6);
   }
 }
 
@@ -77,7 +77,7 @@ class Picture extends Screen {
   #events = { A: [], B: [] };
 
   event(server, event) {
-    this.#events[server].push(`${this.clock()} ${eventText(event)}`.trim());
+    this.#events[server].push(`${this.clock()} ${eventText(event)}`);
     this.#events[server].splice(0, this.#events[server].length - EVENTS);
     this.#draw();
   }
@@ -108,18 +108,18 @@ class Picture extends Screen {
     const { A, B } = this.#events;
     const rows = Array.from({ length: EVENTS }, (_, at) => {
       const [left, right] = [A[at] ?? '', B[at] ?? ''];
-      return `${coloured(fit(left, HALF))}${dim(' │ ')}${coloured(fit(right, HALF))}`;
+      return `${coloured(toWidth(left, HALF))}${dim(' │ ')}${coloured(toWidth(right, HALF))}`;
     });
     const [before, now] = this.#said;
     const lines = [
-      bold(fit(this.title, WIDTH - 8)) + dim(this.clock()),
+      bold(toWidth(this.title, WIDTH - 8)) + dim(this.clock()),
       '',
       ...table,
       '',
-      dim(fit(before && `  ${before}`, WIDTH)),
-      yellow(fit(now && `▸ ${now}`, WIDTH)),
+      dim(toWidth(before && `  ${before}`, WIDTH)),
+      yellow(toWidth(now && `▸ ${now}`, WIDTH)),
       '',
-      `${bold(fit('What server A sees', HALF))}${dim(' │ ')}${bold(fit('What server B sees', HALF))}`,
+      `${bold(toWidth('What server A sees', HALF))}${dim(' │ ')}${bold(toWidth('What server B sees', HALF))}`,
       dim(`${'─'.repeat(HALF + 1)}┼${'─'.repeat(HALF + 1)}`),
       ...rows,
     ];
@@ -145,7 +145,7 @@ class Lines extends Screen {
   }
 
   event(server, event) {
-    const text = fit(`${server} ${eventText(event)}`, HALF - 4);
+    const text = toWidth(`${server} ${eventText(event)}`, HALF - 4);
     const [left, right] = server === 'A' ? [text, ''] : [' '.repeat(text.length), text];
     this.#print(`${this.clock()} ${left} │ ${right}`);
   }

@@ -69,9 +69,8 @@ export async function startServer({ url, keyPrefix }, onEvent) {
           .sort((a, b) => (a.connId < b.connId ? -1 : 1)),
       );
     },
-    async count() {
-      const { heartbeats, heartbeatBatches } = client.metrics();
-      return { heartbeats, heartbeatBatches };
+    async heartbeats() {
+      return client.metrics().heartbeats;
     },
     async stop() {
       clearInterval(pulse);

@@ -24,11 +24,15 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{Arc, OnceLock},
 };
+use tokio_util::task::TaskTracker;
 
 #[napi]
 pub struct NativeClient {
     core: Arc<OnceLock<Arc<Client>>>,
     inbox: Arc<Inbox>,
+    /// The calls that JavaScript has made and that have not ended. Counted when they are made: the
+    /// runtime may begin tasks in another order, and a close must not overtake the calls before it.
+    calls: TaskTracker,
 }
 
 #[napi]
@@ -45,6 +49,7 @@ impl NativeClient {
         Ok(NativeClient {
             core: Arc::default(),
             inbox: Arc::new(Inbox::new(wake)),
+            calls: TaskTracker::new(),
         })
     }
 
@@ -210,7 +215,10 @@ impl NativeClient {
     #[napi]
     pub fn close(&self, call: f64) -> napi::Result<()> {
         let core = self.core.clone();
+        let calls = self.calls.clone();
         self.spawn(call, async move {
+            calls.close();
+            calls.wait().await;
             if let Some(client) = core.get() {
                 client.close().await;
             }
@@ -275,7 +283,12 @@ impl NativeClient {
         F: Future<Output = Result<String>> + Send,
     {
         let client = self.client().cloned();
-        self.spawn(call, async move { work(client?).await })
+        let counted = self.calls.token();
+        self.spawn(call, async move {
+            let result = work(client?).await;
+            drop(counted);
+            result
+        })
     }
 
     /// Runs a call and hands its result over; a panic becomes an error like any other.

@@ -52,6 +52,9 @@ impl Target {
         let info = url
             .into_connection_info()
             .map_err(|error| Error::invalid("url is not a valid Redis URL").with_cause(error))?;
+        if info.redis_settings().db() < 0 {
+            return Err(Error::invalid("url: the db must not be negative"));
+        }
         let info = settled(info, tls);
         let shown = info.addr().to_string();
         let client = if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
@@ -67,6 +70,14 @@ impl Target {
                     ));
                 }
             };
+            // Without a certificate in it, nothing at all would be trusted.
+            if tls
+                .ca
+                .as_ref()
+                .is_some_and(|ca| !ca.contains("-----BEGIN CERTIFICATE-----"))
+            {
+                return Err(Error::invalid("tls.ca holds no certificate in PEM form"));
+            }
             let root_cert = tls.ca.clone().map(String::into_bytes);
             Client::build_with_tls(
                 info,

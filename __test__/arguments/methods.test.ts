@@ -1,0 +1,122 @@
+// Arguments that do not fit, for every public method: a rejected Promise with INVALID_ARGUMENT that
+// names the field, and nothing sent (spec 12, 13; issue 2, "It must show" 5).
+import type { Redis } from 'ioredis';
+import { PresenceClient } from 'rollcall';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { openClient, rejection, type Untyped } from '../support/clients.js';
+import { type RedisServer, sharedRedis } from '../support/redis.js';
+import { REFUSED } from './refused.js';
+
+let server: RedisServer;
+let admin: Redis;
+
+beforeAll(async () => {
+  server = await sharedRedis();
+  admin = await server.client();
+});
+
+/** How often each command ran, without those that nobody asked for. */
+async function commands(): Promise<Record<string, number>> {
+  const counts: Record<string, number> = {};
+  for (const line of (await admin.info('commandstats')).split('\r\n')) {
+    const found = /^cmdstat_([^:]+):calls=(\d+)/.exec(line);
+    if (found?.[1] && !/^(ping|info|select)$/.test(found[1])) counts[found[1]] = Number(found[2]);
+  }
+  return counts;
+}
+
+describe('12: arguments that do not fit are refused as a rejected Promise, naming the field', () => {
+  test.each(['redis', 'memory'] as const)(
+    'on %s, and nothing is sent (issue 2, 5)',
+    async (store) => {
+      const client = await openClient(store === 'redis' ? server.url : 'memory://');
+      const before = await commands();
+      for (const { title, call, names } of REFUSED) {
+        const error = await rejection(() => call(client)).catch((cause) => {
+          throw new Error(title, { cause });
+        });
+        expect(error.code, title).toBe('INVALID_ARGUMENT');
+        for (const name of names) expect(error.message, title).toContain(name);
+        expect(error.message.length, title).toBeLessThan(500);
+      }
+      // What had been sent would have come before this.
+      await client.fetchRoomSnapshot('r');
+      const after = await commands();
+      if (store === 'redis') {
+        expect(after).toEqual({ ...before, smembers: (before.smembers ?? 0) + 1 });
+      }
+    },
+  );
+
+  test('there are refusals for every method that takes arguments', () => {
+    const methods = new Set(REFUSED.map(({ title }) => title.split(/[: ]/)[0]));
+    const without = ['constructor', 'startReaper', 'reapOnce', 'metrics', 'close', 'on'];
+    expect([...methods, ...without].sort()).toEqual(
+      Object.getOwnPropertyNames(PresenceClient.prototype).sort(),
+    );
+  });
+
+  test('`on`, which returns no Promise, throws it', async () => {
+    const client: Untyped = await openClient('memory://');
+    for (const call of [
+      () => client.on('nothing', () => {}),
+      () => client.on(undefined, () => {}),
+      () => client.on(Symbol('state'), () => {}),
+      () => client.on('state', 5),
+      () => client.on('state'),
+    ]) {
+      expect(call).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT' }));
+    }
+  });
+
+  test('the constructor is not public', () => {
+    expect(() => new (PresenceClient as Untyped)()).toThrow(
+      expect.objectContaining({ code: 'INVALID_ARGUMENT' }),
+    );
+  });
+});
+
+describe('5.5: heartbeatMany gives errors as values, in order', () => {
+  test('holes, wrong types and good items', async () => {
+    const client: Untyped = await openClient(server.url);
+    await client.join({ roomId: 'r', userId: 'u', connId: 'many' });
+    const items: unknown[] = [{ connId: 'many' }, { connId: 5 }];
+    items[3] = null;
+    items.push({ connId: 'many', epoch: Number.NaN }, { connId: 'unknown' }, { connId: 'many' });
+    const results = await client.heartbeatMany(items);
+    expect(results.map((result: Untyped) => result.code ?? result.changed)).toEqual([
+      false,
+      'INVALID_ARGUMENT',
+      'INVALID_ARGUMENT',
+      'INVALID_ARGUMENT',
+      'INVALID_ARGUMENT',
+      'CONNECTION_NOT_FOUND',
+      false,
+    ]);
+    expect(results[2].message).toContain('item 2');
+    expect(await client.heartbeatMany([])).toEqual([]);
+    await client.leave('many');
+  });
+});
+
+describe('3.5: what JSON leaves out is left out', () => {
+  test('functions, symbols and undefined in a state', async () => {
+    const client: Untyped = await openClient(server.url);
+    const state = { a: () => 1, b: Symbol('b'), c: undefined, d: [() => 1], e: Number.NaN };
+    const { snapshot } = await client.join({ roomId: 'r', userId: 'u', connId: 'json', state });
+    expect(snapshot[0].state).toEqual({ d: [null], e: null });
+    const beaten = await client.heartbeat({ connId: 'json', patchState: { e: undefined } });
+    expect(beaten.changed).toBe(true);
+    expect((await client.fetchRoomSnapshot('r'))[0].state).toEqual({ d: [null] });
+    await client.leave('json');
+  });
+
+  test('arguments are taken at the call: what is changed later is not sent', async () => {
+    const client: Untyped = await openClient(server.url);
+    const state = { mic: 'off' };
+    const joining = client.join({ roomId: 'r', userId: 'u', connId: 'late', state });
+    state.mic = 'on';
+    expect((await joining).snapshot[0].state).toEqual({ mic: 'off' });
+    await client.leave('late');
+  });
+});

@@ -1,0 +1,275 @@
+// What every public method must refuse, as a table: used by the tests of this folder.
+import type { Untyped } from '../support/clients.js';
+
+/** One call that must be refused, and what its message must name. */
+export interface Refused {
+  title: string;
+  call: (client: Untyped) => Promise<unknown>;
+  names: string[];
+}
+
+const cyclic: Record<string, unknown> = {};
+cyclic.self = { deeper: cyclic };
+
+let deep: unknown = {};
+for (let level = 0; level < 100_000; level++) deep = { deep };
+
+const NO_ID: [string, unknown][] = [
+  ['undefined', undefined],
+  ['null', null],
+  ['a number', 5],
+  ['a bigint', 5n],
+  ['a boolean', true],
+  ['a symbol', Symbol('id')],
+  ['a function', () => 'id'],
+  ['an object', { toString: () => 'id' }],
+  ['an array', ['id']],
+  ['a String object', new String('id')],
+  ['empty', ''],
+  ['half a surrogate pair', 'a\ud800b'],
+];
+
+const TOO_LONG: [string, string, string][] = [
+  ['4097 bytes of ASCII', 'x'.repeat(4097), '4097'],
+  ['4098 bytes of UTF-8 in 2049 characters', 'ä'.repeat(2049), '4098'],
+];
+
+/** No state, and no patch either. */
+const NO_STATE: [string, unknown][] = [
+  ['null', null],
+  ['a number', 5],
+  ['a string', '{}'],
+  ['an array', [{}]],
+  ['a symbol', Symbol('state')],
+  ['a function', () => ({})],
+  ['a bigint', 5n],
+  ['a Date', new Date(0)],
+  ['a state with a BigInt in it', { count: 5n }],
+  ['a cyclic state', cyclic],
+  ['a state nested 100 000 deep', deep],
+  [
+    'a getter that throws',
+    {
+      get mic() {
+        throw new Error('no microphone');
+      },
+    },
+  ],
+  [
+    'a getter that throws no Error',
+    {
+      get mic() {
+        throw Symbol('no microphone');
+      },
+    },
+  ],
+  [
+    'a toJSON that throws',
+    {
+      toJSON() {
+        throw new Error('no JSON');
+      },
+    },
+  ],
+  ['a toJSON that gives text', { toJSON: () => '{}' }],
+  ['a toJSON that gives an array', { toJSON: () => [] }],
+  ['a toJSON that gives nothing', { toJSON: () => undefined }],
+  [
+    'a Proxy that refuses',
+    new Proxy(
+      {},
+      {
+        ownKeys() {
+          throw new Error('no keys');
+        },
+      },
+    ),
+  ],
+];
+
+const NO_EPOCH: [string, unknown][] = [
+  ['NaN', Number.NaN],
+  ['Infinity', Number.POSITIVE_INFINITY],
+  ['negative', -1],
+  ['a fraction', 1.5],
+  ['2^53', 2 ** 53],
+  ['a string', '5'],
+  ['a bigint', 5n],
+  ['null', null],
+  ['an object', {}],
+  ['a Date', new Date()],
+];
+
+const NO_OPTIONS: [string, unknown][] = [
+  ['undefined', undefined],
+  ['null', null],
+  ['a number', 5],
+  ['a string', 'room'],
+  ['an array', []],
+  ['a function', () => {}],
+  ['a symbol', Symbol('options')],
+];
+
+const JOIN = { roomId: 'r', userId: 'u', connId: 'c' };
+
+/** The given options with one property that cannot be read. */
+function withThrowing(options: object, field: string): object {
+  return Object.defineProperty({ ...options }, field, {
+    enumerable: true,
+    get() {
+      throw new Error('not to be read');
+    },
+  });
+}
+
+function* ids(): Generator<Refused> {
+  const places: [string, string, (client: Untyped, id: unknown) => Promise<unknown>][] = [
+    ['join', 'roomId', (client, roomId) => client.join({ ...JOIN, roomId })],
+    ['join', 'userId', (client, userId) => client.join({ ...JOIN, userId })],
+    ['join', 'connId', (client, connId) => client.join({ ...JOIN, connId })],
+    ['heartbeat', 'connId', (client, connId) => client.heartbeat({ connId })],
+    [
+      'heartbeat with a patch',
+      'connId',
+      (client, connId) => client.heartbeat({ connId, patchState: {} }),
+    ],
+    ['leave', 'connId', (client, connId) => client.leave(connId)],
+    ['fetchRoomSnapshot', 'roomId', (client, roomId) => client.fetchRoomSnapshot(roomId)],
+    ['getUserPresence', 'userId', (client, userId) => client.getUserPresence(userId)],
+    ['subscribe', 'roomId', (client, roomId) => client.subscribe(() => {}, { roomId })],
+    ['events', 'roomId', (client, roomId) => client.events({ roomId }).next()],
+  ];
+  for (const [method, field, call] of places) {
+    const optional = method === 'subscribe' || method === 'events';
+    for (const [what, id] of NO_ID) {
+      if (optional && id === undefined) continue;
+      const title = `${method}: ${field} is ${what}`;
+      yield { title, call: (client) => call(client, id), names: [field] };
+    }
+    for (const [what, id, size] of TOO_LONG) {
+      const title = `${method}: ${field} is ${what}`;
+      yield { title, call: (client) => call(client, id), names: [field, size, '4096'] };
+    }
+    if (field === 'connId') {
+      const title = `${method}: connId ends in ":state" (2.2)`;
+      yield { title, call: (client) => call(client, 'x:state'), names: [field, ':state'] };
+    }
+  }
+}
+
+function* states(): Generator<Refused> {
+  for (const [what, state] of NO_STATE) {
+    yield {
+      title: `join: state is ${what}`,
+      call: (client) => client.join({ ...JOIN, state }),
+      names: ['state'],
+    };
+    yield {
+      title: `heartbeat: patchState is ${what}`,
+      call: (client) => client.heartbeat({ connId: 'c', patchState: state }),
+      names: ['patchState'],
+    };
+  }
+  const big = { text: 'x'.repeat(1024 * 1024) };
+  const size = String(JSON.stringify(big).length);
+  yield {
+    title: 'join: state is longer than 1 MiB',
+    call: (client) => client.join({ ...JOIN, state: big }),
+    names: ['state', size, '1048576'],
+  };
+  yield {
+    title: 'heartbeat: patchState is longer than 1 MiB',
+    call: (client) => client.heartbeat({ connId: 'c', patchState: big }),
+    names: ['patchState', size, '1048576'],
+  };
+}
+
+function* rest(): Generator<Refused> {
+  for (const [what, epoch] of NO_EPOCH) {
+    yield {
+      title: `heartbeat: epoch is ${what}`,
+      call: (client) => client.heartbeat({ connId: 'c', epoch }),
+      names: ['epoch'],
+    };
+  }
+  for (const [what, snapshot] of [
+    ['a string', 'no'],
+    ['a number', 0],
+    ['null', null],
+  ]) {
+    yield {
+      title: `join: snapshot is ${what}`,
+      call: (client) => client.join({ ...JOIN, snapshot }),
+      names: ['snapshot'],
+    };
+  }
+  for (const [what, options] of NO_OPTIONS) {
+    yield { title: `join: options are ${what}`, call: (c) => c.join(options), names: ['join'] };
+    yield {
+      title: `heartbeat: options are ${what}`,
+      call: (client) => client.heartbeat(options),
+      names: ['heartbeat'],
+    };
+    if (options !== undefined) {
+      yield {
+        title: `subscribe: options are ${what}`,
+        call: (client) => client.subscribe(() => {}, options),
+        names: ['subscribe'],
+      };
+      yield {
+        title: `events: options are ${what}`,
+        call: (client) => client.events(options).next(),
+        names: ['events'],
+      };
+    }
+    if (typeof options !== 'function') {
+      yield {
+        title: `subscribe: handler is ${what}`,
+        call: (client) => client.subscribe(options),
+        names: ['handler'],
+      };
+    }
+    if (!Array.isArray(options)) {
+      yield {
+        title: `heartbeatMany: items are ${what}`,
+        call: (client) => client.heartbeatMany(options),
+        names: ['heartbeatMany'],
+      };
+    }
+  }
+  for (const field of ['roomId', 'userId', 'connId', 'state', 'snapshot']) {
+    yield {
+      title: `join: ${field} is a getter that throws`,
+      call: (client) => client.join(withThrowing(JOIN, field)),
+      names: [field],
+    };
+  }
+  for (const field of ['connId', 'epoch', 'patchState']) {
+    yield {
+      title: `heartbeat: ${field} is a getter that throws`,
+      call: (client) => client.heartbeat(withThrowing({ connId: 'c' }, field)),
+      names: [field],
+    };
+  }
+  for (const field of ['roomId', 'signal', 'maxBuffered']) {
+    yield {
+      title: `events: ${field} is a getter that throws`,
+      call: (client) => client.events(withThrowing({}, field)).next(),
+      names: [field],
+    };
+  }
+  yield {
+    title: 'events: signal is no AbortSignal',
+    call: (client) => client.events({ signal: {} }).next(),
+    names: ['signal'],
+  };
+  for (const maxBuffered of [0, -1, 1.5, Number.NaN, '5', null]) {
+    yield {
+      title: `events: maxBuffered is ${maxBuffered}`,
+      call: (client) => client.events({ maxBuffered }).next(),
+      names: ['maxBuffered'],
+    };
+  }
+}
+
+export const REFUSED: readonly Refused[] = [...ids(), ...states(), ...rest()];

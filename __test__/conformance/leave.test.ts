@@ -1,0 +1,123 @@
+// Spec 3.6 and 2.3: leaving, and that nothing stays. (That its cost does not grow with the room is
+// shown on Redis: redis/scripts.test.ts.)
+import { expect, test } from 'vitest';
+import { brief, expired, LONG_TTL_MS, onEveryStore, record, SHORT_TTL_MS } from './stores.js';
+
+onEveryStore('3.6 leave', (store) => {
+  for (const by of ['the node that made it', 'another node'] as const) {
+    test(`3.6 removes the connection everywhere and says where it was, by ${by}`, async () => {
+      const first = await store.connect();
+      const client = by === 'another node' ? await store.connect() : first;
+      const recorder = await record(first);
+      const { epoch } = await first.join({
+        roomId: 'r',
+        userId: 'u',
+        connId: 'c',
+        state: { a: 1 },
+      });
+      expect(await client.leave('c')).toStrictEqual({ roomId: 'r', userId: 'u' });
+      expect(await first.fetchRoomSnapshot('r')).toStrictEqual([]);
+      expect(await first.getUserPresence('u')).toStrictEqual({
+        userId: 'u',
+        rooms: [],
+        connections: [],
+      });
+      const [, leave, ...more] = await recorder.settled();
+      expect(more).toEqual([]);
+      expect(leave).toStrictEqual({
+        type: 'leave',
+        roomId: 'r',
+        userId: 'u',
+        connId: 'c',
+        state: null,
+        ts: expect.any(Number),
+        epoch,
+        reason: 'left',
+      });
+    });
+
+    test(`3.6 is null for an unknown connection, and publishes nothing, by ${by}`, async () => {
+      const first = await store.connect();
+      const client = by === 'another node' ? await store.connect() : first;
+      const recorder = await record(first);
+      expect(await client.leave('never')).toBeNull();
+      await first.join({ roomId: 'r', userId: 'u', connId: 'c' });
+      await first.leave('c');
+      expect(await client.leave('c')).toBeNull();
+      expect((await recorder.settled()).map(brief)).toEqual(['join c r u', 'leave c r u left']);
+    });
+  }
+
+  test('3.6 is null once the TTL has run out; the end is a timeout', async () => {
+    const short = await store.connect({ ttlMs: SHORT_TTL_MS });
+    const recorder = await record(await store.connect());
+    await short.join({ roomId: 'r', userId: 'u', connId: 'c' });
+    await expired(short, 'r', 'c');
+    expect(await short.leave('c')).toBeNull();
+    await short.reapOnce();
+    expect((await recorder.settled()).map(brief)).toEqual(['join c r u', 'leave c r u timeout']);
+  });
+
+  test('3.6 the user stays in the room as long as another of their connections is there', async () => {
+    const [one, two] = [await store.connect(), await store.connect()];
+    await one.join({ roomId: 'r', userId: 'u', connId: 'a' });
+    await two.join({ roomId: 'r', userId: 'u', connId: 'b' });
+    await two.join({ roomId: 'other', userId: 'u', connId: 'c' });
+    await one.leave('a');
+    expect((await one.getUserPresence('u')).rooms).toEqual(['other', 'r']);
+    await one.leave('b');
+    expect((await one.getUserPresence('u')).rooms).toEqual(['other']);
+  });
+
+  test('3.6 of many at once is one for each', async () => {
+    const nodes = [await store.connect(), await store.connect(), await store.connect()];
+    const recorder = await record(nodes[0] ?? (await store.connect()));
+    await nodes[0]?.join({ roomId: 'r', userId: 'u', connId: 'c' });
+    const results = await Promise.all(
+      Array.from({ length: 30 }, (_, i) => nodes[i % 3]?.leave('c')),
+    );
+    expect(results.filter((result) => result !== null)).toEqual([{ roomId: 'r', userId: 'u' }]);
+    expect((await recorder.settled()).map(brief)).toEqual(['join c r u', 'leave c r u left']);
+  });
+
+  test('3.6 follows a connection that another node has moved', async () => {
+    const [one, two] = [await store.connect(), await store.connect()];
+    await one.join({ roomId: 'r1', userId: 'u1', connId: 'c' });
+    await two.join({ roomId: 'r2', userId: 'u2', connId: 'c' });
+    expect(await one.leave('c')).toStrictEqual({ roomId: 'r2', userId: 'u2' });
+  });
+});
+
+onEveryStore('2.3 nothing is left', (store) => {
+  // The check itself runs after every test of the suite: rooms and users empty, DBSIZE 0.
+  test('2.3 after leaves, moves, rejoins, patches and timeouts', async () => {
+    const [long, short] = [
+      await store.connect({ ttlMs: LONG_TTL_MS }),
+      await store.connect({ ttlMs: SHORT_TTL_MS }),
+    ];
+    for (let i = 0; i < 200; i++) {
+      const client = i % 4 === 0 ? short : long;
+      const place = { roomId: `r${i % 7}`, userId: `u${i % 11}`, connId: `c${i % 50}` };
+      await client.join({ ...place, state: { i } });
+      if (i % 3 === 0) await long.leave(place.connId);
+      else if (i % 4 !== 0) await long.heartbeat({ ...place, patchState: { i: null } });
+    }
+  });
+
+  test('2.3 after a user left a room in which one of their ids had expired under another user', async () => {
+    const [long, short] = [await store.connect(), await store.connect({ ttlMs: SHORT_TTL_MS })];
+    await short.join({ roomId: 'a', userId: 'u1', connId: 'x' });
+    await expired(long, 'a', 'x');
+    await long.join({ roomId: 'b', userId: 'u2', connId: 'x' });
+    await long.join({ roomId: 'a', userId: 'u2', connId: 'y' });
+    await long.leave('y');
+  });
+
+  test('2.3 after a room whose connections all timed out', async () => {
+    const short = await store.connect({ ttlMs: SHORT_TTL_MS });
+    const rooms = Array.from({ length: 30 }, (_, i) => `r${i}`);
+    await Promise.all(
+      rooms.map((roomId, i) => short.join({ roomId, userId: `u${i % 4}`, connId: `c${i}` })),
+    );
+  });
+});

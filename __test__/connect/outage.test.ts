@@ -1,0 +1,188 @@
+// When Redis goes away and comes back: calls fail in time and say what is known, everything comes
+// back by itself, and what may have been missed is told (spec 4.4, 12).
+import { describe, expect, test } from 'vitest';
+import { everythingIn, keepLog, openClient, rejection } from '../support/clients.js';
+import { startRedis } from '../support/redis.js';
+import { eventually, within } from '../support/wait.js';
+
+const COMMAND_TIMEOUT_MS = 800;
+const limits = { commandTimeoutMs: COMMAND_TIMEOUT_MS };
+/** For a busy machine, beyond what the option says. */
+const GRACE_MS = 1500;
+const IDS = { roomId: 'r', userId: 'u', connId: 'c' };
+
+describe('12: Redis is away', () => {
+  test('calls fail with UNAVAILABLE within the command timeout, and succeed again', async () => {
+    const secret = 'hush-hush-4711';
+    await using server = await startRedis({ requirepass: secret });
+    const logger = keepLog();
+    const client = await openClient({ url: server.url, limits, logger });
+    const states: string[] = [];
+    const errors: Error[] = [];
+    client.on('state', ({ state }) => void states.push(state));
+    client.on('error', (error) => void errors.push(error));
+    await client.join(IDS);
+    await server.kill();
+    await eventually(() => expect(states).toEqual(['disconnected']));
+
+    const calls: Record<string, () => Promise<unknown>> = {
+      join: () => client.join(IDS),
+      heartbeat: () => client.heartbeat({ connId: 'c' }),
+      patch: () => client.heartbeat({ connId: 'c', patchState: { a: 1 } }),
+      leave: () => client.leave('c'),
+      fetchRoomSnapshot: () => client.fetchRoomSnapshot('r'),
+      getUserPresence: () => client.getUserPresence('u'),
+      subscribe: () => client.subscribe(() => {}),
+      reapOnce: () => client.reapOnce(),
+    };
+    await Promise.all(
+      Object.entries(calls).map(async ([name, call]) => {
+        const began = performance.now();
+        const error = await rejection(call);
+        const took = performance.now() - began;
+        expect(error.code, name).toBe('UNAVAILABLE');
+        // Nothing was sent, so nothing can have happened.
+        expect(error, name).not.toHaveProperty('outcome');
+        expect(took, name).toBeLessThan(COMMAND_TIMEOUT_MS + GRACE_MS);
+        expect(everythingIn(error)).not.toContain(secret);
+      }),
+    );
+
+    await server.start();
+    await eventually(() => expect(states).toEqual(['disconnected', 'connected']));
+    await works();
+    expect(errors.map((error) => 'code' in error && error.code)).toEqual(['UNAVAILABLE']);
+    expect(logger.lines.join('\n')).toContain('Redis is away');
+    expect(`${logger.lines} ${errors.map(everythingIn)}`).not.toContain(secret);
+    expect(client.metrics().disconnects).toBe(1);
+
+    async function works() {
+      await client.join(IDS);
+      // The restarted server has lost the scripts, too.
+      await client.heartbeat({ connId: 'c' });
+      expect(await client.fetchRoomSnapshot('r')).toHaveLength(1);
+      expect(await client.leave('c')).toEqual({ roomId: 'r', userId: 'u' });
+      expect(await server.dbsize()).toBe(0);
+    }
+  });
+
+  test('a call that is made while Redis restarts waits for it', async () => {
+    await using server = await startRedis();
+    const client = await openClient(server.url);
+    await client.join(IDS);
+    const states: string[] = [];
+    client.on('state', ({ state }) => void states.push(state));
+    await server.stop();
+    // Until the loss is noticed, a call may be sent into it: then its outcome is unknown.
+    await eventually(() => expect(states).toEqual(['disconnected']));
+    const joining = client.join(IDS);
+    await server.start();
+    expect((await joining).snapshot).toHaveLength(1);
+  });
+
+  test('what was sent and not answered has outcome "unknown"; reads are sent again', async () => {
+    await using server = await startRedis();
+    const client = await openClient({ url: server.url, limits: { commandTimeoutMs: 5000 } });
+    await client.join(IDS);
+    server.pause();
+    const calls = [
+      client.join({ ...IDS, connId: 'd' }).catch((error) => error),
+      client.leave('c').catch((error) => error),
+      client.heartbeat({ connId: 'c', patchState: { a: 1 } }).catch((error) => error),
+    ];
+    const read = client.fetchRoomSnapshot('r');
+    // On its way: the kernel has taken it, the server never will.
+    await eventually(() => client.metrics().pendingCalls >= 3);
+    await server.kill();
+    for (const error of await within(Promise.all(calls), 4000, 'the calls')) {
+      expect([error.code, error.outcome]).toEqual(['UNAVAILABLE', 'unknown']);
+    }
+    await server.start();
+    expect(await read).toEqual([]);
+  });
+
+  test('a Redis that is loading its data, read-only or out of memory: UNAVAILABLE', async () => {
+    await using master = await startRedis();
+    await using server = await startRedis();
+    const client = await openClient({ url: server.url, limits });
+    const admin = await server.client();
+    await admin.config('SET', 'maxmemory', '1');
+    const full = await rejection(() => client.join(IDS));
+    expect([full.code, full.message]).toEqual(['UNAVAILABLE', expect.stringContaining('memory')]);
+    expect(full).not.toHaveProperty('outcome');
+    expect(await server.dbsize()).toBe(0);
+    await admin.config('SET', 'maxmemory', '0');
+    await client.join(IDS);
+    await admin.replicaof(master.host, master.port);
+    const readOnly = await rejection(() => client.join(IDS));
+    expect(readOnly.code).toBe('UNAVAILABLE');
+    expect(readOnly).not.toHaveProperty('outcome');
+    await admin.replicaof('NO', 'ONE');
+    await eventually(() => client.join(IDS));
+    await client.leave('c');
+  });
+});
+
+describe('4.4: the subscription’s connection is lost and comes back', () => {
+  test('all subscriptions are there again, and `resync` is told once per gap', async () => {
+    await using server = await startRedis();
+    const client = await openClient({ url: server.url, limits });
+    const other = await openClient({ url: server.url, limits });
+    const heard: Record<string, string[]> = { all: [], r: [], s: [], gone: [] };
+    await client.subscribe((event) => void heard.all?.push(`${event.type} ${event.connId}`));
+    for (const roomId of ['r', 's', 'gone']) {
+      const keep = ({ type, connId }: { type: string; connId: string }) =>
+        void heard[roomId]?.push(`${type} ${connId}`);
+      const stop = await client.subscribe(keep, { roomId });
+      if (roomId === 'gone') await stop();
+    }
+    const gaps: string[] = [];
+    client.on('resync', ({ reason }) => void gaps.push(reason));
+    for (const gap of [1, 2]) {
+      await server.restart();
+      await eventually(() => expect(gaps).toEqual(Array(gap).fill('reconnected')));
+      // From `resync` on nothing is missed.
+      await eventually(() => other.join({ roomId: 'r', userId: 'u', connId: `r${gap}` }));
+      await other.join({ roomId: 's', userId: 'u', connId: `s${gap}` });
+      await other.join({ roomId: 'gone', userId: 'u', connId: `gone${gap}` });
+      await eventually(() => {
+        expect(heard.r).toContain(`join r${gap}`);
+        expect(heard.s).toContain(`join s${gap}`);
+        expect(heard.all).toContain(`join gone${gap}`);
+      });
+    }
+    expect(heard.gone).toEqual([]);
+    expect(heard.r).toEqual(['join r1', 'join r2']);
+    expect(gaps).toHaveLength(2);
+    expect(client.metrics().resyncs).toBe(2);
+  });
+
+  test('a half-open connection is noticed', async () => {
+    await using server = await startRedis();
+    const client = await openClient({ url: server.url, limits });
+    await client.subscribe(() => {});
+    const states: string[] = [];
+    const gaps: string[] = [];
+    client.on('state', ({ state }) => void states.push(state));
+    client.on('resync', ({ reason }) => void gaps.push(reason));
+    server.pause();
+    await eventually(() => expect(states).toEqual(['disconnected']), { timeoutMs: 8000 });
+    server.resume();
+    await eventually(() => expect([...states, ...gaps]).toContain('connected'));
+    await eventually(() => expect(gaps).toEqual(['reconnected']), { timeoutMs: 8000 });
+  });
+
+  test('a server that cuts our connections (CLIENT KILL)', async () => {
+    await using server = await startRedis();
+    const client = await openClient({ url: server.url, limits });
+    const heard: string[] = [];
+    const gaps: string[] = [];
+    await client.subscribe((event) => void heard.push(event.connId), { roomId: 'r' });
+    client.on('resync', ({ reason }) => void gaps.push(reason));
+    const admin = await server.client();
+    await admin.call('CLIENT', 'KILL', 'USER', 'default');
+    await eventually(() => expect(gaps).toEqual(['reconnected']));
+    await client.join(IDS);
+    await eventually(() => expect(heard).toEqual(['c']));
+  });
+});

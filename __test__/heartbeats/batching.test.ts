@@ -1,0 +1,243 @@
+// Batching of heartbeats (spec section 5).
+import { describe, expect, test } from 'vitest';
+import { openClient, rejection, type Untyped } from '../support/clients.js';
+import { sharedDb, startRedis } from '../support/redis.js';
+import { within } from '../support/wait.js';
+
+const IDS = { roomId: 'r', userId: 'u', connId: 'c' };
+
+function ids(count: number): string[] {
+  return Array.from({ length: count }, (_, i) => `c${i}`);
+}
+
+async function joinAll(client: Untyped, conns: string[]): Promise<void> {
+  for (let at = 0; at < conns.length; at += 200) {
+    const some = conns.slice(at, at + 200);
+    await Promise.all(some.map((connId) => client.join({ ...IDS, connId, snapshot: false })));
+  }
+}
+
+async function leaveAll(client: Untyped, conns: string[]): Promise<void> {
+  await Promise.all(conns.map((connId) => client.leave(connId)));
+}
+
+describe('5.1: heartbeats that come while a batch is on its way form the next one', () => {
+  test('one at a time: no timer, one batch each', async () => {
+    const client = await openClient((await sharedDb()).url);
+    await client.join(IDS);
+    const began = performance.now();
+    for (let i = 0; i < 100; i++) await client.heartbeat({ connId: 'c' });
+    // A timer of whatever length would show: 100 of the reference's would be 5 s.
+    expect(performance.now() - began).toBeLessThan(1000);
+    expect(client.metrics().heartbeatBatches).toBe(100);
+    await client.leave('c');
+  });
+
+  test('many at once: few batches, none larger than maxBatchSize (256)', async () => {
+    const client = await openClient((await sharedDb()).url);
+    const conns = ids(2000);
+    await joinAll(client, conns);
+    const results = await Promise.all(conns.map((connId) => client.heartbeat({ connId })));
+    expect(results.every(({ changed }) => changed === false)).toBe(true);
+    const { heartbeats, heartbeatBatches, heartbeatBatchSize } = client.metrics();
+    expect(heartbeats).toBe(2000);
+    expect(heartbeatBatches).toBeGreaterThanOrEqual(8);
+    expect(heartbeatBatches).toBeLessThan(40);
+    expect(heartbeatBatchSize.max).toBeLessThanOrEqual(256);
+    await leaveAll(client, conns);
+  });
+
+  test('batchWindowMs: 50: those of 50 ms share a batch, and none waits much longer', async () => {
+    const client = await openClient({ url: (await sharedDb()).url, batchWindowMs: 50 });
+    const conns = ids(20);
+    await joinAll(client, conns);
+    const began = performance.now();
+    const beats: Promise<unknown>[] = [];
+    for (const connId of conns) {
+      beats.push(client.heartbeat({ connId }));
+      await new Promise(setImmediate);
+    }
+    await Promise.all(beats);
+    expect(performance.now() - began).toBeGreaterThanOrEqual(45);
+    expect(performance.now() - began).toBeLessThan(1000);
+    // One, unless this thread was held up for longer than the window.
+    expect(client.metrics().heartbeatBatches).toBeLessThanOrEqual(3);
+    await leaveAll(client, conns);
+  });
+
+  test('batchWindowMs: a full batch does not wait', async () => {
+    const limits = { maxBatchSize: 10 };
+    const client = await openClient({ url: (await sharedDb()).url, batchWindowMs: 20_000, limits });
+    const conns = ids(10);
+    await joinAll(client, conns);
+    const beats = Promise.all(conns.map((connId) => client.heartbeat({ connId })));
+    await within(beats, 5000, 'a full batch');
+    await leaveAll(client, conns);
+  });
+});
+
+describe('5.2: heartbeats of one connection in one batch are combined', () => {
+  test('1000 patches: merged in the order of the calls, every Promise settles', async () => {
+    const limits = { maxBatchSize: 1500 };
+    const client = await openClient({ url: (await sharedDb()).url, batchWindowMs: 300, limits });
+    await client.join({ ...IDS, state: { last: -1 } });
+    const updates: Untyped[] = [];
+    const stop = await client.subscribe((event) => {
+      if (event.type === 'update') updates.push(event.state);
+    });
+    const beats = Array.from({ length: 1000 }, (_, i) =>
+      client.heartbeat({
+        connId: 'c',
+        // Each sets its own key, all fight over `last`, and every third removes its predecessor's.
+        patchState: { [`k${i}`]: i, last: i, ...(i % 3 === 0 && { [`k${i - 1}`]: undefined }) },
+      }),
+    );
+    const results = await Promise.all(beats);
+    expect(results.every(({ changed }) => changed)).toBe(true);
+    const expected: Record<string, number> = { last: 999 };
+    for (let i = 0; i < 1000; i++) if ((i + 1) % 3 !== 0) expected[`k${i}`] = i;
+    const [member] = await client.fetchRoomSnapshot('r');
+    expect(member?.state).toEqual(expected);
+    expect(updates.at(-1)).toEqual(expected);
+    // One batch is one write and one event; a held-up machine may make it a few.
+    expect(updates.length).toBeLessThanOrEqual(5);
+    await stop();
+    await client.leave('c');
+  });
+
+  test('patches in call order also over batches, with heartbeats in between', async () => {
+    const client = await openClient((await sharedDb()).url);
+    await client.join(IDS);
+    const beats: Promise<unknown>[] = [];
+    for (let i = 0; i < 500; i++) {
+      beats.push(client.heartbeat({ connId: 'c', patchState: { last: i } }));
+      beats.push(client.heartbeat({ connId: 'c' }));
+      if (i % 25 === 0) await new Promise(setImmediate);
+    }
+    await Promise.all(beats);
+    expect((await client.fetchRoomSnapshot('r'))[0]?.state).toEqual({ last: 499 });
+    await client.leave('c');
+  });
+
+  test('the highest epoch wins, in Redis and in every result', async () => {
+    const { server, db, url } = await sharedDb();
+    const client = await openClient({ url, batchWindowMs: 100 });
+    const { epoch } = await client.join(IDS);
+    const results = await Promise.all(
+      [epoch, epoch + 7, undefined, epoch + 3].map((given) =>
+        client.heartbeat({ connId: 'c', ...(given !== undefined && { epoch: given }) }),
+      ),
+    );
+    expect(results.map((result) => result.epoch)).toEqual(Array(4).fill(epoch + 7));
+    const admin = await server.client(db);
+    expect(await admin.hget('prs:conn:c', 'epoch')).toBe(String(epoch + 7));
+    const meta = await admin.hget('prs:{room:r}:conn_meta', 'c');
+    expect(JSON.parse(meta ?? '')).toEqual({ userId: 'u', epoch: epoch + 7 });
+    await client.leave('c');
+  });
+});
+
+describe('5.3: a bad item fails only its own Promise', () => {
+  test('every fifth: unknown, stale, oversized', async () => {
+    const limits = { maxStateBytes: 1000 };
+    const client = await openClient({ url: (await sharedDb()).url, limits });
+    const conns = ids(300);
+    await joinAll(client, conns);
+    const beats = conns.map((connId, i): Untyped => {
+      if (i % 5 !== 0) return { connId, ...(i % 2 === 0 && { patchState: { i } }) };
+      if (i % 3 === 0) return { connId: `unknown-${i}` };
+      if (i % 3 === 1) return { connId, epoch: 5 };
+      return { connId, patchState: { long: 'x'.repeat(1000) } };
+    });
+    const results = await Promise.allSettled(beats.map((beat) => client.heartbeat(beat)));
+    const CODES = ['CONNECTION_NOT_FOUND', 'STALE_EPOCH', 'INVALID_ARGUMENT'];
+    for (const [i, result] of results.entries()) {
+      const code = result.status === 'rejected' ? result.reason.code : undefined;
+      expect(code, `item ${i}`).toBe(i % 5 === 0 ? CODES[i % 3] : undefined);
+    }
+    expect(client.metrics().heartbeatsFailed).toBeGreaterThanOrEqual(40);
+    await leaveAll(client, conns);
+  });
+
+  test('in one batch for one connection', async () => {
+    const limits = { maxStateBytes: 100 };
+    const client = await openClient({ url: (await sharedDb()).url, batchWindowMs: 100, limits });
+    await client.join({ ...IDS, state: { a: 'x'.repeat(60) } });
+    const results = await Promise.allSettled(
+      [{ b: 1 }, { c: 'x'.repeat(60) }, { d: 2 }].map((patchState) =>
+        client.heartbeat({ connId: 'c', patchState }),
+      ),
+    );
+    expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
+    const [member] = await client.fetchRoomSnapshot('r');
+    expect(member?.state).toEqual({ a: 'x'.repeat(60), b: 1, d: 2 });
+    await client.leave('c');
+  });
+});
+
+describe('5.4: the queue is bounded', () => {
+  test('beyond maxQueue heartbeats reject at once with OVERLOADED; the others are served', async () => {
+    await using server = await startRedis();
+    const limits = { maxQueue: 1000, commandTimeoutMs: 20_000 };
+    const client = await openClient({ url: server.url, limits });
+    const conns = ids(50);
+    await joinAll(client, conns);
+    server.pause();
+    const beats = Array.from({ length: 5000 }, (_, i) =>
+      client.heartbeat({ connId: conns[i % conns.length] ?? '' }),
+    );
+    const error = await within(
+      rejection(() => beats.at(-1) as Promise<unknown>),
+      2000,
+      'the refusal',
+    );
+    expect(error.code).toBe('OVERLOADED');
+    expect(error.message).toContain('1000');
+    expect(client.metrics().heartbeatQueue).toBeLessThanOrEqual(1000);
+    const settled = Promise.allSettled(beats);
+    server.resume();
+    const results = await within(settled, 10_000, 'every Promise');
+    const refused = results.filter((result) => result.status === 'rejected');
+    expect(new Set(refused.map(({ reason }) => reason.code))).toEqual(new Set(['OVERLOADED']));
+    // What was on its way when the queue filled up is not in it.
+    expect(results.length - refused.length).toBeGreaterThanOrEqual(1000);
+    expect(results.length - refused.length).toBeLessThan(3000);
+    expect(client.metrics().overloaded).toBe(refused.length);
+    // And then it takes heartbeats again.
+    await client.heartbeat({ connId: conns[0] ?? '' });
+  });
+});
+
+describe('5.5: heartbeatMany', () => {
+  test('one result per item, in order, errors as values', async () => {
+    const client: Untyped = await openClient((await sharedDb()).url);
+    const conns = ids(3000);
+    await joinAll(client, conns);
+    const items = conns.map((connId, i) => ({
+      connId: i % 5 === 0 ? `unknown-${i}` : connId,
+      ...(i % 7 === 0 && { patchState: { i } }),
+    }));
+    const results = await client.heartbeatMany(items);
+    expect(results).toHaveLength(3000);
+    for (const [i, result] of results.entries()) {
+      if (i % 5 === 0) {
+        expect(result).toMatchObject({ name: 'RollcallError', code: 'CONNECTION_NOT_FOUND' });
+        expect(result.message).toContain(`"unknown-${i}"`);
+      } else {
+        expect(result).toEqual({ changed: i % 7 === 0, epoch: expect.any(Number) });
+      }
+    }
+    await leaveAll(client, conns);
+  });
+
+  test('ids of all widths cross in one call, each as it is', async () => {
+    const client: Untyped = await openClient((await sharedDb()).url);
+    const conns = ['a', 'ä', '日本', '😀', 'a\0b', '{x}', '*', ' ', '\u2028', 'é', 'e\u0301'];
+    await joinAll(client, conns);
+    const results = await client.heartbeatMany(conns.map((connId) => ({ connId })));
+    expect(results.map((result: Untyped) => result.code ?? result.changed)).toEqual(
+      conns.map(() => false),
+    );
+    await leaveAll(client, conns);
+  });
+});

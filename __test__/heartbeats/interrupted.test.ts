@@ -1,0 +1,86 @@
+// Heartbeats whose client or connection goes away under them: every Promise settles (spec 5, 11.3).
+import { describe, expect, test } from 'vitest';
+import { openClient, type Untyped } from '../support/clients.js';
+import { startRedis } from '../support/redis.js';
+import { eventually, within } from '../support/wait.js';
+
+const IDS = { roomId: 'r', userId: 'u', connId: 'c' };
+const CONNS = Array.from({ length: 100 }, (_, i) => `c${i}`);
+
+async function joinAll(client: Untyped): Promise<void> {
+  await Promise.all(CONNS.map((connId) => client.join({ ...IDS, connId, snapshot: false })));
+}
+
+/** Many heartbeats at once, every third with a patch. */
+function beatAll(client: Untyped, count: number): Promise<unknown>[] {
+  return Array.from({ length: count }, (_, i) =>
+    client.heartbeat({
+      connId: CONNS[i % CONNS.length],
+      ...(i % 3 === 0 && { patchState: { i } }),
+    }),
+  );
+}
+
+function codes(results: PromiseSettledResult<unknown>[]): Set<string> {
+  return new Set(
+    results.map((result) => (result.status === 'rejected' ? result.reason.code : 'ok')),
+  );
+}
+
+describe('5: a batch is interrupted', () => {
+  test('by close(): what was asked for before it is still done', async () => {
+    await using server = await startRedis();
+    const client = await openClient(server.url);
+    await joinAll(client);
+    const beats = beatAll(client, 5000);
+    await new Promise(setImmediate);
+    beats.push(...beatAll(client, 100));
+    const settled = Promise.allSettled(beats);
+    await client.close();
+    expect(codes(await within(settled, 100, 'every Promise'))).toEqual(new Set(['ok']));
+    expect(client.metrics().heartbeatQueue).toBe(0);
+  });
+
+  test('by a close() in mid-window: nobody waits for the window', async () => {
+    await using server = await startRedis();
+    const client = await openClient({ url: server.url, batchWindowMs: 30_000 });
+    await joinAll(client);
+    const settled = Promise.allSettled(beatAll(client, 50));
+    await within(client.close(), 5000, 'close');
+    expect(codes(await within(settled, 100, 'every Promise'))).toEqual(new Set(['ok']));
+  });
+
+  test('by CLIENT KILL, again and again', async () => {
+    await using server = await startRedis();
+    const admin = await server.client();
+    const client = await openClient(server.url);
+    await joinAll(client);
+    const rounds: Promise<PromiseSettledResult<unknown>[]>[] = [];
+    for (let round = 0; round < 5; round++) {
+      rounds.push(Promise.allSettled(beatAll(client, 600)));
+      await admin.call('CLIENT', 'KILL', 'USER', 'default');
+    }
+    const results = (await within(Promise.all(rounds), 15_000, 'every Promise')).flat();
+    for (const result of results) {
+      if (result.status === 'fulfilled') continue;
+      expect(result.reason.code).toBe('UNAVAILABLE');
+    }
+    expect(codes(results)).toContain('ok');
+    // The client is as good as new.
+    await eventually(() => client.heartbeatMany(CONNS.map((connId) => ({ connId }))));
+    const after = await client.heartbeatMany(CONNS.map((connId) => ({ connId })));
+    expect(after.filter((result) => result instanceof Error)).toEqual([]);
+  });
+
+  test('by the end of the server: UNAVAILABLE, within the command timeout', async () => {
+    const server = await startRedis();
+    const client = await openClient({ url: server.url, limits: { commandTimeoutMs: 500 } });
+    await joinAll(client);
+    server.pause();
+    const settled = Promise.allSettled(beatAll(client, 2000));
+    await new Promise(setImmediate);
+    await server[Symbol.asyncDispose]();
+    const seen = codes(await within(settled, 15_000, 'every Promise'));
+    for (const code of seen) expect(['UNAVAILABLE', 'TIMEOUT']).toContain(code);
+  });
+});

@@ -1,0 +1,165 @@
+// The package as users get it: packed, installed into an empty project outside the repository
+// where there is no Rust, used by `require`, `import` and TypeScript (issue 2, "What there is").
+import { execFile } from 'node:child_process';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  realpathSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { promisify } from 'node:util';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { inRoot, packageBin, readJson } from '../../scripts/lib/paths.mjs';
+import { removeWithProcess } from '../support/process.js';
+import { sharedRedis } from '../support/redis.js';
+
+const execute = promisify(execFile);
+const TSCONFIG = {
+  compilerOptions: {
+    target: 'es2022',
+    lib: ['esnext'],
+    module: 'nodenext',
+    moduleResolution: 'nodenext',
+    types: ['node'],
+    strict: true,
+    exactOptionalPropertyTypes: true,
+    noUncheckedIndexedAccess: true,
+    // Our own declarations are looked at, too.
+    skipLibCheck: false,
+    outDir: 'out',
+    rootDir: '.',
+  },
+};
+
+let folder: string;
+let project: string;
+let tarball: string;
+
+async function npm(cwd: string, ...args: string[]): Promise<string> {
+  // The npm that runs the tests, if one does; nothing is asked of a registry.
+  const cli = process.env.npm_execpath;
+  const [program, ...first] = cli ? [process.execPath, cli] : ['npm'];
+  const offline = ['--offline', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'];
+  const { stdout } = await execute(program ?? 'npm', [...first, ...args, ...offline], { cwd });
+  return stdout;
+}
+
+/** Runs a program of the project where neither Rust nor anything else is on PATH. */
+async function run(...args: string[]): Promise<string> {
+  const { stdout } = await execute(process.execPath, args, {
+    cwd: project,
+    env: { PATH: path.join(folder, 'empty') },
+  });
+  return stdout;
+}
+
+beforeAll(async () => {
+  folder = mkdtempSync(path.join(realpathSync(tmpdir()), 'rollcall-package-'));
+  project = path.join(folder, 'project');
+  mkdirSync(project);
+  mkdirSync(path.join(folder, 'empty'));
+  const remove = removeWithProcess(folder);
+  // `npm test` has built what is packed.
+  const packed = await npm(inRoot(), 'pack', '--json', '--pack-destination', folder);
+  tarball = path.join(folder, JSON.parse(packed)[0].filename);
+  writeFileSync(path.join(project, 'package.json'), '{ "private": true }');
+  await npm(project, 'install', tarball);
+  return remove;
+}, 60_000);
+
+describe('the package, installed into an empty project without Rust', () => {
+  test('holds what it needs and nothing else', async () => {
+    const inPackage = (file: string) => path.join(project, 'node_modules/rollcall', file);
+    for (const file of [
+      'dist/index.js',
+      'dist/index.mjs',
+      'dist/index.d.ts',
+      'README.md',
+      'LICENSE',
+    ]) {
+      expect(existsSync(inPackage(file)), file).toBe(true);
+    }
+    for (const file of ['src', 'js', 'lua', '__test__', 'scripts', 'Cargo.toml', 'target']) {
+      expect(existsSync(inPackage(file)), file).toBe(false);
+    }
+    expect(readJson('package.json').dependencies).toBeUndefined();
+  });
+
+  test('require', async () => {
+    const program = `
+      const { PresenceClient } = require('rollcall');
+      PresenceClient.connect('memory://').then(async (client) => {
+        const { snapshot } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
+        console.log(snapshot.length);
+      });`;
+    expect(await run('-e', program)).toContain('1\n');
+  });
+
+  test('import', async () => {
+    const program = `
+      import { PresenceClient } from 'rollcall';
+      const client = await PresenceClient.connect('memory://');
+      const { snapshot } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
+      console.log(snapshot.length);`;
+    expect(await run('--input-type=module', '-e', program)).toContain('1\n');
+  });
+
+  test('TypeScript: strict, exact, both module systems; compiled and run, on Redis too', async () => {
+    for (const file of ['types.mts', 'usage.mts', 'usage.cts']) {
+      cpSync(path.join(import.meta.dirname, 'fixtures', file), path.join(project, file));
+    }
+    // The compiler and Node's types are the repository's: nothing is asked of a registry.
+    symlinkSync(inRoot('node_modules/@types'), path.join(project, 'node_modules/@types'));
+    symlinkSync(
+      inRoot('node_modules/undici-types'),
+      path.join(project, 'node_modules/undici-types'),
+    );
+    writeFileSync(path.join(project, 'tsconfig.json'), JSON.stringify(TSCONFIG));
+    const compiled = await execute(
+      process.execPath,
+      [packageBin('typescript', 'tsc'), '-p', 'tsconfig.json'],
+      { cwd: project },
+    ).catch((error) => error);
+    expect(compiled.stdout).toBe('');
+
+    const { url } = await sharedRedis();
+    for (const store of ['memory://', url]) {
+      expect(JSON.parse(await run('out/usage.mjs', store))).toEqual({
+        mic: false,
+        events: ['join', 'update', 'leave'],
+        sameClasses: true,
+        code: 'CLOSED',
+        codes: 16,
+        exports: ['ERROR_CODES', 'PresenceClient', 'RollcallError'],
+        required: ['ERROR_CODES', 'PresenceClient', 'RollcallError'],
+      });
+      expect(JSON.parse(await run('out/usage.cjs', store))).toEqual({
+        mic: false,
+        code: 'CLOSED',
+        sameClasses: true,
+      });
+    }
+  }, 60_000);
+});
+
+describe('what others say of the package', () => {
+  test('publint', async () => {
+    const bin = packageBin('publint', 'publint');
+    const { stdout } = await execute(process.execPath, [bin, 'run', tarball, '--strict']);
+    expect(stdout).toContain('All good!');
+  });
+
+  test('attw (are the types wrong?)', async () => {
+    const bin = packageBin('@arethetypeswrong/cli', 'attw');
+    const { stdout } = await execute(process.execPath, [bin, tarball, '--format', 'json'], {
+      maxBuffer: 64 * 1024 * 1024,
+    }).catch((error) => error);
+    const { analysis, problems } = JSON.parse(stdout);
+    expect(problems ?? analysis.problems).toEqual(Array.isArray(problems) ? [] : {});
+  });
+});

@@ -1,0 +1,67 @@
+// `With Lua Scripts`: one EVALSHA for each heartbeat, which reads, compares, merges and writes in
+// Redis. The room is handed in by the caller; a service that looks it up first (HGET) is slower.
+import { TTL_MS } from '../lib/population.mjs';
+
+const SCRIPT = `
+local details = redis.call('HMGET', KEYS[1], 'room_id', 'user_id', 'epoch', 'state')
+if not details[1] then
+  return cjson.encode({ ok = 0, error = 'Connection not found' })
+end
+local stored = tonumber(details[3]) or 0
+local epoch = tonumber(ARGV[5]) or stored
+if epoch < stored then
+  return cjson.encode({ ok = 0, error = 'Stale epoch', epoch = stored })
+end
+redis.call('HSET', KEYS[1], 'last_seen_ms', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
+if epoch > stored then
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[5])
+  redis.call('HSET', KEYS[3], ARGV[1], cjson.encode({ userId = details[2], epoch = epoch }))
+end
+local changed = 0
+if ARGV[4] ~= '' then
+  local state = cjson.decode(details[4] or '{}')
+  for key, value in pairs(cjson.decode(ARGV[4])) do
+    state[key] = value
+  end
+  local text = cjson.encode(state)
+  if text ~= details[4] then
+    redis.call('HSET', KEYS[1], 'state', text)
+    changed = 1
+  end
+end
+return cjson.encode({ ok = 1, changed = changed, epoch = epoch })
+`;
+
+export class Lua {
+  #redis;
+  #sha;
+
+  constructor(redis) {
+    this.#redis = redis;
+  }
+
+  async load() {
+    this.#sha = await this.#redis.script('LOAD', SCRIPT);
+    return this;
+  }
+
+  async heartbeat({ connId, roomId, epoch, patchState }) {
+    const text = await this.#redis.evalsha(
+      this.#sha,
+      3,
+      `prs:conn:${connId}`,
+      `prs:{room:${roomId}}:last_seen`,
+      `prs:{room:${roomId}}:conn_meta`,
+      connId,
+      Date.now(),
+      TTL_MS,
+      patchState === undefined ? '' : JSON.stringify(patchState),
+      epoch,
+    );
+    const result = JSON.parse(text);
+    if (result.ok === 0) throw new Error(result.error);
+    return result.changed === 1;
+  }
+}

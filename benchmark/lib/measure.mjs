@@ -1,0 +1,74 @@
+// Measuring a piece of work: what it cost the process, its JavaScript thread and the server.
+import { processCpuMs, threadCpuMs } from './clock.mjs';
+
+/** CPU time of the server's main thread so far, in milliseconds (of all threads before Redis 7). */
+export async function serverCpuMs(redis) {
+  const info = parseInfo(await redis.info('cpu'));
+  const of = (kind) => Number(info[`${kind}_main_thread`] ?? info[kind]) * 1000;
+  return of('used_cpu_user') + of('used_cpu_sys');
+}
+
+/** Calls and execution time of each command so far, those that scripts make included. */
+async function commandStats(redis) {
+  const info = parseInfo(await redis.info('commandstats'));
+  return Object.fromEntries(
+    Object.entries(info).map(([name, text]) => {
+      const fields = Object.fromEntries(text.split(',').map((field) => field.split('=')));
+      return [
+        name.replace('cmdstat_', ''),
+        { calls: Number(fields.calls), usec: Number(fields.usec) },
+      ];
+    }),
+  );
+}
+
+function parseInfo(text) {
+  const fields = text.split('\r\n').flatMap((line) => {
+    const at = line.indexOf(':');
+    return at > 0 ? [[line.slice(0, at), line.slice(at + 1)]] : [];
+  });
+  return Object.fromEntries(fields);
+}
+
+/**
+ * Runs `work`, which resolves to `{ ops, …more }`, and adds what it cost. `control` is an ioredis
+ * client on which nothing else runs; asking the server is outside of what is measured.
+ */
+export async function measure(control, work) {
+  globalThis.gc?.();
+  const stats = await commandStats(control);
+  const server = await serverCpuMs(control);
+  const cpu = processCpuMs();
+  const thread = threadCpuMs();
+  const start = performance.now();
+  const { ops, ...more } = await work();
+  const ms = performance.now() - start;
+  const threadMs = threadCpuMs() - thread;
+  const cpuMs = processCpuMs() - cpu;
+  const serverMs = (await serverCpuMs(control)) - server;
+  const commands = difference(await commandStats(control), stats);
+  const calls = Object.values(commands).reduce((sum, command) => sum + command.calls, 0);
+  return {
+    ops,
+    seconds: ms / 1000,
+    opsPerSecond: (ops / ms) * 1000,
+    redisOpsPerSecond: (calls / ms) * 1000,
+    memoryUsageMB: process.memoryUsage.rss() / 2 ** 20,
+    cpuUsagePercent: (cpuMs / ms) * 100,
+    redisCpuPercent: (serverMs / ms) * 100,
+    jsThreadMicros: (threadMs / ops) * 1000,
+    nodeCpuMicros: (cpuMs / ops) * 1000,
+    redisCpuMicros: (serverMs / ops) * 1000,
+    commands,
+    ...more,
+  };
+}
+
+function difference(after, before) {
+  const changed = Object.entries(after).flatMap(([name, { calls, usec }]) => {
+    const was = before[name] ?? { calls: 0, usec: 0 };
+    const more = { calls: calls - was.calls, usec: usec - was.usec };
+    return more.calls > 0 && name !== 'info' ? [[name, more]] : [];
+  });
+  return Object.fromEntries(changed);
+}

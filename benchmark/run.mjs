@@ -1,0 +1,128 @@
+// `npm run bench`: runs scenarios, each subject in a process of its own, on a redis-server of the
+// run's own; prints tables, and writes results, charts and the summary.
+//
+//   node benchmark/run.mjs [scenario…] [--quick] [--long] [--list] [--out=folder] [--no-setup]
+//
+// --quick     a short look: few and short rounds; writes nothing unless --out says where
+// --long      also what takes minutes (ten million heartbeats in the scenario `memory`)
+// --out       where results go, in place of benchmark/results (then docs/ is left alone)
+// --no-setup  everything is built already
+import path from 'node:path';
+import { inRoot } from '../scripts/lib/paths.mjs';
+import { main, onInterrupt, SetupError } from '../scripts/lib/run.mjs';
+import { requireRedis, setUp } from '../scripts/setup.mjs';
+
+const RESULTS = inRoot('benchmark', 'results');
+const DOCUMENT = inRoot('docs', 'benchmarks.md');
+const FLAGS = ['--quick', '--long', '--list', '--no-setup'];
+
+function readArguments(args) {
+  const flags = new Set(args.filter((arg) => FLAGS.includes(arg)));
+  const out = args.find((arg) => arg.startsWith('--out='))?.slice('--out='.length);
+  const names = args.filter((arg) => !arg.startsWith('--'));
+  const known = flags.size + names.length + (out === undefined ? 0 : 1);
+  if (known !== args.length) {
+    throw new SetupError(`options are ${FLAGS.join(', ')} and --out=folder`);
+  }
+  return {
+    names,
+    quick: flags.has('--quick'),
+    long: flags.has('--long'),
+    list: flags.has('--list'),
+    setup: !flags.has('--no-setup'),
+    out: out === undefined ? undefined : path.resolve(out),
+  };
+}
+
+/** Lets subjects take turns, round by round, forwards and backwards: A B B A A B … */
+async function interleave(subjects, rounds, run) {
+  const results = Object.fromEntries(subjects.map(({ subject }) => [subject, []]));
+  for (let round = 0; round < rounds; round++) {
+    const order = round % 2 === 0 ? subjects : subjects.toReversed();
+    for (const subject of order) results[subject.subject].push(await run(subject));
+  }
+  return results;
+}
+
+/** How much of the full run is done. */
+function scaleOf(quick) {
+  return {
+    rounds: (count) => (quick ? 1 : count),
+    ms: (ms) => (quick ? Math.max(100, ms / 5) : ms),
+    count: (count) => (quick ? count / 5 : count),
+  };
+}
+
+main(async () => {
+  const options = readArguments(process.argv.slice(2));
+  if (options.setup) await setUp();
+  // Not before: they need what the set-up installs and builds.
+  const { scenarios } = await import('./scenarios/index.mjs');
+  const { startRedis } = await import('./lib/redis-server.mjs');
+  const { killWorkers, startWorker } = await import('./lib/workers.mjs');
+  const { describeMachine, machineLine } = await import('./lib/machine.mjs');
+  const { asText, cellsOf, cellsOfTargets } = await import('./lib/table.mjs');
+  const report = await import('./lib/report.mjs');
+
+  if (options.list) {
+    for (const { name, title } of scenarios) console.log(`${name.padEnd(16)}${title}`);
+    return;
+  }
+  const all = scenarios.map(({ name }) => name);
+  const unknown = options.names.find((name) => !all.includes(name));
+  if (unknown !== undefined) {
+    throw new SetupError(`there is no scenario ${unknown}; there are ${all.join(', ')}`);
+  }
+  const chosen = scenarios.filter(
+    ({ name }) => options.names.length === 0 || options.names.includes(name),
+  );
+  const folder = options.out ?? (options.quick ? undefined : RESULTS);
+
+  const redis = await startRedis(await requireRedis());
+  const cleanUp = () => {
+    killWorkers();
+    redis.stop();
+  };
+  onInterrupt(cleanUp);
+  try {
+    const machine = await describeMachine(redis.port);
+    const command = ['npm run bench', ...shownArguments(options)].join(' ');
+    const date = new Date().toISOString().slice(0, 10);
+    console.log(machineLine(machine));
+    if (machine.loadBefore > machine.cores / 4) {
+      console.log(`The machine is not quiet (load ${machine.loadBefore}): figures will be too.`);
+    }
+    const results = [];
+    for (const scenario of chosen) {
+      console.log(`\n\n══ ${scenario.title}\n${scenario.about}`);
+      const workers = [];
+      const start = async (subject) => {
+        const worker = await startWorker({ port: redis.port, scenario: scenario.name, subject });
+        workers.push(worker);
+        return worker;
+      };
+      const { quick, long } = options;
+      const found = await scenario.run({ start, interleave, scale: scaleOf(quick), long });
+      for (const worker of workers) await worker.end();
+      await redis.flush();
+      const { name, title, about } = scenario;
+      const result = { scenario: name, title, about, command, date, machine, quick, ...found };
+      for (const table of result.tables) console.log(`\n${asText(cellsOf(table))}`);
+      for (const note of result.notes ?? []) console.log(`\n${note}`);
+      if (folder !== undefined) report.writeScenario(folder, result);
+      results.push(result);
+    }
+    const written = folder === undefined ? results : report.writeSummary(folder, all);
+    if (folder === RESULTS) report.writeDocument(DOCUMENT, written);
+    console.log(`\n\n══ What issue 3 asks for`);
+    console.log(asText(cellsOfTargets(report.sortTargets(results)), 2));
+    if (folder !== undefined) console.log(`\nwritten to ${path.relative('.', folder) || '.'}`);
+  } finally {
+    cleanUp();
+  }
+});
+
+function shownArguments({ names, quick, long }) {
+  const args = [...names, ...(quick ? ['--quick'] : []), ...(long ? ['--long'] : [])];
+  return args.length > 0 ? ['--', ...args] : [];
+}

@@ -1,0 +1,217 @@
+// Receiving events: what one costs the JavaScript thread, by Rollcall and by ioredis's psubscribe
+// with JSON.parse; and what a client spends that follows 10 of 1000 busy rooms only. Another
+// process publishes, evenly spread over the rooms.
+import { once } from 'node:events';
+import { createConnection } from 'node:net';
+import { connectIoredis, connectRollcall } from '../lib/connect.mjs';
+import { measure } from '../lib/measure.mjs';
+import { connIdOf, STATE } from '../lib/population.mjs';
+import { medians, ratio } from '../lib/statistics.mjs';
+import { atMost, part } from '../lib/targets.mjs';
+
+const ROOMS = 1000;
+const FOLLOWED = 10;
+const PER_SECOND = 20_000;
+const LABELS = {
+  all: 'Rollcall, all rooms',
+  ioredis: 'ioredis psubscribe + JSON.parse',
+  some: `Rollcall, ${FOLLOWED} of ${ROOMS} rooms`,
+};
+
+const COLUMNS = [
+  { key: 'opsPerSecond', label: 'events/s' },
+  { key: 'jsThreadMicros', label: 'JS thread µs/event' },
+  { key: 'nodeCpuMicros', label: 'Node CPU µs/event' },
+  { key: 'jsThreadMs', label: 'JS thread ms/s' },
+  { key: 'nodeCpuMs', label: 'Node CPU ms/s' },
+];
+
+const roomOf = (i) => `room-${i % ROOMS}`;
+
+function channelOf(roomId) {
+  return `prs:{room:${roomId}}:events`;
+}
+
+/** Subscribes for a round only: the other subjects' rounds are not theirs to hear. */
+async function listener(env, subscribe) {
+  const control = connectIoredis(env);
+  let finish;
+  let round;
+  return {
+    listen: async ({ expected }) => {
+      let received = 0;
+      let heard;
+      const all = new Promise((resolve) => {
+        heard = resolve;
+      });
+      const unsubscribe = await subscribe((event) => {
+        if (event.state.cursor.x === undefined) throw new Error('not an event of ours');
+        if (++received === expected) heard();
+      });
+      finish = heard;
+      round = measure(control, async () => {
+        await all;
+        return { ops: received };
+      }).finally(unsubscribe);
+      round.catch(() => {});
+    },
+    /** To be called when everything was published: what is not here in a second does not come. */
+    result: async ({ expected }) => {
+      const timer = setTimeout(() => finish(), 1000);
+      const result = await round;
+      clearTimeout(timer);
+      if (result.ops !== expected) throw new Error(`${result.ops} of ${expected} events came`);
+      return {
+        ...result,
+        jsThreadMs: (result.jsThreadMicros * result.ops) / 1000 / result.seconds,
+        nodeCpuMs: (result.nodeCpuMicros * result.ops) / 1000 / result.seconds,
+      };
+    },
+  };
+}
+
+export default {
+  name: 'events',
+  title: `Events of ${ROOMS} rooms, ${PER_SECOND} a second`,
+  about: 'Update events with a small state; one handler, which reads the event.',
+
+  subjects: {
+    async publisher(env) {
+      const socket = createConnection(env.port, '127.0.0.1');
+      await once(socket, 'connect');
+      socket.setNoDelay(true);
+      socket.write('CLIENT REPLY OFF\r\n');
+      const cell = new Int32Array(new SharedArrayBuffer(4));
+      const events = Array.from({ length: ROOMS }, (_, i) => {
+        const event = JSON.stringify({
+          type: 'update',
+          roomId: roomOf(i),
+          userId: `user-${i}`,
+          connId: connIdOf(i + 1),
+          state: STATE,
+          ts: Date.now(),
+          epoch: Date.now(),
+        });
+        const args = ['PUBLISH', channelOf(roomOf(i)), event];
+        return `*3\r\n${args.map((arg) => `$${arg.length}\r\n${arg}\r\n`).join('')}`;
+      });
+      return {
+        /** Evenly over time too: events of a fleet do not come in bursts of our making. */
+        publish: async ({ total }) => {
+          const start = performance.now();
+          let sent = 0;
+          for (let naps = 1; sent < total; naps++) {
+            const elapsed = (performance.now() - start) / 1000;
+            const due = Math.min(total, Math.ceil(elapsed * PER_SECOND));
+            let text = '';
+            while (sent < due) text += events[sent++ % ROOMS];
+            if (text !== '') socket.write(text);
+            // A timer would wait a millisecond; nothing else has to run here but the socket.
+            Atomics.wait(cell, 0, 0, 0.02);
+            if (naps % 16 === 0) await new Promise(setImmediate);
+          }
+        },
+      };
+    },
+    async all(env) {
+      const client = await connectRollcall(env);
+      return listener(env, (handler) => client.subscribe(handler));
+    },
+    async some(env) {
+      const client = await connectRollcall(env);
+      return listener(env, async (handler) => {
+        const unsubscribes = [];
+        for (let i = 0; i < FOLLOWED; i++) {
+          const roomId = roomOf((i * ROOMS) / FOLLOWED);
+          unsubscribes.push(await client.subscribe(handler, { roomId }));
+        }
+        return () => Promise.all(unsubscribes.map((unsubscribe) => unsubscribe()));
+      });
+    },
+    async ioredis(env) {
+      const redis = connectIoredis(env);
+      const pattern = 'prs:{room:*}:events';
+      let onEvent;
+      redis.on('pmessage', (_, channel, message) => {
+        const event = JSON.parse(message);
+        if (channelOf(event.roomId) === channel) onEvent(event);
+      });
+      return listener(env, async (handler) => {
+        onEvent = handler;
+        await redis.psubscribe(pattern);
+        return () => redis.punsubscribe(pattern);
+      });
+    },
+  },
+
+  async run({ start, interleave, scale }) {
+    const publisher = await start('publisher');
+    const workers = [];
+    for (const subject of Object.keys(LABELS)) workers.push(await start(subject));
+    const round = (count) => async (worker) => {
+      // Whole turns over the rooms, so that each has as many.
+      const total = Math.ceil(count / ROOMS) * ROOMS;
+      const expected = worker.subject === 'some' ? (total / ROOMS) * FOLLOWED : total;
+      await worker.call('listen', { expected });
+      await publisher.call('publish', { total });
+      return worker.call('result', { expected });
+    };
+    await interleave(workers, 1, round(scale.count(20_000)));
+    const results = await interleave(workers, scale.rounds(5), round(scale.count(40_000)));
+    const spent = (key) => ratio(results.some, results.all, key);
+    return {
+      tables: [
+        {
+          title: `${PER_SECOND} events a second`,
+          columns: COLUMNS,
+          rows: Object.entries(LABELS).map(([subject, label]) => ({
+            label,
+            values: medians(results[subject]),
+          })),
+        },
+      ],
+      targets: [
+        atMost(
+          '6a',
+          'JavaScript-thread time per event, of ioredis psubscribe with JSON.parse',
+          1 / 3,
+          ratio(results.all, results.ioredis, 'jsThreadMicros'),
+          part,
+        ),
+        atMost(
+          '6b',
+          'JavaScript-thread time with 10 of 1000 rooms, of that with all',
+          1 / 20,
+          spent('jsThreadMs'),
+          part,
+        ),
+        atMost(
+          '6c',
+          'Node CPU with 10 of 1000 rooms, of that with all',
+          1 / 20,
+          spent('nodeCpuMs'),
+          part,
+        ),
+      ],
+      charts: [
+        {
+          title: 'JavaScript-thread time per event, µs',
+          series: ['JavaScript thread'],
+          groups: ['all', 'ioredis'].map((subject) => ({
+            label: LABELS[subject],
+            values: [medians(results[subject]).jsThreadMicros],
+          })),
+        },
+        {
+          title: 'Node CPU, milliseconds a second',
+          series: ['Node CPU'],
+          groups: Object.keys(LABELS).map((subject) => ({
+            label: LABELS[subject],
+            values: [medians(results[subject]).nodeCpuMs],
+          })),
+        },
+      ],
+      rounds: results,
+    };
+  },
+};

@@ -1,0 +1,32 @@
+// The list of all scenarios, in the order in which they run.
+//
+// A scenario is `{ name, title, about, subjects, run }`. `subjects` are what is measured: functions
+// that open one in a process of its own (worker.mjs) and return its methods. `run` orchestrates: it
+// starts subjects, lets them take turns, and returns `{ tables, targets, charts, notes?, rounds }`.
+import heartbeats from '../presence-optimizations.mjs';
+import events from './events.mjs';
+import heartbeatMany from './heartbeat-many.mjs';
+import join from './join.mjs';
+import latency from './latency.mjs';
+import leave from './leave.mjs';
+import memory from './memory.mjs';
+import reaper from './reaper.mjs';
+import serverLimit from './server-limit.mjs';
+import snapshot from './snapshot.mjs';
+
+export const scenarios = [
+  heartbeats,
+  serverLimit,
+  latency,
+  heartbeatMany,
+  snapshot,
+  join,
+  leave,
+  events,
+  reaper,
+  memory,
+];
+
+export function findScenario(name) {
+  return scenarios.find((scenario) => scenario.name === name);
+}

@@ -1,0 +1,78 @@
+// One heartbeat at a time: Rollcall beside the same script call made through ioredis.
+import { connectIoredis, connectRollcall } from '../lib/connect.mjs';
+import { CROWD, heartbeaters } from '../lib/heartbeaters.mjs';
+import { closedLoop } from '../lib/load.mjs';
+import { measure } from '../lib/measure.mjs';
+import { joinAll, people } from '../lib/population.mjs';
+import { argumentsOf, startRecorder } from '../lib/record.mjs';
+import { medians, ratio } from '../lib/statistics.mjs';
+import { atMost, times } from '../lib/targets.mjs';
+
+const LABELS = { rollcall: 'Rollcall', bare: 'bare EVALSHA through ioredis' };
+
+const COLUMNS = [
+  { key: 'heartbeatLatencyP50', label: 'P50 ms', digits: 4 },
+  { key: 'heartbeatLatencyP99', label: 'P99 ms', digits: 4 },
+  { key: 'opsPerSecond', label: 'heartbeats/s' },
+  { key: 'jsThreadMicros', label: 'JS thread µs' },
+  { key: 'nodeCpuMicros', label: 'Node CPU µs' },
+  { key: 'redisCpuMicros', label: 'Redis CPU µs' },
+];
+
+export default {
+  name: 'latency',
+  title: 'One heartbeat at a time',
+  about: 'Sequential heartbeats: by Rollcall, and as the EVALSHA that Rollcall sends for one.',
+
+  subjects: {
+    rollcall: heartbeaters.rollcall,
+    async bare(env) {
+      const recorder = await startRecorder(env.port);
+      const client = await connectRollcall({ ...env, port: recorder.port });
+      const list = people(CROWD);
+      await joinAll(client, list);
+      const calls = [];
+      for (const { connId, epoch } of list) {
+        const [command] = await recorder.record(() => client.heartbeat({ connId, epoch }));
+        calls.push(argumentsOf(command).slice(1).map(String));
+      }
+      await client.close();
+      recorder.stop();
+      const redis = connectIoredis(env);
+      const control = connectIoredis(env);
+      return {
+        beat: (load) =>
+          measure(control, () => closedLoop((args) => redis.evalsha(args), calls, load)),
+      };
+    },
+  },
+
+  async run({ start, interleave, scale }) {
+    const workers = [await start('rollcall'), await start('bare')];
+    const beat = (ms) => (worker) => worker.call('beat', { inFlight: 1, ms: scale.ms(ms) });
+    await interleave(workers, 1, beat(500));
+    const results = await interleave(workers, scale.rounds(7), beat(1000));
+    const rows = Object.entries(LABELS).map(([subject, label]) => ({
+      label,
+      values: medians(results[subject]),
+    }));
+    const compared = ratio(results.rollcall, results.bare, 'heartbeatLatencyP50');
+    return {
+      tables: [{ title: '1 in flight', columns: COLUMNS, rows }],
+      targets: [
+        atMost('3a', 'median latency, 1 in flight, of a bare EVALSHA’s', 1.15, compared, times),
+      ],
+      charts: [
+        {
+          title: 'median latency in µs',
+          series: ['median latency'],
+          groups: rows.map(({ label, values }) => ({
+            label,
+            values: [values.heartbeatLatencyP50 * 1000],
+          })),
+        },
+      ],
+      rounds: results,
+    };
+  },
+};

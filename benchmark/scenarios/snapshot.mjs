@@ -1,0 +1,116 @@
+// Reading a room of 100, 1000 and 5000 members: Rollcall beside SMEMBERS and pipelined HGETALLs.
+import { AsWritten } from '../baselines/as-written.mjs';
+import { connectIoredis, connectRollcall } from '../lib/connect.mjs';
+import { measure } from '../lib/measure.mjs';
+import { people, seed } from '../lib/population.mjs';
+import { medians, ratio, Samples } from '../lib/statistics.mjs';
+import { atMost, part } from '../lib/targets.mjs';
+
+const SIZES = [100, 1000, 5000];
+const LABELS = { rollcall: 'Rollcall', baseline: 'HGETALL pipelined through ioredis' };
+
+const COLUMNS = [
+  { key: 'ms', label: 'ms' },
+  { key: 'jsThreadMs', label: 'JS thread ms' },
+  { key: 'nodeCpuMs', label: 'Node CPU ms' },
+  { key: 'redisCpuMs', label: 'Redis CPU ms' },
+];
+
+async function reader(env, open) {
+  const control = connectIoredis(env);
+  for (const size of SIZES) {
+    const room = { rooms: 1, perRoom: size, prefix: `size${size}`, first: size * 10 };
+    await seed(control, people(room));
+  }
+  const read = await open();
+  return {
+    run: async ({ size, ms }) => {
+      const took = new Samples(1 << 16);
+      const result = await measure(control, async () => {
+        const until = performance.now() + ms;
+        do {
+          const since = performance.now();
+          const { length } = await read(`size${size}-0`);
+          took.add(performance.now() - since);
+          if (length !== size) throw new Error(`${length} of ${size} members`);
+        } while (performance.now() < until);
+        return { ops: took.count };
+      });
+      return {
+        ...result,
+        ms: took.percentile(0.5),
+        jsThreadMs: result.jsThreadMicros / 1000,
+        nodeCpuMs: result.nodeCpuMicros / 1000,
+        redisCpuMs: result.redisCpuMicros / 1000,
+      };
+    },
+  };
+}
+
+export default {
+  name: 'snapshot',
+  title: 'Snapshot of a room',
+  about: 'One snapshot at a time, each member with a small state; per snapshot.',
+
+  subjects: {
+    rollcall: (env) =>
+      reader(env, async () => {
+        const client = await connectRollcall(env);
+        return (roomId) => client.fetchRoomSnapshot(roomId);
+      }),
+    baseline: (env) =>
+      reader(env, async () => {
+        const service = new AsWritten(connectIoredis(env));
+        return (roomId) => service.snapshot(roomId);
+      }),
+  },
+
+  async run({ start, interleave, scale }) {
+    const workers = [await start('rollcall'), await start('baseline')];
+    const results = {};
+    for (const size of SIZES) {
+      const read = (ms) => (worker) => worker.call('run', { size, ms: scale.ms(ms) });
+      await interleave(workers, 1, read(400));
+      results[size] = await interleave(workers, scale.rounds(5), read(600));
+    }
+    const of1000 = (key) => ratio(results[1000].rollcall, results[1000].baseline, key);
+    return {
+      tables: SIZES.map((size) => ({
+        title: `${size} members`,
+        columns: COLUMNS,
+        rows: Object.entries(LABELS).map(([subject, label]) => ({
+          label,
+          values: medians(results[size][subject]),
+        })),
+      })),
+      targets: [
+        atMost(
+          '5a',
+          'snapshot of 1000: time, of HGETALL’s through ioredis',
+          1 / 3,
+          of1000('ms'),
+          part,
+        ),
+        atMost(
+          '5b',
+          'snapshot of 1000: JavaScript-thread time, of the same',
+          1 / 8,
+          of1000('jsThreadMicros'),
+          part,
+        ),
+      ],
+      charts: [
+        ['time per snapshot, ms', 'ms'],
+        ['JavaScript-thread time per snapshot, ms', 'jsThreadMs'],
+      ].map(([title, key]) => ({
+        title,
+        series: Object.values(LABELS),
+        groups: SIZES.map((size) => ({
+          label: `${size} members`,
+          values: Object.keys(LABELS).map((subject) => medians(results[size][subject])[key]),
+        })),
+      })),
+      rounds: results,
+    };
+  },
+};
