@@ -51,17 +51,20 @@ if ARGV[9] == '1' then
 end
 
 local seen = integer(now)
+-- A server that is out of memory refuses a script's HSET as long as it has written nothing. A patch
+-- is to be refused then, so its HSET comes first; a mere heartbeat is not, so PEXPIRE does.
+if after ~= '' then
+  redis.call('HSET', KEYS[1], 'last_seen_ms', seen, 'state', after)
+  redis.call('PEXPIRE', KEYS[1], ARGV[7])
+else
+  redis.call('PEXPIRE', KEYS[1], ARGV[7])
+  redis.call('HSET', KEYS[1], 'last_seen_ms', seen)
+end
 if given and given > epoch then
   epoch = given
   redis.call('HSET', KEYS[1], 'epoch', integer(epoch))
   redis.call('HSET', KEYS[3], conn, '{"userId":' .. ARGV[5] .. ',"epoch":' .. integer(epoch) .. '}')
 end
-if after ~= '' then
-  redis.call('HSET', KEYS[1], 'last_seen_ms', seen, 'state', after)
-else
-  redis.call('HSET', KEYS[1], 'last_seen_ms', seen)
-end
-redis.call('PEXPIRE', KEYS[1], ARGV[7])
 redis.call('ZADD', KEYS[2], seen, conn)
 if after ~= '' then
   redis.call('PUBLISH', KEYS[4], presence_event(

@@ -33,8 +33,10 @@ for room = 1, rooms do
     local conn = KEYS[key]
     local epoch = call('HGET', conn, 'epoch')
     if epoch == sub(epochs, at, at + width - 1) then
-      call('HSET', conn, 'last_seen_ms', seen)
+      -- In this order: a server that is out of memory refuses a script's HSET as long as it has
+      -- written nothing, and nobody is to expire because of that.
       call('PEXPIREAT', conn, expires)
+      call('HSET', conn, 'last_seen_ms', seen)
       add[n + 1] = seen
       add[n + 2] = sub(conn, id_at)
       n = n + 2

@@ -5,71 +5,106 @@
 -- KEYS[5]  – prs:{room}:conn_meta   KEYS[6] – prs:{room}:events (channel)
 -- KEYS[7]  – prs:user:<userId>:conns          KEYS[8] – prs:user:<userId>:rooms
 -- KEYS[9]  – prs:active_rooms       KEYS[10] – the room's shard of the due index
--- KEYS[11..18] – only with a place to be left first: its conns, members, last_seen, conn_meta,
---            events, user conns, user rooms, shard of the due index
+-- KEYS[11..] – for each place to be left first: its conns, members, last_seen, conn_meta, events,
+--            user conns, user rooms, shard of the due index
 --
 -- ARGV[1] – connId       ARGV[2] – userId       ARGV[3] – roomId
 -- ARGV[4..6] – the same three as JSON strings
 -- ARGV[7] – state (JSON text)        ARGV[8] – ttl (ms)
 -- ARGV[9] – the least epoch that the join may get
--- Only with KEYS[11..18]:
--- ARGV[10] – previous userId   ARGV[11] – previous roomId   ARGV[12], ARGV[13] – both as JSON strings
--- ARGV[14] – '' if the connection lives there; else the conn_meta that an expired one left behind
--- ARGV[15] – its epoch
+-- ARGV[10..] – for each place to be left first: userId, roomId, both as JSON strings, '' if the
+--            connection lives there, else the conn_meta that an expired one left behind, its epoch
 --
 -- Returns {JOINED, epoch}
---      or {ELSEWHERE, roomId, userId}: the connection is in a place whose keys were not given
+--      or {ELSEWHERE, roomId, userId}: the connection lives in a place that was not given
 --      or {GHOST, conn_meta}: it expired in this room and is still in the room's indices
--- In both cases nothing was written; call again with that place.
+--      or {EARLY, wait}: the clock has not come to the epoch that the join would get
+-- But for JOINED nothing was written; call again, with that place too, or in wait ms.
 --
 -- Races: two joins of one connId run one after the other; the second sees the first's place and
 -- epoch. A heartbeat with the older epoch is refused by that epoch. A reap looks at the hash
 -- again, in its own step. What expired in this very room and was not reaped yet is taken out here,
 -- with its own `leave`: otherwise the new conn_meta would hide the old user and epoch from the
 -- reaper. What expired in another room is left to the reaper, which sees from the hash's room that
--- the entry there is dead.
+-- the entry there is dead. Joins of one id in the same millisecond wait for the next one: an epoch
+-- that ran ahead of the clock could be given again once the connection is forgotten.
 -- @include now
 -- @include event
 -- @include leave_room
 local JOINED = 0
 local ELSEWHERE = 1
 local GHOST = 2
+local EARLY = 3
+
+-- An epoch that is further ahead of the clock was given by a caller; waiting is no help.
+local MOST_WAIT = 5
 
 local conn, user, room = ARGV[1], ARGV[2], ARGV[3]
 local conn_json, user_json, room_json = ARGV[4], ARGV[5], ARGV[6]
 local state, ttl = ARGV[7], ARGV[8]
+local places = (#KEYS - 10) / 8
 
-local function leave_before(epoch, reason)
+-- The number of the given place that fits, or nil. A ghost's user is what its conn_meta says.
+local function given(old_room, old_user, meta)
+  for i = 0, places - 1 do
+    local at = 10 + 6 * i
+    if ARGV[at + 1] == old_room and ARGV[at + 4] == meta
+      and (old_user == nil or ARGV[at] == old_user) then
+      return i
+    end
+  end
+end
+
+local function leave_place(i, epoch, reason)
+  local key, at = 11 + 8 * i, 10 + 6 * i
   leave_room({
-    conns = KEYS[11], members = KEYS[12], last_seen = KEYS[13], conn_meta = KEYS[14],
-    user_conns = KEYS[16], user_rooms = KEYS[17], active = KEYS[9], due = KEYS[18],
-  }, ARGV[11], ARGV[10], conn, false)
-  if ARGV[10] ~= '' then
-    redis.call('PUBLISH', KEYS[15], presence_event(
-      'leave', ARGV[13], ARGV[12], conn_json, 'null', now, epoch, reason))
+    conns = KEYS[key], members = KEYS[key + 1], last_seen = KEYS[key + 2],
+    conn_meta = KEYS[key + 3], user_conns = KEYS[key + 5], user_rooms = KEYS[key + 6],
+    active = KEYS[9], due = KEYS[key + 7],
+  }, ARGV[at + 1], ARGV[at], ARGV[at + 2], conn, false)
+  if ARGV[at] ~= '' then
+    redis.call('PUBLISH', KEYS[key + 4], presence_event(
+      'leave', ARGV[at + 3], ARGV[at + 2], conn_json, 'null', now, epoch, reason))
   end
 end
 
 local epoch = math.max(now, tonumber(ARGV[9]))
 local before = redis.call('HMGET', KEYS[1], 'room_id', 'user_id', 'epoch')
 local old_room, old_user, old_epoch = before[1], before[2], before[3]
-if old_room and old_user then
+local lives = old_room and old_user
+local previous, ghost
+
+if lives and (old_room ~= room or old_user ~= user) then
+  previous = given(old_room, old_user, '')
+  if not previous then
+    return { ELSEWHERE, old_room, old_user }
+  end
+end
+if not lives or old_room ~= room then
+  local meta = redis.call('HGET', KEYS[5], conn)
+  if meta and meta ~= '' then
+    ghost = given(room, nil, meta)
+    if not ghost then
+      return { GHOST, meta }
+    end
+  end
+end
+
+if lives then
   epoch = math.max(epoch, (tonumber(old_epoch) or 0) + 1)
-  if old_room ~= room or old_user ~= user then
-    if #KEYS < 18 or ARGV[10] ~= old_user or ARGV[11] ~= old_room then
-      return { ELSEWHERE, old_room, old_user }
-    end
-    leave_before(old_epoch, 'replaced')
-  end
-else
-  local ghost = redis.call('HGET', KEYS[5], conn)
-  if ghost then
-    if #KEYS < 18 or ARGV[14] ~= ghost then
-      return { GHOST, ghost }
-    end
-    epoch = math.max(epoch, tonumber(ARGV[15]) + 1)
-    leave_before(ARGV[15], 'timeout')
-  end
+end
+local ghost_epoch = ghost and ARGV[15 + 6 * ghost]
+if ghost then
+  epoch = math.max(epoch, tonumber(ghost_epoch) + 1)
+end
+if epoch > now and epoch - now <= MOST_WAIT then
+  return { EARLY, epoch - now }
+end
+if ghost then
+  leave_place(ghost, ghost_epoch, 'timeout')
+end
+if previous then
+  leave_place(previous, old_epoch, 'replaced')
 end
 
 -- HSET first: a server that is out of memory refuses it, and with it the whole join, only as long

@@ -10,16 +10,23 @@
 --
 -- Returns {LEFT}
 --      or {UNKNOWN}: no such live connection, nothing written
---      or {ELSEWHERE, roomId, userId}: it is in another place; nothing written, call again with it.
+--      or {ELSEWHERE, roomId, userId}: it is in another place; nothing written, call again with it
+--      or {EARLY, wait}: the clock has not passed the epoch; nothing written, call again in wait ms
 --
 -- Races: with a reap or a second leave, whoever comes first removes and publishes; the other finds
 -- no hash. With a rejoin elsewhere, the place that was given no longer fits and nothing is done.
+-- With a join that follows within the millisecond of the one before: nothing would remember the
+-- epoch, and the new join would get the same again; so a leave waits until the clock has passed it.
 -- @include now
 -- @include event
 -- @include leave_room
 local LEFT = 0
 local UNKNOWN = 1
 local ELSEWHERE = 2
+local EARLY = 3
+
+-- An epoch that is further ahead of the clock was given by a caller; waiting is no help.
+local MOST_WAIT = 5
 
 local conn, user, room = ARGV[1], ARGV[2], ARGV[3]
 local found = redis.call('HMGET', KEYS[1], 'room_id', 'user_id', 'epoch')
@@ -29,11 +36,15 @@ end
 if found[1] ~= room or found[2] ~= user then
   return { ELSEWHERE, found[1], found[2] }
 end
+local wait = (tonumber(found[3]) or 0) - now + 1
+if wait > 0 and wait <= MOST_WAIT then
+  return { EARLY, wait }
+end
 redis.call('DEL', KEYS[1])
 leave_room({
   conns = KEYS[2], members = KEYS[3], last_seen = KEYS[4], conn_meta = KEYS[5],
   user_conns = KEYS[7], user_rooms = KEYS[8], active = KEYS[9], due = KEYS[10],
-}, room, user, conn, false)
+}, room, user, ARGV[5], conn, false)
 redis.call('PUBLISH', KEYS[6], presence_event(
   'leave', ARGV[6], ARGV[5], ARGV[4], 'null', now, found[3], 'left'))
 return { LEFT }

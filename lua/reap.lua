@@ -44,7 +44,7 @@ for i = 0, (#KEYS - 7) / 3 - 1 do
     local known = leave_room({
       conns = KEYS[1], members = KEYS[2], last_seen = KEYS[3], conn_meta = KEYS[4],
       user_conns = user_conns, user_rooms = user_rooms, active = KEYS[6], due = KEYS[7],
-    }, room, user, conn, hash[2] == user)
+    }, room, user, user_json, conn, hash[2] == user)
     if known > 0 then
       reaped[#reaped + 1] = conn
       if user_json ~= '' then

@@ -2,8 +2,8 @@
 // and dark pages: the background is the page's, and the text follows its colour scheme.
 import { number } from './targets.mjs';
 
-const WIDTH = 760;
-const LABELS = 210;
+const WIDTH = 800;
+const LABELS = 240;
 const VALUES = 80;
 const BAR = 16;
 const GAP = 3;
@@ -97,7 +97,7 @@ ${text(at + 15, y + 9, name)}`;
     .join('\n');
 }
 
-const OURS = /rollcall|heartbeatMany|reapOnce|resident|with \d+ connections|after /i;
+const OURS = /rollcall|heartbeatMany|reapOnce|resident|with [\d ]+ connections|after /i;
 
 function colourOf(name, i) {
   return OURS.test(name) ? ACCENT : GREYS[i % GREYS.length];

@@ -23,9 +23,7 @@ const LETTERS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_
 /** An id like those of Socket.IO: 20 characters. */
 export function connIdOf(number) {
   const next = random(number);
-  let id = '';
-  for (let i = 0; i < 20; i++) id += LETTERS[Math.floor(next() * LETTERS.length)];
-  return id;
+  return Array.from({ length: 20 }, () => LETTERS[Math.floor(next() * LETTERS.length)]).join('');
 }
 
 /**

@@ -3,15 +3,20 @@
 export const times = (value) => `${number(value)} ×`;
 export const micros = (value) => `${number(value)} µs`;
 export const percent = (value) => `${number(value * 100)} %`;
-export const bytes = (value) => `${Math.round(value)} bytes`;
+export const bytes = (value) => `${grouped(Math.round(value))} bytes`;
 export const megabytes = (value) => `${value.toFixed(2)} MB`;
 /** A ratio below one, as `1/30`. */
 export const part = (value) => (value < 0.5001 ? `1/${number(1 / value)}` : times(value));
 
+/** A whole number in groups of three digits. */
+export function grouped(value) {
+  return value.toLocaleString('en').replaceAll(',', ' ');
+}
+
 export function number(value) {
   if (!Number.isFinite(value)) return '–';
   const size = Math.abs(value);
-  if (size >= 1000) return Math.round(value).toLocaleString('en');
+  if (size >= 1000) return grouped(Math.round(value));
   return value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2);
 }
 

@@ -7,7 +7,7 @@ import { connectIoredis, connectRollcall } from '../lib/connect.mjs';
 import { measure } from '../lib/measure.mjs';
 import { connIdOf, STATE } from '../lib/population.mjs';
 import { medians, ratio } from '../lib/statistics.mjs';
-import { atMost, part } from '../lib/targets.mjs';
+import { atMost, grouped, part } from '../lib/targets.mjs';
 
 const ROOMS = 1000;
 const FOLLOWED = 10;
@@ -72,7 +72,7 @@ async function listener(env, subscribe) {
 
 export default {
   name: 'events',
-  title: `Events of ${ROOMS} rooms, ${PER_SECOND} a second`,
+  title: `Events of ${ROOMS} rooms, ${grouped(PER_SECOND)} a second`,
   about: 'Update events with a small state; one handler, which reads the event.',
 
   subjects: {
@@ -162,7 +162,7 @@ export default {
     return {
       tables: [
         {
-          title: `${PER_SECOND} events a second`,
+          title: `${grouped(PER_SECOND)} events a second`,
           columns: COLUMNS,
           rows: Object.entries(LABELS).map(([subject, label]) => ({
             label,

@@ -4,60 +4,60 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { connectRollcall } from '../lib/connect.mjs';
 import { closedLoop } from '../lib/load.mjs';
 import { connIdOf, inParallel, STATE } from '../lib/population.mjs';
-import { atMost, bytes, megabytes } from '../lib/targets.mjs';
+import { atMost, bytes, grouped, megabytes } from '../lib/targets.mjs';
 
 const CONNECTIONS = 100_000;
 const PER_ROOM = 10;
 const IN_FLIGHT = 1000;
 
-/** The resident set when everything that can be given back has been. */
-async function residentBytes() {
+/** What is taken when everything that can be given back has been. */
+async function memory() {
   for (let i = 0; i < 4; i++) {
     globalThis.gc();
     await delay(150);
   }
-  return process.memoryUsage.rss();
+  const { rss, heapUsed, heapTotal } = process.memoryUsage();
+  const mb = (bytes) => bytes / 2 ** 20;
+  return { resident: mb(rss), heap: mb(heapTotal), used: mb(heapUsed) };
 }
-
-const joining = (i, first) => ({
-  roomId: `room-${Math.floor(i / PER_ROOM)}`,
-  userId: `user-${first + i}`,
-  connId: connIdOf(first + i),
-  state: STATE,
-  snapshot: false,
-});
 
 export default {
   name: 'memory',
-  title: `Memory of a process with ${CONNECTIONS.toLocaleString('en')} connections`,
+  title: `Memory of a process with ${grouped(CONNECTIONS)} connections`,
   about:
-    'Resident set after garbage collection. Ids of 20 characters and states of 76 bytes; the ' +
-    'program itself keeps none of them.',
+    `After garbage collection. Ids of 20 characters, states of ${JSON.stringify(STATE).length} ` +
+    'bytes. What the program itself keeps, the ids, was there before.',
 
   subjects: {
     async holder(env) {
       const client = await connectRollcall(env);
-      // Ids are made when they are needed, so that only Rollcall keeps them.
-      const join = (first, count) => inParallel(64, count, (i) => client.join(joining(i, first)));
-      const leave = (first, count) =>
-        inParallel(64, count, (i) => client.leave(connIdOf(first + i)));
+      const ids = Array.from({ length: CONNECTIONS }, (_, i) => connIdOf(i));
+      const join = (count) =>
+        inParallel(64, count, (i) =>
+          client.join({
+            roomId: `room-${Math.floor(i / PER_ROOM)}`,
+            userId: `user-${i}`,
+            connId: ids[i],
+            state: STATE,
+            snapshot: false,
+          }),
+        );
       return {
         /** So that code is compiled and pools are filled. */
         async warmUp({ count }) {
-          await join(1_000_000, count);
-          await leave(1_000_000, count);
-          return residentBytes();
+          await join(count);
+          await inParallel(64, count, (i) => client.leave(ids[i]));
+          return memory();
         },
         async join() {
-          await join(0, CONNECTIONS);
-          return residentBytes();
+          await join(CONNECTIONS);
+          return memory();
         },
-        /** Heartbeats for all in turn; ids are made as they are needed. */
+        /** Heartbeats for all in turn. */
         async beat({ count }) {
-          let next = 0;
-          const beat = () => client.heartbeat({ connId: connIdOf(next++ % CONNECTIONS) });
-          await closedLoop(beat, [undefined], { inFlight: IN_FLIGHT, ops: count });
-          return residentBytes();
+          const beat = (connId) => client.heartbeat({ connId });
+          await closedLoop(beat, ids, { inFlight: IN_FLIGHT, ops: count });
+          return memory();
         },
         known: () => client.metrics().knownConnections,
       };
@@ -70,23 +70,26 @@ export default {
     const after = await worker.call('join');
     const known = await worker.call('known');
     if (known !== CONNECTIONS) throw new Error(`it holds ${known} connections`);
-    const each = (after - before) / CONNECTIONS;
-    const warm = await worker.call('beat', { count: scale.count(500_000) });
+    const each = ((after.resident - before.resident) * 2 ** 20) / CONNECTIONS;
+    const warm = await worker.call('beat', { count: scale.count(2_000_000) });
     const count = long ? 10_000_000 : 1_000_000;
     const late = await worker.call('beat', { count });
-    const grown = (late - warm) / 2 ** 20;
+    const grown = late.resident - warm.resident;
     const name = `${count / 1_000_000} million heartbeats`;
-    const mb = (value) => ({ mb: value / 2 ** 20 });
     return {
       tables: [
         {
-          title: 'Resident set',
-          columns: [{ key: 'mb', label: 'MB' }],
+          title: 'Memory',
+          columns: [
+            { key: 'resident', label: 'resident MB' },
+            { key: 'heap', label: 'JS heap MB' },
+            { key: 'used', label: 'of it used MB' },
+          ],
           rows: [
-            { label: 'before', values: mb(before) },
-            { label: `with ${CONNECTIONS} connections`, values: mb(after) },
-            { label: 'after the warm-up', values: mb(warm) },
-            { label: `after ${name} more`, values: mb(late) },
+            { label: 'before', values: before },
+            { label: `with ${grouped(CONNECTIONS)} connections`, values: after },
+            { label: 'after the warm-up', values: warm },
+            { label: `after ${name} more`, values: late },
           ],
         },
       ],
@@ -100,9 +103,9 @@ export default {
           title: 'resident set, MB',
           series: ['resident set'],
           groups: [
-            { label: 'before', values: [before / 2 ** 20] },
-            { label: `with ${CONNECTIONS} connections`, values: [after / 2 ** 20] },
-            { label: `after ${name}`, values: [late / 2 ** 20] },
+            { label: 'before', values: [before.resident] },
+            { label: `with ${grouped(CONNECTIONS)} connections`, values: [after.resident] },
+            { label: `after ${name}`, values: [late.resident] },
           ],
         },
       ],

@@ -3,11 +3,11 @@ import { connectIoredis, connectRollcall } from '../lib/connect.mjs';
 import { measure } from '../lib/measure.mjs';
 import { joinAll, people, TTL_MS } from '../lib/population.mjs';
 import { medians, ratio } from '../lib/statistics.mjs';
-import { atMost, part } from '../lib/targets.mjs';
+import { atMost, grouped, part } from '../lib/targets.mjs';
 
 const ROOMS = 10_000;
 const PER_ROOM = 5;
-const LABELS = { rollcall: 'reapOnce', asking: `${ROOMS} × ZRANGEBYSCORE, pipelined` };
+const LABELS = { rollcall: 'reapOnce', asking: `${grouped(ROOMS)} × ZRANGEBYSCORE, pipelined` };
 
 const COLUMNS = [
   { key: 'redisCpuMicros', label: 'Redis CPU µs' },
@@ -17,7 +17,7 @@ const COLUMNS = [
 export default {
   name: 'reaper',
   title: 'A reaper pass with nothing due',
-  about: `${ROOMS} rooms with ${PER_ROOM} connections each; per pass.`,
+  about: `${grouped(ROOMS)} rooms with ${PER_ROOM} connections each; per pass.`,
 
   subjects: {
     async passes(env) {

@@ -57,7 +57,11 @@ async function tryStart(program, port) {
     child.once('exit', resolve);
     child.once('error', resolve);
   });
-  const kill = () => child.kill('SIGKILL');
+  const kill = () => {
+    child.kill('SIGKILL');
+    rmSync(folder, { recursive: true, force: true });
+  };
+  // For a demo that ends without cleaning up, by an error of its own.
   process.once('exit', kill);
   const stop = async () => {
     child.kill('SIGTERM');

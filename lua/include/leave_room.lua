@@ -1,12 +1,28 @@
--- user_is_in(room_conns, user_conns): whether any connection of the user is in the room. Costs at
--- most the smaller of the two sets, and stops at the first hit; the size of the room is no factor.
+-- Users with more connections than this are taken to be in a room with any of them.
+local MOST_LOOKED_AT = 256
+
+-- user_is_in: whether a connection of the user is in the room, as that user's. Costs at most the
+-- smaller of the two sets, and usually stops at the first hit; the size of the room is no factor.
+-- A connection id can be in the room as somebody else's, who expired there under that id: so what is
+-- found counts only if its conn_meta does not name another user.
 -- SINTERCARD came with Redis 7; SINTER answers the same on Redis 6.
-local function user_is_in(room_conns, user_conns)
+local function user_is_in(room_conns, conn_meta, user_conns, user_json)
   local count = redis.pcall('SINTERCARD', 2, user_conns, room_conns, 'LIMIT', 1)
-  if type(count) == 'table' then
-    count = #redis.call('SINTER', user_conns, room_conns)
+  if count == 0 then
+    return false
   end
-  return count > 0
+  if redis.call('SCARD', user_conns) > MOST_LOOKED_AT then
+    return true
+  end
+  local conns = redis.call('SINTER', user_conns, room_conns)
+  for i = 1, #conns do
+    local meta = redis.call('HGET', conn_meta, conns[i])
+    if not meta or string.find(meta, '"userId":' .. user_json, 1, true)
+      or not string.find(meta, '"userId":', 1, true) then
+      return true
+    end
+  end
+  return false
 end
 
 -- leave_room: takes one connection out of every index of a room, the user out of `members` when
@@ -14,14 +30,14 @@ end
 -- `at` names the keys: conns, members, last_seen, conn_meta, user_conns, user_rooms, active, due.
 -- `keep_user_conn`: the connection lives on in another room of the same user.
 -- Returns how many of the room's own indices knew the connection (0: somebody else removed it).
-local function leave_room(at, room, user, conn, keep_user_conn)
+local function leave_room(at, room, user, user_json, conn, keep_user_conn)
   local known = redis.call('SREM', at.conns, conn)
     + redis.call('ZREM', at.last_seen, conn)
     + redis.call('HDEL', at.conn_meta, conn)
   if not keep_user_conn then
     redis.call('SREM', at.user_conns, conn)
   end
-  if not user_is_in(at.conns, at.user_conns) then
+  if not user_is_in(at.conns, at.conn_meta, at.user_conns, user_json) then
     redis.call('SREM', at.members, user)
     redis.call('SREM', at.user_rooms, room)
   end

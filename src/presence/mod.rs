@@ -10,6 +10,7 @@ use crate::{
     store::{Join, Joined, Left, Store},
 };
 use directory::{Directory, Known};
+use std::time::Duration;
 
 /// How often a join or leave follows a connection that moves under its hands before it gives up.
 /// Each round means that somebody else moved the same connection in between.
@@ -25,7 +26,8 @@ pub async fn join(
     let known = directory.get(&join.conn);
     join.floor = known.as_ref().map_or(0, |known| known.epoch + 1);
     let mut previous = known.map(|known| known.place);
-    for _ in 0..MOST_ROUNDS {
+    let mut moves = 0;
+    while moves < MOST_ROUNDS {
         match store.join(join, previous.as_ref(), snapshot).await? {
             Joined::Joined { epoch, snapshot } => {
                 directory.learn(
@@ -34,7 +36,11 @@ pub async fn join(
                 );
                 return Ok((epoch, snapshot));
             }
-            Joined::Elsewhere(place) => previous = Some(place),
+            Joined::Elsewhere(place) => {
+                moves += 1;
+                previous = Some(place);
+            }
+            Joined::Early { wait_ms } => tokio::time::sleep(Duration::from_millis(wait_ms)).await,
         }
     }
     Err(contended(&join.conn))
@@ -49,17 +55,22 @@ pub async fn leave(store: &dyn Store, directory: &Directory, conn: &str) -> Resu
             None => return Ok(None),
         },
     };
-    for _ in 0..MOST_ROUNDS {
+    let mut moves = 0;
+    while moves < MOST_ROUNDS {
         match store.leave(conn, &place).await? {
             Left::Left => {
                 directory.forget(conn);
                 return Ok(Some(place));
             }
+            Left::Early { wait_ms } => tokio::time::sleep(Duration::from_millis(wait_ms)).await,
             Left::Unknown => {
                 directory.forget(conn);
                 return Ok(None);
             }
-            Left::Elsewhere(actual) => place = actual,
+            Left::Elsewhere(actual) => {
+                moves += 1;
+                place = actual;
+            }
         }
     }
     Err(contended(conn))

@@ -37,12 +37,20 @@ pub enum Joined {
     },
     /// The connection is in this place; nothing was written, call again with it.
     Elsewhere(Place),
+    /// The clock has not come to the epoch that the join would get. Nothing was written, call again
+    /// in so many ms.
+    Early { wait_ms: u64 },
 }
 
 /// What a leave came to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Left {
     Left,
+    /// The clock has not passed the connection's epoch: a join that follows at once would get the
+    /// same epoch again. Nothing was written, call again in so many ms.
+    Early {
+        wait_ms: u64,
+    },
     Unknown,
     /// The connection is in this place; nothing was written, call again with it.
     Elsewhere(Place),

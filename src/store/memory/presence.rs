@@ -18,6 +18,9 @@ use std::{
     sync::Arc,
 };
 
+/// As in `join.lua` and `leave.lua`: an epoch that is further ahead was given by a caller.
+const MOST_WAIT_MS: u64 = 5;
+
 /// Numbers joins; orders snapshots.
 type JoinNumber = u64;
 type InJoinOrder = BTreeMap<JoinNumber, Arc<str>>;
@@ -80,6 +83,9 @@ pub(super) enum JoinStep {
         snapshot: Option<Vec<Entry>>,
     },
     Elsewhere(Place),
+    Early {
+        wait_ms: u64,
+    },
 }
 
 impl From<JoinStep> for Joined {
@@ -90,6 +96,7 @@ impl From<JoinStep> for Joined {
                 snapshot: snapshot.map(|found| found.into_iter().map(Member::from).collect()),
             },
             JoinStep::Elsewhere(place) => Joined::Elsewhere(place),
+            JoinStep::Early { wait_ms } => Joined::Early { wait_ms },
         }
     }
 }
@@ -115,9 +122,14 @@ impl Presence {
         previous: Option<&Place>,
         snapshot: bool,
     ) -> JoinStep {
-        let mut epoch = now.max(join.floor);
-        if let Some(before) = self.conns.get(&join.conn) {
-            epoch = epoch.max(before.epoch.saturating_add(1));
+        let before = self.conns.get(&join.conn);
+        let epoch = now
+            .max(join.floor)
+            .max(before.map_or(0, |before| before.epoch.saturating_add(1)));
+        if let wait_ms @ 1..=MOST_WAIT_MS = epoch - now {
+            return JoinStep::Early { wait_ms };
+        }
+        if let Some(before) = before {
             let moves = before.place != join.place;
             if !before.is_live(now) {
                 self.depart(feeds, now, &join.conn, Reason::Timeout);
@@ -154,10 +166,13 @@ impl Presence {
         match self.live(conn, now) {
             None => Left::Unknown,
             Some(entry) if entry.place != *place => Left::Elsewhere(entry.place.clone()),
-            Some(_) => {
-                self.depart(feeds, now, conn, Reason::Left);
-                Left::Left
-            }
+            Some(entry) => match (entry.epoch + 1).saturating_sub(now) {
+                wait_ms @ 1..=MOST_WAIT_MS => Left::Early { wait_ms },
+                _ => {
+                    self.depart(feeds, now, conn, Reason::Left);
+                    Left::Left
+                }
+            },
         }
     }
 

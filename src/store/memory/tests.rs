@@ -94,7 +94,12 @@ impl World {
     }
 
     fn join(&self, conn: &str, room: &str, user: &str) -> Epoch {
-        join(&self.store, conn, room, user, "{}")
+        join(&self.store, conn, room, user, "{}", |ms| self.pass(ms))
+    }
+
+    /// Leaves as the presence layer does: again, when the clock has passed the epoch.
+    fn leave(&self, conn: &str, place: &Place) -> Left {
+        leave(&self.store, conn, place, |ms| self.pass(ms))
     }
 
     fn beat(&self, conn: &str, place: &Place, epoch: Option<Epoch>) -> Beaten {
@@ -112,6 +117,15 @@ impl World {
     fn in_room(&self, room: &str) -> Vec<String> {
         let members = now(self.store.room_snapshot(room)).unwrap();
         members.into_iter().map(|member| member.conn).collect()
+    }
+}
+
+fn leave<T>(store: &MemoryStore, conn: &str, place: &Place, pass: impl Fn(u64) -> T) -> Left {
+    loop {
+        match now(store.leave(conn, place)).unwrap() {
+            Left::Early { wait_ms } => drop(pass(wait_ms)),
+            other => return other,
+        }
     }
 }
 
@@ -136,7 +150,14 @@ fn try_join(
 }
 
 /// Joins as the presence layer does: again, with the place that the store answered.
-fn join(store: &MemoryStore, conn: &str, room: &str, user: &str, state: &str) -> Epoch {
+fn join<T>(
+    store: &MemoryStore,
+    conn: &str,
+    room: &str,
+    user: &str,
+    state: &str,
+    pass: impl Fn(u64) -> T,
+) -> Epoch {
     let place = Place::new(room, user);
     let join = Join {
         floor: 0,
@@ -150,6 +171,7 @@ fn join(store: &MemoryStore, conn: &str, room: &str, user: &str, state: &str) ->
         match now(store.join(&join, previous.as_ref(), false)).unwrap() {
             Joined::Joined { epoch, .. } => return epoch,
             Joined::Elsewhere(place) => previous = Some(place),
+            Joined::Early { wait_ms } => drop(pass(wait_ms)),
         }
     }
 }
@@ -227,10 +249,10 @@ fn spec_3_1_a_join_gets_the_time_as_epoch_and_a_rejoin_at_least_one_more() {
     assert_eq!(world.join("c", "r", "u"), START);
     assert_eq!(world.join("c", "r", "u"), START + 1);
     world.pass(50);
-    assert_eq!(world.join("c", "r", "u"), START + 50);
+    assert_eq!(world.join("c", "r", "u"), START + 51);
     assert_eq!(
         world.events(),
-        ["join c r u +0", "join c r u +1", "join c r u +50"]
+        ["join c r u +0", "join c r u +1", "join c r u +51"]
     );
     assert_eq!(world.in_room("r"), ["c"]);
 }
@@ -266,7 +288,7 @@ fn spec_3_1_the_snapshot_of_a_join_holds_the_joined_too_in_join_order() {
             user: "v".into(),
             room: "r".into(),
             state: Some(text(r#"{"x":[]}"#)),
-            last_seen_ms: START,
+            last_seen_ms: epoch,
             epoch,
         }
     );
@@ -383,7 +405,7 @@ fn spec_3_3_a_heartbeat_refreshes_and_its_epoch_is_refused_or_adopted() {
         Beaten::Stale { stored: higher }
     );
     assert_eq!(world.join("c", "r", "u"), higher + 1);
-    assert_eq!(now(world.store.leave("c", &place)).unwrap(), Left::Left);
+    assert_eq!(world.leave("c", &place), Left::Left);
     assert_eq!(
         world.events().last().unwrap(),
         &format!("leave c r u +{} left", higher + 1 - START)
@@ -437,7 +459,9 @@ fn spec_3_3_a_batch_refreshes_equal_epochs_and_returns_the_others() {
 fn spec_3_4_a_state_is_written_when_the_expected_text_is_stored_and_an_update_published() {
     let world = World::new();
     let place = Place::new("r", "u");
-    let epoch = join(&world.store, "c", "r", "u", r#"{"a": 1}"#);
+    let epoch = join(&world.store, "c", "r", "u", r#"{"a": 1}"#, |ms| {
+        world.pass(ms)
+    });
     world.heard.take();
     let write_state = |base, next| beat(&world.store, "c", &place, None, write(base, next));
 
@@ -479,7 +503,7 @@ fn spec_3_5_what_goes_in_comes_out() {
         "]".repeat(100)
     );
     let room = "a:{b}\0 *\"\\ü";
-    join(&world.store, "c\n", room, "u", &state);
+    join(&world.store, "c\n", room, "u", &state, |ms| world.pass(ms));
     let member = now(world.store.room_snapshot(room)).unwrap().remove(0);
     assert_eq!(member.state.unwrap().as_str(), state);
     let located = now(world.store.locate(&["c\n".into()]))
@@ -502,7 +526,7 @@ fn spec_3_6_a_leave_removes_the_connection_everywhere_once() {
     let place = Place::new("r", "u");
     world.join("c", "r", "u");
     world.join("d", "r", "u");
-    let leave = |place: &Place| now(world.store.leave("c", place)).unwrap();
+    let leave = |place: &Place| world.leave("c", place);
 
     assert_eq!(
         leave(&Place::new("r2", "u")),
@@ -521,9 +545,20 @@ fn spec_3_6_a_leave_removes_the_connection_everywhere_once() {
     assert_eq!(world.in_room("r"), ["d"]);
     assert_eq!(now(world.store.locate(&["c".into()])).unwrap(), [None]);
 
-    assert_eq!(now(world.store.leave("d", &place)).unwrap(), Left::Left);
+    assert_eq!(world.leave("d", &place), Left::Left);
     now(world.store.unsubscribe(&Topic::AllRooms)).unwrap();
     assert!(world.store.is_empty());
+}
+
+#[test]
+fn spec_3_1_a_leave_waits_until_the_clock_has_passed_the_epoch() {
+    let world = World::new();
+    let place = Place::new("r", "u");
+    let epoch = world.join("c", "r", "u");
+    let early = now(world.store.leave("c", &place)).unwrap();
+    assert_eq!(early, Left::Early { wait_ms: 1 });
+    assert_eq!(world.leave("c", &place), Left::Left);
+    assert!(world.join("c", "r", "u") > epoch);
 }
 
 #[test]
@@ -544,7 +579,7 @@ fn spec_3_7_a_late_heartbeat_brings_nobody_back() {
     let gone = (Beaten::Unknown, Some(None));
 
     let epoch = world.join("c", "r", "u");
-    now(world.store.leave("c", &place)).unwrap();
+    assert_eq!(world.leave("c", &place), Left::Left);
     assert_eq!(late(epoch), gone, "after a leave");
 
     let epoch = world.join("c", "r", "u");
@@ -597,7 +632,9 @@ fn spec_3_9_a_user_has_connections_in_many_rooms() {
     let world = World::new();
     world.join("gone", "r1", "u");
     world.pass(1);
-    let epoch = join(&world.store, "c2", "r2", "u", r#"{"a":1}"#);
+    let epoch = join(&world.store, "c2", "r2", "u", r#"{"a":1}"#, |ms| {
+        world.pass(ms)
+    });
     world.join("c1", "r1", "u");
     world.join("other", "r1", "v");
     world.pass(TTL - 1);
@@ -787,7 +824,7 @@ fn spec_11_2_one_name_is_one_store_until_the_last_handle_goes() {
 
     let (a, b) = (open(Some(name)), open(Some(name)));
     let (other, own) = (open(Some("tests::another_name")), open(None));
-    join(&a, "c", "r", "u", "{}");
+    join(&a, "c", "r", "u", "{}", std::convert::identity);
     assert_eq!(
         [&a, &b, &other, &own, &open(None)].map(count),
         [1, 1, 0, 0, 0]
@@ -819,7 +856,7 @@ fn adopting_is_nothing_and_time_is_the_time() {
     let wall = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap();
-    let epoch = join(&store, "c", "r", "u", "{}");
+    let epoch = join(&store, "c", "r", "u", "{}", std::convert::identity);
     assert!(epoch.abs_diff(wall.as_millis() as u64) < 60_000);
 }
 
@@ -878,11 +915,12 @@ fn run(store: &MemoryStore, clock: &AtomicU64, op: &Op) -> Option<(String, Epoch
                 &format!("r{room}"),
                 &format!("u{user}"),
                 "{}",
+                pass,
             );
         }
         Op::Leave { conn } => {
             if let Some(at) = locate(&id(conn)) {
-                now(store.leave(&id(conn), &at.place)).unwrap();
+                leave(store, &id(conn), &at.place, pass);
             }
         }
         Op::Beat { conn, more, patch } => {
@@ -993,10 +1031,7 @@ fn finish(world: &World, replay: &mut Replay) {
             .unwrap()
             .remove(0)
         {
-            assert_eq!(
-                now(world.store.leave(&conn, &at.place)).unwrap(),
-                Left::Left
-            );
+            assert_eq!(world.leave(&conn, &at.place), Left::Left);
         }
     }
     world.sweep();

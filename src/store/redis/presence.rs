@@ -33,15 +33,17 @@ impl RedisStore {
         previous: Option<&Place>,
         snapshot: bool,
     ) -> Result<Joined> {
-        let mut before = previous
+        let mut before: Vec<Before> = previous
             .filter(|place| **place != join.place)
             .map(|place| Before {
                 place: place.clone(),
                 ghost: Vec::new(),
                 epoch: 0,
-            });
+            })
+            .into_iter()
+            .collect();
         for _ in 0..MOST_GHOSTS {
-            let call = self.join_call(join, before.as_ref());
+            let call = self.join_call(join, &before);
             let value = self.call(&scripts::JOIN, &call, Repeat::Never).await?;
             match read_join(value).map_err(|error| errors::request(&error))? {
                 JoinReply::Joined(epoch) if snapshot => {
@@ -63,9 +65,11 @@ impl RedisStore {
                     });
                 }
                 JoinReply::Elsewhere(place) => return Ok(Joined::Elsewhere(place)),
+                JoinReply::Early { wait_ms } => return Ok(Joined::Early { wait_ms }),
                 JoinReply::Ghost(ghost) => {
                     let meta = Meta::parse(&ghost);
-                    before = Some(Before {
+                    before.retain(|place| place.ghost.is_empty());
+                    before.push(Before {
                         place: Place::new(&join.place.room, &meta.user),
                         epoch: meta.epoch(),
                         ghost,
@@ -78,10 +82,10 @@ impl RedisStore {
         ))
     }
 
-    fn join_call(&self, join: &Join, before: Option<&Before>) -> Cmd {
+    fn join_call(&self, join: &Join, before: &[Before]) -> Cmd {
         let (room, user, conn) = (&*join.place.room, &*join.place.user, &*join.conn);
         let keys = self.keys.room(room);
-        let mut call = scripts::JOIN.call(if before.is_some() { 18 } else { 10 });
+        let mut call = scripts::JOIN.call(10 + 8 * before.len());
         call.arg(self.keys.conn(conn))
             .arg(&keys.conns)
             .arg(&keys.members)
@@ -92,7 +96,7 @@ impl RedisStore {
             .arg(self.keys.user_rooms(user))
             .arg(self.keys.active_rooms())
             .arg(&keys.due);
-        if let Some(Before { place, .. }) = before {
+        for Before { place, .. } in before {
             let old = self.keys.room(&place.room);
             call.arg(&old.conns)
                 .arg(&old.members)
@@ -112,11 +116,11 @@ impl RedisStore {
             .arg(join.state.as_str())
             .arg(join.ttl_ms)
             .arg(join.floor);
-        if let Some(Before {
+        for Before {
             place,
             ghost,
             epoch,
-        }) = before
+        } in before
         {
             call.arg(&*place.user)
                 .arg(&*place.room)
@@ -153,6 +157,9 @@ impl RedisStore {
             let mut reply = Reply::new(value)?;
             Ok(match reply.integer()? {
                 scripts::leave::LEFT => Left::Left,
+                scripts::leave::EARLY => Left::Early {
+                    wait_ms: reply.integer()?.unsigned_abs(),
+                },
                 scripts::leave::UNKNOWN => Left::Unknown,
                 scripts::leave::ELSEWHERE => {
                     Left::Elsewhere(Place::new(&reply.text()?, &reply.text()?))
@@ -267,6 +274,7 @@ enum JoinReply {
     Joined(Epoch),
     Elsewhere(Place),
     Ghost(Vec<u8>),
+    Early { wait_ms: u64 },
 }
 
 fn read_join(value: Value) -> Result<JoinReply, redis::RedisError> {
@@ -277,6 +285,9 @@ fn read_join(value: Value) -> Result<JoinReply, redis::RedisError> {
             JoinReply::Elsewhere(Place::new(&reply.text()?, &reply.text()?))
         }
         scripts::join::GHOST => JoinReply::Ghost(reply.bytes()?),
+        scripts::join::EARLY => JoinReply::Early {
+            wait_ms: reply.integer()?.unsigned_abs(),
+        },
         code => return Err(unknown_code("join", code)),
     })
 }

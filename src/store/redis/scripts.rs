@@ -81,6 +81,7 @@ pub mod join {
     pub const JOINED: i64 = 0;
     pub const ELSEWHERE: i64 = 1;
     pub const GHOST: i64 = 2;
+    pub const EARLY: i64 = 3;
 }
 
 /// Codes of `leave.lua`.
@@ -88,6 +89,7 @@ pub mod leave {
     pub const LEFT: i64 = 0;
     pub const UNKNOWN: i64 = 1;
     pub const ELSEWHERE: i64 = 2;
+    pub const EARLY: i64 = 3;
 }
 
 /// Codes of `heartbeat.lua`.
@@ -161,12 +163,14 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    /// `local NAME = 1` at the start of a line, as the scripts declare their codes.
+    /// `local NAME = 1` at the start of a line, as the scripts declare their codes. Other constants
+    /// begin with MOST_.
     fn codes_in(source: Source) -> BTreeMap<String, i64> {
         source
             .text
             .lines()
             .filter_map(|line| line.strip_prefix("local ")?.split_once(" = "))
+            .filter(|(name, _)| !name.starts_with("MOST_"))
             .filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
             .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
             .collect()
@@ -185,6 +189,7 @@ mod tests {
                     ("JOINED", join::JOINED),
                     ("ELSEWHERE", join::ELSEWHERE),
                     ("GHOST", join::GHOST),
+                    ("EARLY", join::EARLY),
                 ]),
             ),
             (
@@ -193,6 +198,7 @@ mod tests {
                     ("LEFT", leave::LEFT),
                     ("UNKNOWN", leave::UNKNOWN),
                     ("ELSEWHERE", leave::ELSEWHERE),
+                    ("EARLY", leave::EARLY),
                 ]),
             ),
             (
