@@ -206,7 +206,17 @@ export interface ClientOptions {
   ttlMs?: number;
   /** Within what time of its TTL a dead connection is removed. Milliseconds, default 1000. */
   sweepIntervalMs?: number;
-  /** How often the reaper looks for rooms that only other implementations wrote. Default 30 000. */
+  /**
+   * What makes the reaper look. `"sweep"` (default): the clock. `"notifications"`: Redis's keyspace
+   * notifications, with a sweep every `fallbackSweepMs` behind them for what they missed. `"both"`:
+   * notifications, and a sweep every `sweepIntervalMs`. Flags of `notify-keyspace-events` that are
+   * set are kept; where `CONFIG` is forbidden the reaper says so in the log, once, and sweeps.
+   */
+  expiry?: 'sweep' | 'notifications' | 'both';
+  /**
+   * How often the reaper sweeps behind notifications, and how often it checks that the indices of
+   * every room agree. Milliseconds, default 30 000.
+   */
   fallbackSweepMs?: number;
   /** Shards of the index of due rooms; the same on every node. Default 10. */
   shardCount?: number;
@@ -249,10 +259,17 @@ export interface Metrics {
   roomsSwept: number;
   /** Connections that this node's reaper removed. */
   expired: number;
+  /** Entries of indices that did not agree with the connections, and were put right. */
+  repairs: number;
+  /** Notifications of expired connections that came in. */
+  notifications: number;
   heartbeatQueue: number;
   knownConnections: number;
   pendingCalls: number;
   heartbeatLatencyMs: Summary;
   callLatencyMs: Summary;
   heartbeatBatchSize: Summary;
+  /** For passes that removed something: how long after its TTL the latest was removed. */
+  sweepLagMs: Summary;
+  sweepDurationMs: Summary;
 }

@@ -160,6 +160,7 @@ const KINDS: Record<string, Kind> = {
   tls: { ca: 'text', cert: 'text', key: 'text', rejectUnauthorized: 'flag' },
   ttlMs: 'count',
   sweepIntervalMs: 'count',
+  expiry: 'text',
   fallbackSweepMs: 'count',
   shardCount: 'count',
   keyPrefix: 'text',

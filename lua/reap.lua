@@ -11,7 +11,8 @@
 -- ARGV[4..] – for each candidate: connId, connId as JSON string, userId, userId as JSON string
 --             ('' if nobody knows the user), epoch, raw conn_meta as it was read ('' if missing)
 --
--- Returns the connIds that were removed.
+-- Returns {removed, lag, mended}: how many were removed; by how many ms the one that had been dead
+-- for longest is late; how many hashes without a TTL were found.
 --
 -- Races: everything is looked at again here. A connection whose hash is back (and in this room)
 -- lives; one whose conn_meta is no longer what was read has been joined anew and waits for the
@@ -21,52 +22,71 @@
 -- @include event
 -- @include leave_room
 local room, room_json, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local reaped = {}
+local candidates = (#KEYS - 7) / 3
+local removed, lag, mended = 0, 0, 0
 local next_due = math.huge
 
-for i = 0, (#KEYS - 7) / 3 - 1 do
+for i = 0, candidates - 1 do
   local conn_key, user_conns, user_rooms = KEYS[8 + 3 * i], KEYS[9 + 3 * i], KEYS[10 + 3 * i]
   local conn, conn_json = ARGV[4 + 6 * i], ARGV[5 + 6 * i]
   local user, user_json = ARGV[6 + 6 * i], ARGV[7 + 6 * i]
   local epoch, meta = ARGV[8 + 6 * i], ARGV[9 + 6 * i]
 
-  local hash = redis.call('HMGET', conn_key, 'room_id', 'user_id')
-  if hash[1] == room then
+  local hash = redis.call('HMGET', conn_key, 'room_id', 'user_id', 'last_seen_ms')
+  local alive = hash[1] == room
+  if alive then
     local left = redis.call('PTTL', conn_key)
-    if left < 0 then
-      -- A hash without a TTL would never die: give it one, counted from now.
-      redis.call('PEXPIRE', conn_key, ttl)
-      left = ttl
-    end
-    -- Last seen longer ago than our ttl and still alive: its own node gave it a longer one.
-    next_due = math.min(next_due, now + left)
-  elseif (redis.call('HGET', KEYS[4], conn) or '') == meta then
-    local known = leave_room({
-      conns = KEYS[1], members = KEYS[2], last_seen = KEYS[3], conn_meta = KEYS[4],
-      user_conns = user_conns, user_rooms = user_rooms, active = KEYS[6], due = KEYS[7],
-    }, room, user, user_json, conn, hash[2] == user)
-    if known > 0 then
-      reaped[#reaped + 1] = conn
-      if user_json ~= '' then
-        redis.call('PUBLISH', KEYS[5], presence_event(
-          'leave', room_json, user_json, conn_json, 'null', now, epoch, 'timeout'))
+    if left == -1 then
+      -- Without a TTL it would never die (half-written, or made by hand): it has as long as it was
+      -- last heard of, by its own word.
+      mended = mended + 1
+      left = math.min((tonumber(hash[3]) or 0) + ttl - now, ttl)
+      if left > 0 then
+        redis.call('PEXPIRE', conn_key, integer(left))
+      else
+        redis.call('DEL', conn_key)
+        alive = false
       end
     end
-  else
-    next_due = now
+    if alive then
+      -- Last seen longer ago than our ttl and still alive: its own node gave it a longer one.
+      next_due = math.min(next_due, now + left)
+    end
+  end
+  if not alive then
+    if (redis.call('HGET', KEYS[4], conn) or '') == meta then
+      local seen = redis.call('ZSCORE', KEYS[3], conn)
+      local known = leave_room({
+        conns = KEYS[1], members = KEYS[2], last_seen = KEYS[3], conn_meta = KEYS[4],
+        user_conns = user_conns, user_rooms = user_rooms, active = KEYS[6], due = KEYS[7],
+      }, room, user, user_json, conn, hash[1] ~= room and hash[2] == user)
+      if known > 0 then
+        removed = removed + 1
+        lag = math.max(lag, seen and (now - seen - ttl) or 0)
+        if user_json ~= '' then
+          redis.call('PUBLISH', KEYS[5], presence_event(
+            'leave', room_json, user_json, conn_json, 'null', now, epoch, 'timeout'))
+        end
+      end
+    else
+      next_due = now
+    end
   end
 end
 
-local first = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. integer(now - ttl), '+inf',
-  'WITHSCORES', 'LIMIT', 0, 1)
-if first[2] then
-  next_due = math.min(next_due, tonumber(first[2]) + ttl)
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  local limit = integer(now - ttl)
+  if redis.call('ZCOUNT', KEYS[3], '-inf', limit) > candidates - removed then
+    -- More candidates than this call was given: look again at once.
+    next_due = now
+  end
+  local first = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. limit, '+inf',
+    'WITHSCORES', 'LIMIT', 0, 1)
+  if first[2] then
+    next_due = math.min(next_due, first[2] + ttl)
+  end
+  if next_due < math.huge then
+    redis.call('ZADD', KEYS[7], next_due, room)
+  end
 end
-if redis.call('ZCOUNT', KEYS[3], '-inf', now - ttl) > (#KEYS - 7) / 3 - #reaped then
-  -- More candidates than this call was given: look again at once.
-  next_due = now
-end
-if next_due < math.huge and redis.call('EXISTS', KEYS[1]) == 1 then
-  redis.call('ZADD', KEYS[7], next_due, room)
-end
-return reaped
+return { removed, lag, mended }

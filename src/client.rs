@@ -16,7 +16,7 @@ use crate::{
     options::Options,
     presence::{self, directory::Directory},
     store::{
-        ConnectionState, EventSink, Join, LogLevel, Store, Topic,
+        ConnectionState, EventSink, Join, LogLevel, Store, SweepSettings, Topic,
         memory::MemoryStore,
         redis::{RedisStore, config::Target},
     },
@@ -30,7 +30,10 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::{
+    sync::Notify,
+    task::{AbortHandle, JoinHandle},
+};
 use tokio_util::task::TaskTracker;
 
 /// What leaves the core. Methods must not block; they are called from the core's threads.
@@ -60,9 +63,11 @@ impl Client {
     /// Connects. Needs a tokio runtime around it, for this call and as long as the client lives.
     pub async fn connect(options: Options, outlet: Arc<dyn Outlet>) -> Result<Client> {
         let metrics = Arc::new(Metrics::default());
+        let due = Arc::new(Notify::new());
         let sink: Arc<dyn EventSink> = Arc::new(CountingSink {
             outlet: outlet.clone(),
             metrics: metrics.clone(),
+            due: due.clone(),
         });
         let store = open_store(&options, sink.clone()).await?;
         let directory = Arc::new(Directory::default());
@@ -87,9 +92,15 @@ impl Client {
             store: store.clone(),
             metrics: metrics.clone(),
             sink,
-            ttl_ms: options.ttl_ms,
+            expiry: options.expiry,
             sweep_interval: Duration::from_millis(options.sweep_interval_ms),
             fallback_interval: Duration::from_millis(options.fallback_sweep_ms),
+            settings: SweepSettings {
+                ttl_ms: options.ttl_ms,
+                claim_ms: options.sweep_interval_ms.clamp(100, 5_000),
+                check_ms: options.fallback_sweep_ms,
+            },
+            due,
         });
         Ok(Client {
             store,
@@ -351,6 +362,8 @@ async fn upkeep(directory: Arc<Directory>, ttl_ms: u64) {
 struct CountingSink {
     outlet: Arc<dyn Outlet>,
     metrics: Arc<Metrics>,
+    /// Wakes the reaper.
+    due: Arc<Notify>,
 }
 
 impl EventSink for CountingSink {
@@ -366,7 +379,14 @@ impl EventSink for CountingSink {
 
     fn gap(&self) {
         count(&self.metrics.counters.resyncs, 1);
+        // Notifications may be among what was missed.
+        self.due.notify_one();
         self.outlet.gap();
+    }
+
+    fn expired(&self) {
+        count(&self.metrics.counters.notifications, 1);
+        self.due.notify_one();
     }
 
     fn malformed(&self) {

@@ -63,6 +63,10 @@ counters! {
     rooms_swept,
     /// Connections that the reaper removed.
     expired,
+    /// Entries of indices that did not agree with the connections and were put right.
+    repairs,
+    /// Notifications of expirations that came in.
+    notifications,
 }
 
 /// One client's metrics.
@@ -72,6 +76,9 @@ pub struct Metrics {
     pub heartbeat_latency: Latency,
     pub call_latency: Latency,
     pub batch_size: Latency,
+    /// How long after its TTL the latest removal of a pass came.
+    pub sweep_lag: Latency,
+    pub sweep_duration: Latency,
 }
 
 impl Metrics {
@@ -83,6 +90,8 @@ impl Metrics {
                 heartbeat_latency_ms: self.heartbeat_latency.summary(1_000.0),
                 call_latency_ms: self.call_latency.summary(1_000.0),
                 heartbeat_batch_size: self.batch_size.summary(1.0),
+                sweep_lag_ms: self.sweep_lag.summary(1_000.0),
+                sweep_duration_ms: self.sweep_duration.summary(1_000.0),
             },
         }
     }
@@ -121,6 +130,8 @@ pub struct Histograms {
     pub heartbeat_latency_ms: Summary,
     pub call_latency_ms: Summary,
     pub heartbeat_batch_size: Summary,
+    pub sweep_lag_ms: Summary,
+    pub sweep_duration_ms: Summary,
 }
 
 #[derive(Clone, Debug, Serialize)]

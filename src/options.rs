@@ -2,6 +2,7 @@
 //! checks.
 
 use crate::{
+    expiry::Expiry,
     keys::DEFAULT_SHARD_COUNT,
     model::{
         error::{Error, Result},
@@ -23,7 +24,10 @@ pub struct Options {
     pub ttl_ms: u64,
     /// Within what time of its TTL a dead connection is removed. Default 1000.
     pub sweep_interval_ms: u64,
-    /// How often rooms that only other implementations wrote are looked for. Default 30 000.
+    /// What makes the reaper look: `sweep` (default), `notifications` or `both`.
+    pub expiry: Expiry,
+    /// How often the reaper looks behind notifications, and checks that indices agree.
+    /// Default 30 000.
     pub fallback_sweep_ms: u64,
     /// Shards of the due index; the same on every node. Default 10.
     pub shard_count: u32,
@@ -41,6 +45,7 @@ impl Default for Options {
             tls: Tls::default(),
             ttl_ms: 30_000,
             sweep_interval_ms: 1_000,
+            expiry: Expiry::default(),
             fallback_sweep_ms: 30_000,
             shard_count: DEFAULT_SHARD_COUNT,
             key_prefix: "prs:".into(),

@@ -103,6 +103,11 @@ export async function readIndices(redis: Redis, prefix = 'prs:'): Promise<Indice
       indices.active = content;
     } else if (/^due:\d+$/.test(name)) {
       for (const [id, score] of pairs(content)) {
+        // The shard's own entry: when its rooms are to be checked. It goes with the last room.
+        if (id === '') {
+          expect(content.length, `rooms of ${key}`).toBeGreaterThan(2);
+          continue;
+        }
         expect(indices.due.has(id), `${id} is in one shard only`).toBe(false);
         indices.due.set(id, Number(score));
       }

@@ -1,3 +1,4 @@
+-- @include forget_room
 -- Users with more connections than this are taken to be in a room with any of them.
 local MOST_LOOKED_AT = 256
 
@@ -42,8 +43,7 @@ local function leave_room(at, room, user, user_json, conn, keep_user_conn)
     redis.call('SREM', at.user_rooms, room)
   end
   if redis.call('EXISTS', at.conns) == 0 then
-    redis.call('SREM', at.active, room)
-    redis.call('ZREM', at.due, room)
+    forget_room(at.active, at.due, room)
   end
   return known
 end

@@ -1,54 +1,107 @@
 //! The reaper: passes over what is due (spec section 6), at a pace that keeps a `leave` within
-//! `sweepIntervalMs` of the connection's TTL.
+//! `sweepIntervalMs` of the connection's TTL. `docs/expiry.md` has the whole story.
 
 use crate::{
     metrics::{Metrics, count},
     model::{error::Result, presence::Sweep},
-    store::{EventSink, LogLevel, Store},
+    store::{EventSink, LogLevel, Store, SweepSettings, Watch},
 };
+use serde::Deserialize;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::{sync::Notify, time::sleep};
+
+/// What makes the reaper look (spec 6.4).
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Expiry {
+    /// The clock.
+    #[default]
+    Sweep,
+    /// Keyspace notifications; the clock slowly behind them.
+    Notifications,
+    /// Both.
+    Both,
+}
+
+/// Notifications that come within this time are answered by one pass.
+const GATHER: Duration = Duration::from_millis(5);
 
 pub struct Reaper {
     pub store: Arc<dyn Store>,
     pub metrics: Arc<Metrics>,
     pub sink: Arc<dyn EventSink>,
-    pub ttl_ms: u64,
+    pub expiry: Expiry,
     pub sweep_interval: Duration,
     pub fallback_interval: Duration,
+    pub settings: SweepSettings,
+    /// Told when something may be due at once: a notification, or a gap in them.
+    pub due: Arc<Notify>,
 }
 
 impl Reaper {
-    /// One full pass: rooms that only other nodes wrote are taken in, then all that is due is
-    /// looked at.
+    /// One full pass: all that is due is looked at, and rooms that only other nodes wrote are taken
+    /// in.
     pub async fn pass(&self) -> Result<Sweep> {
-        self.store.adopt().await?;
-        self.sweep().await
+        self.look(true).await
     }
 
-    /// Passes until the task is aborted. A connection whose TTL runs out right after a pass waits
-    /// for the next one, so passes come twice in an interval: half of it to wait, half to work.
+    async fn look(&self, adopt: bool) -> Result<Sweep> {
+        let counters = &self.metrics.counters;
+        let start = Instant::now();
+        let work = async {
+            let mut sweep = self.store.sweep(&self.settings).await?;
+            if sweep.unindexed && adopt {
+                sweep += self.store.adopt(self.settings.ttl_ms).await?;
+            }
+            Ok(sweep)
+        };
+        match work.await {
+            Ok(sweep) => {
+                count(&counters.sweeps, 1);
+                count(&counters.rooms_swept, sweep.rooms);
+                count(&counters.expired, sweep.expired);
+                count(&counters.repairs, sweep.repairs);
+                if sweep.expired > 0 {
+                    self.metrics
+                        .sweep_lag
+                        .record(Duration::from_millis(sweep.lag_ms));
+                }
+                self.metrics.sweep_duration.record(start.elapsed());
+                Ok(sweep)
+            }
+            Err(error) => {
+                count(&counters.sweeps_failed, 1);
+                Err(error)
+            }
+        }
+    }
+
+    /// Passes until the task is aborted.
     pub async fn run(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(self.sweep_interval / 2);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let watching = self.watch().await;
+        let pause = match self.expiry {
+            Expiry::Notifications if watching => self.fallback_interval,
+            // What dies right after a pass waits for the next one, so passes come twice in an
+            // interval: half of it to wait, half to work.
+            _ => self.sweep_interval / 2,
+        };
+        // Looking for rooms of others costs a scan of all; often enough to be in time for most.
+        let between_adoptions = self
+            .sweep_interval
+            .max(Duration::from_millis(self.settings.ttl_ms / 4));
         let mut adopted: Option<Instant> = None;
         let mut failing = false;
         loop {
-            ticks.tick().await;
-            let adopt = adopted.is_none_or(|at| at.elapsed() >= self.fallback_interval);
-            let done = if adopt {
-                self.pass().await
-            } else {
-                self.sweep().await
-            };
-            match done {
-                Ok(_) => {
-                    if adopt {
+            let adopt = adopted.is_none_or(|at| at.elapsed() >= between_adoptions);
+            match self.look(adopt).await {
+                Ok(sweep) => {
+                    failing = false;
+                    if adopt && sweep.unindexed {
                         adopted = Some(Instant::now());
                     }
-                    failing = false;
                 }
                 Err(error) if !failing => {
                     failing = true;
@@ -57,21 +110,42 @@ impl Reaper {
                 }
                 Err(_) => {}
             }
+            // After a failure the next pass must not wait for a slow fallback.
+            let pause = if failing {
+                pause.min(self.sweep_interval)
+            } else {
+                pause
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.due.notified() => sleep(GATHER).await,
+            }
         }
     }
 
-    async fn sweep(&self) -> Result<Sweep> {
-        let counters = &self.metrics.counters;
-        match self.store.sweep(self.ttl_ms).await {
-            Ok(sweep) => {
-                count(&counters.sweeps, 1);
-                count(&counters.rooms_swept, sweep.rooms);
-                count(&counters.expired, sweep.expired);
-                Ok(sweep)
-            }
-            Err(error) => {
-                count(&counters.sweeps_failed, 1);
-                Err(error)
+    /// Asks the store to tell of expirations, if that is wanted.
+    async fn watch(&self) -> bool {
+        if self.expiry == Expiry::Sweep {
+            return false;
+        }
+        loop {
+            match self.store.watch_expirations().await {
+                Ok(Watch::Told) => return true,
+                Ok(Watch::Needless) => return false,
+                Ok(Watch::Refused) => {
+                    self.sink.log(
+                        LogLevel::Warn,
+                        "The server does not let this user set notify-keyspace-events (CONFIG); \
+                         dead connections are found by sweeping alone",
+                    );
+                    return false;
+                }
+                Err(error) if error.code == crate::model::Code::Closed => return false,
+                Err(_) => {
+                    // The server is away: sweep as well as it goes, and ask again.
+                    let _ = self.pass().await;
+                    sleep(self.sweep_interval).await;
+                }
             }
         }
     }

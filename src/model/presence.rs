@@ -83,4 +83,20 @@ pub struct Sweep {
     pub rooms: u64,
     /// Connections removed, each with its `leave`.
     pub expired: u64,
+    /// Entries of indices that did not agree with the connections and were put right.
+    pub repairs: u64,
+    /// By how much the removal that was latest came after the connection's TTL, in ms.
+    pub lag_ms: u64,
+    /// There may be rooms that only other nodes wrote and that no sweep would look at.
+    pub unindexed: bool,
+}
+
+impl std::ops::AddAssign for Sweep {
+    fn add_assign(&mut self, other: Self) {
+        self.rooms += other.rooms;
+        self.expired += other.expired;
+        self.repairs += other.repairs;
+        self.lag_ms = self.lag_ms.max(other.lag_ms);
+        self.unindexed |= other.unindexed;
+    }
 }

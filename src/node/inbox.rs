@@ -214,6 +214,8 @@ impl EventSink for Inbox {
 
     fn malformed(&self) {}
 
+    fn expired(&self) {}
+
     fn state(&self, state: ConnectionState, detail: &str) {
         let notice = format!(r#"["state","{}",{}]"#, state.as_str(), quote(detail));
         self.put(|rest| rest.notices.push(notice));

@@ -125,6 +125,29 @@ pub enum Topic {
     AllRooms,
     /// Presence events of one room.
     Room(Arc<str>),
+    /// Expirations of connections, as the store notices them.
+    Expirations,
+}
+
+/// Whether a store tells of expirations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// It does, from now on.
+    Told,
+    /// It may not be asked to.
+    Refused,
+    /// It does not, and sweeping is as good.
+    Needless,
+}
+
+/// How a sweep goes about it. Times are in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct SweepSettings {
+    pub ttl_ms: u64,
+    /// For how long a node keeps what it has taken to look at; then it is anybody's again.
+    pub claim_ms: u64,
+    /// Time between two checks of whether a room's indices agree.
+    pub check_ms: u64,
 }
 
 /// Where a store hands over what it hears. Called in the order in which the store applied things;
@@ -138,6 +161,8 @@ pub trait EventSink: Send + Sync + 'static {
     fn gap(&self);
     /// Something on one of our channels that is no event of ours was dropped.
     fn malformed(&self);
+    /// A connection has expired, says the store: something may be due.
+    fn expired(&self);
     /// The connection to the store changed.
     fn state(&self, state: ConnectionState, detail: &str);
     /// Something for the log.
@@ -214,10 +239,13 @@ pub trait Store: Send + Sync + 'static {
     fn user_connections<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<Vec<Member>>>;
 
     /// Removes what is due now (spec 6.1), publishing `leave` with reason `timeout` for each.
-    fn sweep(&self, ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>>;
+    fn sweep<'a>(&'a self, settings: &'a SweepSettings) -> BoxFuture<'a, Result<Sweep>>;
 
     /// Takes rooms that no node of ours has made under the reaper's care (spec 6.5).
-    fn adopt(&self) -> BoxFuture<'_, Result<()>>;
+    fn adopt(&self, ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>>;
+
+    /// Has the store tell the sink when a connection expires (spec 6.4).
+    fn watch_expirations(&self) -> BoxFuture<'_, Result<Watch>>;
 
     /// Events of this topic go to the sink once this resolves.
     fn subscribe<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<()>>;

@@ -22,7 +22,7 @@ use crate::{
     },
     store::{
         Beaten, EventSink, Exception, FullBeat, Join, Joined, Left, Located, PlainBeat, Store,
-        Topic,
+        SweepSettings, Topic, Watch,
     },
 };
 use futures_util::future::BoxFuture;
@@ -141,6 +141,7 @@ impl MemoryStore {
                 return Ok(Sweep {
                     rooms: rooms.len() as u64,
                     expired,
+                    ..Sweep::default()
                 });
             }
             tokio::task::yield_now().await;
@@ -234,13 +235,18 @@ impl Store for MemoryStore {
     }
 
     /// Every connection carries its own expiry, so the TTL is not needed.
-    fn sweep(&self, _ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>> {
+    fn sweep<'a>(&'a self, _settings: &'a SweepSettings) -> BoxFuture<'a, Result<Sweep>> {
         Box::pin(self.do_sweep())
     }
 
     /// Nobody else writes here: there is nothing to adopt.
-    fn adopt(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(std::future::ready(Ok(())))
+    fn adopt(&self, _ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>> {
+        Box::pin(std::future::ready(Ok(Sweep::default())))
+    }
+
+    /// A sweep costs what is due and no more: there is nothing to be told.
+    fn watch_expirations(&self) -> BoxFuture<'_, Result<Watch>> {
+        Box::pin(std::future::ready(Ok(Watch::Needless)))
     }
 
     fn subscribe<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<()>> {

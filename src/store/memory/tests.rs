@@ -23,6 +23,11 @@ use std::{
 };
 
 const TTL: u64 = 100;
+const SETTINGS: crate::store::SweepSettings = crate::store::SweepSettings {
+    ttl_ms: TTL,
+    claim_ms: TTL,
+    check_ms: TTL,
+};
 const START: u64 = 1_700_000_000_000;
 
 #[derive(Default)]
@@ -50,6 +55,7 @@ impl EventSink for Recorder {
     }
     fn gap(&self) {}
     fn malformed(&self) {}
+    fn expired(&self) {}
     fn state(&self, _: ConnectionState, _: &str) {}
     fn log(&self, _: LogLevel, _: &str) {}
 }
@@ -107,7 +113,7 @@ impl World {
     }
 
     fn sweep(&self) -> Sweep {
-        now(self.store.sweep(TTL)).unwrap()
+        now(self.store.sweep(&SETTINGS)).unwrap()
     }
 
     fn events(&self) -> Vec<String> {
@@ -589,7 +595,8 @@ fn spec_3_7_a_late_heartbeat_brings_nobody_back() {
         world.sweep(),
         Sweep {
             rooms: 1,
-            expired: 1
+            expired: 1,
+            ..Sweep::default()
         }
     );
     assert_eq!(late(epoch), gone, "after a sweep");
@@ -669,7 +676,8 @@ fn spec_6_1_a_sweep_removes_what_is_dead_and_nothing_else() {
         world.sweep(),
         Sweep {
             rooms: 1,
-            expired: 1
+            expired: 1,
+            ..Sweep::default()
         }
     );
     assert_eq!(
@@ -685,7 +693,8 @@ fn spec_6_1_a_sweep_removes_what_is_dead_and_nothing_else() {
         world.sweep(),
         Sweep {
             rooms: 1,
-            expired: 1
+            expired: 1,
+            ..Sweep::default()
         }
     );
     assert_eq!(
@@ -714,7 +723,7 @@ async fn spec_6_1_a_big_sweep_lets_others_in_between() {
         world.join(&format!("c{i}"), &format!("r{}", i % 3), "u");
     }
     world.pass(TTL);
-    let mut sweep = world.store.sweep(TTL);
+    let mut sweep = world.store.sweep(&SETTINGS);
     assert!(
         sweep.as_mut().now_or_never().is_none(),
         "one step does not do it all"
@@ -731,7 +740,8 @@ async fn spec_6_1_a_big_sweep_lets_others_in_between() {
         swept,
         Sweep {
             rooms: 3,
-            expired: dead as u64
+            expired: dead as u64,
+            ..Sweep::default()
         }
     );
     assert_eq!(world.in_room("r1"), ["c1", "late"]);
@@ -852,7 +862,7 @@ fn spec_11_2_one_name_is_one_store_until_the_last_handle_goes() {
 #[test]
 fn adopting_is_nothing_and_time_is_the_time() {
     let store = MemoryStore::open(None, Arc::new(Recorder::default()));
-    now(store.adopt()).unwrap();
+    now(store.adopt(TTL)).unwrap();
     let wall = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap();
@@ -948,7 +958,7 @@ fn run(store: &MemoryStore, clock: &AtomicU64, op: &Op) -> Option<(String, Epoch
             now(store.beat_batch(&beats, TTL)).unwrap();
         }
         Op::Sweep => {
-            now(store.sweep(TTL)).unwrap();
+            now(store.sweep(&SETTINGS)).unwrap();
         }
         Op::Pass { ms } => {
             pass(*ms);

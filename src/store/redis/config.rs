@@ -25,6 +25,8 @@ pub struct Tls {
 pub struct Target {
     pub client: Client,
     pub shown: String,
+    /// The database's number.
+    pub db: i64,
 }
 
 /// How long sent data may stay unacknowledged before the kernel gives the connection up: a host
@@ -57,6 +59,7 @@ impl Target {
         }
         let info = settled(info, tls);
         let shown = info.addr().to_string();
+        let db = info.redis_settings().db();
         let client = if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
             let client_tls = match (&tls.cert, &tls.key) {
                 (Some(cert), Some(key)) => Some(ClientTlsConfig {
@@ -92,7 +95,7 @@ impl Target {
         .map_err(|error| {
             Error::invalid(format!("cannot connect to {shown} as configured")).with_cause(error)
         })?;
-        Ok(Target { client, shown })
+        Ok(Target { client, shown, db })
     }
 }
 

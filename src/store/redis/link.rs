@@ -162,6 +162,22 @@ impl Link {
             .map_err(|_| NoScript))
     }
 
+    /// Runs something on the live connection that takes several requests, within one deadline.
+    pub async fn with_connection<T, F: Future<Output = Result<T>>>(
+        &self,
+        run: impl FnOnce(MultiplexedConnection) -> F,
+    ) -> Result<T> {
+        let deadline = Instant::now() + self.inner.config.command_timeout;
+        let live = self.live(deadline).await?;
+        match timeout_at(deadline, run(live.connection)).await {
+            Ok(done) => done,
+            Err(_) => {
+                self.inner.suspect.notify_one();
+                Err(Error::new(Code::Timeout, "Redis did not answer in time"))
+            }
+        }
+    }
+
     /// The inner error is `NOSCRIPT` and no other.
     async fn request(
         &self,

@@ -19,7 +19,7 @@ use crate::{
     },
     store::{
         Beaten, EventSink, Exception, FullBeat, Join, Joined, Left, Located, PlainBeat, Store,
-        Topic,
+        SweepSettings, Topic, Watch,
     },
 };
 use config::Target;
@@ -191,12 +191,16 @@ impl Store for RedisStore {
         Box::pin(self.do_user_connections(user))
     }
 
-    fn sweep(&self, ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>> {
-        Box::pin(self.do_sweep(ttl_ms))
+    fn sweep<'a>(&'a self, settings: &'a SweepSettings) -> BoxFuture<'a, Result<Sweep>> {
+        Box::pin(self.do_sweep(settings))
     }
 
-    fn adopt(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.do_adopt())
+    fn adopt(&self, ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>> {
+        Box::pin(self.do_adopt(ttl_ms))
+    }
+
+    fn watch_expirations(&self) -> BoxFuture<'_, Result<Watch>> {
+        Box::pin(self.subscriber.watch_expirations())
     }
 
     fn subscribe<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<()>> {

@@ -313,7 +313,7 @@ impl Meta {
 }
 
 /// An `HMGET` answer.
-fn fields<const N: usize>(answer: Value) -> Result<[Option<Vec<u8>>; N]> {
+pub(super) fn fields<const N: usize>(answer: Value) -> Result<[Option<Vec<u8>>; N]> {
     let values = match answer
         .extract_error()
         .map_err(|error| errors::request(&error))?
@@ -333,7 +333,7 @@ fn fields<const N: usize>(answer: Value) -> Result<[Option<Vec<u8>>; N]> {
         .map_err(|_| Error::internal("HMGET answered with other fields than asked"))
 }
 
-fn utf8(bytes: Vec<u8>) -> Option<String> {
+pub(super) fn utf8(bytes: Vec<u8>) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 

@@ -67,13 +67,16 @@ macro_rules! scripts {
     };
 }
 scripts!(
+    CHECK_ROOMS,
     HEARTBEAT,
     HEARTBEAT_BATCH,
     JOIN,
     LEAVE,
     REAP,
-    SWEEP_DUE,
-    SWEEP_ROOM
+    REPAIR,
+    SWEEP_CANDIDATES,
+    SWEEP_CLAIM,
+    SWEEP_ROOMS
 );
 
 /// Codes of `join.lua`.

@@ -9,10 +9,10 @@ use crate::{
         limits::Limits,
     },
     store::{
-        EventSink, Topic,
+        EventSink, Topic, Watch,
         redis::{
             config::Target,
-            errors,
+            errors, expiry,
             link::{Link, LinkConfig, Repeat},
         },
     },
@@ -39,6 +39,9 @@ struct Shared {
     keys: Keys,
     sink: Arc<dyn EventSink>,
     most_event_bytes: usize,
+    /// Start of the keys of connections, and where the server says which of them have expired.
+    conn_prefix: String,
+    expired_channel: String,
     /// What should be subscribed, now and after every reconnection.
     wanted: Mutex<BTreeSet<Topic>>,
 }
@@ -47,9 +50,11 @@ impl Subscriber {
     pub fn new(target: &Target, keys: Keys, limits: &Limits, sink: Arc<dyn EventSink>) -> Self {
         Subscriber {
             shared: Arc::new(Shared {
-                keys,
                 sink,
                 most_event_bytes: limits.max_state_bytes.saturating_add(EVENT_OVERHEAD),
+                conn_prefix: keys.conn(""),
+                expired_channel: expiry::expired_channel(target.db),
+                keys,
                 wanted: Mutex::default(),
             }),
             link: OnceCell::new(),
@@ -87,6 +92,24 @@ impl Subscriber {
             Err(error) if matches!(error.code, Code::Unavailable | Code::Timeout) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Has the server tell of expirations, unless it forbids `CONFIG`.
+    pub async fn watch_expirations(&self) -> Result<Watch> {
+        let link = self.link.get_or_try_init(|| self.connect()).await?;
+        match link
+            .with_connection(|mut c| async move { expiry::ensure_flags(&mut c).await })
+            .await
+        {
+            Ok(()) => {}
+            Err(error) if matches!(error.code, Code::Permission | Code::Internal) => {
+                return Ok(Watch::Refused);
+            }
+            Err(error) => return Err(error),
+        }
+        self.subscribe(&Topic::Expirations)
+            .await
+            .map(|()| Watch::Told)
     }
 
     pub fn close(&self) {
@@ -129,6 +152,10 @@ impl Shared {
         again: bool,
     ) -> Result<()> {
         let wanted: Vec<Topic> = self.wanted.lock().iter().cloned().collect();
+        if wanted.contains(&Topic::Expirations) {
+            // A server that was restarted has forgotten the flags.
+            expiry::ensure_flags(&mut connection).await?;
+        }
         for topic in &wanted {
             connection
                 .send_packed_command(&self.subscribe_cmd(topic))
@@ -158,6 +185,7 @@ impl Shared {
             Topic::Room(room) => redis::cmd(channel)
                 .arg(self.keys.room_events(room))
                 .to_owned(),
+            Topic::Expirations => redis::cmd(channel).arg(&self.expired_channel).to_owned(),
         }
     }
 
@@ -168,6 +196,12 @@ impl Shared {
             (PushKind::PMessage, [_, channel, payload]) => (true, channel, payload),
             _ => return,
         };
+        if text(channel).is_some_and(|channel| channel == self.expired_channel) {
+            if text(payload).is_some_and(|key| key.starts_with(&self.conn_prefix)) {
+                self.sink.expired();
+            }
+            return;
+        }
         let heard = text(channel).and_then(|channel| {
             let room = self.keys.room_of_events(channel)?;
             let payload = text(payload)?;

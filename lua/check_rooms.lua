@@ -1,0 +1,18 @@
+-- check_rooms: rooms whose indices do not have the same size, or that are empty.
+--
+-- KEYS[1..] – for each room: prs:{room}:conns, prs:{room}:last_seen, prs:{room}:conn_meta
+-- ARGV[1] – how many rooms
+--
+-- Returns the indices (0-based) of those rooms. Reads sizes only: a room costs the same whatever
+-- its size.
+--
+-- Races: nothing is written; repair.lua looks again.
+local differ = {}
+for i = 0, tonumber(ARGV[1]) - 1 do
+  local conns = redis.call('SCARD', KEYS[3 * i + 1])
+  if conns == 0 or conns ~= redis.call('ZCARD', KEYS[3 * i + 2])
+    or conns ~= redis.call('HLEN', KEYS[3 * i + 3]) then
+    differ[#differ + 1] = i
+  end
+end
+return differ

@@ -1,0 +1,90 @@
+-- repair: makes a room's indices agree with the hashes of some of its connections: what lives is put
+-- into every index, what is dead is taken out with its `leave` (reason "timeout").
+--
+-- KEYS[1] – prs:{room}:conns       KEYS[2] – prs:{room}:members    KEYS[3] – prs:{room}:last_seen
+-- KEYS[4] – prs:{room}:conn_meta   KEYS[5] – prs:{room}:events (channel)
+-- KEYS[6] – prs:active_rooms       KEYS[7] – the room's shard of the due index
+-- KEYS[8..] – for each connection: prs:conn:<connId>, prs:user:<userId>:conns,
+--             prs:user:<userId>:rooms; then for each member: its prs:user:<userId>:conns and rooms
+--
+-- ARGV[1] – roomId   ARGV[2] – roomId as JSON string   ARGV[3] – ttl (ms)
+-- ARGV[4] – how many connections   ARGV[5] – how many members
+-- ARGV[6..] – for each connection: connId, connId as JSON string, userId, userId as JSON string (''
+--             if nobody knows the user), epoch, '1' if its hash says that it lives here, raw
+--             conn_meta as it was read ('' if missing); then for each member: userId, and as JSON
+--             string
+--
+-- Returns {repairs, removed}: how many entries were put right (removed connections among them); how
+-- many connections were removed.
+--
+-- Races: as in reap.lua. What was read as living is only indexed while its hash still says the
+-- same; what was read as dead is only removed while its hash is still not there and its conn_meta
+-- is still what was read.
+-- @include now
+-- @include event
+-- @include leave_room
+local room, room_json, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local conns, members = tonumber(ARGV[4]), tonumber(ARGV[5])
+local repairs, removed = 0, 0
+
+for i = 0, conns - 1 do
+  local conn_key, user_conns, user_rooms = KEYS[8 + 3 * i], KEYS[9 + 3 * i], KEYS[10 + 3 * i]
+  local conn, conn_json = ARGV[6 + 7 * i], ARGV[7 + 7 * i]
+  local user, user_json = ARGV[8 + 7 * i], ARGV[9 + 7 * i]
+  local epoch, lives, meta = ARGV[10 + 7 * i], ARGV[11 + 7 * i] == '1', ARGV[12 + 7 * i]
+
+  local hash = redis.call('HMGET', conn_key, 'room_id', 'user_id', 'last_seen_ms')
+  local seen = tonumber(hash[3]) or 0
+  local alive = hash[1] == room
+  if alive and redis.call('PTTL', conn_key) == -1 then
+    repairs = repairs + 1
+    local left = math.min(seen + ttl - now, ttl)
+    if left > 0 then
+      redis.call('PEXPIRE', conn_key, integer(left))
+    else
+      redis.call('DEL', conn_key)
+      alive = false
+    end
+  end
+  if alive then
+    if lives and hash[2] == user then
+      local added = redis.call('SADD', KEYS[1], conn) + redis.call('SADD', KEYS[2], user)
+        + redis.call('ZADD', KEYS[3], 'NX', integer(seen), conn)
+        + redis.call('HSETNX', KEYS[4], conn, '{"userId":' .. user_json .. ',"epoch":' .. epoch .. '}')
+        + redis.call('SADD', user_conns, conn) + redis.call('SADD', KEYS[6], room)
+      -- TypeScript nodes do not write this one: no damage if it is missing.
+      redis.call('SADD', user_rooms, room)
+      repairs = repairs + added
+    end
+  elseif (redis.call('HGET', KEYS[4], conn) or '') == meta then
+    local known = leave_room({
+      conns = KEYS[1], members = KEYS[2], last_seen = KEYS[3], conn_meta = KEYS[4],
+      user_conns = user_conns, user_rooms = user_rooms, active = KEYS[6], due = KEYS[7],
+    }, room, user, user_json, conn, hash[1] ~= room and hash[2] == user)
+    if known > 0 then
+      repairs = repairs + 1
+      removed = removed + 1
+      if user_json ~= '' then
+        redis.call('PUBLISH', KEYS[5], presence_event(
+          'leave', room_json, user_json, conn_json, 'null', now, epoch, 'timeout'))
+      end
+    end
+  end
+end
+
+for i = 0, members - 1 do
+  local user, user_json = ARGV[6 + 7 * conns + 2 * i], ARGV[7 + 7 * conns + 2 * i]
+  local user_conns, user_rooms = KEYS[8 + 3 * conns + 2 * i], KEYS[9 + 3 * conns + 2 * i]
+  if not user_is_in(KEYS[1], KEYS[4], user_conns, user_json) then
+    repairs = repairs + redis.call('SREM', KEYS[2], user)
+    redis.call('SREM', user_rooms, room)
+  end
+end
+
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  forget_room(KEYS[6], KEYS[7], room)
+else
+  local first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
+  redis.call('ZADD', KEYS[7], 'LT', first and first + ttl or now + ttl, room)
+end
+return { repairs, removed }

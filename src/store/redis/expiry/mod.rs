@@ -1,0 +1,69 @@
+//! Expiry on Redis. `sweep.rs`: what is due is claimed, looked at, removed. `repair.rs`: rooms whose
+//! indices do not agree, or that only other nodes wrote. `watch.rs`: keyspace notifications.
+
+mod repair;
+mod sweep;
+mod watch;
+
+pub(super) use watch::{ensure_flags, expired_channel};
+
+use super::{RedisStore, errors, presence::Meta, scripts::Reply};
+use crate::model::{error::Result, json::quote};
+use redis::{Cmd, Value};
+
+/// Connections of one room that one script looks at: bounds how long it holds the server.
+const CONNECTIONS_AT_A_TIME: usize = 64;
+/// Rooms that one script looks at.
+const ROOMS_AT_A_TIME: usize = 128;
+
+/// A connection as a room's indices know it.
+struct Candidate {
+    conn: String,
+    /// Raw `conn_meta`; empty if missing.
+    meta: Vec<u8>,
+}
+
+/// The integers of a reply.
+fn integers(value: Value) -> Result<Vec<i64>> {
+    let read = || -> Result<Vec<i64>, redis::RedisError> {
+        let mut reply = Reply::new(value)?;
+        (0..reply.left()).map(|_| reply.integer()).collect()
+    };
+    read().map_err(|error| errors::request(&error))
+}
+
+impl RedisStore {
+    /// Appends a room's own keys, as `reap.lua` and `repair.lua` take them.
+    fn room_keys(&self, call: &mut Cmd, room: &str) {
+        let keys = self.keys.room(room);
+        call.arg(&keys.conns)
+            .arg(&keys.members)
+            .arg(&keys.last_seen)
+            .arg(&keys.conn_meta)
+            .arg(&keys.events)
+            .arg(self.keys.active_rooms())
+            .arg(&keys.due);
+    }
+
+    /// Appends the keys of a connection and its user.
+    fn connection_keys(&self, call: &mut Cmd, conn: &str, user: &str) {
+        call.arg(self.keys.conn(conn))
+            .arg(self.keys.user_conns(user))
+            .arg(self.keys.user_rooms(user));
+    }
+}
+
+/// A user id as JSON string; empty if nobody knows the user.
+fn user_json(user: &str) -> String {
+    if user.is_empty() {
+        String::new()
+    } else {
+        quote(user)
+    }
+}
+
+impl Candidate {
+    fn parsed(&self) -> Meta {
+        Meta::parse(&self.meta)
+    }
+}

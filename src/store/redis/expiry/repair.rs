@@ -1,0 +1,259 @@
+//! Repairs: rooms that only other nodes wrote are taken into the due index (spec 6.5), and rooms
+//! whose indices do not agree with each other are made to agree with the hashes.
+
+use super::{CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, integers, user_json};
+use crate::{
+    model::{
+        error::Result,
+        json::quote,
+        presence::{Epoch, Sweep},
+    },
+    store::redis::{
+        RedisStore, errors,
+        link::Repeat,
+        presence::{Meta, fields, number, utf8},
+        scripts,
+    },
+};
+use redis::{Pipeline, Value};
+use std::collections::BTreeSet;
+
+/// Rooms that one step of a scan looks at.
+const PAGE: usize = 512;
+
+/// A connection as repair sees it: by its hash, or by what is left of it.
+struct Found {
+    candidate: Candidate,
+    user: String,
+    epoch: Epoch,
+    lives: bool,
+}
+
+impl RedisStore {
+    /// Rooms that are active but have no entry in the due index are looked at in full, and get one.
+    pub(in crate::store::redis) async fn do_adopt(&self, ttl_ms: u64) -> Result<Sweep> {
+        let mut sweep = Sweep::default();
+        let active = self.keys.active_rooms();
+        let mut cursor = b"0".to_vec();
+        loop {
+            let (next, rooms) = self.scan("SSCAN", &active, &cursor).await?;
+            let mut scores = Pipeline::with_capacity(rooms.len());
+            for room in &rooms {
+                scores.cmd("ZSCORE").arg(self.keys.due_of(room)).arg(room);
+            }
+            let scores = self.commands.pipeline(&scores, Repeat::Harmless).await?;
+            for (room, score) in rooms.iter().zip(scores) {
+                if matches!(score, Value::Nil) {
+                    sweep.rooms += 1;
+                    self.repair(room, ttl_ms, &mut sweep).await?;
+                }
+            }
+            cursor = next;
+            if cursor == b"0" {
+                return Ok(sweep);
+            }
+        }
+    }
+
+    /// Checks every room of a shard.
+    pub(super) async fn check_shard(
+        &self,
+        shard: &str,
+        ttl_ms: u64,
+        sweep: &mut Sweep,
+    ) -> Result<()> {
+        let mut cursor = b"0".to_vec();
+        loop {
+            let (next, members) = self.scan("ZSCAN", shard, &cursor).await?;
+            // ZSCAN gives members and scores in turn; the empty one is the shard's own entry.
+            let rooms: Vec<&String> = members
+                .iter()
+                .step_by(2)
+                .filter(|room| !room.is_empty())
+                .collect();
+            for rooms in rooms.chunks(ROOMS_AT_A_TIME) {
+                let mut call = scripts::CHECK_ROOMS.call(3 * rooms.len());
+                for room in rooms {
+                    let keys = self.keys.room(room);
+                    call.arg(&keys.conns)
+                        .arg(&keys.last_seen)
+                        .arg(&keys.conn_meta);
+                }
+                call.arg(rooms.len());
+                let value = self
+                    .call(&scripts::CHECK_ROOMS, &call, Repeat::Harmless)
+                    .await?;
+                for index in integers(value)? {
+                    self.repair(rooms[index.unsigned_abs() as usize], ttl_ms, sweep)
+                        .await?;
+                }
+            }
+            cursor = next;
+            if cursor == b"0" {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Looks at every connection of a room that any of its indices knows.
+    pub(super) async fn repair(&self, room: &str, ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
+        let keys = self.keys.room(room);
+        let mut read = Pipeline::new();
+        read.cmd("SMEMBERS").arg(&keys.conns);
+        read.cmd("ZRANGE").arg(&keys.last_seen).arg(0).arg(-1);
+        read.cmd("HKEYS").arg(&keys.conn_meta);
+        read.cmd("SMEMBERS").arg(&keys.members);
+        let mut lists = Vec::new();
+        for answer in self.commands.pipeline(&read, Repeat::Harmless).await? {
+            let answer = answer
+                .extract_error()
+                .map_err(|error| errors::request(&error))?;
+            let ids: Vec<Vec<u8>> =
+                redis::from_redis_value(answer).map_err(|error| errors::request(&error.into()))?;
+            lists.push(
+                ids.into_iter()
+                    .filter_map(utf8)
+                    .collect::<BTreeSet<String>>(),
+            );
+        }
+        let members: Vec<String> = lists.pop().unwrap_or_default().into_iter().collect();
+        let conns: Vec<String> = lists
+            .into_iter()
+            .flatten()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        for page in conns.chunks(CONNECTIONS_AT_A_TIME) {
+            let found = self.look_at(room, page).await?;
+            self.repair_page(room, &found, &[], ttl_ms, sweep).await?;
+        }
+        // Members last, when the connections are right.
+        for page in members.chunks(CONNECTIONS_AT_A_TIME) {
+            self.repair_page(room, &[], page, ttl_ms, sweep).await?;
+        }
+        if conns.is_empty() && members.is_empty() {
+            // Nobody is there: the script takes the room out of the global indices.
+            self.repair_page(room, &[], &[], ttl_ms, sweep).await?;
+        }
+        Ok(())
+    }
+
+    async fn look_at(&self, room: &str, conns: &[String]) -> Result<Vec<Found>> {
+        let conn_meta = self.keys.room(room).conn_meta;
+        let mut read = Pipeline::with_capacity(2 * conns.len());
+        for conn in conns {
+            read.cmd("HMGET")
+                .arg(self.keys.conn(conn))
+                .arg(&["room_id", "user_id", "epoch"]);
+            read.cmd("HGET").arg(&conn_meta).arg(conn);
+        }
+        let mut answers = self
+            .commands
+            .pipeline(&read, Repeat::Harmless)
+            .await?
+            .into_iter();
+        let mut found = Vec::with_capacity(conns.len());
+        for conn in conns {
+            let hash = fields::<3>(answers.next().unwrap_or(Value::Nil)).unwrap_or_default();
+            let meta = match answers.next() {
+                Some(Value::BulkString(meta)) => meta,
+                _ => Vec::new(),
+            };
+            let candidate = Candidate {
+                conn: conn.clone(),
+                meta,
+            };
+            let here = match hash {
+                [Some(at), Some(user), epoch] if at == room.as_bytes() => {
+                    utf8(user).map(|user| (user, epoch.as_deref().map_or(0, number)))
+                }
+                _ => None,
+            };
+            found.push(match here {
+                Some((user, epoch)) => Found {
+                    candidate,
+                    user,
+                    epoch,
+                    lives: true,
+                },
+                None => {
+                    let meta: Meta = candidate.parsed();
+                    Found {
+                        epoch: meta.epoch(),
+                        user: meta.user,
+                        candidate,
+                        lives: false,
+                    }
+                }
+            });
+        }
+        Ok(found)
+    }
+
+    async fn repair_page(
+        &self,
+        room: &str,
+        found: &[Found],
+        members: &[String],
+        ttl_ms: u64,
+        sweep: &mut Sweep,
+    ) -> Result<()> {
+        let mut call = scripts::REPAIR.call(7 + 3 * found.len() + 2 * members.len());
+        self.room_keys(&mut call, room);
+        for Found {
+            candidate, user, ..
+        } in found
+        {
+            self.connection_keys(&mut call, &candidate.conn, user);
+        }
+        for user in members {
+            call.arg(self.keys.user_conns(user))
+                .arg(self.keys.user_rooms(user));
+        }
+        call.arg(room)
+            .arg(quote(room))
+            .arg(ttl_ms)
+            .arg(found.len())
+            .arg(members.len());
+        for Found {
+            candidate,
+            user,
+            epoch,
+            lives,
+        } in found
+        {
+            call.arg(&candidate.conn)
+                .arg(quote(&candidate.conn))
+                .arg(user)
+                .arg(user_json(user))
+                .arg(*epoch)
+                .arg(i32::from(*lives))
+                .arg(&candidate.meta);
+        }
+        for user in members {
+            call.arg(user).arg(quote(user));
+        }
+        let value = self.call(&scripts::REPAIR, &call, Repeat::Never).await?;
+        if let [repairs, removed] = integers(value)?[..] {
+            sweep.repairs += repairs.unsigned_abs();
+            sweep.expired += removed.unsigned_abs();
+        }
+        Ok(())
+    }
+
+    /// One page of a scan: the next cursor, and the texts that it found.
+    async fn scan(&self, scan: &str, key: &str, cursor: &[u8]) -> Result<(Vec<u8>, Vec<String>)> {
+        let mut cmd = redis::cmd(scan);
+        cmd.arg(key).arg(cursor).arg("COUNT").arg(PAGE);
+        let page = self.commands.command(&cmd, Repeat::Harmless).await?;
+        let (next, found): (Vec<u8>, Vec<Vec<u8>>) =
+            redis::from_redis_value(page).map_err(|error| errors::request(&error.into()))?;
+        Ok((
+            next,
+            found
+                .into_iter()
+                .map(|id| String::from_utf8_lossy(&id).into_owned())
+                .collect(),
+        ))
+    }
+}

@@ -1,0 +1,71 @@
+//! Keyspace notifications: the server is asked to publish expirations, without touching the flags
+//! that others have set.
+
+use crate::model::error::Result;
+use crate::store::redis::errors;
+use redis::{Value, aio::MultiplexedConnection};
+
+/// The channel on which a server says which key of a database has expired.
+pub fn expired_channel(db: i64) -> String {
+    format!("__keyevent@{db}__:expired")
+}
+
+/// Sets the flags for expirations beside those that are set. Fails if the server forbids `CONFIG`.
+pub async fn ensure_flags(connection: &mut MultiplexedConnection) -> Result<()> {
+    const OPTION: &str = "notify-keyspace-events";
+    let run = async |connection: &mut MultiplexedConnection, cmd: &redis::Cmd| {
+        connection
+            .send_packed_command(cmd)
+            .await
+            .and_then(Value::extract_error)
+            .map_err(|error| errors::request(&error))
+    };
+    let get = redis::cmd("CONFIG").arg("GET").arg(OPTION).to_owned();
+    let answer = run(connection, &get).await?;
+    let answer: std::collections::HashMap<String, String> =
+        redis::from_redis_value(answer).map_err(|error| errors::request(&error.into()))?;
+    let flags = answer.get(OPTION).map(String::as_str).unwrap_or_default();
+    if let Some(flags) = with_expirations(flags) {
+        run(
+            connection,
+            &redis::cmd("CONFIG")
+                .arg("SET")
+                .arg(OPTION)
+                .arg(flags)
+                .to_owned(),
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// The flags with what expirations need, or `None` if they have it. `E`: keyevent channels; `x`:
+/// expirations, which `A` includes.
+fn with_expirations(flags: &str) -> Option<String> {
+    let mut wanted = flags.to_owned();
+    if !flags.contains('E') {
+        wanted.push('E');
+    }
+    if !flags.contains(['x', 'A']) {
+        wanted.push('x');
+    }
+    (wanted != flags).then_some(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spec_6_4_flags_that_are_set_are_kept() {
+        for (flags, wanted) in [
+            ("", Some("Ex")),
+            ("AKE", None),
+            ("KA", Some("KAE")),
+            ("Kg$", Some("Kg$Ex")),
+            ("xE", None),
+        ] {
+            assert_eq!(with_expirations(flags).as_deref(), wanted, "{flags}");
+        }
+    }
+}
