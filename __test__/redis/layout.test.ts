@@ -49,7 +49,7 @@ describe('2 keys', () => {
     const others = (await redis.keys('*')).filter(
       (key) => !/^prs:(conn:c|\{room:r\}:\w+|user:u:(conns|rooms)|active_rooms)$/.test(key),
     );
-    expect(others.every((key) => /^prs:(due:\d+|epoch:c)$/.test(key))).toBe(true);
+    expect(others.every((key) => /^prs:due:\d+$/.test(key))).toBe(true);
     checkIndices(await readIndices(redis));
   });
 
@@ -149,7 +149,7 @@ describe('2 keys', () => {
     await expect(short.heartbeat({ connId: 'd' })).rejects.toThrow();
     expect(await redis.keys('prs:conn:*')).toEqual([]);
     await short.reapOnce();
-    expect((await redis.keys('*')).filter((key) => !key.startsWith('prs:epoch:'))).toEqual([]);
+    expect(await redis.keys('*')).toEqual([]);
   });
 
   test('2 keyPrefix stands in front of every key and channel', async () => {
