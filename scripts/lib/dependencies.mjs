@@ -11,8 +11,7 @@ export async function installDependencies() {
   // Under `npm run`, the npm that runs us is the one to use; its path is also the only way to
   // start npm without a shell on Windows.
   const npm = process.env.npm_execpath;
-  if (npm?.endsWith('npm-cli.js'))
-    await runOrThrow('npm ci', process.execPath, [npm, ...args]);
+  if (npm?.endsWith('npm-cli.js')) await runOrThrow('npm ci', process.execPath, [npm, ...args]);
   else await runOrThrow('npm ci', 'npm', args);
   if (!dependenciesAreCurrent()) {
     throw new SetupError(
