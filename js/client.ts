@@ -162,17 +162,24 @@ export class PresenceClient<State extends object = DefaultState> {
       throw invalid('heartbeatMany takes an array');
     }
     this.#checkOpen();
-    return Promise.all(
-      // Not `items.map`, which leaves holes out.
-      Array.from(items as HeartbeatOptions<State>[], (item, index) => {
-        try {
-          checkOptions(`heartbeatMany: item ${index}`, item);
-          return this.#heartbeat(item).catch((error: Error) => error);
-        } catch (error) {
-          return error as Error;
+    const many = this.#bridge.heartbeats.many(items.length);
+    for (let place = 0; place < items.length; place++) {
+      try {
+        const item = items[place] as HeartbeatOptions<State>;
+        if (typeof item !== 'object' || item === null || Array.isArray(item)) {
+          checkOptions(`heartbeatMany: item ${place}`, item);
         }
-      }),
-    );
+        const { connId, fence, patch } = heartbeatArguments(item);
+        if (patch === undefined) {
+          many.add(place, connId, fence);
+        } else {
+          many.addPatch(place, connId, fence, patch.set, patch.remove);
+        }
+      } catch (error) {
+        many.settle(place, error as Error);
+      }
+    }
+    return many.results();
   }
 
   /**
@@ -319,21 +326,11 @@ export class PresenceClient<State extends object = DefaultState> {
   }
 
   #heartbeat(options: HeartbeatOptions<State>): Promise<HeartbeatResult> {
-    let connId: unknown, epoch: unknown, patchState: unknown;
-    try {
-      ({ connId, epoch, patchState } = options);
-    } catch (error) {
-      throw unreadable(options, ['connId', 'epoch', 'patchState'], error);
-    }
-    checkId('connId', connId);
-    const fence = checkEpoch(epoch);
-    if (patchState === undefined) {
-      this.#checkOpen();
-      return this.#bridge.heartbeat(connId, fence);
-    }
-    const { set, remove } = patchTexts('patchState', patchState);
+    const { connId, fence, patch } = heartbeatArguments(options);
     this.#checkOpen();
-    return this.#bridge.heartbeatPatch(connId, fence, set, remove);
+    return patch === undefined
+      ? this.#bridge.heartbeats.one(connId, fence)
+      : this.#bridge.heartbeats.onePatch(connId, fence, patch.set, patch.remove);
   }
 
   #call: Bridge['call'] = async (name, ...args) => {
@@ -346,6 +343,24 @@ export class PresenceClient<State extends object = DefaultState> {
       throw closed();
     }
   }
+}
+
+/** What a heartbeat's options come to; throws what is wrong with them. */
+function heartbeatArguments(options: HeartbeatOptions<object>): {
+  connId: string;
+  fence: number;
+  patch: { set: string; remove: string } | undefined;
+} {
+  let connId: unknown, epoch: unknown, patchState: unknown;
+  try {
+    ({ connId, epoch, patchState } = options);
+  } catch (error) {
+    throw unreadable(options, ['connId', 'epoch', 'patchState'], error);
+  }
+  checkId('connId', connId);
+  const fence = checkEpoch(epoch);
+  const patch = patchState === undefined ? undefined : patchTexts('patchState', patchState);
+  return { connId, fence, patch };
 }
 
 function closed(): RollcallError {

@@ -7,6 +7,7 @@
 
 import { type NativeClient as Core, NativeClient } from '../binding/binding.js';
 import { errorFrom, type NativeErrorData, type RollcallError } from './errors.js';
+import { Heartbeats } from './heartbeats.js';
 
 /** What the bridge hands on. */
 export interface Sink {
@@ -37,11 +38,6 @@ type Call = Exclude<
 type CallArgs<Name extends Call> =
   Parameters<Core[Name]> extends [number, ...infer Rest] ? Rest : never;
 
-/** Numbers for each heartbeat on its way in. */
-const PER_ITEM = 3;
-/** Heartbeats that one crossing hands over at most, either way. */
-const CROSSING = 1024;
-
 const active = new Set<Bridge>();
 const timers = new FinalizationRegistry<NodeJS.Timeout>((timer) => clearInterval(timer));
 
@@ -49,26 +45,25 @@ export class Bridge {
   readonly #core: Core;
   readonly #sink: Sink;
   readonly #calls = new Map<number, Pending>();
-  readonly #beats = new Map<number, Pending>();
   readonly #keepAlive: NodeJS.Timeout;
+  /** Heartbeats do not go through `call`: they are many. */
+  readonly heartbeats: Heartbeats;
   #nextCall = 0;
-  #nextTicket = 0;
   #holds = 0;
   #ended = false;
-  // Heartbeats of this turn of the event loop, to cross together.
-  #ids = '';
-  #items = new Float64Array(PER_ITEM * CROSSING);
-  #count = 0;
-  readonly #settled = new Float64Array(PER_ITEM * CROSSING);
 
   constructor(sink: Sink) {
     this.#sink = sink;
-    const weak = new WeakRef(this);
-    this.#core = new NativeClient(() => weak.deref()?.drain());
+    this.#core = new NativeClient(waker(new WeakRef(this)));
     // Does nothing but be there: referenced, it keeps the process alive.
-    this.#keepAlive = setInterval(() => {}, 2 ** 30);
+    this.#keepAlive = setInterval(nothing, 2 ** 30);
     this.#keepAlive.unref();
     timers.register(this, this.#keepAlive);
+    this.heartbeats = new Heartbeats(
+      this.#core,
+      () => this.hold(),
+      () => this.release(),
+    );
   }
 
   /** Keeps process and bridge alive until `release`. */
@@ -89,45 +84,10 @@ export class Bridge {
   call<Name extends Call>(name: Name, ...args: CallArgs<Name>): Promise<unknown> {
     return new Promise((resolve, reject) => {
       const number = this.#nextCall++;
-      this.#flush();
+      this.heartbeats.flush();
       const method = this.#core[name] as (call: number, ...rest: unknown[]) => void;
       method.call(this.#core, number, ...args);
       this.#calls.set(number, { resolve, reject });
-      this.hold();
-    });
-  }
-
-  /** A heartbeat without a patch. Those of one turn cross together, in a microtask. */
-  heartbeat<Result>(connId: string, epoch: number): Promise<Result> {
-    return new Promise<Result>((resolve, reject) => {
-      const ticket = this.#nextTicket++;
-      this.#beats.set(ticket, { resolve, reject });
-      this.hold();
-      if (this.#count === CROSSING) {
-        this.#flush();
-      }
-      if (this.#count === 0) {
-        queueMicrotask(() => this.#flush());
-      }
-      const at = PER_ITEM * this.#count++;
-      this.#ids += connId;
-      this.#items[at] = connId.length;
-      this.#items[at + 1] = epoch;
-      this.#items[at + 2] = ticket;
-    });
-  }
-
-  heartbeatPatch<Result>(
-    connId: string,
-    epoch: number,
-    set: string,
-    remove: string,
-  ): Promise<Result> {
-    return new Promise<Result>((resolve, reject) => {
-      const ticket = this.#nextTicket++;
-      this.#flush();
-      this.#core.heartbeatPatch(ticket, connId, epoch, set, remove);
-      this.#beats.set(ticket, { resolve, reject });
       this.hold();
     });
   }
@@ -139,32 +99,20 @@ export class Bridge {
   /** Nothing more will come: everything that is still pending fails, no handler is called. */
   end(error: RollcallError): void {
     this.#ended = true;
-    for (const pending of [this.#calls, this.#beats]) {
-      for (const { reject } of pending.values()) {
-        reject(error);
-        this.release();
-      }
-      pending.clear();
+    for (const { reject } of this.#calls.values()) {
+      reject(error);
+      this.release();
     }
+    this.#calls.clear();
+    this.heartbeats.end(error);
     // Subscriptions that were never ended hold it no longer.
     active.delete(this);
     clearInterval(this.#keepAlive);
   }
 
-  #flush(): void {
-    if (this.#count === 0) {
-      return;
-    }
-    const ids = this.#ids;
-    const items = this.#items.subarray(0, PER_ITEM * this.#count);
-    this.#ids = '';
-    this.#count = 0;
-    this.#core.heartbeats(ids, items);
-  }
-
   /** Called by the core on this thread. Must not throw: nobody is there to catch it. */
   drain(): void {
-    this.#drainHeartbeats();
+    this.heartbeats.drain();
     for (let text = this.#core.drain(); text !== null; text = this.#core.drain()) {
       let drained: Drained;
       try {
@@ -195,34 +143,6 @@ export class Bridge {
     }
   }
 
-  #drainHeartbeats(): void {
-    const settled = this.#settled;
-    for (;;) {
-      const count = this.#core.drainHeartbeats(settled);
-      let errors: NativeErrorData[] | undefined;
-      for (let at = 0; at < PER_ITEM * count; at += PER_ITEM) {
-        const ticket = settled[at] as number;
-        const pending = this.#beats.get(ticket);
-        this.#beats.delete(ticket);
-        if (pending === undefined) {
-          continue;
-        }
-        this.release();
-        const outcome = settled[at + 1] as number;
-        const value = settled[at + 2] as number;
-        if (outcome >= 0) {
-          pending.resolve({ changed: outcome === 1, epoch: value } as never);
-        } else {
-          errors ??= JSON.parse(this.#core.takeErrors()) as NativeErrorData[];
-          pending.reject(errorFrom(errors[value] as NativeErrorData));
-        }
-      }
-      if (count < CROSSING) {
-        return;
-      }
-    }
-  }
-
   #answer(number: number, value: unknown, error: NativeErrorData | undefined): void {
     const pending = this.#calls.get(number);
     if (pending === undefined) {
@@ -246,6 +166,15 @@ export class Bridge {
       this.#sink.log(first, second);
     }
   }
+}
+
+// These are made apart from the constructor: all closures of one scope hold what any of them holds,
+// and its others hold the bridge.
+
+function nothing(): void {}
+
+function waker(bridge: WeakRef<Bridge>): () => void {
+  return () => bridge.deref()?.drain();
 }
 
 /** The core's own list of codes, for the test that holds the tables together. */

@@ -161,7 +161,7 @@ impl Client {
             .filter_map(|request| match check(&request) {
                 Ok(()) => Some(request),
                 Err(error) => {
-                    refused.push((request.ticket, Err(error)));
+                    refused.push((request.ticket, Err(Box::new(error))));
                     None
                 }
             })

@@ -173,14 +173,9 @@ impl Latency {
         record(&mut self.0.lock(), value);
     }
 
-    pub fn record_all(&self, times: impl Iterator<Item = Duration>) {
-        let mut histogram = self.0.lock();
-        for time in times {
-            record(
-                &mut histogram,
-                u64::try_from(time.as_micros()).unwrap_or(u64::MAX),
-            );
-        }
+    pub fn record_many(&self, time: Duration, count: usize) {
+        let value = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let _ = self.0.lock().record_n(value.min(MOST), count as u64);
     }
 
     fn summary(&self, unit: f64) -> Summary {

@@ -1,13 +1,13 @@
 //! One batch: heartbeats of the same connection are combined (spec 5.2), and the connections are
 //! sorted into those that one script call refreshes and those that need more.
 
-use super::{Engine, Waiting};
+use super::{Engine, Outcome, Waiting};
 use crate::{
     model::{
-        error::{Error, Result},
+        error::Error,
         presence::{Beat, Epoch},
     },
-    presence::directory::Directory,
+    presence::directory::{Directory, Look},
     store::PlainBeat,
 };
 use std::{collections::HashMap, sync::Arc};
@@ -47,6 +47,18 @@ pub(super) enum OneOrMore {
     More(Vec<Waiting>),
 }
 
+impl OneOrMore {
+    fn push(&mut self, another: Waiting) {
+        *self = match std::mem::replace(self, OneOrMore::More(Vec::new())) {
+            OneOrMore::One(first) => OneOrMore::More(vec![first, another]),
+            OneOrMore::More(mut more) => {
+                more.push(another);
+                OneOrMore::More(more)
+            }
+        };
+    }
+}
+
 impl From<OneOrMore> for Vec<Waiting> {
     fn from(waiting: OneOrMore) -> Self {
         match waiting {
@@ -68,29 +80,39 @@ impl Batch {
             plain: Vec::with_capacity(waiting.len()),
             full: Vec::new(),
         };
-        let groups = combine(waiting);
-        let mut known = Vec::with_capacity(groups.len());
-        directory.with(groups.iter().map(|(conn, _)| &**conn), |_, found| {
-            known.push(
-                found.map(|(conn, known)| (conn.clone(), known.place.room.clone(), known.epoch)),
-            );
+        let mut strangers: HashMap<Arc<str>, Vec<Waiting>> = HashMap::new();
+        let mut known: Vec<(PlainBeat, OneOrMore)> = Vec::with_capacity(waiting.len());
+        directory.in_batch(|look| {
+            for one in waiting {
+                match look(&one.request.conn, known.len()) {
+                    Look::First { conn, room, epoch } => {
+                        known.push((PlainBeat { conn, room, epoch }, OneOrMore::One(one)));
+                    }
+                    Look::Again(index) => known[index].1.push(one),
+                    Look::Unknown => match strangers.get_mut(&*one.request.conn) {
+                        Some(more) => more.push(one),
+                        None => {
+                            strangers.insert((&*one.request.conn).into(), vec![one]);
+                        }
+                    },
+                }
+            }
         });
-        for ((conn, waiting), known) in groups.into_iter().zip(known) {
-            match known {
-                Some((conn, room, epoch)) if is_plain(&waiting, epoch) => batch.plain.push(Plain {
-                    beat: PlainBeat { conn, room, epoch },
-                    waiting,
-                }),
-                Some((conn, ..)) => batch.full.push(Group {
-                    conn,
+        for (beat, waiting) in known {
+            if is_plain(&waiting, beat.epoch) {
+                batch.plain.push(Plain { beat, waiting });
+            } else {
+                batch.full.push(Group {
+                    conn: beat.conn,
                     waiting: waiting.into(),
-                }),
-                None => batch.full.push(Group {
-                    conn: conn.into(),
-                    waiting: waiting.into(),
-                }),
+                });
             }
         }
+        batch.full.extend(
+            strangers
+                .into_iter()
+                .map(|(conn, waiting)| Group { conn, waiting }),
+        );
         // Rooms are one copy each in the directory, so the address is the room.
         batch
             .plain
@@ -109,31 +131,6 @@ fn is_plain(waiting: &OneOrMore, known: Epoch) -> bool {
     }
 }
 
-fn combine(waiting: Vec<Waiting>) -> Vec<(Box<str>, OneOrMore)> {
-    let mut at: HashMap<Box<str>, usize> = HashMap::with_capacity(waiting.len());
-    let mut groups: Vec<(Box<str>, OneOrMore)> = Vec::with_capacity(waiting.len());
-    for mut one in waiting {
-        let conn = std::mem::take(&mut one.request.conn);
-        match at.get(&conn) {
-            Some(&index) => {
-                let group = &mut groups[index].1;
-                match std::mem::replace(group, OneOrMore::More(Vec::new())) {
-                    OneOrMore::One(first) => *group = OneOrMore::More(vec![first, one]),
-                    OneOrMore::More(mut more) => {
-                        more.push(one);
-                        *group = OneOrMore::More(more);
-                    }
-                }
-            }
-            None => {
-                at.insert(conn.clone(), groups.len());
-                groups.push((conn, OneOrMore::One(one)));
-            }
-        }
-    }
-    groups
-}
-
 impl Engine {
     /// Sends the plain part of a batch and settles it; what turns out to need more comes back.
     pub(super) async fn fly(&self, plain: Vec<Plain>) -> Vec<Group> {
@@ -142,12 +139,14 @@ impl Engine {
             .map(|plain| (plain.beat, plain.waiting))
             .unzip();
         let answer = self.store.beat_batch(&beats, self.settings.ttl_ms).await;
-        let mut results: Vec<(Waiting, Result<Beat>)> = Vec::with_capacity(waiting.len());
+        let mut results: Vec<(Waiting, Outcome)> = Vec::with_capacity(waiting.len());
         let mut exceptions = Vec::new();
         match answer {
             Err(error) => {
                 for waiting in waiting {
-                    each(waiting, |one| results.push((one, Err(error.clone()))));
+                    each(waiting, |one| {
+                        results.push((one, Err(Box::new(error.clone()))))
+                    });
                 }
             }
             Ok(found) => {
@@ -167,7 +166,8 @@ impl Engine {
                             self.directory.forget(&beat.conn);
                             if exception.stored.is_none() {
                                 each(waiting, |one| {
-                                    results.push((one, Err(Error::not_found(&beat.conn))));
+                                    results
+                                        .push((one, Err(Box::new(Error::not_found(&beat.conn)))));
                                 });
                             } else {
                                 exceptions.push(Group {

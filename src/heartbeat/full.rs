@@ -2,10 +2,10 @@
 //! connection that another node made. One round trip when this node made the connection; each
 //! conflict with another writer costs one more.
 
-use super::{Engine, Waiting, batch::Group};
+use super::{Engine, Outcome, Waiting, batch::Group};
 use crate::{
     model::{
-        error::{Code, Error, Result},
+        error::{Code, Error},
         ids,
         presence::{Beat, Epoch, Place},
         state::State,
@@ -209,7 +209,7 @@ impl Engine {
             self.directory
                 .learn(&work.group.conn, Known::new(place, epoch, state));
         }
-        let results: Vec<(Waiting, Result<Beat>)> = work
+        let results: Vec<(Waiting, Outcome)> = work
             .group
             .waiting
             .into_iter()
@@ -222,7 +222,7 @@ impl Engine {
                         epoch,
                     }),
                 ),
-                Verdict::Refused(error) => (waiting, Err(error)),
+                Verdict::Refused(error) => (waiting, Err(Box::new(error))),
             })
             .collect();
         self.settle(results);
@@ -233,7 +233,7 @@ impl Engine {
             work.group
                 .waiting
                 .into_iter()
-                .map(|waiting| (waiting, Err(error.clone())))
+                .map(|waiting| (waiting, Err(Box::new(error.clone()))))
                 .collect(),
         );
     }

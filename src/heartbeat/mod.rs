@@ -19,7 +19,7 @@ mod queue;
 use crate::{
     metrics::{Metrics, count},
     model::{
-        error::{Code, Error, Result},
+        error::{Code, Error},
         presence::{Beat, Epoch},
         state::Patch,
     },
@@ -40,21 +40,57 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// Batches that may be on their way at once. The second leaves only when it is large, so that the
-/// server always has work while the node takes in the answers of the first.
-const MOST_FLIGHTS: usize = 2;
+/// Batches that may be on their way at once. Those after the first leave only when they are large,
+/// so that the server always has work while the node takes in the answers of the ones before.
+const MOST_FLIGHTS: usize = 4;
 /// Size from which a second batch leaves before the first is back. Below it, waiting for the
 /// first makes the batch larger at no cost in latency that a caller would notice.
 const SECOND_FLIGHT_FROM: usize = 64;
 /// Batches of heartbeats with more to say that may be on their way at once.
 const MOST_FULL_FLIGHTS: usize = 16;
 
+/// A connection id within a text that many requests share: no allocation for each.
+#[derive(Clone, Debug)]
+pub struct ConnId {
+    text: Arc<str>,
+    start: u32,
+    end: u32,
+}
+
+impl ConnId {
+    /// The part of `text` between two bytes, which must be at characters' bounds.
+    pub fn within(text: &Arc<str>, start: usize, end: usize) -> Self {
+        let bound = |at: usize| u32::try_from(at.min(text.len())).unwrap_or(u32::MAX);
+        ConnId {
+            text: text.clone(),
+            start: bound(start),
+            end: bound(end),
+        }
+    }
+}
+
+impl From<&str> for ConnId {
+    fn from(text: &str) -> Self {
+        ConnId::within(&text.into(), 0, text.len())
+    }
+}
+
+impl std::ops::Deref for ConnId {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.text
+            .get(self.start as usize..self.end as usize)
+            .unwrap_or_default()
+    }
+}
+
 /// One heartbeat as a caller asked for it.
 #[derive(Debug)]
 pub struct Request {
-    pub conn: Box<str>,
+    pub conn: ConnId,
     pub epoch: Option<Epoch>,
-    pub patch: Option<Patch>,
+    pub patch: Option<Box<Patch>>,
     /// Names the caller when it is settled.
     pub ticket: u64,
 }
@@ -66,9 +102,12 @@ struct Waiting {
     since: Instant,
 }
 
+/// What came of a request. Errors are boxed: there are few, and results are moved around a lot.
+pub type Outcome = std::result::Result<Beat, Box<Error>>;
+
 /// Who is told what came of heartbeats. Called once for every request.
 pub trait Settle: Send + Sync + 'static {
-    fn settle(&self, results: Vec<(u64, Result<Beat>)>);
+    fn settle(&self, results: Vec<(u64, Outcome)>);
 }
 
 /// Settings of the engine.
@@ -120,7 +159,7 @@ impl Engine {
     /// Takes heartbeats in; each is settled exactly once, also when it is refused.
     pub fn submit(&self, requests: Vec<Request>) {
         if self.closing.load(Ordering::Acquire) {
-            let closed = |request: Request| (request.ticket, Err(Error::closed()));
+            let closed = |request: Request| (request.ticket, Err(Box::new(Error::closed())));
             return self
                 .settle
                 .settle(requests.into_iter().map(closed).collect());
@@ -240,7 +279,7 @@ impl Engine {
         );
         self.settle(
             late.into_iter()
-                .map(|waiting| (waiting, Err(error.clone())))
+                .map(|waiting| (waiting, Err(Box::new(error.clone()))))
                 .collect(),
         );
     }
@@ -261,11 +300,7 @@ impl Engine {
             .into_iter()
             .filter_map(|group| match busy.get_mut(&group.conn) {
                 Some(parked) => {
-                    // A group holds the id once; back in the queue each needs its own again.
-                    parked.extend(group.waiting.into_iter().map(|mut waiting| {
-                        waiting.request.conn = (&*group.conn).into();
-                        waiting
-                    }));
+                    parked.extend(group.waiting);
                     None
                 }
                 None => {
@@ -291,7 +326,7 @@ impl Engine {
         }
     }
 
-    fn settle(&self, results: Vec<(Waiting, Result<Beat>)>) {
+    fn settle(&self, results: Vec<(Waiting, Outcome)>) {
         if results.is_empty() {
             return;
         }
@@ -302,11 +337,13 @@ impl Engine {
         );
         count(&self.metrics.counters.heartbeats_failed, failed);
         let now = Instant::now();
-        self.metrics.heartbeat_latency.record_all(
-            results
-                .iter()
-                .map(|(waiting, _)| now.duration_since(waiting.since)),
-        );
+        // Those that came together have waited equally long.
+        for together in results.chunk_by(|(a, _), (b, _)| a.since == b.since) {
+            let waited = now.duration_since(together[0].0.since);
+            self.metrics
+                .heartbeat_latency
+                .record_many(waited, together.len());
+        }
         self.settle.settle(
             results
                 .into_iter()

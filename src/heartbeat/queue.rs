@@ -1,10 +1,7 @@
 //! The bounded queue of heartbeats that wait for the next batch (spec 5.4).
 
-use super::{Request, Waiting};
-use crate::model::{
-    error::{Code, Error, Result},
-    presence::Beat,
-};
+use super::{Outcome, Request, Waiting};
+use crate::model::error::{Code, Error};
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
@@ -24,7 +21,7 @@ impl Queue {
     }
 
     /// Takes requests in; those for which there is no room come back refused.
-    pub fn push(&mut self, mut requests: Vec<Request>, since: Instant) -> Vec<(u64, Result<Beat>)> {
+    pub fn push(&mut self, mut requests: Vec<Request>, since: Instant) -> Vec<(u64, Outcome)> {
         let room = self.most.saturating_sub(self.waiting.len());
         let refused = requests.split_off(room.min(requests.len()));
         self.waiting.extend(
@@ -34,7 +31,7 @@ impl Queue {
         );
         refused
             .into_iter()
-            .map(|request| (request.ticket, Err(self.full())))
+            .map(|request| (request.ticket, Err(Box::new(self.full()))))
             .collect()
     }
 

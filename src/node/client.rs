@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     client::Client,
-    heartbeat::{Request, Settle},
+    heartbeat::{ConnId, Request, Settle},
     model::{
         error::{Error, Result},
         json::quote,
@@ -91,16 +91,22 @@ impl NativeClient {
     /// ticket.
     #[napi]
     pub fn heartbeats(&self, conns: String, items: &[f64]) {
-        let mut rest = conns.as_str();
+        let conns: Arc<str> = conns.into();
         let ascii = conns.len() as f64 == items.chunks_exact(3).map(|item| item[0]).sum::<f64>();
         let mut requests = Vec::with_capacity(items.len() / 3);
+        let mut at = 0;
         for item in items.chunks_exact(3) {
             let units = item[0] as usize;
-            let end = if ascii { units } else { bytes_of(rest, units) };
-            let (conn, after) = rest.split_at(end.min(rest.len()));
-            rest = after;
+            let end = at
+                + if ascii {
+                    units
+                } else {
+                    bytes_of(&conns[at..], units)
+                };
+            let conn = ConnId::within(&conns, at, end);
+            at = end.min(conns.len());
             requests.push(Request {
-                conn: conn.into(),
+                conn,
                 epoch: (item[1] >= 0.0).then_some(item[1] as u64),
                 patch: None,
                 ticket: item[2] as u64,
@@ -131,12 +137,12 @@ impl NativeClient {
             .and_then(|()| Patch::parse("patchState", &set, &remove));
         match patch {
             Ok(patch) => self.submit(vec![Request {
-                conn: conn.into(),
+                conn: conn.as_str().into(),
                 epoch: (epoch >= 0.0).then_some(epoch as u64),
-                patch: Some(patch),
+                patch: Some(Box::new(patch)),
                 ticket,
             }]),
-            Err(error) => self.inbox.settle(vec![(ticket, Err(error))]),
+            Err(error) => self.inbox.settle(vec![(ticket, Err(Box::new(error)))]),
         }
     }
 
@@ -268,7 +274,7 @@ impl NativeClient {
             Err(error) => self.inbox.settle(
                 requests
                     .into_iter()
-                    .map(|request| (request.ticket, Err(error.clone())))
+                    .map(|request| (request.ticket, Err(Box::new(error.clone()))))
                     .collect(),
             ),
         }

@@ -6,12 +6,11 @@
 //! whole and the gap is told, so memory stays bounded while a handler blocks (spec 4.4).
 
 use crate::{
-    heartbeat::Settle,
+    heartbeat::{Outcome, Settle},
     model::{
         error::{Error, Result},
         json::quote,
         limits::Limits,
-        presence::Beat,
     },
     store::{ConnectionState, EventSink, LogLevel, Topic},
 };
@@ -46,7 +45,7 @@ pub struct Inbox {
 
 #[derive(Default)]
 struct Beats {
-    settled: VecDeque<(u64, Result<Beat>)>,
+    settled: VecDeque<(u64, Outcome)>,
     errors: Vec<Error>,
 }
 
@@ -105,7 +104,7 @@ impl Inbox {
                 Err(error) => {
                     slot[1] = -1.0;
                     slot[2] = errors.len() as f64;
-                    errors.push(error);
+                    errors.push(*error);
                 }
             }
         }
@@ -179,7 +178,7 @@ impl Inbox {
 }
 
 impl Settle for Inbox {
-    fn settle(&self, results: Vec<(u64, Result<Beat>)>) {
+    fn settle(&self, results: Vec<(u64, Outcome)>) {
         if self.abandoned.load(Ordering::Acquire) {
             return;
         }

@@ -7,6 +7,7 @@ use crate::model::{
 };
 use parking_lot::Mutex;
 use std::{
+    cell::Cell,
     collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
@@ -20,7 +21,9 @@ pub struct Known {
     /// The state as this node last wrote or read it.
     pub state: Option<State>,
     /// Seconds since the directory was made when it was last of use.
-    touched: u32,
+    touched: Cell<u32>,
+    /// The batch that it was last in, and where.
+    batch: Cell<(u32, u32)>,
 }
 
 impl Known {
@@ -29,7 +32,8 @@ impl Known {
             place,
             epoch,
             state,
-            touched: 0,
+            touched: Cell::new(0),
+            batch: Cell::new((0, 0)),
         }
     }
 }
@@ -39,8 +43,23 @@ pub struct Directory {
     inner: Mutex<Inner>,
 }
 
+/// What a look at a connection for a batch finds.
+pub enum Look {
+    /// It is not in the batch yet.
+    First {
+        conn: Arc<str>,
+        room: Arc<str>,
+        epoch: Epoch,
+    },
+    /// It is in the batch already, at this place.
+    Again(usize),
+    Unknown,
+}
+
 #[derive(Default)]
 struct Inner {
+    /// Numbers batches; 0 is none.
+    batches: u32,
     conns: HashMap<Arc<str>, Known>,
     /// One copy of each room's name, however many connections are in it.
     rooms: HashSet<Arc<str>>,
@@ -62,7 +81,7 @@ impl Directory {
 
     /// Remembers, unless something newer is known (answers can overtake each other).
     pub fn learn(&self, conn: &str, mut known: Known) {
-        known.touched = self.now();
+        known.touched.set(self.now());
         let mut inner = self.inner.lock();
         known.place.room = match inner.rooms.get(&known.place.room) {
             Some(room) => room.clone(),
@@ -91,13 +110,40 @@ impl Directory {
         mut read: impl FnMut(&'a str, Option<(&Arc<str>, &Known)>),
     ) {
         let now = self.now();
-        let mut inner = self.inner.lock();
+        let inner = self.inner.lock();
         for conn in conns {
-            if let Some(known) = inner.conns.get_mut(conn) {
-                known.touched = now;
+            let found = inner.conns.get_key_value(conn);
+            if let Some((_, known)) = found {
+                known.touched.set(now);
             }
-            read(conn, inner.conns.get_key_value(conn));
+            read(conn, found);
         }
+    }
+
+    /// Looks connections up for one batch, under one lock. The look takes an id and the place that
+    /// it would get in the batch, and tells ids that come a second time.
+    pub fn in_batch(&self, with: impl FnOnce(&dyn Fn(&str, usize) -> Look)) {
+        let now = self.now();
+        let mut inner = self.inner.lock();
+        inner.batches = inner.batches.wrapping_add(1).max(1);
+        let inner = &*inner;
+        with(&|conn, place| match inner.conns.get_key_value(conn) {
+            None => Look::Unknown,
+            Some((_, known)) if known.batch.get().0 == inner.batches => {
+                Look::Again(known.batch.get().1 as usize)
+            }
+            Some((conn, known)) => {
+                known.touched.set(now);
+                known
+                    .batch
+                    .set((inner.batches, u32::try_from(place).unwrap_or(u32::MAX)));
+                Look::First {
+                    conn: conn.clone(),
+                    room: known.place.room.clone(),
+                    epoch: known.epoch,
+                }
+            }
+        });
     }
 
     pub fn len(&self) -> usize {
@@ -117,7 +163,7 @@ impl Directory {
         let before = inner.conns.len();
         inner
             .conns
-            .retain(|_, known| now.saturating_sub(known.touched) <= unused);
+            .retain(|_, known| now.saturating_sub(known.touched.get()) <= unused);
         if inner.conns.len() < before / 2 {
             inner.conns.shrink_to_fit();
         }

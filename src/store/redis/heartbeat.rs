@@ -15,7 +15,7 @@ use crate::{
     store::{Beaten, Exception, FullBeat, PlainBeat},
 };
 use redis::Value;
-use std::{fmt::Write as _, sync::Arc};
+use std::sync::Arc;
 
 impl RedisStore {
     pub(super) async fn do_beat_batch(
@@ -58,24 +58,29 @@ impl RedisStore {
         let mut rooms: Vec<(&Arc<str>, usize)> = Vec::new();
         let mut count = 0;
         let mut epochs = String::new();
+        let mut digits_of = itoa::Buffer::new();
         for beat in beats.clone() {
             match rooms.last_mut() {
                 Some((room, n)) if Arc::ptr_eq(room, &beat.room) || **room == beat.room => *n += 1,
                 _ => rooms.push((&beat.room, 1)),
             }
             count += 1;
-            let _ = write!(epochs, "{}", beat.epoch);
+            epochs.push_str(digits_of.format(beat.epoch));
         }
         let mut call = scripts::HEARTBEAT_BATCH.call(rooms.len() + count);
         for (room, _) in &rooms {
             call.arg(self.keys.room_last_seen(room));
         }
+        let mut key = self.keys.conn("");
+        let prefix = key.len();
         for beat in beats {
-            call.arg(self.keys.conn(&beat.conn));
+            key.truncate(prefix);
+            key.push_str(&beat.conn);
+            call.arg(key.as_bytes());
         }
         call.arg(ttl_ms)
             .arg(rooms.len())
-            .arg(self.keys.conn("").len() + 1)
+            .arg(prefix + 1)
             .arg(epochs)
             .arg(width);
         for (_, n) in &rooms {

@@ -1,0 +1,222 @@
+// Heartbeats on their way through the core: owns their Promises, gathers those of one turn of the
+// event loop into one crossing, and settles a batch of them in one loop. This is the hot path:
+// slots in plain arrays, no object of our own for a heartbeat.
+
+import type { NativeClient as Core } from '../binding/binding.js';
+import { errorFrom, type NativeErrorData } from './errors.js';
+import type { HeartbeatManyResult, HeartbeatResult } from './types.js';
+
+/** Numbers for each heartbeat that crosses, either way. */
+const PER_ITEM = 3;
+/** Heartbeats that one crossing takes at most. */
+const CROSSING = 1024;
+
+type Resolve = (value: HeartbeatResult) => void;
+type Reject = (error: Error) => void;
+
+export class Heartbeats {
+  readonly #core: Core;
+  readonly #hold: () => void;
+  readonly #release: () => void;
+  // By slot, which is the number that the core knows a heartbeat by. A slot has either the two
+  // functions of its own Promise, or its place in the results of many.
+  readonly #resolve: (Resolve | undefined)[] = [];
+  readonly #reject: (Reject | undefined)[] = [];
+  readonly #many: (Many | undefined)[] = [];
+  readonly #place: number[] = [];
+  readonly #free: number[] = [];
+  #pending = 0;
+  // What crosses at the end of this turn.
+  #ids = '';
+  readonly #items = new Float64Array(PER_ITEM * CROSSING);
+  #count = 0;
+  readonly #settled = new Float64Array(PER_ITEM * CROSSING);
+  readonly #flushLater = () => this.flush();
+
+  constructor(core: Core, hold: () => void, release: () => void) {
+    this.#core = core;
+    this.#hold = hold;
+    this.#release = release;
+  }
+
+  one(connId: string, epoch: number): Promise<HeartbeatResult> {
+    return new Promise((resolve, reject) => {
+      const slot = this.#take();
+      this.#resolve[slot] = resolve;
+      this.#reject[slot] = reject;
+      this.#add(slot, connId, epoch);
+    });
+  }
+
+  onePatch(connId: string, epoch: number, set: string, remove: string): Promise<HeartbeatResult> {
+    return new Promise((resolve, reject) => {
+      const slot = this.#take();
+      this.#resolve[slot] = resolve;
+      this.#reject[slot] = reject;
+      this.#addPatch(slot, connId, epoch, set, remove);
+    });
+  }
+
+  /** Heartbeats that share one Promise. */
+  many(count: number): Many {
+    return new Many(count, (many, place, connId, epoch, set, remove) => {
+      const slot = this.#take();
+      this.#many[slot] = many;
+      this.#place[slot] = place;
+      if (set === undefined) {
+        this.#add(slot, connId, epoch);
+      } else {
+        this.#addPatch(slot, connId, epoch, set, remove);
+      }
+    });
+  }
+
+  /** Sends what has gathered. */
+  flush(): void {
+    if (this.#count === 0) {
+      return;
+    }
+    const ids = this.#ids;
+    const items = this.#items.subarray(0, PER_ITEM * this.#count);
+    this.#ids = '';
+    this.#count = 0;
+    this.#core.heartbeats(ids, items);
+  }
+
+  /** Takes in what the core has settled. */
+  drain(): void {
+    const settled = this.#settled;
+    for (;;) {
+      const count = this.#core.drainHeartbeats(settled);
+      let errors: NativeErrorData[] | undefined;
+      for (let at = 0; at < PER_ITEM * count; at += PER_ITEM) {
+        const slot = settled[at] as number;
+        const outcome = settled[at + 1] as number;
+        const value = settled[at + 2] as number;
+        if (outcome >= 0) {
+          this.#settle(slot, { changed: outcome === 1, epoch: value });
+        } else {
+          errors ??= JSON.parse(this.#core.takeErrors()) as NativeErrorData[];
+          this.#settle(slot, errorFrom(errors[value] as NativeErrorData));
+        }
+      }
+      if (count < CROSSING) {
+        return;
+      }
+    }
+  }
+
+  /** Nothing more will come. */
+  end(error: Error): void {
+    for (let slot = 0; slot < this.#resolve.length; slot++) {
+      this.#settle(slot, error);
+    }
+  }
+
+  #take(): number {
+    if (this.#pending++ === 0) {
+      this.#hold();
+    }
+    return this.#free.pop() ?? this.#newSlot();
+  }
+
+  #newSlot(): number {
+    const slot = this.#resolve.length;
+    this.#resolve.push(undefined);
+    this.#reject.push(undefined);
+    this.#many.push(undefined);
+    this.#place.push(0);
+    return slot;
+  }
+
+  #add(slot: number, connId: string, epoch: number): void {
+    if (this.#count === CROSSING) {
+      this.flush();
+    }
+    if (this.#count === 0) {
+      queueMicrotask(this.#flushLater);
+    }
+    const at = PER_ITEM * this.#count++;
+    const items = this.#items;
+    this.#ids += connId;
+    items[at] = connId.length;
+    items[at + 1] = epoch;
+    items[at + 2] = slot;
+  }
+
+  #addPatch(slot: number, connId: string, epoch: number, set: string, remove: string): void {
+    this.flush();
+    this.#core.heartbeatPatch(slot, connId, epoch, set, remove);
+  }
+
+  #settle(slot: number, result: HeartbeatManyResult): void {
+    const many = this.#many[slot];
+    const resolve = this.#resolve[slot];
+    if (many !== undefined) {
+      this.#many[slot] = undefined;
+      many.settle(this.#place[slot] as number, result);
+    } else if (resolve !== undefined) {
+      const reject = this.#reject[slot] as Reject;
+      this.#resolve[slot] = undefined;
+      this.#reject[slot] = undefined;
+      if (result instanceof Error) {
+        reject(result);
+      } else {
+        resolve(result);
+      }
+    } else {
+      return;
+    }
+    this.#free.push(slot);
+    if (--this.#pending === 0) {
+      this.#release();
+    }
+  }
+}
+
+type AddOne = (
+  many: Many,
+  place: number,
+  connId: string,
+  epoch: number,
+  set: string | undefined,
+  remove: string,
+) => void;
+
+/** The results of one `heartbeatMany`, as they come in. */
+export class Many {
+  readonly #add: AddOne;
+  readonly #results: HeartbeatManyResult[];
+  #left: number;
+  #done: ((results: HeartbeatManyResult[]) => void) | undefined;
+
+  constructor(count: number, add: AddOne) {
+    this.#add = add;
+    this.#results = new Array(count);
+    this.#left = count;
+  }
+
+  add(place: number, connId: string, epoch: number): void {
+    this.#add(this, place, connId, epoch, undefined, '');
+  }
+
+  addPatch(place: number, connId: string, epoch: number, set: string, remove: string): void {
+    this.#add(this, place, connId, epoch, set, remove);
+  }
+
+  settle(place: number, result: HeartbeatManyResult): void {
+    this.#results[place] = result;
+    if (--this.#left === 0) {
+      this.#done?.(this.#results);
+    }
+  }
+
+  /** Resolves with one result for each place, when all are there. */
+  results(): Promise<HeartbeatManyResult[]> {
+    return this.#left === 0
+      ? Promise.resolve(this.#results)
+      : new Promise((resolve) => {
+          this.#done = resolve;
+        });
+  }
+}
