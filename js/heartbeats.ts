@@ -30,7 +30,8 @@ export class Heartbeats {
   #ids = '';
   readonly #items = new Float64Array(PER_ITEM * CROSSING);
   #count = 0;
-  readonly #settled = new Float64Array(PER_ITEM * CROSSING);
+  /** Where the core writes what has settled: how many, then the numbers of each. */
+  readonly settled = new Float64Array(1 + PER_ITEM * CROSSING);
   readonly #flushLater = () => this.flush();
 
   constructor(core: Core, hold: () => void, release: () => void) {
@@ -83,25 +84,20 @@ export class Heartbeats {
     this.#core.heartbeats(ids, items);
   }
 
-  /** Takes in what the core has settled. */
-  drain(): void {
-    const settled = this.#settled;
-    for (;;) {
-      const count = this.#core.drainHeartbeats(settled);
-      let errors: NativeErrorData[] | undefined;
-      for (let at = 0; at < PER_ITEM * count; at += PER_ITEM) {
-        const slot = settled[at] as number;
-        const outcome = settled[at + 1] as number;
-        const value = settled[at + 2] as number;
-        if (outcome >= 0) {
-          this.#settle(slot, { changed: outcome === 1, epoch: value });
-        } else {
-          errors ??= JSON.parse(this.#core.takeErrors()) as NativeErrorData[];
-          this.#settle(slot, errorFrom(errors[value] as NativeErrorData));
-        }
-      }
-      if (count < CROSSING) {
-        return;
+  /** Takes in what the core has written into `settled`. */
+  settle(): void {
+    const settled = this.settled;
+    const end = 1 + PER_ITEM * (settled[0] as number);
+    let errors: NativeErrorData[] | undefined;
+    for (let at = 1; at < end; at += PER_ITEM) {
+      const slot = settled[at] as number;
+      const outcome = settled[at + 1] as number;
+      const value = settled[at + 2] as number;
+      if (outcome >= 0) {
+        this.#settle(slot, { changed: outcome === 1, epoch: value });
+      } else {
+        errors ??= JSON.parse(this.#core.takeErrors()) as NativeErrorData[];
+        this.#settle(slot, errorFrom(errors[value] as NativeErrorData));
       }
     }
   }

@@ -22,17 +22,18 @@ interface Pending {
   reject(error: Error): void;
 }
 
-interface Drained {
-  calls: [number, unknown, NativeErrorData?][];
-  notices: [string, string, string?][];
-  all: unknown[];
-  rooms: unknown[];
-}
+/** Answers of calls, notices, events of all rooms, events of single rooms. */
+type Drained = [
+  [number, unknown, NativeErrorData?][],
+  [string, string, string?][],
+  unknown[],
+  unknown[],
+];
 
 /** The methods that take a call's number first and answer under it. */
 type Call = Exclude<
   keyof Core,
-  'heartbeats' | 'heartbeatPatch' | 'metrics' | 'drain' | 'drainHeartbeats' | 'takeErrors'
+  'heartbeats' | 'heartbeatPatch' | 'metrics' | 'drain' | 'takeErrors'
 >;
 
 type CallArgs<Name extends Call> =
@@ -112,34 +113,35 @@ export class Bridge {
 
   /** Called by the core on this thread. Must not throw: nobody is there to catch it. */
   drain(): void {
-    this.heartbeats.drain();
-    for (let text = this.#core.drain(); text !== null; text = this.#core.drain()) {
-      let drained: Drained;
-      try {
-        drained = JSON.parse(text);
-      } catch (error) {
-        this.#sink.log('error', `Rollcall could not read what its core said: ${error}`);
-        continue;
-      }
-      for (const [number, value, error] of drained.calls) {
-        this.#answer(number, value, error);
-      }
-      if (this.#ended) {
-        continue;
-      }
-      for (const [kind, first, second] of drained.notices) {
-        this.#notice(kind, first, second ?? '');
-      }
-      for (const event of drained.all) {
-        this.#sink.presence(true, event);
-      }
-      for (const event of drained.rooms) {
-        this.#sink.presence(false, event);
-      }
-      if (drained.all.length + drained.rooms.length > 0) {
-        // The core wakes us again for more, after other work of the event loop.
-        break;
-      }
+    // One crossing for all that there is; the core wakes us again for what comes later, and for
+    // what does not fit, after other work of the event loop.
+    const text = this.#core.drain(this.heartbeats.settled);
+    this.heartbeats.settle();
+    if (text === null) {
+      return;
+    }
+    let drained: Drained;
+    try {
+      drained = JSON.parse(text);
+    } catch (error) {
+      this.#sink.log('error', `Rollcall could not read what its core said: ${error}`);
+      return;
+    }
+    const [calls, notices, all, rooms] = drained;
+    for (const [number, value, error] of calls) {
+      this.#answer(number, value, error);
+    }
+    if (this.#ended) {
+      return;
+    }
+    for (const [kind, first, second] of notices) {
+      this.#notice(kind, first, second ?? '');
+    }
+    for (const event of all) {
+      this.#sink.presence(true, event);
+    }
+    for (const event of rooms) {
+      this.#sink.presence(false, event);
     }
   }
 

@@ -242,26 +242,21 @@ impl NativeClient {
         }
     }
 
-    /// Writes settled heartbeats into `out`, three numbers each: ticket; 0 for unchanged, 1 for
-    /// changed, -1 for failed; the epoch, or the number of the error (see `takeErrors`). Returns
-    /// how many there are.
+    /// Hands over everything that has come in. Settled heartbeats are written into `out`: how many,
+    /// then three numbers for each: ticket; 0 for unchanged, 1 for changed, -1 for failed; the epoch,
+    /// or the number of the error (see `takeErrors`). The rest is returned as JSON text,
+    /// `[calls, notices, events of all rooms, events of single rooms]`; `null` if there is none.
     #[napi]
-    pub fn drain_heartbeats(&self, mut out: Float64ArraySlice<'_>) -> u32 {
+    pub fn drain(&self, mut out: Float64ArraySlice<'_>) -> Option<String> {
         // SAFETY: we are on the JavaScript thread and do not call into JavaScript while the slice
         // lives; the façade owns the array and shares it with no worker.
-        self.inbox.drain_heartbeats(unsafe { out.as_mut() })
+        self.inbox.drain(unsafe { out.as_mut() })
     }
 
-    /// The errors that the last `drainHeartbeats` numbered, as a JSON array.
+    /// The errors that the last `drain` numbered, as a JSON array.
     #[napi]
     pub fn take_errors(&self) -> String {
         self.inbox.take_errors()
-    }
-
-    /// Everything else that has come in, as one JSON text; `null` if nothing has.
-    #[napi]
-    pub fn drain(&self) -> Option<String> {
-        self.inbox.drain()
     }
 
     fn client(&self) -> Result<&Arc<Client>> {

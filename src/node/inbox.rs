@@ -89,11 +89,24 @@ impl Inbox {
         self.put(|rest| rest.answers.push((call, result)));
     }
 
-    pub fn drain_heartbeats(&self, out: &mut [f64]) -> u32 {
+    /// Takes out what waits. Settled heartbeats go into `out`: their number, then three numbers for
+    /// each. The rest comes back as JSON text, if there is any: `[calls, notices, all, rooms]`, where
+    /// a call is `[number, value]` or `[number, null, error]`, `all` are events for subscribers of
+    /// every room and `rooms` for those of one.
+    pub fn drain(&self, out: &mut [f64]) -> Option<String> {
         self.scheduled.store(false, Ordering::Release);
+        self.drain_heartbeats(out);
+        self.drain_rest()
+    }
+
+    fn drain_heartbeats(&self, out: &mut [f64]) {
+        let Some((number, out)) = out.split_first_mut() else {
+            return;
+        };
         let mut beats = self.beats.lock();
         let Beats { settled, errors } = &mut *beats;
         let count = settled.len().min(out.len() / 3);
+        *number = count as f64;
         for (slot, (ticket, result)) in out.chunks_exact_mut(3).zip(settled.drain(..count)) {
             slot[0] = ticket as f64;
             match result {
@@ -108,11 +121,12 @@ impl Inbox {
                 }
             }
         }
-        // A burst must not keep its memory for ever.
-        if settled.is_empty() && settled.capacity() > 16 * 1024 {
+        if !settled.is_empty() {
+            self.schedule();
+        } else if settled.capacity() > 16 * 1024 {
+            // A burst must not keep its memory for ever.
             *settled = VecDeque::new();
         }
-        u32::try_from(count).unwrap_or(u32::MAX)
     }
 
     pub fn take_errors(&self) -> String {
@@ -121,44 +135,50 @@ impl Inbox {
         format!("[{}]", errors.join(","))
     }
 
-    /// `{"calls":[[number,value]|[number,null,error],…],"notices":[…],"all":[event,…],
-    /// "rooms":[event,…]}`: `all` for subscribers of every room, `rooms` for those of one.
-    pub fn drain(&self) -> Option<String> {
-        self.scheduled.store(false, Ordering::Release);
+    fn drain_rest(&self) -> Option<String> {
         let mut rest = self.rest.lock();
         if rest.answers.is_empty() && rest.notices.is_empty() && rest.events.is_empty() {
             return None;
         }
-        let mut calls = String::new();
-        for (call, result) in rest.answers.drain(..) {
-            separate(&mut calls);
+        let mut text = String::with_capacity(256 + rest.event_bytes.min(DRAIN_BYTES));
+        text.push_str("[[");
+        for (index, (call, result)) in rest.answers.drain(..).enumerate() {
+            separate(&mut text, index);
             match result {
-                Ok(value) => write!(calls, "[{call},{value}]"),
-                Err(error) => write!(calls, "[{call},null,{}]", error_json(&error)),
+                Ok(value) => write!(text, "[{call},{value}]"),
+                Err(error) => write!(text, "[{call},null,{}]", error_json(&error)),
             }
             .expect("a String takes any text");
         }
-        let notices = std::mem::take(&mut rest.notices).join(",");
-        let (mut all, mut rooms) = (String::new(), String::new());
-        let mut count = 0;
-        while count < DRAIN_EVENTS && all.len() + rooms.len() < DRAIN_BYTES {
-            let Some((of_all, payload)) = rest.events.pop_front() else {
+        text.push_str("],[");
+        text.push_str(&std::mem::take(&mut rest.notices).join(","));
+        text.push_str("],[");
+        // Most clients have subscriptions of one kind only; the other kind is put after it.
+        let mut rooms = String::new();
+        let (mut of_all, mut of_rooms) = (0, 0);
+        while of_all + of_rooms < DRAIN_EVENTS && text.len() + rooms.len() < DRAIN_BYTES {
+            let Some((is_of_all, payload)) = rest.events.pop_front() else {
                 break;
             };
             rest.event_bytes -= payload.len();
-            let list = if of_all { &mut all } else { &mut rooms };
-            separate(list);
+            let (list, count) = if is_of_all {
+                (&mut text, &mut of_all)
+            } else {
+                (&mut rooms, &mut of_rooms)
+            };
+            separate(list, *count);
             list.push_str(&payload);
-            count += 1;
+            *count += 1;
         }
         if rest.events.is_empty() {
             rest.events.shrink_to(1_024);
         } else {
             self.schedule();
         }
-        Some(format!(
-            r#"{{"calls":[{calls}],"notices":[{notices}],"all":[{all}],"rooms":[{rooms}]}}"#
-        ))
+        text.push_str("],[");
+        text.push_str(&rooms);
+        text.push_str("]]");
+        Some(text)
     }
 
     fn put(&self, into: impl FnOnce(&mut Rest)) {
@@ -226,8 +246,8 @@ impl EventSink for Inbox {
     }
 }
 
-fn separate(list: &mut String) {
-    if !list.is_empty() {
+fn separate(list: &mut String, index: usize) {
+    if index > 0 {
         list.push(',');
     }
 }
