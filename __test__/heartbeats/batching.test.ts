@@ -1,6 +1,6 @@
 // Batching of heartbeats (spec section 5).
 import { describe, expect, test } from 'vitest';
-import { openClient, rejection, type Untyped } from '../support/clients.js';
+import { openClient, type Untyped } from '../support/clients.js';
 import { sharedDb, startRedis } from '../support/redis.js';
 import { within } from '../support/wait.js';
 
