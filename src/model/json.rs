@@ -15,6 +15,20 @@ pub fn quote(text: &str) -> String {
     serde_json::to_string(text).expect("a string is always JSON")
 }
 
+/// Appends the text as a JSON string. Most ids need no escapes and are copied as they are.
+pub fn quote_into(out: &mut String, text: &str) {
+    if text
+        .bytes()
+        .all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\')
+    {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&quote(text));
+    }
+}
+
 /// One top-level entry of an object: both parts as they stand in the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
@@ -243,6 +257,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_text_is_quoted_as_the_serializer_does(text in ".*") {
+            let mut out = String::from("x");
+            quote_into(&mut out, &text);
+            prop_assert_eq!(&out[1..], quote(&text));
+        }
+
         #[test]
         fn entries_agree_with_a_full_parser(
             map in prop::collection::btree_map(".*", any_json(), 0..6),

@@ -39,15 +39,20 @@ pub struct Member {
 impl Member {
     /// Appends the member as JSON. The state goes in as the text that was stored.
     pub fn write_json(&self, out: &mut String) {
+        for (name, id) in [
+            ("{\"connId\":", &self.conn),
+            (",\"userId\":", &self.user),
+            (",\"roomId\":", &self.room),
+        ] {
+            out.push_str(name);
+            json::quote_into(out, id);
+        }
+        out.push_str(",\"state\":");
+        out.push_str(self.state.as_ref().map_or("null", State::as_str));
         write!(
             out,
-            r#"{{"connId":{},"userId":{},"roomId":{},"state":{},"lastSeenMs":{},"epoch":{}}}"#,
-            json::quote(&self.conn),
-            json::quote(&self.user),
-            json::quote(&self.room),
-            self.state.as_ref().map_or("null", State::as_str),
-            self.last_seen_ms,
-            self.epoch
+            ",\"lastSeenMs\":{},\"epoch\":{}}}",
+            self.last_seen_ms, self.epoch
         )
         .expect("a String takes any text");
     }

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     model::{
         error::{Error, Result},
-        json::{self, quote},
+        json::quote,
         presence::{Epoch, Member, Place},
         state::State,
     },
@@ -339,10 +339,7 @@ pub(super) fn utf8(bytes: Vec<u8>) -> Option<String> {
 
 /// A state as a snapshot shows it: the text, unless it is no JSON object.
 fn stored_state(bytes: &[u8]) -> Option<State> {
-    let text = std::str::from_utf8(bytes)
-        .ok()
-        .filter(|text| json::is_object(text))?;
-    Some(State::from_stored(text.as_bytes()))
+    State::parse("state", std::str::from_utf8(bytes).ok()?).ok()
 }
 
 /// A number that somebody stored as text; 0 if it is none.
