@@ -19,8 +19,7 @@
 -- next pass; one that no index of the room knows has been removed, and announced, by somebody
 -- else. So there is one `leave` for each (connId, epoch), however many reapers run.
 -- @include now
--- @include event
--- @include leave_room
+-- @include dead
 local room, room_json, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local candidates = (#KEYS - 7) / 3
 local removed, lag, mended = 0, 0, 0
@@ -33,44 +32,27 @@ for i = 0, candidates - 1 do
   local epoch, meta = ARGV[8 + 6 * i], ARGV[9 + 6 * i]
 
   local hash = redis.call('HMGET', conn_key, 'room_id', 'user_id', 'last_seen_ms')
-  local alive = hash[1] == room
-  if alive then
-    local left = redis.call('PTTL', conn_key)
-    if left == -1 then
-      -- Without a TTL it would never die (half-written, or made by hand): it has as long as it was
-      -- last heard of, by its own word.
-      mended = mended + 1
-      left = math.min((tonumber(hash[3]) or 0) + ttl - now, ttl)
-      if left > 0 then
-        redis.call('PEXPIRE', conn_key, integer(left))
-      else
-        redis.call('DEL', conn_key)
-        alive = false
-      end
-    end
-    if alive then
-      -- Last seen longer ago than our ttl and still alive: its own node gave it a longer one.
-      next_due = math.min(next_due, now + left)
-    end
+  local left
+  if hash[1] == room then
+    local no_ttl
+    left, no_ttl = time_left(conn_key, hash[3], ttl)
+    mended = mended + (no_ttl and 1 or 0)
   end
-  if not alive then
-    if (redis.call('HGET', KEYS[4], conn) or '') == meta then
-      local seen = redis.call('ZSCORE', KEYS[3], conn)
-      local known = leave_room({
-        conns = KEYS[1], members = KEYS[2], last_seen = KEYS[3], conn_meta = KEYS[4],
-        user_conns = user_conns, user_rooms = user_rooms, active = KEYS[6], due = KEYS[7],
-      }, room, user, user_json, conn, hash[1] ~= room and hash[2] == user)
-      if known > 0 then
-        removed = removed + 1
-        lag = math.max(lag, seen and (now - seen - ttl) or 0)
-        if user_json ~= '' then
-          redis.call('PUBLISH', KEYS[5], presence_event(
-            'leave', room_json, user_json, conn_json, 'null', now, epoch, 'timeout'))
-        end
-      end
-    else
-      next_due = now
+  if left then
+    -- Last seen longer ago than our ttl and still alive: its own node gave it a longer one.
+    next_due = math.min(next_due, now + left)
+  elseif (redis.call('HGET', KEYS[4], conn) or '') == meta then
+    local seen = redis.call('ZSCORE', KEYS[3], conn)
+    local at = {
+      conns = KEYS[1], members = KEYS[2], last_seen = KEYS[3], conn_meta = KEYS[4], events = KEYS[5],
+      user_conns = user_conns, user_rooms = user_rooms, active = KEYS[6], due = KEYS[7],
+    }
+    if remove_dead(at, room, room_json, user, user_json, conn, conn_json, epoch, hash[1], hash[2]) then
+      removed = removed + 1
+      lag = math.max(lag, seen and (now - seen - ttl) or 0)
     end
+  else
+    next_due = now
   end
 end
 

@@ -21,8 +21,7 @@
 -- same; what was read as dead is only removed while its hash is still not there and its conn_meta
 -- is still what was read.
 -- @include now
--- @include event
--- @include leave_room
+-- @include dead
 local room, room_json, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local conns, members = tonumber(ARGV[4]), tonumber(ARGV[5])
 local repairs, removed = 0, 0
@@ -34,40 +33,29 @@ for i = 0, conns - 1 do
   local epoch, lives, meta = ARGV[10 + 7 * i], ARGV[11 + 7 * i] == '1', ARGV[12 + 7 * i]
 
   local hash = redis.call('HMGET', conn_key, 'room_id', 'user_id', 'last_seen_ms')
-  local seen = tonumber(hash[3]) or 0
-  local alive = hash[1] == room
-  if alive and redis.call('PTTL', conn_key) == -1 then
-    repairs = repairs + 1
-    local left = math.min(seen + ttl - now, ttl)
-    if left > 0 then
-      redis.call('PEXPIRE', conn_key, integer(left))
-    else
-      redis.call('DEL', conn_key)
-      alive = false
-    end
+  local left
+  if hash[1] == room then
+    local no_ttl
+    left, no_ttl = time_left(conn_key, hash[3], ttl)
+    repairs = repairs + (no_ttl and 1 or 0)
   end
-  if alive then
+  if left then
     if lives and hash[2] == user then
-      local added = redis.call('SADD', KEYS[1], conn) + redis.call('SADD', KEYS[2], user)
-        + redis.call('ZADD', KEYS[3], 'NX', integer(seen), conn)
+      repairs = repairs + redis.call('SADD', KEYS[1], conn) + redis.call('SADD', KEYS[2], user)
+        + redis.call('ZADD', KEYS[3], 'NX', integer(hash[3]), conn)
         + redis.call('HSETNX', KEYS[4], conn, '{"userId":' .. user_json .. ',"epoch":' .. epoch .. '}')
         + redis.call('SADD', user_conns, conn) + redis.call('SADD', KEYS[6], room)
       -- TypeScript nodes do not write this one: no damage if it is missing.
       redis.call('SADD', user_rooms, room)
-      repairs = repairs + added
     end
   elseif (redis.call('HGET', KEYS[4], conn) or '') == meta then
-    local known = leave_room({
-      conns = KEYS[1], members = KEYS[2], last_seen = KEYS[3], conn_meta = KEYS[4],
+    local at = {
+      conns = KEYS[1], members = KEYS[2], last_seen = KEYS[3], conn_meta = KEYS[4], events = KEYS[5],
       user_conns = user_conns, user_rooms = user_rooms, active = KEYS[6], due = KEYS[7],
-    }, room, user, user_json, conn, hash[1] ~= room and hash[2] == user)
-    if known > 0 then
+    }
+    if remove_dead(at, room, room_json, user, user_json, conn, conn_json, epoch, hash[1], hash[2]) then
       repairs = repairs + 1
       removed = removed + 1
-      if user_json ~= '' then
-        redis.call('PUBLISH', KEYS[5], presence_event(
-          'leave', room_json, user_json, conn_json, 'null', now, epoch, 'timeout'))
-      end
     end
   end
 end
