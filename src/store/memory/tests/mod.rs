@@ -1,0 +1,257 @@
+//! Tests of the in-process store: the world they happen in. `joining.rs`: sections 3.1 to 3.9;
+//! `expiring.rs`: expiry, sharing, topics; `random.rs`: random steps in any order and race (3.7).
+
+mod expiring;
+mod joining;
+mod random;
+
+use super::{Clock, Core, MemoryStore, NAMED, REAPED_AT_A_TIME};
+use crate::{
+    model::{
+        error::{Code, Result},
+        presence::{Epoch, Member, Place, Sweep},
+        state::State,
+    },
+    store::{
+        Beaten, ConnectionState, EventSink, Exception, FullBeat, Join, Joined, Left, LogLevel,
+        PlainBeat, StateWrite, Store, Topic,
+    },
+};
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use proptest::{prelude::*, test_runner::RngSeed};
+use serde::Deserialize;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+const TTL: u64 = 100;
+const SETTINGS: crate::store::SweepSettings = crate::store::SweepSettings {
+    ttl_ms: TTL,
+    claim_ms: TTL,
+    check_ms: TTL,
+};
+const START: u64 = 1_700_000_000_000;
+
+#[derive(Default)]
+struct Recorder {
+    heard: Mutex<Vec<(Topic, String)>>,
+}
+
+impl Recorder {
+    fn take(&self) -> Vec<String> {
+        self.take_with_topics()
+            .into_iter()
+            .map(|(_, text)| text)
+            .collect()
+    }
+
+    fn take_with_topics(&self) -> Vec<(Topic, String)> {
+        std::mem::take(&mut *self.heard.lock())
+    }
+}
+
+impl EventSink for Recorder {
+    fn presence(&self, topic: &Topic, payload: &str) -> u64 {
+        self.heard.lock().push((topic.clone(), payload.to_owned()));
+        0
+    }
+    fn gap(&self) {}
+    fn malformed(&self) {}
+    fn expired(&self) {}
+    fn state(&self, _: ConnectionState, _: &str) {}
+    fn log(&self, _: LogLevel, _: &str) {}
+}
+
+/// Everything in the store is done when its future is first polled, except for big sweeps.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    future
+        .now_or_never()
+        .expect("the in-process store does not wait")
+}
+
+/// A store with a clock of its own and handles on it that listen to all rooms.
+struct World {
+    clock: Arc<AtomicU64>,
+    core: Arc<Core>,
+    store: MemoryStore,
+    heard: Arc<Recorder>,
+}
+
+impl World {
+    fn new() -> World {
+        let clock = Arc::new(AtomicU64::new(START));
+        let core = Core::new(None, Clock::Manual(clock.clone()));
+        let heard = Arc::new(Recorder::default());
+        let store = MemoryStore::on(core.clone(), heard.clone());
+        now(store.subscribe(&Topic::AllRooms)).unwrap();
+        World {
+            clock,
+            core,
+            store,
+            heard,
+        }
+    }
+
+    fn another(&self) -> (MemoryStore, Arc<Recorder>) {
+        let heard = Arc::new(Recorder::default());
+        (MemoryStore::on(self.core.clone(), heard.clone()), heard)
+    }
+
+    fn pass(&self, ms: u64) -> u64 {
+        self.clock.fetch_add(ms, Ordering::SeqCst) + ms
+    }
+
+    fn join(&self, conn: &str, room: &str, user: &str) -> Epoch {
+        join(&self.store, conn, room, user, "{}", |ms| self.pass(ms))
+    }
+
+    /// Leaves as the presence layer does: again, when the clock has passed the epoch.
+    fn leave(&self, conn: &str, place: &Place) -> Left {
+        leave(&self.store, conn, place, |ms| self.pass(ms))
+    }
+
+    fn beat(&self, conn: &str, place: &Place, epoch: Option<Epoch>) -> Beaten {
+        beat(&self.store, conn, place, epoch, None)
+    }
+
+    fn sweep(&self) -> Sweep {
+        now(self.store.sweep(&SETTINGS)).unwrap()
+    }
+
+    fn events(&self) -> Vec<String> {
+        self.heard.take().iter().map(|text| short(text)).collect()
+    }
+
+    fn in_room(&self, room: &str) -> Vec<String> {
+        let members = now(self.store.room_snapshot(room)).unwrap();
+        members.into_iter().map(|member| member.conn).collect()
+    }
+}
+
+fn leave<T>(store: &MemoryStore, conn: &str, place: &Place, pass: impl Fn(u64) -> T) -> Left {
+    loop {
+        match now(store.leave(conn, place)).unwrap() {
+            Left::Early { wait_ms } => drop(pass(wait_ms)),
+            other => return other,
+        }
+    }
+}
+
+fn text(state: &str) -> State {
+    State::parse("state", state).unwrap()
+}
+
+fn try_join(
+    store: &MemoryStore,
+    conn: &str,
+    place: Place,
+    previous: Option<&Place>,
+) -> Result<Joined> {
+    let join = Join {
+        floor: 0,
+        conn: conn.into(),
+        place,
+        state: State::empty(),
+        ttl_ms: TTL,
+    };
+    now(store.join(&join, previous, false))
+}
+
+/// Joins as the presence layer does: again, with the place that the store answered.
+fn join<T>(
+    store: &MemoryStore,
+    conn: &str,
+    room: &str,
+    user: &str,
+    state: &str,
+    pass: impl Fn(u64) -> T,
+) -> Epoch {
+    let place = Place::new(room, user);
+    let join = Join {
+        floor: 0,
+        conn: conn.into(),
+        place,
+        state: text(state),
+        ttl_ms: TTL,
+    };
+    let mut previous = None;
+    loop {
+        match now(store.join(&join, previous.as_ref(), false)).unwrap() {
+            Joined::Joined { epoch, .. } => return epoch,
+            Joined::Elsewhere(place) => previous = Some(place),
+            Joined::Early { wait_ms } => drop(pass(wait_ms)),
+        }
+    }
+}
+
+fn beat(
+    store: &MemoryStore,
+    conn: &str,
+    place: &Place,
+    epoch: Option<Epoch>,
+    write: Option<StateWrite>,
+) -> Beaten {
+    let beat = FullBeat {
+        conn: conn.into(),
+        place: place.clone(),
+        epoch,
+        write,
+    };
+    now(store.beat_full(&[beat], TTL)).remove(0).unwrap()
+}
+
+fn write(base: &str, next: Option<&str>) -> Option<StateWrite> {
+    Some(StateWrite {
+        base: base.into(),
+        next: next.map(text),
+    })
+}
+
+fn plain(conn: &str, room: &str, epoch: Epoch) -> PlainBeat {
+    PlainBeat {
+        conn: conn.into(),
+        room: room.into(),
+        epoch,
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Event {
+    #[serde(rename = "type")]
+    kind: String,
+    room_id: String,
+    user_id: String,
+    conn_id: String,
+    epoch: Epoch,
+    reason: Option<String>,
+}
+
+fn parse(text: &str) -> Event {
+    serde_json::from_str(text).unwrap()
+}
+
+/// "join c r u +0": the epoch relative to the start of the test.
+fn short(text: &str) -> String {
+    let event = parse(text);
+    let reason = event
+        .reason
+        .map_or(String::new(), |reason| format!(" {reason}"));
+    let Event {
+        kind,
+        conn_id,
+        room_id,
+        user_id,
+        epoch,
+        ..
+    } = event;
+    format!(
+        "{kind} {conn_id} {room_id} {user_id} +{}{reason}",
+        epoch - START
+    )
+}

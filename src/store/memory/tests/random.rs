@@ -1,0 +1,259 @@
+//! Spec 3.7: random steps, in any order and in races, keep events and indices true.
+
+use super::*;
+
+/// One step of a random run. Connections, rooms and users are few, so that steps meet.
+#[derive(Clone, Debug)]
+enum Op {
+    Join {
+        conn: u8,
+        room: u8,
+        user: u8,
+    },
+    Leave {
+        conn: u8,
+    },
+    /// With the epoch that the connection had when it was last looked up, plus `more`.
+    Beat {
+        conn: u8,
+        more: u64,
+        patch: bool,
+    },
+    Batch,
+    Sweep,
+    Pass {
+        ms: u64,
+    },
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (0..5u8, 0..3u8, 0..2u8).prop_map(|(conn, room, user)| Op::Join { conn, room, user }),
+        3 => (0..5u8).prop_map(|conn| Op::Leave { conn }),
+        4 => (0..5u8, 0..2u64, any::<bool>())
+            .prop_map(|(conn, more, patch)| Op::Beat { conn, more, patch }),
+        1 => Just(Op::Batch),
+        2 => Just(Op::Sweep),
+        2 => (1..=TTL).prop_map(|ms| Op::Pass { ms }),
+    ]
+}
+
+fn all_conns() -> Vec<Arc<str>> {
+    (0..5).map(|i| format!("c{i}").into()).collect()
+}
+
+/// What a node may do between two looks at the store. Time moves on with each step, as it must for
+/// epochs not to run ahead of it.
+fn run(store: &MemoryStore, clock: &AtomicU64, op: &Op) -> Option<(String, Epoch)> {
+    let pass = |ms| clock.fetch_add(ms, Ordering::SeqCst);
+    pass(1);
+    let id = |conn: &u8| format!("c{conn}");
+    let locate = |conn: &str| now(store.locate(&[conn.into()])).unwrap().remove(0);
+    match op {
+        Op::Join { conn, room, user } => {
+            join(
+                store,
+                &id(conn),
+                &format!("r{room}"),
+                &format!("u{user}"),
+                "{}",
+                pass,
+            );
+        }
+        Op::Leave { conn } => {
+            if let Some(at) = locate(&id(conn)) {
+                leave(store, &id(conn), &at.place, pass);
+            }
+        }
+        Op::Beat { conn, more, patch } => {
+            let at = locate(&id(conn))?;
+            let base = String::from_utf8(at.state).unwrap();
+            let next = if base == "{}" { r#"{"a":1}"# } else { "{}" };
+            let write = if *patch {
+                write(&base, Some(next))
+            } else {
+                None
+            };
+            let beaten = beat(store, &id(conn), &at.place, Some(at.epoch + more), write);
+            if let Beaten::Refreshed { epoch } = beaten {
+                return Some((id(conn), epoch));
+            }
+        }
+        Op::Batch => {
+            let conns = all_conns();
+            let found = now(store.locate(&conns)).unwrap();
+            let beats: Vec<_> = conns
+                .iter()
+                .zip(found)
+                .filter_map(|(conn, at)| at.map(|at| plain(conn, &at.place.room, at.epoch)))
+                .collect();
+            now(store.beat_batch(&beats, TTL)).unwrap();
+        }
+        Op::Sweep => {
+            now(store.sweep(&SETTINGS)).unwrap();
+        }
+        Op::Pass { ms } => {
+            pass(*ms);
+        }
+    }
+    None
+}
+
+/// Who is where according to the events, which are checked on the way: one join for each
+/// (connection, epoch), at most one leave, and nothing of who is not there.
+#[derive(Default)]
+struct Replay {
+    present: BTreeMap<String, (String, String, Epoch)>,
+    joined: BTreeSet<(String, Epoch)>,
+    left: BTreeSet<(String, Epoch)>,
+}
+
+impl Replay {
+    fn apply(&mut self, text: &str) {
+        let Event {
+            kind,
+            conn_id: conn,
+            room_id,
+            user_id,
+            epoch,
+            reason,
+        } = parse(text);
+        let known = self.present.get(&conn).cloned();
+        let here = (room_id, user_id, epoch);
+        match &*kind {
+            "join" => {
+                assert!(self.joined.insert((conn.clone(), epoch)), "a second {text}");
+                if let Some((room, user, before)) = known {
+                    let same_place = room == here.0 && user == here.1;
+                    assert!(same_place, "no leave from {room} before {text}");
+                    assert!(before < epoch, "no higher epoch: {text}");
+                }
+                self.present.insert(conn, here);
+            }
+            "update" => {
+                let (room, user, before) = known.unwrap_or_else(|| panic!("of nobody: {text}"));
+                assert_eq!((&room, &user), (&here.0, &here.1));
+                assert!(before <= epoch);
+                self.present.insert(conn, here);
+            }
+            _ => {
+                assert_eq!(known, Some(here), "not who was there: {text}");
+                assert!(self.left.insert((conn.clone(), epoch)), "a second {text}");
+                assert!(matches!(
+                    reason.as_deref(),
+                    Some("left" | "timeout" | "replaced")
+                ));
+                self.present.remove(&conn);
+            }
+        }
+    }
+}
+
+/// What is stored, and whether it is still alive.
+fn audit(store: &MemoryStore) -> BTreeMap<String, (String, String, Epoch)> {
+    let stored = store.step(|data, now| data.presence.audit(now)).unwrap();
+    for room in ["r0", "r1", "r2"] {
+        let found = now(store.room_snapshot(room)).unwrap();
+        let found: BTreeSet<_> = found.into_iter().map(|member| member.conn).collect();
+        let live = stored
+            .iter()
+            .filter(|(_, at, _, _, live)| at == room && *live);
+        assert_eq!(found, live.map(|(conn, ..)| conn.clone()).collect());
+    }
+    stored
+        .into_iter()
+        .map(|(conn, room, user, epoch, _)| (conn, (room, user, epoch)))
+        .collect()
+}
+
+/// Everybody leaves, and nothing must be left.
+fn finish(world: &World, replay: &mut Replay) {
+    for conn in all_conns() {
+        if let Some(at) = now(world.store.locate(std::slice::from_ref(&conn)))
+            .unwrap()
+            .remove(0)
+        {
+            assert_eq!(world.leave(&conn, &at.place), Left::Left);
+        }
+    }
+    world.sweep();
+    world
+        .heard
+        .take()
+        .iter()
+        .for_each(|text| replay.apply(text));
+    assert!(replay.present.is_empty());
+    now(world.store.unsubscribe(&Topic::AllRooms)).unwrap();
+    assert!(world.store.is_empty());
+}
+
+fn seeded(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        rng_seed: RngSeed::Fixed(0x0011_ca11),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(seeded(400))]
+
+    /// After every step the events add up to exactly what is stored.
+    #[test]
+    fn spec_3_7_any_order_of_steps_keeps_events_and_indices_true(
+        ops in prop::collection::vec(any_op(), 1..120),
+    ) {
+        let world = World::new();
+        let mut replay = Replay::default();
+        for op in &ops {
+            let refreshed = run(&world.store, &world.clock, op);
+            world.heard.take().iter().for_each(|text| replay.apply(text));
+            if let Some((conn, epoch)) = refreshed {
+                // An adopted epoch shows in no event of its own.
+                replay.present.get_mut(&conn).unwrap().2 = epoch;
+            }
+            prop_assert_eq!(&audit(&world.store), &replay.present);
+        }
+        finish(&world, &mut replay);
+    }
+}
+
+proptest! {
+    #![proptest_config(seeded(40))]
+
+    /// The same from several threads at once, where only the events can tell what happened.
+    #[test]
+    fn spec_3_7_any_race_keeps_events_and_indices_true(
+        nodes in prop::collection::vec(prop::collection::vec(any_op(), 100), 4),
+    ) {
+        let world = World::new();
+        let (listener, of_room) = world.another();
+        now(listener.subscribe(&Topic::Room("r1".into()))).unwrap();
+        std::thread::scope(|scope| {
+            for ops in &nodes {
+                let (store, _) = world.another();
+                let clock = &world.clock;
+                scope.spawn(move || {
+                    for op in ops {
+                        // A higher epoch that is adopted shows in no event.
+                        let op = match op.clone() {
+                            Op::Beat { conn, patch, .. } => Op::Beat { conn, more: 0, patch },
+                            op => op,
+                        };
+                        run(&store, clock, &op);
+                    }
+                });
+            }
+        });
+        let heard = world.heard.take();
+        let r1: Vec<_> = heard.iter().filter(|text| parse(text).room_id == "r1").collect();
+        let got = of_room.take();
+        prop_assert_eq!(got.iter().collect::<Vec<_>>(), r1);
+        drop(listener);
+        let mut replay = Replay::default();
+        heard.iter().for_each(|text| replay.apply(text));
+        prop_assert_eq!(&audit(&world.store), &replay.present);
+        finish(&world, &mut replay);
+    }
+}
