@@ -135,8 +135,8 @@ impl Reaper {
                 Ok(Watch::Refused) => {
                     self.sink.log(
                         LogLevel::Warn,
-                        "The server does not let this user set notify-keyspace-events (CONFIG); \
-                         dead connections are found by sweeping alone",
+                        "The server does not let this user set notify-keyspace-events (CONFIG), or \
+                         hear its notifications; dead connections are found by sweeping alone",
                     );
                     return false;
                 }

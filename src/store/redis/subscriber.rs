@@ -4,12 +4,12 @@
 use crate::{
     keys::Keys,
     model::{
-        error::{Code, Result},
+        error::{Code, Error, Result},
         event,
         limits::Limits,
     },
     store::{
-        EventSink, Topic, Watch,
+        EventSink, LogLevel, Topic, Watch,
         redis::{
             config::Target,
             errors, expiry,
@@ -20,7 +20,14 @@ use crate::{
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use redis::{Cmd, PushInfo, PushKind, Value, aio::MultiplexedConnection};
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::sync::OnceCell;
 
 /// Bytes that an event may have beside its state: ids (escaped at worst six-fold), numbers, names.
@@ -44,6 +51,8 @@ struct Shared {
     expired_channel: String,
     /// What should be subscribed, now and after every reconnection.
     wanted: Mutex<BTreeSet<Topic>>,
+    /// Whether the log says already that the flags cannot be set.
+    told_refusal: AtomicBool,
 }
 
 impl Subscriber {
@@ -56,6 +65,7 @@ impl Subscriber {
                 expired_channel: expiry::expired_channel(target.db),
                 keys,
                 wanted: Mutex::default(),
+                told_refusal: AtomicBool::new(false),
             }),
             link: OnceCell::new(),
             client: target.client.clone(),
@@ -102,14 +112,14 @@ impl Subscriber {
             .await
         {
             Ok(()) => {}
-            Err(error) if matches!(error.code, Code::Permission | Code::Internal) => {
-                return Ok(Watch::Refused);
-            }
+            Err(error) if is_refusal(&error) => return Ok(Watch::Refused),
             Err(error) => return Err(error),
         }
-        self.subscribe(&Topic::Expirations)
-            .await
-            .map(|()| Watch::Told)
+        match self.subscribe(&Topic::Expirations).await {
+            Ok(()) => Ok(Watch::Told),
+            Err(error) if is_refusal(&error) => Ok(Watch::Refused),
+            Err(error) => Err(error),
+        }
     }
 
     pub fn close(&self) {
@@ -154,7 +164,20 @@ impl Shared {
         let wanted: Vec<Topic> = self.wanted.lock().iter().cloned().collect();
         if wanted.contains(&Topic::Expirations) {
             // A server that was restarted has forgotten the flags.
-            expiry::ensure_flags(&mut connection).await?;
+            match expiry::ensure_flags(&mut connection).await {
+                // What this server does not allow must not cost the events: the sweep is there.
+                Err(error) if is_refusal(&error) => {
+                    if !self.told_refusal.swap(true, Ordering::Relaxed) {
+                        self.sink.log(
+                            LogLevel::Warn,
+                            "The server does not let this user set notify-keyspace-events (CONFIG) \
+                             any more; without notifications, dead connections are found within \
+                             fallbackSweepMs",
+                        );
+                    }
+                }
+                done => done?,
+            }
         }
         for topic in &wanted {
             connection
@@ -218,6 +241,11 @@ impl Shared {
         };
         self.sink.presence(&topic, payload);
     }
+}
+
+/// Whether the server knows no such command, or does not allow it to this user.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.code, Code::Permission | Code::Internal)
 }
 
 fn text(value: &Value) -> Option<&str> {

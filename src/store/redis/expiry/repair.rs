@@ -72,10 +72,11 @@ impl RedisStore {
                 .filter(|room| !room.is_empty())
                 .collect();
             for rooms in rooms.chunks(ROOMS_AT_A_TIME) {
-                let mut call = scripts::CHECK_ROOMS.call(3 * rooms.len());
+                let mut call = scripts::CHECK_ROOMS.call(4 * rooms.len());
                 for room in rooms {
                     let keys = self.keys.room(room);
                     call.arg(&keys.conns)
+                        .arg(&keys.members)
                         .arg(&keys.last_seen)
                         .arg(&keys.conn_meta);
                 }

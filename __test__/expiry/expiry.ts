@@ -1,0 +1,70 @@
+// What the tests of expiry share: when a connection was last heard of, by Redis's clock, and how
+// its `leave` compares with that.
+import type { Redis } from 'ioredis';
+import type { JoinOptions, PresenceLeaveEvent } from 'rollcall';
+import { expect } from 'vitest';
+import type { AnyEvent, AnyState, Client } from '../conformance/stores.js';
+
+/** For a machine that is busy with other things: how much later than promised something may be. */
+export const MARGIN_MS = 1500;
+
+export function leavesOf(events: readonly AnyEvent[]): PresenceLeaveEvent[] {
+  return events.filter((event) => event.type === 'leave');
+}
+
+/**
+ * Joins all of them, and gives by connection when that was: the epoch of a connection that was not
+ * there before is the time of its join.
+ */
+export async function joinAll(
+  client: Client,
+  places: readonly JoinOptions<AnyState>[],
+): Promise<Map<string, number>> {
+  const joined = await Promise.all(
+    places.map((place) => client.join({ ...place, snapshot: false })),
+  );
+  return new Map(places.map(({ connId }, i) => [connId, joined[i]?.epoch ?? 0]));
+}
+
+/** By connection, when it was last heard of: what the rooms' indices say. */
+export async function readLastSeen(
+  redis: Redis,
+  roomIds: Iterable<string>,
+): Promise<Map<string, number>> {
+  const read = redis.pipeline();
+  for (const roomId of roomIds)
+    read.zrange(`prs:{room:${roomId}}:last_seen`, '0', '-1', 'WITHSCORES');
+  const lastSeen = new Map<string, number>();
+  for (const [error, entries] of (await read.exec()) ?? []) {
+    if (error) throw error;
+    const flat = entries as string[];
+    for (let at = 0; at < flat.length; at += 2) {
+      lastSeen.set(flat[at] as string, Number(flat[at + 1]));
+    }
+  }
+  return lastSeen;
+}
+
+/**
+ * That each of `lastSeen` has timed out, with exactly one leave, not before its TTL was over and
+ * not later than `latestMs` after that.
+ */
+export function expectTimely(
+  leaves: readonly PresenceLeaveEvent[],
+  lastSeen: ReadonlyMap<string, number>,
+  { ttlMs, latestMs }: { ttlMs: number; latestMs: number },
+): void {
+  expect(leaves.map(({ connId }) => connId).sort()).toEqual([...lastSeen.keys()].sort());
+  for (const { connId, reason, state, ts } of leaves) {
+    expect([reason, state], connId).toEqual(['timeout', null]);
+    const late = ts - (lastSeen.get(connId) ?? 0) - ttlMs;
+    expect(late, `${connId} left before its time`).toBeGreaterThanOrEqual(0);
+    expect(late, `${connId} left late`).toBeLessThanOrEqual(latestMs);
+  }
+}
+
+/** That no connection has two leaves for one join. */
+export function expectOnce(leaves: readonly PresenceLeaveEvent[]): void {
+  const keys = leaves.map(({ connId, epoch }) => `${connId} ${epoch}`);
+  expect(keys.filter((key, at) => keys.indexOf(key) !== at)).toEqual([]);
+}

@@ -1,0 +1,123 @@
+// Issue 4, "It must show" 7: what reapOnce reports and metrics() counts.
+import type { Redis } from 'ioredis';
+import { beforeEach, describe, expect, test } from 'vitest';
+import { record, useStore } from '../conformance/stores.js';
+import { foreignJoin } from '../redis/foreign.js';
+import { eventually } from '../support/wait.js';
+import { leavesOf } from './expiry.js';
+
+const TTL_MS = 600;
+
+describe('what the reaper tells', () => {
+  const store = useStore('redis');
+  let redis: Redis;
+  beforeEach(async () => {
+    const { server, db } = store.redis();
+    redis = await server.client(db);
+    return () => redis.disconnect();
+  });
+
+  async function allExpired(): Promise<void> {
+    await eventually(async () => expect(await redis.keys('prs:conn:*')).toEqual([]));
+  }
+
+  test('issue 4, 7: reapOnce reports rooms, expired and durationMs, and metrics() adds them up', async () => {
+    const long = await store.connect();
+    const client = await store.connect({ ttlMs: TTL_MS });
+    const recorder = await record(long);
+    const nothing = { rooms: 0, expired: 0, durationMs: expect.any(Number) };
+    expect(await client.reapOnce()).toStrictEqual(nothing);
+    // 12 connections in 4 rooms, of which 2 have somebody who lives on; and 3 rooms of others.
+    const seen = new Map<string, number>();
+    for (let i = 0; i < 12; i++) {
+      const connId = `c${i}`;
+      await client.join({ roomId: `r${i % 4}`, userId: 'u', connId });
+    }
+    for (let i = 0; i < 2; i++) await long.join({ roomId: `r${i}`, userId: 'v', connId: `v${i}` });
+    for (let i = 0; i < 3; i++) await long.join({ roomId: `s${i}`, userId: 'v', connId: `w${i}` });
+    for (const event of await recorder.settled()) seen.set(event.connId, event.ts);
+    expect(await client.reapOnce()).toStrictEqual(nothing);
+    await allExpiredBut(5);
+
+    const before = performance.now();
+    const done = await client.reapOnce();
+    const tookMs = performance.now() - before;
+    expect(done).toStrictEqual({ rooms: 4, expired: 12, durationMs: expect.any(Number) });
+    expect(done.durationMs).toBeGreaterThanOrEqual(0);
+    expect(done.durationMs).toBeLessThanOrEqual(tookMs + 1);
+    expect(await client.reapOnce()).toMatchObject({ expired: 0 });
+
+    const metrics = client.metrics();
+    expect(metrics).toMatchObject({ sweeps: 4, sweepsFailed: 0, expired: 12, repairs: 0 });
+    expect(metrics).toMatchObject({ notifications: 0 });
+    expect(metrics.roomsSwept).toBeGreaterThanOrEqual(4);
+    expect(metrics.sweepDurationMs.count).toBe(4);
+    // One pass has removed something. How late the latest was: by its leave and its last sign.
+    const late = leavesOf(recorder.events).map(
+      ({ connId, ts }) => ts - (seen.get(connId) ?? 0) - TTL_MS,
+    );
+    expect(late.length).toBe(12);
+    const { count, max } = metrics.sweepLagMs;
+    expect(count).toBe(1);
+    expect(max).toBeGreaterThan(Math.max(...late) * 0.99 - 1);
+    expect(max).toBeLessThan(Math.max(...late) * 1.01 + 1);
+    // The other node has not reaped.
+    expect(long.metrics()).toMatchObject({ sweeps: 0, roomsSwept: 0, expired: 0 });
+    for (let i = 0; i < 2; i++) await long.leave(`v${i}`);
+    for (let i = 0; i < 3; i++) await long.leave(`w${i}`);
+  });
+
+  async function allExpiredBut(count: number): Promise<void> {
+    await eventually(async () => expect(await redis.keys('prs:conn:*')).toHaveLength(count));
+  }
+
+  test('issue 4, 7: rooms with nothing due are not looked at', async () => {
+    const client = await store.connect();
+    for (let i = 0; i < 50; i++) {
+      await client.join({ roomId: `r${i}`, userId: 'u', connId: `c${i}`, snapshot: false });
+    }
+    for (let i = 0; i < 5; i++) expect((await client.reapOnce()).rooms).toBe(0);
+    expect(client.metrics()).toMatchObject({ sweeps: 5, roomsSwept: 0, expired: 0, repairs: 0 });
+  });
+
+  test('issue 4, 7: rooms that others wrote count as looked at, and repairs as repairs', async () => {
+    const client = await store.connect();
+    for (let i = 0; i < 6; i++) {
+      await foreignJoin(redis, { roomId: `r${i >> 1}`, userId: `u${i}`, connId: `c${i}` });
+    }
+    await redis.del('prs:conn:c0');
+    await redis.zrem('prs:{room:r1}:last_seen', 'c2');
+    const done = await client.reapOnce();
+    expect(done).toStrictEqual({ rooms: 3, expired: 1, durationMs: expect.any(Number) });
+    expect(client.metrics()).toMatchObject({ roomsSwept: 3, expired: 1, repairs: 2 });
+    for (let i = 1; i < 6; i++) await client.leave(`c${i}`);
+  });
+
+  test('issue 4, 7: a running reaper counts what it does, and how late; each notification is counted', async () => {
+    const options = { ttlMs: 150, sweepIntervalMs: 100, expiry: 'both' } as const;
+    const client = await store.connect(options);
+    const recorder = await record(await store.connect());
+    await client.startReaper();
+    await eventually(() => client.metrics().sweeps > 0);
+    for (let i = 0; i < 40; i++) {
+      await client.join({ roomId: `r${i % 8}`, userId: 'u', connId: `c${i}`, snapshot: false });
+    }
+    await eventually(() => leavesOf(recorder.events).length === 40);
+    await allExpired();
+    await eventually(() => expect(client.metrics().notifications).toBe(40));
+    const metrics = client.metrics();
+    expect(metrics).toMatchObject({ expired: 40, repairs: 0, sweepsFailed: 0 });
+    expect(metrics.roomsSwept).toBeGreaterThanOrEqual(8);
+    const seen = new Map(
+      recorder.events.flatMap(({ type, connId, ts }) => (type === 'join' ? [[connId, ts]] : [])),
+    );
+    const late = leavesOf(recorder.events).map(
+      ({ connId, ts }) => ts - (seen.get(connId) ?? 0) - 150,
+    );
+    // Each pass that removed something says how late its latest was.
+    expect(metrics.sweepLagMs.count).toBeGreaterThan(0);
+    expect(metrics.sweepLagMs.count).toBeLessThanOrEqual(40);
+    expect(metrics.sweepLagMs.max).toBeGreaterThan(Math.max(...late) * 0.99 - 1);
+    expect(metrics.sweepLagMs.max).toBeLessThan(Math.max(...late) * 1.01 + 1);
+  });
+});

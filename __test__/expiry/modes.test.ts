@@ -1,0 +1,154 @@
+// Issue 4, "It must show" 3, first half: each way to find out what has expired (spec 6.4) passes the
+// same tests.
+import type { Redis } from 'ioredis';
+import type { ClientOptions } from 'rollcall';
+import { beforeEach, describe, expect, test } from 'vitest';
+import { brief, type Client, record, useStore } from '../conformance/stores.js';
+import { foreignJoin } from '../redis/foreign.js';
+import { checkIndices, readIndices } from '../redis/indices.js';
+import { eventually } from '../support/wait.js';
+import { expectOnce, expectTimely, joinAll, leavesOf, MARGIN_MS } from './expiry.js';
+
+const TTL_MS = 400;
+const SWEEP_MS = 200;
+const LATE = { ttlMs: TTL_MS, latestMs: SWEEP_MS + MARGIN_MS };
+
+describe.each(['sweep', 'notifications', 'both'] as const)('issue 4, 3: expiry by %s', (expiry) => {
+  const store = useStore('redis');
+  let redis: Redis;
+  beforeEach(async () => {
+    const { server, db } = store.redis();
+    redis = await server.client(db);
+    return () => redis.disconnect();
+  });
+
+  /** A client whose connections die soon, and whose reaper runs. */
+  async function reaping(options: ClientOptions = {}): Promise<Client> {
+    // The sweep behind notifications is too slow to be what a test sees.
+    const slow = { sweepIntervalMs: SWEEP_MS, fallbackSweepMs: 60_000 };
+    const client = await store.connect({ ttlMs: TTL_MS, expiry, ...slow, ...options });
+    await client.startReaper();
+    return client;
+  }
+
+  function place(i: number) {
+    return { roomId: `r${i % 20}`, userId: `u${i % 17}`, connId: `c${i}` };
+  }
+  function places(count: number) {
+    return Array.from({ length: count }, (_, i) => place(i));
+  }
+
+  test('6.1 a leave comes in time, with three reapers exactly once', async () => {
+    const nodes = await Promise.all([reaping(), reaping(), reaping()]);
+    const recorder = await record(await store.connect());
+    const parts = nodes.map((node, n) =>
+      joinAll(
+        node,
+        places(300).filter((_, i) => i % 3 === n),
+      ),
+    );
+    const lastSeen = new Map((await Promise.all(parts)).flatMap((part) => [...part]));
+    await eventually(() => leavesOf(recorder.events).length >= 300);
+    const leaves = leavesOf(await recorder.settled());
+    expectTimely(leaves, lastSeen, LATE);
+    expect(new Map(leaves.map(({ connId, epoch }) => [connId, epoch]))).toEqual(lastSeen);
+    const metrics = nodes.map((node) => node.metrics());
+    expect(metrics.reduce((sum, { expired }) => sum + expired, 0)).toBe(300);
+    for (const { notifications } of metrics) {
+      if (expiry === 'sweep') expect(notifications).toBe(0);
+      else expect(notifications).toBeGreaterThanOrEqual(300);
+    }
+    expect(await redis.dbsize()).toBe(0);
+  });
+
+  test('6.1 heartbeats and joins that come in time keep a connection', async () => {
+    const ttlMs = 800;
+    const node = await reaping({ ttlMs });
+    await reaping({ ttlMs });
+    const recorder = await record(await store.connect());
+    await joinAll(node, places(60));
+    // c0 … c19 have heartbeats, c20 … c39 are joined again and again, the others die.
+    let ended = false;
+    const keptAlive = (async () => {
+      while (!ended) {
+        for (let i = 0; i < 20; i++) await node.heartbeat({ connId: `c${i}` });
+        for (let i = 20; i < 40; i++) await node.join({ ...place(i), snapshot: false });
+      }
+    })();
+    await eventually(() => leavesOf(recorder.events).length >= 20);
+    // And for longer than another TTL.
+    const { ts } = leavesOf(recorder.events).at(-1) ?? { ts: 0 };
+    await eventually(async () => Number((await redis.time())[0]) * 1000 > ts + 1.5 * ttlMs);
+    ended = true;
+    await keptAlive;
+    const dead = Array.from({ length: 20 }, (_, i) => `c${i + 40}`);
+    const left = leavesOf(recorder.events).map(({ connId }) => connId);
+    expect(left.sort()).toEqual(dead.sort());
+    for (let i = 0; i < 40; i++) expect(await node.leave(`c${i}`)).not.toBeNull();
+  });
+
+  test('4.2 a connection that expires and comes back, again and again: one leave for each join', async () => {
+    const node = await reaping({ ttlMs: 60, sweepIntervalMs: 30 });
+    await reaping({ ttlMs: 60, sweepIntervalMs: 30 });
+    const recorder = await record(await store.connect());
+    const epochs: string[] = [];
+    await Promise.all(
+      Array.from({ length: 8 }, async (_, i) => {
+        for (let round = 0; round < 6; round++) {
+          // In its old room or in another, as the same user or as another.
+          const userId = `u${(i + round) % 3}`;
+          const roomId = `r${(i + (round >> 1)) % 4}`;
+          const { epoch } = await node.join({ ...place(i), userId, roomId, snapshot: false });
+          epochs.push(`c${i} ${roomId} ${userId} ${epoch}`);
+          // At once when it has gone, which is before a reaper comes, while it is there, or after.
+          await eventually(async () => (await redis.exists(`prs:conn:c${i}`)) === 0, {
+            intervalMs: 1,
+          });
+        }
+      }),
+    );
+    await eventually(() => leavesOf(recorder.events).length >= epochs.length);
+    const leaves = leavesOf(await recorder.settled());
+    expectOnce(leaves);
+    const ended = leaves.map((l) => `${l.connId} ${l.roomId} ${l.userId} ${l.epoch}`);
+    expect(ended.sort()).toEqual(epochs.sort());
+    expect(leaves.every(({ reason }) => reason === 'timeout')).toBe(true);
+  });
+
+  test('6.1 nodes with a longer TTL: theirs are not touched, and ours die in time beside them', async () => {
+    const node = await reaping();
+    const other = await store.connect();
+    const recorder = await record(other);
+    for (let i = 0; i < 20; i++) await other.join({ ...place(i), connId: `long${i}` });
+    // Twice: the second time the reaper has seen what lives longer than it would think.
+    for (const round of [1, 2]) {
+      const lastSeen = await joinAll(node, places(20));
+      await eventually(() => leavesOf(recorder.events).length >= 20 * round);
+      expectTimely(leavesOf(await recorder.settled()).slice(20 * (round - 1)), lastSeen, LATE);
+    }
+    for (let i = 0; i < 20; i++) expect(await other.leave(`long${i}`)).not.toBeNull();
+  });
+
+  test('6.5 connections that TypeScript nodes wrote are found in time too', async () => {
+    const node = await reaping();
+    const recorder = await record(node);
+    const lastSeen = new Map<string, number>();
+    for (let i = 0; i < 40; i++) {
+      lastSeen.set(`c${i}`, await foreignJoin(redis, { ...place(i), ttlMs: TTL_MS }));
+    }
+    await eventually(() => leavesOf(recorder.events).length >= 40);
+    expectTimely(leavesOf(await recorder.settled()), lastSeen, LATE);
+    expect(await redis.keys('*')).toEqual([]);
+  });
+
+  test('6.1 what is left behind of half a room agrees', async () => {
+    const node = await reaping();
+    const other = await store.connect();
+    const recorder = await record(node);
+    for (let i = 0; i < 50; i++) await (i % 2 ? node : other).join(place(i));
+    await eventually(() => leavesOf(recorder.events).length >= 25);
+    const known = checkIndices(await readIndices(redis));
+    expect(known.length).toBe(25);
+    expect(leavesOf(recorder.events).every((leave) => brief(leave).endsWith('timeout'))).toBe(true);
+  });
+});

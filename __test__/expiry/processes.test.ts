@@ -1,0 +1,301 @@
+// Issue 4, "It must show" 4 and 5: reapers as processes of their own, which are killed, race, are
+// stopped past their claims, or have clocks that are wrong.
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { type ClientOptions, type Metrics, PresenceClient } from 'rollcall';
+import { beforeEach, describe, expect, onTestFinished, test } from 'vitest';
+import {
+  type AnyState,
+  type Client,
+  LONG_TTL_MS,
+  type Recorder,
+  record,
+  silent,
+} from '../conformance/stores.js';
+import { type Fixture, startFixture } from '../support/process.js';
+import { type RedisServer, startRedis } from '../support/redis.js';
+import { deferred, eventually, within } from '../support/wait.js';
+import { expectOnce, expectTimely, leavesOf, MARGIN_MS } from './expiry.js';
+import { CALLS, startProxy } from './proxy.js';
+
+const TTL_MS = 500;
+
+interface Message {
+  ready?: number;
+  done?: number;
+  epochs?: number[];
+  metrics?: Metrics;
+}
+
+interface Node extends Fixture<Message> {
+  /** Its clock when it was ready. */
+  readonly clock: number;
+  tell(way: string, args?: object): Promise<Message>;
+}
+
+async function startNode(options: ClientOptions, env: Record<string, string> = {}): Promise<Node> {
+  const child = startFixture<Message>('expiry/fixtures/node.mjs', {
+    args: [JSON.stringify({ ttlMs: TTL_MS, ...options })],
+    env,
+  });
+  onTestFinished(async () => {
+    await child.kill();
+  });
+  const { ready = 0 } = await child.message((message) => message.ready !== undefined);
+  let calls = 0;
+  return Object.assign(child, {
+    clock: ready,
+    tell: (way: string, args = {}) => {
+      const number = ++calls;
+      child.send({ way, number, ...args });
+      return child.message((message) => message.done === number);
+    },
+  });
+}
+
+/** A process that waits for a processor is not stopped at once; its other threads run on till then. */
+async function untilStopped(pid: number): Promise<void> {
+  const threads = `/proc/${pid}/task`;
+  if (!existsSync(threads)) return;
+  await eventually(
+    () => {
+      for (const thread of readdirSync(threads)) {
+        expect(readFileSync(`${threads}/${thread}/stat`, 'latin1')).toMatch(/\) T /);
+      }
+    },
+    { intervalMs: 1 },
+  );
+}
+
+async function endAll(...nodes: Node[]): Promise<void> {
+  for (const node of nodes) node.send({ way: 'end' });
+  for (const node of nodes) {
+    const end = await within(node.exited, 10_000, 'the end of a node');
+    expect(end, node.stderr).toEqual({ code: 0, signal: null });
+  }
+}
+
+let server: RedisServer;
+/** Joins with the TTL of the fleet, or with one that outlives the test; neither of them reaps. */
+let short: Client;
+let long: Client;
+let recorder: Recorder;
+
+beforeEach(async () => {
+  server = await startRedis();
+  const connect = (ttlMs: number): Promise<Client> =>
+    PresenceClient.connect<AnyState>({ url: server.url, ttlMs, logger: silent });
+  [short, long] = [await connect(TTL_MS), await connect(LONG_TTL_MS)];
+  recorder = await record(long);
+  return async () => {
+    await Promise.all([short.close(), long.close()]);
+    await server[Symbol.asyncDispose]();
+  };
+});
+
+function place(i: number) {
+  return { roomId: `r${i % 20}`, userId: `u${i % 17}`, connId: `c${i}`, snapshot: false };
+}
+const rooms = Array.from({ length: 20 }, (_, i) => `r${i}`);
+
+describe('reapers', () => {
+  test('issue 4, 4: SIGKILL in the middle of a sweep: the others do the rest, in time', async () => {
+    await using proxy = await startProxy(server.port);
+    const killed = deferred<string>();
+    // The node that will be killed asks so much more often that it claims most of what is due.
+    const victim = await startNode({ url: proxy.url, sweepIntervalMs: 100 });
+    const others = [
+      await startNode({ url: server.url, sweepIntervalMs: 1000 }),
+      await startNode({ url: server.url, sweepIntervalMs: 1000 }),
+    ];
+    let reaps = 0;
+    proxy.watch = async (piece) => {
+      const text = piece.toString('latin1');
+      if (!CALLS.reap.test(text) || ++reaps < 3) return piece;
+      await victim.kill();
+      // Half of what it has sent: some rooms are done, one not quite, others are only claimed.
+      killed.resolve(text.slice(0, 40));
+      return piece.subarray(0, piece.length / 2);
+    };
+    for (const node of [victim, ...others]) await node.tell('startReaper');
+    // One after the other, so that they do not all come due at once.
+    const lastSeen = new Map<string, number>();
+    for (let i = 0; i < 300; i++) lastSeen.set(`c${i}`, (await short.join(place(i))).epoch);
+    await within(killed.promise, 5000, 'the third reap');
+    await eventually(() => leavesOf(recorder.events).length >= 300, { timeoutMs: 10_000 });
+    expectTimely(leavesOf(await recorder.settled()), lastSeen, {
+      ttlMs: TTL_MS,
+      latestMs: 1000 + MARGIN_MS,
+    });
+    const answers = await Promise.all(others.map((node) => node.tell('metrics')));
+    const byOthers = answers.reduce((sum, { metrics }) => sum + (metrics?.expired ?? 0), 0);
+    expect(byOthers).toBeGreaterThan(0);
+    expect(await server.dbsize()).toBe(0);
+    await endAll(...others);
+  });
+
+  test('issue 4, 4: three that race: one leave each, none for what came back in time', async () => {
+    const nodes = await Promise.all(
+      [1, 2, 3].map(() => startNode({ url: server.url, sweepIntervalMs: 100 })),
+    );
+    for (const node of nodes) await node.tell('race');
+    const joins = new Map<string, string>();
+    for (let round = 0; round < 3; round++) {
+      for (let i = 0; i < 300; i++) {
+        // A third of them come back each time, sooner or later than they expire.
+        if (round > 0 && i % 3 > 0) continue;
+        const { epoch } = await short.join(place(i));
+        joins.set(`c${i} ${epoch}`, `c${i}`);
+      }
+      if (round < 2) {
+        const gone = `prs:conn:c${(round + 1) * 90}`;
+        const redis = await server.client();
+        await eventually(async () => (await redis.exists(gone)) === 0, { intervalMs: 1 });
+      }
+    }
+    await eventually(async () => (await server.dbsize()) === 0);
+    const leaves = leavesOf(await recorder.settled());
+    expectOnce(leaves);
+    for (const { connId, epoch } of leaves) expect(joins.get(`${connId} ${epoch}`)).toBe(connId);
+    // A join of a connection that is there has no leave before it; every other has.
+    const sequences = new Map<string, string[]>();
+    for (const { connId, type } of await recorder.settled()) {
+      sequences.set(connId, [...(sequences.get(connId) ?? []), type]);
+    }
+    for (const [connId, types] of sequences) {
+      expect(types.at(-1), connId).toBe('leave');
+      expect(types.join(' '), connId).not.toContain('leave leave');
+    }
+    const metrics = await Promise.all(nodes.map((node) => node.tell('metrics')));
+    const removed = metrics.reduce((sum, answer) => sum + (answer.metrics?.expired ?? 0), 0);
+    expect(removed).toBeGreaterThan(200);
+    expect(removed).toBeLessThanOrEqual(leaves.length);
+    await endAll(...nodes);
+  });
+
+  test.each([
+    ['rooms', 'it has claimed rooms'],
+    ['candidates', 'it has read what may be dead'],
+    ['reap', 'it wanted to remove them'],
+  ] as const)('issue 4, 4: SIGSTOP past the claim, when %s: %s; then SIGCONT', async (call, _) => {
+    await using proxy = await startProxy(server.port);
+    const stopped = deferred();
+    const resumed = deferred();
+    const victim = await startNode({ url: proxy.url, sweepIntervalMs: 100 });
+    const other = await startNode({ url: server.url, sweepIntervalMs: 100 });
+    let seen = false;
+    proxy.watch = async (piece) => {
+      if (seen || !CALLS[call].test(piece.toString('latin1'))) return piece;
+      seen = true;
+      process.kill(victim.pid, 'SIGSTOP');
+      await untilStopped(victim.pid);
+      stopped.resolve();
+      // A reap comes to Redis only when all has changed; of the others, the answers are old then.
+      if (call === 'reap') await resumed.promise;
+      return piece;
+    };
+    // All in one call each.
+    const expected: string[] = [];
+    const rejoin = async (i: number, to: object = {}) => {
+      await long.join({ ...place(i), ...to });
+    };
+    const all = Array.from({ length: 60 }, (_, i) => i);
+    for (const joined of await Promise.all(all.map((i) => short.join(place(i))))) {
+      expected.push(`c${expected.length} ${joined.epoch}`);
+    }
+    await eventually(async () => {
+      const redis = await server.client();
+      expect(await redis.keys('prs:conn:*')).toEqual([]);
+      redis.disconnect();
+    });
+    const started = victim.tell('startReaper');
+    await within(stopped.promise, 5000, `the call for ${call}`);
+
+    // They come back before anybody has removed them: in their place, elsewhere, as somebody else.
+    for (let i = 0; i < 10; i++) await rejoin(i);
+    for (let i = 10; i < 20; i++) await rejoin(i, { roomId: 'elsewhere' });
+    for (let i = 20; i < 30; i++) await rejoin(i, { userId: 'somebody' });
+    // When the claims have ended another removes the rest, and then some of those come back.
+    await other.tell('startReaper');
+    await eventually(() => leavesOf(recorder.events).length >= 60);
+    for (let i = 30; i < 40; i++) await rejoin(i);
+    resumed.resolve();
+    process.kill(victim.pid, 'SIGCONT');
+    await started;
+    const { metrics: before } = await victim.tell('metrics');
+    await eventually(async () => {
+      const { metrics: after } = await victim.tell('metrics');
+      expect(after?.sweeps).toBeGreaterThan((before?.sweeps ?? 0) + 2);
+    });
+
+    const leaves = leavesOf(await recorder.settled());
+    expect(leaves.map(({ connId, epoch }) => `${connId} ${epoch}`).sort()).toEqual(expected.sort());
+    expect(leaves.every(({ reason }) => reason === 'timeout')).toBe(true);
+    const { metrics } = await victim.tell('metrics');
+    expect(metrics?.expired).toBe(0);
+    for (let i = 0; i < 40; i++) expect(await long.leave(`c${i}`), `c${i}`).not.toBeNull();
+    expect(await server.dbsize()).toBe(0);
+    await endAll(victim, other);
+  });
+});
+
+describe('clocks', () => {
+  const library = ['/usr/lib', '/usr/lib64', '/usr/local/lib', '/opt/homebrew/lib']
+    .flatMap((folder) => [
+      folder,
+      ...(existsSync(folder) ? readdirSync(folder) : [])
+        .filter((name) => name.endsWith('-linux-gnu'))
+        .map((name) => `${folder}/${name}`),
+    ])
+    .map((folder) => `${folder}/faketime/libfaketime.so.1`)
+    .find((file) => existsSync(file));
+
+  test('issue 4, 5: nodes whose clocks are 60 s fast and slow', async ({ skip }) => {
+    if (library === undefined) {
+      console.log('Skipped: libfaketime is not there (Debian: apt-get install faketime)');
+      skip('libfaketime is not there');
+      return;
+    }
+    const ttlMs = 1200;
+    const start = (FAKETIME: string) =>
+      startNode(
+        { url: server.url, ttlMs, sweepIntervalMs: 200 },
+        { LD_PRELOAD: library, FAKETIME, FAKETIME_DONT_FAKE_MONOTONIC: '1' },
+      );
+    const nodes = [await start('+60s'), await start('-60s')] as const;
+    const redis = await server.client();
+    const now = async () => Number((await redis.time())[0]) * 1000;
+    const at = await now();
+    expect(Math.abs(nodes[0].clock - at - 60_000)).toBeLessThan(15_000);
+    expect(Math.abs(nodes[1].clock - at + 60_000)).toBeLessThan(15_000);
+
+    const alive: string[] = [];
+    const lastSeen = new Map<string, number>();
+    for (const [n, node] of nodes.entries()) {
+      const items = Array.from({ length: 60 }, (_, i) => place(2 * i + n));
+      const kept = items.filter((_, i) => i % 3 === 0).map(({ connId }) => connId);
+      alive.push(...kept);
+      const { epochs = [] } = await node.tell('join', { items, alive: kept, everyMs: 150 });
+      for (const [i, { connId }] of items.entries()) {
+        if (i % 3 > 0) lastSeen.set(connId, epochs[i] ?? 0);
+      }
+    }
+    for (const node of nodes) await node.tell('startReaper');
+    await eventually(() => leavesOf(recorder.events).length >= lastSeen.size);
+    // And for another TTL: heartbeats keep the others alive.
+    const end = (await now()) + ttlMs + 1000;
+    await eventually(async () => (await now()) > end);
+    const late = { ttlMs, latestMs: 200 + MARGIN_MS };
+    expectTimely(leavesOf(await recorder.settled()), lastSeen, late);
+    for (const { ts, epoch } of recorder.events) {
+      expect(Math.abs(ts - at)).toBeLessThan(30_000);
+      expect(Math.abs(epoch - at)).toBeLessThan(30_000);
+    }
+    // Snapshots of a node whose own clock is right, and the end of the rest.
+    const found = await Promise.all(rooms.map((room) => long.fetchRoomSnapshot(room)));
+    const there = found.flat().map(({ connId }) => connId);
+    expect(there.sort()).toEqual(alive.sort());
+    for (const connId of alive) await long.leave(connId);
+    expect(await server.dbsize()).toBe(0);
+    await endAll(...nodes);
+  });
+});
