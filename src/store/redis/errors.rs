@@ -90,8 +90,8 @@ fn server_said(error: &RedisError) -> Option<Error> {
         ErrorKind::Server(ServerErrorKind::NoPerm) => {
             return Some(Error::new(
                 Code::Permission,
-                "the Redis user may not do this; give it the commands, keys and channels that \
-                 the documentation lists",
+                "the Redis user may not do this; README.md lists the commands, keys and channels \
+                 that Rollcall needs",
             ));
         }
         ErrorKind::Server(ServerErrorKind::BusyLoading) => {

@@ -1,0 +1,45 @@
+// The ACL rules that README.md gives are enough for everything that a client does.
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { expect, test } from 'vitest';
+import { openClient } from '../support/clients.js';
+import { startRedis } from '../support/redis.js';
+import { eventually } from '../support/wait.js';
+
+/** The rules of the `ACL SETUSER` example, after the user's name. */
+function rules(): string {
+  const readme = readFileSync(path.resolve(import.meta.dirname, '../../README.md'), 'utf8');
+  const example = /ACL SETUSER rollcall ([^`]+)```/.exec(readme)?.[1];
+  if (example === undefined) throw new Error('README.md has no ACL rules');
+  return example.replace(/\s+/g, ' ').trim();
+}
+
+test('the ACL rules of README.md are enough for presence, events, expiry and notifications', async () => {
+  await using server = await startRedis({ users: { rollcall: rules() } });
+  const client = await openClient({
+    url: `redis://rollcall:secret@${server.host}:${server.port}`,
+    ttlMs: 300,
+    sweepIntervalMs: 100,
+    expiry: 'both',
+  });
+  const events: string[] = [];
+  await client.subscribe((event) => void events.push(`all ${event.type}`));
+  await client.subscribe((event) => void events.push(`room ${event.type}`), { roomId: 'r' });
+  await client.startReaper();
+  await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
+  await client.heartbeat({ connId: 'c' });
+  await client.heartbeat({ connId: 'c', patchState: { a: 1 } });
+  expect((await client.getUserPresence('u')).rooms).toEqual(['r']);
+  await client.join({ roomId: 'r2', userId: 'u', connId: 'c2' });
+  await client.leave('c2');
+  await eventually(() => {
+    expect(events.filter((event) => event.startsWith('room'))).toEqual([
+      'room join',
+      'room update',
+      'room leave',
+    ]);
+  });
+  await client.reapOnce();
+  expect(client.metrics()).toMatchObject({ sweepsFailed: 0, expired: 1 });
+  expect(client.metrics().notifications).toBeGreaterThan(0);
+});
