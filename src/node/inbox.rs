@@ -95,13 +95,14 @@ impl Inbox {
     /// every room and `rooms` for those of one.
     pub fn drain(&self, out: &mut [f64]) -> Option<String> {
         self.scheduled.store(false, Ordering::Release);
-        self.drain_heartbeats(out);
-        self.drain_rest()
+        let all_settled = self.drain_heartbeats(out);
+        self.drain_rest(all_settled)
     }
 
-    fn drain_heartbeats(&self, out: &mut [f64]) {
+    /// Whether there was room for all.
+    fn drain_heartbeats(&self, out: &mut [f64]) -> bool {
         let Some((number, out)) = out.split_first_mut() else {
-            return;
+            return false;
         };
         let mut beats = self.beats.lock();
         let Beats { settled, errors } = &mut *beats;
@@ -123,10 +124,13 @@ impl Inbox {
         }
         if !settled.is_empty() {
             self.schedule();
-        } else if settled.capacity() > 16 * 1024 {
+            return false;
+        }
+        if settled.capacity() > 16 * 1024 {
             // A burst must not keep its memory for ever.
             *settled = VecDeque::new();
         }
+        true
     }
 
     pub fn take_errors(&self) -> String {
@@ -135,14 +139,21 @@ impl Inbox {
         format!("[{}]", errors.join(","))
     }
 
-    fn drain_rest(&self) -> Option<String> {
+    /// Answers come after the heartbeats that were settled before them: the one to `close` ends
+    /// whatever is still pending. So they wait while heartbeats do.
+    fn drain_rest(&self, with_answers: bool) -> Option<String> {
         let mut rest = self.rest.lock();
-        if rest.answers.is_empty() && rest.notices.is_empty() && rest.events.is_empty() {
+        let answers = if with_answers {
+            std::mem::take(&mut rest.answers)
+        } else {
+            Vec::new()
+        };
+        if answers.is_empty() && rest.notices.is_empty() && rest.events.is_empty() {
             return None;
         }
         let mut text = String::with_capacity(256 + rest.event_bytes.min(DRAIN_BYTES));
         text.push_str("[[");
-        for (index, (call, result)) in rest.answers.drain(..).enumerate() {
+        for (index, (call, result)) in answers.into_iter().enumerate() {
             separate(&mut text, index);
             match result {
                 Ok(value) => write!(text, "[{call},{value}]"),

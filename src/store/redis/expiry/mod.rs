@@ -14,7 +14,7 @@ use redis::{Cmd, Value};
 /// Connections of one room that one script looks at: bounds how long it holds the server.
 const CONNECTIONS_AT_A_TIME: usize = 64;
 /// Rooms that one script looks at.
-const ROOMS_AT_A_TIME: usize = 128;
+const ROOMS_AT_A_TIME: usize = 64;
 
 /// A connection as a room's indices know it.
 struct Candidate {
