@@ -6,6 +6,7 @@ import { type AnyState, record, silent } from '../conformance/stores.js';
 import { startRedis } from '../support/redis.js';
 import { eventually } from '../support/wait.js';
 import { expectTimely, leavesOf, readLastSeen } from './expiry.js';
+import { startProxy } from './proxy.js';
 
 const CONNECTIONS = 10_000;
 const TTL_MS = 3000;
@@ -25,27 +26,39 @@ test.each([
 ])(
   'issue 4, 2: 10 000 connections die together, in $where: each leaves once, in time, and no script is long',
   async ({ rooms, users }) => {
-    // A machine that has other things to do interrupts scripts by chance; one that does too much is
-    // long in every attempt.
-    let slow: string[] = [];
-    for (let attempt = 1; attempt <= 5; attempt++) {
-      slow = await dieTogether(rooms, users);
-      if (slow.length === 0) return;
-      console.log(`Attempt ${attempt}: ${slow.length} too slow: ${slow.slice(0, 3).join(', ')}`);
+    const attempts: Outcome[] = [];
+    for (let attempt = 1; attempt <= 3; attempt++) {
+      const outcome = await dieTogether(rooms, users);
+      if (outcome.late.length === 0 && outcome.slow.size === 0) return;
+      console.log(`Attempt ${attempt}:`, outcome);
+      attempts.push(outcome);
     }
-    expect(slow).toEqual([]);
+    // A machine that has other things to do interrupts one script here, another there; one that does
+    // too much is slow whenever it is called.
+    expect(Math.min(...attempts.map(({ late }) => late.length))).toBe(0);
+    for (const script of attempts[0]?.slow.keys() ?? []) {
+      const shares = attempts.map(({ slow }) => slow.get(script)?.share ?? 0);
+      expect(Math.min(...shares), `${script} is slow in so many of its calls`).toBeLessThan(0.02);
+    }
   },
   90_000,
 );
 
-/** Gives what was too slow: scripts that held the server for too long, leaves that came too late. */
-async function dieTogether(rooms: number, users: number): Promise<string[]> {
+interface Outcome {
+  /** Connections whose leave came too late, and by how much. */
+  late: string[];
+  /** Scripts that held the server for too long while they were reaped; in which part of calls. */
+  slow: Map<string, { micros: number[]; share: number }>;
+}
+
+async function dieTogether(rooms: number, users: number): Promise<Outcome> {
   await using server = await startRedis();
   const redis = await server.client();
-  const connect = (): Promise<PresenceClient<AnyState>> =>
-    PresenceClient.connect({ url: server.url, ttlMs: TTL_MS, logger: silent });
-  await using watcher = await connect();
-  await using node = await connect();
+  await using proxy = await startProxy(server.port);
+  const connect = (url: string): Promise<PresenceClient<AnyState>> =>
+    PresenceClient.connect({ url, ttlMs: TTL_MS, logger: silent });
+  await using watcher = await connect(server.url);
+  await using node = await connect(proxy.url);
   const recorder = await record(watcher);
   await node.startReaper();
 
@@ -76,6 +89,13 @@ async function dieTogether(rooms: number, users: number): Promise<string[]> {
   await redis.config('SET', 'slowlog-max-len', 1000);
   await redis.config('SET', 'latency-monitor-threshold', LONGEST_MICROS / 1000);
   await redis.slowlog('RESET');
+  const calls = new Map<string, number>();
+  proxy.watch = (piece) => {
+    for (const [, sha = ''] of piece.toString('latin1').matchAll(/EVALSHA\r\n\$40\r\n(\w{40})/g)) {
+      calls.set(sha, (calls.get(sha) ?? 0) + 1);
+    }
+    return piece;
+  };
 
   await eventually(() => leavesOf(recorder.events).length >= CONNECTIONS, {
     timeoutMs: TTL_MS + 15_000,
@@ -92,11 +112,14 @@ async function dieTogether(rooms: number, users: number): Promise<string[]> {
     .map(({ connId, ts }) => ({ connId, late: ts - (lastSeen.get(connId) ?? 0) - TTL_MS }))
     .filter(({ late }) => late > LATEST_MS)
     .map(({ connId, late }) => `${connId} left ${late} ms after its TTL`);
-  const long = log
-    .filter(([, , , [name = '']]) => name.startsWith('EVAL'))
-    .map(([, , micros, [, sha, keys]]) => `${sha} with ${keys} keys: ${micros} µs`);
+  const slow: Outcome['slow'] = new Map();
+  for (const [, , micros, [name, sha = '']] of log) {
+    if (!name?.startsWith('EVAL')) continue;
+    const all = [...(slow.get(sha)?.micros ?? []), micros];
+    slow.set(sha, { micros: all, share: all.length / (calls.get(sha) ?? 1) });
+  }
   // LATENCY knows of commands what SLOWLOG knows; it may only not know of more.
   const [, , , most = 0] = latency.find(([event]) => event === 'command') ?? [];
   expect(most * 1000).toBeLessThan(Math.max(LONGEST_MICROS, ...log.map(([, , m]) => m)) + 1000);
-  return [...long, ...late];
+  return { late, slow };
 }
