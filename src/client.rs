@@ -265,10 +265,6 @@ impl Client {
         })
     }
 
-    pub fn metrics_handle(&self) -> Arc<Metrics> {
-        self.metrics.clone()
-    }
-
     pub fn limits(&self) -> &Limits {
         &self.limits
     }

@@ -36,10 +36,6 @@ impl Keys {
         }
     }
 
-    pub fn prefix(&self) -> &str {
-        &self.prefix
-    }
-
     pub fn conn(&self, conn: &str) -> String {
         self.join(&["conn:", conn])
     }
