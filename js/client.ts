@@ -1,10 +1,11 @@
 // PresenceClient: the public class. Checks what only JavaScript can check, passes calls to the core
 // through the bridge, and gives events to handlers.
 
-import { Dispatcher } from './dispatcher.js';
-import { invalid, RollcallError } from './errors.js';
+import { Dispatcher, FEEDS } from './dispatcher.js';
+import { invalid } from './errors.js';
 import { iterate } from './events.js';
 import { Bridge } from './native.js';
+import { Session } from './session.js';
 import type {
   ClientEvents,
   ClientOptions,
@@ -57,10 +58,8 @@ const INTERNAL = Symbol('PresenceClient.connect');
  * Every method that returns a Promise rejects with a {@link RollcallError}; none throws.
  */
 export class PresenceClient<State extends object = DefaultState> {
-  readonly #bridge: Bridge;
+  readonly #session: Session;
   readonly #dispatcher: Dispatcher<State>;
-  readonly #onClose = new Set<() => void>();
-  #closing: Promise<void> | undefined;
 
   /** @internal */
   constructor(internal: symbol, logger: Logger) {
@@ -68,7 +67,7 @@ export class PresenceClient<State extends object = DefaultState> {
       throw invalid('use PresenceClient.connect(…) in place of new PresenceClient(…)');
     }
     this.#dispatcher = new Dispatcher(logger);
-    this.#bridge = new Bridge(this.#dispatcher);
+    this.#session = new Session(new Bridge(this.#dispatcher));
   }
 
   /**
@@ -100,7 +99,7 @@ export class PresenceClient<State extends object = DefaultState> {
     logger: Logger,
   ): Promise<PresenceClient<State>> {
     const client = new PresenceClient<State>(INTERNAL, logger);
-    await client.#bridge.call('connect', options);
+    await client.#session.call('connect', options);
     return client;
   }
 
@@ -124,7 +123,7 @@ export class PresenceClient<State extends object = DefaultState> {
     checkId('connId', connId);
     const text = stateText('state', state);
     const withSnapshot = checkFlag('snapshot', snapshot, true);
-    const result = (await this.#call(
+    const result = (await this.#session.call(
       'join',
       roomId,
       userId,
@@ -161,8 +160,8 @@ export class PresenceClient<State extends object = DefaultState> {
     if (!Array.isArray(items)) {
       throw invalid('heartbeatMany takes an array');
     }
-    this.#checkOpen();
-    const many = this.#bridge.heartbeats.many(items.length);
+    this.#session.checkOpen();
+    const many = this.#session.bridge.heartbeats.many(items.length);
     for (let place = 0; place < items.length; place++) {
       try {
         const item = items[place] as HeartbeatOptions<State>;
@@ -189,19 +188,19 @@ export class PresenceClient<State extends object = DefaultState> {
    */
   async leave(connId: string): Promise<LeaveResult | null> {
     checkId('connId', connId);
-    return (await this.#call('leave', connId)) as LeaveResult | null;
+    return (await this.#session.call('leave', connId)) as LeaveResult | null;
   }
 
   /** The live connections of a room, in no particular order. */
   async fetchRoomSnapshot(roomId: string): Promise<PresenceSnapshotEntry<State>[]> {
     checkId('roomId', roomId);
-    return (await this.#call('roomSnapshot', roomId)) as PresenceSnapshotEntry<State>[];
+    return (await this.#session.call('roomSnapshot', roomId)) as PresenceSnapshotEntry<State>[];
   }
 
   /** The live connections of a user, in whatever room. */
   async getUserPresence(userId: string): Promise<UserPresence<State>> {
     checkId('userId', userId);
-    return (await this.#call('userPresence', userId)) as UserPresence<State>;
+    return (await this.#session.call('userPresence', userId)) as UserPresence<State>;
   }
 
   /**
@@ -227,29 +226,8 @@ export class PresenceClient<State extends object = DefaultState> {
       checkId('roomId', roomId);
     }
     const remove = this.#dispatcher.addPresence(roomId, handler);
-    this.#bridge.hold();
-    try {
-      await this.#call('subscribe', roomId ?? '');
-    } catch (error) {
-      remove();
-      this.#bridge.release();
-      throw error;
-    }
-    let ended: Promise<void> | undefined;
-    return () => {
-      ended ??= (async () => {
-        // From here on the handler is not called, whatever is still on its way.
-        remove();
-        try {
-          if (this.#closing === undefined) {
-            await this.#call('unsubscribe', roomId ?? '');
-          }
-        } finally {
-          this.#bridge.release();
-        }
-      })();
-      return ended;
-    };
+    const feed = roomId === undefined ? FEEDS.allRooms : FEEDS.room;
+    return this.#session.subscribe(feed, roomId ?? '', remove);
   }
 
   /**
@@ -261,10 +239,7 @@ export class PresenceClient<State extends object = DefaultState> {
   events(options: EventsOptions = {}): AsyncGenerator<PresenceEvent<State>, void, undefined> {
     return iterate<PresenceEvent<State>>(
       (handler) => this.subscribe(handler, options),
-      (ended) => {
-        this.#onClose.add(ended);
-        return () => this.#onClose.delete(ended);
-      },
+      (ended) => this.#session.onClose(ended),
       options,
     );
   }
@@ -292,17 +267,17 @@ export class PresenceClient<State extends object = DefaultState> {
    * TTL, with exactly one `leave`, however many nodes do so. Does not keep the process alive.
    */
   async startReaper(): Promise<void> {
-    await this.#call('startReaper');
+    await this.#session.call('startReaper');
   }
 
   /** One full pass of the reaper, now. */
   async reapOnce(): Promise<ReapResult> {
-    return (await this.#call('reapOnce')) as ReapResult;
+    return (await this.#session.call('reapOnce')) as ReapResult;
   }
 
   /** Counters, gauges and latencies of this client. */
   metrics(): Metrics {
-    return this.#bridge.metrics() as Metrics;
+    return this.#session.bridge.metrics() as Metrics;
   }
 
   /**
@@ -311,14 +286,7 @@ export class PresenceClient<State extends object = DefaultState> {
    * `CLOSED`; a second close waits for the first.
    */
   close(): Promise<void> {
-    this.#closing ??= (async () => {
-      for (const ended of this.#onClose) {
-        ended();
-      }
-      await this.#bridge.call('close');
-      this.#bridge.end(closed());
-    })();
-    return this.#closing;
+    return this.#session.close();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -327,21 +295,11 @@ export class PresenceClient<State extends object = DefaultState> {
 
   #heartbeat(options: HeartbeatOptions<State>): Promise<HeartbeatResult> {
     const { connId, fence, patch } = heartbeatArguments(options);
-    this.#checkOpen();
+    this.#session.checkOpen();
+    const { heartbeats } = this.#session.bridge;
     return patch === undefined
-      ? this.#bridge.heartbeats.one(connId, fence)
-      : this.#bridge.heartbeats.onePatch(connId, fence, patch.set, patch.remove);
-  }
-
-  #call: Bridge['call'] = async (name, ...args) => {
-    this.#checkOpen();
-    return this.#bridge.call(name, ...args);
-  };
-
-  #checkOpen(): void {
-    if (this.#closing !== undefined) {
-      throw closed();
-    }
+      ? heartbeats.one(connId, fence)
+      : heartbeats.onePatch(connId, fence, patch.set, patch.remove);
   }
 }
 
@@ -361,8 +319,4 @@ function heartbeatArguments(options: HeartbeatOptions<object>): {
   const fence = checkEpoch(epoch);
   const patch = patchState === undefined ? undefined : patchTexts('patchState', patchState);
   return { connId, fence, patch };
-}
-
-function closed(): RollcallError {
-  return new RollcallError('CLOSED', 'the client is closed; connect a new one');
 }

@@ -7,6 +7,9 @@ import { Handlers } from './handlers.js';
 import type { Sink } from './native.js';
 import type { ClientEvents, Logger, PresenceEvent } from './types.js';
 
+/** The numbers of the core's feeds. */
+export const FEEDS = { allRooms: 0, room: 1 } as const;
+
 export class Dispatcher<State> implements Sink {
   readonly #logger: Logger;
   readonly #allRooms: Handlers<PresenceEvent<State>>;
@@ -53,9 +56,9 @@ export class Dispatcher<State> implements Sink {
     return this.#handlersOf(name).add(handler);
   }
 
-  presence(ofAllRooms: boolean, event: unknown): void {
+  event(feed: number, event: unknown): void {
     const presence = event as PresenceEvent<State>;
-    const handlers = ofAllRooms ? this.#allRooms : this.#rooms.get(presence.roomId);
+    const handlers = feed === FEEDS.allRooms ? this.#allRooms : this.#rooms.get(presence.roomId);
     handlers?.call(presence);
   }
 

@@ -11,7 +11,7 @@ import { Heartbeats } from './heartbeats.js';
 
 /** What the bridge hands on. */
 export interface Sink {
-  presence(ofAllRooms: boolean, event: unknown): void;
+  event(feed: number, event: unknown): void;
   resync(reason: string): void;
   state(state: string, detail: string): void;
   log(level: string, message: string): void;
@@ -22,13 +22,8 @@ interface Pending {
   reject(error: Error): void;
 }
 
-/** Answers of calls, notices, events of all rooms, events of single rooms. */
-type Drained = [
-  [number, unknown, NativeErrorData?][],
-  [string, string, string?][],
-  unknown[],
-  unknown[],
-];
+/** Answers of calls, notices, and events, among which a number says to which feed those after it belong. */
+type Drained = [[number, unknown, NativeErrorData?][], [string, string, string?][], unknown[]];
 
 /** The methods that take a call's number first and answer under it. */
 type Call = Exclude<
@@ -127,7 +122,7 @@ export class Bridge {
       this.#sink.log('error', `Rollcall could not read what its core said: ${error}`);
       return;
     }
-    const [calls, notices, all, rooms] = drained;
+    const [calls, notices, events] = drained;
     for (const [number, value, error] of calls) {
       this.#answer(number, value, error);
     }
@@ -137,11 +132,13 @@ export class Bridge {
     for (const [kind, first, second] of notices) {
       this.#notice(kind, first, second ?? '');
     }
-    for (const event of all) {
-      this.#sink.presence(true, event);
-    }
-    for (const event of rooms) {
-      this.#sink.presence(false, event);
+    let feed = 0;
+    for (const event of events) {
+      if (typeof event === 'number') {
+        feed = event;
+      } else {
+        this.#sink.event(feed, event);
+      }
     }
   }
 

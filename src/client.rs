@@ -16,7 +16,7 @@ use crate::{
     options::Options,
     presence::{self, directory::Directory},
     store::{
-        ConnectionState, EventSink, Join, LogLevel, Store, SweepSettings, Topic,
+        ConnectionState, EventSink, Feed, Join, LogLevel, Store, SweepSettings, Topic,
         memory::MemoryStore,
         redis::{RedisStore, config::Target},
     },
@@ -363,9 +363,9 @@ struct CountingSink {
 }
 
 impl EventSink for CountingSink {
-    fn presence(&self, topic: &Topic, payload: &str) -> u64 {
+    fn event(&self, feed: Feed, payload: &str) -> u64 {
         count(&self.metrics.counters.events, 1);
-        let dropped = self.outlet.presence(topic, payload);
+        let dropped = self.outlet.event(feed, payload);
         if dropped > 0 {
             count(&self.metrics.counters.events_dropped, dropped);
             count(&self.metrics.counters.resyncs, 1);

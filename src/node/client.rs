@@ -15,7 +15,7 @@ use crate::{
         state::Patch,
     },
     options::Options,
-    store::Topic,
+    store::{Feed, Topic},
 };
 use futures_util::FutureExt;
 use napi::bindgen_prelude::{Float64ArraySlice, Function};
@@ -180,21 +180,20 @@ impl NativeClient {
         })
     }
 
-    /// `room` is empty for all rooms.
+    /// `feed` is the feed's number; `name` says of what, where the feed is one of single things.
     #[napi]
-    pub fn subscribe(&self, call: f64, room: String) -> napi::Result<()> {
+    pub fn subscribe(&self, call: f64, feed: u32, name: String) -> napi::Result<()> {
         self.call(call, async move |client| {
-            client.subscribe(topic(&room)).await.map(|()| "null".into())
+            client.subscribe(topic(feed, &name)?).await?;
+            Ok("null".into())
         })
     }
 
     #[napi]
-    pub fn unsubscribe(&self, call: f64, room: String) -> napi::Result<()> {
+    pub fn unsubscribe(&self, call: f64, feed: u32, name: String) -> napi::Result<()> {
         self.call(call, async move |client| {
-            client
-                .unsubscribe(topic(&room))
-                .await
-                .map(|()| "null".into())
+            client.unsubscribe(topic(feed, &name)?).await?;
+            Ok("null".into())
         })
     }
 
@@ -245,7 +244,7 @@ impl NativeClient {
     /// Hands over everything that has come in. Settled heartbeats are written into `out`: how many,
     /// then three numbers for each: ticket; 0 for unchanged, 1 for changed, -1 for failed; the epoch,
     /// or the number of the error (see `takeErrors`). The rest is returned as JSON text,
-    /// `[calls, notices, events of all rooms, events of single rooms]`; `null` if there is none.
+    /// `[calls, notices, events]` (see `inbox.rs`); `null` if there is none.
     #[napi]
     pub fn drain(&self, mut out: Float64ArraySlice<'_>) -> Option<String> {
         // SAFETY: we are on the JavaScript thread and do not call into JavaScript while the slice
@@ -330,12 +329,11 @@ impl Drop for NativeClient {
     }
 }
 
-fn topic(room: &str) -> Topic {
-    if room.is_empty() {
-        Topic::AllRooms
-    } else {
-        Topic::Room(room.into())
-    }
+fn topic(feed: u32, name: &str) -> Result<Topic> {
+    let feed = Feed::ALL
+        .get(feed as usize)
+        .ok_or_else(|| Error::internal(format!("there is no feed {feed}")))?;
+    Ok(feed.topic(name))
 }
 
 /// How many bytes the first `units` UTF-16 units of `text` are.

@@ -12,7 +12,7 @@ use crate::{
         json::quote,
         limits::Limits,
     },
-    store::{ConnectionState, EventSink, LogLevel, Topic},
+    store::{ConnectionState, EventSink, Feed, LogLevel},
 };
 use napi::{
     Status,
@@ -53,7 +53,7 @@ struct Beats {
 struct Rest {
     answers: Vec<(f64, Result<String>)>,
     notices: Vec<String>,
-    events: VecDeque<(bool, Box<str>)>,
+    events: VecDeque<(Feed, Box<str>)>,
     event_bytes: usize,
 }
 
@@ -90,9 +90,9 @@ impl Inbox {
     }
 
     /// Takes out what waits. Settled heartbeats go into `out`: their number, then three numbers for
-    /// each. The rest comes back as JSON text, if there is any: `[calls, notices, all, rooms]`, where
-    /// a call is `[number, value]` or `[number, null, error]`, `all` are events for subscribers of
-    /// every room and `rooms` for those of one.
+    /// each. The rest comes back as JSON text, if there is any: `[calls, notices, events]`, where a
+    /// call is `[number, value]` or `[number, null, error]`, and among the events, in the order in
+    /// which they came, a number says to which feed those after it belong.
     pub fn drain(&self, out: &mut [f64]) -> Option<String> {
         self.scheduled.store(false, Ordering::Release);
         let all_settled = self.drain_heartbeats(out);
@@ -164,30 +164,27 @@ impl Inbox {
         text.push_str("],[");
         text.push_str(&std::mem::take(&mut rest.notices).join(","));
         text.push_str("],[");
-        // Most clients have subscriptions of one kind only; the other kind is put after it.
-        let mut rooms = String::new();
-        let (mut of_all, mut of_rooms) = (0, 0);
-        while of_all + of_rooms < DRAIN_EVENTS && text.len() + rooms.len() < DRAIN_BYTES {
-            let Some((is_of_all, payload)) = rest.events.pop_front() else {
+        let mut last = None;
+        for count in 0..DRAIN_EVENTS {
+            if text.len() >= DRAIN_BYTES {
+                break;
+            }
+            let Some((feed, payload)) = rest.events.pop_front() else {
                 break;
             };
             rest.event_bytes -= payload.len();
-            let (list, count) = if is_of_all {
-                (&mut text, &mut of_all)
-            } else {
-                (&mut rooms, &mut of_rooms)
-            };
-            separate(list, *count);
-            list.push_str(&payload);
-            *count += 1;
+            separate(&mut text, count);
+            if last != Some(feed) {
+                last = Some(feed);
+                write!(text, "{},", feed.number()).expect("a String takes any text");
+            }
+            text.push_str(&payload);
         }
         if rest.events.is_empty() {
             rest.events.shrink_to(1_024);
         } else {
             self.schedule();
         }
-        text.push_str("],[");
-        text.push_str(&rooms);
         text.push_str("]]");
         Some(text)
     }
@@ -219,7 +216,7 @@ impl Settle for Inbox {
 }
 
 impl EventSink for Inbox {
-    fn presence(&self, topic: &Topic, payload: &str) -> u64 {
+    fn event(&self, feed: Feed, payload: &str) -> u64 {
         let most = self.most_events.load(Ordering::Relaxed);
         let most_bytes = self.most_event_bytes.load(Ordering::Relaxed);
         let mut dropped = 0;
@@ -231,8 +228,7 @@ impl EventSink for Inbox {
                 rest.notices.push(r#"["resync","overflow"]"#.into());
             } else {
                 rest.event_bytes += payload.len();
-                rest.events
-                    .push_back((*topic == Topic::AllRooms, payload.into()));
+                rest.events.push_back((feed, payload.into()));
             }
         });
         dropped

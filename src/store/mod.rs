@@ -129,6 +129,33 @@ pub enum Topic {
     Expirations,
 }
 
+/// A kind of subscription whose events go to JavaScript, which knows it by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feed {
+    /// Presence events of every room.
+    AllRooms,
+    /// Presence events of single rooms.
+    Room,
+}
+
+impl Feed {
+    /// Every feed, in the order of their numbers.
+    pub const ALL: [Feed; 2] = [Feed::AllRooms, Feed::Room];
+
+    /// Its number; `js/dispatcher.ts` has the same.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// What is to be subscribed to for this feed. `name`: the room, for a feed of single ones.
+    pub fn topic(self, name: &str) -> Topic {
+        match self {
+            Feed::AllRooms => Topic::AllRooms,
+            Feed::Room => Topic::Room(name.into()),
+        }
+    }
+}
+
 /// Whether a store tells of expirations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Watch {
@@ -153,10 +180,11 @@ pub struct SweepSettings {
 /// Where a store hands over what it hears. Called in the order in which the store applied things;
 /// must not block.
 pub trait EventSink: Send + Sync + 'static {
-    /// A presence event, as the text that was published. `topic` says which subscription it
-    /// belongs to: with both kinds open, an event comes once for each. Returns how many events were
-    /// dropped because too many wait to be taken; then the sink has told of the gap itself.
-    fn presence(&self, topic: &Topic, payload: &str) -> u64;
+    /// An event, as the text that was published. `feed` says which kind of subscription it belongs
+    /// to: with a room and all rooms subscribed, an event comes once for each. Returns how many
+    /// events were dropped because too many wait to be taken; then the sink has told of the gap
+    /// itself.
+    fn event(&self, feed: Feed, payload: &str) -> u64;
     /// Events may have been missed from here on back to the last one.
     fn gap(&self);
     /// Something on one of our channels that is no event of ours was dropped.

@@ -1,6 +1,6 @@
 //! Who gets which events.
 
-use crate::store::{EventSink, Topic};
+use crate::store::{EventSink, Feed, Topic};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -45,15 +45,25 @@ impl Feeds {
         if self.0.is_empty() {
             return;
         }
-        let topics = [Topic::Room(room.clone()), Topic::AllRooms];
-        let feeds = topics.each_ref().map(|topic| self.0.get(topic));
-        if feeds.iter().all(Option::is_none) {
+        self.hand_out(
+            [
+                (Feed::Room, Topic::Room(room.clone())),
+                (Feed::AllRooms, Topic::AllRooms),
+            ],
+            text,
+        );
+    }
+
+    /// Hands an event to every subscriber of some topics, in their order.
+    fn hand_out<const N: usize>(&self, topics: [(Feed, Topic); N], text: impl FnOnce() -> String) {
+        let heard = topics.map(|(feed, topic)| (feed, self.0.get(&topic)));
+        if heard.iter().all(|(_, sinks)| sinks.is_none()) {
             return;
         }
         let text = text();
-        for (topic, sinks) in topics.iter().zip(feeds) {
+        for (feed, sinks) in heard {
             for sink in sinks.into_iter().flat_map(BTreeMap::values) {
-                sink.presence(topic, &text);
+                sink.event(feed, &text);
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::{
         limits::Limits,
     },
     store::{
-        EventSink, LogLevel, Topic, Watch,
+        EventSink, Feed, LogLevel, Topic, Watch,
         redis::{
             config::Target,
             errors, expiry,
@@ -214,7 +214,7 @@ impl Shared {
 
     /// Runs on the connection's task, in the order in which the server sent.
     fn receive(&self, push: PushInfo) {
-        let (all_rooms, channel, payload) = match (push.kind, push.data.as_slice()) {
+        let (is_pattern, channel, payload) = match (push.kind, push.data.as_slice()) {
             (PushKind::Message, [channel, payload]) => (false, channel, payload),
             (PushKind::PMessage, [_, channel, payload]) => (true, channel, payload),
             _ => return,
@@ -229,17 +229,17 @@ impl Shared {
             let room = self.keys.room_of_events(channel)?;
             let payload = text(payload)?;
             (payload.len() <= self.most_event_bytes && event::is_presence_event(payload, room))
-                .then_some((room, payload))
+                .then_some(payload)
         });
-        let Some((room, payload)) = heard else {
+        let Some(payload) = heard else {
             return self.sink.malformed();
         };
-        let topic = if all_rooms {
-            Topic::AllRooms
+        let feed = if is_pattern {
+            Feed::AllRooms
         } else {
-            Topic::Room(room.into())
+            Feed::Room
         };
-        self.sink.presence(&topic, payload);
+        self.sink.event(feed, payload);
     }
 }
 

@@ -141,26 +141,26 @@ fn spec_4_3_topics_are_separate_feeds_of_each_handle() {
     world.join("a", "r1", "u");
     world.join("b", "r2", "u");
     assert_eq!(world.heard.take().len(), 2);
-    let got = heard.take_with_topics();
+    let got = heard.take_with_feeds();
     assert_eq!(got.len(), 1, "subscribed twice, heard once");
     assert_eq!(
-        (&got[0].0, short(&got[0].1)),
-        (&room, "join a r1 u +0".into())
+        (got[0].0, short(&got[0].1)),
+        (Feed::Room, "join a r1 u +0".into())
     );
 
     now(store.subscribe(&Topic::AllRooms)).unwrap();
     world.join("c", "r1", "u");
-    let topics: Vec<_> = heard
-        .take_with_topics()
+    let feeds: Vec<_> = heard
+        .take_with_feeds()
         .into_iter()
-        .map(|(topic, _)| topic)
+        .map(|(feed, _)| feed)
         .collect();
-    assert_eq!(topics, [room.clone(), Topic::AllRooms]);
+    assert_eq!(feeds, [Feed::Room, Feed::AllRooms]);
 
     now(store.unsubscribe(&room)).unwrap();
     now(store.unsubscribe(&room)).unwrap();
     world.join("d", "r1", "u");
-    assert_eq!(heard.take_with_topics().len(), 1);
+    assert_eq!(heard.take_with_feeds().len(), 1);
 
     now(store.close());
     world.join("e", "r1", "u");

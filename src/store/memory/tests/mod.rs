@@ -13,8 +13,8 @@ use crate::{
         state::State,
     },
     store::{
-        Beaten, ConnectionState, EventSink, Exception, FullBeat, Join, Joined, Left, LogLevel,
-        PlainBeat, StateWrite, Store, Topic,
+        Beaten, ConnectionState, EventSink, Exception, Feed, FullBeat, Join, Joined, Left,
+        LogLevel, PlainBeat, StateWrite, Store, Topic,
     },
 };
 use futures_util::FutureExt;
@@ -39,25 +39,25 @@ const START: u64 = 1_700_000_000_000;
 
 #[derive(Default)]
 struct Recorder {
-    heard: Mutex<Vec<(Topic, String)>>,
+    heard: Mutex<Vec<(Feed, String)>>,
 }
 
 impl Recorder {
     fn take(&self) -> Vec<String> {
-        self.take_with_topics()
+        self.take_with_feeds()
             .into_iter()
             .map(|(_, text)| text)
             .collect()
     }
 
-    fn take_with_topics(&self) -> Vec<(Topic, String)> {
+    fn take_with_feeds(&self) -> Vec<(Feed, String)> {
         std::mem::take(&mut *self.heard.lock())
     }
 }
 
 impl EventSink for Recorder {
-    fn presence(&self, topic: &Topic, payload: &str) -> u64 {
-        self.heard.lock().push((topic.clone(), payload.to_owned()));
+    fn event(&self, feed: Feed, payload: &str) -> u64 {
+        self.heard.lock().push((feed, payload.to_owned()));
         0
     }
     fn gap(&self) {}
