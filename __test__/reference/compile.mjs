@@ -1,0 +1,38 @@
+// Compiles the reference service for processes that load it without a test runner around them: into
+// target/reference/, once for each version of its text.
+import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync } from 'node:fs';
+import path from 'node:path';
+import { inRoot, packageBin } from '../../scripts/lib/paths.mjs';
+
+const sources = readdirSync(import.meta.dirname)
+  .filter((name) => name.endsWith('.ts'))
+  .map((name) => path.join(import.meta.dirname, name));
+
+/** The folder with `service.js` and `handlers.js`. */
+export function compileReference() {
+  const version = createHash('sha256');
+  for (const file of sources) version.update(readFileSync(file));
+  const parent = inRoot('target/reference');
+  const folder = path.join(parent, version.digest('hex').slice(0, 16));
+  if (existsSync(folder)) return folder;
+  mkdirSync(parent, { recursive: true });
+  // Compiled aside and then renamed: whoever finds the folder finds it whole.
+  const aside = mkdtempSync(`${folder}-`);
+  execFileSync(process.execPath, [
+    packageBin('typescript', 'tsc'),
+    '--ignoreConfig',
+    '--strict',
+    '--skipLibCheck',
+    ...['--target', 'es2022', '--module', 'nodenext', '--types', 'node', '--outDir', aside],
+    ...sources,
+  ]);
+  try {
+    renameSync(aside, folder);
+  } catch (error) {
+    // Another process was first.
+    if (!existsSync(folder)) throw error;
+  }
+  return folder;
+}

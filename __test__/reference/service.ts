@@ -1,0 +1,394 @@
+// The stand-in for the servers that Rollcall replaces: presence and channel metadata in plain
+// TypeScript on ioredis, written from the tables of the specification. It is what an old node of a
+// mixed fleet does to Redis, and no better: it reads and then writes, a connection that moves stays
+// listed in its first room, every reaper announces the same dead connection, the last writer of
+// metadata wins. Not a part of the package; tests and the benchmark run it.
+import type { Redis } from 'ioredis';
+
+export interface ReferenceOptions {
+  ttlMs: number;
+  reaperIntervalMs: number;
+  reaperLookbackMs: number;
+  logger?: { error(...args: unknown[]): void };
+}
+
+export interface ReferenceEntry {
+  connId: string;
+  userId: string;
+  roomId: string;
+  state: unknown;
+  lastSeenMs: number;
+  epoch: number;
+}
+
+export interface ReferenceEvent {
+  type: 'join' | 'leave' | 'update';
+  roomId: string;
+  userId: string;
+  connId: string;
+  state: unknown;
+  ts: number;
+  epoch: number;
+}
+
+export interface ReferenceItem {
+  key: string;
+  value?: string;
+  revision?: number;
+}
+
+export interface ReferenceMetadataParams {
+  channelName: string;
+  channelType: string;
+  data?: ReferenceItem[];
+  options?: {
+    majorRevision?: number;
+    lockName?: string;
+    addTimestamp?: boolean;
+    addUserId?: boolean;
+  };
+  actorUserId?: string;
+}
+
+interface StoredItem {
+  value: string;
+  revision: number;
+  updated?: string;
+  authorUid?: string;
+}
+
+export interface ReferenceMetadata {
+  timestamp: number;
+  channelName: string;
+  channelType: string;
+  totalCount: number;
+  majorRevision: number;
+  metadata: Record<string, StoredItem>;
+}
+
+export class MetadataRefused extends Error {
+  constructor(
+    readonly code: 'METADATA_CONFLICT' | 'METADATA_INVALID' | 'METADATA_LOCK',
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
+type Stop = () => Promise<void>;
+
+const ACTIVE_ROOMS = 'prs:active_rooms';
+const room = (roomId: string, part: string) => `prs:{room:${roomId}}:${part}`;
+const conn = (connId: string) => `prs:conn:${connId}`;
+const userConns = (userId: string) => `prs:user:${userId}:conns`;
+const meta = (type: string, name: string) => `prs:{chan:${type}:${name}}:meta`;
+const metaEvents = (type: string, name: string) => `prs:{chan:${type}:${name}}:meta_events`;
+
+export class ReferencePresenceService {
+  readonly #redis: Redis;
+  readonly #options: ReferenceOptions;
+  readonly #subscribers = new Set<Redis>();
+  #reaper: NodeJS.Timeout | undefined;
+
+  constructor(redis: Redis, options: ReferenceOptions) {
+    this.#redis = redis;
+    this.#options = options;
+  }
+
+  async join(o: {
+    roomId: string;
+    userId: string;
+    connId: string;
+    state?: unknown;
+  }): Promise<ReferenceEntry[]> {
+    const { roomId, userId, connId, state = {} } = o;
+    const now = Date.now();
+    const before = Number((await this.#redis.hget(conn(connId), 'epoch')) ?? 0);
+    const epoch = Math.max(before + 1, now);
+    await this.#redis
+      .multi()
+      .sadd(room(roomId, 'members'), userId)
+      .sadd(room(roomId, 'conns'), connId)
+      .hset(conn(connId), {
+        conn_id: connId,
+        user_id: userId,
+        room_id: roomId,
+        last_seen_ms: String(now),
+        epoch: String(epoch),
+        state: JSON.stringify(state),
+      })
+      .pexpire(conn(connId), this.#options.ttlMs)
+      .zadd(room(roomId, 'last_seen'), now, connId)
+      .hset(room(roomId, 'conn_meta'), connId, JSON.stringify({ userId, epoch }))
+      .sadd(userConns(userId), connId)
+      .sadd(ACTIVE_ROOMS, roomId)
+      .exec();
+    await this.#publish({ type: 'join', roomId, userId, connId, state, ts: now, epoch });
+    return this.fetchRoomSnapshot(roomId);
+  }
+
+  async heartbeat(o: {
+    connId: string;
+    patchState?: Record<string, unknown>;
+    epoch?: number;
+  }): Promise<boolean> {
+    const { connId, patchState, epoch } = o;
+    const details = await this.#redis.hgetall(conn(connId));
+    const { room_id: roomId, user_id: userId } = details;
+    if (roomId === undefined || userId === undefined) return false;
+    const stored = Number(details.epoch);
+    if (epoch !== undefined && epoch < stored) return false;
+    const now = Date.now();
+    const commands = this.#redis
+      .multi()
+      .hset(conn(connId), 'last_seen_ms', String(now))
+      .pexpire(conn(connId), this.#options.ttlMs)
+      .zadd(room(roomId, 'last_seen'), now, connId);
+    const adopted = Math.max(epoch ?? 0, stored);
+    if (adopted > stored) {
+      commands.hset(conn(connId), 'epoch', String(adopted));
+      commands.hset(room(roomId, 'conn_meta'), connId, JSON.stringify({ userId, epoch: adopted }));
+    }
+    const next = patchState && { ...JSON.parse(details.state || '{}'), ...patchState };
+    const text = next && JSON.stringify(next);
+    const changed = text !== undefined && text !== details.state;
+    if (changed) commands.hset(conn(connId), 'state', text);
+    await commands.exec();
+    if (changed) {
+      const state = JSON.parse(text);
+      await this.#publish({
+        type: 'update',
+        roomId,
+        userId,
+        connId,
+        state,
+        ts: now,
+        epoch: adopted,
+      });
+    }
+    return changed;
+  }
+
+  async leave(connId: string): Promise<{ roomId: string; userId: string } | null> {
+    const { room_id: roomId, user_id: userId, epoch } = await this.#redis.hgetall(conn(connId));
+    if (roomId === undefined || userId === undefined) return null;
+    await this.#remove(roomId, userId, connId, Number(epoch));
+    return { roomId, userId };
+  }
+
+  async fetchRoomSnapshot(roomId: string): Promise<ReferenceEntry[]> {
+    const connIds = await this.#redis.smembers(room(roomId, 'conns'));
+    const reads = this.#redis.pipeline();
+    for (const connId of connIds) reads.hgetall(conn(connId));
+    const entries: ReferenceEntry[] = [];
+    for (const [error, found] of (await reads.exec()) ?? []) {
+      if (error) throw error;
+      const details = found as Record<string, string>;
+      if (details.conn_id === undefined) continue;
+      entries.push({
+        connId: details.conn_id,
+        userId: details.user_id ?? '',
+        roomId,
+        state: JSON.parse(details.state || '{}'),
+        lastSeenMs: Number(details.last_seen_ms),
+        epoch: Number(details.epoch),
+      });
+    }
+    return entries;
+  }
+
+  subscribe(handler: (event: ReferenceEvent) => void): Promise<Stop> {
+    return this.#follow('prs:{room:*}:events', handler);
+  }
+
+  subscribeMetadata(handler: (event: unknown) => void): Promise<Stop> {
+    return this.#follow('prs:{chan:*}:meta_events', handler);
+  }
+
+  async setChannelMetadata(params: ReferenceMetadataParams): Promise<ReferenceMetadata> {
+    const { majorRevision } = await this.#readForWrite(params);
+    const items: Record<string, StoredItem> = {};
+    for (const { key, value = '', revision = 0 } of params.data ?? []) {
+      items[key] = this.#stamped({ value, revision: revision > 0 ? revision : 1 }, params);
+    }
+    return this.#write(params, 'set', items, majorRevision + 1, Object.entries(items));
+  }
+
+  async updateChannelMetadata(params: ReferenceMetadataParams): Promise<ReferenceMetadata> {
+    if (!params.data?.length) {
+      throw new MetadataRefused('METADATA_INVALID', 'At least one metadata item is required');
+    }
+    const { majorRevision, metadata } = await this.#readForWrite(params);
+    if (majorRevision === 0) {
+      throw new MetadataRefused('METADATA_INVALID', 'Channel metadata does not exist');
+    }
+    const changed: [string, StoredItem][] = [];
+    for (const { key, value, revision = -1 } of params.data) {
+      const before = metadata[key];
+      if (before === undefined) {
+        throw new MetadataRefused('METADATA_INVALID', `Metadata item "${key}" does not exist`);
+      }
+      if (revision >= 0 && revision !== before.revision) {
+        throw new MetadataRefused('METADATA_CONFLICT', `Revision mismatch for key "${key}"`);
+      }
+      const next = { ...before, value: value ?? before.value, revision: before.revision + 1 };
+      metadata[key] = this.#stamped(next, params);
+      changed.push([key, metadata[key]]);
+    }
+    return this.#write(params, 'update', metadata, majorRevision + 1, changed);
+  }
+
+  async removeChannelMetadata(params: ReferenceMetadataParams): Promise<ReferenceMetadata> {
+    const current = await this.#readForWrite(params);
+    const keys = params.data?.length
+      ? params.data.map(({ key }) => key)
+      : Object.keys(current.metadata);
+    const removed = Object.entries(current.metadata).filter(([key]) => keys.includes(key));
+    if (removed.length === 0) return current;
+    for (const [key] of removed) delete current.metadata[key];
+    return this.#write(params, 'remove', current.metadata, current.majorRevision + 1, removed);
+  }
+
+  async getChannelMetadata(params: ReferenceMetadataParams): Promise<ReferenceMetadata> {
+    const { channelName, channelType } = params;
+    const stored = await this.#redis.hgetall(meta(channelType, channelName));
+    const metadata = JSON.parse(stored.items || '{}');
+    return {
+      timestamp: Date.now(),
+      channelName,
+      channelType,
+      totalCount: Number(stored.totalCount ?? 0),
+      majorRevision: Number(stored.majorRevision ?? 0),
+      metadata,
+    };
+  }
+
+  /** Looks through every active room, all the time. */
+  startReaper(): void {
+    this.#reaper ??= setInterval(() => {
+      this.#reap().catch((error) => this.#options.logger?.error('Reaper failed', error));
+    }, this.#options.reaperIntervalMs);
+  }
+
+  async stop(): Promise<void> {
+    clearInterval(this.#reaper);
+    for (const subscriber of this.#subscribers) subscriber.disconnect();
+    this.#subscribers.clear();
+  }
+
+  async #reap(): Promise<void> {
+    const before = Date.now() - this.#options.reaperLookbackMs;
+    for (const roomId of await this.#redis.smembers(ACTIVE_ROOMS)) {
+      const stale = await this.#redis.zrangebyscore(room(roomId, 'last_seen'), 0, before);
+      for (const connId of stale) {
+        if (await this.#redis.exists(conn(connId))) continue;
+        const known = await this.#redis.hget(room(roomId, 'conn_meta'), connId);
+        if (known === null) continue;
+        const { userId, epoch } = JSON.parse(known);
+        await this.#remove(roomId, userId, connId, epoch);
+      }
+    }
+  }
+
+  async #remove(roomId: string, userId: string, connId: string, epoch: number): Promise<void> {
+    const metas = await this.#redis.hgetall(room(roomId, 'conn_meta'));
+    const stays = Object.entries(metas).some(
+      ([other, text]) => other !== connId && JSON.parse(text).userId === userId,
+    );
+    const commands = this.#redis
+      .multi()
+      .srem(room(roomId, 'conns'), connId)
+      .hdel(room(roomId, 'conn_meta'), connId)
+      .zrem(room(roomId, 'last_seen'), connId)
+      .srem(userConns(userId), connId)
+      .del(conn(connId));
+    if (!stays) commands.srem(room(roomId, 'members'), userId);
+    await commands.exec();
+    await this.#publish({
+      type: 'leave',
+      roomId,
+      userId,
+      connId,
+      state: null,
+      ts: Date.now(),
+      epoch,
+    });
+    if ((await this.#redis.scard(room(roomId, 'conns'))) === 0) {
+      await this.#redis.srem(ACTIVE_ROOMS, roomId);
+    }
+  }
+
+  async #publish(event: ReferenceEvent): Promise<void> {
+    await this.#redis.publish(room(event.roomId, 'events'), JSON.stringify(event));
+  }
+
+  async #follow(pattern: string, handler: (event: never) => void): Promise<Stop> {
+    const subscriber = this.#redis.duplicate();
+    this.#subscribers.add(subscriber);
+    subscriber.on('pmessage', (_pattern, _channel, message) => {
+      try {
+        handler(JSON.parse(message) as never);
+      } catch (error) {
+        this.#options.logger?.error('Presence event handler threw', error);
+      }
+    });
+    await subscriber.psubscribe(pattern);
+    return async () => {
+      this.#subscribers.delete(subscriber);
+      subscriber.disconnect();
+    };
+  }
+
+  /** The record, checked against what the caller expects; what is written later may differ. */
+  async #readForWrite(params: ReferenceMetadataParams): Promise<ReferenceMetadata> {
+    const { options = {}, actorUserId } = params;
+    if (options.lockName !== undefined) {
+      const name = options.lockName;
+      const owner = await this.#redis.get(`prs:lock:${name}`);
+      const refuse = (why: string) => new MetadataRefused('METADATA_LOCK', `Lock "${name}" ${why}`);
+      if (owner === null) throw refuse('is not held by any user');
+      if (actorUserId === undefined) throw refuse('requires an authenticated user');
+      if (owner !== actorUserId) throw refuse('is held by a different user');
+    }
+    const current = await this.getChannelMetadata(params);
+    const expected = options.majorRevision;
+    if (expected !== undefined && expected >= 0 && expected !== current.majorRevision) {
+      throw new MetadataRefused(
+        'METADATA_CONFLICT',
+        `Expected major revision ${expected}, but got ${current.majorRevision}`,
+      );
+    }
+    return current;
+  }
+
+  async #write(
+    params: ReferenceMetadataParams,
+    operation: 'set' | 'update' | 'remove',
+    metadata: Record<string, StoredItem>,
+    majorRevision: number,
+    changed: [string, StoredItem][],
+  ): Promise<ReferenceMetadata> {
+    const { channelName, channelType, actorUserId } = params;
+    const timestamp = Date.now();
+    const totalCount = Object.keys(metadata).length;
+    await this.#redis.hset(meta(channelType, channelName), {
+      items: JSON.stringify(metadata),
+      totalCount: String(totalCount),
+      majorRevision: String(majorRevision),
+    });
+    const items = changed.map(([key, { value, revision }]) => ({ key, value, revision }));
+    const authorUid = actorUserId === undefined ? {} : { authorUid: actorUserId };
+    const event = { channelName, channelType, operation, items, majorRevision, timestamp };
+    await this.#redis.publish(
+      metaEvents(channelType, channelName),
+      JSON.stringify({ ...event, ...authorUid }),
+    );
+    return { timestamp, channelName, channelType, totalCount, majorRevision, metadata };
+  }
+
+  #stamped(item: StoredItem, { options = {}, actorUserId }: ReferenceMetadataParams): StoredItem {
+    if (options.addTimestamp) item.updated = new Date().toISOString();
+    if (options.addUserId && actorUserId !== undefined) item.authorUid = actorUserId;
+    return item;
+  }
+}
