@@ -94,6 +94,22 @@ impl Keys {
         key
     }
 
+    /// A lock: the id of its owner, for as long as it is held.
+    pub fn lock(&self, name: &str) -> String {
+        self.join(&["lock:", name])
+    }
+
+    /// The newest fencing token of a lock, as decimal text.
+    pub fn lock_token(&self, name: &str) -> String {
+        self.lock_part(name, "token")
+    }
+
+    /// What belongs to a lock hashes to the same slot as the lock itself (but for names with braces
+    /// of their own), so that one script can have it all.
+    fn lock_part(&self, name: &str, part: &str) -> String {
+        self.join(&["{", &self.prefix, "lock:", name, "}:", part])
+    }
+
     /// The pattern that matches the event channel of every room.
     pub fn events_pattern(&self) -> String {
         format!("{}{{room:*}}:events", glob_escape(&self.prefix))
@@ -164,6 +180,8 @@ mod tests {
         assert_eq!(keys().user_rooms("u1"), "prs:user:u1:rooms");
         assert_eq!(keys().active_rooms(), "prs:active_rooms");
         assert_eq!(keys().events_pattern(), "prs:{room:*}:events");
+        assert_eq!(keys().lock("l1"), "prs:lock:l1");
+        assert_eq!(keys().lock_token("l1"), "prs:{prs:lock:l1}:token");
     }
 
     #[test]
@@ -183,14 +201,15 @@ mod tests {
 
         #[test]
         fn spec_2_2_different_ids_never_make_the_same_key(
-            a in "[:{}a-c]{0,6}(conns|rooms|:state|\\}:conns)?",
-            b in "[:{}a-c]{0,6}(conns|rooms|:state|\\}:conns)?",
+            a in "(\\{prs:lock:)?[:{}a-c]{0,6}(conns|rooms|:state|\\}:conns|\\}:token)?",
+            b in "(\\{prs:lock:)?[:{}a-c]{0,6}(conns|rooms|:state|\\}:conns|\\}:token)?",
         ) {
             let names = |id: &str| {
                 let r = keys().room(id);
                 vec![
                     keys().conn(id), r.conns, r.members, r.last_seen, r.conn_meta, r.events,
                     keys().user_conns(id), keys().user_rooms(id),
+                    keys().lock(id), keys().lock_token(id),
                 ]
             };
             let (of_a, of_b) = (names(&a), names(&b));
