@@ -73,8 +73,8 @@ export class PresenceClient<State extends object = DefaultState> {
   /**
    * Connects to a store.
    *
-   * @param target - a URL (`redis://`, `rediss://`, `redis+unix://`, `memory://<name>`), or
-   * {@link ClientOptions}. Without one: an in-process store of the client's own.
+   * @param target - a URL (`redis://`, `rediss://`, `redis+unix://`, `redis-sentinel://`,
+   * `memory://<name>`), or {@link ClientOptions}. Without one: an in-process store of the client's own.
    * @throws `UNAVAILABLE` when nothing answers within `limits.connectTimeoutMs`, `PERMISSION` for a
    * wrong password, `INVALID_ARGUMENT` for options that do not fit.
    */

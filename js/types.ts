@@ -183,25 +183,43 @@ export interface Limits {
   maxEventQueueBytes?: number;
 }
 
-/** TLS beside a `rediss://` URL; texts are PEM. */
+/** TLS beside a `rediss://` or `redis-sentinel://` URL; texts are PEM. */
 export interface TlsOptions {
   /** The certificate authority to trust in place of the system's. */
   ca?: string;
   /** Client certificate, for servers that ask for one. */
   cert?: string;
   key?: string;
+  /** The name that the server's certificate must have. Default: the host. */
+  servername?: string;
   /** `false` accepts any certificate. Default `true`. */
   rejectUnauthorized?: boolean;
+}
+
+/** How to talk to the sentinels of a `redis-sentinel://` URL. */
+export interface SentinelOptions {
+  /** Credentials for the sentinels; those in the URL are for the Redis servers. */
+  username?: string;
+  password?: string;
+  /** TLS to the sentinels (`{}`: with the system's certificates). Default: none. */
+  tls?: TlsOptions;
 }
 
 export interface ClientOptions {
   /**
    * `redis://`, `rediss://` or `redis+unix://`, with user, password and db as usual;
+   * `redis-sentinel://user:password@host:26379,host:26379/<master>/<db>` for the master that these
+   * sentinels name, now and after a failover;
    * `memory://<name>` for an in-process store that clients of this process share under the name.
    * Default: an in-process store of the client's own.
    */
   url?: string;
+  /**
+   * TLS material for `rediss://`. Beside `redis-sentinel://` it makes the connections to the Redis
+   * servers TLS ones (`{}`: with the system's certificates).
+   */
   tls?: TlsOptions;
+  sentinel?: SentinelOptions;
   /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */
   ttlMs?: number;
   /** Within what time of its TTL a dead connection is removed. Milliseconds, default 1000. */
@@ -222,6 +240,11 @@ export interface ClientOptions {
   shardCount?: number;
   /** Start of every key and channel. Default `prs:`. */
   keyPrefix?: string;
+  /**
+   * Start of every channel, where it is not that of keys: servers that use ioredis with a
+   * `keyPrefix` have it before keys only. Default: `keyPrefix`.
+   */
+  channelPrefix?: string;
   /** How long a heartbeat waits for others to share its batch. Milliseconds, default 0. */
   batchWindowMs?: number;
   limits?: Limits;

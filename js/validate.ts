@@ -155,15 +155,25 @@ function messageOf(error: unknown): string {
 
 type Kind = 'text' | 'count' | 'flag' | { readonly [field: string]: Kind };
 
+const TLS: Kind = {
+  ca: 'text',
+  cert: 'text',
+  key: 'text',
+  servername: 'text',
+  rejectUnauthorized: 'flag',
+};
+
 const KINDS: Record<string, Kind> = {
   url: 'text',
-  tls: { ca: 'text', cert: 'text', key: 'text', rejectUnauthorized: 'flag' },
+  tls: TLS,
+  sentinel: { username: 'text', password: 'text', tls: TLS },
   ttlMs: 'count',
   sweepIntervalMs: 'count',
   expiry: 'text',
   fallbackSweepMs: 'count',
   shardCount: 'count',
   keyPrefix: 'text',
+  channelPrefix: 'text',
   batchWindowMs: 'count',
   limits: {
     maxIdBytes: 'count',

@@ -337,8 +337,9 @@ async fn open_store(options: &Options, sink: Arc<dyn EventSink>) -> Result<Arc<d
         return Ok(Arc::new(MemoryStore::open(name, sink)));
     }
     let url = options.url.as_deref().unwrap_or_default();
-    let target = Target::parse(url, &options.tls)?;
-    let keys = Keys::new(&options.key_prefix, options.shard_count);
+    let target = Target::parse(url, options.tls.as_ref(), &options.sentinel)?;
+    let keys = Keys::new(&options.key_prefix, options.shard_count)
+        .with_channel_prefix(options.channel_prefix());
     Ok(Arc::new(
         RedisStore::open(target, keys, &options.limits, sink).await?,
     ))

@@ -10,10 +10,12 @@ use std::fmt::Write as _;
 /// How many shards the due index has by default.
 pub const DEFAULT_SHARD_COUNT: u32 = 10;
 
-/// Builds names under one prefix.
+/// Builds names under one prefix, which channels may not share with keys: ioredis puts its own prefix
+/// before keys only.
 #[derive(Clone, Debug)]
 pub struct Keys {
     prefix: Box<str>,
+    channel_prefix: Box<str>,
     shard_count: u32,
 }
 
@@ -32,7 +34,16 @@ impl Keys {
     pub fn new(prefix: &str, shard_count: u32) -> Self {
         Keys {
             prefix: prefix.into(),
+            channel_prefix: prefix.into(),
             shard_count: shard_count.max(1),
+        }
+    }
+
+    /// The same with channels under a prefix of their own.
+    pub fn with_channel_prefix(self, prefix: &str) -> Self {
+        Keys {
+            channel_prefix: prefix.into(),
+            ..self
         }
     }
 
@@ -60,7 +71,7 @@ impl Keys {
     }
 
     pub fn room_events(&self, room: &str) -> String {
-        self.room_part(room, "events")
+        join(&self.channel_prefix, &["{room:", room, "}:events"])
     }
 
     pub fn user_conns(&self, user: &str) -> String {
@@ -112,13 +123,13 @@ impl Keys {
 
     /// The pattern that matches the event channel of every room.
     pub fn events_pattern(&self) -> String {
-        format!("{}{{room:*}}:events", glob_escape(&self.prefix))
+        format!("{}{{room:*}}:events", glob_escape(&self.channel_prefix))
     }
 
     /// The room whose event channel this is, if it is one.
     pub fn room_of_events<'a>(&self, channel: &'a str) -> Option<&'a str> {
         channel
-            .strip_prefix(&*self.prefix)?
+            .strip_prefix(&*self.channel_prefix)?
             .strip_prefix("{room:")?
             .strip_suffix("}:events")
     }
@@ -128,15 +139,18 @@ impl Keys {
     }
 
     fn join(&self, parts: &[&str]) -> String {
-        let mut key = String::with_capacity(
-            self.prefix.len() + parts.iter().map(|part| part.len()).sum::<usize>() + 2,
-        );
-        key.push_str(&self.prefix);
-        for part in parts {
-            key.push_str(part);
-        }
-        key
+        join(&self.prefix, parts)
     }
+}
+
+fn join(prefix: &str, parts: &[&str]) -> String {
+    let length = prefix.len() + parts.iter().map(|part| part.len()).sum::<usize>();
+    let mut name = String::with_capacity(length + 2);
+    name.push_str(prefix);
+    for part in parts {
+        name.push_str(part);
+    }
+    name
 }
 
 /// FNV-1a, 32 bit: spreads rooms over shards; every node has to compute the same.
@@ -190,6 +204,16 @@ mod tests {
             Keys::new("a*[b]:", 1).events_pattern(),
             "a\\*\\[b\\]:{room:*}:events"
         );
+    }
+
+    #[test]
+    fn channels_can_have_a_prefix_of_their_own() {
+        let keys = Keys::new("app:prs:", 1).with_channel_prefix("prs:");
+        assert_eq!(keys.room_conns("r"), "app:prs:{room:r}:conns");
+        assert_eq!(keys.room_events("r"), "prs:{room:r}:events");
+        assert_eq!(keys.events_pattern(), "prs:{room:*}:events");
+        assert_eq!(keys.room_of_events("prs:{room:r}:events"), Some("r"));
+        assert_eq!(keys.room_of_events("app:prs:{room:r}:events"), None);
     }
 
     proptest! {

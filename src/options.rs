@@ -8,7 +8,7 @@ use crate::{
         error::{Error, Result},
         limits::Limits,
     },
-    store::redis::config::Tls,
+    store::redis::config::{SentinelOptions, Tls},
 };
 use serde::Deserialize;
 
@@ -16,10 +16,11 @@ use serde::Deserialize;
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Options {
-    /// `redis://`, `rediss://`, `redis+unix://` or `memory://<name>`; none: an in-process store of
-    /// the client's own.
+    /// `redis://`, `rediss://`, `redis+unix://`, `redis-sentinel://` or `memory://<name>`; none: an
+    /// in-process store of the client's own.
     pub url: Option<String>,
-    pub tls: Tls,
+    pub tls: Option<Tls>,
+    pub sentinel: SentinelOptions,
     /// How long a connection lives without a heartbeat. Default 30 000.
     pub ttl_ms: u64,
     /// Within what time of its TTL a dead connection is removed. Default 1000.
@@ -33,6 +34,8 @@ pub struct Options {
     pub shard_count: u32,
     /// Start of every key and channel. Default `prs:`.
     pub key_prefix: String,
+    /// Start of every channel, where it is not that of keys. Default: `key_prefix`.
+    pub channel_prefix: Option<String>,
     /// How long a heartbeat waits for others. Default 0: not at all.
     pub batch_window_ms: u64,
     pub limits: Limits,
@@ -42,13 +45,15 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             url: None,
-            tls: Tls::default(),
+            tls: None,
+            sentinel: SentinelOptions::default(),
             ttl_ms: 30_000,
             sweep_interval_ms: 1_000,
             expiry: Expiry::default(),
             fallback_sweep_ms: 30_000,
             shard_count: DEFAULT_SHARD_COUNT,
             key_prefix: "prs:".into(),
+            channel_prefix: None,
             batch_window_ms: 0,
             limits: Limits::default(),
         }
@@ -66,6 +71,10 @@ impl Options {
         Ok(options)
     }
 
+    pub fn channel_prefix(&self) -> &str {
+        self.channel_prefix.as_deref().unwrap_or(&self.key_prefix)
+    }
+
     fn check(&self) -> Result<()> {
         for (field, value, least, most) in [
             ("ttlMs", self.ttl_ms, 1, MOST_MS),
@@ -80,11 +89,16 @@ impl Options {
                 )));
             }
         }
-        if self.key_prefix.is_empty() || self.key_prefix.len() > 1024 {
-            return Err(Error::invalid(format!(
-                "keyPrefix must be 1 to 1024 bytes long, got {}",
-                self.key_prefix.len()
-            )));
+        for (field, prefix) in [
+            ("keyPrefix", self.key_prefix.as_str()),
+            ("channelPrefix", self.channel_prefix()),
+        ] {
+            if prefix.is_empty() || prefix.len() > 1024 {
+                return Err(Error::invalid(format!(
+                    "{field} must be 1 to 1024 bytes long, got {}",
+                    prefix.len()
+                )));
+            }
         }
         self.limits.check()
     }
@@ -102,6 +116,7 @@ mod tests {
             (r#"{"ttlMs":-5}"#, "invalid value"),
             (r#"{"limits":{"maxQueue":0}}"#, "limits.maxQueue"),
             (r#"{"keyPrefix":""}"#, "keyPrefix"),
+            (r#"{"channelPrefix":""}"#, "channelPrefix"),
         ] {
             let error = Options::parse(json).err().unwrap();
             assert!(error.message.contains(named), "{json}: {}", error.message);

@@ -94,6 +94,30 @@ describe('11: one server, by whatever way', () => {
     await two.leave('c');
     expect(await server.dbsize()).toBe(0);
   });
+
+  test('2: channelPrefix is the start of channels only, as with the keyPrefix of ioredis', async () => {
+    const { Redis } = await import('ioredis');
+    const other = new Redis({ path: server.socketPath, password, keyPrefix: 'app:' });
+    const plain = await server.client();
+    const messages: string[] = [];
+    const subscriber = await server.client();
+    subscriber.on('pmessage', (_pattern, channel) => messages.push(channel));
+    await subscriber.psubscribe('*');
+    const client = await openClient({
+      url: server.url,
+      keyPrefix: 'app:prs:',
+      channelPrefix: 'prs:',
+    });
+    await works(client);
+    await client.join(IDS);
+    expect(await other.hget('prs:conn:c', 'room_id')).toBe('r');
+    expect((await plain.keys('*')).filter((key) => !key.startsWith('app:prs:'))).toEqual([]);
+    await client.leave('c');
+    await eventually(() => expect(messages).toHaveLength(5));
+    expect(new Set(messages)).toEqual(new Set(['prs:{room:r}:events']));
+    expect(await server.dbsize()).toBe(0);
+    other.disconnect();
+  });
 });
 
 describe('11: rediss://', () => {

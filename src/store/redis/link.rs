@@ -4,12 +4,14 @@
 
 use crate::{
     model::error::{Code, Error, Result},
-    store::{ConnectionState, EventSink, LogLevel, redis::errors},
+    store::{
+        ConnectionState, EventSink, LogLevel,
+        redis::{errors, server::Server},
+    },
 };
 use futures_util::future::BoxFuture;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, Value,
-    aio::MultiplexedConnection,
+    AsyncConnectionConfig, Cmd, Pipeline, PushInfo, PushKind, Value, aio::MultiplexedConnection,
 };
 use std::{
     sync::{
@@ -37,9 +39,7 @@ pub type Prepare =
     Arc<dyn Fn(MultiplexedConnection, bool) -> BoxFuture<'static, Result<()>> + Send + Sync>;
 
 pub struct LinkConfig {
-    pub client: Client,
-    /// The address without secrets, for messages.
-    pub shown: String,
+    pub server: Arc<Server>,
     pub connect_timeout: Duration,
     pub command_timeout: Duration,
     /// Receives what the server pushes. Must not block.
@@ -123,7 +123,7 @@ impl Link {
         let first = loop {
             match inner.connect(false).await {
                 Ok(connection) => break connection,
-                Err(error) if is_loading(&error) && Instant::now() < deadline => {
+                Err(error) if inner.passes(&error) && Instant::now() < deadline => {
                     sleep(FIRST_BACKOFF * 5).await;
                 }
                 Err(error) => return Err(error),
@@ -198,7 +198,7 @@ impl Link {
                         Code::Timeout,
                         format!(
                             "Redis at {} did not answer within {} ms (limits.commandTimeoutMs)",
-                            inner.config.shown,
+                            inner.config.server.shown(),
                             inner.config.command_timeout.as_millis()
                         ),
                     )
@@ -226,7 +226,7 @@ impl Link {
                 Code::Unavailable,
                 format!(
                     "Redis at {} cannot be reached; nothing was sent, reconnecting goes on",
-                    self.inner.config.shown
+                    self.inner.config.server.shown()
                 ),
             )),
         }
@@ -264,11 +264,7 @@ impl Inner {
                 Ok::<(), ()>(())
             });
         let attempt = async {
-            let connection = config
-                .client
-                .get_multiplexed_async_connection_with_config(&settings)
-                .await
-                .map_err(|error| errors::connecting(&error, &config.shown))?;
+            let connection = config.server.connect(&settings).await?;
             (config.prepare)(connection.clone(), again).await?;
             Ok(connection)
         };
@@ -278,11 +274,16 @@ impl Inner {
                 Code::Unavailable,
                 format!(
                     "Redis at {} did not answer within {} ms (limits.connectTimeoutMs)",
-                    config.shown,
+                    config.server.shown(),
                     config.connect_timeout.as_millis()
                 ),
             )),
         }
+    }
+
+    /// Whether what the first attempt met may be over in a moment.
+    fn passes(&self, error: &Error) -> bool {
+        is_loading(error) || (self.config.server.moves() && error.code == Code::Unavailable)
     }
 
     fn put(&self, connection: MultiplexedConnection) {
@@ -316,7 +317,7 @@ async fn supervise(inner: Arc<Inner>) {
             inner
                 .config
                 .sink
-                .state(ConnectionState::Disconnected, &inner.config.shown);
+                .state(ConnectionState::Disconnected, inner.config.server.shown());
         }
         let mut backoff = FIRST_BACKOFF;
         let mut logged = false;
@@ -343,7 +344,7 @@ async fn supervise(inner: Arc<Inner>) {
             inner
                 .config
                 .sink
-                .state(ConnectionState::Connected, &inner.config.shown);
+                .state(ConnectionState::Connected, inner.config.server.shown());
         }
     }
 }
@@ -357,10 +358,11 @@ async fn watch_until_broken(inner: &Inner) {
         let Some(Live { mut connection, .. }) = inner.live.borrow().clone() else {
             return;
         };
-        let ping = redis::cmd("PING");
-        match timeout(PING_TIMEOUT, connection.send_packed_command(&ping)).await {
+        let server = &inner.config.server;
+        let probe = server.probe();
+        match timeout(PING_TIMEOUT, connection.send_packed_command(&probe)).await {
+            Ok(Ok(answer)) if server.is_right(&answer) => {}
             // An error reply (LOADING, NOAUTH, …) is an answer: the connection itself is sound.
-            Ok(Ok(_)) => {}
             Ok(Err(error)) if !errors::breaks_connection(&error) => {}
             _ => return,
         }

@@ -8,6 +8,7 @@ mod heartbeat;
 mod link;
 mod presence;
 pub mod scripts;
+mod server;
 mod subscriber;
 
 use crate::{
@@ -48,8 +49,7 @@ impl RedisStore {
     ) -> Result<RedisStore> {
         let subscriber = Subscriber::new(&target, keys.clone(), limits, sink.clone());
         let commands = Link::open(LinkConfig {
-            client: target.client,
-            shown: target.shown,
+            server: target.server,
             connect_timeout: Duration::from_millis(limits.connect_timeout_ms),
             command_timeout: Duration::from_millis(limits.command_timeout_ms),
             on_push: Arc::new(|_| {}),

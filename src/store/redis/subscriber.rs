@@ -14,6 +14,7 @@ use crate::{
             config::Target,
             errors, expiry,
             link::{Link, LinkConfig, Repeat},
+            server::Server,
         },
     },
 };
@@ -37,8 +38,7 @@ pub struct Subscriber {
     shared: Arc<Shared>,
     /// Made by the first subscription: a client that follows nothing costs the server nothing.
     link: OnceCell<Link>,
-    client: redis::Client,
-    shown: String,
+    server: Arc<Server>,
     limits: Limits,
 }
 
@@ -68,8 +68,7 @@ impl Subscriber {
                 told_refusal: AtomicBool::new(false),
             }),
             link: OnceCell::new(),
-            client: target.client.clone(),
-            shown: target.shown.clone(),
+            server: target.server.clone(),
             limits: limits.clone(),
         }
     }
@@ -142,8 +141,7 @@ impl Subscriber {
             })
         };
         Link::open(LinkConfig {
-            client: self.client.clone(),
-            shown: self.shown.clone(),
+            server: self.server.clone(),
             connect_timeout: Duration::from_millis(self.limits.connect_timeout_ms),
             command_timeout: Duration::from_millis(self.limits.command_timeout_ms),
             on_push,
