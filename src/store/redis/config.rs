@@ -261,7 +261,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             target.server.shown(),
-            "\"main\" (by the sentinels a:26379, b:5, [::1]:26379)"
+            "\"main\" (by the sentinels a:26379, b:5, ::1:26379)"
         );
         assert_eq!(target.db, 3);
         for bad in [
