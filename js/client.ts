@@ -4,6 +4,7 @@
 import { Dispatcher, FEEDS } from './dispatcher.js';
 import { invalid } from './errors.js';
 import { iterate } from './events.js';
+import { Metadata } from './metadata.js';
 import { Bridge } from './native.js';
 import { Session } from './session.js';
 import type {
@@ -60,6 +61,8 @@ const INTERNAL = Symbol('PresenceClient.connect');
 export class PresenceClient<State extends object = DefaultState> {
   readonly #session: Session;
   readonly #dispatcher: Dispatcher<State>;
+  /** Channel metadata: a small versioned record of items per channel. */
+  readonly metadata: Metadata;
 
   /** @internal */
   constructor(internal: symbol, logger: Logger) {
@@ -68,6 +71,7 @@ export class PresenceClient<State extends object = DefaultState> {
     }
     this.#dispatcher = new Dispatcher(logger);
     this.#session = new Session(new Bridge(this.#dispatcher));
+    this.metadata = new Metadata(this.#session, this.#dispatcher);
   }
 
   /**

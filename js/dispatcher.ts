@@ -1,24 +1,36 @@
-// Who gets what the core hands over: the handlers of all rooms, of single rooms, of the client's
-// own events. Held by the bridge, not by the client: a subscription goes on although nobody holds
+// Who gets what the core hands over: the handlers of all rooms and channels, of single ones, of the
+// client's own events. Held by the bridge, not by the client: a subscription goes on although nobody holds
 // the client any more.
 
 import { RollcallError } from './errors.js';
 import { Handlers } from './handlers.js';
+import type { MetadataEvent } from './metadata-types.js';
 import type { Sink } from './native.js';
 import type { ClientEvents, Logger, PresenceEvent } from './types.js';
 
 /** The numbers of the core's feeds. */
-export const FEEDS = { allRooms: 0, room: 1 } as const;
+export const FEEDS = { allRooms: 0, room: 1, allChannels: 2, channel: 3 } as const;
+
+/** A channel as the core's feeds name it; no type holds a colon. */
+export function channelKey({ channelType, channelName }: ChannelId): string {
+  return `${channelType}:${channelName}`;
+}
+
+interface ChannelId {
+  channelType: string;
+  channelName: string;
+}
 
 export class Dispatcher<State> implements Sink {
   readonly #logger: Logger;
-  readonly #allRooms: Handlers<PresenceEvent<State>>;
-  readonly #rooms = new Map<string, Handlers<PresenceEvent<State>>>();
+  readonly #rooms: Feeds<PresenceEvent<State>>;
+  readonly #channels: Feeds<MetadataEvent>;
   readonly #listeners: { [Name in keyof ClientEvents]: Handlers<ClientEvents[Name]> };
 
   constructor(logger: Logger) {
     this.#logger = logger;
-    this.#allRooms = new Handlers('Presence event', logger);
+    this.#rooms = new Feeds('Presence event', logger);
+    this.#channels = new Feeds('Metadata event', logger);
     this.#listeners = {
       resync: new Handlers('resync', logger),
       error: new Handlers('error', logger),
@@ -31,22 +43,12 @@ export class Dispatcher<State> implements Sink {
     roomId: string | undefined,
     handler: (event: PresenceEvent<State>) => unknown,
   ): () => void {
-    if (roomId === undefined) {
-      return this.#allRooms.add(handler);
-    }
-    let handlers = this.#rooms.get(roomId);
-    if (handlers === undefined) {
-      handlers = new Handlers('Presence event', this.#logger);
-      this.#rooms.set(roomId, handlers);
-    }
-    const ofRoom = handlers;
-    const remove = ofRoom.add(handler);
-    return () => {
-      remove();
-      if (ofRoom.size === 0 && this.#rooms.get(roomId) === ofRoom) {
-        this.#rooms.delete(roomId);
-      }
-    };
+    return this.#rooms.add(roomId, handler);
+  }
+
+  /** Adds a handler of one channel (its {@link channelKey}), or of all; returns what removes it. */
+  addMetadata(channel: string | undefined, handler: (event: MetadataEvent) => unknown): () => void {
+    return this.#channels.add(channel, handler);
   }
 
   addListener<Name extends keyof ClientEvents>(
@@ -58,8 +60,21 @@ export class Dispatcher<State> implements Sink {
 
   event(feed: number, event: unknown): void {
     const presence = event as PresenceEvent<State>;
-    const handlers = feed === FEEDS.allRooms ? this.#allRooms : this.#rooms.get(presence.roomId);
-    handlers?.call(presence);
+    const metadata = event as MetadataEvent;
+    switch (feed) {
+      case FEEDS.allRooms:
+        this.#rooms.all.call(presence);
+        break;
+      case FEEDS.room:
+        this.#rooms.of(presence.roomId)?.call(presence);
+        break;
+      case FEEDS.allChannels:
+        this.#channels.all.call(metadata);
+        break;
+      case FEEDS.channel:
+        this.#channels.of(channelKey(metadata))?.call(metadata);
+        break;
+    }
   }
 
   resync(reason: string): void {
@@ -84,5 +99,38 @@ export class Dispatcher<State> implements Sink {
 
   #handlersOf<Name extends keyof ClientEvents>(name: Name): Handlers<ClientEvents[Name]> {
     return this.#listeners[name] as Handlers<ClientEvents[Name]>;
+  }
+}
+
+/** The handlers of one kind of event: those of everything, and those of single things by name. */
+class Feeds<Event> {
+  readonly all: Handlers<Event>;
+  readonly #single = new Map<string, Handlers<Event>>();
+  readonly #what: string;
+  readonly #logger: Logger;
+
+  constructor(what: string, logger: Logger) {
+    this.all = new Handlers(what, logger);
+    this.#what = what;
+    this.#logger = logger;
+  }
+
+  of(name: string): Handlers<Event> | undefined {
+    return this.#single.get(name);
+  }
+
+  add(name: string | undefined, handler: (event: Event) => unknown): () => void {
+    if (name === undefined) {
+      return this.all.add(handler);
+    }
+    const handlers = this.#single.get(name) ?? new Handlers(this.#what, this.#logger);
+    this.#single.set(name, handlers);
+    const remove = handlers.add(handler);
+    return () => {
+      remove();
+      if (handlers.size === 0 && this.#single.get(name) === handlers) {
+        this.#single.delete(name);
+      }
+    };
   }
 }

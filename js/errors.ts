@@ -1,6 +1,8 @@
 // The error classes. One table of codes, held to the core's by a test; everything that Rollcall
 // rejects with is made here.
 
+import type { ChannelMetadata } from './metadata-types.js';
+
 /** The stable codes of Rollcall's errors. */
 export const ERROR_CODES = [
   'INVALID_ARGUMENT',
@@ -34,16 +36,21 @@ export class RollcallError extends Error {
    * connection broke after it was sent); absent when it was certainly not.
    */
   declare readonly outcome?: 'unknown';
+  /** With `METADATA_CONFLICT`: the record as it is, so that no second read is needed. */
+  declare readonly current?: ChannelMetadata;
 
   constructor(
     code: ErrorCode,
     message: string,
-    options?: { cause?: unknown; outcome?: 'unknown' },
+    options?: { cause?: unknown; outcome?: 'unknown'; current?: ChannelMetadata },
   ) {
     super(message, options?.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     if (options?.outcome !== undefined) {
       this.outcome = options.outcome;
+    }
+    if (options?.current !== undefined) {
+      this.current = options.current;
     }
   }
 }
@@ -54,15 +61,19 @@ export interface NativeErrorData {
   message: string;
   unknown: boolean;
   cause: string | null;
+  current: ChannelMetadata | null;
 }
 
 export function errorFrom(data: NativeErrorData): RollcallError {
-  const options: { cause?: unknown; outcome?: 'unknown' } = {};
+  const options: ConstructorParameters<typeof RollcallError>[2] = {};
   if (data.cause !== null) {
     options.cause = new Error(data.cause);
   }
   if (data.unknown) {
     options.outcome = 'unknown';
+  }
+  if (data.current !== null) {
+    options.current = data.current;
   }
   return new RollcallError(data.code, data.message, options);
 }

@@ -2,4 +2,6 @@
 
 export { PresenceClient } from './client.js';
 export { ERROR_CODES, type ErrorCode, RollcallError } from './errors.js';
+export type { Metadata } from './metadata.js';
+export type * from './metadata-types.js';
 export type * from './types.js';

@@ -169,9 +169,18 @@ export interface Limits {
   maxIdBytes?: number;
   /** Longest state as JSON. Default 1 MiB. */
   maxStateBytes?: number;
-  /** Most heartbeats in one batch. Default 256. */
+  /** Longest key of a metadata item. Default 4096. */
+  maxMetadataKeyBytes?: number;
+  /** Longest value of a metadata item. Default 1 MiB. */
+  maxMetadataValueBytes?: number;
+  /** Longest record of a channel: all its items as JSON. Default 8 MiB. */
+  maxMetadataRecordBytes?: number;
+  /** Most heartbeats in one batch, and most changes of one channel in one commit. Default 256. */
   maxBatchSize?: number;
-  /** Most heartbeats waiting; beyond it `heartbeat` rejects with `OVERLOADED`. Default 100 000. */
+  /**
+   * Most heartbeats waiting, and most changes of metadata; beyond it they reject with
+   * `OVERLOADED`. Default 100 000.
+   */
   maxQueue?: number;
   /** How long a command may take. Default 2000. */
   commandTimeoutMs?: number;
@@ -286,8 +295,16 @@ export interface Metrics {
   repairs: number;
   /** Notifications of expired connections that came in. */
   notifications: number;
+  /** Changes of metadata that were written. */
+  metadataChanges: number;
+  /** Commits of metadata that were sent, each with the changes of one channel that had come. */
+  metadataCommits: number;
+  /** Commits that found another record than the one that they were computed on. */
+  metadataRetries: number;
   heartbeatQueue: number;
   knownConnections: number;
+  /** Changes of metadata waiting to be sent. */
+  metadataQueue: number;
   pendingCalls: number;
   heartbeatLatencyMs: Summary;
   callLatencyMs: Summary;
@@ -295,4 +312,6 @@ export interface Metrics {
   /** For passes that removed something: how long after its TTL the latest was removed. */
   sweepLagMs: Summary;
   sweepDurationMs: Summary;
+  /** Changes in a commit of metadata. */
+  metadataGroupSize: Summary;
 }

@@ -60,14 +60,35 @@ export function checkId(field: string, id: unknown): asserts id is string {
   }
 }
 
+export function checkText(field: string, text: unknown): asserts text is string {
+  if (typeof text !== 'string') {
+    throw invalid(`${field} must be a string, got ${shown(text)}`);
+  }
+}
+
+/** A revision that is expected or given; a negative one is as good as none. */
+export function checkRevision(field: string, revision: unknown): number | undefined {
+  if (revision === undefined) {
+    return undefined;
+  }
+  if (!Number.isSafeInteger(revision)) {
+    throw invalid(`${field} must be a whole number, got ${shown(revision)}`);
+  }
+  return revision as number;
+}
+
+export function checkWhole(field: string, number: unknown): asserts number is number {
+  if (!Number.isSafeInteger(number) || (number as number) < 0) {
+    throw invalid(`${field} must be a whole number from 0 to 2^53-1, got ${shown(number)}`);
+  }
+}
+
 /** The epoch as the core takes it; -1 for none. */
 export function checkEpoch(epoch: unknown): number {
   if (epoch === undefined) {
     return -1;
   }
-  if (typeof epoch !== 'number' || !Number.isSafeInteger(epoch) || epoch < 0) {
-    throw invalid(`epoch must be a whole number from 0 to 2^53-1, got ${shown(epoch)}`);
-  }
+  checkWhole('epoch', epoch);
   return epoch;
 }
 
@@ -178,6 +199,9 @@ const KINDS: Record<string, Kind> = {
   limits: {
     maxIdBytes: 'count',
     maxStateBytes: 'count',
+    maxMetadataKeyBytes: 'count',
+    maxMetadataValueBytes: 'count',
+    maxMetadataRecordBytes: 'count',
     maxBatchSize: 'count',
     maxQueue: 'count',
     commandTimeoutMs: 'count',

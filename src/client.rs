@@ -5,11 +5,13 @@ use crate::{
     expiry::Reaper,
     heartbeat::{self, Engine, Request, Settle},
     keys::Keys,
+    metadata::Metadata,
     metrics::{Gauges, Metrics, MetricsValues, count},
     model::{
         error::{Error, Result},
         ids,
         limits::Limits,
+        metadata::{Channel, change::Change},
         presence::{Epoch, Member, Place, Sweep},
         state::State,
     },
@@ -46,6 +48,7 @@ pub struct Client {
     engine: Arc<Engine>,
     settle: Arc<dyn Settle>,
     reaper: Arc<Reaper>,
+    metadata: Arc<Metadata>,
     metrics: Arc<Metrics>,
     limits: Limits,
     ttl_ms: u64,
@@ -102,12 +105,14 @@ impl Client {
             },
             due,
         });
+        let metadata = Metadata::new(store.clone(), metrics.clone(), (&limits).into());
         Ok(Client {
             store,
             directory,
             engine,
             settle: outlet,
             reaper,
+            metadata: Arc::new(metadata),
             metrics,
             limits,
             ttl_ms: options.ttl_ms,
@@ -201,12 +206,33 @@ impl Client {
         .await
     }
 
+    /// Changes a channel's metadata; the record after it, as the JSON text of the response
+    /// (spec section 7).
+    pub async fn change_metadata(&self, channel: Channel, change: Change) -> Result<String> {
+        self.call(async {
+            channel.check(&self.limits)?;
+            self.metadata.change(channel, change).await
+        })
+        .await
+    }
+
+    /// A channel's metadata as the JSON text of the response (spec 7.4).
+    pub async fn metadata(&self, channel: &Channel) -> Result<String> {
+        self.call(async {
+            channel.check(&self.limits)?;
+            self.metadata.get(channel).await
+        })
+        .await
+    }
+
     /// Events of the topic go to the outlet once this resolves. Counted: each call needs its
     /// [`Client::unsubscribe`].
     pub async fn subscribe(&self, topic: Topic) -> Result<()> {
         self.call(async {
-            if let Topic::Room(room) = &topic {
-                ids::check("roomId", room, &self.limits)?;
+            match &topic {
+                Topic::Room(room) => ids::check("roomId", room, &self.limits)?,
+                Topic::Channel(channel) => channel.check(&self.limits)?,
+                Topic::AllRooms | Topic::AllChannels | Topic::Expirations => {}
             }
             // Held over the call, so that a subscribe and an unsubscribe of one topic do not
             // overtake each other on their way to the server.
@@ -260,6 +286,7 @@ impl Client {
     pub fn metrics(&self) -> MetricsValues {
         self.metrics.values(Gauges {
             heartbeat_queue: self.engine.queued() as u64,
+            metadata_queue: self.metadata.waiting() as u64,
             known_connections: self.directory.len() as u64,
             pending_calls: self.calls.len() as u64,
         })

@@ -5,6 +5,7 @@
 //! exception, `prs:conn:<connId>:state` against a connection id that ends in `:state`, is refused
 //! in `model/ids.rs`.
 
+use crate::model::metadata::Channel;
 use std::fmt::Write as _;
 
 /// How many shards the due index has by default.
@@ -134,6 +135,34 @@ impl Keys {
             .strip_suffix("}:events")
     }
 
+    /// The hash with a channel's record.
+    pub fn channel_meta(&self, Channel { kind, name }: &Channel) -> String {
+        // No kind holds a colon, so the first one ends it.
+        self.join(&["{chan:", kind, ":", name, "}:meta"])
+    }
+
+    pub fn channel_events(&self, Channel { kind, name }: &Channel) -> String {
+        join(
+            &self.channel_prefix,
+            &["{chan:", kind, ":", name, "}:meta_events"],
+        )
+    }
+
+    /// The pattern that matches the event channel of every channel's metadata.
+    pub fn channel_events_pattern(&self) -> String {
+        let prefix = glob_escape(&self.channel_prefix);
+        format!("{prefix}{{chan:*}}:meta_events")
+    }
+
+    /// The channel whose metadata events come on this Redis channel, if it is one of those.
+    pub fn channel_of_events(&self, channel: &str) -> Option<Channel> {
+        let both = channel
+            .strip_prefix(&*self.channel_prefix)?
+            .strip_prefix("{chan:")?
+            .strip_suffix("}:meta_events")?;
+        Channel::read(both)
+    }
+
     fn room_part(&self, room: &str, part: &str) -> String {
         self.join(&["{room:", room, "}:", part])
     }
@@ -196,6 +225,13 @@ mod tests {
         assert_eq!(keys().events_pattern(), "prs:{room:*}:events");
         assert_eq!(keys().lock("l1"), "prs:lock:l1");
         assert_eq!(keys().lock_token("l1"), "prs:{prs:lock:l1}:token");
+        let channel = Channel::new("doc", "a:b");
+        assert_eq!(keys().channel_meta(&channel), "prs:{chan:doc:a:b}:meta");
+        assert_eq!(
+            keys().channel_events(&channel),
+            "prs:{chan:doc:a:b}:meta_events"
+        );
+        assert_eq!(keys().channel_events_pattern(), "prs:{chan:*}:meta_events");
     }
 
     #[test]
@@ -224,6 +260,14 @@ mod tests {
         }
 
         #[test]
+        fn spec_2_2_a_channel_can_be_read_back_from_its_events(kind in "[^:]*", name in ".*") {
+            let channel = Channel::new(&kind, &name);
+            let events = keys().channel_events(&channel);
+            prop_assert_eq!(keys().channel_of_events(&events), Some(channel));
+            prop_assert_eq!(keys().room_of_events(&events), None);
+        }
+
+        #[test]
         fn spec_2_2_different_ids_never_make_the_same_key(
             a in "(\\{prs:lock:)?[:{}a-c]{0,6}(conns|rooms|:state|\\}:conns|\\}:token)?",
             b in "(\\{prs:lock:)?[:{}a-c]{0,6}(conns|rooms|:state|\\}:conns|\\}:token)?",
@@ -234,6 +278,8 @@ mod tests {
                     keys().conn(id), r.conns, r.members, r.last_seen, r.conn_meta, r.events,
                     keys().user_conns(id), keys().user_rooms(id),
                     keys().lock(id), keys().lock_token(id),
+                    keys().channel_meta(&Channel::new("t", id)),
+                    keys().channel_events(&Channel::new("t", id)),
                 ]
             };
             let (of_a, of_b) = (names(&a), names(&b));

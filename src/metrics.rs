@@ -67,6 +67,12 @@ counters! {
     repairs,
     /// Notifications of expirations that came in.
     notifications,
+    /// Changes of metadata that were written.
+    metadata_changes,
+    /// Commits of metadata that were sent, each with the changes of one channel that had come.
+    metadata_commits,
+    /// Commits that found another record than the one that they were computed on.
+    metadata_retries,
 }
 
 /// One client's metrics.
@@ -79,6 +85,8 @@ pub struct Metrics {
     /// How long after its TTL the latest removal of a pass came.
     pub sweep_lag: Latency,
     pub sweep_duration: Latency,
+    /// Changes in a commit of metadata.
+    pub group_size: Latency,
 }
 
 impl Metrics {
@@ -92,6 +100,7 @@ impl Metrics {
                 heartbeat_batch_size: self.batch_size.summary(1.0),
                 sweep_lag_ms: self.sweep_lag.summary(1_000.0),
                 sweep_duration_ms: self.sweep_duration.summary(1_000.0),
+                metadata_group_size: self.group_size.summary(1.0),
             },
         }
     }
@@ -109,6 +118,8 @@ pub struct Gauges {
     pub heartbeat_queue: u64,
     /// Connections that this node remembers the place of.
     pub known_connections: u64,
+    /// Changes of metadata waiting to be sent.
+    pub metadata_queue: u64,
     /// Calls that are under way.
     pub pending_calls: u64,
 }
@@ -132,6 +143,7 @@ pub struct Histograms {
     pub heartbeat_batch_size: Summary,
     pub sweep_lag_ms: Summary,
     pub sweep_duration_ms: Summary,
+    pub metadata_group_size: Summary,
 }
 
 #[derive(Clone, Debug, Serialize)]

@@ -85,6 +85,8 @@ pub struct Error {
     pub outcome_unknown: bool,
     /// What the layer below said, free of secrets.
     pub cause: Option<String>,
+    /// With `METADATA_CONFLICT`: the record as it is, as the JSON text that a response has.
+    pub current: Option<Box<str>>,
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -96,6 +98,7 @@ impl Error {
             message: message.into(),
             outcome_unknown: false,
             cause: None,
+            current: None,
         }
     }
 

@@ -76,9 +76,9 @@ fn escaped(key: &str) -> bool {
     key.contains('\\')
 }
 
-/// The key's characters. Bytes, because a JavaScript string may hold half a surrogate pair
+/// The characters of a JSON string; `None` if it is none. Bytes, because a JavaScript string may hold half a surrogate pair
 /// (`"\ud800"`), which serde_json decodes as WTF-8.
-fn decoded(key: &str) -> Option<Cow<'_, [u8]>> {
+pub fn decoded(key: &str) -> Option<Cow<'_, [u8]>> {
     struct Bytes<'a>(Cow<'a, [u8]>);
     struct BytesVisitor;
     impl<'de> Visitor<'de> for BytesVisitor {

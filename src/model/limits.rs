@@ -11,9 +11,16 @@ pub struct Limits {
     pub max_id_bytes: usize,
     /// Longest state as JSON text. Default 1 MiB.
     pub max_state_bytes: usize,
-    /// Most heartbeats in one batch. Default 256.
+    /// Longest key of a metadata item. Default 4 KiB.
+    pub max_metadata_key_bytes: usize,
+    /// Longest value of a metadata item. Default 1 MiB.
+    pub max_metadata_value_bytes: usize,
+    /// Longest record of a channel: all its items as JSON text. Default 8 MiB.
+    pub max_metadata_record_bytes: usize,
+    /// Most heartbeats in one batch, and most changes of one channel in one commit. Default 256.
     pub max_batch_size: usize,
-    /// Most heartbeats waiting; beyond it `heartbeat` rejects with `OVERLOADED`. Default 100 000.
+    /// Most heartbeats waiting, and most changes of metadata; beyond it they reject with
+    /// `OVERLOADED`. Default 100 000.
     pub max_queue: usize,
     /// How long a command may take before it fails with `TIMEOUT`. Default 2000 ms.
     pub command_timeout_ms: u64,
@@ -31,6 +38,9 @@ impl Default for Limits {
         Limits {
             max_id_bytes: 4 * 1024,
             max_state_bytes: 1024 * 1024,
+            max_metadata_key_bytes: 4 * 1024,
+            max_metadata_value_bytes: 1024 * 1024,
+            max_metadata_record_bytes: 8 * 1024 * 1024,
             max_batch_size: 256,
             max_queue: 100_000,
             command_timeout_ms: 2_000,
@@ -47,6 +57,18 @@ impl Limits {
         let positive = [
             ("limits.maxIdBytes", self.max_id_bytes as u64),
             ("limits.maxStateBytes", self.max_state_bytes as u64),
+            (
+                "limits.maxMetadataKeyBytes",
+                self.max_metadata_key_bytes as u64,
+            ),
+            (
+                "limits.maxMetadataValueBytes",
+                self.max_metadata_value_bytes as u64,
+            ),
+            (
+                "limits.maxMetadataRecordBytes",
+                self.max_metadata_record_bytes as u64,
+            ),
             ("limits.maxBatchSize", self.max_batch_size as u64),
             ("limits.maxQueue", self.max_queue as u64),
             ("limits.commandTimeoutMs", self.command_timeout_ms),

@@ -274,7 +274,7 @@ impl NativeClient {
         }
     }
 
-    fn call<F>(
+    pub(super) fn call<F>(
         &self,
         call: f64,
         work: impl FnOnce(Arc<Client>) -> F + Send + 'static,
@@ -333,7 +333,8 @@ fn topic(feed: u32, name: &str) -> Result<Topic> {
     let feed = Feed::ALL
         .get(feed as usize)
         .ok_or_else(|| Error::internal(format!("there is no feed {feed}")))?;
-    Ok(feed.topic(name))
+    feed.topic(name)
+        .ok_or_else(|| Error::internal(format!("{name:?} names nothing of feed {}", feed.number())))
 }
 
 /// How many bytes the first `units` UTF-16 units of `text` are.

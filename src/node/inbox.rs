@@ -261,8 +261,9 @@ fn separate(list: &mut String, index: usize) {
 
 fn error_json(error: &Error) -> String {
     let cause = error.cause.as_deref().map_or_else(|| "null".into(), quote);
+    let current = error.current.as_deref().unwrap_or("null");
     format!(
-        r#"{{"code":"{}","message":{},"unknown":{},"cause":{cause}}}"#,
+        r#"{{"code":"{}","message":{},"unknown":{},"cause":{cause},"current":{current}}}"#,
         error.code,
         quote(&error.message),
         error.outcome_unknown,

@@ -4,6 +4,7 @@
 
 mod client;
 mod inbox;
+mod metadata;
 
 use crate::model::error::Code;
 use napi_derive::napi;

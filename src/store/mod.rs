@@ -1,18 +1,22 @@
 //! What Rollcall asks of a store: a dozen atomic operations, implemented on Redis
-//! (`store/redis/`) and in the process (`store/memory.rs`), and held to one conformance suite.
+//! (`store/redis/`) and in the process (`store/memory/`), and held to one conformance suite.
 //!
 //! An operation is atomic with its event (spec 3.10). It knows nothing of retries, batching or
-//! what the node remembers: that is the capabilities' part (`presence/`, `heartbeat/`, `expiry/`).
+//! what the node remembers: that is the capabilities' part (`presence/`, `heartbeat/`, `expiry/`,
+//! `metadata/`).
 
 pub mod memory;
+pub mod metadata;
 pub mod redis;
 
 use crate::model::{
     error::Result,
+    metadata::Channel,
     presence::{Epoch, Member, Place, Sweep},
     state::State,
 };
 use futures_util::future::BoxFuture;
+use metadata::MetadataStore;
 use std::sync::Arc;
 
 /// A connection that is to join.
@@ -127,6 +131,10 @@ pub enum Topic {
     Room(Arc<str>),
     /// Expirations of connections, as the store notices them.
     Expirations,
+    /// Metadata events of every channel.
+    AllChannels,
+    /// Metadata events of one channel.
+    Channel(Channel),
 }
 
 /// A kind of subscription whose events go to JavaScript, which knows it by its number.
@@ -136,23 +144,30 @@ pub enum Feed {
     AllRooms,
     /// Presence events of single rooms.
     Room,
+    /// Metadata events of every channel.
+    AllChannels,
+    /// Metadata events of single channels.
+    Channel,
 }
 
 impl Feed {
     /// Every feed, in the order of their numbers.
-    pub const ALL: [Feed; 2] = [Feed::AllRooms, Feed::Room];
+    pub const ALL: [Feed; 4] = [Feed::AllRooms, Feed::Room, Feed::AllChannels, Feed::Channel];
 
     /// Its number; `js/dispatcher.ts` has the same.
     pub fn number(self) -> u8 {
         self as u8
     }
 
-    /// What is to be subscribed to for this feed. `name`: the room, for a feed of single ones.
-    pub fn topic(self, name: &str) -> Topic {
-        match self {
+    /// What is to be subscribed to for this feed. `name`: the room, or `<type>:<name>` of the
+    /// channel, for a feed of single ones; `None` if that is no name.
+    pub fn topic(self, name: &str) -> Option<Topic> {
+        Some(match self {
             Feed::AllRooms => Topic::AllRooms,
             Feed::Room => Topic::Room(name.into()),
-        }
+            Feed::AllChannels => Topic::AllChannels,
+            Feed::Channel => Topic::Channel(Channel::read(name)?),
+        })
     }
 }
 
@@ -230,7 +245,7 @@ impl LogLevel {
 }
 
 /// The atomic operations.
-pub trait Store: Send + Sync + 'static {
+pub trait Store: MetadataStore + Send + Sync + 'static {
     /// Joins (spec 3.1, 3.2). `previous`: where the connection is, if the caller knows.
     fn join<'a>(
         &'a self,

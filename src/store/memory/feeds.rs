@@ -1,6 +1,9 @@
 //! Who gets which events.
 
-use crate::store::{EventSink, Feed, Topic};
+use crate::{
+    model::metadata::Channel,
+    store::{EventSink, Feed, Topic},
+};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -49,6 +52,20 @@ impl Feeds {
             [
                 (Feed::Room, Topic::Room(room.clone())),
                 (Feed::AllRooms, Topic::AllRooms),
+            ],
+            text,
+        );
+    }
+
+    /// The same for a metadata event of a channel.
+    pub(super) fn publish_metadata(&self, channel: &Channel, text: impl FnOnce() -> String) {
+        if self.0.is_empty() {
+            return;
+        }
+        self.hand_out(
+            [
+                (Feed::Channel, Topic::Channel(channel.clone())),
+                (Feed::AllChannels, Topic::AllChannels),
             ],
             text,
         );

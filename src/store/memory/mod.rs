@@ -6,6 +6,7 @@
 
 mod clock;
 mod feeds;
+mod metadata;
 mod presence;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ mod tests;
 use self::{
     clock::Clock,
     feeds::{Feeds, HandleId},
+    metadata::Metadata,
     presence::Presence,
 };
 use crate::{
@@ -53,6 +55,7 @@ struct Core {
 #[derive(Default)]
 struct Data {
     presence: Presence,
+    metadata: Metadata,
     feeds: Feeds,
 }
 

@@ -1,11 +1,12 @@
 //! The store on one Redis server: the connections, and the operations as calls of scripts.
-//! Operations are grouped as the capabilities are: `presence.rs`, `heartbeat.rs`, `expiry.rs`.
+//! Operations are grouped as the capabilities are: `presence.rs`, `heartbeat.rs`, `expiry/`, `metadata.rs`.
 
 pub mod config;
 mod errors;
 mod expiry;
 mod heartbeat;
 mod link;
+mod metadata;
 mod presence;
 pub mod scripts;
 mod server;

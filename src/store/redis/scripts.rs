@@ -72,6 +72,7 @@ scripts!(
     HEARTBEAT_BATCH,
     JOIN,
     LEAVE,
+    METADATA_COMMIT,
     REAP,
     REPAIR,
     SWEEP_CANDIDATES,
@@ -102,6 +103,18 @@ pub mod heartbeat {
     pub const STALE: i64 = 2;
     pub const ELSEWHERE: i64 = 3;
     pub const CONFLICT: i64 = 4;
+}
+
+/// Codes of `metadata_commit.lua`.
+pub mod metadata_commit {
+    pub const COMMITTED: i64 = 0;
+    pub const LOCKED: i64 = 1;
+    pub const CHANGED: i64 = 2;
+
+    pub const NOT_HELD: i64 = 0;
+    pub const HELD_BY_OTHER: i64 = 1;
+    pub const OUTRUN: i64 = 2;
+    pub const UNREADABLE: i64 = 3;
 }
 
 /// Reads a script's reply, part by part.
@@ -212,6 +225,18 @@ mod tests {
                     ("STALE", heartbeat::STALE),
                     ("ELSEWHERE", heartbeat::ELSEWHERE),
                     ("CONFLICT", heartbeat::CONFLICT),
+                ]),
+            ),
+            (
+                "metadata_commit",
+                table([
+                    ("COMMITTED", metadata_commit::COMMITTED),
+                    ("LOCKED", metadata_commit::LOCKED),
+                    ("CHANGED", metadata_commit::CHANGED),
+                    ("NOT_HELD", metadata_commit::NOT_HELD),
+                    ("HELD_BY_OTHER", metadata_commit::HELD_BY_OTHER),
+                    ("OUTRUN", metadata_commit::OUTRUN),
+                    ("UNREADABLE", metadata_commit::UNREADABLE),
                 ]),
             ),
         ]);

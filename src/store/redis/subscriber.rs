@@ -7,6 +7,7 @@ use crate::{
         error::{Code, Error, Result},
         event,
         limits::Limits,
+        metadata::event::is_metadata_event,
     },
     store::{
         EventSink, Feed, LogLevel, Topic, Watch,
@@ -46,6 +47,7 @@ struct Shared {
     keys: Keys,
     sink: Arc<dyn EventSink>,
     most_event_bytes: usize,
+    most_metadata_event_bytes: usize,
     /// Start of the keys of connections, and where the server says which of them have expired.
     conn_prefix: String,
     expired_channel: String,
@@ -61,6 +63,11 @@ impl Subscriber {
             shared: Arc::new(Shared {
                 sink,
                 most_event_bytes: limits.max_state_bytes.saturating_add(EVENT_OVERHEAD),
+                // An item is a little longer in an event than in a record: at worst by a third.
+                most_metadata_event_bytes: limits
+                    .max_metadata_record_bytes
+                    .saturating_mul(2)
+                    .saturating_add(EVENT_OVERHEAD),
                 conn_prefix: keys.conn(""),
                 expired_channel: expiry::expired_channel(target.db),
                 keys,
@@ -207,6 +214,12 @@ impl Shared {
                 .arg(self.keys.room_events(room))
                 .to_owned(),
             Topic::Expirations => redis::cmd(channel).arg(&self.expired_channel).to_owned(),
+            Topic::AllChannels => redis::cmd(pattern)
+                .arg(self.keys.channel_events_pattern())
+                .to_owned(),
+            Topic::Channel(of) => redis::cmd(channel)
+                .arg(self.keys.channel_events(of))
+                .to_owned(),
         }
     }
 
@@ -223,21 +236,30 @@ impl Shared {
             }
             return;
         }
-        let heard = text(channel).and_then(|channel| {
-            let room = self.keys.room_of_events(channel)?;
-            let payload = text(payload)?;
-            (payload.len() <= self.most_event_bytes && event::is_presence_event(payload, room))
-                .then_some(payload)
-        });
-        let Some(payload) = heard else {
-            return self.sink.malformed();
-        };
-        let feed = if is_pattern {
-            Feed::AllRooms
+        let heard = text(channel).zip(text(payload));
+        match heard.and_then(|(channel, payload)| {
+            Some((self.feed(is_pattern, channel, payload)?, payload))
+        }) {
+            Some((feed, payload)) => {
+                self.sink.event(feed, payload);
+            }
+            None => self.sink.malformed(),
+        }
+    }
+
+    /// To which feed a message belongs; `None` if it is no event of the channel that it came on.
+    fn feed(&self, is_pattern: bool, channel: &str, payload: &str) -> Option<Feed> {
+        let (fits, of_all, of_one) = if let Some(room) = self.keys.room_of_events(channel) {
+            let fits =
+                payload.len() <= self.most_event_bytes && event::is_presence_event(payload, room);
+            (fits, Feed::AllRooms, Feed::Room)
         } else {
-            Feed::Room
+            let of = self.keys.channel_of_events(channel)?;
+            let fits =
+                payload.len() <= self.most_metadata_event_bytes && is_metadata_event(payload, &of);
+            (fits, Feed::AllChannels, Feed::Channel)
         };
-        self.sink.event(feed, payload);
+        fits.then_some(if is_pattern { of_all } else { of_one })
     }
 }
 

@@ -1,0 +1,204 @@
+// Channel metadata as `client.metadata`: checks what only JavaScript can check and passes calls to
+// the core as JSON text, in which a key named `__proto__` is a key like any other.
+
+import { channelKey, type Dispatcher, FEEDS } from './dispatcher.js';
+import { invalid } from './errors.js';
+import type {
+  ChannelMetadata,
+  ChannelRef,
+  MetadataHandler,
+  MetadataSubscribeOptions,
+  RemoveMetadata,
+  SetMetadata,
+  UpdateMetadata,
+} from './metadata-types.js';
+import type { Session } from './session.js';
+import type { Unsubscribe } from './types.js';
+import {
+  checkFlag,
+  checkHandler,
+  checkId,
+  checkOptions,
+  checkRevision,
+  checkText,
+  checkWhole,
+  unreadable,
+} from './validate.js';
+
+type Operation = 'set' | 'update' | 'remove';
+
+const FIELDS = [
+  'channelName',
+  'channelType',
+  'data',
+  'options',
+  'actorUserId',
+  'fencingToken',
+] as const;
+
+/**
+ * The metadata of channels: a small versioned record of items for each. Every change is one atomic
+ * step with its event; changes of one channel that come while others are on their way share it.
+ * Writers that expect no revision never see a conflict, and none of their changes is lost.
+ *
+ * Changes reject with `METADATA_CONFLICT` (the error's `current` is the record as it is),
+ * `METADATA_LOCK`, `METADATA_INVALID`, `CORRUPT_DATA` (somebody else's text under our key),
+ * `OVERLOADED`, and as everything does with `INVALID_ARGUMENT`, `UNAVAILABLE`, `TIMEOUT`,
+ * `PERMISSION`, `CLOSED`.
+ */
+export class Metadata {
+  readonly #session: Session;
+  readonly #dispatcher: Dispatcher<never>;
+
+  /** @internal */
+  constructor(session: Session, dispatcher: unknown) {
+    this.#session = session;
+    this.#dispatcher = dispatcher as Dispatcher<never>;
+  }
+
+  /** Replaces the whole record. */
+  set(change: SetMetadata): Promise<ChannelMetadata> {
+    return this.#change('set', change);
+  }
+
+  /**
+   * Changes items that exist; each gets its next revision.
+   *
+   * @throws `METADATA_INVALID` when the record or an item does not exist; then nothing is changed.
+   */
+  update(change: UpdateMetadata): Promise<ChannelMetadata> {
+    return this.#change('update', change);
+  }
+
+  /** Removes the named items, or all. With nothing to remove there is no new revision, and no event. */
+  remove(change: RemoveMetadata): Promise<ChannelMetadata> {
+    return this.#change('remove', change);
+  }
+
+  /** The record; of a channel that is unknown, one without items and with major revision 0. */
+  async get(channel: ChannelRef): Promise<ChannelMetadata> {
+    checkOptions('metadata.get', channel);
+    const { channelName, channelType } = read(channel, ['channelName', 'channelType']);
+    checkId('channelName', channelName);
+    checkId('channelType', channelType);
+    return (await this.#session.call('metadataGet', channelType, channelName)) as ChannelMetadata;
+  }
+
+  /**
+   * Calls `handler` for each metadata event of all channels, or of one. Resolves once Redis has
+   * confirmed the subscription. For a channel, events come in the order of its revisions.
+   *
+   * @returns what ends the subscription. An open subscription keeps the process alive.
+   */
+  async subscribe(
+    handler: MetadataHandler,
+    options: MetadataSubscribeOptions = {},
+  ): Promise<Unsubscribe> {
+    checkHandler('handler', handler);
+    checkOptions('metadata.subscribe', options);
+    const { channelName, channelType } = read(options, ['channelName', 'channelType']);
+    if (channelName === undefined && channelType === undefined) {
+      const remove = this.#dispatcher.addMetadata(undefined, handler);
+      return this.#session.subscribe(FEEDS.allChannels, '', remove);
+    }
+    checkId('channelName', channelName);
+    checkId('channelType', channelType);
+    if (channelType.includes(':')) {
+      throw invalid('channelType must not hold a colon');
+    }
+    const key = channelKey({ channelType, channelName });
+    const remove = this.#dispatcher.addMetadata(key, handler);
+    return this.#session.subscribe(FEEDS.channel, key, remove);
+  }
+
+  async #change(operation: Operation, change: object): Promise<ChannelMetadata> {
+    checkOptions(`metadata.${operation}`, change);
+    const { channelName, channelType, data, options, actorUserId, fencingToken } = read(
+      change,
+      FIELDS,
+    );
+    checkId('channelName', channelName);
+    checkId('channelType', channelType);
+    if (actorUserId !== undefined) {
+      checkId('actorUserId', actorUserId);
+    }
+    if (fencingToken !== undefined) {
+      checkWhole('fencingToken', fencingToken);
+    }
+    const request = JSON.stringify({
+      data: itemsOf(operation, data),
+      ...optionsOf(options),
+      actorUserId,
+      fencingToken,
+    });
+    return (await this.#session.call(
+      'metadataChange',
+      operation,
+      channelType,
+      channelName,
+      request,
+    )) as ChannelMetadata;
+  }
+}
+
+/** Reads fields of an object that a caller made; one that throws is named. */
+function read<Field extends string>(
+  from: object,
+  fields: readonly Field[],
+): { [Name in Field]: unknown } {
+  try {
+    const values = fields.map((field) => [field, (from as Record<string, unknown>)[field]]);
+    return Object.fromEntries(values) as { [Name in Field]: unknown };
+  } catch (error) {
+    throw unreadable(from, fields, error);
+  }
+}
+
+function optionsOf(options: unknown): object {
+  if (options === undefined) {
+    return {};
+  }
+  checkOptions('options', options);
+  const { majorRevision, lockName, addTimestamp, addUserId } = read(options, [
+    'majorRevision',
+    'lockName',
+    'addTimestamp',
+    'addUserId',
+  ]);
+  if (lockName !== undefined) {
+    checkId('options.lockName', lockName);
+  }
+  return {
+    majorRevision: checkRevision('options.majorRevision', majorRevision),
+    lockName,
+    addTimestamp: checkFlag('options.addTimestamp', addTimestamp, false),
+    addUserId: checkFlag('options.addUserId', addUserId, false),
+  };
+}
+
+function itemsOf(operation: Operation, data: unknown): object[] {
+  if (data === undefined) {
+    return [];
+  }
+  if (!Array.isArray(data)) {
+    throw invalid('data must be an array of items, each with a key');
+  }
+  // By index: a hole is an item too, and no good one.
+  return Array.from({ length: data.length }, (_, place) => {
+    const field = `data[${place}]`;
+    const item: unknown = data[place];
+    checkOptions(field, item);
+    const { key, value, revision } = read(item, ['key', 'value', 'revision']);
+    checkText(`${field}.key`, key);
+    if (!key.isWellFormed()) {
+      throw invalid(`${field}.key holds half a surrogate pair, which is no Unicode text`);
+    }
+    if (operation === 'remove') {
+      return { key };
+    }
+    if (value !== undefined) {
+      checkText(`${field}.value`, value);
+    }
+    return { key, value, revision: checkRevision(`${field}.revision`, revision) };
+  });
+}

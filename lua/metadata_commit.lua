@@ -1,0 +1,94 @@
+-- metadata_commit: writes what changes have made of a channel's record, if the record is still the
+-- one that they were computed on and the locks that they ask for are held, and publishes their events.
+--
+-- KEYS[1]  – prs:{chan:<type>:<name>}:meta
+-- KEYS[2]  – prs:{chan:<type>:<name>}:meta_events (channel)
+-- KEYS[3..] – for each lock: its key, and the key of its fencing token
+--
+-- ARGV[1] – items that the changes were computed on (exact text, '' for missing)
+-- ARGV[2] – majorRevision that they were computed on (exact text, '' for missing)
+-- ARGV[3] – majorRevision after them, '' to write nothing
+-- ARGV[4] – totalCount after them
+-- ARGV[5] – how many events there are
+-- ARGV[6..] – for each lock: who must own it ('' for nobody), fencing token of the grant ('' for none)
+-- then for each event: its text before the timestamp, its text after it
+-- then the items after the changes: the parts between which the time belongs
+--
+-- Returns {COMMITTED, now, the same in ISO 8601}
+--      or {LOCKED, lock, NOT_HELD | HELD_BY_OTHER | OUTRUN | UNREADABLE, newest token or '', …}: three
+--         for each lock that does not let the changes through; locks are counted from 0
+--      or {CHANGED, items, majorRevision, now}: the locks let them through, but the record is this one
+-- Only COMMITTED has written anything.
+--
+-- Races: compare, check of the locks, write and events are one step, so of two changes that were
+-- computed on one record only the first is written; the other gets the record back and is computed
+-- anew. The whole text is compared: nodes that know nothing of this script check first and write
+-- later, so they can write the same majorRevision twice, with other items.
+-- @include now
+-- @include event
+-- @include iso
+local COMMITTED = 0
+local LOCKED = 1
+local CHANGED = 2
+
+local NOT_HELD = 0
+local HELD_BY_OTHER = 1
+local OUTRUN = 2
+local UNREADABLE = 3
+
+local after, total, events = ARGV[3], ARGV[4], tonumber(ARGV[5])
+local locks = (#KEYS - 2) / 2
+
+-- Tokens are whole numbers in decimal digits. As texts they compare exactly, however long they are.
+local function older(a, b)
+  return #a < #b or #a == #b and a < b
+end
+
+local function refusal(i)
+  local actor, token = ARGV[6 + 2 * i], ARGV[7 + 2 * i]
+  local owner = redis.pcall('GET', KEYS[3 + 2 * i])
+  if type(owner) == 'table' then
+    return UNREADABLE, ''
+  elseif not owner then
+    return NOT_HELD, ''
+  elseif actor == '' or owner ~= actor then
+    return HELD_BY_OTHER, ''
+  elseif token ~= '' then
+    local newest = redis.pcall('GET', KEYS[4 + 2 * i])
+    if type(newest) == 'table' then
+      return UNREADABLE, ''
+    elseif newest and older(token, newest) then
+      return OUTRUN, newest
+    end
+  end
+end
+
+local refused = { LOCKED }
+for i = 0, locks - 1 do
+  local why, newest = refusal(i)
+  if why then
+    refused[#refused + 1] = i
+    refused[#refused + 1] = why
+    refused[#refused + 1] = newest
+  end
+end
+if #refused > 1 then
+  return refused
+end
+
+local found = redis.call('HMGET', KEYS[1], 'items', 'majorRevision')
+local items, major = found[1] or '', found[2] or ''
+if items ~= ARGV[1] or major ~= ARGV[2] then
+  return { CHANGED, items, major, integer(now) }
+end
+
+local time = iso_time(now)
+if after ~= '' then
+  local first = 6 + 2 * locks
+  redis.call('HSET', KEYS[1], 'items', table.concat(ARGV, time, first + 2 * events),
+    'totalCount', total, 'majorRevision', after)
+  for at = first, first + 2 * events - 1, 2 do
+    redis.call('PUBLISH', KEYS[2], ARGV[at] .. integer(now) .. ARGV[at + 1])
+  end
+end
+return { COMMITTED, integer(now), time }

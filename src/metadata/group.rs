@@ -1,0 +1,139 @@
+//! The changes that go into one commit: applied one after the other, each with its own outcome.
+
+use super::queues::Waiting;
+use crate::{
+    model::{
+        error::{Error, Result},
+        metadata::{
+            Channel,
+            change::{Contents, LockCheck, LockState, Verdict},
+            record::View,
+        },
+    },
+    store::metadata::Write,
+};
+
+/// Every change is answered with the whole record. With big records a group is cut short, so that
+/// their texts do not fill the memory.
+const MOST_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+
+pub(super) struct Group {
+    waiting: Vec<Waiting>,
+    /// What becomes of each, if the record is the one that they were applied to.
+    verdicts: Vec<Verdict>,
+    write: Option<Write>,
+}
+
+impl Group {
+    pub fn new(waiting: Vec<Waiting>) -> Self {
+        Group {
+            waiting,
+            verdicts: Vec::new(),
+            write: None,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// How many of the changes change something.
+    pub fn changes(&self) -> u64 {
+        self.write
+            .as_ref()
+            .map_or(0, |write| write.events.len() as u64)
+    }
+
+    /// Applies the changes to the record, in order. Returns those for which there is no room.
+    pub fn apply(&mut self, channel: &Channel, contents: &mut Contents) -> Vec<Waiting> {
+        self.verdicts.clear();
+        let mut bytes = 0;
+        let mut events = Vec::new();
+        let mut last: Option<View> = None;
+        for waiting in &self.waiting {
+            let mut verdict = waiting.change.apply(channel, contents);
+            if let Verdict::Changed(view, event) = &mut verdict {
+                bytes += view.items.bare().len() + event.head.len();
+                events.push(std::mem::take(event));
+                last = Some(view.clone());
+            }
+            self.verdicts.push(verdict);
+            if bytes > MOST_ANSWER_BYTES {
+                break;
+            }
+        }
+        self.write = last.map(|view| Write {
+            items: view.items,
+            total: view.total,
+            major: view.major,
+            events,
+        });
+        self.waiting.split_off(self.verdicts.len())
+    }
+
+    /// What is to be written, if anything is.
+    pub fn write(&self) -> Option<&Write> {
+        self.write.as_ref()
+    }
+
+    /// The locks that must be held, each once.
+    pub fn locks(&self) -> Vec<&LockCheck> {
+        let mut locks: Vec<&LockCheck> = Vec::new();
+        for lock in self.waiting.iter().filter_map(|w| w.change.lock.as_ref()) {
+            if !locks.contains(&lock) {
+                locks.push(lock);
+            }
+        }
+        locks
+    }
+
+    /// Takes out the changes that a lock does not let through, and says why: those of
+    /// [`Group::locks`], by their places.
+    pub fn refuse(&mut self, refused: &[(usize, LockState)]) {
+        let locks = self.locks();
+        let states: Vec<(LockCheck, LockState)> = refused
+            .iter()
+            .filter_map(|(place, state)| Some(((*locks.get(*place)?).clone(), *state)))
+            .collect();
+        for waiting in std::mem::take(&mut self.waiting) {
+            let lock = waiting.change.lock.as_ref();
+            match states.iter().find(|(refused, _)| Some(refused) == lock) {
+                None => self.waiting.push(waiting),
+                Some((lock, state)) => {
+                    let error = lock.refusal(*state);
+                    waiting.answer_with(Err(error));
+                }
+            }
+        }
+    }
+
+    /// Gives every change its outcome.
+    pub fn answer(self, channel: &Channel, now_ms: u64, updated: &str) {
+        for (waiting, verdict) in self.waiting.into_iter().zip(self.verdicts) {
+            waiting.answer_with(outcome(verdict, channel, now_ms, updated));
+        }
+    }
+
+    /// Fails all of them with one error.
+    pub fn fail(self, error: &Error) {
+        for waiting in self.waiting {
+            waiting.answer_with(Err(error.clone()));
+        }
+    }
+}
+
+fn outcome(verdict: Verdict, channel: &Channel, now_ms: u64, updated: &str) -> Result<String> {
+    match verdict {
+        Verdict::Changed(view, _) | Verdict::Unchanged(view) => {
+            Ok(view.response(channel, now_ms, updated))
+        }
+        Verdict::Refused(mut error, current) => {
+            error.current = current.map(|view| view.response(channel, now_ms, updated).into());
+            Err(error)
+        }
+    }
+}

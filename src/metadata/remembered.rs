@@ -1,0 +1,141 @@
+//! Records as this node last wrote or read them, so that a change of a channel that nobody else is
+//! changing takes one round trip. Always a hint: a commit compares it with what is stored.
+
+use crate::model::metadata::{
+    Channel,
+    change::Contents,
+    record::{Record, Stored},
+};
+use lru::LruCache;
+
+/// Most bytes that are remembered, roughly, and most channels.
+const MOST_BYTES: usize = 32 * 1024 * 1024;
+const MOST_CHANNELS: usize = 10_000;
+
+/// A record: what is stored, to the letter, and the same to work with.
+pub(super) struct Known {
+    pub stored: Stored,
+    pub contents: Contents,
+}
+
+impl Known {
+    pub fn new(stored: Stored, contents: Contents) -> Self {
+        Known { stored, contents }
+    }
+
+    pub fn read(stored: Stored) -> Self {
+        let contents = Record::read(&stored);
+        Known { stored, contents }
+    }
+
+    /// The changes that `contents` has over `stored` were committed at this time.
+    pub fn settle(&mut self, updated: &str) {
+        if let Ok(record) = &mut self.contents {
+            record.fill(updated);
+            self.stored = Stored {
+                items: record.text.bare().into(),
+                major: record.major.to_string().into(),
+            };
+        }
+    }
+
+    /// Its text is held twice, in one piece and by item.
+    fn bytes(&self) -> usize {
+        let items = self
+            .contents
+            .as_ref()
+            .map_or(0, |record| record.items.len());
+        3 * self.stored.items.len() + 128 * items
+    }
+}
+
+impl Default for Known {
+    /// Nothing is known: as good a guess as any is that nothing is stored.
+    fn default() -> Self {
+        Known::new(Stored::default(), Ok(Record::default()))
+    }
+}
+
+pub(super) struct Remembered {
+    records: LruCache<Channel, Known>,
+    bytes: usize,
+}
+
+impl Default for Remembered {
+    fn default() -> Self {
+        Remembered {
+            records: LruCache::unbounded(),
+            bytes: 0,
+        }
+    }
+}
+
+impl Remembered {
+    /// Takes a record out: it is about to change.
+    pub fn take(&mut self, channel: &Channel) -> Option<Known> {
+        let known = self.records.pop(channel)?;
+        self.bytes -= known.bytes();
+        Some(known)
+    }
+
+    pub fn put(&mut self, channel: &Channel, known: Known) {
+        self.take(channel);
+        self.bytes += known.bytes();
+        self.records.put(channel.clone(), known);
+        while self.bytes > MOST_BYTES || self.records.len() > MOST_CHANNELS {
+            match self.records.pop_lru() {
+                Some((_, oldest)) => self.bytes -= oldest.bytes(),
+                None => break,
+            }
+        }
+    }
+
+    /// Remembers what was read, unless something newer is known (answers can overtake each other).
+    pub fn learn(&mut self, channel: &Channel, known: Known) {
+        let major = |known: &Known| known.contents.as_ref().map_or(0, |record| record.major);
+        match self.records.peek(channel) {
+            Some(old) if major(old) > major(&known) => {}
+            _ => self.put(channel, known),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(major: u64, bytes: usize) -> Known {
+        Known::read(Stored {
+            items: format!("{{\"k\":\"{}\"}}", "x".repeat(bytes)).into(),
+            major: major.to_string().into(),
+        })
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_the_oldest_goes_first() {
+        let mut remembered = Remembered::default();
+        let channel = |i: usize| Channel::new("t", &i.to_string());
+        for i in 0..40 {
+            remembered.put(&channel(i), known(1, 1024 * 1024));
+            remembered.put(&channel(0), known(i as u64, 10));
+        }
+        assert!(remembered.bytes <= MOST_BYTES);
+        assert!(remembered.records.len() < 20);
+        assert!(remembered.take(&channel(0)).is_some());
+        assert!(remembered.take(&channel(1)).is_none());
+        while remembered.records.pop_lru().is_some_and(|(_, old)| {
+            remembered.bytes -= old.bytes();
+            true
+        }) {}
+        assert_eq!(remembered.bytes, 0);
+    }
+
+    #[test]
+    fn a_read_does_not_replace_what_is_newer() {
+        let mut remembered = Remembered::default();
+        let channel = Channel::new("t", "n");
+        remembered.put(&channel, known(5, 1));
+        remembered.learn(&channel, known(4, 1));
+        assert_eq!(remembered.take(&channel).unwrap().stored.major, b"5");
+    }
+}

@@ -1,0 +1,383 @@
+//! Changes of a record: what a caller asks for, and what becomes of a record by it (spec 7.1 to
+//! 7.3, 7.5). Pure: nothing is known here of stores, locks or time.
+
+use super::{
+    Channel, Operation,
+    event::EventText,
+    record::{Item, Patch, Record, Unreadable, View},
+};
+use crate::model::{
+    error::{Code, Error, Result},
+    ids, json,
+    limits::Limits,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::{collections::HashSet, sync::Arc};
+
+/// One change of a channel's record.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub operation: Operation,
+    items: Vec<ChangeItem>,
+    /// The major revision that the record must have.
+    expected: Option<u64>,
+    /// The lock that must be held.
+    pub lock: Option<LockCheck>,
+    stamped: bool,
+    /// `authorUid` of the items, as JSON text.
+    author: Option<String>,
+    actor: Option<Arc<str>>,
+    most_bytes: usize,
+    /// How long the request was.
+    pub bytes: usize,
+}
+
+#[derive(Clone, Debug)]
+struct ChangeItem {
+    /// The characters of the key.
+    name: Arc<[u8]>,
+    /// As JSON texts.
+    key: Box<str>,
+    value: Option<Box<str>>,
+    revision: Option<i64>,
+}
+
+/// What must hold of a lock for a change to be written (spec 7.7, 8.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockCheck {
+    pub name: Arc<str>,
+    /// Who must own it. Nobody is never the owner.
+    pub actor: Option<Arc<str>>,
+    /// The fencing token of the caller's grant; a newer grant refuses it.
+    pub token: Option<u64>,
+}
+
+/// Why a lock does not let a change through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockState {
+    NotHeld,
+    HeldByOther,
+    /// It has been granted anew, with this token.
+    Outrun {
+        newest: u64,
+    },
+    /// What is stored under its key is no lock.
+    Unreadable,
+}
+
+impl LockCheck {
+    pub fn refusal(&self, state: LockState) -> Error {
+        let name = &self.name;
+        let message = match state {
+            LockState::NotHeld => format!("Lock \"{name}\" is not held by any user"),
+            LockState::HeldByOther if self.actor.is_none() => {
+                format!("Lock \"{name}\" requires an authenticated user")
+            }
+            LockState::HeldByOther => format!("Lock \"{name}\" is held by a different user"),
+            LockState::Outrun { newest } => format!(
+                "Lock \"{name}\" has been granted anew: fencing token {} is older than {newest}",
+                self.token.unwrap_or_default()
+            ),
+            LockState::Unreadable => {
+                return Error::new(
+                    Code::CorruptData,
+                    format!("the key of lock \"{name}\" holds something that is no lock"),
+                );
+            }
+        };
+        Error::new(Code::MetadataLock, message)
+    }
+}
+
+/// What a change comes to, if the record is the one that it was applied to.
+#[derive(Debug)]
+pub enum Verdict {
+    Changed(View, EventText),
+    /// There was nothing to do.
+    Unchanged(View),
+    /// Refused; with the record as it is, where the caller is to see it.
+    Refused(Error, Option<View>),
+}
+
+/// The record that changes are applied to, one after the other.
+pub type Contents = std::result::Result<Record, Unreadable>;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Request<'a> {
+    #[serde(borrow, default)]
+    data: Vec<RequestItem<'a>>,
+    major_revision: Option<i64>,
+    lock_name: Option<Arc<str>>,
+    #[serde(default)]
+    add_timestamp: bool,
+    #[serde(default)]
+    add_user_id: bool,
+    actor_user_id: Option<Arc<str>>,
+    fencing_token: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RequestItem<'a> {
+    #[serde(borrow)]
+    key: &'a RawValue,
+    #[serde(borrow)]
+    value: Option<&'a RawValue>,
+    revision: Option<i64>,
+}
+
+impl Change {
+    /// Takes a request from outside: a JSON object with the fields of [`Request`].
+    pub fn parse(operation: Operation, request: &str, limits: &Limits) -> Result<Change> {
+        let asked: Request<'_> = serde_json::from_str(request)
+            .map_err(|error| Error::invalid(format!("metadata.{}: {error}", operation.as_str())))?;
+        if let Some(name) = &asked.lock_name {
+            ids::check("lockName", name, limits)?;
+        } else if asked.fencing_token.is_some() {
+            return Err(Error::invalid(
+                "fencingToken needs options.lockName: it is the token of a grant of that lock",
+            ));
+        }
+        if let Some(actor) = &asked.actor_user_id {
+            ids::check("actorUserId", actor, limits)?;
+        }
+        let items = asked.data.iter().enumerate();
+        let items = items
+            .map(|(place, item)| ChangeItem::take(place, item, limits))
+            .collect::<Result<Vec<_>>>()?;
+        if items.is_empty() && operation == Operation::Update {
+            return Err(Error::new(
+                Code::MetadataInvalid,
+                "At least one metadata item is required",
+            ));
+        }
+        let actor = asked.actor_user_id;
+        Ok(Change {
+            operation,
+            items,
+            expected: asked.major_revision.and_then(|given| given.try_into().ok()),
+            lock: asked.lock_name.map(|name| LockCheck {
+                name,
+                actor: actor.clone(),
+                token: asked.fencing_token,
+            }),
+            stamped: asked.add_timestamp,
+            author: actor
+                .as_deref()
+                .filter(|_| asked.add_user_id)
+                .map(json::quote),
+            actor,
+            most_bytes: limits.max_metadata_record_bytes,
+            bytes: request.len(),
+        })
+    }
+
+    /// Applies the change to the record. What is refused leaves the record as it was.
+    pub fn apply(&self, channel: &Channel, contents: &mut Contents) -> Verdict {
+        let unreadable = match contents {
+            Ok(record) => return self.apply_to(channel, record),
+            Err(unreadable) => *unreadable,
+        };
+        let fits = self
+            .expected
+            .is_none_or(|expected| expected == unreadable.major);
+        if self.operation != Operation::Set || !fits {
+            return Verdict::Refused(unreadable.error(channel), None);
+        }
+        let mut record = Record {
+            major: unreadable.major,
+            ..Record::default()
+        };
+        let verdict = self.apply_to(channel, &mut record);
+        if matches!(verdict, Verdict::Changed(..)) {
+            *contents = Ok(record);
+        }
+        verdict
+    }
+
+    fn apply_to(&self, channel: &Channel, record: &mut Record) -> Verdict {
+        if let Some(expected) = self.expected
+            && expected != record.major
+        {
+            let message = format!(
+                "Expected major revision {expected}, but got {}",
+                record.major
+            );
+            return conflict(message, record);
+        }
+        match self.operation {
+            Operation::Set => self.set(channel, record),
+            Operation::Update => self.update(channel, record),
+            Operation::Remove => self.remove(channel, record),
+        }
+    }
+
+    fn set(&self, channel: &Channel, record: &mut Record) -> Verdict {
+        let mut after = Record {
+            major: record.major,
+            ..Record::default()
+        };
+        for item in &self.items {
+            let patch = Patch {
+                value: Some(item.value.as_deref().unwrap_or("\"\"")),
+                revision: item.revision.filter(|given| *given > 0).unwrap_or(1),
+                stamped: self.stamped,
+                author: self.author.as_deref(),
+            };
+            let made = Arc::new(Item::new(&item.key, &patch));
+            after.items.insert(item.name.clone(), made);
+        }
+        after.rewrite();
+        if let Err(error) = self.check_bytes(&after, record) {
+            return Verdict::Refused(error, None);
+        }
+        *record = after;
+        let items: Vec<Arc<Item>> = record.items.values().cloned().collect();
+        self.changed(channel, record, &items)
+    }
+
+    fn update(&self, channel: &Channel, record: &mut Record) -> Verdict {
+        if !record.exists() {
+            return Verdict::Refused(missing("Channel metadata does not exist".into()), None);
+        }
+        let mut before: Vec<(usize, Arc<Item>)> = Vec::with_capacity(self.items.len());
+        let mut items = Vec::with_capacity(self.items.len());
+        let mut refused = None;
+        for item in &self.items {
+            let Some((place, _, old)) = record.items.get_full_mut(&item.name) else {
+                let message = format!("Metadata item \"{}\" does not exist", item.shown());
+                refused = Some((missing(message), false));
+                break;
+            };
+            let revision = old.revision();
+            if item
+                .revision
+                .is_some_and(|given| given >= 0 && given != revision)
+            {
+                let message = format!("Revision mismatch for key \"{}\"", item.shown());
+                refused = Some((Error::new(Code::MetadataConflict, message), true));
+                break;
+            }
+            let patch = Patch {
+                value: item.value.as_deref(),
+                revision: revision.saturating_add(1),
+                stamped: self.stamped,
+                author: self.author.as_deref(),
+            };
+            let new = Arc::new(old.patched(&patch));
+            items.push(new.clone());
+            before.push((place, std::mem::replace(old, new)));
+        }
+        let text = record.text.clone();
+        if refused.is_none() {
+            let bytes = record.bytes();
+            record.rewrite();
+            refused = self
+                .check_growth(record.bytes(), bytes)
+                .err()
+                .map(|error| (error, false));
+        }
+        let Some((error, shows_record)) = refused else {
+            return self.changed(channel, record, &items);
+        };
+        // Backwards: one item may have been changed twice.
+        for (place, old) in before.into_iter().rev() {
+            record.items[place] = old;
+        }
+        record.text = text;
+        Verdict::Refused(error, shows_record.then(|| record.view()))
+    }
+
+    fn remove(&self, channel: &Channel, record: &mut Record) -> Verdict {
+        let named: HashSet<&[u8]> = self.items.iter().map(|item| &*item.name).collect();
+        let mut removed = Vec::new();
+        record.items.retain(|name, item| {
+            let goes = named.is_empty() || named.contains(&**name);
+            if goes {
+                removed.push(item.clone());
+            }
+            !goes
+        });
+        if removed.is_empty() {
+            return Verdict::Unchanged(record.view());
+        }
+        record.rewrite();
+        self.changed(channel, record, &removed)
+    }
+
+    fn changed(&self, channel: &Channel, record: &mut Record, items: &[Arc<Item>]) -> Verdict {
+        record.major += 1;
+        let event = EventText::new(
+            channel,
+            self.operation,
+            items.iter().map(|item| &**item),
+            record.major,
+            self.actor.as_deref(),
+        );
+        Verdict::Changed(record.view(), event)
+    }
+
+    fn check_bytes(&self, after: &Record, before: &Record) -> Result<()> {
+        self.check_growth(after.bytes(), before.bytes())
+    }
+
+    /// A record that others have made too big may still shrink.
+    fn check_growth(&self, after: usize, before: usize) -> Result<()> {
+        if after > self.most_bytes && after > before {
+            return Err(Error::invalid(format!(
+                "the record would be {after} bytes of JSON, more than the limit of {} bytes \
+                 (limits.maxMetadataRecordBytes); keep big data elsewhere and its id in the \
+                 metadata",
+                self.most_bytes
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl ChangeItem {
+    fn take(place: usize, item: &RequestItem<'_>, limits: &Limits) -> Result<ChangeItem> {
+        let (key, value) = (item.key.get(), item.value.map(RawValue::get));
+        let text = |field: &str, json: &str, most: usize, limit: &str| {
+            let decoded = json::decoded(json)
+                .ok_or_else(|| Error::invalid(format!("data[{place}].{field} must be a string")))?;
+            if decoded.len() > most {
+                return Err(Error::invalid(format!(
+                    "data[{place}].{field} is {} bytes long, more than the limit of {most} bytes \
+                     ({limit})",
+                    decoded.len()
+                )));
+            }
+            Ok(Arc::<[u8]>::from(&*decoded))
+        };
+        let most = limits.max_metadata_key_bytes;
+        let name = text("key", key, most, "limits.maxMetadataKeyBytes")?;
+        if let Some(value) = value {
+            let most = limits.max_metadata_value_bytes;
+            text("value", value, most, "limits.maxMetadataValueBytes")?;
+        }
+        Ok(ChangeItem {
+            name,
+            key: key.into(),
+            value: value.map(Into::into),
+            revision: item.revision,
+        })
+    }
+
+    fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.name).into_owned()
+    }
+}
+
+fn missing(message: String) -> Error {
+    Error::new(Code::MetadataInvalid, message)
+}
+
+fn conflict(message: String, record: &Record) -> Verdict {
+    Verdict::Refused(
+        Error::new(Code::MetadataConflict, message),
+        Some(record.view()),
+    )
+}

@@ -1,0 +1,100 @@
+//! Texts that still lack the time of their commit. A record's entries may carry `updated`, in the
+//! server's own time, which is known only when the commit runs: the text has a gap there, and the
+//! store fills all gaps of a commit with one time. Positions are kept, so that no text of a user is
+//! ever searched for a mark.
+
+/// A text with gaps, all to be filled with the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spliced {
+    text: String,
+    /// Where in `text` the gaps are, ascending.
+    gaps: Vec<usize>,
+}
+
+impl Spliced {
+    pub fn with_capacity(bytes: usize) -> Self {
+        Spliced {
+            text: String::with_capacity(bytes),
+            gaps: Vec::new(),
+        }
+    }
+
+    pub fn push_str(&mut self, text: &str) {
+        self.text.push_str(text);
+    }
+
+    pub fn push_gap(&mut self) {
+        self.gaps.push(self.text.len());
+    }
+
+    /// Appends another one, gaps included.
+    pub fn push(&mut self, other: &Spliced) {
+        let at = self.text.len();
+        self.gaps.extend(other.gaps.iter().map(|gap| at + gap));
+        self.text.push_str(&other.text);
+    }
+
+    /// The text with nothing in its gaps.
+    pub fn bare(&self) -> &str {
+        &self.text
+    }
+
+    /// How many gaps it has.
+    pub fn gaps(&self) -> usize {
+        self.gaps.len()
+    }
+
+    /// The parts between the gaps: one more than there are gaps.
+    pub fn parts(&self) -> impl Iterator<Item = &str> {
+        let starts = std::iter::once(0).chain(self.gaps.iter().copied());
+        let ends = self.gaps.iter().copied().chain([self.text.len()]);
+        starts.zip(ends).map(|(start, end)| &self.text[start..end])
+    }
+
+    /// Appends the text to `out`, with `filling` in the gaps.
+    pub fn fill_into(&self, out: &mut String, filling: &str) {
+        for (i, part) in self.parts().enumerate() {
+            if i > 0 {
+                out.push_str(filling);
+            }
+            out.push_str(part);
+        }
+    }
+
+    pub fn filled(&self, filling: &str) -> String {
+        let mut out = String::with_capacity(self.text.len() + self.gaps.len() * filling.len());
+        self.fill_into(&mut out, filling);
+        out
+    }
+}
+
+impl From<String> for Spliced {
+    fn from(text: String) -> Self {
+        Spliced {
+            text,
+            gaps: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_are_kept_through_joining_and_filled_in_place() {
+        let mut inner = Spliced::default();
+        inner.push_str("<");
+        inner.push_gap();
+        inner.push_str(">");
+        let mut outer = Spliced::from("ä".to_owned());
+        outer.push(&inner);
+        outer.push(&inner);
+        outer.push_gap();
+        assert_eq!(outer.bare(), "ä<><>");
+        assert_eq!(outer.parts().collect::<Vec<_>>(), ["ä<", "><", ">", ""]);
+        assert_eq!(outer.filled("12"), "ä<12><12>12");
+        assert_eq!((outer.gaps(), Spliced::default().gaps()), (3, 0));
+        assert_eq!(Spliced::default().parts().collect::<Vec<_>>(), [""]);
+    }
+}

@@ -1,0 +1,46 @@
+//! The metadata methods of `NativeClient`.
+
+use super::client::NativeClient;
+use crate::model::{
+    error::Error,
+    metadata::{Channel, Operation, change::Change},
+};
+use napi_derive::napi;
+
+#[napi]
+impl NativeClient {
+    /// Changes a channel's metadata. `operation` is its name in events, `request` the JSON text of
+    /// an object (see `Change::parse`).
+    #[napi]
+    pub fn metadata_change(
+        &self,
+        call: f64,
+        operation: String,
+        channel_type: String,
+        channel_name: String,
+        request: String,
+    ) -> napi::Result<()> {
+        self.call(call, async move |client| {
+            let operation = Operation::read(&operation)
+                .ok_or_else(|| Error::internal(format!("there is no operation {operation:?}")))?;
+            let change = Change::parse(operation, &request, client.limits())?;
+            client
+                .change_metadata(Channel::new(&channel_type, &channel_name), change)
+                .await
+        })
+    }
+
+    #[napi]
+    pub fn metadata_get(
+        &self,
+        call: f64,
+        channel_type: String,
+        channel_name: String,
+    ) -> napi::Result<()> {
+        self.call(call, async move |client| {
+            client
+                .metadata(&Channel::new(&channel_type, &channel_name))
+                .await
+        })
+    }
+}
