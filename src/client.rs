@@ -206,14 +206,25 @@ impl Client {
         .await
     }
 
-    /// Changes a channel's metadata; the record after it, as the JSON text of the response
-    /// (spec section 7).
-    pub async fn change_metadata(&self, channel: Channel, change: Change) -> Result<String> {
-        self.call(async {
-            channel.check(&self.limits)?;
-            self.metadata.change(channel, change).await
+    /// Changes a channel's metadata (spec section 7). The change is taken in at once, so that changes
+    /// are carried out in the order of the calls; the future resolves to the record after it, as the
+    /// JSON text of the response.
+    pub fn change_metadata(
+        &self,
+        channel: Channel,
+        change: Change,
+    ) -> Result<impl Future<Output = Result<String>> + Send + use<>> {
+        self.check_open()?;
+        channel.check(&self.limits)?;
+        let start = Instant::now();
+        let outcome = self.metadata.change(channel, change)?;
+        let outcome = self.calls.track_future(outcome);
+        let metrics = self.metrics.clone();
+        Ok(async move {
+            let outcome = outcome.await;
+            metrics.call_latency.record(start.elapsed());
+            outcome
         })
-        .await
     }
 
     /// A channel's metadata as the JSON text of the response (spec 7.4).

@@ -27,7 +27,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot};
 
 /// How often changes are applied anew because others changed the record in between, at least. Each
 /// time means that somebody else's change was written.
@@ -60,16 +60,20 @@ pub struct Metadata {
     store: Arc<dyn MetadataStore>,
     metrics: Arc<Metrics>,
     settings: Settings,
+    /// Changes are taken in on whatever thread they come.
+    runtime: Handle,
     queues: Mutex<Queues>,
     remembered: Mutex<Remembered>,
 }
 
 impl Metadata {
+    /// Needs a tokio runtime around it.
     pub fn new(store: Arc<dyn MetadataStore>, metrics: Arc<Metrics>, settings: Settings) -> Self {
         Metadata {
             store,
             metrics,
             settings,
+            runtime: Handle::current(),
             queues: Mutex::new(Queues::new(&settings)),
             remembered: Mutex::default(),
         }
@@ -85,8 +89,14 @@ impl Metadata {
         Ok(response)
     }
 
-    /// Carries out a change; resolves to the JSON text of the response.
-    pub async fn change(self: &Arc<Self>, channel: Channel, change: Change) -> Result<String> {
+    /// Takes a change in; changes are carried out in the order in which they are taken in. The future
+    /// resolves to the JSON text of the response. The change is carried out whether or not anybody
+    /// waits for it.
+    pub fn change(
+        self: &Arc<Self>,
+        channel: Channel,
+        change: Change,
+    ) -> Result<impl Future<Output = Result<String>> + Send + use<>> {
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting {
             change,
@@ -97,18 +107,16 @@ impl Metadata {
             .queues
             .lock()
             .push(&channel, waiting)
-            .inspect_err(|_| {
-                count(&self.metrics.counters.overloaded, 1);
-            })?;
+            .inspect_err(|_| count(&self.metrics.counters.overloaded, 1))?;
         if is_first {
             // A task of its own: it serves those that come later too, whoever waits for them.
-            tokio::spawn(self.clone().serve(channel));
+            self.runtime.spawn(self.clone().serve(channel));
         }
-        answered.await.unwrap_or_else(|_| {
-            Err(
-                Error::internal("Rollcall failed inside; please report this")
-                    .with_unknown_outcome(),
-            )
+        Ok(async move {
+            answered.await.unwrap_or_else(|_| {
+                let error = Error::internal("Rollcall failed inside; please report this");
+                Err(error.with_unknown_outcome())
+            })
         })
     }
 

@@ -291,6 +291,25 @@ impl NativeClient {
         })
     }
 
+    /// A call whose beginning runs at once, on this thread: where the order of calls matters. The
+    /// runtime may begin tasks in another order.
+    pub(super) fn call_in_order<F>(
+        &self,
+        call: f64,
+        begin: impl FnOnce(&Client) -> Result<F>,
+    ) -> napi::Result<()>
+    where
+        F: Future<Output = Result<String>> + Send + 'static,
+    {
+        let begun = self.client().and_then(|client| begin(client));
+        let counted = self.calls.token();
+        self.spawn(call, async move {
+            let result = begun?.await;
+            drop(counted);
+            result
+        })
+    }
+
     /// Runs a call and hands its result over; a panic becomes an error like any other.
     fn spawn(
         &self,

@@ -20,13 +20,11 @@ impl NativeClient {
         channel_name: String,
         request: String,
     ) -> napi::Result<()> {
-        self.call(call, async move |client| {
+        self.call_in_order(call, |client| {
             let operation = Operation::read(&operation)
                 .ok_or_else(|| Error::internal(format!("there is no operation {operation:?}")))?;
             let change = Change::parse(operation, &request, client.limits())?;
-            client
-                .change_metadata(Channel::new(&channel_type, &channel_name), change)
-                .await
+            client.change_metadata(Channel::new(&channel_type, &channel_name), change)
         })
     }
 

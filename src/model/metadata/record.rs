@@ -217,12 +217,23 @@ pub struct Unreadable {
 }
 
 /// A record that can be read.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Record {
     pub items: Items,
     pub major: u64,
     /// The text of all items.
     pub text: Arc<Spliced>,
+}
+
+impl Default for Record {
+    /// The record of a channel that never had metadata.
+    fn default() -> Self {
+        Record {
+            items: Items::default(),
+            major: 0,
+            text: Arc::new("{}".to_owned().into()),
+        }
+    }
 }
 
 impl Record {
