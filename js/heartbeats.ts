@@ -8,8 +8,15 @@ import type { HeartbeatManyResult, HeartbeatResult } from './types.js';
 
 /** Numbers for each heartbeat that crosses, either way. */
 const PER_ITEM = 3;
-/** Heartbeats that one crossing takes at most. */
-const CROSSING = 1024;
+/**
+ * Heartbeats that one crossing takes at most. Not more, although a crossing could: when all that a
+ * turn of the event loop asks for crossed together, it would go to the server together, come back
+ * together and be asked for together again, and server and node would wait for each other in turns.
+ * So the first are on their way while JavaScript still makes the others.
+ */
+const CROSSING = 128;
+/** Settled heartbeats that the core hands over at most at one wake. */
+const SETTLED = 1024;
 
 type Resolve = (value: HeartbeatResult) => void;
 type Reject = (error: Error) => void;
@@ -31,7 +38,7 @@ export class Heartbeats {
   readonly #items = new Float64Array(PER_ITEM * CROSSING);
   #count = 0;
   /** Where the core writes what has settled: how many, then the numbers of each. */
-  readonly settled = new Float64Array(1 + PER_ITEM * CROSSING);
+  readonly settled = new Float64Array(1 + PER_ITEM * SETTLED);
   readonly #flushLater = () => this.flush();
 
   constructor(core: Core, hold: () => void, release: () => void) {
