@@ -14,13 +14,17 @@ use crate::{
     },
     store::{Join, Joined, Left, Located},
 };
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use redis::{Cmd, Pipeline, Value};
 use serde::Deserialize;
 use std::sync::Arc;
 
 /// How many hashes one pipeline reads: a big room is read in pieces, so that heartbeats on the same
 /// connection get their turn in between.
-const READ_CHUNK: usize = 512;
+const READ_CHUNK: usize = 128;
+/// How many pieces are on their way at once, so that the server reads one while the node takes in
+/// another.
+const READS_AT_ONCE: usize = 4;
 
 /// How often a join is tried again because the connection had expired in the room. More than once
 /// means that others join and expire it in between.
@@ -228,37 +232,44 @@ impl RedisStore {
             })
             .collect();
         let mut members = Vec::with_capacity(ids.len());
-        for chunk in ids.chunks(READ_CHUNK) {
-            let mut pipeline = Pipeline::with_capacity(chunk.len());
-            for conn in chunk {
-                pipeline.cmd("HMGET").arg(self.keys.conn(conn)).arg(&[
-                    "user_id",
-                    "room_id",
-                    "last_seen_ms",
-                    "epoch",
-                    "state",
-                ]);
-            }
-            let answers = self.commands.pipeline(&pipeline, Repeat::Harmless).await?;
-            for (conn, answer) in chunk.iter().zip(answers) {
-                // A key of another type is one broken connection, not a broken room.
-                let Ok([Some(user), Some(room), seen, epoch, state]) = fields::<5>(answer) else {
-                    continue;
-                };
-                let (Some(user), Some(room)) = (utf8(user), utf8(room)) else {
-                    continue;
-                };
-                members.push(Member {
-                    conn: conn.clone(),
-                    user,
-                    room,
-                    state: state.as_deref().and_then(stored_state),
-                    last_seen_ms: seen.as_deref().map_or(0, number),
-                    epoch: epoch.as_deref().map_or(0, number),
-                });
-            }
+        let pieces: Vec<_> = ids
+            .chunks(READ_CHUNK)
+            .map(|piece| self.members_of(piece))
+            .collect();
+        let mut pieces = stream::iter(pieces).buffered(READS_AT_ONCE);
+        while let Some(piece) = pieces.try_next().await? {
+            members.extend(piece);
         }
         Ok(members)
+    }
+
+    async fn members_of(&self, conns: &[String]) -> Result<Vec<Member>> {
+        let mut pipeline = Pipeline::with_capacity(conns.len());
+        for conn in conns {
+            pipeline.cmd("HMGET").arg(self.keys.conn(conn)).arg(&[
+                "user_id",
+                "room_id",
+                "last_seen_ms",
+                "epoch",
+                "state",
+            ]);
+        }
+        let answers = self.commands.pipeline(&pipeline, Repeat::Harmless).await?;
+        let read = |(conn, answer): (&String, Value)| {
+            // A key of another type is one broken connection, not a broken room.
+            let Ok([Some(user), Some(room), seen, epoch, state]) = fields::<5>(answer) else {
+                return None;
+            };
+            Some(Member {
+                conn: conn.clone(),
+                user: utf8(user)?,
+                room: utf8(room)?,
+                state: state.as_deref().and_then(stored_state),
+                last_seen_ms: seen.as_deref().map_or(0, number),
+                epoch: epoch.as_deref().map_or(0, number),
+            })
+        };
+        Ok(conns.iter().zip(answers).filter_map(read).collect())
     }
 }
 
@@ -321,16 +332,13 @@ pub(super) fn fields<const N: usize>(answer: Value) -> Result<[Option<Vec<u8>>; 
         Value::Array(values) => values,
         other => return Err(Error::internal(format!("HMGET answered {other:?}"))),
     };
-    let fields: Vec<Option<Vec<u8>>> = values
-        .into_iter()
-        .map(|value| match value {
-            Value::BulkString(bytes) => Some(bytes),
-            _ => None,
-        })
-        .collect();
-    fields
+    let values: [Value; N] = values
         .try_into()
-        .map_err(|_| Error::internal("HMGET answered with other fields than asked"))
+        .map_err(|_| Error::internal("HMGET answered with other fields than asked"))?;
+    Ok(values.map(|value| match value {
+        Value::BulkString(bytes) => Some(bytes),
+        _ => None,
+    }))
 }
 
 pub(super) fn utf8(bytes: Vec<u8>) -> Option<String> {
