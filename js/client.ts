@@ -4,6 +4,7 @@
 import { Dispatcher, FEEDS } from './dispatcher.js';
 import { invalid } from './errors.js';
 import { iterate } from './events.js';
+import { Locks } from './locks.js';
 import { Metadata } from './metadata.js';
 import { Bridge } from './native.js';
 import { Session } from './session.js';
@@ -61,6 +62,8 @@ const INTERNAL = Symbol('PresenceClient.connect');
 export class PresenceClient<State extends object = DefaultState> {
   readonly #session: Session;
   readonly #dispatcher: Dispatcher<State>;
+  /** Named locks: leases with fencing tokens, on their own or to guard metadata. */
+  readonly locks: Locks;
   /** Channel metadata: a small versioned record of items per channel. */
   readonly metadata: Metadata;
 
@@ -71,6 +74,7 @@ export class PresenceClient<State extends object = DefaultState> {
     }
     this.#dispatcher = new Dispatcher(logger);
     this.#session = new Session(new Bridge(this.#dispatcher));
+    this.locks = new Locks(this.#session, this.#dispatcher);
     this.metadata = new Metadata(this.#session, this.#dispatcher);
   }
 
@@ -286,8 +290,9 @@ export class PresenceClient<State extends object = DefaultState> {
 
   /**
    * Sends what is waiting, settles every Promise, and closes the connections. Connections that
-   * this client has joined stay until they leave or their TTL runs out. Calls after it reject with
-   * `CLOSED`; a second close waits for the first.
+   * this client has joined stay until they leave or their TTL runs out; locks that it holds are
+   * released, and whoever waits for one rejects. Calls after it reject with `CLOSED`; a second close
+   * waits for the first.
    */
   close(): Promise<void> {
     return this.#session.close();

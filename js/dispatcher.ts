@@ -1,15 +1,23 @@
-// Who gets what the core hands over: the handlers of all rooms and channels, of single ones, of the
+// Who gets what the core hands over: the handlers of all rooms, channels and locks, of single ones, of the
 // client's own events. Held by the bridge, not by the client: a subscription goes on although nobody holds
 // the client any more.
 
 import { RollcallError } from './errors.js';
 import { Handlers } from './handlers.js';
+import type { LockEvent } from './lock-types.js';
 import type { MetadataEvent } from './metadata-types.js';
 import type { Sink } from './native.js';
 import type { ClientEvents, Logger, PresenceEvent } from './types.js';
 
 /** The numbers of the core's feeds. */
-export const FEEDS = { allRooms: 0, room: 1, allChannels: 2, channel: 3 } as const;
+export const FEEDS = {
+  allRooms: 0,
+  room: 1,
+  allChannels: 2,
+  channel: 3,
+  allLocks: 4,
+  lock: 5,
+} as const;
 
 /** A channel as the core's feeds name it; no type holds a colon. */
 export function channelKey({ channelType, channelName }: ChannelId): string {
@@ -25,12 +33,14 @@ export class Dispatcher<State> implements Sink {
   readonly #logger: Logger;
   readonly #rooms: Feeds<PresenceEvent<State>>;
   readonly #channels: Feeds<MetadataEvent>;
+  readonly #locks: Feeds<LockEvent>;
   readonly #listeners: { [Name in keyof ClientEvents]: Handlers<ClientEvents[Name]> };
 
   constructor(logger: Logger) {
     this.#logger = logger;
     this.#rooms = new Feeds('Presence event', logger);
     this.#channels = new Feeds('Metadata event', logger);
+    this.#locks = new Feeds('Lock event', logger);
     this.#listeners = {
       resync: new Handlers('resync', logger),
       error: new Handlers('error', logger),
@@ -51,6 +61,11 @@ export class Dispatcher<State> implements Sink {
     return this.#channels.add(channel, handler);
   }
 
+  /** The same for the events of one lock, or of all. */
+  addLock(name: string | undefined, handler: (event: LockEvent) => unknown): () => void {
+    return this.#locks.add(name, handler);
+  }
+
   addListener<Name extends keyof ClientEvents>(
     name: Name,
     handler: (event: ClientEvents[Name]) => unknown,
@@ -61,6 +76,7 @@ export class Dispatcher<State> implements Sink {
   event(feed: number, event: unknown): void {
     const presence = event as PresenceEvent<State>;
     const metadata = event as MetadataEvent;
+    const lock = event as LockEvent;
     switch (feed) {
       case FEEDS.allRooms:
         this.#rooms.all.call(presence);
@@ -73,6 +89,12 @@ export class Dispatcher<State> implements Sink {
         break;
       case FEEDS.channel:
         this.#channels.of(channelKey(metadata))?.call(metadata);
+        break;
+      case FEEDS.allLocks:
+        this.#locks.all.call(lock);
+        break;
+      case FEEDS.lock:
+        this.#locks.of(lock.name)?.call(lock);
         break;
     }
   }

@@ -3,5 +3,7 @@
 
 export type { ErrorCode, Metadata } from './index.js';
 export { ERROR_CODES, PresenceClient, RollcallError } from './index.js';
+export type * from './lock-types.js';
+export type { Locks } from './locks.js';
 export type * from './metadata-types.js';
 export type * from './types.js';

@@ -8,6 +8,7 @@
 import { type NativeClient as Core, NativeClient } from '../binding/binding.js';
 import { errorFrom, type NativeErrorData, type RollcallError } from './errors.js';
 import { Heartbeats } from './heartbeats.js';
+import { Leases } from './leases.js';
 
 /** What the bridge hands on. */
 export interface Sink {
@@ -28,7 +29,14 @@ type Drained = [[number, unknown, NativeErrorData?][], [string, string, string?]
 /** The methods that take a call's number first and answer under it. */
 type Call = Exclude<
   keyof Core,
-  'heartbeats' | 'heartbeatPatch' | 'metrics' | 'drain' | 'takeErrors'
+  | 'heartbeats'
+  | 'heartbeatPatch'
+  | 'metrics'
+  | 'drain'
+  | 'takeErrors'
+  | 'lockAbandon'
+  | 'lockEnds'
+  | 'lockClock'
 >;
 
 type CallArgs<Name extends Call> =
@@ -44,6 +52,8 @@ export class Bridge {
   readonly #keepAlive: NodeJS.Timeout;
   /** Heartbeats do not go through `call`: they are many. */
   readonly heartbeats: Heartbeats;
+  /** The locks that this client holds or asks for. */
+  readonly leases: Leases;
   #nextCall = 0;
   #holds = 0;
   #ended = false;
@@ -51,6 +61,7 @@ export class Bridge {
   constructor(sink: Sink) {
     this.#sink = sink;
     this.#core = new NativeClient(waker(new WeakRef(this)));
+    this.leases = new Leases(this.#core);
     // Does nothing but be there: referenced, it keeps the process alive.
     this.#keepAlive = setInterval(nothing, 2 ** 30);
     this.#keepAlive.unref();
@@ -86,6 +97,11 @@ export class Bridge {
       this.#calls.set(number, { resolve, reject });
       this.hold();
     });
+  }
+
+  /** Nobody wants this lock any more. */
+  abandonLock(number: number): void {
+    this.#core.lockAbandon(number);
   }
 
   metrics(): unknown {
@@ -163,6 +179,8 @@ export class Bridge {
       this.#sink.state(first, second);
     } else if (kind === 'log') {
       this.#sink.log(first, second);
+    } else if (kind === 'lock') {
+      this.leases.lost(Number(first), errorFrom(JSON.parse(second)));
     }
   }
 }

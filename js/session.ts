@@ -14,8 +14,12 @@ export class Session {
     this.bridge = bridge;
   }
 
-  /** Throws `CLOSED` once the client is closed. */
+  /**
+   * Throws `CLOSED` once the client is closed. Whatever a client does comes by here, and so no lease
+   * that is over goes unnoticed.
+   */
   checkOpen(): void {
+    this.bridge.leases.check();
     if (this.#closing !== undefined) {
       throw closed();
     }
@@ -69,6 +73,7 @@ export class Session {
       for (const ended of this.#onClose) {
         ended();
       }
+      this.bridge.leases.end();
       await this.bridge.call('close');
       this.bridge.end(closed());
     })();

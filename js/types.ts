@@ -301,11 +301,24 @@ export interface Metrics {
   metadataCommits: number;
   /** Commits that found another record than the one that they were computed on. */
   metadataRetries: number;
+  /** Locks that were granted. */
+  locksAcquired: number;
+  /** Calls for locks that failed, for whatever reason. */
+  locksUnavailable: number;
+  locksReleased: number;
+  /** Locks that were lost: not renewed in time, revoked, or taken by others. */
+  locksLost: number;
+  /** Tries to renew a lock that failed; each is tried again. */
+  lockRenewalsFailed: number;
+  lockEvents: number;
   heartbeatQueue: number;
   knownConnections: number;
   /** Changes of metadata waiting to be sent. */
   metadataQueue: number;
   pendingCalls: number;
+  locksHeld: number;
+  /** Calls for locks that wait. */
+  locksWaiting: number;
   heartbeatLatencyMs: Summary;
   callLatencyMs: Summary;
   heartbeatBatchSize: Summary;
@@ -314,4 +327,6 @@ export interface Metrics {
   sweepDurationMs: Summary;
   /** Changes in a commit of metadata. */
   metadataGroupSize: Summary;
+  /** From the call for a lock to its grant. */
+  lockWaitMs: Summary;
 }

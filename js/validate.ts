@@ -115,6 +115,13 @@ export function checkCount(field: string, count: unknown): asserts count is numb
   }
 }
 
+/** How long to wait: a whole number from 0, or for ever. */
+export function checkWait(field: string, wait: unknown): asserts wait is number {
+  if (wait !== Number.POSITIVE_INFINITY && (!Number.isSafeInteger(wait) || (wait as number) < 0)) {
+    throw invalid(`${field} must be a whole number from 0, or Infinity, got ${shown(wait)}`);
+  }
+}
+
 export function checkSignal(
   field: string,
   signal: unknown,

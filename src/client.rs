@@ -1,10 +1,11 @@
-//! A client: one store, what the node remembers, the heartbeat engine and the reaper, under one
-//! lifetime. `src/node/` puts JavaScript around it; Rust tests use it as it is.
+//! A client: one store, what the node remembers, the heartbeat engine, the reaper and the locks, under
+//! one lifetime. `src/node/` puts JavaScript around it; Rust tests use it as it is.
 
 use crate::{
     expiry::Reaper,
     heartbeat::{self, Engine, Request, Settle},
     keys::Keys,
+    lock::{self, Board, Line, Locks},
     metadata::Metadata,
     metrics::{Gauges, Metrics, MetricsValues, count},
     model::{
@@ -19,6 +20,7 @@ use crate::{
     presence::{self, directory::Directory},
     store::{
         ConnectionState, EventSink, Feed, Join, LogLevel, Store, SweepSettings, Topic,
+        lock::LockCall,
         memory::MemoryStore,
         redis::{RedisStore, config::Target},
     },
@@ -39,8 +41,8 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 /// What leaves the core. Methods must not block; they are called from the core's threads.
-pub trait Outlet: EventSink + Settle {}
-impl<T: EventSink + Settle> Outlet for T {}
+pub trait Outlet: EventSink + Settle + lock::Told {}
+impl<T: EventSink + Settle + lock::Told> Outlet for T {}
 
 pub struct Client {
     store: Arc<dyn Store>,
@@ -49,6 +51,7 @@ pub struct Client {
     settle: Arc<dyn Settle>,
     reaper: Arc<Reaper>,
     metadata: Arc<Metadata>,
+    locks: Arc<Locks>,
     metrics: Arc<Metrics>,
     limits: Limits,
     ttl_ms: u64,
@@ -67,10 +70,12 @@ impl Client {
     pub async fn connect(options: Options, outlet: Arc<dyn Outlet>) -> Result<Client> {
         let metrics = Arc::new(Metrics::default());
         let due = Arc::new(Notify::new());
+        let board = Arc::new(Board::default());
         let sink: Arc<dyn EventSink> = Arc::new(CountingSink {
             outlet: outlet.clone(),
             metrics: metrics.clone(),
             due: due.clone(),
+            board: board.clone(),
         });
         let store = open_store(&options, sink.clone()).await?;
         let directory = Arc::new(Directory::default());
@@ -88,6 +93,14 @@ impl Client {
                 max_state_bytes: limits.max_state_bytes,
                 patience: Duration::from_millis(limits.command_timeout_ms),
             },
+        );
+        let locks = Locks::new(
+            Arc::new(Line::new(store.clone(), board.clone())),
+            &board,
+            outlet.clone(),
+            metrics.clone(),
+            limits.clone(),
+            Duration::from_millis(options.sweep_interval_ms),
         );
         let engine_task = tokio::spawn(engine.clone().run());
         let upkeep_task = tokio::spawn(upkeep(directory.clone(), options.ttl_ms)).abort_handle();
@@ -112,6 +125,7 @@ impl Client {
             engine,
             settle: outlet,
             reaper,
+            locks,
             metadata: Arc::new(metadata),
             metrics,
             limits,
@@ -242,8 +256,13 @@ impl Client {
         self.call(async {
             match &topic {
                 Topic::Room(room) => ids::check("roomId", room, &self.limits)?,
+                Topic::Lock(name) => ids::check("name", name, &self.limits)?,
                 Topic::Channel(channel) => channel.check(&self.limits)?,
-                Topic::AllRooms | Topic::AllChannels | Topic::Expirations => {}
+                _ => {}
+            }
+            let of_locks = is_of_locks(&topic);
+            if of_locks {
+                self.locks.check_tells()?;
             }
             // Held over the call, so that a subscribe and an unsubscribe of one topic do not
             // overtake each other on their way to the server.
@@ -252,6 +271,9 @@ impl Client {
                 self.store.subscribe(&topic).await?;
             }
             *topics.entry(topic).or_default() += 1;
+            if of_locks {
+                self.locks.watch(true);
+            }
             Ok(())
         })
         .await
@@ -260,6 +282,9 @@ impl Client {
     pub async fn unsubscribe(&self, topic: Topic) -> Result<()> {
         self.call(async {
             let mut topics = self.topics.lock().await;
+            if is_of_locks(&topic) && topics.contains_key(&topic) {
+                self.locks.watch(false);
+            }
             match topics.get_mut(&topic) {
                 None => Ok(()),
                 Some(1) => {
@@ -281,6 +306,7 @@ impl Client {
         let mut task = self.reaper_task.lock();
         if task.is_none() {
             *task = Some(tokio::spawn(self.reaper.clone().run()).abort_handle());
+            self.locks.watch(true);
         }
         Ok(())
     }
@@ -289,9 +315,21 @@ impl Client {
     pub async fn reap_once(&self) -> Result<(Sweep, Duration)> {
         self.call(async {
             let start = Instant::now();
-            Ok((self.reaper.pass().await?, start.elapsed()))
+            let sweep = self.reaper.pass().await?;
+            self.locks.settle().await?;
+            Ok((sweep, start.elapsed()))
         })
         .await
+    }
+
+    /// Does something with locks.
+    pub async fn locks<T>(&self, work: impl AsyncFnOnce(&Arc<Locks>) -> Result<T>) -> Result<T> {
+        self.call(work(&self.locks)).await
+    }
+
+    /// What of locks needs no waiting.
+    pub fn leases(&self) -> &Arc<Locks> {
+        &self.locks
     }
 
     pub fn metrics(&self) -> MetricsValues {
@@ -300,6 +338,8 @@ impl Client {
             metadata_queue: self.metadata.waiting() as u64,
             known_connections: self.directory.len() as u64,
             pending_calls: self.calls.len() as u64,
+            locks_held: self.locks.held() as u64,
+            locks_waiting: self.locks.waiting() as u64,
         })
     }
 
@@ -316,6 +356,7 @@ impl Client {
                 if let Some(task) = self.reaper_task.lock().take() {
                     task.abort();
                 }
+                self.locks.stop_waiting();
                 self.engine.stop();
                 let engine_task = self.engine_task.lock().take();
                 if let Some(task) = engine_task {
@@ -324,6 +365,7 @@ impl Client {
                 }
                 self.calls.close();
                 self.calls.wait().await;
+                self.locks.close().await;
                 self.upkeep_task.abort();
                 self.store.close().await;
             })
@@ -357,7 +399,12 @@ impl Drop for Client {
             task.abort();
         }
         self.upkeep_task.abort();
+        self.locks.drop_all();
     }
+}
+
+fn is_of_locks(topic: &Topic) -> bool {
+    matches!(topic, Topic::AllLocks | Topic::Lock(_))
 }
 
 async fn open_store(options: &Options, sink: Arc<dyn EventSink>) -> Result<Arc<dyn Store>> {
@@ -399,11 +446,16 @@ struct CountingSink {
     metrics: Arc<Metrics>,
     /// Wakes the reaper.
     due: Arc<Notify>,
+    board: Arc<Board>,
 }
 
 impl EventSink for CountingSink {
     fn event(&self, feed: Feed, payload: &str) -> u64 {
-        count(&self.metrics.counters.events, 1);
+        let counter = match feed {
+            Feed::AllLocks | Feed::Lock => &self.metrics.counters.lock_events,
+            _ => &self.metrics.counters.events,
+        };
+        count(counter, 1);
         let dropped = self.outlet.event(feed, payload);
         if dropped > 0 {
             count(&self.metrics.counters.events_dropped, dropped);
@@ -422,6 +474,10 @@ impl EventSink for CountingSink {
     fn expired(&self) {
         count(&self.metrics.counters.notifications, 1);
         self.due.notify_one();
+    }
+
+    fn lock_call(&self, call: LockCall) {
+        self.board.call(call);
     }
 
     fn malformed(&self) {

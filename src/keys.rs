@@ -116,6 +116,52 @@ impl Keys {
         self.lock_part(name, "token")
     }
 
+    /// Who holds a lock, with the proof and the end of the lease; it outlives the lock.
+    pub fn lock_holder(&self, name: &str) -> String {
+        self.lock_part(name, "holder")
+    }
+
+    /// The waiters of a lock by arrival.
+    pub fn lock_queue(&self, name: &str) -> String {
+        self.lock_part(name, "queue")
+    }
+
+    /// Until when the nodes count as living that have waiters for a lock.
+    pub fn lock_living(&self, name: &str) -> String {
+        self.lock_part(name, "living")
+    }
+
+    pub fn lock_events(&self, name: &str) -> String {
+        let prefix = &self.channel_prefix;
+        join(prefix, &["{", prefix, "lock:", name, "}:lock_events"])
+    }
+
+    /// The pattern that matches the event channel of every lock.
+    pub fn lock_events_pattern(&self) -> String {
+        let prefix = glob_escape(&self.channel_prefix);
+        format!("{prefix}{{{prefix}lock:*}}:lock_events")
+    }
+
+    /// The lock whose event channel this is, if it is one.
+    pub fn lock_of_events<'a>(&self, channel: &'a str) -> Option<&'a str> {
+        channel
+            .strip_prefix(&*self.channel_prefix)?
+            .strip_prefix('{')?
+            .strip_prefix(&*self.channel_prefix)?
+            .strip_prefix("lock:")?
+            .strip_suffix("}:lock_events")
+    }
+
+    /// The index of locks by the end of their leases.
+    pub fn lock_due(&self) -> String {
+        self.join(&["lock_due"])
+    }
+
+    /// The channel on which a node hears that a lock is its turn, or lost.
+    pub fn lock_wake(&self, node: &str) -> String {
+        join(&self.channel_prefix, &["lock_wake:", node])
+    }
+
     /// What belongs to a lock hashes to the same slot as the lock itself (but for names with braces
     /// of their own), so that one script can have it all.
     fn lock_part(&self, name: &str, part: &str) -> String {
@@ -232,6 +278,7 @@ mod tests {
             "prs:{chan:doc:a:b}:meta_events"
         );
         assert_eq!(keys().channel_events_pattern(), "prs:{chan:*}:meta_events");
+        assert_eq!(keys().lock_events_pattern(), "prs:{prs:lock:*}:lock_events");
     }
 
     #[test]
@@ -268,18 +315,26 @@ mod tests {
         }
 
         #[test]
+        fn spec_2_2_a_lock_can_be_read_back_from_its_channel(name in ".*") {
+            let channel = keys().lock_events(&name);
+            prop_assert_eq!(keys().lock_of_events(&channel), Some(name.as_str()));
+        }
+
+        #[test]
         fn spec_2_2_different_ids_never_make_the_same_key(
-            a in "(\\{prs:lock:)?[:{}a-c]{0,6}(conns|rooms|:state|\\}:conns|\\}:token)?",
-            b in "(\\{prs:lock:)?[:{}a-c]{0,6}(conns|rooms|:state|\\}:conns|\\}:token)?",
+            a in "(\\{prs:lock:)?[:{}a-c]{0,6}(conns|rooms|:state|\\}:conns|\\}:token|\\}:queue)?",
+            b in "(\\{prs:lock:)?[:{}a-c]{0,6}(conns|rooms|:state|\\}:conns|\\}:token|\\}:queue)?",
         ) {
             let names = |id: &str| {
                 let r = keys().room(id);
                 vec![
                     keys().conn(id), r.conns, r.members, r.last_seen, r.conn_meta, r.events,
                     keys().user_conns(id), keys().user_rooms(id),
-                    keys().lock(id), keys().lock_token(id),
                     keys().channel_meta(&Channel::new("t", id)),
                     keys().channel_events(&Channel::new("t", id)),
+                    keys().lock(id), keys().lock_token(id), keys().lock_holder(id),
+                    keys().lock_queue(id), keys().lock_living(id), keys().lock_events(id),
+                    keys().lock_wake(id),
                 ]
             };
             let (of_a, of_b) = (names(&a), names(&b));

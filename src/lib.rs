@@ -1,12 +1,13 @@
 //! Rollcall: presence, channel metadata and locks for realtime servers, on Redis.
 //!
 //! Arrows point inwards: `node` → `client` → capabilities (`presence`, `heartbeat`, `expiry`,
-//! `metadata`) → `store` → `model`. Without the feature `node` there is no Node-API symbol in the crate.
+//! `metadata`, `lock`) → `store` → `model`. Without the feature `node` there is no Node-API symbol in the crate.
 
 pub mod client;
 pub mod expiry;
 pub mod heartbeat;
 pub mod keys;
+pub mod lock;
 pub mod metadata;
 pub mod metrics;
 pub mod model;

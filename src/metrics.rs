@@ -73,6 +73,17 @@ counters! {
     metadata_commits,
     /// Commits that found another record than the one that they were computed on.
     metadata_retries,
+    /// Locks that were granted.
+    locks_acquired,
+    /// Locks that were not to be had, for whatever reason.
+    locks_unavailable,
+    locks_released,
+    /// Locks that were lost: not renewed in time, revoked, or taken by others.
+    locks_lost,
+    /// Tries to renew a lease that failed; each is tried again.
+    lock_renewals_failed,
+    /// Events of locks that came in.
+    lock_events,
 }
 
 /// One client's metrics.
@@ -87,6 +98,8 @@ pub struct Metrics {
     pub sweep_duration: Latency,
     /// Changes in a commit of metadata.
     pub group_size: Latency,
+    /// From the call for a lock to its grant.
+    pub lock_wait: Latency,
 }
 
 impl Metrics {
@@ -101,6 +114,7 @@ impl Metrics {
                 sweep_lag_ms: self.sweep_lag.summary(1_000.0),
                 sweep_duration_ms: self.sweep_duration.summary(1_000.0),
                 metadata_group_size: self.group_size.summary(1.0),
+                lock_wait_ms: self.lock_wait.summary(1_000.0),
             },
         }
     }
@@ -122,6 +136,9 @@ pub struct Gauges {
     pub metadata_queue: u64,
     /// Calls that are under way.
     pub pending_calls: u64,
+    pub locks_held: u64,
+    /// Calls for locks that wait.
+    pub locks_waiting: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -144,6 +161,7 @@ pub struct Histograms {
     pub sweep_lag_ms: Summary,
     pub sweep_duration_ms: Summary,
     pub metadata_group_size: Summary,
+    pub lock_wait_ms: Summary,
 }
 
 #[derive(Clone, Debug, Serialize)]

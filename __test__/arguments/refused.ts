@@ -138,9 +138,14 @@ function* ids(): Generator<Refused> {
     ['getUserPresence', 'userId', (client, userId) => client.getUserPresence(userId)],
     ['subscribe', 'roomId', (client, roomId) => client.subscribe(() => {}, { roomId })],
     ['events', 'roomId', (client, roomId) => client.events({ roomId }).next()],
+    ['locks.acquire', 'name', (client, name) => client.locks.acquire(name, { ownerId: 'u' })],
+    ['locks.acquire', 'ownerId', (client, ownerId) => client.locks.acquire('l', { ownerId })],
+    ['locks.inspect', 'name', (client, name) => client.locks.inspect(name)],
+    ['locks.revoke', 'name', (client, name) => client.locks.revoke(name)],
+    ['locks.subscribe', 'name', (client, name) => client.locks.subscribe(() => {}, { name })],
   ];
   for (const [method, field, call] of places) {
-    const optional = method === 'subscribe' || method === 'events';
+    const optional = ['subscribe', 'events', 'locks.subscribe'].includes(method);
     for (const [what, id] of NO_ID) {
       if (optional && id === undefined) continue;
       const title = `${method}: ${field} is ${what}`;
@@ -272,4 +277,52 @@ function* rest(): Generator<Refused> {
   }
 }
 
-export const REFUSED: readonly Refused[] = [...ids(), ...states(), ...rest()];
+function* locks(): Generator<Refused> {
+  const acquire = (options: unknown) => (client: Untyped) => client.locks.acquire('l', options);
+  for (const [what, options] of NO_OPTIONS) {
+    yield { title: `locks.acquire: options are ${what}`, call: acquire(options), names: ['locks'] };
+    if (options !== undefined) {
+      yield {
+        title: `locks.subscribe: options are ${what}`,
+        call: (client) => client.locks.subscribe(() => {}, options),
+        names: ['locks.subscribe'],
+      };
+    }
+    if (typeof options !== 'function') {
+      yield {
+        title: `locks.subscribe: handler is ${what}`,
+        call: (client) => client.locks.subscribe(options),
+        names: ['handler'],
+      };
+    }
+  }
+  const values: [string, unknown[]][] = [
+    ['ttlMs', [0, 9, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 53, '5', null, {}]],
+    ['waitMs', [-1, 1.5, Number.NaN, Number.NEGATIVE_INFINITY, 2 ** 53, '5', null, {}]],
+    ['autoRenew', ['no', 0, null]],
+    ['signal', [{}, null, 'stop']],
+  ];
+  for (const [field, wrong] of values) {
+    for (const value of wrong) {
+      yield {
+        title: `locks.acquire: ${field} is ${JSON.stringify(value)} (${value})`,
+        call: acquire({ ownerId: 'u', [field]: value }),
+        names: [field],
+      };
+    }
+  }
+  for (const field of ['ownerId', 'ttlMs', 'waitMs', 'autoRenew', 'signal']) {
+    yield {
+      title: `locks.acquire: ${field} is a getter that throws`,
+      call: acquire(withThrowing({ ownerId: 'u' }, field)),
+      names: [field],
+    };
+  }
+  yield {
+    title: 'locks.subscribe: name is a getter that throws',
+    call: (client) => client.locks.subscribe(() => {}, withThrowing({}, 'name')),
+    names: ['name'],
+  };
+}
+
+export const REFUSED: readonly Refused[] = [...ids(), ...states(), ...rest(), ...locks()];

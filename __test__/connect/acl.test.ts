@@ -14,7 +14,7 @@ function rules(): string {
   return example.replace(/\s+/g, ' ').trim();
 }
 
-test('the ACL rules of README.md are enough for presence, events, expiry and notifications', async () => {
+test('the ACL rules of README.md are enough for presence, events, expiry, notifications and locks', async () => {
   await using server = await startRedis({ users: { rollcall: rules() } });
   const client = await openClient({
     url: `redis://rollcall:secret@${server.host}:${server.port}`,
@@ -38,6 +38,20 @@ test('the ACL rules of README.md are enough for presence, events, expiry and not
       'room update',
       'room leave',
     ]);
+  });
+  const locks: string[] = [];
+  await client.locks.subscribe((event) => void locks.push(`all ${event.type}`));
+  await client.locks.subscribe((event) => void locks.push(`one ${event.type}`), { name: 'l' });
+  const lock = await client.locks.acquire('l', { ownerId: 'u' });
+  const next = client.locks.acquire('l', { ownerId: 'v', waitMs: 5_000 });
+  await lock.extend();
+  await lock.release();
+  await next;
+  await client.locks.revoke('l');
+  expect(await client.locks.inspect('l')).toBeNull();
+  await eventually(() => {
+    const types = ['acquired', 'released', 'acquired', 'revoked'];
+    expect(locks).toEqual(types.flatMap((type) => [`one ${type}`, `all ${type}`]));
   });
   await client.reapOnce();
   expect(client.metrics()).toMatchObject({ sweepsFailed: 0, expired: 1 });

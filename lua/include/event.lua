@@ -1,7 +1,4 @@
--- integer(x): a number as decimal digits; Lua's own conversion would write 1.7e+12.
-local function integer(x)
-  return string.format('%.0f', tonumber(x) or 0)
-end
+-- @include integer
 
 -- presence_event: the JSON text of one presence event. Ids arrive as JSON strings and the state as
 -- JSON text; nothing is decoded or encoded here.

@@ -37,6 +37,15 @@ pub fn check_conn(field: &str, id: &str, limits: &Limits) -> Result<()> {
     Ok(())
 }
 
+/// An id that nobody else has or can guess: 128 random bits in hexadecimal.
+pub fn random() -> Result<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        Error::internal("the system has no random numbers to give").with_cause(error)
+    })?;
+    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
+}
+
 /// An id as it may stand in a message: quoted, and cut when it is long.
 pub fn shown(id: &str) -> String {
     const MOST: usize = 64;

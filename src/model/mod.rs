@@ -6,6 +6,7 @@ pub mod event;
 pub mod ids;
 pub mod json;
 pub mod limits;
+pub mod lock;
 pub mod metadata;
 pub mod presence;
 pub mod state;

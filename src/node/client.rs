@@ -258,7 +258,7 @@ impl NativeClient {
         self.inbox.take_errors()
     }
 
-    fn client(&self) -> Result<&Arc<Client>> {
+    pub(super) fn client(&self) -> Result<&Arc<Client>> {
         self.core.get().ok_or_else(Error::closed)
     }
 
@@ -310,7 +310,34 @@ impl NativeClient {
         })
     }
 
-    /// Runs a call and hands its result over; a panic becomes an error like any other.
+    /// Like [`NativeClient::call_in_order`], for calls that may take as long as they like: the first step
+    /// is made here and now, so that they reach the store in the order in which they were made; and a
+    /// close does not wait for them, but ends them.
+    pub(super) fn call_at_once<F>(
+        &self,
+        call: f64,
+        work: impl FnOnce(Arc<Client>) -> F + Send + 'static,
+    ) -> napi::Result<()>
+    where
+        F: Future<Output = Result<String>> + Send,
+    {
+        let client = self.client().cloned();
+        let mut work = Box::pin(guarded(async move { work(client?).await }));
+        let first = {
+            let _in_runtime = runtime()?.enter();
+            work.as_mut().now_or_never()
+        };
+        match first {
+            Some(result) => self.inbox.answer(call, result),
+            None => {
+                let inbox = self.inbox.clone();
+                runtime()?.spawn(async move { inbox.answer(call, work.await) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a call and hands its result over.
     fn spawn(
         &self,
         call: f64,
@@ -318,24 +345,26 @@ impl NativeClient {
     ) -> napi::Result<()> {
         let inbox = self.inbox.clone();
         runtime()?.spawn(async move {
-            let result = AssertUnwindSafe(work)
-                .catch_unwind()
-                .await
-                .unwrap_or_else(|panic| {
-                    let said = panic
-                        .downcast_ref::<&str>()
-                        .map(|text| (*text).to_owned())
-                        .or_else(|| panic.downcast_ref::<String>().cloned())
-                        .unwrap_or_default();
-                    Err(
-                        Error::internal("Rollcall failed inside; please report this")
-                            .with_cause(said),
-                    )
-                });
+            let result = guarded(work).await;
             inbox.answer(call, result);
         });
         Ok(())
     }
+}
+
+/// What the work comes to; a panic becomes an error like any other.
+async fn guarded(work: impl Future<Output = Result<String>>) -> Result<String> {
+    AssertUnwindSafe(work)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| {
+            let said = panic
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_default();
+            Err(Error::internal("Rollcall failed inside; please report this").with_cause(said))
+        })
 }
 
 impl Drop for NativeClient {

@@ -7,12 +7,13 @@
 
 use crate::{
     heartbeat::{Outcome, Settle},
+    lock::Told,
     model::{
         error::{Error, Result},
         json::quote,
         limits::Limits,
     },
-    store::{ConnectionState, EventSink, Feed, LogLevel},
+    store::{ConnectionState, EventSink, Feed, LogLevel, lock::LockCall},
 };
 use napi::{
     Status,
@@ -215,6 +216,13 @@ impl Settle for Inbox {
     }
 }
 
+impl Told for Inbox {
+    fn lock_lost(&self, number: u64, error: &Error) {
+        let notice = format!(r#"["lock","{number}",{}]"#, quote(&error_json(error)));
+        self.put(|rest| rest.notices.push(notice));
+    }
+}
+
 impl EventSink for Inbox {
     fn event(&self, feed: Feed, payload: &str) -> u64 {
         let most = self.most_events.load(Ordering::Relaxed);
@@ -241,6 +249,8 @@ impl EventSink for Inbox {
     fn malformed(&self) {}
 
     fn expired(&self) {}
+
+    fn lock_call(&self, _: LockCall) {}
 
     fn state(&self, state: ConnectionState, detail: &str) {
         let notice = format!(r#"["state","{}",{}]"#, state.as_str(), quote(detail));

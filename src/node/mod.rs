@@ -4,6 +4,7 @@
 
 mod client;
 mod inbox;
+mod locks;
 mod metadata;
 
 use crate::model::error::Code;

@@ -5,6 +5,7 @@
 //! what the node remembers: that is the capabilities' part (`presence/`, `heartbeat/`, `expiry/`,
 //! `metadata/`).
 
+pub mod lock;
 pub mod memory;
 pub mod metadata;
 pub mod redis;
@@ -16,6 +17,7 @@ use crate::model::{
     state::State,
 };
 use futures_util::future::BoxFuture;
+use lock::{LockCall, LockStore};
 use metadata::MetadataStore;
 use std::sync::Arc;
 
@@ -135,6 +137,12 @@ pub enum Topic {
     AllChannels,
     /// Metadata events of one channel.
     Channel(Channel),
+    /// Events of every lock.
+    AllLocks,
+    /// Events of one lock.
+    Lock(Arc<str>),
+    /// What this node is told of its own claims on locks.
+    LockCalls,
 }
 
 /// A kind of subscription whose events go to JavaScript, which knows it by its number.
@@ -148,24 +156,37 @@ pub enum Feed {
     AllChannels,
     /// Metadata events of single channels.
     Channel,
+    /// Events of every lock.
+    AllLocks,
+    /// Events of single locks.
+    Lock,
 }
 
 impl Feed {
     /// Every feed, in the order of their numbers.
-    pub const ALL: [Feed; 4] = [Feed::AllRooms, Feed::Room, Feed::AllChannels, Feed::Channel];
+    pub const ALL: [Feed; 6] = [
+        Feed::AllRooms,
+        Feed::Room,
+        Feed::AllChannels,
+        Feed::Channel,
+        Feed::AllLocks,
+        Feed::Lock,
+    ];
 
     /// Its number; `js/dispatcher.ts` has the same.
     pub fn number(self) -> u8 {
         self as u8
     }
 
-    /// What is to be subscribed to for this feed. `name`: the room, or `<type>:<name>` of the
-    /// channel, for a feed of single ones; `None` if that is no name.
+    /// What is to be subscribed to for this feed. `name`: the room, `<type>:<name>` of the channel, or
+    /// the lock, for a feed of single ones; `None` if that is no name.
     pub fn topic(self, name: &str) -> Option<Topic> {
         Some(match self {
             Feed::AllRooms => Topic::AllRooms,
             Feed::Room => Topic::Room(name.into()),
             Feed::AllChannels => Topic::AllChannels,
+            Feed::AllLocks => Topic::AllLocks,
+            Feed::Lock => Topic::Lock(name.into()),
             Feed::Channel => Topic::Channel(Channel::read(name)?),
         })
     }
@@ -206,6 +227,8 @@ pub trait EventSink: Send + Sync + 'static {
     fn malformed(&self);
     /// A connection has expired, says the store: something may be due.
     fn expired(&self);
+    /// Something about a claim of this node on a lock.
+    fn lock_call(&self, call: LockCall);
     /// The connection to the store changed.
     fn state(&self, state: ConnectionState, detail: &str);
     /// Something for the log.
@@ -244,8 +267,8 @@ impl LogLevel {
     }
 }
 
-/// The atomic operations.
-pub trait Store: MetadataStore + Send + Sync + 'static {
+/// The atomic operations; those on metadata and on locks are in traits of their own.
+pub trait Store: MetadataStore + LockStore {
     /// Joins (spec 3.1, 3.2). `previous`: where the connection is, if the caller knows.
     fn join<'a>(
         &'a self,

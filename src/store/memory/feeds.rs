@@ -2,7 +2,7 @@
 
 use crate::{
     model::metadata::Channel,
-    store::{EventSink, Feed, Topic},
+    store::{EventSink, Feed, Topic, lock::LockCall},
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -42,8 +42,7 @@ impl Feeds {
     }
 
     /// Hands the event of a room to everybody who wants it: the room's own feed first, then the
-    /// feed of all rooms, as Redis serves channels before patterns. The text is only made if
-    /// somebody listens.
+    /// feed of all rooms, as Redis serves channels before patterns.
     pub(super) fn publish(&self, room: &Arc<str>, text: impl FnOnce() -> String) {
         if self.0.is_empty() {
             return;
@@ -71,8 +70,21 @@ impl Feeds {
         );
     }
 
-    /// Hands an event to every subscriber of some topics, in their order.
-    fn hand_out<const N: usize>(&self, topics: [(Feed, Topic); N], text: impl FnOnce() -> String) {
+    /// Tells a handle of one of its claims on locks, if it listens.
+    pub(super) fn call(&self, handle: HandleId, call: LockCall) {
+        let listening = self.0.get(&Topic::LockCalls);
+        if let Some(sink) = listening.and_then(|sinks| sinks.get(&handle)) {
+            sink.lock_call(call);
+        }
+    }
+
+    /// Hands an event to every subscriber of some topics, in their order. The text is only made if
+    /// somebody listens.
+    pub(super) fn hand_out<const N: usize>(
+        &self,
+        topics: [(Feed, Topic); N],
+        text: impl FnOnce() -> String,
+    ) {
         let heard = topics.map(|(feed, topic)| (feed, self.0.get(&topic)));
         if heard.iter().all(|(_, sinks)| sinks.is_none()) {
             return;

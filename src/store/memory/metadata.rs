@@ -58,8 +58,13 @@ impl MetadataStore for MemoryStore {
     fn commit_metadata<'a>(&'a self, commit: Commit<'a>) -> BoxFuture<'a, Result<Committed>> {
         Box::pin(async move {
             self.step(|data, now| {
-                let not_held = |lock| (lock, LockState::NotHeld);
-                let refused: Vec<_> = (0..commit.locks.len()).map(not_held).collect();
+                let refused: Vec<(usize, LockState)> = commit
+                    .locks
+                    .iter()
+                    .map(|check| data.locks.refusal(now, check))
+                    .enumerate()
+                    .filter_map(|(place, state)| Some((place, state?)))
+                    .collect();
                 if !refused.is_empty() {
                     return Committed::Locked(refused);
                 }

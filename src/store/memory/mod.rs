@@ -6,6 +6,7 @@
 
 mod clock;
 mod feeds;
+mod lock;
 mod metadata;
 mod presence;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod tests;
 use self::{
     clock::Clock,
     feeds::{Feeds, HandleId},
+    lock::Locks,
     metadata::Metadata,
     presence::Presence,
 };
@@ -55,6 +57,7 @@ struct Core {
 #[derive(Default)]
 struct Data {
     presence: Presence,
+    locks: Locks,
     metadata: Metadata,
     feeds: Feeds,
 }
@@ -153,7 +156,10 @@ impl MemoryStore {
 
     fn close_now(&self) {
         if let Some(core) = self.core.write().take() {
-            core.data.lock().feeds.drop_handle(self.id);
+            let mut data = core.data.lock();
+            let Data { locks, feeds, .. } = &mut *data;
+            locks.drop_handle(feeds, self.id);
+            feeds.drop_handle(self.id);
         }
     }
 

@@ -232,6 +232,11 @@ impl Link {
         }
     }
 
+    /// Whether there is a connection that can be used.
+    pub fn is_live(&self) -> bool {
+        self.inner.live.borrow().is_some()
+    }
+
     pub fn close(&self) {
         self.supervisor.abort();
         self.inner.live.send_replace(None);

@@ -1,11 +1,13 @@
 //! The store on one Redis server: the connections, and the operations as calls of scripts.
-//! Operations are grouped as the capabilities are: `presence.rs`, `heartbeat.rs`, `expiry/`, `metadata.rs`.
+//! Operations are grouped as the capabilities are: `presence.rs`, `heartbeat.rs`, `expiry/`,
+//! `metadata.rs`, `lock.rs`.
 
 pub mod config;
 mod errors;
 mod expiry;
 mod heartbeat;
 mod link;
+mod lock;
 mod metadata;
 mod presence;
 pub mod scripts;
@@ -16,6 +18,7 @@ use crate::{
     keys::Keys,
     model::{
         error::{Code, Error, Result},
+        ids,
         limits::Limits,
         presence::{Member, Place, Sweep},
     },
@@ -39,6 +42,8 @@ pub struct RedisStore {
     keys: Keys,
     commands: Link,
     subscriber: Subscriber,
+    /// The channel on which this node is told of its claims on locks.
+    wake: Box<str>,
 }
 
 impl RedisStore {
@@ -48,7 +53,8 @@ impl RedisStore {
         limits: &Limits,
         sink: Arc<dyn EventSink>,
     ) -> Result<RedisStore> {
-        let subscriber = Subscriber::new(&target, keys.clone(), limits, sink.clone());
+        let wake = keys.lock_wake(&ids::random()?);
+        let subscriber = Subscriber::new(&target, keys.clone(), &wake, limits, sink.clone());
         let commands = Link::open(LinkConfig {
             server: target.server,
             connect_timeout: Duration::from_millis(limits.connect_timeout_ms),
@@ -63,6 +69,7 @@ impl RedisStore {
             keys,
             commands,
             subscriber,
+            wake: wake.into(),
         })
     }
 

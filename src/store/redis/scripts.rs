@@ -73,6 +73,14 @@ scripts!(
     JOIN,
     LEAVE,
     METADATA_COMMIT,
+    LOCK_ACQUIRE,
+    LOCK_DUE,
+    LOCK_EXTEND,
+    LOCK_INSPECT,
+    LOCK_RAISE,
+    LOCK_RELEASE,
+    LOCK_REVOKE,
+    LOCK_SETTLE,
     REAP,
     REPAIR,
     SWEEP_CANDIDATES,
@@ -115,6 +123,44 @@ pub mod metadata_commit {
     pub const HELD_BY_OTHER: i64 = 1;
     pub const OUTRUN: i64 = 2;
     pub const UNREADABLE: i64 = 3;
+}
+
+/// Codes of `lock_acquire.lua`.
+pub mod lock_acquire {
+    pub const GRANTED: i64 = 0;
+    pub const WAITING: i64 = 1;
+    pub const HELD: i64 = 2;
+}
+
+/// Codes of `lock_extend.lua`.
+pub mod lock_extend {
+    pub const EXTENDED: i64 = 0;
+    pub const NOT_HELD: i64 = 1;
+}
+
+/// Codes of `lock_inspect.lua`.
+pub mod lock_inspect {
+    pub const HELD: i64 = 0;
+    pub const FREE: i64 = 1;
+}
+
+/// Codes of `lock_raise.lua`.
+pub mod lock_raise {
+    pub const RAISED: i64 = 0;
+    pub const NEWER: i64 = 1;
+}
+
+/// Codes of `lock_release.lua`.
+pub mod lock_release {
+    pub const RELEASED: i64 = 0;
+    pub const NOT_HELD: i64 = 1;
+}
+
+/// Codes of `lock_revoke.lua`.
+pub mod lock_revoke {
+    pub const REVOKED: i64 = 0;
+    pub const FREE: i64 = 1;
+    pub const FOREIGN: i64 = 2;
 }
 
 /// Reads a script's reply, part by part.
@@ -237,6 +283,44 @@ mod tests {
                     ("HELD_BY_OTHER", metadata_commit::HELD_BY_OTHER),
                     ("OUTRUN", metadata_commit::OUTRUN),
                     ("UNREADABLE", metadata_commit::UNREADABLE),
+                ]),
+            ),
+            (
+                "lock_acquire",
+                table([
+                    ("GRANTED", lock_acquire::GRANTED),
+                    ("WAITING", lock_acquire::WAITING),
+                    ("HELD", lock_acquire::HELD),
+                ]),
+            ),
+            (
+                "lock_extend",
+                table([
+                    ("EXTENDED", lock_extend::EXTENDED),
+                    ("NOT_HELD", lock_extend::NOT_HELD),
+                ]),
+            ),
+            (
+                "lock_inspect",
+                table([("HELD", lock_inspect::HELD), ("FREE", lock_inspect::FREE)]),
+            ),
+            (
+                "lock_raise",
+                table([("RAISED", lock_raise::RAISED), ("NEWER", lock_raise::NEWER)]),
+            ),
+            (
+                "lock_release",
+                table([
+                    ("RELEASED", lock_release::RELEASED),
+                    ("NOT_HELD", lock_release::NOT_HELD),
+                ]),
+            ),
+            (
+                "lock_revoke",
+                table([
+                    ("REVOKED", lock_revoke::REVOKED),
+                    ("FREE", lock_revoke::FREE),
+                    ("FOREIGN", lock_revoke::FOREIGN),
                 ]),
             ),
         ]);

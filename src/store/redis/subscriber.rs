@@ -7,14 +7,17 @@ use crate::{
         error::{Code, Error, Result},
         event,
         limits::Limits,
+        lock::is_lock_event,
         metadata::event::is_metadata_event,
     },
     store::{
         EventSink, Feed, LogLevel, Topic, Watch,
+        lock::LockCall,
         redis::{
             config::Target,
             errors, expiry,
             link::{Link, LinkConfig, Repeat},
+            lock,
             server::Server,
         },
     },
@@ -51,6 +54,8 @@ struct Shared {
     /// Start of the keys of connections, and where the server says which of them have expired.
     conn_prefix: String,
     expired_channel: String,
+    /// Where the scripts tell this node of its claims on locks.
+    wake_channel: String,
     /// What should be subscribed, now and after every reconnection.
     wanted: Mutex<BTreeSet<Topic>>,
     /// Whether the log says already that the flags cannot be set.
@@ -58,7 +63,13 @@ struct Shared {
 }
 
 impl Subscriber {
-    pub fn new(target: &Target, keys: Keys, limits: &Limits, sink: Arc<dyn EventSink>) -> Self {
+    pub fn new(
+        target: &Target,
+        keys: Keys,
+        wake_channel: &str,
+        limits: &Limits,
+        sink: Arc<dyn EventSink>,
+    ) -> Self {
         Subscriber {
             shared: Arc::new(Shared {
                 sink,
@@ -70,6 +81,7 @@ impl Subscriber {
                     .saturating_add(EVENT_OVERHEAD),
                 conn_prefix: keys.conn(""),
                 expired_channel: expiry::expired_channel(target.db),
+                wake_channel: wake_channel.into(),
                 keys,
                 wanted: Mutex::default(),
                 told_refusal: AtomicBool::new(false),
@@ -191,7 +203,10 @@ impl Shared {
                 .and_then(Value::extract_error)
                 .map_err(|error| errors::request(&error))?;
         }
-        if again && !wanted.is_empty() {
+        if again && wanted.contains(&Topic::LockCalls) {
+            self.sink.lock_call(LockCall::Gap);
+        }
+        if again && wanted.iter().any(|topic| *topic != Topic::LockCalls) {
             self.sink.gap();
         }
         Ok(())
@@ -220,6 +235,13 @@ impl Shared {
             Topic::Channel(of) => redis::cmd(channel)
                 .arg(self.keys.channel_events(of))
                 .to_owned(),
+            Topic::AllLocks => redis::cmd(pattern)
+                .arg(self.keys.lock_events_pattern())
+                .to_owned(),
+            Topic::Lock(name) => redis::cmd(channel)
+                .arg(self.keys.lock_events(name))
+                .to_owned(),
+            Topic::LockCalls => redis::cmd(channel).arg(&self.wake_channel).to_owned(),
         }
     }
 
@@ -236,11 +258,17 @@ impl Shared {
             }
             return;
         }
-        let heard = text(channel).zip(text(payload));
-        match heard.and_then(|(channel, payload)| {
-            Some((self.feed(is_pattern, channel, payload)?, payload))
-        }) {
-            Some((feed, payload)) => {
+        let (Some(channel), Some(payload)) = (text(channel), text(payload)) else {
+            return self.sink.malformed();
+        };
+        if channel == self.wake_channel {
+            return match lock::parse_call(payload) {
+                Some(call) => self.sink.lock_call(call),
+                None => self.sink.malformed(),
+            };
+        }
+        match self.feed(is_pattern, channel, payload) {
+            Some(feed) => {
                 self.sink.event(feed, payload);
             }
             None => self.sink.malformed(),
@@ -253,11 +281,13 @@ impl Shared {
             let fits =
                 payload.len() <= self.most_event_bytes && event::is_presence_event(payload, room);
             (fits, Feed::AllRooms, Feed::Room)
-        } else {
-            let of = self.keys.channel_of_events(channel)?;
+        } else if let Some(of) = self.keys.channel_of_events(channel) {
             let fits =
                 payload.len() <= self.most_metadata_event_bytes && is_metadata_event(payload, &of);
             (fits, Feed::AllChannels, Feed::Channel)
+        } else {
+            let name = self.keys.lock_of_events(channel)?;
+            (is_lock_event(payload, name), Feed::AllLocks, Feed::Lock)
         };
         fits.then_some(if is_pattern { of_all } else { of_one })
     }

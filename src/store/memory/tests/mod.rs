@@ -14,7 +14,7 @@ use crate::{
     },
     store::{
         Beaten, ConnectionState, EventSink, Exception, Feed, FullBeat, Join, Joined, Left,
-        LogLevel, PlainBeat, StateWrite, Store, Topic,
+        LogLevel, PlainBeat, StateWrite, Store, Topic, lock::LockCall,
     },
 };
 use futures_util::FutureExt;
@@ -63,6 +63,7 @@ impl EventSink for Recorder {
     fn gap(&self) {}
     fn malformed(&self) {}
     fn expired(&self) {}
+    fn lock_call(&self, _: LockCall) {}
     fn state(&self, _: ConnectionState, _: &str) {}
     fn log(&self, _: LogLevel, _: &str) {}
 }

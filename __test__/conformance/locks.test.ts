@@ -1,0 +1,482 @@
+// Spec section 8, on every store: what one process can show. Several processes, stopped and killed
+// ones, servers that go away and majorities of servers are in __test__/locks/.
+import { type AcquireOptions, type Lock, PresenceClient } from 'rollcall';
+import { expect, test } from 'vitest';
+import { eventually, within } from '../support/wait.js';
+import { brief, fired, onlyTokensStay, recordLocks } from './locks.js';
+import { type Client, failure, onEveryStore, silent } from './stores.js';
+
+const ADA: AcquireOptions = { ownerId: 'ada' };
+const BOB: AcquireOptions = { ownerId: 'bob' };
+
+/** Resolves when so many wait for the lock. */
+async function waiting(client: Client, name: string, waiters: number): Promise<void> {
+  await eventually(async () => {
+    expect((await client.locks.inspect(name))?.waiters).toBe(waiters);
+  });
+}
+
+onEveryStore('8 locks', (store) => {
+  onlyTokensStay(store);
+
+  test('8.1 acquire resolves to a lock with what the specification lists', async () => {
+    const client = await store.connect();
+    const before = Date.now();
+    const lock = await client.locks.acquire('l', ADA);
+    expect(lock).toMatchObject({
+      name: 'l',
+      ownerId: 'ada',
+      fencingToken: expect.any(Number),
+      expiresAt: expect.any(Number),
+      extend: expect.any(Function),
+      release: expect.any(Function),
+      lost: expect.any(AbortSignal),
+    });
+    // The default TTL is 10 s; what is promised is a little less.
+    expect(lock.expiresAt).toBeGreaterThan(before + 5_000);
+    expect(lock.expiresAt).toBeLessThanOrEqual(Date.now() + 10_000);
+    expect(lock.lost.aborted).toBe(false);
+    await lock.release();
+    expect(await client.locks.inspect('l')).toBeNull();
+    expect(lock.lost.aborted).toBe(false);
+  });
+
+  test('8.1 one that is held is LOCK_UNAVAILABLE at once, and the message says by whom and how long', async () => {
+    const [one, two] = [await store.connect(), await store.connect()];
+    const lock = await one.locks.acquire('l', { ...ADA, ttlMs: 60_000 });
+    const error = await two.locks.acquire('l', BOB).catch((e: Error) => e);
+    expect(error).toEqual(failure('LOCK_UNAVAILABLE', '"ada"'));
+    expect((error as Error).message).toMatch(/for \d{5} ms/);
+    // Nor has the same owner a second one.
+    await expect(one.locks.acquire('l', ADA)).rejects.toEqual(failure('LOCK_UNAVAILABLE'));
+    await lock.release();
+    await (await two.locks.acquire('l', BOB)).release();
+  });
+
+  test('8.1 waitMs waits, and when it is over the place in the queue is free', async () => {
+    const [one, two] = [await store.connect(), await store.connect()];
+    const lock = await one.locks.acquire('l', ADA);
+    await expect(two.locks.acquire('l', { ...BOB, waitMs: 60 })).rejects.toEqual(
+      failure('LOCK_UNAVAILABLE', '"ada"'),
+    );
+    expect((await one.locks.inspect('l'))?.waiters).toBe(0);
+    const next = two.locks.acquire('l', { ...BOB, waitMs: 10_000 });
+    await waiting(one, 'l', 1);
+    await lock.release();
+    await (await next).release();
+  });
+
+  test('8.1 an aborted signal rejects with its reason, and leaves the queue', async () => {
+    const [one, two] = [await store.connect(), await store.connect()];
+    const lock = await one.locks.acquire('l', ADA);
+    const reason = new Error('enough');
+    await expect(
+      two.locks.acquire('l', { ...BOB, waitMs: 9_999, signal: AbortSignal.abort(reason) }),
+    ).rejects.toBe(reason);
+    const controller = new AbortController();
+    const { signal } = controller;
+    const first = two.locks.acquire('l', { ...BOB, waitMs: Number.POSITIVE_INFINITY, signal });
+    await waiting(one, 'l', 1);
+    const second = two.locks.acquire('l', { ownerId: 'cy', waitMs: 9_999 });
+    await waiting(one, 'l', 2);
+    controller.abort(reason);
+    await expect(first).rejects.toBe(reason);
+    await waiting(one, 'l', 1);
+    await lock.release();
+    await (await second).release();
+  });
+
+  test('8.1 a signal that aborts together with the grant leaves no lock that nobody holds', async () => {
+    const [one, two] = [await store.connect(), await store.connect()];
+    for (let round = 0; round < 20; round++) {
+      const lock = await one.locks.acquire('l', { ...ADA, waitMs: 9_999 });
+      const controller = new AbortController();
+      const { signal } = controller;
+      const next = two.locks.acquire('l', { ...BOB, waitMs: 9_999, signal });
+      await waiting(one, 'l', 1);
+      const released = lock.release();
+      if (round % 2) await released;
+      controller.abort(new Error('enough'));
+      const got = await next.catch(() => undefined);
+      await released;
+      await got?.release();
+      await eventually(async () => expect(await one.locks.inspect('l')).toBeNull());
+    }
+  });
+
+  test('8.1 `await using` releases, also what was lost before', async () => {
+    const client = await store.connect();
+    {
+      await using lock = await client.locks.acquire('l', ADA);
+      expect((await client.locks.inspect('l'))?.ownerId).toBe(lock.ownerId);
+    }
+    expect(await client.locks.inspect('l')).toBeNull();
+    {
+      await using lock = await client.locks.acquire('l', ADA);
+      await client.locks.revoke('l');
+      await fired(lock.lost);
+    }
+    expect(await client.locks.inspect('l')).toBeNull();
+  });
+
+  test('8.2 only the holder can extend or release: by its own proof, not by the owner’s id', async () => {
+    const [one, two] = [await store.connect(), await store.connect()];
+    const old = await one.locks.acquire('l', { ...ADA, ttlMs: 60, autoRenew: false });
+    await fired(old.lost);
+    const lock = await eventually(() => two.locks.acquire('l', ADA));
+    await expect(old.extend()).rejects.toEqual(failure('LOCK_LOST', '"l"'));
+    await expect(old.release()).rejects.toEqual(failure('LOCK_LOST'));
+    expect((await one.locks.inspect('l'))?.fencingToken).toBe(lock.fencingToken);
+    await lock.extend();
+    await lock.release();
+    await expect(lock.extend()).rejects.toEqual(failure('LOCK_LOST', 'released'));
+  });
+
+  test('8.2 release twice is one release', async () => {
+    const client = await store.connect();
+    const lock = await client.locks.acquire('l', ADA);
+    const next = client.locks.acquire('l', { ...BOB, waitMs: 9_999 });
+    await Promise.all([lock.release(), lock.release()]);
+    const held = await next;
+    await lock.release();
+    expect((await client.locks.inspect('l'))?.ownerId).toBe('bob');
+    await held.release();
+  });
+
+  test('8.2 extend moves the end, for this time and for renewals', async () => {
+    const client = await store.connect();
+    const lock = await client.locks.acquire('l', { ...ADA, ttlMs: 60_000 });
+    await lock.extend(120_000);
+    expect(lock.expiresAt).toBeGreaterThan(Date.now() + 100_000);
+    expect((await client.locks.inspect('l'))?.ttlMs).toBeGreaterThan(100_000);
+    await lock.extend(150);
+    expect(lock.expiresAt).toBeLessThanOrEqual(Date.now() + 150);
+    const first = lock.expiresAt;
+    await eventually(() => lock.expiresAt > first + 300);
+    expect(lock.lost.aborted).toBe(false);
+    await lock.release();
+  });
+
+  test('8.3 the fencing token grows with every grant: after a release, an expiry, a revocation, a restart', async () => {
+    const [one, two] = [await store.connect(), await store.connect()];
+    const tokens: number[] = [];
+    const take = async (client: Client, options: Partial<AcquireOptions> = {}): Promise<Lock> => {
+      const lock = await client.locks.acquire('l', { ...ADA, waitMs: 5_000, ...options });
+      tokens.push(lock.fencingToken);
+      return lock;
+    };
+    for (let i = 0; i < 50; i++) await (await take(i % 2 ? one : two)).release();
+    for (let i = 0; i < 3; i++)
+      await fired((await take(one, { ttlMs: 30, autoRenew: false })).lost);
+    await take(one);
+    await two.locks.revoke('l');
+    const client = await store.connect();
+    await take(client);
+    await client.close();
+    await (await take(two)).release();
+    expect(tokens).toEqual([...new Set(tokens)].sort((a, b) => a - b));
+    expect(tokens.every(Number.isSafeInteger)).toBe(true);
+  });
+
+  test('8.4 waiters are served in order of arrival', async () => {
+    const clients = [await store.connect(), await store.connect(), await store.connect()];
+    const [first] = clients as [Client];
+    const lock = await first.locks.acquire('l', ADA);
+    const order: number[] = [];
+    const all: Promise<void>[] = [];
+    for (let i = 0; i < 12; i++) {
+      const client = clients[i % 3] as Client;
+      all.push(
+        client.locks.acquire('l', { ownerId: `w${i}`, waitMs: 9_999 }).then(async (held) => {
+          order.push(i);
+          await held.release();
+        }),
+      );
+      await waiting(first, 'l', i + 1);
+    }
+    await lock.release();
+    await Promise.all(all);
+    expect(order).toEqual([...order.keys()]);
+  });
+
+  test('8.4 calls of one client are in the order in which they were made', async () => {
+    const client = await store.connect();
+    const order: number[] = [];
+    await Promise.all(
+      Array.from({ length: 30 }, async (_, i) => {
+        const held = await client.locks.acquire('l', { ownerId: `w${i}`, waitMs: 9_999 });
+        order.push(i);
+        await held.release();
+      }),
+    );
+    expect(order).toEqual([...order.keys()]);
+  });
+
+  test('8.4 who does not wait does not overtake those who do', async () => {
+    const [one, two] = [await store.connect(), await store.connect()];
+    const lock = await one.locks.acquire('l', ADA);
+    const held: string[] = [];
+    const next = two.locks.acquire('l', { ...BOB, waitMs: 9_999 }).then((got) => {
+      held.push('bob');
+      return got;
+    });
+    await waiting(one, 'l', 1);
+    const tries = Array.from({ length: 5 }, async () => {
+      const got = await one.locks.acquire('l', { ownerId: 'cy' }).catch(() => undefined);
+      if (got) held.push('cy');
+      await got?.release();
+    });
+    await lock.release();
+    await (await next).release();
+    await Promise.all(tries);
+    expect(held[0]).toBe('bob');
+  });
+
+  test('8.4 a waiter whose client is closed rejects with CLOSED and does not block the queue', async () => {
+    const [one, two, three] = [await store.connect(), await store.connect(), await store.connect()];
+    const lock = await one.locks.acquire('l', ADA);
+    const gone = two.locks.acquire('l', { ...BOB, waitMs: 9_999 });
+    const refused = expect(gone).rejects.toEqual(failure('CLOSED'));
+    await waiting(one, 'l', 1);
+    const next = three.locks.acquire('l', { ownerId: 'cy', waitMs: 9_999 });
+    await waiting(one, 'l', 2);
+    await two.close();
+    await refused;
+    await lock.release();
+    await (await next).release();
+  });
+
+  test('8.4 the next waiter gets a lock whose holder lets it expire', async () => {
+    const [one, two] = [await store.connect(), await store.connect()];
+    const lock = await one.locks.acquire('l', { ...ADA, ttlMs: 150, autoRenew: false });
+    const next = await two.locks.acquire('l', { ...BOB, waitMs: 9_999 });
+    expect(lock.lost.aborted).toBe(true);
+    expect(next.fencingToken).toBeGreaterThan(lock.fencingToken);
+    await next.release();
+  });
+
+  test('8.5 a JavaScript thread that is blocked for three times the TTL keeps its lock', async () => {
+    const [one, two] = [await store.connect(), await store.connect()];
+    const lock = await one.locks.acquire('l', { ...ADA, ttlMs: 200 });
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 600);
+    expect(lock.lost.aborted).toBe(false);
+    expect((await two.locks.inspect('l'))?.fencingToken).toBe(lock.fencingToken);
+    await lock.release();
+  });
+
+  test('8.5 without autoRenew, lost fires when the TTL is over, before it is somebody else’s', async () => {
+    const [one, two] = [await store.connect(), await store.connect()];
+    const lock = await one.locks.acquire('l', { ...ADA, ttlMs: 100, autoRenew: false });
+    const seen: string[] = [];
+    lock.lost.addEventListener('abort', () => void seen.push('lost'));
+    const next = await two.locks.acquire('l', { ...BOB, waitMs: 9_999 });
+    // Both in this process: what the other client learns cannot come before.
+    expect(lock.lost.aborted).toBe(true);
+    expect(lock.lost.reason).toEqual(failure('LOCK_LOST', '"l"'));
+    expect(seen).toEqual(['lost']);
+    expect(() => lock.lost.throwIfAborted()).toThrow('"l"');
+    await next.release();
+  });
+
+  test('8.5 a lease that is over is found by whatever the client does first', async () => {
+    const client = await store.connect();
+    const ways: ((lock: Lock) => unknown)[] = [
+      (lock) => lock.lost,
+      () => client.heartbeat({ connId: 'unknown' }).catch(() => {}),
+      () => client.fetchRoomSnapshot('r'),
+      (lock) => lock.extend().catch(() => {}),
+      (lock) => lock.release().catch(() => {}),
+      (lock) => lock.expiresAt,
+    ];
+    for (const way of ways) {
+      const lock = await client.locks.acquire('l', {
+        ...ADA,
+        ttlMs: 40,
+        autoRenew: false,
+        waitMs: 999,
+      });
+      let lost = false;
+      lock.lost.addEventListener('abort', () => {
+        lost = true;
+      });
+      // Nothing that the core says comes through meanwhile.
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 60);
+      way(lock);
+      expect(lost, String(way)).toBe(true);
+    }
+    await eventually(async () => expect(await client.locks.inspect('l')).toBeNull());
+  });
+
+  test('8.7 inspect says who holds a lock, with which token, for how long, and how many wait', async () => {
+    const [one, two] = [await store.connect(), await store.connect()];
+    expect(await two.locks.inspect('l')).toBeNull();
+    const lock = await one.locks.acquire('l', { ...ADA, ttlMs: 60_000 });
+    const next = two.locks.acquire('l', { ...BOB, waitMs: 9_999 });
+    await waiting(one, 'l', 1);
+    const found = await two.locks.inspect('l');
+    expect(found).toEqual({
+      name: 'l',
+      ownerId: 'ada',
+      fencingToken: lock.fencingToken,
+      ttlMs: expect.any(Number),
+      waiters: 1,
+    });
+    expect(found?.ttlMs).toBeGreaterThan(30_000);
+    await lock.release();
+    await (await next).release();
+  });
+
+  test('8.7 revoke takes the lock away: its holder hears at once, the next waiter gets it', async () => {
+    const [one, two] = [await store.connect(), await store.connect()];
+    expect(await two.locks.revoke('l')).toBeNull();
+    const lock = await one.locks.acquire('l', { ...ADA, ttlMs: 60_000 });
+    const next = two.locks.acquire('l', { ...BOB, waitMs: 9_999 });
+    await waiting(one, 'l', 1);
+    expect(await two.locks.revoke('l')).toEqual({
+      ownerId: 'ada',
+      fencingToken: lock.fencingToken,
+    });
+    // Long before the next renewal, which would be in 20 s.
+    expect(await within(fired(lock.lost), 5_000, 'lost')).toEqual(failure('LOCK_LOST', '"l"'));
+    await expect(lock.release()).rejects.toEqual(failure('LOCK_LOST'));
+    expect((await next).fencingToken).toBeGreaterThan(lock.fencingToken);
+    await (await next).release();
+  });
+
+  test('8.7 events: each change once, in order, to those who follow all locks or this one', async () => {
+    const [one, two] = [await store.connect(), await store.connect({ sweepIntervalMs: 50 })];
+    const all = await recordLocks(two);
+    const only = await recordLocks(two, { name: 'l' });
+    const tokens: number[] = [];
+    const take = async (name: string, options: Partial<AcquireOptions> = {}) => {
+      const lock = await one.locks.acquire(name, { ...ADA, ...options });
+      tokens.push(lock.fencingToken);
+      return lock;
+    };
+    await (await take('l')).release();
+    await (await take('m')).release();
+    await take('l');
+    await two.locks.revoke('l');
+    await take('l', { ttlMs: 50, autoRenew: false });
+    // Nobody asks for the lock: it is the subscriber that finds it.
+    await eventually(() => all.events.length >= 8 && only.events.length >= 6);
+    const expected = [
+      'acquired l ada',
+      'released l ada',
+      'acquired m ada',
+      'released m ada',
+      'acquired l ada',
+      'revoked l ada',
+      'acquired l ada',
+      'expired l ada',
+    ];
+    const events = await all.settled();
+    expect(events.map(brief)).toEqual(expected);
+    expect(events.map((event) => event.fencingToken)).toEqual(tokens.flatMap((t) => [t, t]));
+    expect(events.every((event) => Math.abs(event.ts - Date.now()) < 60_000)).toBe(true);
+    expect((await only.settled()).map(brief)).toEqual(
+      expected.filter((event) => event.includes(' l ')),
+    );
+    await all.stop();
+    await only.stop();
+    await (await take('l')).release();
+    expect(all.events.length).toBe(8);
+  });
+
+  test('8.7 an expiry is told once, whoever notices it: waiters, askers, subscribers', async () => {
+    const clients = [
+      await store.connect({ sweepIntervalMs: 2 }),
+      await store.connect({ sweepIntervalMs: 2 }),
+      await store.connect({ sweepIntervalMs: 2 }),
+    ];
+    const [one] = clients as [Client];
+    const recorders = await Promise.all(clients.map((client) => recordLocks(client)));
+    for (let i = 0; i < 10; i++) {
+      const name = `l${i}`;
+      await one.locks.acquire(name, { ...ADA, ttlMs: 30, autoRenew: false });
+      const waits = clients.map(async (client) => {
+        const held = await client.locks.acquire(name, { ...BOB, waitMs: 9_999 });
+        await held.release();
+      });
+      await Promise.all(waits);
+    }
+    for (const recorder of recorders) {
+      const events = (await recorder.settled()).map(brief);
+      for (let i = 0; i < 10; i++) {
+        expect(events.filter((event) => event.includes(` l${i} `))).toEqual([
+          `acquired l${i} ada`,
+          `expired l${i} ada`,
+          ...Array.from({ length: 3 }, () => [`acquired l${i} bob`, `released l${i} bob`]).flat(),
+        ]);
+      }
+    }
+  });
+
+  test('8 metrics count locks', async () => {
+    const client = await store.connect();
+    const lock = await client.locks.acquire('l', ADA);
+    await client.locks.acquire('l', BOB).catch(() => {});
+    const next = client.locks.acquire('l', { ...BOB, waitMs: 9_999 });
+    await waiting(client, 'l', 1);
+    expect(client.metrics()).toMatchObject({
+      locksAcquired: 1,
+      locksUnavailable: 1,
+      locksHeld: 1,
+      locksWaiting: 1,
+      locksLost: 0,
+    });
+    await client.locks.revoke('l');
+    await fired(lock.lost);
+    await (await next).release();
+    expect(client.metrics()).toMatchObject({
+      locksAcquired: 2,
+      locksReleased: 1,
+      locksLost: 1,
+      locksHeld: 0,
+      locksWaiting: 0,
+    });
+    expect(client.metrics().lockWaitMs.count).toBe(2);
+  });
+
+  test('11.3 close releases what is held; lost has fired before', async () => {
+    const one = await PresenceClient.connect({ url: store.url(), logger: silent });
+    const two = await store.connect();
+    const lock = await one.locks.acquire('l', { ...ADA, ttlMs: 60_000 });
+    const next = two.locks.acquire('l', { ...BOB, waitMs: 9_999 });
+    await waiting(two, 'l', 1);
+    const closing = one.close();
+    expect(lock.lost.aborted).toBe(true);
+    expect(lock.lost.reason).toEqual(failure('LOCK_LOST', 'closed'));
+    await closing;
+    await (await next).release();
+    await expect(lock.release()).rejects.toEqual(failure('LOCK_LOST'));
+    await expect(one.locks.acquire('l', ADA)).rejects.toEqual(failure('CLOSED'));
+  });
+
+  test('2.2 names with any characters are locks of their own', async () => {
+    const client = await store.connect();
+    const names = [
+      'a',
+      'a:b',
+      '{a}',
+      'a}:token',
+      ' ',
+      '\u0000',
+      '*',
+      '[a]',
+      '☃',
+      'a\nb',
+      '%',
+      '0 x',
+    ];
+    const locks: Lock[] = [];
+    for (const name of names) {
+      locks.push(await client.locks.acquire(name, { ownerId: `owner of ${name}` }));
+    }
+    for (const name of names) {
+      expect((await client.locks.inspect(name))?.ownerId).toBe(`owner of ${name}`);
+      await expect(client.locks.acquire(name, ADA)).rejects.toEqual(failure('LOCK_UNAVAILABLE'));
+    }
+    await Promise.all(locks.map((lock) => lock.release()));
+  });
+});

@@ -1,0 +1,239 @@
+// `client.locks`: checks what only JavaScript can check, and gives locks a shape.
+
+import { type Dispatcher, FEEDS } from './dispatcher.js';
+import { RollcallError } from './errors.js';
+import { hasFired, type Lease, type Leases } from './leases.js';
+import type {
+  AcquireOptions,
+  Lock,
+  LockHandler,
+  LockInspection,
+  LockSubscribeOptions,
+  RevokedLock,
+} from './lock-types.js';
+import type { Session } from './session.js';
+import type { Unsubscribe } from './types.js';
+import {
+  checkCount,
+  checkFlag,
+  checkHandler,
+  checkId,
+  checkOptions,
+  checkSignal,
+  checkWait,
+  unreadable,
+} from './validate.js';
+
+const DEFAULT_TTL_MS = 10_000;
+const ACQUIRE_OPTIONS = ['ownerId', 'ttlMs', 'waitMs', 'autoRenew', 'signal'] as const;
+
+/** Named locks: leases with fencing tokens, served in order of arrival. `client.locks` is one. */
+export class Locks {
+  readonly #session: Session;
+  readonly #dispatcher: Pick<Dispatcher<never>, 'addLock'>;
+
+  /** @internal */
+  constructor(session: Session, dispatcher: Pick<Dispatcher<never>, 'addLock'>) {
+    this.#session = session;
+    this.#dispatcher = dispatcher;
+  }
+
+  /**
+   * Takes the lock, waiting for it up to `waitMs` in order of arrival among all nodes.
+   *
+   * @throws `LOCK_UNAVAILABLE` when it is not to be had in time (the message says who holds it, and
+   * for how long), the `signal`'s reason when that fires, `INVALID_ARGUMENT`, `UNAVAILABLE`,
+   * `TIMEOUT`, `PERMISSION`, `CLOSED`
+   */
+  async acquire(name: string, options: AcquireOptions): Promise<Lock> {
+    checkId('name', name);
+    checkOptions('locks.acquire', options);
+    let ownerId: unknown, ttlMs: unknown, waitMs: unknown, autoRenew: unknown, signal: unknown;
+    try {
+      ({ ownerId, ttlMs = DEFAULT_TTL_MS, waitMs = 0, autoRenew, signal } = options);
+    } catch (error) {
+      throw unreadable(options, ACQUIRE_OPTIONS, error);
+    }
+    checkId('ownerId', ownerId);
+    checkCount('ttlMs', ttlMs);
+    checkWait('waitMs', waitMs);
+    const renews = checkFlag('autoRenew', autoRenew, true);
+    checkSignal('signal', signal);
+    signal?.throwIfAborted();
+    this.#session.checkOpen();
+    const { leases } = this.#session.bridge;
+    const lease = leases.open(name);
+    try {
+      const [fencingToken, ends] = (await this.#abortable(
+        lease,
+        this.#session.call('lockAcquire', lease.number, name, ownerId, ttlMs, waitMs, renews),
+        signal,
+      )) as [number, number];
+      leases.granted(lease, ends);
+      if (hasFired(lease.lost.signal)) {
+        throw lease.lost.signal.reason;
+      }
+      return new HeldLock(this.#session, lease, ownerId, fencingToken);
+    } catch (error) {
+      leases.forget(lease);
+      throw error;
+    }
+  }
+
+  /** Who holds a lock, and how many wait for it; `null` if nobody holds it. */
+  async inspect(name: string): Promise<LockInspection | null> {
+    checkId('name', name);
+    return (await this.#session.call('lockInspect', name)) as LockInspection | null;
+  }
+
+  /**
+   * Takes a lock away from whoever holds it, for operators. The first in its queue gets it. The holder
+   * is told at once if its process can be reached; if not, only the fencing token keeps its writes
+   * out.
+   *
+   * @returns what was revoked, or `null` if nobody held it.
+   */
+  async revoke(name: string): Promise<RevokedLock | null> {
+    checkId('name', name);
+    return (await this.#session.call('lockRevoke', name)) as RevokedLock | null;
+  }
+
+  /**
+   * Calls `handler` for each event of all locks, or of one.
+   *
+   * @returns what ends the subscription. An open subscription keeps the process alive.
+   * @throws `UNSUPPORTED` for locks on several servers
+   */
+  async subscribe(handler: LockHandler, options: LockSubscribeOptions = {}): Promise<Unsubscribe> {
+    checkHandler('handler', handler);
+    checkOptions('locks.subscribe', options);
+    let name: unknown;
+    try {
+      ({ name } = options);
+    } catch (error) {
+      throw unreadable(options, ['name'], error);
+    }
+    if (name !== undefined) {
+      checkId('name', name);
+    }
+    const remove = this.#dispatcher.addLock(name, handler);
+    const feed = name === undefined ? FEEDS.allLocks : FEEDS.lock;
+    return this.#session.subscribe(feed, name ?? '', remove);
+  }
+
+  /** The call's result, or the signal's reason if that comes first; then nobody wants the lock. */
+  #abortable(
+    { number }: Lease,
+    call: Promise<unknown>,
+    signal: AbortSignal | undefined,
+  ): Promise<unknown> {
+    if (signal === undefined) {
+      return call;
+    }
+    return new Promise((resolve, reject) => {
+      const aborted = () => {
+        this.#session.bridge.abandonLock(number);
+        reject(signal.reason);
+      };
+      signal.addEventListener('abort', aborted, { once: true });
+      const settled = () => signal.removeEventListener('abort', aborted);
+      call.then(
+        (value) => {
+          settled();
+          resolve(value);
+        },
+        (error) => {
+          settled();
+          reject(error);
+        },
+      );
+    });
+  }
+}
+
+class HeldLock implements Lock {
+  readonly #session: Session;
+  readonly #lease: Lease;
+  readonly ownerId: string;
+  readonly fencingToken: number;
+  #released: Promise<void> | undefined;
+
+  constructor(session: Session, lease: Lease, ownerId: string, fencingToken: number) {
+    this.#session = session;
+    this.#lease = lease;
+    this.ownerId = ownerId;
+    this.fencingToken = fencingToken;
+  }
+
+  get name(): string {
+    return this.#lease.name;
+  }
+
+  get expiresAt(): number {
+    return Math.floor(Date.now() + this.#leases.endsOf(this.#lease) - performance.now());
+  }
+
+  get lost(): AbortSignal {
+    this.#leases.check();
+    return this.#lease.lost.signal;
+  }
+
+  async extend(ttlMs?: number): Promise<void> {
+    if (ttlMs !== undefined) {
+      checkCount('ttlMs', ttlMs);
+    }
+    if (this.#released !== undefined && !hasFired(this.#lease.lost.signal)) {
+      const name = JSON.stringify(this.name);
+      throw new RollcallError('LOCK_LOST', `lock ${name} has been released; acquire it again`);
+    }
+    await this.#call(async () => {
+      const ends = await this.#session.call('lockExtend', this.#lease.number, ttlMs ?? 0);
+      this.#leases.granted(this.#lease, ends as number);
+    });
+  }
+
+  release(): Promise<void> {
+    this.#released ??= this.#release();
+    return this.#released;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      await this.release();
+    } catch (error) {
+      if (!(error instanceof RollcallError) || error.code !== 'LOCK_LOST') {
+        throw error;
+      }
+    }
+  }
+
+  get #leases(): Leases {
+    return this.#session.bridge.leases;
+  }
+
+  async #release(): Promise<void> {
+    try {
+      await this.#call(() => this.#session.call('lockRelease', this.#lease.number));
+      this.#leases.forget(this.#lease);
+    } catch (error) {
+      if (!(error instanceof RollcallError) || error.code !== 'LOCK_LOST') {
+        // It may be tried again.
+        this.#released = undefined;
+      }
+      throw error;
+    }
+  }
+
+  /** Rejects with the reason of `lost` if that has fired; has it fired if the core says so. */
+  async #call(call: () => Promise<unknown>): Promise<void> {
+    this.lost.throwIfAborted();
+    try {
+      await call();
+    } catch (error) {
+      if (error instanceof RollcallError && error.code === 'LOCK_LOST') {
+        this.#leases.lost(this.#lease.number, error);
+      }
+      throw error;
+    }
+  }
+}

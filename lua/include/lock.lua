@@ -1,0 +1,90 @@
+-- @include integer
+-- @include now
+-- What the scripts of locks share. Their KEYS are always the same:
+--   KEYS[1] – prs:lock:<name>        KEYS[2] – its newest token    KEYS[3] – the record of its holder
+--   KEYS[4] – the queue of waiters   KEYS[5] – the living: wake channel of a node → until when (ms)
+--   KEYS[6] – index: lock → when its lease ends                    KEYS[7] – its events (channel)
+-- A waiter is '<number> <wake channel of its node>'. The channels that are published to are read from
+-- what the nodes themselves wrote: none is built here.
+
+-- Waiters of nodes that are gone which one call takes out.
+local MOST_DEAD = 64
+
+local BY, OWNER, OWNER_JSON, TOKEN, ENDS, WAKE, NUMBER = 1, 2, 3, 4, 5, 6, 7
+
+-- tell: publishes an event of the lock. An empty owner_json: nobody is to be told.
+local function tell(kind, name_json, owner_json, token)
+  if owner_json ~= '' then
+    redis.call('PUBLISH', KEYS[7], '{"type":"' .. kind .. '","name":' .. name_json
+      .. ',"ownerId":' .. owner_json .. ',"fencingToken":' .. token
+      .. ',"ts":' .. integer(now) .. '}')
+  end
+end
+
+-- tell_holder: has the node of a holder know at once that its lock is gone.
+local function tell_holder(record)
+  if record[WAKE] ~= '' then
+    redis.call('PUBLISH', record[WAKE], 'lost ' .. record[NUMBER])
+  end
+end
+
+-- look: the record of the holder, or nil if the lock is not held by one of ours; and what the lock's
+-- own key holds. A record whose lock has ended is removed here, and the end told in the same step:
+-- so it is told once, whoever looks first. Before its time only others can have taken it away.
+local function look(name, name_json)
+  local owner = redis.call('GET', KEYS[1])
+  local record = redis.call('HMGET', KEYS[3], 'by', 'owner', 'json', 'token', 'ends', 'wake', 'number')
+  if not record[BY] then
+    return nil, owner
+  end
+  if owner == record[OWNER] and now < tonumber(record[ENDS]) then
+    return record, owner
+  end
+  redis.call('DEL', KEYS[3])
+  redis.call('ZREM', KEYS[6], name)
+  tell(now < tonumber(record[ENDS]) and 'revoked' or 'expired', name_json, record[OWNER_JSON],
+    record[TOKEN])
+  tell_holder(record)
+  return nil, owner
+end
+
+-- first_waiter: who is to have the lock next, its wake channel and number; nil if nobody waits,
+-- false if there are more dead before it than one call takes out. `mine` is alive: it asks.
+local function first_waiter(mine)
+  for _ = 1, MOST_DEAD do
+    local waiter = redis.call('ZRANGE', KEYS[4], 0, 0)[1]
+    if not waiter then
+      return nil
+    end
+    local number, wake = string.match(waiter, '^(%d+) (.*)$')
+    if waiter == mine then
+      return waiter, wake, number
+    end
+    local lives_until = wake and redis.call('ZSCORE', KEYS[5], wake)
+    if lives_until and tonumber(lives_until) > now then
+      return waiter, wake, number
+    end
+    redis.call('ZREM', KEYS[4], waiter)
+    if wake then
+      redis.call('ZREM', KEYS[5], wake)
+    end
+  end
+  return false
+end
+
+-- wake_next: tells the first waiter, and nobody else, that the lock is free.
+local function wake_next()
+  local waiter, wake, number = first_waiter('')
+  if waiter then
+    redis.call('PUBLISH', wake, 'turn ' .. number)
+  end
+end
+
+-- leave_queue: whether the waiter was in it. With the last one goes the record of the living.
+local function leave_queue(waiter)
+  local left = redis.call('ZREM', KEYS[4], waiter) == 1
+  if left and redis.call('EXISTS', KEYS[4]) == 0 then
+    redis.call('DEL', KEYS[5])
+  end
+  return left
+end

@@ -1,0 +1,98 @@
+-- lock_acquire: takes a lock, or a place in its queue, or refreshes that place.
+--
+-- KEYS[1..7] – the lock's keys (include/lock.lua)
+-- ARGV[1] – name          ARGV[2] – name as JSON string
+-- ARGV[3] – by: what proves the holder         ARGV[4] – owner's id
+-- ARGV[5] – owner's id as JSON string; '': no events of this lock
+-- ARGV[6] – ttl (ms)      ARGV[7] – token: 'next', 'ask' (find the next one, but do not keep it), or
+--           the one that the lock was already granted with on other servers
+-- ARGV[8] – how long the token is kept after its last use (ms)
+-- ARGV[9] – number of the request within its node   ARGV[10] – wake channel of the node, or ''
+-- ARGV[11] – how long the node counts as living (ms); 0: do not wait
+-- ARGV[12] – place in the queue, as it was given; '' for a new one
+--
+-- Returns {GRANTED, token, newest stored token before}
+--      or {WAITING, place, look again (ms), known}: it is in the queue. look again: when the lock may
+--         be had without anybody telling, -1 if that is not for this waiter to watch. known: 1 if the
+--         node still counted as living; 0 says that its waiters may have been taken out
+--      or {HELD, owner, ttl left (ms), newest stored token, waiters}: it is not to be had; the owner
+--         is '' if it is free and others wait. ttl left: -1 if it never ends
+--
+-- Races: a repeated call of a holder (its answer was lost) finds itself by `by`, and gets the same
+-- token. Nobody overtakes: a free lock goes to the first living waiter only, and who comes later
+-- waits behind. A wake that was lost is made good by any waiter that looks and finds the lock free.
+-- Two grants cannot get one token: the newest is stored in the same step; where it was lost (a
+-- server restarted empty, the key expired), the clock is ahead of all that were given.
+-- A lock written by others with a plain SET has no record, and is held as long as its key is there.
+-- @include lock
+local GRANTED = 0
+local WAITING = 1
+local HELD = 2
+
+local name, name_json, by, owner, owner_json = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local ttl, mode, kept = ARGV[6], ARGV[7], ARGV[8]
+local number, wake, lease, place = ARGV[9], ARGV[10], tonumber(ARGV[11]), ARGV[12]
+local waiter = number .. ' ' .. wake
+
+local record, held_by = look(name, name_json)
+local stored = redis.call('GET', KEYS[2]) or '0'
+
+local function grant(token)
+  local ends = now + tonumber(ttl)
+  redis.call('SET', KEYS[1], owner, 'PX', ttl)
+  redis.call('HSET', KEYS[3], 'by', by, 'owner', owner, 'json', owner_json, 'token', token,
+    'ends', integer(ends), 'wake', wake, 'number', number)
+  -- The record outlives the lock, so that its end can be told.
+  redis.call('PEXPIRE', KEYS[3], tonumber(ttl) + tonumber(kept))
+  if mode ~= 'ask' then
+    redis.call('SET', KEYS[2], token, 'PX', tonumber(ttl) + tonumber(kept))
+  end
+  redis.call('ZADD', KEYS[6], integer(ends), name)
+  return { GRANTED, token, stored }
+end
+
+if record and record[BY] == by then
+  leave_queue(waiter)
+  return grant(record[TOKEN])
+end
+
+local micros = clock[1] * 1000000 + clock[2]
+local again = -1
+if not held_by then
+  local first, first_wake, first_number = first_waiter(waiter)
+  local newer = tonumber(mode) and tonumber(stored) > tonumber(mode)
+  if (first == nil or first == waiter) and not newer then
+    local token = mode
+    if not tonumber(mode) then
+      token = integer(math.max(tonumber(stored) + 1, micros))
+    end
+    leave_queue(waiter)
+    local granted = grant(token)
+    tell('acquired', name_json, owner_json, token)
+    return granted
+  elseif first == false then
+    again = 0
+  elseif first and first ~= waiter then
+    redis.call('PUBLISH', first_wake, 'turn ' .. first_number)
+  end
+end
+
+local left = held_by and redis.call('PTTL', KEYS[1]) or 0
+if lease == 0 then
+  return { HELD, held_by or '', left, stored, redis.call('ZCARD', KEYS[4]) }
+end
+if place == '' then
+  place = redis.call('ZSCORE', KEYS[4], waiter)
+end
+if not place then
+  local last = redis.call('ZRANGE', KEYS[4], -1, -1, 'WITHSCORES')
+  place = integer(math.max(micros, (tonumber(last[2]) or 0) + 1))
+end
+redis.call('ZADD', KEYS[4], place, waiter)
+local known = redis.call('ZADD', KEYS[5], integer(now + lease), wake) == 0 and 1 or 0
+redis.call('PEXPIRE', KEYS[4], lease * 10)
+redis.call('PEXPIRE', KEYS[5], lease * 10)
+if held_by and redis.call('ZRANK', KEYS[4], waiter) == 0 then
+  again = left
+end
+return { WAITING, place, again, known }

@@ -1,0 +1,36 @@
+-- lock_revoke: takes a lock away from whoever holds it.
+--
+-- KEYS[1..7] – the lock's keys (include/lock.lua)
+-- ARGV[1] – name      ARGV[2] – name as JSON string
+-- ARGV[3] – the owner that the caller knows of, as JSON string; '' for none
+-- ARGV[4] – the same, as it is
+--
+-- Returns {REVOKED, owner, token or ''}, or {FREE}, or {FOREIGN, owner}: it was written by others, so
+-- its owner is not known as JSON; nothing was revoked, call again with it
+--
+-- Races: the holder is told in the same step, and so is the next waiter. Revoking does not reach a
+-- holder that cannot be told: its fencing token does, since the next grant has a newer one.
+-- @include lock
+local REVOKED = 0
+local FREE = 1
+local FOREIGN = 2
+
+local name, name_json = ARGV[1], ARGV[2]
+local record, held_by = look(name, name_json)
+if not held_by then
+  return { FREE }
+end
+local token = record and record[TOKEN] or ''
+if record then
+  redis.call('DEL', KEYS[1], KEYS[3])
+  redis.call('ZREM', KEYS[6], name)
+  tell('revoked', name_json, record[OWNER_JSON], token)
+  tell_holder(record)
+elseif ARGV[3] ~= '' and ARGV[4] == held_by then
+  redis.call('DEL', KEYS[1])
+  tell('revoked', name_json, ARGV[3], 'null')
+else
+  return { FOREIGN, held_by }
+end
+wake_next()
+return { REVOKED, held_by, token }

@@ -1,0 +1,53 @@
+//! Where what the store tells this node arrives: it stirs the claims that wait, and has lost ones
+//! end. Made before the store, which calls it from its own threads.
+
+use super::Locks;
+use crate::store::lock::LockCall;
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock, Weak},
+};
+use tokio::sync::Notify;
+
+#[derive(Default)]
+pub struct Board {
+    waiting: Mutex<HashMap<u64, Arc<Notify>>>,
+    locks: OnceLock<Weak<Locks>>,
+}
+
+impl Board {
+    pub(super) fn belongs_to(&self, locks: Weak<Locks>) {
+        // A board is made for one client.
+        let _ = self.locks.set(locks);
+    }
+
+    pub(super) fn put(&self, number: u64, stir: Arc<Notify>) {
+        self.waiting.lock().insert(number, stir);
+    }
+
+    pub(super) fn remove(&self, number: u64) {
+        self.waiting.lock().remove(&number);
+    }
+
+    /// Takes a call in. Does not block.
+    pub fn call(&self, call: LockCall) {
+        match call {
+            LockCall::Turn(number) => {
+                if let Some(stir) = self.waiting.lock().get(&number) {
+                    stir.notify_one();
+                }
+            }
+            LockCall::Lost(_) => {
+                if let Some(locks) = self.locks.get().and_then(Weak::upgrade) {
+                    locks.called(call);
+                }
+            }
+            LockCall::Gap => {
+                for stir in self.waiting.lock().values() {
+                    stir.notify_one();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! One lock that is held: until when it is ours, and whether it still is. What was judged to be over
+//! stays over, whatever answer comes late.
+
+use super::Grant;
+use crate::store::lock::Claim;
+use parking_lot::Mutex;
+use std::time::Duration;
+use tokio::{
+    sync::{MutexGuard, Notify},
+    time::Instant,
+};
+
+pub(super) struct Lease {
+    pub(super) claim: Claim,
+    renews: bool,
+    state: Mutex<State>,
+    /// Extending and releasing take turns.
+    turn: tokio::sync::Mutex<()>,
+    changed: Notify,
+}
+
+struct State {
+    grant: Grant,
+    ttl_ms: u64,
+    renew_at: Instant,
+    /// Its time was found to be up.
+    over: bool,
+    /// Nobody wants it any more, or wants to hear of its end.
+    ended: bool,
+}
+
+/// What is to be done for a lease now.
+#[derive(Debug)]
+pub(super) enum Plan {
+    /// Nothing before this time.
+    Wait(Instant),
+    Renew,
+    Over,
+    Ended,
+}
+
+impl Lease {
+    pub(super) fn new(claim: Claim, grant: Grant, ttl_ms: u64, renews: bool) -> Lease {
+        Lease {
+            claim,
+            renews,
+            state: Mutex::new(State {
+                grant,
+                ttl_ms,
+                renew_at: next_renewal(grant.until),
+                over: false,
+                ended: false,
+            }),
+            turn: tokio::sync::Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    pub(super) fn grant(&self) -> Grant {
+        self.state.lock().grant
+    }
+
+    pub(super) fn ttl_ms(&self) -> u64 {
+        self.state.lock().ttl_ms
+    }
+
+    /// Whether its time is up. Once it was found to be, it is.
+    pub(super) fn is_over(&self) -> bool {
+        self.state.lock().is_over()
+    }
+
+    pub(super) fn plan(&self) -> Plan {
+        let mut state = self.state.lock();
+        if state.ended {
+            return Plan::Ended;
+        }
+        if state.is_over() {
+            return Plan::Over;
+        }
+        match self.renews {
+            true if Instant::now() >= state.renew_at => Plan::Renew,
+            true => Plan::Wait(state.renew_at.min(state.grant.until)),
+            false => Plan::Wait(state.grant.until),
+        }
+    }
+
+    /// Resolves when there may be another plan.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    pub(super) async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.state.lock().ended
+    }
+
+    /// Before a shorter TTL is asked for: from when the server has it, only that is certain.
+    pub(super) fn about_to_extend(&self, ttl_ms: u64) {
+        let mut state = self.state.lock();
+        let sent = Instant::now();
+        state.grant.until = state.grant.until.min(sent + ttl(ttl_ms));
+    }
+
+    /// The server has extended it. Whether that still helps.
+    pub(super) fn extended(&self, until: Instant, ttl_ms: u64) -> bool {
+        let mut state = self.state.lock();
+        if state.is_over() {
+            return false;
+        }
+        state.grant.until = until;
+        state.ttl_ms = ttl_ms;
+        state.renew_at = next_renewal(until);
+        drop(state);
+        self.changed.notify_one();
+        true
+    }
+
+    /// It is over. Whether anybody is to be told.
+    pub(super) fn lose(&self) -> bool {
+        let mut state = self.state.lock();
+        state.over = true;
+        // Told once: whoever comes later finds it ended.
+        let tell = !std::mem::replace(&mut state.ended, true);
+        drop(state);
+        self.changed.notify_one();
+        tell
+    }
+
+    /// It is not wanted any more; nobody is told of its end.
+    pub(super) fn end(&self) {
+        self.state.lock().ended = true;
+        self.changed.notify_one();
+    }
+}
+
+impl State {
+    fn is_over(&mut self) -> bool {
+        self.over |= Instant::now() >= self.grant.until;
+        self.over
+    }
+}
+
+fn ttl(ttl_ms: u64) -> Duration {
+    Duration::from_millis(ttl_ms)
+}
+
+/// Three tries in a TTL, so that one that is lost is not the end.
+fn next_renewal(until: Instant) -> Instant {
+    let now = Instant::now();
+    now + until.saturating_duration_since(now) / 3
+}

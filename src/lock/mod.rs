@@ -1,0 +1,511 @@
+//! Locks (spec section 8): leases that are renewed here, so that a busy JavaScript thread does not
+//! lose them, and judged by this machine's monotonic clock, so that they end here before they can be
+//! somebody else's. `docs/locks.md` has the whole story.
+//!
+//! How a lock is come by is a [`Keeper`]'s part: on one store by a fair queue (`line.rs`). When a
+//! lease ends with nobody there to say so, `house.rs` has it told.
+
+mod board;
+mod house;
+mod lease;
+mod line;
+
+pub use board::Board;
+pub use line::Line;
+
+use crate::{
+    metrics::{Metrics, count},
+    model::{
+        error::{Code, Error, Result},
+        ids,
+        limits::Limits,
+        lock::{FencingToken, Inspection},
+    },
+    store::{
+        Store,
+        lock::{Claim, Holds, LockCall, Revoked},
+    },
+};
+use futures_util::future::BoxFuture;
+use lease::{Lease, Plan};
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, LazyLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// The least TTL: less than that is used up by the way to the server and back.
+pub const LEAST_TTL_MS: u64 = 10;
+/// Ten years: what Redis takes as a TTL without overflow, and nobody needs more.
+pub const MOST_MS: u64 = 10 * 365 * 24 * 3600 * 1000;
+
+/// By how much two clocks may differ in their speed, as part of a TTL, and what is added for the
+/// milliseconds that clocks are read in.
+pub const DRIFT_FACTOR: f64 = 0.01;
+const DRIFT: Duration = Duration::from_millis(2);
+
+/// Pauses between tries to renew a lease, or to release one, that failed.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// A lock as it is asked for.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Names the lock between the client and its caller.
+    pub number: u64,
+    pub name: Arc<str>,
+    pub owner: Arc<str>,
+    pub ttl_ms: u64,
+    /// How long to wait for it.
+    pub wait_ms: u64,
+    pub renew: bool,
+}
+
+/// A lock as it was granted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Grant {
+    pub token: FencingToken,
+    /// Until when it is certainly ours, by this machine's monotonic clock.
+    pub until: Instant,
+}
+
+/// How locks are come by and kept: on one store, or on a majority of several.
+pub trait Keeper: Send + Sync + 'static {
+    /// Waits for the lock until `deadline`, or until `stop`. If it fails, nothing is left behind that
+    /// outlives the TTL.
+    fn acquire<'a>(
+        &'a self,
+        claim: &'a Claim,
+        ttl_ms: u64,
+        deadline: Instant,
+        stop: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<Grant>>;
+
+    /// Another TTL from now; the time of the answer's `Yes` is until when it is ours.
+    fn extend<'a>(
+        &'a self,
+        claim: &'a Claim,
+        token: FencingToken,
+        ttl_ms: u64,
+    ) -> BoxFuture<'a, Result<(Holds, Instant)>>;
+
+    fn release<'a>(&'a self, claim: &'a Claim, token: FencingToken)
+    -> BoxFuture<'a, Result<Holds>>;
+
+    fn revoke<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Revoked>>>;
+
+    fn inspect<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Inspection>>>;
+
+    /// Has turns and losses told on the [`Board`].
+    fn listen(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Whether events of locks come from one place.
+    fn tells(&self) -> bool;
+
+    fn stores(&self) -> &[Arc<dyn Store>];
+}
+
+/// Until when a lease that was asked for at `sent` is certainly ours: the server counts from later
+/// on, and its clock may be a little faster than ours.
+pub fn until(sent: Instant, ttl_ms: u64, drift_factor: f64) -> Instant {
+    let ttl = Duration::from_millis(ttl_ms);
+    sent + ttl.saturating_sub(ttl.mul_f64(drift_factor) + DRIFT)
+}
+
+/// What begins when the process does: times are handed to JavaScript as milliseconds since then.
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// A time as JavaScript gets it.
+pub fn clock_ms(at: Instant) -> f64 {
+    at.saturating_duration_since(*ORIGIN).as_secs_f64() * 1_000.0
+}
+
+/// Who is told that a lease is over although nobody released it. Called once for each.
+pub trait Told: Send + Sync + 'static {
+    fn lock_lost(&self, number: u64, error: &Error);
+}
+
+pub struct Locks {
+    keeper: Arc<dyn Keeper>,
+    told: Arc<dyn Told>,
+    metrics: Arc<Metrics>,
+    limits: Limits,
+    /// Claims that wait or are asked for, with what makes them stop.
+    asking: Mutex<HashMap<u64, CancellationToken>>,
+    held: Mutex<HashMap<u64, Arc<Lease>>>,
+    /// Renewals and what else goes on behind; cancelled as a whole when the client is gone.
+    tasks: TaskTracker,
+    gone: CancellationToken,
+    /// No lock is waited for any more.
+    closing: CancellationToken,
+    /// Whether this node hears what it is told of its claims.
+    listening: AtomicBool,
+    house: house::House,
+}
+
+impl Locks {
+    pub fn new(
+        keeper: Arc<dyn Keeper>,
+        board: &Board,
+        told: Arc<dyn Told>,
+        metrics: Arc<Metrics>,
+        limits: Limits,
+        sweep_interval: Duration,
+    ) -> Arc<Locks> {
+        LazyLock::force(&ORIGIN);
+        Arc::new_cyclic(|locks: &Weak<Locks>| {
+            board.belongs_to(locks.clone());
+            Locks {
+                keeper,
+                told,
+                metrics,
+                limits,
+                asking: Mutex::default(),
+                held: Mutex::default(),
+                tasks: TaskTracker::new(),
+                gone: CancellationToken::new(),
+                closing: CancellationToken::new(),
+                listening: AtomicBool::new(false),
+                house: house::House::new(sweep_interval),
+            }
+        })
+    }
+
+    /// Acquires (spec 8.1). Its first step is made when it is first polled: who asks first, waits in
+    /// front.
+    pub async fn acquire(self: &Arc<Self>, ask: Ask) -> Result<Grant> {
+        ids::check("name", &ask.name, &self.limits)?;
+        ids::check("ownerId", &ask.owner, &self.limits)?;
+        check_ttl(ask.ttl_ms)?;
+        if self.closing.is_cancelled() {
+            return Err(Error::closed());
+        }
+        let claim = Claim {
+            name: ask.name,
+            owner: ask.owner,
+            proof: ids::random()?.into(),
+            number: ask.number,
+            told: self.keeper.tells(),
+        };
+        let stop = self.closing.child_token();
+        self.asking.lock().insert(claim.number, stop.clone());
+        self.house.begin(self);
+        let start = Instant::now();
+        let deadline = start + Duration::from_millis(ask.wait_ms.min(MOST_MS));
+        let result = self
+            .keeper
+            .acquire(&claim, ask.ttl_ms, deadline, &stop)
+            .await;
+        self.asking.lock().remove(&claim.number);
+        let grant = result.inspect_err(|_| count(&self.metrics.counters.locks_unavailable, 1))?;
+        count(&self.metrics.counters.locks_acquired, 1);
+        self.metrics.lock_wait.record(start.elapsed());
+        let lease = Arc::new(Lease::new(claim, grant, ask.ttl_ms, ask.renew));
+        self.held.lock().insert(ask.number, lease.clone());
+        if stop.is_cancelled() {
+            // Nobody waits for it any more.
+            self.abandon(ask.number);
+            return Err(Error::closed());
+        }
+        self.spawn(self.clone().keep(lease));
+        self.listen();
+        Ok(grant)
+    }
+
+    /// Nobody wants this lock any more: out of the queue with it, or back, if it has been granted.
+    pub fn abandon(self: &Arc<Self>, number: u64) {
+        if let Some(stop) = self.asking.lock().get(&number) {
+            stop.cancel();
+        }
+        if let Some(lease) = self.held.lock().remove(&number) {
+            lease.end();
+            let locks = self.clone();
+            self.spawn(async move {
+                let _ = locks.give_back(&lease).await;
+            });
+        }
+    }
+
+    /// Another TTL from now, and for every renewal after it.
+    pub async fn extend(self: &Arc<Self>, number: u64, ttl_ms: Option<u64>) -> Result<Grant> {
+        let lease = self.lease(number)?;
+        let ttl_ms = ttl_ms.unwrap_or_else(|| lease.ttl_ms());
+        check_ttl(ttl_ms)?;
+        match self.extend_lease(&lease, ttl_ms).await? {
+            Holds::Yes => Ok(lease.grant()),
+            Holds::No(owner) => {
+                let error = taken(&lease.claim, owner);
+                self.lose(&lease, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives the lock up. `LOCK_LOST` if it was not this client's any more.
+    pub async fn release(self: &Arc<Self>, number: u64) -> Result<()> {
+        let lease = self.lease(number)?;
+        let was_over = lease.is_over();
+        lease.end();
+        match self.give_back(&lease).await {
+            Ok(holds) => {
+                self.held.lock().remove(&number);
+                match holds {
+                    Holds::Yes if !was_over => {
+                        count(&self.metrics.counters.locks_released, 1);
+                        Ok(())
+                    }
+                    Holds::Yes => Err(over(&lease.claim)),
+                    Holds::No(owner) => {
+                        let error = taken(&lease.claim, owner);
+                        self.lose(&lease, &error);
+                        Err(error)
+                    }
+                }
+            }
+            // It is not renewed any more; the caller may try again.
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Until when the lease is ours by [`clock_ms`]; negative if it is over. Once it was said that a
+    /// lease is over, it is.
+    pub fn lease_ends(&self, number: u64) -> f64 {
+        match self.held.lock().get(&number) {
+            Some(lease) if !lease.is_over() => clock_ms(lease.grant().until),
+            _ => -1.0,
+        }
+    }
+
+    pub async fn revoke(&self, name: &str) -> Result<Option<Revoked>> {
+        ids::check("name", name, &self.limits)?;
+        self.keeper.revoke(name).await
+    }
+
+    pub async fn inspect(&self, name: &str) -> Result<Option<Inspection>> {
+        ids::check("name", name, &self.limits)?;
+        self.keeper.inspect(name).await
+    }
+
+    /// That events of locks are wanted here, or not any more.
+    pub fn watch(self: &Arc<Self>, wanted: bool) {
+        self.house.watch(wanted);
+        self.house.begin(self);
+    }
+
+    /// Has the ends of locks told that nobody was there to tell of, now.
+    pub async fn settle(&self) -> Result<()> {
+        house::look_at_all(&*self.keeper).await.map(drop)
+    }
+
+    /// Whether events of locks can be had at all.
+    pub fn check_tells(&self) -> Result<()> {
+        if self.keeper.tells() {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::Unsupported,
+            "locks on several servers have no events: no single server knows what the majority \
+             has decided",
+        ))
+    }
+
+    pub fn held(&self) -> usize {
+        self.held.lock().len()
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.asking.lock().len()
+    }
+
+    /// Whoever waits for a lock waits no more.
+    pub fn stop_waiting(&self) {
+        self.closing.cancel();
+    }
+
+    /// Gives back every lock that is held.
+    pub async fn close(self: &Arc<Self>) {
+        self.stop_waiting();
+        let held: Vec<_> = self.held.lock().drain().map(|(_, lease)| lease).collect();
+        for lease in held {
+            lease.end();
+            let locks = self.clone();
+            self.tasks.spawn(async move {
+                let _ = locks.give_back(&lease).await;
+            });
+        }
+        self.house.end();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.gone.cancel();
+    }
+
+    /// Ends everything at once: the client is gone without a close.
+    pub fn drop_all(&self) {
+        self.closing.cancel();
+        self.gone.cancel();
+    }
+
+    /// What the store tells this node of a claim (see [`Board`]).
+    fn called(&self, call: LockCall) {
+        if let LockCall::Lost(number) = call {
+            let lease = self.held.lock().get(&number).cloned();
+            if let Some(lease) = lease {
+                self.lose(&lease, &taken(&lease.claim, None));
+            }
+        }
+    }
+
+    /// Has the node told of losses, from its first lock on. Without it they are found all the same,
+    /// only later.
+    fn listen(self: &Arc<Self>) {
+        if !self.listening.swap(true, Ordering::Relaxed) {
+            let locks = self.clone();
+            self.spawn(async move {
+                let done = locks.keeper.listen().await.is_ok();
+                locks.listening.store(done, Ordering::Relaxed);
+            });
+        }
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let gone = self.gone.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = gone.cancelled() => {}
+                () = work => {}
+            }
+        });
+    }
+
+    fn lease(&self, number: u64) -> Result<Arc<Lease>> {
+        let lease = self.held.lock().get(&number).cloned();
+        lease.ok_or_else(|| {
+            Error::new(
+                Code::LockLost,
+                "the lock is not held any more; acquire it again",
+            )
+        })
+    }
+
+    /// Renews a lease until it ends.
+    async fn keep(self: Arc<Self>, lease: Arc<Lease>) {
+        loop {
+            let pause = match lease.plan() {
+                Plan::Ended => return,
+                Plan::Over => return self.lose(&lease, &over(&lease.claim)),
+                Plan::Wait(until) => until,
+                Plan::Renew => {
+                    let until = lease.grant().until;
+                    let renewal = self.extend_lease(&lease, lease.ttl_ms());
+                    match timeout_at(until, renewal).await {
+                        Ok(Ok(Holds::Yes)) => continue,
+                        Ok(Ok(Holds::No(owner))) => {
+                            return self.lose(&lease, &taken(&lease.claim, owner));
+                        }
+                        Ok(Err(error)) if error.code == Code::LockLost => continue,
+                        Ok(Err(_)) => {
+                            count(&self.metrics.counters.lock_renewals_failed, 1);
+                            until.min(Instant::now() + RETRY)
+                        }
+                        Err(_) => continue,
+                    }
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(pause) => {}
+                () = lease.changed() => {}
+            }
+        }
+    }
+
+    /// Extends a lease that is not over; refused here, without a word to the server, if it is.
+    async fn extend_lease(&self, lease: &Lease, ttl_ms: u64) -> Result<Holds> {
+        let _turn = lease.turn().await;
+        if lease.is_over() {
+            return Err(over(&lease.claim));
+        }
+        if lease.is_ended() {
+            return Err(released(&lease.claim));
+        }
+        lease.about_to_extend(ttl_ms);
+        let (holds, until) = self
+            .keeper
+            .extend(&lease.claim, lease.grant().token, ttl_ms)
+            .await?;
+        if holds == Holds::Yes && !lease.extended(until, ttl_ms) {
+            return Err(over(&lease.claim));
+        }
+        Ok(holds)
+    }
+
+    /// Releases in the store, again after an unknown outcome, as long as the lease can be there.
+    async fn give_back(&self, lease: &Lease) -> Result<Holds> {
+        let _turn = lease.turn().await;
+        let mut unknown = false;
+        loop {
+            let error = match self.keeper.release(&lease.claim, lease.grant().token).await {
+                // The first call has done it. Until the lease was over nobody else could.
+                Ok(Holds::No(_)) if unknown => return Ok(Holds::Yes),
+                Ok(holds) => return Ok(holds),
+                Err(error) => error,
+            };
+            unknown |= error.outcome_unknown;
+            if !unknown || lease.grant().until <= Instant::now() + RETRY {
+                return Err(error);
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// The lease is over although nobody released it: told once.
+    fn lose(&self, lease: &Arc<Lease>, error: &Error) {
+        if lease.lose() {
+            count(&self.metrics.counters.locks_lost, 1);
+            self.told.lock_lost(lease.claim.number, error);
+        }
+        self.held.lock().remove(&lease.claim.number);
+    }
+}
+
+fn check_ttl(ttl_ms: u64) -> Result<()> {
+    if (LEAST_TTL_MS..=MOST_MS).contains(&ttl_ms) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "ttlMs must be between {LEAST_TTL_MS} and {MOST_MS}, got {ttl_ms}"
+    )))
+}
+
+fn over(claim: &Claim) -> Error {
+    Error::new(
+        Code::LockLost,
+        format!(
+            "the lease of lock {} is over and was not renewed in time; acquire it again",
+            ids::shown(&claim.name)
+        ),
+    )
+}
+
+fn released(claim: &Claim) -> Error {
+    let name = ids::shown(&claim.name);
+    Error::new(Code::LockLost, format!("lock {name} has been released"))
+}
+
+fn taken(claim: &Claim, owner: Option<String>) -> Error {
+    let name = ids::shown(&claim.name);
+    Error::new(
+        Code::LockLost,
+        match owner {
+            Some(owner) => format!(
+                "lock {name} was lost: it is held by {} now",
+                ids::shown(&owner)
+            ),
+            None => format!("lock {name} was lost: it was revoked, deleted, or its time ran out"),
+        },
+    )
+}

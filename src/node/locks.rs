@@ -1,0 +1,133 @@
+//! The methods of `NativeClient` for locks. A lock is named by a number that the façade gives it.
+
+use super::{client::NativeClient, runtime};
+use crate::{
+    lock::{Ask, MOST_MS, clock_ms},
+    model::json::quote,
+};
+use napi_derive::napi;
+use tokio::time::Instant;
+
+#[napi]
+impl NativeClient {
+    /// Acquires lock `number`. Times in ms. Answers `[fencing token, until when it is certainly
+    /// ours]`, the latter by `lockClock`.
+    #[napi]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "an object would be converted property by property"
+    )]
+    pub fn lock_acquire(
+        &self,
+        call: f64,
+        number: f64,
+        name: String,
+        owner: String,
+        ttl_ms: f64,
+        wait_ms: f64,
+        renew: bool,
+    ) -> napi::Result<()> {
+        let ask = Ask {
+            number: number as u64,
+            name: name.into(),
+            owner: owner.into(),
+            ttl_ms: ttl_ms as u64,
+            wait_ms: wait_ms.min(MOST_MS as f64) as u64,
+            renew,
+        };
+        self.call_at_once(call, async move |client| {
+            let grant = client.locks(async |locks| locks.acquire(ask).await).await?;
+            Ok(format!("[{},{}]", grant.token, clock_ms(grant.until)))
+        })
+    }
+
+    /// Nobody wants lock `number` any more: it leaves the queue, or is given back.
+    #[napi]
+    pub fn lock_abandon(&self, number: f64) {
+        if let (Ok(client), Ok(runtime)) = (self.client(), runtime()) {
+            let _in_runtime = runtime.enter();
+            client.leases().abandon(number as u64);
+        }
+    }
+
+    /// Extends lock `number`; a TTL of 0 is the one that it has. Answers until when it is ours.
+    #[napi]
+    pub fn lock_extend(&self, call: f64, number: f64, ttl_ms: f64) -> napi::Result<()> {
+        let ttl_ms = (ttl_ms > 0.0).then_some(ttl_ms as u64);
+        self.call(call, async move |client| {
+            let grant = client
+                .locks(async |locks| locks.extend(number as u64, ttl_ms).await)
+                .await?;
+            Ok(clock_ms(grant.until).to_string())
+        })
+    }
+
+    #[napi]
+    pub fn lock_release(&self, call: f64, number: f64) -> napi::Result<()> {
+        self.call(call, async move |client| {
+            client
+                .locks(async |locks| locks.release(number as u64).await)
+                .await?;
+            Ok("null".into())
+        })
+    }
+
+    #[napi]
+    pub fn lock_inspect(&self, call: f64, name: String) -> napi::Result<()> {
+        self.call(call, async move |client| {
+            let found = client
+                .locks(async |locks| locks.inspect(&name).await)
+                .await?;
+            Ok(found.map_or_else(
+                || "null".into(),
+                |found| {
+                    format!(
+                        r#"{{"name":{},"ownerId":{},"fencingToken":{},"ttlMs":{},"waiters":{}}}"#,
+                        quote(&name),
+                        quote(&found.owner),
+                        number_json(found.token),
+                        number_json(found.ttl_left_ms),
+                        found.waiters
+                    )
+                },
+            ))
+        })
+    }
+
+    #[napi]
+    pub fn lock_revoke(&self, call: f64, name: String) -> napi::Result<()> {
+        self.call(call, async move |client| {
+            let revoked = client
+                .locks(async |locks| locks.revoke(&name).await)
+                .await?;
+            Ok(revoked.map_or_else(
+                || "null".into(),
+                |revoked| {
+                    format!(
+                        r#"{{"ownerId":{},"fencingToken":{}}}"#,
+                        quote(&revoked.owner),
+                        number_json(revoked.token)
+                    )
+                },
+            ))
+        })
+    }
+
+    /// Until when lock `number` is certainly ours, by `lockClock`; negative if it is not. Once it was
+    /// said that it is not, it is not.
+    #[napi]
+    pub fn lock_ends(&self, number: f64) -> f64 {
+        self.client()
+            .map_or(-1.0, |client| client.leases().lease_ends(number as u64))
+    }
+
+    /// The core's monotonic clock, in ms.
+    #[napi]
+    pub fn lock_clock(&self) -> f64 {
+        clock_ms(Instant::now())
+    }
+}
+
+fn number_json(number: Option<u64>) -> String {
+    number.map_or_else(|| "null".into(), |number| number.to_string())
+}

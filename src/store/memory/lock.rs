@@ -1,0 +1,387 @@
+//! Locks and their operations: what `lua/lock_*.lua` do, on maps. Every method runs under the core's
+//! lock, publishes in its own step, and is given the time of that step.
+
+use super::{
+    MemoryStore,
+    feeds::{Feeds, HandleId},
+};
+use crate::{
+    model::{
+        error::Result,
+        lock::{FencingToken, Inspection, LockChange, lock_event},
+        metadata::change::{LockCheck, LockState},
+    },
+    store::{
+        Feed, Topic,
+        lock::{
+            Claim, Due, Holds, LockCall, LockStore, Revoked, TOKEN_KEPT_MS, Take, Taken, Token,
+        },
+    },
+};
+use futures_util::future::BoxFuture;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+/// Locks that one look at the index takes.
+const MOST_DUE: usize = 256;
+
+/// A claim, and whose node it is.
+type Waiting = (HandleId, u64);
+
+struct Held {
+    claim: Claim,
+    handle: HandleId,
+    token: FencingToken,
+    ends: u64,
+}
+
+#[derive(Default)]
+struct Entry {
+    held: Option<Held>,
+    /// The newest token, and until when it is kept.
+    token: FencingToken,
+    kept_until: u64,
+    queue: BTreeMap<u64, Waiting>,
+}
+
+impl Entry {
+    fn place_of(&self, waiting: Waiting) -> Option<u64> {
+        let found = self.queue.iter().find(|(_, other)| **other == waiting);
+        found.map(|(place, _)| *place)
+    }
+
+    fn leave_queue(&mut self, waiting: Waiting) -> bool {
+        let place = self.place_of(waiting);
+        place.and_then(|place| self.queue.remove(&place)).is_some()
+    }
+
+    /// Tells the first waiter, and nobody else, that the lock is free. Waiters of a handle that was
+    /// closed are not there any more (`drop_handle`), so the first is alive.
+    fn wake_next(&self, feeds: &Feeds) {
+        if let Some((handle, number)) = self.queue.values().next() {
+            feeds.call(*handle, LockCall::Turn(*number));
+        }
+    }
+
+    /// When the entry is of no use to anybody any more.
+    fn is_idle(&self, now: u64) -> bool {
+        self.held.is_none() && self.queue.is_empty() && self.kept_until <= now
+    }
+}
+
+/// The locks of a core.
+#[derive(Default)]
+pub(super) struct Locks {
+    entries: HashMap<Arc<str>, Entry>,
+    /// By the end of the lease, or of the time that the token is kept.
+    due: BTreeSet<(u64, Arc<str>)>,
+    last_place: u64,
+}
+
+impl Locks {
+    /// The lock, its end told if it has ended.
+    fn look(&mut self, feeds: &Feeds, now: u64, name: &Arc<str>) -> &mut Entry {
+        let entry = self.entries.entry(name.clone()).or_default();
+        if let Some(held) = entry.held.take_if(|held| now >= held.ends) {
+            self.due.remove(&(held.ends, name.clone()));
+            tell(feeds, LockChange::Expired, &held, now);
+            feeds.call(held.handle, LockCall::Lost(held.claim.number));
+            self.due.insert((entry.kept_until, name.clone()));
+        }
+        entry
+    }
+
+    /// A look that leaves no entry behind where there was none.
+    fn look_only(&mut self, feeds: &Feeds, now: u64, name: &str) -> Option<&mut Entry> {
+        let name = self.entries.get_key_value(name)?.0.clone();
+        Some(self.look(feeds, now, &name))
+    }
+
+    fn take(
+        &mut self,
+        feeds: &Feeds,
+        now: u64,
+        handle: HandleId,
+        claim: &Claim,
+        take: &Take,
+    ) -> Taken {
+        let waiting = (handle, claim.number);
+        let mut last_place = self.last_place;
+        let entry = self.look(feeds, now, &claim.name);
+        let stored = entry.token;
+        let mine = entry
+            .held
+            .as_ref()
+            .filter(|held| held.claim.proof == claim.proof)
+            .map(|held| held.token);
+        let first = entry.queue.values().next();
+        let is_free = entry.held.is_none() && first.is_none_or(|first| *first == waiting);
+        let newer = matches!(take.token, Token::Agreed(token) if stored > token);
+        if mine.is_some() || (is_free && !newer) {
+            entry.leave_queue(waiting);
+            let token = mine.unwrap_or(match take.token {
+                Token::Agreed(token) => token,
+                Token::Next | Token::Ask => (stored + 1).max(now * 1_000),
+            });
+            if take.token != Token::Ask {
+                entry.token = token;
+            }
+            let old = entry.held.replace(Held {
+                claim: claim.clone(),
+                handle,
+                token,
+                ends: now + take.ttl_ms,
+            });
+            let held = entry.held.as_ref().filter(|_| mine.is_none());
+            if let Some(held) = held {
+                tell(feeds, LockChange::Acquired, held, now);
+            }
+            self.keep(&claim.name, old.map(|old| old.ends), now + take.ttl_ms);
+            return Taken::Granted { token, stored };
+        }
+        if entry.held.is_none() {
+            entry.wake_next(feeds);
+        }
+        let Some(wait) = take.wait else {
+            return Taken::Held {
+                owner: entry.held.as_ref().map(|held| held.claim.owner.to_string()),
+                ttl_left_ms: Some(entry.held.as_ref().map_or(0, |held| held.ends - now)),
+                stored,
+                waiters: entry.queue.len() as u64,
+            };
+        };
+        let place = entry.place_of(waiting).or(wait.place).unwrap_or_else(|| {
+            last_place += 1;
+            last_place
+        });
+        entry.queue.insert(place, waiting);
+        let is_first = entry.queue.values().next() == Some(&waiting);
+        let left = entry.held.as_ref().map(|held| held.ends - now);
+        self.last_place = last_place;
+        Taken::Waiting {
+            place,
+            look_again: left.filter(|_| is_first).map(Duration::from_millis),
+            known: true,
+        }
+    }
+
+    /// Puts the end of a lease in the place of the last one.
+    fn keep(&mut self, name: &Arc<str>, old: Option<u64>, ends: u64) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            self.due.remove(&(entry.kept_until, name.clone()));
+            entry.kept_until = ends + TOKEN_KEPT_MS;
+        }
+        if let Some(old) = old {
+            self.due.remove(&(old, name.clone()));
+        }
+        self.due.insert((ends, name.clone()));
+    }
+
+    fn extend(&mut self, feeds: &Feeds, now: u64, claim: &Claim, ttl_ms: u64) -> Holds {
+        let Some(entry) = self.look_only(feeds, now, &claim.name) else {
+            return Holds::No(None);
+        };
+        match &mut entry.held {
+            Some(held) if held.claim.proof == claim.proof => {
+                let old = std::mem::replace(&mut held.ends, now + ttl_ms);
+                self.keep(&claim.name, Some(old), now + ttl_ms);
+                Holds::Yes
+            }
+            held => Holds::No(held.as_ref().map(|held| held.claim.owner.to_string())),
+        }
+    }
+
+    fn release(
+        &mut self,
+        feeds: &Feeds,
+        now: u64,
+        handle: HandleId,
+        claim: &Claim,
+        token: FencingToken,
+    ) -> Holds {
+        let Some(entry) = self.look_only(feeds, now, &claim.name) else {
+            return Holds::No(None);
+        };
+        let waited = entry.leave_queue((handle, claim.number));
+        let mine = |held: &mut Held| held.claim.proof == claim.proof;
+        if let Some(held) = entry.held.take_if(mine) {
+            entry.token = entry.token.max(token);
+            tell(feeds, LockChange::Released, &held, now);
+            entry.wake_next(feeds);
+            self.free(&claim.name, held.ends);
+            return Holds::Yes;
+        }
+        if waited && entry.held.is_none() {
+            entry.wake_next(feeds);
+        }
+        let owner = entry.held.as_ref().map(|held| held.claim.owner.to_string());
+        Holds::No(owner)
+    }
+
+    /// A lock that is held no more: in the index stands how long its token is kept.
+    fn free(&mut self, name: &Arc<str>, ends: u64) {
+        self.due.remove(&(ends, name.clone()));
+        if let Some(entry) = self.entries.get(name) {
+            self.due.insert((entry.kept_until, name.clone()));
+        }
+    }
+
+    fn raise(&mut self, claim: &Claim, token: FencingToken) -> Option<FencingToken> {
+        let entry = self.entries.entry(claim.name.clone()).or_default();
+        if entry.token > token {
+            return Some(entry.token);
+        }
+        entry.token = token;
+        if let Some(held) = &mut entry.held
+            && held.claim.proof == claim.proof
+        {
+            held.token = token;
+        }
+        None
+    }
+
+    fn revoke(&mut self, feeds: &Feeds, now: u64, name: &str) -> Option<Revoked> {
+        let entry = self.look_only(feeds, now, name)?;
+        let held = entry.held.take()?;
+        tell(feeds, LockChange::Revoked, &held, now);
+        feeds.call(held.handle, LockCall::Lost(held.claim.number));
+        entry.wake_next(feeds);
+        self.free(&held.claim.name, held.ends);
+        Some(Revoked {
+            owner: held.claim.owner.to_string(),
+            token: Some(held.token),
+        })
+    }
+
+    fn inspect(&self, now: u64, name: &str) -> Option<Inspection> {
+        let entry = self.entries.get(name)?;
+        let held = entry.held.as_ref().filter(|held| now < held.ends)?;
+        Some(Inspection {
+            owner: held.claim.owner.to_string(),
+            token: Some(held.token),
+            ttl_left_ms: Some(held.ends - now),
+            waiters: entry.queue.len() as u64,
+        })
+    }
+
+    /// Why the lock does not let a change of metadata through; `None` if it does.
+    pub(super) fn refusal(&self, now: u64, check: &LockCheck) -> Option<LockState> {
+        let entry = self.entries.get(&check.name);
+        let held = entry.and_then(|entry| entry.held.as_ref().filter(|held| now < held.ends));
+        let (Some(entry), Some(held)) = (entry, held) else {
+            return Some(LockState::NotHeld);
+        };
+        if check.actor.as_ref() != Some(&held.claim.owner) {
+            return Some(LockState::HeldByOther);
+        }
+        let outrun = check.token.is_some_and(|token| token < entry.token);
+        outrun.then_some(LockState::Outrun {
+            newest: entry.token,
+        })
+    }
+
+    fn due(&mut self, now: u64) -> Due {
+        let names = self.due.iter().take_while(|(ends, _)| *ends <= now);
+        Due {
+            names: names.take(MOST_DUE).map(|(_, name)| name.clone()).collect(),
+            next: self
+                .due
+                .first()
+                .map(|(ends, _)| Duration::from_millis(ends.saturating_sub(now))),
+        }
+    }
+
+    fn settle(&mut self, feeds: &Feeds, now: u64, names: &[Arc<str>]) {
+        for name in names {
+            let entry = self.look(feeds, now, name);
+            if entry.held.is_none() {
+                entry.wake_next(feeds);
+            }
+            if entry.is_idle(now) {
+                let kept_until = entry.kept_until;
+                self.due.remove(&(kept_until, name.clone()));
+                self.entries.remove(name);
+            }
+        }
+    }
+
+    /// The waiters of a handle that is closed leave every queue. Whoever is first then is told, if
+    /// the lock is free.
+    pub(super) fn drop_handle(&mut self, feeds: &Feeds, handle: HandleId) {
+        for entry in self.entries.values_mut() {
+            let before = entry.queue.len();
+            entry.queue.retain(|_, (of, _)| *of != handle);
+            if entry.queue.len() < before && entry.held.is_none() {
+                entry.wake_next(feeds);
+            }
+        }
+    }
+}
+
+fn tell(feeds: &Feeds, change: LockChange, held: &Held, now: u64) {
+    let Claim { name, owner, .. } = &held.claim;
+    if held.claim.told {
+        feeds.hand_out(
+            [
+                (Feed::Lock, Topic::Lock(name.clone())),
+                (Feed::AllLocks, Topic::AllLocks),
+            ],
+            || lock_event(change, name, owner, Some(held.token), now),
+        );
+    }
+}
+
+impl LockStore for MemoryStore {
+    fn lock_take<'a>(&'a self, claim: &'a Claim, take: &'a Take) -> BoxFuture<'a, Result<Taken>> {
+        Box::pin(async move {
+            self.step(|data, now| data.locks.take(&data.feeds, now, self.id, claim, take))
+        })
+    }
+
+    fn lock_extend<'a>(&'a self, claim: &'a Claim, ttl_ms: u64) -> BoxFuture<'a, Result<Holds>> {
+        Box::pin(async move {
+            self.step(|data, now| data.locks.extend(&data.feeds, now, claim, ttl_ms))
+        })
+    }
+
+    fn lock_release<'a>(
+        &'a self,
+        claim: &'a Claim,
+        token: FencingToken,
+    ) -> BoxFuture<'a, Result<Holds>> {
+        Box::pin(async move {
+            self.step(|data, now| data.locks.release(&data.feeds, now, self.id, claim, token))
+        })
+    }
+
+    fn lock_raise<'a>(
+        &'a self,
+        claim: &'a Claim,
+        token: FencingToken,
+    ) -> BoxFuture<'a, Result<Option<FencingToken>>> {
+        Box::pin(async move { self.step(|data, _| data.locks.raise(claim, token)) })
+    }
+
+    fn lock_revoke<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Revoked>>> {
+        Box::pin(async move { self.step(|data, now| data.locks.revoke(&data.feeds, now, name)) })
+    }
+
+    fn lock_inspect<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Inspection>>> {
+        Box::pin(async move { self.step(|data, now| data.locks.inspect(now, name)) })
+    }
+
+    fn lock_due(&self) -> BoxFuture<'_, Result<Due>> {
+        Box::pin(async move { self.step(|data, now| data.locks.due(now)) })
+    }
+
+    fn lock_settle<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.step(|data, now| data.locks.settle(&data.feeds, now, names)) })
+    }
+
+    fn reachable(&self) -> bool {
+        self.core.read().is_some()
+    }
+}
