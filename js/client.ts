@@ -199,6 +199,12 @@ export class PresenceClient<State extends object = DefaultState> {
     return (await this.#session.call('leave', connId)) as LeaveResult | null;
   }
 
+  /** The epoch of a connection; `null` if it is unknown. */
+  async getEpoch(connId: string): Promise<number | null> {
+    checkId('connId', connId);
+    return (await this.#session.call('epoch', connId)) as number | null;
+  }
+
   /** The live connections of a room, in no particular order. */
   async fetchRoomSnapshot(roomId: string): Promise<PresenceSnapshotEntry<State>[]> {
     checkId('roomId', roomId);

@@ -55,6 +55,52 @@ export class RollcallError extends Error {
   }
 }
 
+type ErrorOptions = NonNullable<ConstructorParameters<typeof RollcallError>[2]>;
+
+/** A change of metadata that was refused: `METADATA_CONFLICT`, `METADATA_LOCK` or `METADATA_INVALID`. */
+export class MetadataError extends RollcallError {
+  override readonly name: string = 'MetadataError';
+}
+
+/** `METADATA_CONFLICT`: the record or an item has another revision than was expected. */
+export class MetadataConflictError extends MetadataError {
+  override readonly name: string = 'MetadataConflictError';
+
+  constructor(message: string, options?: ErrorOptions) {
+    super('METADATA_CONFLICT', message, options);
+  }
+}
+
+/** `METADATA_LOCK`: the lock is not held, or by somebody else. */
+export class MetadataLockError extends MetadataError {
+  override readonly name: string = 'MetadataLockError';
+
+  constructor(message: string, options?: ErrorOptions) {
+    super('METADATA_LOCK', message, options);
+  }
+}
+
+/** `METADATA_INVALID`: the record or an item does not exist, or nothing was named. */
+export class MetadataValidationError extends MetadataError {
+  override readonly name: string = 'MetadataValidationError';
+
+  constructor(message: string, options?: ErrorOptions) {
+    super('METADATA_INVALID', message, options);
+  }
+}
+
+/** The codes whose errors have a class of their own. */
+const CLASSES: {
+  readonly [Code in ErrorCode]?: new (
+    message: string,
+    options?: ErrorOptions,
+  ) => RollcallError;
+} = {
+  METADATA_CONFLICT: MetadataConflictError,
+  METADATA_LOCK: MetadataLockError,
+  METADATA_INVALID: MetadataValidationError,
+};
+
 /** An error as the core hands it over. */
 export interface NativeErrorData {
   code: ErrorCode;
@@ -65,7 +111,7 @@ export interface NativeErrorData {
 }
 
 export function errorFrom(data: NativeErrorData): RollcallError {
-  const options: ConstructorParameters<typeof RollcallError>[2] = {};
+  const options: ErrorOptions = {};
   if (data.cause !== null) {
     options.cause = new Error(data.cause);
   }
@@ -75,7 +121,10 @@ export function errorFrom(data: NativeErrorData): RollcallError {
   if (data.current !== null) {
     options.current = data.current;
   }
-  return new RollcallError(data.code, data.message, options);
+  const Class = CLASSES[data.code];
+  return Class === undefined
+    ? new RollcallError(data.code, data.message, options)
+    : new Class(data.message, options);
 }
 
 export function invalid(message: string, cause?: unknown): RollcallError {

@@ -5,7 +5,7 @@ import { invalid, RollcallError } from './errors.js';
 import type { Logger } from './types.js';
 
 /** A value as a message may show it: its type, or a short form of it. */
-function shown(value: unknown): string {
+export function shown(value: unknown): string {
   if (value === null) {
     return 'null';
   }
@@ -92,6 +92,13 @@ export function checkEpoch(epoch: unknown): number {
   return epoch;
 }
 
+/** Text that is there. */
+export function checkName(field: string, text: unknown): asserts text is string {
+  if (typeof text !== 'string' || text.length === 0) {
+    throw invalid(`${field} must be a string that is not empty, got ${shown(text)}`);
+  }
+}
+
 export function checkFlag(field: string, flag: unknown, otherwise: boolean): boolean {
   if (flag === undefined) {
     return otherwise;
@@ -131,7 +138,7 @@ export function checkSignal(
   }
 }
 
-function checkObject(field: string, value: unknown): asserts value is object {
+export function checkObject(field: string, value: unknown): asserts value is object {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw invalid(`${field} must be a JSON object, got ${shown(value)}`);
   }

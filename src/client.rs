@@ -202,6 +202,16 @@ impl Client {
         .await
     }
 
+    /// The epoch of a connection; `None` if it is unknown.
+    pub async fn epoch(&self, conn: &str) -> Result<Option<Epoch>> {
+        self.call(async {
+            ids::check_conn("connId", conn, &self.limits)?;
+            let mut found = self.store.locate(&[conn.into()]).await?;
+            Ok(found.pop().flatten().map(|located| located.epoch))
+        })
+        .await
+    }
+
     /// The live connections of a room (spec 3.8).
     pub async fn room_snapshot(&self, room: &str) -> Result<Vec<Member>> {
         self.call(async {

@@ -134,6 +134,7 @@ function* ids(): Generator<Refused> {
       (client, connId) => client.heartbeat({ connId, patchState: {} }),
     ],
     ['leave', 'connId', (client, connId) => client.leave(connId)],
+    ['getEpoch', 'connId', (client, connId) => client.getEpoch(connId)],
     ['fetchRoomSnapshot', 'roomId', (client, roomId) => client.fetchRoomSnapshot(roomId)],
     ['getUserPresence', 'userId', (client, userId) => client.getUserPresence(userId)],
     ['subscribe', 'roomId', (client, roomId) => client.subscribe(() => {}, { roomId })],

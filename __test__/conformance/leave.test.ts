@@ -36,6 +36,18 @@ onEveryStore('3.6 leave', (store) => {
       });
     });
 
+    test(`10: getEpoch is the epoch of a connection while it is there, by ${by}`, async () => {
+      const first = await store.connect();
+      const client = by === 'another node' ? await store.connect() : first;
+      expect(await client.getEpoch('c')).toBeNull();
+      const { epoch } = await first.join({ roomId: 'r', userId: 'u', connId: 'c' });
+      expect(await client.getEpoch('c')).toBe(epoch);
+      await first.heartbeat({ connId: 'c', epoch: epoch + 5 });
+      expect(await client.getEpoch('c')).toBe(epoch + 5);
+      await first.leave('c');
+      expect(await client.getEpoch('c')).toBeNull();
+    });
+
     test(`3.6 is null for an unknown connection, and publishes nothing, by ${by}`, async () => {
       const first = await store.connect();
       const client = by === 'another node' ? await store.connect() : first;

@@ -196,10 +196,17 @@ export function byConn<T extends { connId: string }>(entries: readonly T[]): T[]
   return [...entries].sort((a, b) => (a.connId < b.connId ? -1 : 1));
 }
 
+/** The classes of those that have one of their own. */
+const NAMES: Record<string, string> = {
+  METADATA_CONFLICT: 'MetadataConflictError',
+  METADATA_LOCK: 'MetadataLockError',
+  METADATA_INVALID: 'MetadataValidationError',
+};
+
 /** Matches a rejection with this code, whose message holds `part`. */
 export function failure(code: string, part = ''): unknown {
   return expect.objectContaining({
-    name: 'RollcallError',
+    name: NAMES[code] ?? 'RollcallError',
     code,
     message: expect.stringContaining(part),
   });

@@ -1,14 +1,16 @@
 // Every code example in README.md and docs/: runs as it stands, as a program of its own, against a
-// real server. What an example has to do beside not failing stands in EXPECTED.
-import { spawn } from 'node:child_process';
+// real server; one in TypeScript is compiled before, strictly. An example that is a Socket.IO server has
+// to let two people see each other.
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { io } from 'socket.io-client';
 import { describe, expect, it } from 'vitest';
+import { packageBin } from '../../scripts/lib/paths.mjs';
 import { removeWithProcess } from '../support/process.js';
-import { freePort, sharedRedis } from '../support/redis.js';
+import { freePort, sharedDb } from '../support/redis.js';
 import { eventually } from '../support/wait.js';
 
 const root = path.resolve(import.meta.dirname, '../..');
@@ -21,26 +23,32 @@ const files = [
 
 interface Example {
   name: string;
+  typed: boolean;
   code: string;
 }
 
 const examples: Example[] = files.flatMap((file) => {
   const text = readFileSync(path.join(root, file), 'utf8');
-  return [...text.matchAll(/^```(?:js|javascript|ts|typescript)\n(.*?)^```/gms)].map(
-    (match, index) => ({ name: `${file} example ${index + 1}`, code: match[1] ?? '' }),
+  return [...text.matchAll(/^```(js|javascript|ts|typescript)\n(.*?)^```/gms)].map(
+    (match, index) => ({
+      name: `${file} example ${index + 1}`,
+      typed: match[1]?.startsWith('t') ?? false,
+      code: match[2] ?? '',
+    }),
   );
 });
 
 /** A program that has what users of the package have: `rollcall` and `socket.io` to import. */
-function program({ code }: Example, env: Record<string, string>) {
+function program({ code, typed }: Example, env: Record<string, string>) {
   const folder = mkdtempSync(path.join(tmpdir(), 'rollcall-test-example-'));
   removeWithProcess(folder);
-  const modules = path.join(folder, 'node_modules');
-  symlinkSync(path.join(root, 'node_modules'), modules);
-  const file = path.join(folder, /^import /m.test(code) ? 'example.mjs' : 'example.cjs');
+  symlinkSync(path.join(root, 'node_modules'), path.join(folder, 'node_modules'));
+  const module = typed || /^import /m.test(code);
+  const file = path.join(folder, module ? 'example.mjs' : 'example.cjs');
   // The package itself is found by its name only from inside of it.
-  const self = path.join(root, 'dist', file.endsWith('.mjs') ? 'index.mjs' : 'index.js');
-  writeFileSync(file, code.replace(/(["'])rollcall\1/g, JSON.stringify(self)));
+  const self = path.join(root, 'dist', module ? 'index.mjs' : 'index.js');
+  const javascript = typed ? compiled(folder, code) : code;
+  writeFileSync(file, javascript.replace(/(["'])rollcall\1/g, JSON.stringify(self)));
   const child = spawn(process.execPath, [file], { env: { ...process.env, ...env } });
   let output = '';
   child.stdout.on('data', (data) => {
@@ -52,13 +60,40 @@ function program({ code }: Example, env: Record<string, string>) {
   return { child, output: () => output };
 }
 
+/** The JavaScript of a TypeScript example that is right in a strict project. */
+function compiled(folder: string, code: string): string {
+  writeFileSync(path.join(folder, 'example.mts'), code);
+  const compilerOptions = {
+    target: 'es2022',
+    lib: ['esnext'],
+    module: 'nodenext',
+    types: ['node'],
+    strict: true,
+    exactOptionalPropertyTypes: true,
+    noUncheckedIndexedAccess: true,
+    skipLibCheck: true,
+    outDir: 'out',
+    rootDir: '.',
+    paths: { rollcall: [path.join(root, 'dist/index.d.mts')] },
+  };
+  const files = ['example.mts'];
+  writeFileSync(path.join(folder, 'tsconfig.json'), JSON.stringify({ compilerOptions, files }));
+  const tsc = packageBin('typescript', 'tsc');
+  try {
+    execFileSync(process.execPath, [tsc, '-p', folder], { encoding: 'utf8' });
+  } catch (error) {
+    throw new Error(`it does not compile:\n${(error as { stdout: string }).stdout}`);
+  }
+  return readFileSync(path.join(folder, 'out/example.mjs'), 'utf8');
+}
+
 describe('documentation', () => {
   it('has examples', () => {
     expect(examples.length).toBeGreaterThan(0);
   });
 
   it.each(examples)('$name runs as it stands', async (example) => {
-    const redis = await sharedRedis();
+    const redis = await sharedDb();
     const port = await freePort();
     const { child, output } = program(example, {
       REDIS_URL: redis.url,
@@ -67,23 +102,27 @@ describe('documentation', () => {
     const exited = once(child, 'exit');
     try {
       if (example.code.includes('socket.io')) {
-        // A server: it must let two people see each other.
+        // A server: it must let two people see each other, by its own protocol or by ours.
+        const ours = /initPresence|registerPresenceHandlers/.test(example.code);
+        const [join, heartbeat] = ours
+          ? ['presence:join', 'presence:heartbeat']
+          : ['join', 'heartbeat'];
         const url = `http://127.0.0.1:${port}`;
         const ada = io(url, { transports: ['websocket'], reconnectionDelay: 50 });
         const bob = io(url, { transports: ['websocket'], reconnectionDelay: 50 });
         try {
           const seen: { type: string; userId: string }[] = [];
           ada.on('presence:event', (event) => seen.push(event));
-          const first = await ada.emitWithAck('join', { roomId: 'docs', userId: 'ada' });
+          const first = await ada.emitWithAck(join, { roomId: 'docs', userId: 'ada' });
           expect(first.snapshot).toHaveLength(1);
-          const second = await bob.emitWithAck('join', {
+          const second = await bob.emitWithAck(join, {
             roomId: 'docs',
             userId: 'bob',
             state: { typing: false },
           });
           expect(second.snapshot).toHaveLength(2);
-          const beat = await bob.emitWithAck('heartbeat', {
-            epoch: second.epoch,
+          const beat = await bob.emitWithAck(heartbeat, {
+            epoch: ours ? second.self.epoch : second.epoch,
             patchState: { typing: true },
           });
           expect(beat.changed).toBe(true);

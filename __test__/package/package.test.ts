@@ -36,6 +36,21 @@ const TSCONFIG = {
   },
 };
 
+/** Everything that is not only a type. */
+const EXPORTS = [
+  'ERROR_CODES',
+  'MetadataConflictError',
+  'MetadataError',
+  'MetadataLockError',
+  'MetadataValidationError',
+  'PresenceClient',
+  'PresenceService',
+  'RollcallError',
+  'initPresence',
+  'presenceKeys',
+  'registerPresenceHandlers',
+];
+
 let folder: string;
 let project: string;
 let tarball: string;
@@ -135,13 +150,48 @@ describe('the package, installed into an empty project without Rust', () => {
         sameClasses: true,
         code: 'CLOSED',
         codes: 16,
-        exports: ['ERROR_CODES', 'PresenceClient', 'RollcallError'],
-        required: ['ERROR_CODES', 'PresenceClient', 'RollcallError'],
+        exports: EXPORTS,
+        required: EXPORTS,
       });
       expect(JSON.parse(await run('out/usage.cjs', store))).toEqual({
         mic: false,
         code: 'CLOSED',
         sameClasses: true,
+      });
+    }
+  }, 60_000);
+});
+
+describe('the swap-in surface, beside the types of socket.io, ioredis and redis', () => {
+  test('10: TypeScript: strict, exact, both module systems; compiled and run', async () => {
+    const other = path.join(project, 'swap');
+    mkdirSync(other);
+    for (const file of ['swap.mts', 'swap.cts']) {
+      cpSync(path.join(import.meta.dirname, 'fixtures', file), path.join(other, file));
+    }
+    for (const name of ['socket.io', 'ioredis', 'redis', '@types']) {
+      const place = path.join(project, 'node_modules', name);
+      if (!existsSync(place)) symlinkSync(inRoot('node_modules', name), place);
+    }
+    const { compilerOptions } = TSCONFIG;
+    writeFileSync(
+      path.join(other, 'tsconfig.json'),
+      // The declarations of the others are not ours to check.
+      JSON.stringify({ compilerOptions: { ...compilerOptions, skipLibCheck: true } }),
+    );
+    const compiled = await execute(
+      process.execPath,
+      [packageBin('typescript', 'tsc'), '-p', 'swap/tsconfig.json'],
+      { cwd: project },
+    ).catch((error) => error);
+    expect(compiled.stdout).toBe('');
+    const { url } = await sharedRedis();
+    for (const file of ['swap.mjs', 'swap.cjs']) {
+      expect(JSON.parse(await run(`swap/out/${file}`, url))).toEqual({
+        joined: ['c'],
+        changed: true,
+        left: { roomId: 'r', userId: 'u' },
+        key: 'prs:conn:c',
       });
     }
   }, 60_000);

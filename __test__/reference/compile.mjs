@@ -2,13 +2,11 @@
 // target/reference/, once for each version of its text.
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync } from 'node:fs';
 import path from 'node:path';
 import { inRoot, packageBin } from '../../scripts/lib/paths.mjs';
 
-const sources = readdirSync(import.meta.dirname)
-  .filter((name) => name.endsWith('.ts'))
-  .map((name) => path.join(import.meta.dirname, name));
+const sources = ['service.ts', 'handlers.ts'].map((name) => path.join(import.meta.dirname, name));
 
 /** The folder with `service.js` and `handlers.js`. */
 export function compileReference() {

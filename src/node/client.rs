@@ -161,6 +161,16 @@ impl NativeClient {
     }
 
     #[napi]
+    pub fn epoch(&self, call: f64, conn: String) -> napi::Result<()> {
+        self.call(call, async move |client| {
+            Ok(client
+                .epoch(&conn)
+                .await?
+                .map_or_else(|| "null".into(), |epoch| epoch.to_string()))
+        })
+    }
+
+    #[napi]
     pub fn room_snapshot(&self, call: f64, room: String) -> napi::Result<()> {
         self.call(call, async move |client| {
             Ok(members_json(&client.room_snapshot(&room).await?))

@@ -4,6 +4,7 @@
 
 mod client;
 mod inbox;
+mod keys;
 mod locks;
 mod metadata;
 

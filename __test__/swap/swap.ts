@@ -1,0 +1,64 @@
+// What the tests of the swap-in surface share: services on a database of their own, a log that is
+// kept, and sockets that are really connected.
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { Redis } from 'ioredis';
+import { PresenceService, type PresenceServiceOptions } from 'rollcall';
+import { Server } from 'socket.io';
+import { type Socket as ClientSocket, io as connectSocket } from 'socket.io-client';
+import { onTestFinished } from 'vitest';
+import { sharedDb } from '../support/redis.js';
+
+export const OPTIONS = { ttlMs: 10_000, reaperIntervalMs: 50, reaperLookbackMs: 20_000 };
+
+/** An ioredis client on an empty database, as a server has one. */
+export async function ioredis(): Promise<Redis> {
+  const { url } = await sharedDb();
+  const redis = new Redis(url);
+  onTestFinished(() => redis.disconnect());
+  return redis;
+}
+
+/** A service; stopped with the test. */
+export function serviceOn<State extends object = Record<string, unknown>>(
+  redis: ConstructorParameters<typeof PresenceService>[0],
+  options: Partial<PresenceServiceOptions> = {},
+): PresenceService<State> {
+  const service = new PresenceService<State>(redis, { ...OPTIONS, logger: {}, ...options });
+  onTestFinished(() => service.stop());
+  return service;
+}
+
+export interface SocketServer {
+  io: Server;
+  /** A connected socket; closed with the test. */
+  connect(): Promise<ClientSocket>;
+}
+
+/** A Socket.IO server on a free port; closed with the test. */
+export async function socketServer(): Promise<SocketServer> {
+  const http = createServer();
+  const io = new Server(http);
+  await new Promise<void>((resolve) => http.listen(0, '127.0.0.1', resolve));
+  const { port } = http.address() as AddressInfo;
+  const clients: ClientSocket[] = [];
+  onTestFinished(async () => {
+    for (const client of clients) client.close();
+    await io.close();
+  });
+  return {
+    io,
+    connect: () => connected(`http://127.0.0.1:${port}`, clients),
+  };
+}
+
+/** A socket that is connected to a server. */
+export async function connected(url: string, opened: ClientSocket[]): Promise<ClientSocket> {
+  const socket = connectSocket(url, { transports: ['websocket'], forceNew: true });
+  opened.push(socket);
+  await new Promise<void>((resolve, reject) => {
+    socket.once('connect', resolve);
+    socket.once('connect_error', reject);
+  });
+  return socket;
+}

@@ -1,0 +1,77 @@
+// The socket bridge: presence events go to the sockets of their room, metadata events to those of the
+// room that has the channel's name.
+
+import { invalid } from '../errors.js';
+import type { MetadataEvent, MetadataHandler } from '../metadata-types.js';
+import type { PresenceEvent, PresenceHandler, Unsubscribe } from '../types.js';
+import { checkName, checkOptions } from '../validate.js';
+
+/** What events are emitted by; a Socket.IO server or namespace is one. */
+export interface RoomEmitter {
+  to(room: string): { emit(event: string, payload: never): unknown };
+}
+
+export interface SocketBridgeOptions {
+  /** Default `"presence:event"`. */
+  eventName?: string;
+  /** Default `"metadata:event"`. */
+  metadataEventName?: string;
+}
+
+export interface Bridge {
+  /** Ends the bridge: once it has resolved, nothing more is emitted. */
+  stop(): Promise<void>;
+}
+
+interface Source<State> {
+  subscribe(handler: PresenceHandler<State>): Promise<Unsubscribe>;
+  subscribeMetadata(handler: MetadataHandler): Promise<Unsubscribe>;
+}
+
+export async function bridge<State>(
+  source: Source<State>,
+  adapter: RoomEmitter,
+  options: SocketBridgeOptions,
+): Promise<Bridge> {
+  checkAdapter(adapter);
+  checkOptions('createSocketBridge', options);
+  const { eventName = 'presence:event', metadataEventName = 'metadata:event' } = options;
+  checkName('eventName', eventName);
+  checkName('metadataEventName', metadataEventName);
+  const stopPresence = await source.subscribe((event: PresenceEvent<State>) => {
+    local(adapter)
+      .to(event.roomId)
+      .emit(eventName, event as never);
+  });
+  let stopMetadata: Unsubscribe;
+  try {
+    stopMetadata = await source.subscribeMetadata((event: MetadataEvent) => {
+      local(adapter)
+        .to(event.channelName)
+        .emit(metadataEventName, event as never);
+    });
+  } catch (error) {
+    await stopPresence();
+    throw error;
+  }
+  return {
+    stop: async () => {
+      await Promise.all([stopPresence(), stopMetadata()]);
+    },
+  };
+}
+
+function checkAdapter(adapter: unknown): asserts adapter is RoomEmitter {
+  if (typeof (adapter as RoomEmitter | undefined)?.to !== 'function') {
+    throw invalid('adapter must have a method to(room), as a Socket.IO server has');
+  }
+}
+
+/**
+ * A Socket.IO server emits to the sockets of all processes, if it has an adapter that can; each
+ * process has a bridge, so a socket would get an event once for each of them.
+ */
+function local(adapter: RoomEmitter): RoomEmitter {
+  const { local } = adapter as { local?: RoomEmitter };
+  return typeof local?.to === 'function' ? local : adapter;
+}

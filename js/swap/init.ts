@@ -1,0 +1,191 @@
+// initPresence: everything that a Socket.IO server needs, in one call. Also the getters for the parts
+// that the TypeScript implementation could switch on, which here are one and the same.
+
+import { RollcallError } from '../errors.js';
+import type { DefaultState, HeartbeatOptions, Logger } from '../types.js';
+import { checkCount, checkFlag, checkOptions } from '../validate.js';
+import type { Bridge, RoomEmitter, SocketBridgeOptions } from './bridge.js';
+import { untilDone } from './retry.js';
+import { PresenceService, type ServiceClientOptions } from './service.js';
+import type { RedisSource } from './settings.js';
+import { registerPresenceHandlers, type SocketServerLike } from './sockets.js';
+
+/**
+ * What the TypeScript implementation let be switched on. All are accepted; what they were for is how
+ * Rollcall works anyway, so that only two of them change anything.
+ */
+export interface PresenceOptimizations {
+  enableHeartbeatBatching?: boolean;
+  /** How long a heartbeat waits for others. Milliseconds, default 0: batches form without waiting. */
+  heartbeatBatchWindowMs?: number;
+  /** Most heartbeats in one batch. Default 256. */
+  heartbeatMaxBatchSize?: number;
+  enableLuaHeartbeat?: boolean;
+  enableLuaJoin?: boolean;
+  enableTransactionalMetadata?: boolean;
+  metadataMaxRetries?: number;
+}
+
+export interface InitPresenceOptions {
+  /** The Socket.IO server or namespace. */
+  io: SocketServerLike;
+  /** An ioredis client, a node-redis client, or a URL. */
+  redis: RedisSource;
+  /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */
+  ttlMs?: number;
+  /** Within what time of its TTL a dead connection is removed. Milliseconds, default 3000. */
+  reaperIntervalMs?: number;
+  /** Checked and not used. Default `2 × ttlMs`. */
+  reaperLookbackMs?: number;
+  logger?: Logger | undefined;
+  /**
+   * Where events go: by default to the sockets of `io` that are in the room. `adapter` puts something
+   * else in its place; `false`: nowhere.
+   */
+  bridge?: boolean | (SocketBridgeOptions & { adapter?: RoomEmitter });
+  optimizations?: PresenceOptimizations;
+  /** Further options of the client. */
+  client?: ServiceClientOptions;
+}
+
+export interface HeartbeatBatcher<State extends object = DefaultState> {
+  /** Whether the state has changed; `false` also for an unknown connection or a stale epoch. */
+  heartbeat(options: HeartbeatOptions<State>): Promise<boolean>;
+  /** Heartbeats that wait to be sent. */
+  getBufferSize(): number;
+  /** Does nothing: heartbeats that wait are sent, and the handle's `dispose` ends the rest. */
+  dispose(): Promise<void>;
+}
+
+export interface LuaHeartbeatExecutor<State extends object = DefaultState> {
+  heartbeat(options: HeartbeatOptions<State>): Promise<boolean>;
+  /** The epoch of a connection; `null` if it is unknown. */
+  getEpoch(connId: string): Promise<number | null>;
+  /** Connects, which loads the scripts. */
+  warmup(): Promise<void>;
+}
+
+/** Changes of metadata, of which every one is a transaction. */
+export type TransactionalMetadata = Pick<
+  PresenceService,
+  'setChannelMetadata' | 'updateChannelMetadata' | 'removeChannelMetadata'
+>;
+
+export interface PresenceHandle<State extends object = DefaultState> {
+  /** The service that the handlers use. */
+  readonly service: PresenceService<State>;
+  /**
+   * Resolves when this process is connected and its bridge gets events. Rejects if it never will be
+   * (settings that Redis refuses), or if it was disposed before.
+   */
+  readonly ready: Promise<void>;
+  /** Takes the handlers away, ends bridge and reaper, and closes the connections. */
+  dispose(): Promise<void>;
+  getHeartbeatBatcher(): HeartbeatBatcher<State>;
+  getLuaHeartbeatExecutor(): LuaHeartbeatExecutor<State>;
+  getTransactionalMetadata(): TransactionalMetadata;
+}
+
+/**
+ * Serves presence to the sockets of a Socket.IO server: handlers, bridge and reaper. Does not block:
+ * while Redis is away, it goes on trying.
+ */
+export function initPresence<State extends object = DefaultState>(
+  options: InitPresenceOptions,
+): PresenceHandle<State> {
+  checkOptions('initPresence', options);
+  const { io, redis, ttlMs = 30_000, reaperIntervalMs = 3_000, logger } = options;
+  const { reaperLookbackMs = 2 * ttlMs, bridge = true, optimizations = {}, client = {} } = options;
+  const service = new PresenceService<State>(redis, {
+    ttlMs,
+    reaperIntervalMs,
+    reaperLookbackMs,
+    logger,
+    client: { ...client, ...clientOptions(optimizations, client) },
+  });
+  const unregister = registerPresenceHandlers({ io, logger }, service);
+  service.startReaper();
+
+  let disposed: Promise<void> | undefined;
+  let open: Bridge | undefined;
+  const start = async () => {
+    if (bridge === false) {
+      await service.client();
+      return;
+    }
+    const { adapter = io, ...names } = bridge === true ? {} : bridge;
+    open = await service.createSocketBridge(adapter, names);
+  };
+  const ready = untilDone(
+    'Starting the presence bridge',
+    start,
+    () => disposed !== undefined,
+    logger ?? console,
+  ).then(() => {
+    if (disposed !== undefined) {
+      throw new RollcallError('CLOSED', 'presence was disposed before it was ready');
+    }
+  });
+  // Who does not ask is told by the log.
+  ready.catch(() => {});
+
+  return {
+    service,
+    ready,
+    dispose: () => {
+      disposed ??= (async () => {
+        unregister();
+        await open?.stop();
+        await service.stop();
+      })();
+      return disposed;
+    },
+    getHeartbeatBatcher: () => ({
+      heartbeat: (beat) => service.heartbeat(beat),
+      getBufferSize: () => service.heartbeatsWaiting(),
+      dispose: async () => {},
+    }),
+    getLuaHeartbeatExecutor: () => ({
+      heartbeat: (beat) => service.heartbeat(beat),
+      getEpoch: async (connId) => (await service.client()).getEpoch(connId),
+      warmup: async () => {
+        await service.client();
+      },
+    }),
+    getTransactionalMetadata: () => ({
+      setChannelMetadata: (params) => service.setChannelMetadata(params),
+      updateChannelMetadata: (params) => service.updateChannelMetadata(params),
+      removeChannelMetadata: (params) => service.removeChannelMetadata(params),
+    }),
+  };
+}
+
+/** What of the optimizations is an option here. */
+function clientOptions(
+  optimizations: PresenceOptimizations,
+  client: ServiceClientOptions,
+): ServiceClientOptions {
+  checkOptions('optimizations', optimizations);
+  const field = (name: string) => `optimizations.${name}`;
+  for (const [name, value] of Object.entries(optimizations)) {
+    if (name.startsWith('enable')) {
+      checkFlag(field(name), value, false);
+    }
+  }
+  const { heartbeatBatchWindowMs, heartbeatMaxBatchSize, metadataMaxRetries } = optimizations;
+  if (metadataMaxRetries !== undefined && metadataMaxRetries !== 0) {
+    checkCount(field('metadataMaxRetries'), metadataMaxRetries);
+  }
+  const mapped: ServiceClientOptions = {};
+  if (heartbeatBatchWindowMs !== undefined && optimizations.enableHeartbeatBatching !== false) {
+    if (heartbeatBatchWindowMs !== 0) {
+      checkCount(field('heartbeatBatchWindowMs'), heartbeatBatchWindowMs);
+    }
+    mapped.batchWindowMs = heartbeatBatchWindowMs;
+  }
+  if (heartbeatMaxBatchSize !== undefined) {
+    checkCount(field('heartbeatMaxBatchSize'), heartbeatMaxBatchSize);
+    mapped.limits = { ...client.limits, maxBatchSize: heartbeatMaxBatchSize };
+  }
+  return mapped;
+}

@@ -1,0 +1,57 @@
+// `presenceKeys`: the names in Redis, for programs that look into it. They come from the core, where
+// alone they are spelled.
+
+import { presenceKey } from '../../binding/binding.js';
+import { invalid } from '../errors.js';
+import { checkName } from '../validate.js';
+
+/** A name that is made of one id. */
+function of(kind: string, field: string): (id: string) => string {
+  return (id) => {
+    checkName(field, id);
+    return presenceKey(kind, id, '');
+  };
+}
+
+/** A name that is made of a channel's type and name. */
+function ofChannel(kind: string): (channelType: string, channelName: string) => string {
+  return (channelType, channelName) => {
+    checkName('channelType', channelType);
+    checkName('channelName', channelName);
+    // ("a:b", "c") and ("a", "b:c") would make one key.
+    if (channelType.includes(':')) {
+      throw invalid('channelType must not hold a colon');
+    }
+    return presenceKey(kind, channelType, channelName);
+  };
+}
+
+/** The names of keys and channels under the default prefix, `prs:`. */
+export const presenceKeys = {
+  /** Set: rooms with at least one connection. */
+  activeRoomsKey: (): string => presenceKey('activeRooms', '', ''),
+  /** Set: the distinct user ids of a room. */
+  roomMembersKey: of('roomMembers', 'roomId'),
+  /** Set: the connection ids of a room. */
+  roomConnectionsKey: of('roomConnections', 'roomId'),
+  /** Hash: connection id → `{"userId":…,"epoch":…}`. */
+  roomConnMetadataKey: of('roomConnMetadata', 'roomId'),
+  /** Sorted set: connection id → when it was last seen. */
+  roomLastSeenKey: of('roomLastSeen', 'roomId'),
+  /** Channel: the presence events of a room. */
+  roomEventsChannel: of('roomEvents', 'roomId'),
+  /** Hash: a connection. */
+  connKey: of('conn', 'connId'),
+  /** Set: the connection ids of a user. */
+  userConnsKey: of('userConns', 'userId'),
+  /** Pattern of the channels of all rooms' presence events. */
+  eventsPattern: presenceKey('eventsPattern', '', ''),
+  /** Hash: a channel's record. */
+  channelMetadataKey: ofChannel('channelMetadata'),
+  /** Channel: the metadata events of a channel. */
+  channelMetadataEventsChannel: ofChannel('channelMetadataEvents'),
+  /** Pattern of the channels of all metadata events. */
+  metadataEventsPattern: presenceKey('metadataEventsPattern', '', ''),
+  /** String: the owner of a lock. */
+  lockKey: of('lock', 'lockName'),
+} as const;

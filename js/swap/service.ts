@@ -1,0 +1,272 @@
+// PresenceService: the interface of the TypeScript implementation, on a PresenceClient.
+
+import { PresenceClient } from '../client.js';
+import { RollcallError } from '../errors.js';
+import type {
+  ChannelMetadata,
+  ChannelRef,
+  MetadataHandler,
+  MetadataItemInput,
+  MetadataOptions,
+  UpdateMetadata,
+} from '../metadata-types.js';
+import type {
+  ClientOptions,
+  DefaultState,
+  HeartbeatOptions,
+  HeartbeatResult,
+  JoinOptions,
+  LeaveResult,
+  Logger,
+  PresenceHandler,
+  PresenceSnapshotEntry,
+  Unsubscribe,
+} from '../types.js';
+import { checkCount, checkLogger, checkOptions } from '../validate.js';
+import { type Bridge, bridge, type RoomEmitter, type SocketBridgeOptions } from './bridge.js';
+import { untilDone } from './retry.js';
+import { connectionSettings, type RedisSource } from './settings.js';
+
+/** Options of the client that the TypeScript implementation does not have. */
+export type ServiceClientOptions = Omit<
+  ClientOptions,
+  'url' | 'tls' | 'sentinel' | 'ttlMs' | 'sweepIntervalMs' | 'logger'
+>;
+
+/** What the calls for a channel's metadata take. */
+export interface ChannelMetadataParams extends ChannelRef {
+  /** The items that are set, changed or removed. */
+  data?: readonly MetadataItemInput[];
+  options?: MetadataOptions;
+  /** Who makes the change. */
+  actorUserId?: string;
+}
+
+export interface PresenceServiceOptions {
+  /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */
+  ttlMs?: number;
+  /** Within what time of its TTL a dead connection is removed. Milliseconds, default 3000. */
+  reaperIntervalMs?: number;
+  /**
+   * Checked and not used: a connection is removed when its TTL has run out, for which nobody has to
+   * look back.
+   */
+  reaperLookbackMs?: number;
+  /** Default: `console` for info, warnings and errors. */
+  logger?: Logger | undefined;
+  /** Further options of the client behind it. */
+  client?: ServiceClientOptions;
+}
+
+/**
+ * Presence with the interface of the TypeScript implementation. Takes over where and how the given
+ * Redis client connects, and has connections of its own.
+ *
+ * The first call connects; a call that finds Redis away rejects, and the next one tries again. Every
+ * method that returns a Promise rejects with a {@link RollcallError}.
+ */
+export class PresenceService<State extends object = DefaultState> {
+  readonly #options: ClientOptions;
+  readonly #logger: Logger;
+  #opening: Promise<PresenceClient<State>> | undefined;
+  /** The opened client: heartbeats do not wait for a Promise that has long been settled. */
+  #open: PresenceClient<State> | undefined;
+  /** Counts the stops: what was begun before one must not go on after it. */
+  #stops = 0;
+  #reaping = false;
+
+  /**
+   * @param redis - an ioredis client, a node-redis client (neither is used for commands, nor needs to
+   * be connected), or a URL.
+   * @throws `INVALID_ARGUMENT` for options that do not fit, `UNSUPPORTED` for settings of the client
+   * that cannot be taken over.
+   */
+  constructor(redis: RedisSource, options: PresenceServiceOptions = {}) {
+    checkOptions('PresenceService', options);
+    const { ttlMs = 30_000, reaperIntervalMs = 3_000, logger, client = {} } = options;
+    const { reaperLookbackMs = 2 * ttlMs } = options;
+    checkCount('ttlMs', ttlMs);
+    checkCount('reaperIntervalMs', reaperIntervalMs);
+    checkCount('reaperLookbackMs', reaperLookbackMs);
+    checkOptions('client', client);
+    if (logger !== undefined) {
+      checkLogger(logger);
+    }
+    this.#logger = logger ?? console;
+    this.#options = {
+      ...client,
+      ...connectionSettings(redis),
+      ttlMs,
+      sweepIntervalMs: Math.max(2, reaperIntervalMs),
+      ...(logger === undefined ? {} : { logger }),
+    };
+  }
+
+  /**
+   * The client behind it, connected: for what the TypeScript implementation does not have (resync,
+   * users, locks, metrics).
+   */
+  client(): Promise<PresenceClient<State>> {
+    if (this.#opening === undefined) {
+      const stops = this.#stops;
+      const opening = PresenceClient.connect<State>(this.#options).then(
+        (client) => {
+          if (stops === this.#stops) {
+            this.#open = client;
+          }
+          return client;
+        },
+        (error) => {
+          if (stops === this.#stops) {
+            this.#opening = undefined;
+          }
+          throw error;
+        },
+      );
+      this.#opening = opening;
+    }
+    return this.#opening;
+  }
+
+  /**
+   * Puts a connection into a room; if it is in another one, it leaves there first.
+   *
+   * @returns the room's live connections, this one included.
+   */
+  async join(
+    options: Omit<JoinOptions<State>, 'snapshot'>,
+  ): Promise<PresenceSnapshotEntry<State>[]> {
+    checkOptions('join', options);
+    const client = await this.client();
+    return (await client.join({ ...options, snapshot: true })).snapshot;
+  }
+
+  /**
+   * Says that a connection is alive, and optionally changes its state.
+   *
+   * @returns whether the state has changed; `false` also for a connection that is unknown (it expired:
+   * join again) and for an epoch that is older than the stored one.
+   */
+  heartbeat(options: HeartbeatOptions<State>): Promise<boolean> {
+    const beat =
+      this.#open === undefined
+        ? this.client().then((client) => client.heartbeat(options))
+        : this.#open.heartbeat(options);
+    return beat.then(changed, refused);
+  }
+
+  /** Heartbeats that wait to be sent. */
+  heartbeatsWaiting(): number {
+    return this.#open?.metrics().heartbeatQueue ?? 0;
+  }
+
+  /** Takes a connection out of its room; `null` if it is unknown. */
+  async leave(connId: string): Promise<LeaveResult | null> {
+    return (await this.client()).leave(connId);
+  }
+
+  /** The live connections of a room, in no particular order. */
+  async fetchRoomSnapshot(roomId: string): Promise<PresenceSnapshotEntry<State>[]> {
+    return (await this.client()).fetchRoomSnapshot(roomId);
+  }
+
+  /** Calls `handler` for each presence event of all rooms. */
+  async subscribe(handler: PresenceHandler<State>): Promise<Unsubscribe> {
+    return (await this.client()).subscribe(handler);
+  }
+
+  /** Calls `handler` for each metadata event of all channels. */
+  async subscribeMetadata(handler: MetadataHandler): Promise<Unsubscribe> {
+    return (await this.client()).metadata.subscribe(handler);
+  }
+
+  /**
+   * Replaces a channel's record.
+   *
+   * @throws {@link MetadataConflictError}, {@link MetadataLockError}
+   */
+  async setChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
+    return (await this.client()).metadata.set(params);
+  }
+
+  /**
+   * Changes items that exist.
+   *
+   * @throws {@link MetadataConflictError}, {@link MetadataLockError}, {@link MetadataValidationError}
+   */
+  async updateChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
+    return (await this.client()).metadata.update(params as UpdateMetadata);
+  }
+
+  /**
+   * Removes the named items, or all.
+   *
+   * @throws {@link MetadataConflictError}, {@link MetadataLockError}
+   */
+  async removeChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
+    return (await this.client()).metadata.remove(params);
+  }
+
+  /** A channel's record; of an unknown channel, one without items and with major revision 0. */
+  async getChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
+    return (await this.client()).metadata.get(params);
+  }
+
+  /**
+   * Emits every presence event to the sockets of its room, and every metadata event to those of the room
+   * that has the channel's name: `adapter.to(room).emit(event, payload)`. Where the adapter is a Socket.IO server, only to those of this process, because every process has a bridge.
+   */
+  createSocketBridge(adapter: RoomEmitter, options: SocketBridgeOptions = {}): Promise<Bridge> {
+    return bridge(this, adapter, options);
+  }
+
+  /**
+   * Lets this node take part in removing dead connections: each with one `leave`, however many nodes
+   * do so. Goes on trying while Redis is away; failures are logged.
+   */
+  startReaper(): void {
+    if (this.#reaping) {
+      return;
+    }
+    this.#reaping = true;
+    const stops = this.#stops;
+    untilDone(
+      'Starting the presence reaper',
+      async () => (await this.client()).startReaper(),
+      () => stops !== this.#stops,
+      this.#logger,
+    ).catch(() => {
+      // It is logged; a later call may try again.
+      this.#reaping = false;
+    });
+  }
+
+  /**
+   * Ends the reaper and all subscriptions, and closes the connections. Connections that were joined
+   * stay until they leave or their TTL runs out. A call that comes later connects anew, as one to an
+   * ioredis client of the server would still be answered.
+   */
+  async stop(): Promise<void> {
+    this.#stops++;
+    this.#reaping = false;
+    const opening = this.#opening;
+    this.#opening = undefined;
+    this.#open = undefined;
+    const client = await opening?.catch(() => undefined);
+    await client?.close();
+  }
+}
+
+function changed({ changed }: HeartbeatResult): boolean {
+  return changed;
+}
+
+function refused(error: unknown): boolean {
+  if (
+    error instanceof RollcallError &&
+    (error.code === 'CONNECTION_NOT_FOUND' || error.code === 'STALE_EPOCH')
+  ) {
+    return false;
+  }
+  throw error;
+}
