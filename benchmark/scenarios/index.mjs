@@ -13,6 +13,7 @@ import memory from './memory.mjs';
 import reaper from './reaper.mjs';
 import serverLimit from './server-limit.mjs';
 import snapshot from './snapshot.mjs';
+import swap from './swap.mjs';
 
 export const scenarios = [
   heartbeats,
@@ -25,6 +26,7 @@ export const scenarios = [
   events,
   reaper,
   memory,
+  swap,
 ];
 
 export function findScenario(name) {
