@@ -74,15 +74,13 @@ impl Engine {
                 group,
             })
             .collect();
-        let mut recalled = Vec::with_capacity(works.len());
-        self.directory
-            .with(works.iter().map(|work| &*work.group.conn), |_, found| {
-                recalled.push(found.map(|(_, known)| (known.place.clone(), known.state.clone())));
-            });
+        let recalled = self
+            .directory
+            .all(works.iter().map(|work| &*work.group.conn));
         for (work, recalled) in works.iter_mut().zip(recalled) {
-            if let Some((place, state)) = recalled {
-                work.place = Some(place);
-                work.base = state.map(|state| state.as_str().into());
+            if let Some(known) = recalled {
+                work.place = Some(known.place);
+                work.base = known.state.map(|state| state.as_str().into());
             }
         }
         works
@@ -206,8 +204,12 @@ impl Engine {
             None => work.base.as_deref().map(State::from_stored),
         };
         if let Some(place) = work.place {
-            self.directory
-                .learn(&work.group.conn, Known::new(place, epoch, state));
+            let known = Known {
+                place,
+                epoch,
+                state,
+            };
+            self.directory.learn(&work.group.conn, &known);
         }
         let results: Vec<(Waiting, Outcome)> = work
             .group

@@ -186,7 +186,7 @@ impl Engine {
                     break;
                 }
                 let batch = self.next_batch();
-                if !batch.plain.is_empty() {
+                if !batch.plain.beats.is_empty() {
                     flights.push(self.fly(batch.plain));
                 }
                 if !batch.full.is_empty() {

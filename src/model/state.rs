@@ -30,6 +30,11 @@ impl State {
         }
     }
 
+    /// The text of what was a state before.
+    pub fn from_known(text: &str) -> State {
+        State(text.into())
+    }
+
     pub fn empty() -> State {
         static EMPTY: std::sync::LazyLock<Arc<str>> = std::sync::LazyLock::new(|| "{}".into());
         State(EMPTY.clone())

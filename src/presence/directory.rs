@@ -13,27 +13,56 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What is remembered of one connection.
+/// What is known of one connection.
 #[derive(Clone, Debug)]
 pub struct Known {
     pub place: Place,
     pub epoch: Epoch,
     /// The state as this node last wrote or read it.
     pub state: Option<State>,
+}
+
+/// The same as it is kept. A node remembers a hundred thousand of these: two allocations each, the
+/// id and `text`.
+struct Entry {
+    room: Arc<str>,
+    /// The user's id and behind it the state, if that is known; a state is never empty.
+    text: Box<str>,
+    user_len: u32,
     /// Seconds since the directory was made when it was last of use.
     touched: Cell<u32>,
+    epoch: Epoch,
     /// The batch that it was last in, and where.
     batch: Cell<(u32, u32)>,
 }
 
-impl Known {
-    pub fn new(place: Place, epoch: Epoch, state: Option<State>) -> Self {
-        Known {
-            place,
-            epoch,
-            state,
-            touched: Cell::new(0),
+impl Entry {
+    fn new(room: Arc<str>, known: &Known, now: u32) -> Self {
+        let (user, state) = (&*known.place.user, known.state.as_ref());
+        let state = state.map_or("", State::as_str);
+        let mut text = String::with_capacity(user.len() + state.len());
+        text.push_str(user);
+        text.push_str(state);
+        Entry {
+            room,
+            text: text.into(),
+            user_len: u32::try_from(user.len()).unwrap_or(u32::MAX),
+            touched: Cell::new(now),
+            epoch: known.epoch,
             batch: Cell::new((0, 0)),
+        }
+    }
+
+    fn known(&self) -> Known {
+        let at = (self.user_len as usize).min(self.text.len());
+        let (user, state) = self.text.split_at(at);
+        Known {
+            place: Place {
+                room: self.room.clone(),
+                user: user.into(),
+            },
+            epoch: self.epoch,
+            state: (!state.is_empty()).then(|| State::from_known(state)),
         }
     }
 }
@@ -60,7 +89,7 @@ pub enum Look {
 struct Inner {
     /// Numbers batches; 0 is none.
     batches: u32,
-    conns: HashMap<Arc<str>, Known>,
+    conns: HashMap<Arc<str>, Entry>,
     /// One copy of each room's name, however many connections are in it.
     rooms: HashSet<Arc<str>>,
 }
@@ -76,25 +105,27 @@ impl Default for Directory {
 
 impl Directory {
     pub fn get(&self, conn: &str) -> Option<Known> {
-        self.inner.lock().conns.get(conn).cloned()
+        self.inner.lock().conns.get(conn).map(Entry::known)
     }
 
     /// Remembers, unless something newer is known (answers can overtake each other).
-    pub fn learn(&self, conn: &str, mut known: Known) {
-        known.touched.set(self.now());
+    pub fn learn(&self, conn: &str, known: &Known) {
+        let now = self.now();
         let mut inner = self.inner.lock();
-        known.place.room = match inner.rooms.get(&known.place.room) {
+        let room = match inner.rooms.get(&known.place.room) {
             Some(room) => room.clone(),
             None => {
                 inner.rooms.insert(known.place.room.clone());
-                known.place.room
+                known.place.room.clone()
             }
         };
         match inner.conns.get_mut(conn) {
             Some(old) if old.epoch > known.epoch => {}
-            Some(old) => *old = known,
+            Some(old) => *old = Entry::new(room, known, now),
             None => {
-                inner.conns.insert(conn.into(), known);
+                inner
+                    .conns
+                    .insert(conn.into(), Entry::new(room, known, now));
             }
         }
     }
@@ -103,21 +134,17 @@ impl Directory {
         self.inner.lock().conns.remove(conn);
     }
 
-    /// Runs `read` for many connections under one lock; `read` gets what is known of each.
-    pub fn with<'a>(
-        &self,
-        conns: impl Iterator<Item = &'a str>,
-        mut read: impl FnMut(&'a str, Option<(&Arc<str>, &Known)>),
-    ) {
+    /// What is known of many connections, in order; looked up under one lock.
+    pub fn all<'a>(&self, conns: impl Iterator<Item = &'a str>) -> Vec<Option<Known>> {
         let now = self.now();
         let inner = self.inner.lock();
-        for conn in conns {
-            let found = inner.conns.get_key_value(conn);
-            if let Some((_, known)) = found {
-                known.touched.set(now);
-            }
-            read(conn, found);
-        }
+        conns
+            .map(|conn| {
+                let entry = inner.conns.get(conn)?;
+                entry.touched.set(now);
+                Some(entry.known())
+            })
+            .collect()
     }
 
     /// Looks connections up for one batch, under one lock. The look takes an id and the place that
@@ -129,18 +156,18 @@ impl Directory {
         let inner = &*inner;
         with(&|conn, place| match inner.conns.get_key_value(conn) {
             None => Look::Unknown,
-            Some((_, known)) if known.batch.get().0 == inner.batches => {
-                Look::Again(known.batch.get().1 as usize)
+            Some((_, entry)) if entry.batch.get().0 == inner.batches => {
+                Look::Again(entry.batch.get().1 as usize)
             }
-            Some((conn, known)) => {
-                known.touched.set(now);
-                known
+            Some((conn, entry)) => {
+                entry.touched.set(now);
+                entry
                     .batch
                     .set((inner.batches, u32::try_from(place).unwrap_or(u32::MAX)));
                 Look::First {
                     conn: conn.clone(),
-                    room: known.place.room.clone(),
-                    epoch: known.epoch,
+                    room: entry.room.clone(),
+                    epoch: entry.epoch,
                 }
             }
         });
@@ -163,7 +190,7 @@ impl Directory {
         let before = inner.conns.len();
         inner
             .conns
-            .retain(|_, known| now.saturating_sub(known.touched.get()) <= unused);
+            .retain(|_, entry| now.saturating_sub(entry.touched.get()) <= unused);
         if inner.conns.len() < before / 2 {
             inner.conns.shrink_to_fit();
         }
@@ -181,24 +208,45 @@ mod tests {
     use super::*;
 
     fn known(epoch: Epoch) -> Known {
-        Known::new(Place::new("r", "u"), epoch, None)
+        Known {
+            place: Place::new("r", "u"),
+            epoch,
+            state: None,
+        }
     }
 
     #[test]
     fn an_older_answer_does_not_replace_a_newer_one() {
         let directory = Directory::default();
-        directory.learn("c", known(5));
-        directory.learn("c", known(4));
-        let mut epoch = 0;
-        directory.with(["c"].into_iter(), |_, found| epoch = found.unwrap().1.epoch);
-        assert_eq!(epoch, 5);
+        directory.learn("c", &known(5));
+        directory.learn("c", &known(4));
+        assert_eq!(directory.get("c").unwrap().epoch, 5);
+    }
+
+    #[test]
+    fn what_is_remembered_comes_back_as_it_was() {
+        let directory = Directory::default();
+        for (conn, state) in [("a", None), ("b", Some("{}")), ("c", Some(r#"{"ü":1}"#))] {
+            let state = state.map(|text| State::parse("state", text).unwrap());
+            let known = Known {
+                place: Place::new("r", "ü{}"),
+                epoch: 7,
+                state,
+            };
+            directory.learn(conn, &known);
+            let found = directory.all([conn, "stranger"].into_iter());
+            let [Some(found), None] = &found[..] else {
+                panic!("{found:?}");
+            };
+            assert_eq!((&found.place, &found.state), (&known.place, &known.state));
+        }
     }
 
     #[test]
     fn rooms_are_kept_once_and_go_with_their_last_connection() {
         let directory = Directory::default();
         for conn in ["a", "b"] {
-            directory.learn(conn, known(1));
+            directory.learn(conn, &known(1));
         }
         assert!(Arc::ptr_eq(
             &directory.get("a").unwrap().place.room,

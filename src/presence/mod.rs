@@ -30,10 +30,12 @@ pub async fn join(
     while moves < MOST_ROUNDS {
         match store.join(join, previous.as_ref(), snapshot).await? {
             Joined::Joined { epoch, snapshot } => {
-                directory.learn(
-                    &join.conn,
-                    Known::new(join.place.clone(), epoch, Some(join.state.clone())),
-                );
+                let known = Known {
+                    place: join.place.clone(),
+                    epoch,
+                    state: Some(join.state.clone()),
+                };
+                directory.learn(&join.conn, &known);
                 return Ok((epoch, snapshot));
             }
             Joined::Elsewhere(place) => {
