@@ -48,7 +48,7 @@ impl NativeClient {
             .build()?;
         Ok(NativeClient {
             core: Arc::default(),
-            inbox: Arc::new(Inbox::new(wake)),
+            inbox: Inbox::new(wake),
             calls: TaskTracker::new(),
         })
     }

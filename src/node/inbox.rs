@@ -1,10 +1,15 @@
 //! What waits for JavaScript: results of calls, settled heartbeats, events, notices. Filled from
 //! the core's threads, drained by the JavaScript thread, one wake for however much there is.
 //!
+//! A wake costs the JavaScript thread as much as ten events do, so events alone wake it at most once
+//! in [`EVENT_PAUSE`]: the first at once, those that follow closely together. Whatever else wakes it
+//! takes the events along.
+//!
 //! Races: `scheduled` is cleared before the queues are read, so whatever is put in later wakes
 //! again. Events are bounded; when JavaScript does not take them in time they are dropped as a
 //! whole and the gap is told, so memory stays bounded while a handler blocks (spec 4.4).
 
+use super::runtime;
 use crate::{
     heartbeat::{Outcome, Settle},
     lock::Told,
@@ -23,11 +28,18 @@ use parking_lot::Mutex;
 use std::{
     collections::VecDeque,
     fmt::Write as _,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 /// Weak: it never keeps the process alive.
 pub type Wake = ThreadsafeFunction<(), (), (), Status, false, true>;
+
+/// Time between two wakes for events alone.
+const EVENT_PAUSE: Duration = Duration::from_millis(1);
 
 /// Events and bytes that one drain hands over at most, so that a backlog does not block the
 /// JavaScript thread in one piece.
@@ -36,6 +48,8 @@ const DRAIN_BYTES: usize = 4 * 1024 * 1024;
 
 pub struct Inbox {
     wake: Wake,
+    /// For the timer that ends a pause.
+    this: Weak<Inbox>,
     scheduled: AtomicBool,
     abandoned: AtomicBool,
     beats: Mutex<Beats>,
@@ -56,20 +70,25 @@ struct Rest {
     notices: Vec<String>,
     events: VecDeque<(Feed, Box<str>)>,
     event_bytes: usize,
+    /// Until when events do not wake JavaScript.
+    pause_ends: Option<Instant>,
+    /// A timer will wake it at the end of the pause.
+    pause_has_timer: bool,
 }
 
 impl Inbox {
-    pub fn new(wake: Wake) -> Self {
+    pub fn new(wake: Wake) -> Arc<Self> {
         let limits = Limits::default();
-        Inbox {
+        Arc::new_cyclic(|this| Inbox {
             wake,
+            this: this.clone(),
             scheduled: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             beats: Mutex::default(),
             rest: Mutex::default(),
             most_events: AtomicUsize::new(limits.max_event_queue),
             most_event_bytes: AtomicUsize::new(limits.max_event_queue_bytes),
-        }
+        })
     }
 
     pub fn bound(&self, limits: &Limits) {
@@ -198,6 +217,42 @@ impl Inbox {
         self.schedule();
     }
 
+    /// Wakes JavaScript for events, now or at the end of the pause.
+    fn schedule_events(&self, rest: &mut Rest) {
+        let now = Instant::now();
+        match rest.pause_ends {
+            Some(end) if now < end => {
+                if rest.pause_has_timer {
+                    return;
+                }
+                let Ok(runtime) = runtime() else {
+                    return self.schedule();
+                };
+                rest.pause_has_timer = true;
+                let this = self.this.clone();
+                runtime.spawn(async move {
+                    tokio::time::sleep_until(end.into()).await;
+                    if let Some(inbox) = this.upgrade() {
+                        inbox.end_pause();
+                    }
+                });
+            }
+            _ => {
+                rest.pause_ends = Some(now + EVENT_PAUSE);
+                self.schedule();
+            }
+        }
+    }
+
+    fn end_pause(&self) {
+        let mut rest = self.rest.lock();
+        rest.pause_has_timer = false;
+        if !rest.events.is_empty() {
+            rest.pause_ends = Some(Instant::now() + EVENT_PAUSE);
+            self.schedule();
+        }
+    }
+
     fn schedule(&self) {
         if !self.scheduled.swap(true, Ordering::AcqRel) {
             // It fails only when the environment is going away, and then nobody waits.
@@ -227,19 +282,22 @@ impl EventSink for Inbox {
     fn event(&self, feed: Feed, payload: &str) -> u64 {
         let most = self.most_events.load(Ordering::Relaxed);
         let most_bytes = self.most_event_bytes.load(Ordering::Relaxed);
-        let mut dropped = 0;
-        self.put(|rest| {
-            if rest.events.len() >= most || rest.event_bytes + payload.len() > most_bytes {
-                dropped = rest.events.len() as u64 + 1;
-                rest.events.clear();
-                rest.event_bytes = 0;
-                rest.notices.push(r#"["resync","overflow"]"#.into());
-            } else {
-                rest.event_bytes += payload.len();
-                rest.events.push_back((feed, payload.into()));
-            }
-        });
-        dropped
+        if self.abandoned.load(Ordering::Acquire) {
+            return 0;
+        }
+        let mut rest = self.rest.lock();
+        if rest.events.len() >= most || rest.event_bytes + payload.len() > most_bytes {
+            let dropped = rest.events.len() as u64 + 1;
+            rest.events.clear();
+            rest.event_bytes = 0;
+            rest.notices.push(r#"["resync","overflow"]"#.into());
+            self.schedule();
+            return dropped;
+        }
+        rest.event_bytes += payload.len();
+        rest.events.push_back((feed, payload.into()));
+        self.schedule_events(&mut rest);
+        0
     }
 
     fn gap(&self) {
