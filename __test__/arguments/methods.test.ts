@@ -6,6 +6,9 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { openClient, rejection, type Untyped } from '../support/clients.js';
 import { type RedisServer, sharedRedis } from '../support/redis.js';
 import { REFUSED } from './refused.js';
+import { METADATA_REFUSED } from './refused-metadata.js';
+
+const ALL = [...REFUSED, ...METADATA_REFUSED];
 
 let server: RedisServer;
 let admin: Redis;
@@ -31,7 +34,7 @@ describe('12: arguments that do not fit are refused as a rejected Promise, namin
     async (store) => {
       const client = await openClient(store === 'redis' ? server.url : 'memory://');
       const before = await commands();
-      for (const { title, call, names } of REFUSED) {
+      for (const { title, call, names } of ALL) {
         const error = await rejection(() => call(client)).catch((cause) => {
           throw new Error(title, { cause });
         });
@@ -50,13 +53,18 @@ describe('12: arguments that do not fit are refused as a rejected Promise, namin
 
   test('there are refusals for every method that takes arguments', async () => {
     const client: Untyped = await openClient('memory://');
-    const ofLocks = Object.getOwnPropertyNames(Object.getPrototypeOf(client.locks))
-      .filter((name) => name !== 'constructor')
-      .map((name) => `locks.${name}`);
-    const methods = new Set(REFUSED.map(({ title }) => title.split(/[: ]/)[0]));
+    const methods = new Set(ALL.map(({ title }) => title.split(/[: ]/)[0]));
     const without = ['constructor', 'startReaper', 'reapOnce', 'metrics', 'close', 'on'];
+    const ofPart = (part: string, of: object) =>
+      Object.getOwnPropertyNames(Object.getPrototypeOf(of)).flatMap((name) =>
+        name === 'constructor' ? [] : `${part}.${name}`,
+      );
     expect([...methods, ...without].sort()).toEqual(
-      [...Object.getOwnPropertyNames(PresenceClient.prototype), ...ofLocks].sort(),
+      [
+        ...Object.getOwnPropertyNames(PresenceClient.prototype),
+        ...ofPart('locks', client.locks),
+        ...ofPart('metadata', client.metadata),
+      ].sort(),
     );
   });
 

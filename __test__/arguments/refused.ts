@@ -14,7 +14,7 @@ cyclic.self = { deeper: cyclic };
 let deep: unknown = {};
 for (let level = 0; level < 100_000; level++) deep = { deep };
 
-const NO_ID: [string, unknown][] = [
+export const NO_ID: [string, unknown][] = [
   ['undefined', undefined],
   ['null', null],
   ['a number', 5],
@@ -29,7 +29,7 @@ const NO_ID: [string, unknown][] = [
   ['half a surrogate pair', 'a\ud800b'],
 ];
 
-const TOO_LONG: [string, string, string][] = [
+export const TOO_LONG: [string, string, string][] = [
   ['4097 bytes of ASCII', 'x'.repeat(4097), '4097'],
   ['4098 bytes of UTF-8 in 2049 characters', 'ä'.repeat(2049), '4098'],
 ];
@@ -100,7 +100,7 @@ const NO_EPOCH: [string, unknown][] = [
   ['a Date', new Date()],
 ];
 
-const NO_OPTIONS: [string, unknown][] = [
+export const NO_OPTIONS: [string, unknown][] = [
   ['undefined', undefined],
   ['null', null],
   ['a number', 5],
@@ -113,7 +113,7 @@ const NO_OPTIONS: [string, unknown][] = [
 const JOIN = { roomId: 'r', userId: 'u', connId: 'c' };
 
 /** The given options with one property that cannot be read. */
-function withThrowing(options: object, field: string): object {
+export function withThrowing(options: object, field: string): object {
   return Object.defineProperty({ ...options }, field, {
     enumerable: true,
     get() {

@@ -14,7 +14,7 @@ function rules(): string {
   return example.replace(/\s+/g, ' ').trim();
 }
 
-test('the ACL rules of README.md are enough for presence, events, expiry, notifications and locks', async () => {
+test('the ACL rules of README.md are enough for presence, events, expiry, notifications, locks and metadata', async () => {
   await using server = await startRedis({ users: { rollcall: rules() } });
   const client = await openClient({
     url: `redis://rollcall:secret@${server.host}:${server.port}`,
@@ -52,6 +52,21 @@ test('the ACL rules of README.md are enough for presence, events, expiry, notifi
   await eventually(() => {
     const types = ['acquired', 'released', 'acquired', 'revoked'];
     expect(locks).toEqual(types.flatMap((type) => [`one ${type}`, `all ${type}`]));
+  });
+  const channel = { channelType: 't', channelName: 'n' };
+  await client.metadata.subscribe((event) => void events.push(`all ${event.operation}`));
+  await client.metadata.subscribe((event) => void events.push(`one ${event.operation}`), channel);
+  const { fencingToken } = await client.locks.acquire('m', { ownerId: 'u' });
+  const guarded = { ...channel, options: { lockName: 'm' }, actorUserId: 'u', fencingToken };
+  await client.metadata.set({ ...guarded, data: [{ key: 'k' }] });
+  await client.metadata.update({ ...guarded, data: [{ key: 'k' }] });
+  await client.metadata.remove(guarded);
+  expect((await client.metadata.get(channel)).majorRevision).toBe(3);
+  await eventually(() => {
+    for (const operation of ['set', 'update', 'remove']) {
+      expect(events).toContain(`all ${operation}`);
+      expect(events).toContain(`one ${operation}`);
+    }
   });
   await client.reapOnce();
   expect(client.metrics()).toMatchObject({ sweepsFailed: 0, expired: 1 });
