@@ -9,6 +9,8 @@
 mod group;
 mod queues;
 mod remembered;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     metrics::{Metrics, count},
