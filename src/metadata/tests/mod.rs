@@ -12,6 +12,7 @@ use crate::{
     },
     store::{
         ConnectionState, EventSink, Feed, LogLevel,
+        lock::LockCall,
         metadata::{Commit, Committed, MetadataStore},
     },
 };
@@ -35,6 +36,7 @@ impl EventSink for Deaf {
     fn expired(&self) {}
     fn state(&self, _: ConnectionState, _: &str) {}
     fn log(&self, _: LogLevel, _: &str) {}
+    fn lock_call(&self, _: LockCall) {}
 }
 
 /// The seed of this run; `ROLLCALL_SEED` sets it. Printed by every test that uses it.
