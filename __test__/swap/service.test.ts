@@ -55,6 +55,16 @@ describe('10: PresenceService', () => {
     expect([error.code, error.message]).toEqual(['INVALID_ARGUMENT', 'connId must not be empty']);
   });
 
+  test('arguments are taken at the call: what is changed later is not sent', async () => {
+    const service = serviceOn(await ioredis());
+    await service.client();
+    const options = { ...c, state: { n: 1 } };
+    const joining = service.join(options);
+    options.state.n = 2;
+    options.roomId = 'other';
+    expect(await joining).toMatchObject([{ roomId: 'r', state: { n: 1 } }]);
+  });
+
   test('leave resolves to where the connection was, or null', async () => {
     const redis = await ioredis();
     const service = serviceOn(redis);

@@ -136,9 +136,7 @@ export class PresenceService<State extends object = DefaultState> {
   async join(
     options: Omit<JoinOptions<State>, 'snapshot'>,
   ): Promise<PresenceSnapshotEntry<State>[]> {
-    checkOptions('join', options);
-    const client = await this.client();
-    return (await client.join({ ...options, snapshot: true })).snapshot;
+    return (await this.#with((client) => client.join(options))).snapshot;
   }
 
   /**
@@ -148,11 +146,7 @@ export class PresenceService<State extends object = DefaultState> {
    * join again) and for an epoch that is older than the stored one.
    */
   heartbeat(options: HeartbeatOptions<State>): Promise<boolean> {
-    const beat =
-      this.#open === undefined
-        ? this.client().then((client) => client.heartbeat(options))
-        : this.#open.heartbeat(options);
-    return beat.then(changed, refused);
+    return this.#with((client) => client.heartbeat(options)).then(changed, refused);
   }
 
   /** Heartbeats that wait to be sent. */
@@ -161,23 +155,23 @@ export class PresenceService<State extends object = DefaultState> {
   }
 
   /** Takes a connection out of its room; `null` if it is unknown. */
-  async leave(connId: string): Promise<LeaveResult | null> {
-    return (await this.client()).leave(connId);
+  leave(connId: string): Promise<LeaveResult | null> {
+    return this.#with((client) => client.leave(connId));
   }
 
   /** The live connections of a room, in no particular order. */
-  async fetchRoomSnapshot(roomId: string): Promise<PresenceSnapshotEntry<State>[]> {
-    return (await this.client()).fetchRoomSnapshot(roomId);
+  fetchRoomSnapshot(roomId: string): Promise<PresenceSnapshotEntry<State>[]> {
+    return this.#with((client) => client.fetchRoomSnapshot(roomId));
   }
 
   /** Calls `handler` for each presence event of all rooms. */
-  async subscribe(handler: PresenceHandler<State>): Promise<Unsubscribe> {
-    return (await this.client()).subscribe(handler);
+  subscribe(handler: PresenceHandler<State>): Promise<Unsubscribe> {
+    return this.#with((client) => client.subscribe(handler));
   }
 
   /** Calls `handler` for each metadata event of all channels. */
-  async subscribeMetadata(handler: MetadataHandler): Promise<Unsubscribe> {
-    return (await this.client()).metadata.subscribe(handler);
+  subscribeMetadata(handler: MetadataHandler): Promise<Unsubscribe> {
+    return this.#with((client) => client.metadata.subscribe(handler));
   }
 
   /**
@@ -185,8 +179,8 @@ export class PresenceService<State extends object = DefaultState> {
    *
    * @throws {@link MetadataConflictError}, {@link MetadataLockError}
    */
-  async setChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
-    return (await this.client()).metadata.set(params);
+  setChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
+    return this.#with((client) => client.metadata.set(params));
   }
 
   /**
@@ -194,8 +188,8 @@ export class PresenceService<State extends object = DefaultState> {
    *
    * @throws {@link MetadataConflictError}, {@link MetadataLockError}, {@link MetadataValidationError}
    */
-  async updateChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
-    return (await this.client()).metadata.update(params as UpdateMetadata);
+  updateChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
+    return this.#with((client) => client.metadata.update(params as UpdateMetadata));
   }
 
   /**
@@ -203,18 +197,19 @@ export class PresenceService<State extends object = DefaultState> {
    *
    * @throws {@link MetadataConflictError}, {@link MetadataLockError}
    */
-  async removeChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
-    return (await this.client()).metadata.remove(params);
+  removeChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
+    return this.#with((client) => client.metadata.remove(params));
   }
 
   /** A channel's record; of an unknown channel, one without items and with major revision 0. */
-  async getChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
-    return (await this.client()).metadata.get(params);
+  getChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
+    return this.#with((client) => client.metadata.get(params));
   }
 
   /**
-   * Emits every presence event to the sockets of its room, and every metadata event to those of the room
-   * that has the channel's name: `adapter.to(room).emit(event, payload)`. Where the adapter is a Socket.IO server, only to those of this process, because every process has a bridge.
+   * Emits every presence event to the sockets of its room, and every metadata event to those of the
+   * room that has the channel's name: `adapter.to(room).emit(event, payload)`. Where the adapter is a
+   * Socket.IO server, only to those of this process, because every process has a bridge.
    */
   createSocketBridge(adapter: RoomEmitter, options: SocketBridgeOptions = {}): Promise<Bridge> {
     return bridge(this, adapter, options);
@@ -254,6 +249,11 @@ export class PresenceService<State extends object = DefaultState> {
     this.#open = undefined;
     const client = await opening?.catch(() => undefined);
     await client?.close();
+  }
+
+  /** At once if there is a client: what the caller changes in its arguments later is not sent. */
+  #with<T>(call: (client: PresenceClient<State>) => Promise<T>): Promise<T> {
+    return this.#open === undefined ? this.client().then(call) : call(this.#open);
   }
 }
 
