@@ -3,7 +3,6 @@ import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
   test: {
-    include: ['__test__/**/*.test.ts'],
     // The package under test is loaded by Node.js itself, as its users load it: vitest would give
     // the ESM entry a second copy of the CommonJS modules behind it.
     server: { deps: { external: [/\/(dist|binding)\//] } },
@@ -15,5 +14,25 @@ export default defineConfig({
     testTimeout: 20_000,
     hookTimeout: 30_000,
     teardownTimeout: 10_000,
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: 'rollcall',
+          include: ['__test__/**/*.test.ts'],
+          exclude: ['__test__/faults/**'],
+        },
+      },
+      {
+        extends: true,
+        test: {
+          // With an addon of their own, in which defences can be turned off.
+          name: 'faults',
+          include: ['__test__/faults/**/*.test.ts'],
+          globalSetup: '__test__/faults/build.ts',
+          setupFiles: '__test__/faults/load.ts',
+        },
+      },
+    ],
   },
 });

@@ -293,6 +293,8 @@ export interface Metrics {
   expired: number;
   /** Entries of indices that did not agree with the connections, and were put right. */
   repairs: number;
+  /** Times that the reaper could not look at a room: something else has written under its names. */
+  roomsCorrupt: number;
   /** Notifications of expired connections that came in. */
   notifications: number;
   /** Changes of metadata that were written. */

@@ -1,21 +1,30 @@
--- check_rooms: rooms whose indices do not have the same size, or that are empty. Members may be fewer
--- than connections, but not none, and not more.
+-- check_rooms: rooms whose indices do not have the same size, that are empty, or that are not among
+-- the active ones. Members may be fewer than connections, but not none, and not more.
 --
--- KEYS[1..] – for each room: prs:{room}:conns, prs:{room}:members, prs:{room}:last_seen,
+-- KEYS[1]  – prs:active_rooms
+-- KEYS[2..] – for each room: prs:{room}:conns, prs:{room}:members, prs:{room}:last_seen,
 --             prs:{room}:conn_meta
--- ARGV[1] – how many rooms
+-- ARGV[1..] – roomIds
 --
 -- Returns the indices (0-based) of those rooms. Reads sizes only: a room costs the same whatever
 -- its size.
 --
 -- Races: nothing is written; repair.lua looks again.
+
+-- Of a key of another type: a size that no other key has.
+local function size(command, key)
+  local n = redis.pcall(command, key)
+  return type(n) == 'number' and n or -1
+end
+
 local differ = {}
-for i = 0, tonumber(ARGV[1]) - 1 do
-  local conns = redis.call('SCARD', KEYS[4 * i + 1])
-  local members = redis.call('SCARD', KEYS[4 * i + 2])
-  if conns == 0 or members == 0 or members > conns
-    or conns ~= redis.call('ZCARD', KEYS[4 * i + 3])
-    or conns ~= redis.call('HLEN', KEYS[4 * i + 4]) then
+for i = 0, #ARGV - 1 do
+  local conns = size('SCARD', KEYS[4 * i + 2])
+  local members = size('SCARD', KEYS[4 * i + 3])
+  if conns < 1 or members < 1 or members > conns
+    or conns ~= size('ZCARD', KEYS[4 * i + 4])
+    or conns ~= size('HLEN', KEYS[4 * i + 5])
+    or redis.call('SISMEMBER', KEYS[1], ARGV[i + 1]) == 0 then
     differ[#differ + 1] = i
   end
 end

@@ -19,11 +19,13 @@
 -- next pass; one that no index of the room knows has been removed, and announced, by somebody
 -- else. So there is one `leave` for each (connId, epoch), however many reapers run.
 -- @include now
+-- @include goes_on
 -- @include dead
 local room, room_json, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local candidates = (#KEYS - 7) / 3
 local removed, lag, mended = 0, 0, 0
 local next_due = math.huge
+goes_on(KEYS[7])
 
 for i = 0, candidates - 1 do
   local conn_key, user_conns, user_rooms = KEYS[8 + 3 * i], KEYS[9 + 3 * i], KEYS[10 + 3 * i]

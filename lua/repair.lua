@@ -21,10 +21,12 @@
 -- same; what was read as dead is only removed while its hash is still not there and its conn_meta
 -- is still what was read.
 -- @include now
+-- @include goes_on
 -- @include dead
 local room, room_json, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local conns, members = tonumber(ARGV[4]), tonumber(ARGV[5])
 local repairs, removed = 0, 0
+goes_on(KEYS[7])
 
 for i = 0, conns - 1 do
   local conn_key, user_conns, user_rooms = KEYS[8 + 3 * i], KEYS[9 + 3 * i], KEYS[10 + 3 * i]

@@ -13,8 +13,10 @@
 -- caller that dies leaves the entry as it is: the room comes due again when the claim ends. The
 -- entry is only a hint of when to look; what dies is decided by looking at it again (reap.lua).
 -- @include now
+-- @include goes_on
 -- @include forget_room
 local most, claim, check = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+goes_on(KEYS[1])
 local unindexed = redis.call('SCARD', KEYS[1])
 local first = -1
 local taken = {}

@@ -7,15 +7,18 @@
 -- ARGV[1] – ttl (ms)   ARGV[2..] – roomIds
 --
 -- Returns indices (0-based) of rooms with candidates, as they are; and as -1 - index, rooms of which
--- last_seen is empty: nobody is there, or their indices do not agree.
+-- last_seen is empty or no zset: nobody is there, or their indices do not agree.
 --
 -- Races: a join that comes after this step lowers the entry again (ZADD LT).
 -- @include now
+-- @include goes_on
+goes_on(KEYS[1])
 local ttl = tonumber(ARGV[1])
 local open = {}
 local later = { KEYS[1] }
 for i = 1, #ARGV - 1 do
-  local first = redis.call('ZRANGE', KEYS[1 + i], 0, 0, 'WITHSCORES')[2]
+  -- One room whose key is of another type must not keep the others from being looked at.
+  local first = redis.pcall('ZRANGE', KEYS[1 + i], 0, 0, 'WITHSCORES')[2]
   if not first then
     open[#open + 1] = -i
   elseif first + ttl > now then

@@ -1,7 +1,10 @@
 // `npm test`: does the set-up, runs the Rust and the JavaScript tests on Redis servers of their
 // own, and sees to it that no process is left. The last line is `N passed, N failed, N skipped`.
 //
-//   node scripts/test.mjs [--only=rust|--only=js] [arguments for vitest]
+//   node scripts/test.mjs [--only=rust|--only=js|--only=faults] [arguments for vitest]
+//
+// `--only=faults` is `npm run test:faults`: the fault tests in their long form, with 100 000 cases
+// for each property. `npm test` has their short form.
 import { mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -23,21 +26,28 @@ import { requireRedis, setUp } from './setup.mjs';
 
 const CORE = ['--no-default-features'];
 
-async function runRustTests(env) {
+/** The long form of the fault tests, in both languages. */
+const LONG = { ROLLCALL_FAULTS: 'long', PROPTEST_CASES: '100000' };
+
+async function runRustTests(env, filter = []) {
   const hasNextest = read('cargo', ['nextest', '--version']) !== undefined;
   // Compiled apart from the run: compilers may start daemons (a build cache), which are not ours.
   const build = await run('cargo', ['test', ...CORE, '--no-run']);
   if (build.code !== 0) return { ...emptyTally(), failed: 1 };
   if (!hasNextest) {
-    const all = await run('cargo', ['test', ...CORE, '--no-fail-fast'], { env, capture: true });
+    const all = await run('cargo', ['test', ...CORE, '--no-fail-fast', ...filter], {
+      env,
+      capture: true,
+    });
     return withExitCode(readCargoTest(all.output), all.code);
   }
   const list = ['nextest', 'list', ...CORE, '--run-ignored', 'only', '--message-format', 'json'];
   const ignored = readNextestList(read('cargo', list) ?? '{"rust-suites":{}}', ignoreReason);
-  const tests = await run('cargo', ['nextest', 'run', ...CORE, '--no-tests', 'pass'], {
+  const tests = await run('cargo', ['nextest', 'run', ...CORE, '--no-tests', 'pass', ...filter], {
     env,
     capture: true,
   });
+  if (filter.length > 0) return withExitCode(readNextest(tests.output, []), tests.code);
   // Nextest does not know the examples in doc comments.
   const docs = await run('cargo', ['test', ...CORE, '--doc'], { env, capture: true });
   return sum([
@@ -120,11 +130,15 @@ main(async () => {
 
   const tallies = [];
   try {
-    if (only !== 'js') {
+    if (only === 'faults') {
+      console.log('· fault tests, long form');
+      tallies.push(await runJsTests({ ...env, ...LONG }, ['--project', 'faults', ...args]));
+      tallies.push(await runRustTests({ ...env, ...LONG }, ['property']));
+    } else if (only !== 'js') {
       console.log('· Rust tests');
       tallies.push(await runRustTests(env));
     }
-    if (only !== 'rust') {
+    if (only !== 'rust' && only !== 'faults') {
       console.log('· JavaScript tests');
       tallies.push(await runJsTests(env, args));
     }

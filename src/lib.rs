@@ -14,6 +14,7 @@ pub mod model;
 pub mod options;
 pub mod presence;
 pub mod store;
+pub mod switches;
 
 #[cfg(feature = "node")]
 mod node;

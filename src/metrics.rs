@@ -65,6 +65,8 @@ counters! {
     expired,
     /// Entries of indices that did not agree with the connections and were put right.
     repairs,
+    /// Times that the reaper could not look at a room, because of keys of another type.
+    rooms_corrupt,
     /// Notifications of expirations that came in.
     notifications,
     /// Changes of metadata that were written.

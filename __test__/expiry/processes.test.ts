@@ -12,10 +12,11 @@ import {
   silent,
 } from '../conformance/stores.js';
 import { type Fixture, startFixture } from '../support/process.js';
+import { startProxy } from '../support/proxy.js';
 import { type RedisServer, startRedis } from '../support/redis.js';
 import { deferred, eventually, within } from '../support/wait.js';
+import { CALLS } from './calls.js';
 import { expectOnce, expectTimely, leavesOf, MARGIN_MS } from './expiry.js';
-import { CALLS, startProxy } from './proxy.js';
 
 const TTL_MS = 500;
 

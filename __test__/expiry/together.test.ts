@@ -3,10 +3,10 @@ import { constants, setPriority } from 'node:os';
 import { PresenceClient } from 'rollcall';
 import { expect, test } from 'vitest';
 import { type AnyState, record, silent } from '../conformance/stores.js';
+import { startProxy } from '../support/proxy.js';
 import { startRedis } from '../support/redis.js';
 import { eventually } from '../support/wait.js';
 import { expectTimely, leavesOf, readLastSeen } from './expiry.js';
-import { startProxy } from './proxy.js';
 
 const CONNECTIONS = 10_000;
 const TTL_MS = 3000;

@@ -1,5 +1,6 @@
 // Building the two generated folders: binding/ (addon and its loader) and dist/ (compiled façade).
-import { rmSync } from 'node:fs';
+import { readdirSync, rmSync } from 'node:fs';
+import path from 'node:path';
 import { inRoot, packageBin, readJson } from './paths.mjs';
 import { runOrThrow } from './run.mjs';
 import { buildIfStale } from './stamp.mjs';
@@ -29,6 +30,38 @@ export async function buildAddon({ debug = false, force = false } = {}) {
       ]);
     },
   });
+}
+
+const TEST_ADDON = path.join('target', 'test-addon');
+
+/**
+ * Builds the addon of the fault tests, in which defences can be turned off (`src/switches.rs`). It
+ * never is in the package: tests load it in place of the other one.
+ */
+export async function buildTestAddon({ force = false } = {}) {
+  const { napi } = readJson('package.json');
+  await buildIfStale({
+    name: 'test-addon',
+    sources: ['Cargo.toml', 'Cargo.lock', '.cargo', 'build.rs', 'src', 'lua'],
+    extra: { napi, rustc: rustcVersion(), cli: versionOf('@napi-rs/cli') },
+    output: TEST_ADDON,
+    force,
+    build: () => {
+      console.log('· building the addon of the fault tests');
+      // As released, so that the dependencies are those that are compiled already.
+      return runOrThrow('building the addon of the fault tests', process.execPath, [
+        packageBin('@napi-rs/cli', 'napi'),
+        ...['build', '--platform', '--release', '--features', 'test-faults'],
+        ...['--output-dir', TEST_ADDON],
+      ]);
+    },
+  });
+}
+
+/** Where the addon of the fault tests is, once it is built. */
+export function testAddon() {
+  const file = readdirSync(inRoot(TEST_ADDON)).find((name) => name.endsWith('.node'));
+  return inRoot(TEST_ADDON, file ?? 'rollcall.node');
 }
 
 /** Compiles js/ to dist/. Needs the addon's generated types. */

@@ -5,6 +5,7 @@ use crate::{
     metrics::{Metrics, count},
     model::{error::Result, presence::Sweep},
     store::{EventSink, LogLevel, Store, SweepSettings, Watch},
+    switches::{Defence, off},
 };
 use serde::Deserialize;
 use std::{
@@ -53,7 +54,7 @@ impl Reaper {
         let start = Instant::now();
         let work = async {
             let mut sweep = self.store.sweep(&self.settings).await?;
-            if sweep.unindexed && adopt {
+            if sweep.unindexed && adopt && !off(Defence::Adopting) {
                 sweep += self.store.adopt(self.settings.ttl_ms).await?;
             }
             Ok(sweep)
@@ -64,6 +65,7 @@ impl Reaper {
                 count(&counters.rooms_swept, sweep.rooms);
                 count(&counters.expired, sweep.expired);
                 count(&counters.repairs, sweep.repairs);
+                count(&counters.rooms_corrupt, sweep.corrupt);
                 if sweep.expired > 0 {
                     self.metrics
                         .sweep_lag
@@ -94,11 +96,20 @@ impl Reaper {
             .max(Duration::from_millis(self.settings.ttl_ms / 4));
         let mut adopted: Option<Instant> = None;
         let mut failing = false;
+        let mut corrupt = false;
         loop {
             let adopt = adopted.is_none_or(|at| at.elapsed() >= between_adoptions);
             match self.look(adopt).await {
                 Ok(sweep) => {
                     failing = false;
+                    if sweep.corrupt > 0 && !corrupt {
+                        corrupt = true;
+                        self.sink.log(
+                            LogLevel::Warn,
+                            "The reaper cannot look at some rooms: their keys hold values of other \
+                             types; something else writes under the same key prefix",
+                        );
+                    }
                     if adopt && sweep.unindexed {
                         adopted = Some(Instant::now());
                     }

@@ -92,6 +92,8 @@ pub struct Sweep {
     pub repairs: u64,
     /// By how much the removal that was latest came after the connection's TTL, in ms.
     pub lag_ms: u64,
+    /// Rooms that could not be looked at: something else has written under their names.
+    pub corrupt: u64,
     /// There may be rooms that only other nodes wrote and that no sweep would look at.
     pub unindexed: bool,
 }
@@ -102,6 +104,7 @@ impl std::ops::AddAssign for Sweep {
         self.expired += other.expired;
         self.repairs += other.repairs;
         self.lag_ms = self.lag_ms.max(other.lag_ms);
+        self.corrupt += other.corrupt;
         self.unindexed |= other.unindexed;
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     },
     options::Options,
     store::{Feed, Topic},
+    switches::{Defence, off},
 };
 use futures_util::FutureExt;
 use napi::bindgen_prelude::{Float64ArraySlice, Function};
@@ -380,6 +381,10 @@ async fn guarded(work: impl Future<Output = Result<String>>) -> Result<String> {
 impl Drop for NativeClient {
     /// The JavaScript object is gone, or its environment is: what it held ends in the background.
     fn drop(&mut self) {
+        if off(Defence::Ending) {
+            std::mem::forget((self.core.clone(), self.inbox.clone()));
+            return;
+        }
         self.inbox.abandon();
         if let (Some(client), Ok(runtime)) = (self.core.get().cloned(), runtime()) {
             runtime.spawn(async move { client.close().await });

@@ -19,6 +19,7 @@ use crate::{
         limits::Limits,
     },
     store::{ConnectionState, EventSink, Feed, LogLevel, lock::LockCall},
+    switches::{Defence, off},
 };
 use napi::{
     Status,
@@ -286,7 +287,8 @@ impl EventSink for Inbox {
             return 0;
         }
         let mut rest = self.rest.lock();
-        if rest.events.len() >= most || rest.event_bytes + payload.len() > most_bytes {
+        let full = rest.events.len() >= most || rest.event_bytes + payload.len() > most_bytes;
+        if full && !off(Defence::EventBound) {
             let dropped = rest.events.len() as u64 + 1;
             rest.events.clear();
             rest.event_bytes = 0;

@@ -42,3 +42,14 @@ fn runtime() -> napi::Result<&'static Runtime> {
 pub fn error_codes() -> Vec<&'static str> {
     Code::ALL.iter().map(|code| code.as_str()).collect()
 }
+
+/// Turns the named defences off and all others on, in the tests' own build.
+#[cfg(feature = "test-faults")]
+#[napi]
+#[cfg_attr(
+    test,
+    allow(dead_code, reason = "exported by the macro, which tests leave out")
+)]
+pub fn test_defences_off(names: Vec<String>) -> napi::Result<()> {
+    crate::switches::turn_off(names.iter().map(String::as_str)).map_err(napi::Error::from_reason)
+}

@@ -2,7 +2,10 @@
 //! password.
 
 use super::server::{Endpoint, Sentinels, Server};
-use crate::model::error::{Code, Error, Result};
+use crate::{
+    model::error::{Code, Error, Result},
+    switches::{Defence, off},
+};
 use percent_encoding::percent_decode_str;
 use redis::{
     Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
@@ -231,7 +234,9 @@ fn settled(info: ConnectionInfo, tls: &Tls) -> (ConnectionInfo, Option<String>) 
                     None => host,
                 },
                 port,
-                insecure: insecure || tls.reject_unauthorized == Some(false),
+                insecure: insecure
+                    || tls.reject_unauthorized == Some(false)
+                    || off(Defence::Certificates),
                 tls_params,
             }
         }

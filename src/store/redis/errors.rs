@@ -1,7 +1,10 @@
 //! What redis-rs and the server say, as our errors. The only place that reads their words.
 
-use crate::model::error::{Code, Error};
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use crate::{
+    model::error::{Code, Error},
+    switches::{Defence, off},
+};
+use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
 /// A failed request. Whether it may have been carried out follows from how it failed.
 pub fn request(error: &RedisError) -> Error {
@@ -82,6 +85,9 @@ pub fn connecting(error: &RedisError, shown: &str) -> Error {
 /// An error reply of the server: the request was refused, so its outcome is known.
 fn server_said(error: &RedisError) -> Option<Error> {
     let code = error.code()?;
+    if off(Defence::ServerWords) {
+        return Some(Error::internal("Redis refused a command of ours"));
+    }
     let detail = error.detail().unwrap_or_default();
     // A script that fails inside reports the inner code in front (Redis 7) or in the text (6).
     let says = |word: &str| code == word || detail.contains(word);
@@ -144,12 +150,33 @@ fn server_said(error: &RedisError) -> Option<Error> {
 
 /// Whether the connection is of no further use and a new one should be made.
 pub fn breaks_connection(error: &RedisError) -> bool {
-    error.is_unrecoverable_error()
+    if off(Defence::ReadOnly) && error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
+        return false;
+    }
+    is_read_only(error)
+        || error.is_unrecoverable_error()
         || error.is_connection_dropped()
-        || matches!(
-            error.kind(),
-            ErrorKind::Server(ServerErrorKind::ReadOnly) | ErrorKind::Parse | ErrorKind::Io
-        )
+        || matches!(error.kind(), ErrorKind::Parse | ErrorKind::Io)
+}
+
+/// Whether the server is a replica. Redis 6 says so in the words of the script's error.
+pub fn is_read_only(error: &RedisError) -> bool {
+    let says = error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+        || error
+            .detail()
+            .is_some_and(|detail| detail.contains("READONLY"));
+    says && !off(Defence::ReadOnly)
+}
+
+/// The same of one answer among several.
+pub fn says_read_only(answer: &Value) -> bool {
+    let says = |error: &redis::ServerError| {
+        error.code() == "READONLY"
+            || error
+                .details()
+                .is_some_and(|details| details.contains("READONLY"))
+    };
+    !off(Defence::ReadOnly) && matches!(answer, Value::ServerError(error) if says(error))
 }
 
 pub fn is_no_script(error: &RedisError) -> bool {

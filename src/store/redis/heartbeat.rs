@@ -8,21 +8,50 @@ use super::{
 };
 use crate::{
     model::{
-        error::Result,
+        error::{Code, Result},
         json::quote,
         presence::{Epoch, Place},
     },
     store::{Beaten, Exception, FullBeat, PlainBeat},
+    switches::{Defence, off},
 };
 use redis::Value;
 use std::sync::Arc;
 
 impl RedisStore {
+    /// A key of another type fails a whole call of the script; then the batch is halved until what
+    /// is wrong stands alone. It goes on as an exception, and the long way has an error for it.
     pub(super) async fn do_beat_batch(
         &self,
         beats: &[PlainBeat],
         ttl_ms: u64,
     ) -> Result<Vec<Exception>> {
+        let mut exceptions = Vec::new();
+        let mut parts = vec![(0, beats.len())];
+        while let Some((start, end)) = parts.pop() {
+            match self.beat_part(&beats[start..end], ttl_ms).await {
+                Ok(found) => exceptions.extend(found.into_iter().map(|found| Exception {
+                    index: found.index + start,
+                    ..found
+                })),
+                Err(error) if error.code != Code::CorruptData || off(Defence::Isolation) => {
+                    return Err(error);
+                }
+                Err(_) if end - start == 1 => exceptions.push(Exception {
+                    index: start,
+                    stored: Some(0),
+                }),
+                Err(_) => {
+                    let middle = start.midpoint(end);
+                    parts.push((middle, end));
+                    parts.push((start, middle));
+                }
+            }
+        }
+        Ok(exceptions)
+    }
+
+    async fn beat_part(&self, beats: &[PlainBeat], ttl_ms: u64) -> Result<Vec<Exception>> {
         let width = beats.first().map_or(0, |beat| digits(beat.epoch));
         if beats.iter().all(|beat| digits(beat.epoch) == width) {
             return self.beat_batch_of(beats.iter(), width, ttl_ms).await;
@@ -95,6 +124,9 @@ impl RedisStore {
             while reply.left() > 1 {
                 let index = reply.integer()? as usize;
                 let stored = reply.bytes()?;
+                if stored.is_empty() && off(Defence::NotFound) {
+                    continue;
+                }
                 exceptions.push(Exception {
                     index,
                     stored: (!stored.is_empty()).then(|| number(&stored)),

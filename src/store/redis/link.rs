@@ -8,6 +8,7 @@ use crate::{
         ConnectionState, EventSink, LogLevel,
         redis::{errors, server::Server},
     },
+    switches::{Defence, off},
 };
 use futures_util::future::BoxFuture;
 use redis::{
@@ -16,7 +17,7 @@ use redis::{
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -80,10 +81,16 @@ impl Ask<'_> {
                 .send_packed_command(cmd)
                 .await
                 .and_then(Value::extract_error),
-            Ask::Many(pipeline) => connection
-                .send_packed_commands(pipeline, 0, pipeline.len())
-                .await
-                .map(Value::Array),
+            Ask::Many(pipeline) => {
+                let mut answers = connection
+                    .send_packed_commands(pipeline, 0, pipeline.len())
+                    .await?;
+                // Refused as a whole, it can be sent again as a whole.
+                if !answers.is_empty() && answers.iter().all(errors::says_read_only) {
+                    answers.swap_remove(0).extract_error()?;
+                }
+                Ok(Value::Array(answers))
+            }
         }
     }
 }
@@ -107,6 +114,8 @@ struct Inner {
     connections: AtomicU64,
     /// Told when a request failed in a way that makes the connection suspect.
     suspect: Notify,
+    /// Whether the last connection was given up because the server is a replica.
+    demoted: AtomicBool,
 }
 
 impl Link {
@@ -118,6 +127,7 @@ impl Link {
             live,
             connections: AtomicU64::new(0),
             suspect: Notify::new(),
+            demoted: AtomicBool::new(false),
         });
         let deadline = Instant::now() + inner.config.connect_timeout;
         let first = loop {
@@ -186,10 +196,28 @@ impl Link {
     ) -> Result<Result<Value, redis::RedisError>> {
         let inner = &self.inner;
         let deadline = Instant::now() + inner.config.command_timeout;
+        let patience = if off(Defence::Deadlines) {
+            deadline + Duration::from_secs(3600)
+        } else if off(Defence::Patience) {
+            Instant::now() + inner.config.command_timeout / 10
+        } else {
+            deadline
+        };
+        let mut refused = None;
         loop {
-            let mut live = self.live(deadline).await?;
-            let error = match timeout_at(deadline, ask.send(&mut live.connection)).await {
-                Ok(Ok(value)) => return Ok(Ok(value)),
+            let mut live = match self.live(deadline).await {
+                Ok(live) => live,
+                Err(error) => return Err(refused.unwrap_or(error)),
+            };
+            let error = match timeout_at(patience, ask.send(&mut live.connection)).await {
+                Ok(Ok(value)) => {
+                    if let Value::Array(answers) = &value
+                        && answers.iter().any(errors::says_read_only)
+                    {
+                        inner.forget(live.number);
+                    }
+                    return Ok(Ok(value));
+                }
                 Ok(Err(error)) if errors::is_no_script(&error) => return Ok(Err(error)),
                 Ok(Err(error)) => error,
                 Err(_) => {
@@ -208,8 +236,15 @@ impl Link {
             if errors::breaks_connection(&error) {
                 inner.forget(live.number);
             }
+            if errors::is_read_only(&error) {
+                // It was the master and is no more: nothing was done, and there may be a new one.
+                inner.demoted.store(true, Ordering::Relaxed);
+                refused = Some(errors::request(&error));
+                continue;
+            }
             let error = errors::request(&error);
-            if !(error.outcome_unknown && repeat == Repeat::Harmless) {
+            let harmless = repeat == Repeat::Harmless || off(Defence::Once);
+            if !(error.outcome_unknown && harmless) {
                 return Err(error);
             }
         }
@@ -315,6 +350,7 @@ fn is_loading(error: &Error) -> bool {
 
 /// Watches the connection and replaces it when it breaks, for as long as the link lives.
 async fn supervise(inner: Arc<Inner>) {
+    let mut demoted_pause = FIRST_BACKOFF;
     loop {
         watch_until_broken(&inner).await;
         inner.live.send_replace(None);
@@ -323,6 +359,16 @@ async fn supervise(inner: Arc<Inner>) {
                 .config
                 .sink
                 .state(ConnectionState::Disconnected, inner.config.server.shown());
+        }
+        if off(Defence::Reconnect) {
+            return;
+        }
+        if inner.demoted.swap(false, Ordering::Relaxed) {
+            // It can be reached, so there is nothing that would slow us down.
+            sleep(demoted_pause.mul_f64(0.5 + jitter())).await;
+            demoted_pause = (demoted_pause * 2).min(MOST_BACKOFF / 4);
+        } else {
+            demoted_pause = FIRST_BACKOFF;
         }
         let mut backoff = FIRST_BACKOFF;
         let mut logged = false;
@@ -358,7 +404,7 @@ async fn watch_until_broken(inner: &Inner) {
     loop {
         tokio::select! {
             () = inner.suspect.notified() => {}
-            () = sleep(PING_EVERY) => {}
+            () = sleep(PING_EVERY), if !off(Defence::Pings) => {}
         }
         let Some(Live { mut connection, .. }) = inner.live.borrow().clone() else {
             return;

@@ -26,6 +26,7 @@ use crate::{
         Beaten, EventSink, Exception, FullBeat, Join, Joined, Left, Located, PlainBeat, Store,
         SweepSettings, Topic, Watch,
     },
+    switches::{Defence, off},
 };
 use config::Target;
 use futures_util::future::BoxFuture;
@@ -78,6 +79,9 @@ impl RedisStore {
     async fn call(&self, script: &Script, call: &Cmd, repeat: Repeat) -> Result<Value> {
         match self.commands.call(call, repeat).await? {
             Ok(value) => Ok(value),
+            Err(NoScript) if off(Defence::NoScript) => Err(Error::internal(
+                "the script is not there, and is not to be sent",
+            )),
             Err(NoScript) => self.commands.command(&script.with_text(call), repeat).await,
         }
     }

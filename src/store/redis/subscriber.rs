@@ -21,6 +21,7 @@ use crate::{
             server::Server,
         },
     },
+    switches::{Defence, off},
 };
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -206,7 +207,8 @@ impl Shared {
         if again && wanted.contains(&Topic::LockCalls) {
             self.sink.lock_call(LockCall::Gap);
         }
-        if again && wanted.iter().any(|topic| *topic != Topic::LockCalls) {
+        let follows = wanted.iter().any(|topic| *topic != Topic::LockCalls);
+        if again && follows && !off(Defence::Gaps) {
             self.sink.gap();
         }
         Ok(())
@@ -289,7 +291,7 @@ impl Shared {
             let name = self.keys.lock_of_events(channel)?;
             (is_lock_event(payload, name), Feed::AllLocks, Feed::Lock)
         };
-        fits.then_some(if is_pattern { of_all } else { of_one })
+        (fits || off(Defence::Forged)).then_some(if is_pattern { of_all } else { of_one })
     }
 }
 

@@ -8,7 +8,14 @@ mod watch;
 pub(super) use watch::{ensure_flags, expired_channel};
 
 use super::{RedisStore, errors, presence::Meta, scripts::Reply};
-use crate::model::{error::Result, json::quote};
+use crate::{
+    model::{
+        error::{Code, Result},
+        json::quote,
+        presence::Sweep,
+    },
+    switches::{Defence, off},
+};
 use redis::{Cmd, Value};
 
 /// Connections of one room that one script looks at: bounds how long it holds the server.
@@ -21,6 +28,17 @@ struct Candidate {
     conn: String,
     /// Raw `conn_meta`; empty if missing.
     meta: Vec<u8>,
+}
+
+/// Counts a room whose data are of no use, in place of failing for all others.
+fn isolate(sweep: &mut Sweep, of_a_room: Result<()>) -> Result<()> {
+    match of_a_room {
+        Err(error) if error.code == Code::CorruptData && !off(Defence::Isolation) => {
+            sweep.corrupt += 1;
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// The integers of a reply.

@@ -1,7 +1,7 @@
 //! Repairs: rooms that only other nodes wrote are taken into the due index (spec 6.5), and rooms
 //! whose indices do not agree with each other are made to agree with the hashes.
 
-use super::{CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, integers, user_json};
+use super::{CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, integers, isolate, user_json};
 use crate::{
     model::{
         error::Result,
@@ -14,9 +14,10 @@ use crate::{
         presence::{Meta, fields, number, utf8},
         scripts,
     },
+    switches::{Defence, off},
 };
 use redis::{Pipeline, Value};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Rooms that one step of a scan looks at.
 const PAGE: usize = 512;
@@ -45,7 +46,7 @@ impl RedisStore {
             for (room, score) in rooms.iter().zip(scores) {
                 if matches!(score, Value::Nil) {
                     sweep.rooms += 1;
-                    self.repair(room, ttl_ms, &mut sweep).await?;
+                    self.try_repair(room, ttl_ms, &mut sweep).await?;
                 }
             }
             cursor = next;
@@ -72,21 +73,8 @@ impl RedisStore {
                 .filter(|room| !room.is_empty())
                 .collect();
             for rooms in rooms.chunks(ROOMS_AT_A_TIME) {
-                let mut call = scripts::CHECK_ROOMS.call(4 * rooms.len());
-                for room in rooms {
-                    let keys = self.keys.room(room);
-                    call.arg(&keys.conns)
-                        .arg(&keys.members)
-                        .arg(&keys.last_seen)
-                        .arg(&keys.conn_meta);
-                }
-                call.arg(rooms.len());
-                let value = self
-                    .call(&scripts::CHECK_ROOMS, &call, Repeat::Harmless)
-                    .await?;
-                for index in integers(value)? {
-                    self.repair(rooms[index.unsigned_abs() as usize], ttl_ms, sweep)
-                        .await?;
+                for room in self.differing(rooms).await? {
+                    self.try_repair(room, ttl_ms, sweep).await?;
                 }
             }
             cursor = next;
@@ -96,8 +84,96 @@ impl RedisStore {
         }
     }
 
+    /// Those of the rooms whose keys do not fit together.
+    async fn differing<'a>(&self, rooms: &[&'a String]) -> Result<Vec<&'a String>> {
+        if off(Defence::Checks) {
+            return Ok(Vec::new());
+        }
+        let mut call = scripts::CHECK_ROOMS.call(1 + 4 * rooms.len());
+        call.arg(self.keys.active_rooms());
+        for room in rooms {
+            let keys = self.keys.room(room);
+            call.arg(&keys.conns)
+                .arg(&keys.members)
+                .arg(&keys.last_seen)
+                .arg(&keys.conn_meta);
+        }
+        for room in rooms {
+            call.arg(room);
+        }
+        let value = self
+            .call(&scripts::CHECK_ROOMS, &call, Repeat::Harmless)
+            .await?;
+        let mut differ = vec![false; rooms.len()];
+        for index in integers(value)? {
+            differ[index.unsigned_abs() as usize] = true;
+        }
+        for (room, differs) in rooms.iter().zip(&mut differ) {
+            if !*differs {
+                // What cannot be read, repair has the same error for.
+                *differs = !self.users_know(room).await.unwrap_or(false);
+            }
+        }
+        Ok(rooms
+            .iter()
+            .zip(differ)
+            .filter_map(|(room, differs)| differs.then_some(*room))
+            .collect())
+    }
+
+    /// Whether the users of the room's connections know them: a server that evicts takes single keys.
+    async fn users_know(&self, room: &str) -> Result<bool> {
+        let conn_meta = self.keys.room(room).conn_meta;
+        let mut cursor = b"0".to_vec();
+        loop {
+            let (next, entries) = self.scan("HSCAN", &conn_meta, &cursor).await?;
+            let mut of_users: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+            for entry in entries.chunks_exact(2) {
+                let Meta { user, .. } = Meta::parse(entry[1].as_bytes());
+                if !user.is_empty() {
+                    of_users.entry(user).or_default().push(&entry[0]);
+                }
+            }
+            let mut ask = Pipeline::with_capacity(2 * of_users.len());
+            for (user, conns) in &of_users {
+                ask.cmd("SMISMEMBER")
+                    .arg(self.keys.user_conns(user))
+                    .arg(conns);
+                ask.cmd("SMISMEMBER")
+                    .arg(self.keys.user_rooms(user))
+                    .arg(room);
+            }
+            for answer in self.commands.pipeline(&ask, Repeat::Harmless).await? {
+                let answer = answer.extract_error();
+                let known = integers(answer.map_err(|error| errors::request(&error))?)?;
+                if known.contains(&0) {
+                    return Ok(false);
+                }
+            }
+            cursor = next;
+            if cursor == b"0" {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// [`RedisStore::repair`]; a room that cannot be repaired is counted, and keeps no other from
+    /// being looked at.
+    pub(super) async fn try_repair(
+        &self,
+        room: &str,
+        ttl_ms: u64,
+        sweep: &mut Sweep,
+    ) -> Result<()> {
+        if off(Defence::Checks) {
+            return Ok(());
+        }
+        let done = self.repair(room, ttl_ms, sweep).await;
+        isolate(sweep, done)
+    }
+
     /// Looks at every connection of a room that any of its indices knows.
-    pub(super) async fn repair(&self, room: &str, ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
+    async fn repair(&self, room: &str, ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
         let keys = self.keys.room(room);
         let mut read = Pipeline::new();
         read.cmd("SMEMBERS").arg(&keys.conns);

@@ -1,7 +1,7 @@
 //! The sweep: `sweep_claim.lua` takes due rooms, `sweep_rooms.lua` finds those in which something may
 //! be dead, `sweep_candidates.lua` what, and `reap.lua` removes what is.
 
-use super::{CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, integers, user_json};
+use super::{CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, integers, isolate, user_json};
 use crate::{
     model::{error::Result, json::quote, presence::Sweep},
     store::{
@@ -147,7 +147,7 @@ impl RedisStore {
             match usize::try_from(index) {
                 Ok(index) => with_candidates.push(rooms[index].as_str()),
                 Err(_) => {
-                    self.repair(&rooms[(-1 - index) as usize], ttl_ms, sweep)
+                    self.try_repair(&rooms[(-1 - index) as usize], ttl_ms, sweep)
                         .await?
                 }
             }
@@ -175,10 +175,12 @@ impl RedisStore {
                 .await;
             let mut reaps = Vec::new();
             for (room, look) in rooms.into_iter().zip(looks) {
-                let candidates = read_candidates(look?)?;
-                if !candidates.is_empty() {
-                    reaps.push((room, candidates));
-                }
+                let look = look.and_then(read_candidates).map(|candidates| {
+                    if !candidates.is_empty() {
+                        reaps.push((room, candidates));
+                    }
+                });
+                isolate(sweep, look)?;
             }
             let calls = reaps
                 .iter()
@@ -187,7 +189,9 @@ impl RedisStore {
             let results = self.call_all(&scripts::REAP, calls, Repeat::Never).await;
             rooms = Vec::new();
             for ((room, candidates), result) in reaps.iter().zip(results) {
-                let [removed, lag, mended] = integers(result?)?[..] else {
+                let mut counts = Vec::new();
+                isolate(sweep, result.and_then(integers).map(|found| counts = found))?;
+                let [removed, lag, mended] = counts[..] else {
                     continue;
                 };
                 sweep.expired += removed.unsigned_abs();

@@ -1,0 +1,169 @@
+// Issue 8, "It must show" 2: servers that stop and networks that swallow. Calls fail in time, a
+// half-open connection is noticed, and everything recovers with no new call.
+import { describe, expect } from 'vitest';
+import { eventually } from '../support/wait.js';
+import { count, LONG, proven } from './proven.js';
+import { startWorld, type World } from './world.js';
+
+/** The promise is five seconds from the last sign of life; the rest is for a busy machine. */
+const NOTICED_MS = 5000;
+const GRACE_MS = 1000;
+const limits = { commandTimeoutMs: 1000, connectTimeoutMs: 1000 };
+
+/** Joins one connection a room; gives what brings news into every room, from outside. */
+async function populate(world: World): Promise<void> {
+  for (let i = 0; i < 8; i++) {
+    await world.healthy.join({ roomId: `r${i % 4}`, userId: `u${i}`, connId: `h${i}` });
+  }
+}
+
+/** What a client tells of its connections. */
+function stateOf(world: World, node = 0): string[] {
+  const states: string[] = [];
+  world.nodes[node]?.on('state', ({ state }) => void states.push(state));
+  return states;
+}
+
+describe('2: SIGSTOP of Redis', () => {
+  proven('for 0.3 s, under load: no call fails', { without: 'patience' }, async () => {
+    const world = await startWorld({ client: { limits: { commandTimeoutMs: 2000 } } });
+    const load = world.load();
+    await eventually(() => world.ledger.ended('done') > 200);
+    world.server.pause();
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    world.server.resume();
+    const done = world.ledger.ended('done');
+    await eventually(() => world.ledger.ended('done') > done + 200);
+    await load.stop();
+    console.log(`SIGSTOP 0.3 s: ${world.ledger.summary()}`);
+    expect(world.ledger.trouble()).toBe(0);
+    for (const view of world.views) expect(view.resyncs).toBe(0);
+    await world.converged();
+    await world.emptied();
+  });
+
+  for (const ms of LONG ? [2000, 30_000] : [2000]) {
+    const timeoutMs = 2 * ms + 30_000;
+    proven(`for ${ms / 1000} s, under load`, { without: 'deadlines', timeoutMs }, async () => {
+      const world = await startWorld({ client: { limits } });
+      const load = world.load();
+      await eventually(() => world.ledger.ended('done') > 200);
+      world.server.pause();
+      const calls = world.nodes.map(async (node) => {
+        const began = performance.now();
+        await world.ledger.follow('leave', node.leave('n0-0'));
+        return performance.now() - began;
+      });
+      await new Promise((resolve) => setTimeout(resolve, ms));
+      world.server.resume();
+      for (const took of await Promise.all(calls)) {
+        expect(took, 'a call takes').toBeLessThan(limits.commandTimeoutMs + GRACE_MS / 2);
+      }
+      const done = world.ledger.ended('done');
+      await eventually(() => world.ledger.ended('done') > done + 200);
+      await load.stop();
+      expect(world.ledger.trouble()).toBeGreaterThan(0);
+      console.log(`SIGSTOP ${ms / 1000} s: ${world.ledger.summary()}`);
+      await world.converged();
+      await world.emptied();
+    });
+  }
+});
+
+describe('2: a blackholed connection', () => {
+  proven('an idle subscriber notices within 5 s', { without: 'pings' }, async () => {
+    const world = await startWorld({ nodes: 1, client: { limits } });
+    const [view] = world.views;
+    await populate(world);
+    await eventually(() => view?.describe().length === 8);
+    // Nothing is called on the node from here on.
+    world.proxy.blackhole(true);
+    await world.healthy.leave('h0');
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    world.proxy.blackhole(false);
+    await eventually(() => expect(view?.resyncs).toBe(1), { timeoutMs: NOTICED_MS + GRACE_MS });
+    await world.converged();
+    await world.emptied();
+  });
+
+  proven('while it lasts, calls fail in time', { without: 'deadlines' }, async () => {
+    const world = await startWorld({ nodes: 1, client: { limits } });
+    const [node] = world.nodes;
+    const [view] = world.views;
+    if (!node || !view) throw new Error('there is no node');
+    await populate(world);
+    await node.join({ roomId: 'r0', userId: 'u', connId: 'own' });
+    const states = stateOf(world);
+    world.proxy.blackhole(true);
+    const calls = {
+      join: () => node.join({ roomId: 'r0', userId: 'u', connId: 'other' }),
+      heartbeat: () => node.heartbeat({ connId: 'own' }),
+      patch: () => node.heartbeat({ connId: 'own', patchState: { a: 1 } }),
+      leave: () => node.leave('own'),
+      snapshot: () => node.fetchRoomSnapshot('r0'),
+      user: () => node.getUserPresence('u'),
+      reap: () => node.reapOnce(),
+    };
+    const waits = Object.entries(calls).map(async ([name, call]) => {
+      const began = performance.now();
+      const error = await call().then(
+        () => ({ code: 'ok' }),
+        (reason: { code: string; outcome?: string }) => reason,
+      );
+      const took = performance.now() - began;
+      expect(['TIMEOUT', 'UNAVAILABLE'], name).toContain(error.code);
+      // A heartbeat may first wait for the batch before it.
+      const most = limits.commandTimeoutMs * (/heartbeat|patch/.test(name) ? 2 : 1);
+      expect(took, name).toBeLessThan(most + GRACE_MS);
+    });
+    const late = new Promise((_, reject) => setTimeout(reject, 6000, new Error('calls hang')));
+    await Promise.race([Promise.all(waits), late]);
+    await eventually(() => expect(states).toContain('disconnected'), {
+      timeoutMs: NOTICED_MS + GRACE_MS,
+    });
+    world.proxy.blackhole(false);
+    // No call is made: the state and the view come back by themselves.
+    await eventually(() => expect(states.at(-1)).toBe('connected'), { timeoutMs: 4000 });
+    await eventually(() => expect(view.resyncs).toBeGreaterThan(0), { timeoutMs: 4000 });
+    await world.converged({ withinMs: 4000 });
+    await world.emptied();
+  });
+
+  proven('it recovers with no new call', { without: 'reconnect' }, async () => {
+    const world = await startWorld({ nodes: 2, client: { limits } });
+    await populate(world);
+    world.proxy.refuse(true);
+    await world.healthy.leave('h1');
+    await world.healthy.join({ roomId: 'r1', userId: 'u', connId: 'new' });
+    world.proxy.refuse(false);
+    await eventually(
+      () => {
+        for (const view of world.views) expect(view.resyncs).toBe(1);
+      },
+      { timeoutMs: 4000 },
+    );
+    await world.converged();
+    await world.emptied();
+  });
+});
+
+describe('2: slow and fragmented', () => {
+  proven(
+    'everything late, and byte by byte',
+    { without: 'patience', timeoutMs: 90_000 },
+    async () => {
+      const world = await startWorld({ nodes: 1, client: { limits: { commandTimeoutMs: 2000 } } });
+      world.proxy.splits = true;
+      world.proxy.delayMs = 120;
+      const load = world.load({ conns: 10 });
+      await eventually(() => world.ledger.calls > count(40, 400), { timeoutMs: 60_000 });
+      await load.stop();
+      console.log(`late and byte by byte: ${world.ledger.summary()}`);
+      expect(world.ledger.trouble()).toBe(0);
+      world.proxy.splits = false;
+      world.proxy.delayMs = 0;
+      await world.converged({ withinMs: 5000 });
+      await world.emptied();
+    },
+  );
+});

@@ -1,0 +1,214 @@
+// Issue 8, "It must show" 4: a server without memory. With `noeviction`, what needs memory is refused
+// and what frees it is not; with `allkeys-lru`, what was evicted is repaired.
+import type { Redis } from 'ioredis';
+import { describe, expect, onTestFinished } from 'vitest';
+import { rejection } from '../support/clients.js';
+import { eventually } from '../support/wait.js';
+import { count, type Defence, proven } from './proven.js';
+import { connect, ROOMS, startWorld, type World } from './world.js';
+
+describe('4: maxmemory with noeviction', () => {
+  proven(
+    'what needs memory is refused; leave, heartbeats and reaping go on',
+    { without: 'freeing' },
+    async () => {
+      const world = await startWorld({ nodes: 1 });
+      const [node] = world.nodes;
+      if (!node) throw new Error('there is no node');
+      const { url } = world.proxy;
+      const short = await connect({ url, ttlMs: 1500, sweepIntervalMs: 200 });
+      const ids = Array.from({ length: 12 }, (_, i) => i);
+      const place = (i: number) => ({ roomId: `r${i % 4}`, userId: `u${i % 5}` });
+      for (const i of ids) await node.join({ ...place(i), connId: `long${i}` });
+      for (const i of ids) await short.join({ ...place(i), connId: `short${i}` });
+      await world.redis.config('SET', 'maxmemory', '1');
+
+      for (const refused of [
+        () => node.join({ ...place(0), connId: 'new' }),
+        () => node.join({ ...place(0), connId: 'long0' }),
+        () => node.heartbeat({ connId: 'long0', patchState: { big: 'x'.repeat(100) } }),
+      ]) {
+        const error = await rejection(refused);
+        expect([error.code, error.outcome]).toEqual(['UNAVAILABLE', undefined]);
+        expect(error.message).toContain('memory');
+      }
+      // A heartbeat needs none.
+      await node.heartbeat({ connId: 'long0' });
+      const results = await node.heartbeatMany(ids.map((i) => ({ connId: `long${i}` })));
+      expect(results.filter((result) => result instanceof Error)).toEqual([]);
+      // The half that stops beating is removed, in time.
+      await short.startReaper();
+      await eventually(
+        async () => {
+          for (const room of ROOMS) {
+            expect(await world.redis.zcard(`prs:{room:${room}}:last_seen`)).toBe(3);
+          }
+        },
+        { timeoutMs: 5000 },
+      );
+      expect(short.metrics().sweepsFailed).toBe(0);
+      for (const i of ids) expect(await node.leave(`long${i}`)).not.toBeNull();
+      expect(await world.redis.keys('*')).toEqual([]);
+      await world.redis.config('SET', 'maxmemory', '0');
+      await world.converged();
+    },
+  );
+});
+
+/** Each kind of key, by its name without ids. */
+const KINDS = [
+  'prs:conn:*',
+  'prs:{room:*}:conns',
+  'prs:{room:*}:members',
+  'prs:{room:*}:last_seen',
+  'prs:{room:*}:conn_meta',
+  'prs:user:*:conns',
+  'prs:user:*:rooms',
+  'prs:active_rooms',
+  'prs:due:*',
+] as const;
+
+function kindOf(key: string): string {
+  return key
+    .replace(/^prs:conn:.*/s, 'prs:conn:*')
+    .replace(/\{room:[^}]*\}/, '{room:*}')
+    .replace(/^prs:user:[^:]*:/, 'prs:user:*:')
+    .replace(/^prs:due:\d+/, 'prs:due:*');
+}
+
+async function keysByKind(redis: Redis): Promise<Map<string, string[]>> {
+  const kinds = new Map<string, string[]>(KINDS.map((kind) => [kind, []]));
+  for (const key of await redis.keys('*')) kinds.get(kindOf(key))?.push(key);
+  return kinds;
+}
+
+/** Nodes that reap and check often, and clients that keep their connections, as users would. */
+async function inhabited({
+  beats = true,
+} = {}): Promise<{ world: World; stop: () => Promise<void> }> {
+  const world = await startWorld({
+    nodes: 1,
+    client: { sweepIntervalMs: 100, fallbackSweepMs: 200, ttlMs: beats ? 2000 : 60_000 },
+  });
+  const [node] = world.nodes;
+  if (!node) throw new Error('there is no node');
+  await node.startReaper();
+  let stopped = false;
+  onTestFinished(() => {
+    stopped = true;
+  });
+  const strange: string[] = [];
+  const keep = async (connId: string, i: number) => {
+    const join = { roomId: `r${i % 4}`, userId: `u${i % 7}`, connId, snapshot: false };
+    await node.join(join);
+    while (!stopped && beats) {
+      try {
+        await node.heartbeat({ connId }).catch((error: { code: string }) => {
+          // Its hash was evicted, and it is told.
+          if (error.code !== 'CONNECTION_NOT_FOUND') throw error;
+          return node.join(join);
+        });
+      } catch (error) {
+        // For the moment in which there is no memory.
+        const { code } = error as { code: string };
+        if (code !== 'UNAVAILABLE' && !stopped) strange.push(String(error));
+      }
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  };
+  const kept = Array.from({ length: 24 }, (_, i) => keep(`c${i}`, i));
+  await eventually(async () => {
+    const there = await Promise.all(ROOMS.map((room) => node.fetchRoomSnapshot(room)));
+    return there.flat().length === 24;
+  });
+  return {
+    world,
+    stop: async () => {
+      stopped = true;
+      await Promise.all(kept);
+      expect(strange).toEqual([]);
+    },
+  };
+}
+
+/** Everybody is in every index again, while heartbeats go on. */
+async function whole(world: World, off: Defence[]): Promise<void> {
+  const expected = Array.from({ length: 24 }, (_, i) => `c${i}`).sort();
+  await eventually(
+    async () => {
+      const by = await keysByKind(world.redis);
+      expect(by.get('prs:conn:*')?.length).toBe(24);
+      for (const kind of ['conns', 'members', 'last_seen', 'conn_meta']) {
+        expect(by.get(`prs:{room:*}:${kind}`)?.length, kind).toBe(ROOMS.length);
+      }
+      const there = await Promise.all(ROOMS.map((room) => world.healthy.fetchRoomSnapshot(room)));
+      expect(
+        there
+          .flat()
+          .map(({ connId }) => connId)
+          .sort(),
+      ).toEqual(expected);
+      const users = await Promise.all(
+        Array.from({ length: 7 }, (_, i) => world.healthy.getUserPresence(`u${i}`)),
+      );
+      const ofUsers = users.flatMap(({ connections }) => connections.map(({ connId }) => connId));
+      expect(ofUsers.sort(), 'connections of users').toEqual(expected);
+      const active = await world.redis.smembers('prs:active_rooms');
+      expect(active.sort(), 'active rooms').toEqual([...ROOMS]);
+      await world.agrees();
+    },
+    // What is not repaired is not worth a long wait.
+    { timeoutMs: off.length > 0 ? 1000 : 4000, intervalMs: 50 },
+  );
+}
+
+describe('4: keys that are evicted', () => {
+  for (const kind of KINDS) {
+    const control =
+      kind === 'prs:conn:*' ? 'not-found' : kind === 'prs:due:*' ? 'adopting' : 'checks';
+    proven(`${kind}: repaired`, { without: control }, async (off) => {
+      // Heartbeats would bring this one back by themselves.
+      const { world, stop } = await inhabited({ beats: kind !== 'prs:{room:*}:last_seen' });
+      const keys = (await keysByKind(world.redis)).get(kind) ?? [];
+      await world.redis.unlink(world.random.pick(keys));
+      await whole(world, off);
+      // And when there is none of the kind left.
+      await world.redis.unlink(...((await keysByKind(world.redis)).get(kind) ?? []));
+      await whole(world, off);
+      await stop();
+      await world.converged({ withinMs: 4000 });
+      await world.emptied();
+    });
+  }
+
+  const rounds = count(20, 200);
+  proven(
+    `allkeys-lru evicts at random, ${rounds} times`,
+    { without: 'checks', timeoutMs: 60_000 },
+    async (off) => {
+      const { world, stop } = await inhabited();
+      const { redis } = world;
+      await redis.config('SET', 'maxmemory-policy', 'allkeys-lru');
+      const hit = new Map<string, number>();
+      for (let round = 0; round < rounds; round++) {
+        const before = await redis.keys('*');
+        const used = /used_memory:(\d+)/.exec(await redis.info('memory'))?.[1];
+        await redis.config('SET', 'maxmemory', String(Number(used) - world.random.int(500, 3000)));
+        // It evicts when it is to take something in.
+        await redis.set('filler', 'x').catch(() => {});
+        await redis.config('SET', 'maxmemory', '0');
+        const after = new Set(await redis.keys('*'));
+        for (const key of before) {
+          if (!after.has(key)) hit.set(kindOf(key), (hit.get(kindOf(key)) ?? 0) + 1);
+        }
+        await redis.unlink('filler');
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+      console.log('evicted:', Object.fromEntries(hit));
+      await whole(world, off);
+      await stop();
+      await world.converged({ withinMs: 4000 });
+      await world.emptied();
+    },
+  );
+});

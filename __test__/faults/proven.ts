@@ -1,0 +1,85 @@
+// Tests with a negative control: each runs as it is and has to pass, and again with the defence that
+// it is about turned off, and has to fail.
+import { createRequire } from 'node:module';
+import path from 'node:path';
+import { describe, expect, onTestFinished, test } from 'vitest';
+
+/** The names of `src/switches.rs`. */
+export type Defence =
+  | 'pings'
+  | 'deadlines'
+  | 'patience'
+  | 'server-words'
+  | 'reconnect'
+  | 'gaps'
+  | 'no-script'
+  | 'once'
+  | 'read-only'
+  | 'forged'
+  | 'event-bound'
+  | 'isolation'
+  | 'undo'
+  | 'checks'
+  | 'adopting'
+  | 'not-found'
+  | 'freeing'
+  | 'ending'
+  | 'panics'
+  | 'certificates'
+  | 'limits'
+  | 'calm';
+
+/** The long form (`npm run test:faults`): ten times as much of everything, and longer waits. */
+export const LONG = process.env.ROLLCALL_FAULTS === 'long';
+
+/** One number for the short form, another for the long one. */
+export function count(short: number, long: number): number {
+  return LONG ? long : short;
+}
+
+/** Turns defences off in this process; all others are on. */
+export function turnOff(...defences: Defence[]): void {
+  const load = createRequire(import.meta.url);
+  const addon = load(path.resolve(import.meta.dirname, '../../binding/binding.js'));
+  addon.testDefencesOff(defences);
+}
+
+/** The environment for a child process in which defences are off. */
+export function environmentWithout(...defences: Defence[]): Record<string, string> {
+  return { ROLLCALL_TEST_DEFENCES_OFF: defences.join(',') };
+}
+
+interface Control {
+  /** What is turned off. */
+  without: Defence;
+  /** A part of the message with which the test has to fail then. Any failure, unless told. */
+  fails?: RegExp;
+  timeoutMs?: number;
+}
+
+/**
+ * A test, and its negative control. `body` is told whether it is the control, for what a switch in
+ * this process does not reach: child processes.
+ */
+export function proven(
+  name: string,
+  { without, fails, timeoutMs = 30_000 }: Control,
+  body: (off: Defence[]) => Promise<void>,
+): void {
+  describe(name, () => {
+    test('holds', { timeout: timeoutMs }, () => body([]));
+
+    test(`fails without: ${without}`, { timeout: timeoutMs }, async () => {
+      onTestFinished(() => turnOff());
+      turnOff(without);
+      const error = await body([without]).then(
+        () => undefined,
+        (reason: unknown) => reason,
+      );
+      expect(error, `it holds without ${without}, so it shows nothing`).toBeInstanceOf(Error);
+      const [how = ''] = (error as Error).message.split('\n');
+      console.log(`without ${without}: ${how}`);
+      if (fails) expect((error as Error).message).toMatch(fails);
+    });
+  });
+}

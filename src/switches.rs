@@ -1,0 +1,119 @@
+//! Switches of the tests' own build (feature `test-faults`): each turns one defence off, so that the
+//! test of that defence can be seen to fail without it. In the published build a defence is always
+//! on and nothing of this is left but a constant.
+
+macro_rules! defences {
+    ($($(#[$doc:meta])* $name:ident: $text:literal,)*) => {
+        /// What can be turned off.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Defence {
+            $($(#[$doc])* $name,)*
+        }
+
+        #[cfg(feature = "test-faults")]
+        const NAMES: &[&str] = &[$($text),*];
+    };
+}
+
+defences! {
+    /// Pings of idle connections.
+    Pings: "pings",
+    /// Deadlines of requests.
+    Deadlines: "deadlines",
+    /// Waiting for as long as `commandTimeoutMs` says, and not a tenth of it.
+    Patience: "patience",
+    /// Telling the server's errors from each other.
+    ServerWords: "server-words",
+    /// Connecting again after a connection broke.
+    Reconnect: "reconnect",
+    /// Telling of gaps in the events.
+    Gaps: "gaps",
+    /// Sending a script along when the server has lost it.
+    NoScript: "no-script",
+    /// Never sending twice what could be applied twice.
+    Once: "once",
+    /// Looking for the master again when a server turns out to be a replica.
+    ReadOnly: "read-only",
+    /// Looking at what fits the channel only, of messages of a sensible size.
+    Forged: "forged",
+    /// The bound of the events that wait for JavaScript.
+    EventBound: "event-bound",
+    /// Looking at rooms and connections one by one when one of many is corrupt.
+    Isolation: "isolation",
+    /// Undoing a step of which a part was refused.
+    Undo: "undo",
+    /// Comparing the indices of rooms.
+    Checks: "checks",
+    /// Taking rooms in that are active and not indexed.
+    Adopting: "adopting",
+    /// Telling a heartbeat that its connection is not there.
+    NotFound: "not-found",
+    /// Freeing memory on a server that has none left.
+    Freeing: "freeing",
+    /// Ending what a client held when its JavaScript is gone.
+    Ending: "ending",
+    /// Catching panics.
+    Panics: "panics",
+    /// Checking the certificate of a server.
+    Certificates: "certificates",
+    /// Checking the size of ids and states.
+    Limits: "limits",
+    /// Not a defence: it is "off" when code is to panic where [`panic_point`] says.
+    Calm: "calm",
+}
+
+/// Whether the defence is turned off. Never, in the published build.
+#[cfg(not(feature = "test-faults"))]
+#[inline(always)]
+pub const fn off(_: Defence) -> bool {
+    false
+}
+
+/// Panics if a test asks for it.
+#[inline(always)]
+pub fn panic_point() {
+    assert!(!off(Defence::Calm), "a test asked for a panic");
+}
+
+#[cfg(feature = "test-faults")]
+pub use in_tests::{off, turn_off};
+
+#[cfg(feature = "test-faults")]
+mod in_tests {
+    use super::{Defence, NAMES};
+    use std::sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    /// What a process begins with: names, separated by commas.
+    const VARIABLE: &str = "ROLLCALL_TEST_DEFENCES_OFF";
+
+    static OFF: LazyLock<AtomicU32> = LazyLock::new(|| {
+        let names = std::env::var(VARIABLE).unwrap_or_default();
+        let names = names.split(',').filter(|name| !name.is_empty());
+        AtomicU32::new(bits(names).unwrap_or_else(|unknown| panic!("{VARIABLE}: {unknown}")))
+    });
+
+    pub fn off(defence: Defence) -> bool {
+        OFF.load(Ordering::Relaxed) & (1 << defence as u32) != 0
+    }
+
+    /// Turns the named defences off and all others on.
+    ///
+    /// # Errors
+    ///
+    /// A name that is no defence's.
+    pub fn turn_off<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<(), String> {
+        OFF.store(bits(names)?, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn bits<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<u32, String> {
+        names.into_iter().try_fold(0, |bits, name| {
+            let at = NAMES.iter().position(|known| *known == name);
+            Ok(bits | 1 << at.ok_or_else(|| format!("there is no defence {name:?}"))?)
+        })
+    }
+}
