@@ -10,6 +10,7 @@ import join from './join.mjs';
 import latency from './latency.mjs';
 import leave from './leave.mjs';
 import memory from './memory.mjs';
+import metadata from './metadata.mjs';
 import reaper from './reaper.mjs';
 import serverLimit from './server-limit.mjs';
 import snapshot from './snapshot.mjs';
@@ -25,6 +26,7 @@ export const scenarios = [
   leave,
   events,
   reaper,
+  metadata,
   memory,
   swap,
 ];
