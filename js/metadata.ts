@@ -27,14 +27,10 @@ import {
 
 type Operation = 'set' | 'update' | 'remove';
 
-const FIELDS = [
-  'channelName',
-  'channelType',
-  'data',
-  'options',
-  'actorUserId',
-  'fencingToken',
-] as const;
+const CHANNEL_FIELDS = ['channelName', 'channelType'] as const;
+const FIELDS = [...CHANNEL_FIELDS, 'data', 'options', 'actorUserId', 'fencingToken'] as const;
+const OPTION_FIELDS = ['majorRevision', 'lockName', 'addTimestamp', 'addUserId'] as const;
+const ITEM_FIELDS = ['key', 'value', 'revision'] as const;
 
 /**
  * The metadata of channels: a small versioned record of items for each. Every change is one atomic
@@ -78,7 +74,7 @@ export class Metadata {
   /** The record; of a channel that is unknown, one without items and with major revision 0. */
   async get(channel: ChannelRef): Promise<ChannelMetadata> {
     checkOptions('metadata.get', channel);
-    const { channelName, channelType } = read(channel, ['channelName', 'channelType']);
+    const { channelName, channelType } = read(channel, CHANNEL_FIELDS);
     checkId('channelName', channelName);
     checkId('channelType', channelType);
     return (await this.#session.call('metadataGet', channelType, channelName)) as ChannelMetadata;
@@ -96,7 +92,7 @@ export class Metadata {
   ): Promise<Unsubscribe> {
     checkHandler('handler', handler);
     checkOptions('metadata.subscribe', options);
-    const { channelName, channelType } = read(options, ['channelName', 'channelType']);
+    const { channelName, channelType } = read(options, CHANNEL_FIELDS);
     if (channelName === undefined && channelType === undefined) {
       const remove = this.#dispatcher.addMetadata(undefined, handler);
       return this.#session.subscribe(FEEDS.allChannels, '', remove);
@@ -146,12 +142,15 @@ function read<Field extends string>(
   from: object,
   fields: readonly Field[],
 ): { [Name in Field]: unknown } {
+  const values = {} as { [Name in Field]: unknown };
   try {
-    const values = fields.map((field) => [field, (from as Record<string, unknown>)[field]]);
-    return Object.fromEntries(values) as { [Name in Field]: unknown };
+    for (const field of fields) {
+      values[field] = (from as { [Name in Field]: unknown })[field];
+    }
   } catch (error) {
     throw unreadable(from, fields, error);
   }
+  return values;
 }
 
 function optionsOf(options: unknown): object {
@@ -159,12 +158,7 @@ function optionsOf(options: unknown): object {
     return {};
   }
   checkOptions('options', options);
-  const { majorRevision, lockName, addTimestamp, addUserId } = read(options, [
-    'majorRevision',
-    'lockName',
-    'addTimestamp',
-    'addUserId',
-  ]);
+  const { majorRevision, lockName, addTimestamp, addUserId } = read(options, OPTION_FIELDS);
   if (lockName !== undefined) {
     checkId('options.lockName', lockName);
   }
@@ -188,7 +182,7 @@ function itemsOf(operation: Operation, data: unknown): object[] {
     const field = `data[${place}]`;
     const item: unknown = data[place];
     checkOptions(field, item);
-    const { key, value, revision } = read(item, ['key', 'value', 'revision']);
+    const { key, value, revision } = read(item, ITEM_FIELDS);
     checkText(`${field}.key`, key);
     if (!key.isWellFormed()) {
       throw invalid(`${field}.key holds half a surrogate pair, which is no Unicode text`);

@@ -14,7 +14,7 @@
 -- then for each event: its text before the timestamp, its text after it
 -- then the items after the changes: the parts between which the time belongs
 --
--- Returns {COMMITTED, now, the same in ISO 8601}
+-- Returns {COMMITTED, now, the same in ISO 8601 if it was put between parts, else ''}
 --      or {LOCKED, lock, NOT_HELD | HELD_BY_OTHER | OUTRUN | UNREADABLE, newest token or '', …}: three
 --         for each lock that does not let the changes through; locks are counted from 0
 --      or {CHANGED, items, majorRevision, now}: the locks let them through, but the record is this one
@@ -82,12 +82,17 @@ if items ~= ARGV[1] or major ~= ARGV[2] then
   return { CHANGED, items, major, integer(now) }
 end
 
-local time = iso_time(now)
+local time = ''
 if after ~= '' then
   local first = 6 + 2 * locks
-  redis.call('HSET', KEYS[1], 'items', table.concat(ARGV, time, first + 2 * events),
-    'totalCount', total, 'majorRevision', after)
-  for at = first, first + 2 * events - 1, 2 do
+  local last = first + 2 * events
+  local text = ARGV[last]
+  if #ARGV > last then
+    time = iso_time(now)
+    text = table.concat(ARGV, time, last)
+  end
+  redis.call('HSET', KEYS[1], 'items', text, 'totalCount', total, 'majorRevision', after)
+  for at = first, last - 1, 2 do
     redis.call('PUBLISH', KEYS[2], ARGV[at] .. integer(now) .. ARGV[at + 1])
   end
 end

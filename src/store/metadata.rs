@@ -54,7 +54,7 @@ pub enum Committed {
 pub struct Time {
     /// Milliseconds since 1970.
     pub ms: u64,
-    /// The same in ISO 8601, as it was put into the gaps.
+    /// The same in ISO 8601, as it was put into the gaps; may be empty if there were none.
     pub iso: String,
 }
 
