@@ -5,8 +5,9 @@ import { findRedis, setUp } from './setup.mjs';
 
 main(async () => {
   await setUp();
-  // The demo shows itself without Redis too, so none is installed for it.
-  const server = process.env.REDIS_URL ? undefined : await findRedis();
+  // One process shows itself without Redis, so none is installed for it; several need one.
+  const install = process.argv.some((arg) => arg.startsWith('--nodes'));
+  const server = process.env.REDIS_URL ? undefined : await findRedis({ install });
   const { code } = await run(
     process.execPath,
     [inRoot('examples', 'demo', 'main.mjs'), ...process.argv.slice(2)],

@@ -9,6 +9,7 @@ import { mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'no
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { findChromium } from './lib/chromium.mjs';
 import { endLeftovers, findLeftovers } from './lib/leftovers.mjs';
 import { inRoot, packageBin } from './lib/paths.mjs';
 import {
@@ -117,6 +118,8 @@ main(async () => {
 
   checkNode();
   const redis = await requireRedis();
+  // Without one, the tests that look at a page say that they are skipped.
+  const chromium = only === 'rust' ? undefined : await findChromium();
   await setUp();
 
   // All temporary files of the run are in here, which is also how its processes are recognised.
@@ -126,7 +129,13 @@ main(async () => {
     rmSync(folder, { recursive: true, force: true });
   };
   onInterrupt(cleanUp);
-  const env = { REDIS_SERVER_BIN: redis, TMPDIR: folder, TEMP: folder, TMP: folder };
+  const env = {
+    REDIS_SERVER_BIN: redis,
+    ...(chromium === undefined ? {} : { CHROMIUM_BIN: chromium }),
+    TMPDIR: folder,
+    TEMP: folder,
+    TMP: folder,
+  };
 
   const tallies = [];
   try {

@@ -1,168 +1,128 @@
-// Shows Rollcall at its job: two server processes on one Redis, simulated users that join, move,
-// go silent and leave, and what both servers see of it. About 20 seconds; `--forever` goes on.
+// Shows Rollcall at work: a Socket.IO server with one page (rooms, who is here, live cursors, a topic
+// that several edit, a lock on it, the figures of metrics()), and a few simulated users.
 //
-//   node examples/demo/main.mjs [--forever]
+//   node examples/demo/main.mjs [--nodes 3] [--port 3000] [--bots 4] [--seconds 20]
 //
-// REDIS_URL: the Redis to use (under a key prefix of the demo's own). Else a redis-server program
-// (REDIS_SERVER_BIN, or on PATH) is started for the demo. Else everything runs in this process.
+// --nodes    how many server processes. More than one share a Redis
+// --port     of the first; the others take those after it. 0, or one that is taken: any free one
+// --bots     how many simulated users there are
+// --seconds  ends by itself after so long; else it goes on until Ctrl-C
+//
+// REDIS_URL: the Redis to use (under the prefix `rollcall-demo:`). Without it one process keeps
+// everything in itself, and several start a redis-server of their own.
 import { fork } from 'node:child_process';
+import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
 import { startRedis } from './redis.mjs';
-import { openScreen } from './screen.mjs';
-import { BEAT_EVERY_MS, SECONDS, STEPS } from './script.mjs';
 import { startServer } from './server.mjs';
-import { summary } from './summary.mjs';
+import { TTL_MS } from './settings.mjs';
 
-const LOOK_EVERY_MS = 250;
-/** What the script provokes. */
-const REFUSED = {
-  CONNECTION_NOT_FOUND: 'it has timed out and must join again',
-  STALE_EPOCH: 'a newer join has taken the connection over',
-};
+const MOST_NODES = 8;
 
-const forever = process.argv.includes('--forever');
-// Undone in reverse order, however the demo ends.
+const { values } = parseArgs({
+  options: {
+    nodes: { type: 'string', default: '1' },
+    port: { type: 'string', default: '3000' },
+    bots: { type: 'string', default: '4' },
+    seconds: { type: 'string' },
+  },
+});
+
+/** Undone in reverse order, however the demo ends. */
 const undo = [];
-let interrupted = false;
+const ending = new AbortController();
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => ending.abort());
+
+function whole(name, least, most) {
+  const value = Number(values[name]);
+  if (!Number.isInteger(value) || value < least || value > most) {
+    throw new Error(`--${name} takes a whole number from ${least} to ${most}`);
+  }
+  return value;
+}
+
+/** Where the servers keep what they share, and how that is called on the page. */
+async function openStore(nodes) {
+  const { REDIS_URL } = process.env;
+  if (REDIS_URL) return { url: REDIS_URL, store: 'your Redis' };
+  if (nodes === 1) return { url: 'memory://demo', store: 'in-process store' };
+  const redis = await startRedis();
+  if (redis === undefined) {
+    throw new Error('several servers need a Redis: install redis-server, or set REDIS_URL');
+  }
+  undo.push(redis.stop);
+  return { url: redis.url, store: "a Redis of the demo's own" };
+}
+
+/** A server in a process of its own: the same as `startServer` gives. */
+async function forkServer(options, onLine) {
+  const child = fork(fileURLToPath(new URL('./server.mjs', import.meta.url)), {
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  });
+  const gone = once(child, 'exit');
+  const started = new Promise((resolve, reject) => {
+    child.on('message', ({ url, line, error }) => {
+      if (url !== undefined) resolve(url);
+      if (line !== undefined) onLine(line);
+      if (error !== undefined) reject(new Error(error));
+    });
+    gone.then(() => reject(new Error('a server of the demo has ended')));
+  });
+  const stop = async () => {
+    if (child.connected) child.send('stop');
+    await Promise.race([gone, delay(4000, undefined, { ref: false })]);
+    child.kill('SIGKILL');
+  };
+  undo.push(stop);
+  child.send({ options });
+  return { url: await started, know: (nodes) => child.send({ nodes }), stop };
+}
+
+async function main() {
+  const count = whole('nodes', 1, MOST_NODES);
+  const port = whole('port', 0, 65_535 - MOST_NODES);
+  const bots = whole('bots', 0, 6);
+  const seconds = values.seconds === undefined ? undefined : whole('seconds', 1, 86_400);
+  const store = await openStore(count);
+
+  const servers = [];
+  for (let node = 1; node <= count; node++) {
+    const options = {
+      ...store,
+      node,
+      port: port === 0 ? 0 : port + node - 1,
+      bots: Array.from({ length: bots }, (_, bot) => bot).filter((bot) => bot % count === node - 1),
+    };
+    // What one server sees, all see: one of them tells.
+    const onLine = node === 1 ? (line) => console.log(line) : () => {};
+    if (count === 1) {
+      const server = await startServer(options, onLine);
+      undo.push(server.stop);
+      servers.push(server);
+    } else {
+      servers.push(await forkServer(options, onLine));
+    }
+  }
+  const urls = servers.map(({ url }) => url);
+  for (const server of servers) server.know(urls);
+
+  console.log(`\nRollcall demo, ${store.store}. Open in a browser, best in two windows:\n`);
+  for (const url of urls) console.log(`  ${url}`);
+  console.log(`\nWhat happens (time to live ${TTL_MS / 1000} s; Ctrl-C ends the demo):\n`);
+  await delay(seconds === undefined ? 2 ** 31 - 1 : 1000 * seconds, undefined, {
+    signal: ending.signal,
+  }).catch(() => {});
+}
 
 async function cleanUp() {
   for (let step = undo.pop(); step !== undefined; step = undo.pop()) await step();
 }
 
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
-  process.on(signal, async () => {
-    if (interrupted) return;
-    interrupted = true;
-    await cleanUp().catch(() => {});
-    process.exit(signal === 'SIGINT' && forever ? 0 : 1);
-  });
-}
-
-/** Where the servers keep presence: `{ url, keyPrefix?, shown, inProcess }`. */
-async function openStore() {
-  const { REDIS_URL } = process.env;
-  // Nothing of what is in somebody's Redis may be touched.
-  const keyPrefix = `rollcall-demo:${process.pid}:`;
-  if (REDIS_URL) return { url: REDIS_URL, keyPrefix, shown: 'on the Redis of REDIS_URL' };
-  const redis = await startRedis();
-  if (redis === undefined) {
-    console.log('No Redis found: everything runs in this one process, on the in-process store.');
-    return { url: 'memory://demo', shown: 'in one process', inProcess: true };
-  }
-  undo.push(redis.stop);
-  return { url: redis.url, keyPrefix, shown: `on ${redis.url}` };
-}
-
-/** A server as a child process: each of its methods becomes a message and its answer. */
-async function forkServer(options, onEvent) {
-  const child = fork(fileURLToPath(new URL('./server.mjs', import.meta.url)), {
-    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-    // Not JSON, in which a patch would lose its `undefined`.
-    serialization: 'advanced',
-  });
-  const gone = new Promise((resolve) => child.once('exit', resolve));
-  const calls = new Map();
-  child.on('message', ({ event, id, value, error }) => {
-    if (event !== undefined) return onEvent(event);
-    const { resolve, reject } = calls.get(id);
-    calls.delete(id);
-    if (error === undefined) resolve(value);
-    else reject(Object.assign(new Error(error.message), { code: error.code }));
-  });
-  child.once('exit', () => {
-    for (const { reject } of calls.values()) reject(new Error('a server of the demo has ended'));
-  });
-  let lastId = 0;
-  const call = (name, args) =>
-    new Promise((resolve, reject) => {
-      lastId += 1;
-      calls.set(lastId, { resolve, reject });
-      child.send({ id: lastId, name, args }, (error) => error && reject(error));
-    });
-  undo.push(async () => {
-    await Promise.race([call('stop').then(() => gone), gone, delay(4000)]).catch(() => {});
-    child.kill('SIGKILL');
-  });
-  await call('start', options);
-  return new Proxy(
-    {},
-    { get: (_, name) => (name === 'then' ? undefined : (args) => call(name, args)) },
-  );
-}
-
-async function openServer(store, onEvent) {
-  const { url, keyPrefix } = store;
-  if (!store.inProcess) return forkServer({ url, keyPrefix }, onEvent);
-  const server = await startServer({ url }, onEvent);
-  undo.push(() => server.stop());
-  return server;
-}
-
-/** Runs the script once; `look` keeps the table current in the meantime. */
-async function playRound(servers, screen) {
-  const began = Date.now();
-  const until = (at) => delay(Math.max(0, began + at * 1000 - Date.now()));
-  for (const { at, on, act, say, ...args } of STEPS) {
-    await until(at);
-    if (interrupted) return;
-    screen.say(say);
-    try {
-      await servers[on][act](args);
-    } catch (error) {
-      const why = REFUSED[error.code];
-      if (why === undefined) throw error;
-      screen.say(`refused with ${error.code}: ${why}`);
-      await servers[on].drop(args);
-    }
-  }
-  await until(SECONDS);
-}
-
-async function main() {
-  const store = await openStore();
-  const seen = { A: [], B: [] };
-  const servers = {};
-  let screen;
-  for (const name of ['A', 'B']) {
-    servers[name] = await openServer(store, (event) => {
-      if (!forever) seen[name].push(event);
-      screen?.event(name, event);
-    });
-  }
-  screen = openScreen({
-    title: `Rollcall · two servers ${store.shown}`,
-    silentFromMs: 1.6 * BEAT_EVERY_MS,
-  });
-  undo.push(() => screen.restore());
-
-  const began = Date.now();
-  let people = [];
-  let looking = Promise.resolve();
-  const look = async () => {
-    people = await servers.A.look();
-    screen.people(people);
-  };
-  const timer = setInterval(() => {
-    looking = looking.then(look).catch(() => {});
-  }, LOOK_EVERY_MS);
-  undo.push(() => clearInterval(timer));
-
-  do {
-    await playRound(servers, screen);
-  } while (forever && !interrupted);
-  clearInterval(timer);
-  await looking;
-  await look();
-  const heartbeats = (await servers.A.heartbeats()) + (await servers.B.heartbeats());
-  const seconds = (Date.now() - began) / 1000;
-  screen.end(summary(seen, { heartbeats, people, seconds }));
-}
-
 main()
   .catch((error) => {
-    if (interrupted) return;
     console.error(`rollcall demo: ${error.message}`);
     process.exitCode = 1;
   })
-  .finally(() => interrupted || cleanUp());
+  .finally(cleanUp);

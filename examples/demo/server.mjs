@@ -1,105 +1,205 @@
-// One server of the demo: a PresenceClient of its own, the sockets of its users, their heartbeats.
-// Runs as a child process that main.mjs talks to, or (without Redis) inside main.mjs itself.
+// One server of the demo: the page, Socket.IO with Rollcall's handlers, and what the page shows
+// beside them (the lock on a topic, how many are in each room, metrics). Runs inside main.mjs, or
+// as a child process of it.
+import { readFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import path from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { PresenceClient } from 'rollcall';
-import { BEAT_EVERY_MS, ROOMS, SWEEP_EVERY_MS, TTL_MS } from './script.mjs';
+import { PresenceService, registerPresenceHandlers } from 'rollcall';
+import { Server } from 'socket.io';
+import { runBots } from './bots.mjs';
+import { CHANNEL_TYPE, KEY_PREFIX, LOCK_MS, ROOMS, TOPICS, TTL_MS } from './settings.mjs';
+
+const PAGE = path.join(import.meta.dirname, 'page');
+const TYPES = {
+  '.html': 'text/html; charset=utf-8',
+  '.css': 'text/css; charset=utf-8',
+  '.mjs': 'text/javascript; charset=utf-8',
+  '.svg': 'image/svg+xml',
+};
+const FIGURES_EVERY_MS = 1000;
 
 /**
- * @param {{ url: string, keyPrefix?: string }} options
- * @param {(event: object) => void} onEvent gets every presence event that this server sees
+ * @param {{ url: string, store: string, node: number, port: number, bots: number[] }} options
+ *   `store`: how what is at `url` is called on the page; `node`: the server's number, from 1; `bots`:
+ *   the numbers of the simulated users whose connections are here
+ * @param {(line: string) => void} onLine gets a line for each thing that happens
  */
-export async function startServer({ url, keyPrefix }, onEvent) {
-  const client = await PresenceClient.connect({
-    url,
-    ...(keyPrefix === undefined ? {} : { keyPrefix }),
+export async function startServer({ url, store, node, port, bots }, onLine) {
+  const logger = { warn: console.error, error: console.error };
+  const service = new PresenceService(url, {
     ttlMs: TTL_MS,
-    sweepIntervalMs: SWEEP_EVERY_MS,
-    logger: { warn: console.error, error: console.error },
+    reaperIntervalMs: 500,
+    logger,
+    client: { keyPrefix: KEY_PREFIX },
   });
+  const client = await service.client();
+  let nodes = [];
 
-  // The sockets of this server, by connection id; `epoch` is what their join gave them.
-  const sockets = new Map();
-  // How far Redis's clock is behind ours, as far as its events show.
-  let behind = Number.POSITIVE_INFINITY;
+  const web = createServer((request, response) => servePage(request, response));
+  const io = new Server(web, { serveClient: true });
+  registerPresenceHandlers({ io, logger }, service);
+  const bridge = await service.createSocketBridge(io);
+  service.startReaper();
+  await seedTopics(client);
 
+  io.on('connection', (socket) => {
+    socket.emit('demo:hello', { node, nodes, store, rooms: ROOMS });
+    // Rollcall's own handler takes the join; what is remembered here is for the lock.
+    socket.on('presence:join', (joining) => {
+      socket.data.at = { room: joining?.roomId, user: joining?.userId };
+    });
+    socket.on('demo:lock', async (action, ack) => {
+      try {
+        ack({ ok: true, lock: await lockTopic(client, socket, action) });
+      } catch (error) {
+        ack({ ok: false, error: error.message, code: error.code });
+      }
+    });
+    socket.on('disconnect', () => socket.data.lock?.release().catch(() => {}));
+  });
+  await client.locks.subscribe(({ name, type, ownerId }) => {
+    const room = name.slice(LOCK_PREFIX.length);
+    const lock = type === 'acquired' ? { ownerId, msLeft: LOCK_MS } : null;
+    io.local.to(room).emit('demo:lock', { room, type, ownerId, lock });
+    onLine(line(room, ownerId, `topic lock ${type}`));
+  });
   await client.subscribe((event) => {
-    behind = Math.min(behind, Date.now() - event.ts);
-    onEvent(event);
+    if (event.type === 'join') onLine(line(event.roomId, event.userId, 'joins'));
+    if (event.type === 'leave') {
+      onLine(line(event.roomId, event.userId, `leaves (${event.reason ?? 'no reason given'})`));
+    }
   });
-  await client.startReaper();
-  const pulse = setInterval(async () => {
-    const items = [...sockets]
-      .filter(([, socket]) => !socket.silent)
-      .map(([connId, { epoch }]) => ({ connId, epoch }));
-    // Errors come as values. Here one only means that the script is ahead of the pulse.
-    await client.heartbeatMany(items).catch(() => {});
-  }, BEAT_EVERY_MS);
+  await client.metadata.subscribe(({ channelName, majorRevision, authorUid }) => {
+    onLine(line(channelName, authorUid ?? 'somebody', `sets the topic (rev ${majorRevision})`));
+  });
 
+  const figures = setInterval(() => sendFigures(client, io), FIGURES_EVERY_MS);
+  const ending = new AbortController();
+  const life = runBots(client, bots, ending.signal);
+
+  const address = await listen(web, port);
   return {
-    /** Also what moves a user: the connection leaves wherever it was. */
-    async join({ conn, user, room, state = {} }) {
-      const { epoch } = await client.join({ roomId: room, userId: user, connId: conn, state });
-      sockets.set(conn, { epoch, silent: false });
+    url: `http://localhost:${address.port}`,
+    /** The URLs of all servers, for the page's second user. */
+    know: (urls) => {
+      nodes = urls;
     },
-    async update({ conn, state }) {
-      const { epoch } = sockets.get(conn);
-      await client.heartbeat({ connId: conn, epoch, patchState: state });
-    },
-    async silence({ conn }) {
-      sockets.get(conn).silent = true;
-    },
-    async beat({ conn }) {
-      await client.heartbeat({ connId: conn, epoch: sockets.get(conn).epoch });
-    },
-    async leave({ conn }) {
-      sockets.delete(conn);
-      await client.leave(conn);
-    },
-    /** The socket is gone for this server; the connection is another server's. */
-    async drop({ conn }) {
-      sockets.delete(conn);
-    },
-    /** Who is where, with the milliseconds since each was heard of. */
-    async look() {
-      const rooms = await Promise.all(ROOMS.map((room) => client.fetchRoomSnapshot(room)));
-      const now = Date.now() - (Number.isFinite(behind) ? behind : 0);
-      return rooms.flatMap((entries) =>
-        entries
-          .map((entry) => ({ ...entry, ageMs: Math.max(0, now - entry.lastSeenMs) }))
-          .sort((a, b) => (a.connId < b.connId ? -1 : 1)),
-      );
-    },
-    async heartbeats() {
-      return client.metrics().heartbeats;
-    },
-    async stop() {
-      clearInterval(pulse);
-      await Promise.all([...sockets.keys()].map((conn) => client.leave(conn)));
-      await client.close();
+    stop: async () => {
+      ending.abort();
+      clearInterval(figures);
+      await life;
+      await bridge.stop();
+      // Sockets that are still open leave as they are closed; the store comes after them.
+      await io.close();
+      await service.stop();
     },
   };
 }
 
-/** As a child process: one message in for each call, one out for its result. */
-async function serveParent() {
+const LOCK_PREFIX = 'topic:';
+
+/** @returns who holds it afterwards, and for how long: `{ ownerId, msLeft }`, or `null` */
+async function lockTopic(client, socket, action) {
+  const { room, user } = socket.data.at ?? {};
+  if (room === undefined) throw new Error('join a room first');
+  const name = `${LOCK_PREFIX}${room}`;
+  if (action === 'acquire') {
+    // It shall end after the time that the page shows, whatever becomes of the tab.
+    socket.data.lock = await client.locks.acquire(name, {
+      ownerId: user,
+      ttlMs: LOCK_MS,
+      autoRenew: false,
+    });
+  } else if (action === 'release') {
+    await socket.data.lock?.release();
+    socket.data.lock = undefined;
+  }
+  const held = await client.locks.inspect(name);
+  return held && { ownerId: held.ownerId, msLeft: held.ttlMs };
+}
+
+/** Each topic, unless a server before us has set it. */
+async function seedTopics(client) {
+  for (const [room, topic] of Object.entries(TOPICS)) {
+    await client.metadata
+      .set({
+        channelType: CHANNEL_TYPE,
+        channelName: room,
+        data: [{ key: 'topic', value: topic }],
+        options: { majorRevision: 0 },
+      })
+      .catch((error) => {
+        if (error.code !== 'METADATA_CONFLICT') throw error;
+      });
+  }
+}
+
+async function sendFigures(client, io) {
+  try {
+    const rooms = await Promise.all(ROOMS.map((room) => client.fetchRoomSnapshot(room)));
+    const counts = Object.fromEntries(
+      rooms.map((entries, i) => [ROOMS[i], new Set(entries.map(({ userId }) => userId)).size]),
+    );
+    io.local.emit('demo:figures', { counts, metrics: client.metrics() });
+  } catch (error) {
+    // Redis is away: the page keeps what it has, until it is back.
+    if (!['UNAVAILABLE', 'TIMEOUT', 'CLOSED'].includes(error.code)) throw error;
+  }
+}
+
+function line(room, who, what) {
+  return `  ${new Date().toLocaleTimeString('en-GB')}  ${room.padEnd(7)} ${who} ${what}`;
+}
+
+async function servePage(request, response) {
+  const { pathname } = new URL(request.url, 'http://localhost');
+  const name = pathname === '/' ? 'index.html' : pathname.slice(1);
+  const type = TYPES[path.extname(name)];
+  // Only files of the page's own folder, which has no others below it.
+  if (type === undefined || path.basename(name) !== name) {
+    response.writeHead(404).end('not found');
+    return;
+  }
+  try {
+    const file = await readFile(path.join(PAGE, name));
+    response.writeHead(200, { 'content-type': type, 'cache-control': 'no-store' }).end(file);
+  } catch {
+    response.writeHead(404).end('not found');
+  }
+}
+
+/** On this port of the loopback, or on any free one if it is taken. */
+function listen(web, port) {
+  return new Promise((resolve, reject) => {
+    web.once('error', (error) => {
+      if (error.code !== 'EADDRINUSE' || port === 0) return reject(error);
+      web.once('error', reject).listen(0, 'localhost', () => resolve(web.address()));
+    });
+    web.listen(port, 'localhost', () => resolve(web.address()));
+  });
+}
+
+/** As a child process of main.mjs. */
+function serveParent() {
   // Ctrl-C in a terminal reaches the whole group; it is main.mjs that ends us.
   process.on('SIGINT', () => {});
-  // Without main.mjs there is nothing left to do.
-  process.on('disconnect', () => process.exit());
   let server;
-  process.on('message', async ({ id, name, args }) => {
-    const answer = await call(name, args).then(
-      (value) => ({ value }),
-      ({ code, message }) => ({ error: { code, message } }),
-    );
-    if (process.connected) process.send({ id, ...answer });
-    if (name === 'stop') process.disconnect();
+  const stop = async () => {
+    await server?.stop();
+    process.exit();
+  };
+  process.on('disconnect', stop);
+  process.on('message', async (message) => {
+    if (message === 'stop') return stop();
+    if (message.nodes !== undefined) return server.know(message.nodes);
+    try {
+      server = await startServer(message.options, (said) => process.send?.({ line: said }));
+      process.send({ url: server.url });
+    } catch (error) {
+      process.send({ error: error.message });
+    }
   });
-  async function call(name, args) {
-    if (name !== 'start') return server[name](args);
-    server = await startServer(args, (event) => process.connected && process.send({ event }));
-    return { pid: process.pid };
-  }
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href && process.send) {
