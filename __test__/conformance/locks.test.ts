@@ -291,16 +291,17 @@ onEveryStore('8 locks', (store) => {
     for (const way of ways) {
       const lock = await client.locks.acquire('l', {
         ...ADA,
-        ttlMs: 40,
+        // Long enough for the answer of a busy machine to come in time.
+        ttlMs: 400,
         autoRenew: false,
-        waitMs: 999,
+        waitMs: 5000,
       });
       let lost = false;
       lock.lost.addEventListener('abort', () => {
         lost = true;
       });
       // Nothing that the core says comes through meanwhile.
-      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 60);
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 450);
       way(lock);
       expect(lost, String(way)).toBe(true);
     }
