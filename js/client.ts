@@ -82,14 +82,15 @@ export class PresenceClient<State extends object = DefaultState> {
    * Connects to a store.
    *
    * @param target - a URL (`redis://`, `rediss://`, `redis+unix://`, `redis-sentinel://`,
-   * `memory://<name>`), or {@link ClientOptions}. Without one: an in-process store of the client's own.
+   * `memory://<name>`), those of several independent servers (see {@link ClientOptions.url}), or
+   * {@link ClientOptions}. Without one: an in-process store of the client's own.
    * @throws `UNAVAILABLE` when nothing answers within `limits.connectTimeoutMs`, `PERMISSION` for a
    * wrong password, `INVALID_ARGUMENT` for options that do not fit.
    */
   static async connect<State extends object = DefaultState>(
-    target?: string | ClientOptions,
+    target?: string | readonly string[] | ClientOptions,
   ): Promise<PresenceClient<State>> {
-    const given = typeof target === 'string' ? { url: target } : target === undefined ? {} : target;
+    const given = isUrl(target) ? { url: target } : target === undefined ? {} : target;
     checkOptions('connect', given);
     let logger: Logger;
     let options: Omit<ClientOptions, 'logger'>;
@@ -316,6 +317,10 @@ export class PresenceClient<State extends object = DefaultState> {
       ? heartbeats.one(connId, fence)
       : heartbeats.onePatch(connId, fence, patch.set, patch.remove);
   }
+}
+
+function isUrl(target: unknown): target is string | readonly string[] {
+  return typeof target === 'string' || Array.isArray(target);
 }
 
 /** What a heartbeat's options come to; throws what is wrong with them. */

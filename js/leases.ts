@@ -30,8 +30,6 @@ export class Leases {
   #numbers = 0;
   /** The first time at which one of them may be over. */
   #next = Number.POSITIVE_INFINITY;
-  /** From the core's clock to `performance.now()`; both are the system's monotonic clock. */
-  #offset: number | undefined;
 
   constructor(core: NativeClient) {
     this.#core = core;
@@ -60,7 +58,7 @@ export class Leases {
 
   /** It is ours until `ends` of the core's clock. */
   granted(lease: Lease, ends: number): void {
-    lease.ends = ends + this.#offsetNow();
+    lease.ends = ends + this.#offset();
     this.#next = Math.min(this.#next, lease.ends);
     this.check();
   }
@@ -124,7 +122,7 @@ export class Leases {
     if (ends < 0 && lease.ends === Number.POSITIVE_INFINITY) {
       return;
     }
-    const known = ends < 0 ? ends : ends + this.#offsetNow();
+    const known = ends < 0 ? ends : ends + this.#offset();
     if (known <= now) {
       const message = `${shown(lease.name)} was not renewed in time; acquire it again`;
       this.lost(lease.number, new RollcallError('LOCK_LOST', message));
@@ -133,10 +131,13 @@ export class Leases {
     }
   }
 
-  #offsetNow(): number {
+  /**
+   * From the core's clock to `performance.now()`. Asked every time: on some systems the one goes on
+   * while the machine sleeps, and the other does not.
+   */
+  #offset(): number {
     // Read in this order it may be too small, never too great: then leases end early, not late.
-    this.#offset ??= performance.now() - this.#core.lockClock();
-    return this.#offset;
+    return performance.now() - this.#core.lockClock();
   }
 }
 

@@ -24,7 +24,7 @@ export interface AcquireOptions {
 }
 
 /** A lock that is held. `await using` releases it. */
-export interface Lock extends AsyncDisposable {
+export interface Lock {
   readonly name: string;
   readonly ownerId: string;
   /**

@@ -214,6 +214,26 @@ export interface SentinelOptions {
   tls?: TlsOptions;
 }
 
+/**
+ * Locks on a majority of several independent servers: the Redlock algorithm. None of the servers may be
+ * a replica of another.
+ */
+export interface QuorumOptions {
+  /**
+   * The servers, at least three. Default: those of `url`, where that names several. For locks that
+   * guard metadata, `url` must be among them.
+   */
+  urls?: readonly string[];
+  /** By how much clocks may differ in their speed, as part of a TTL. Default 0.01. */
+  driftFactor?: number;
+  /** How often it is tried again when no majority grants the lock. Default 3. */
+  retryCount?: number;
+  /** Pause before a try. Milliseconds, default 200. */
+  retryDelayMs?: number;
+  /** What a pause may be longer by, at random. Milliseconds, default 200. */
+  retryJitterMs?: number;
+}
+
 export interface ClientOptions {
   /**
    * `redis://`, `rediss://` or `redis+unix://`, with user, password and db as usual;
@@ -221,8 +241,11 @@ export interface ClientOptions {
    * sentinels name, now and after a failover;
    * `memory://<name>` for an in-process store that clients of this process share under the name.
    * Default: an in-process store of the client's own.
+   *
+   * Several, of at least three independent servers: everything is on the first, but locks are on a
+   * majority of all of them (Redlock; see {@link QuorumOptions}).
    */
-  url?: string;
+  url?: string | readonly string[];
   /**
    * TLS material for `rediss://`. Beside `redis-sentinel://` it makes the connections to the Redis
    * servers TLS ones (`{}`: with the system's certificates).
@@ -256,6 +279,8 @@ export interface ClientOptions {
   channelPrefix?: string;
   /** How long a heartbeat waits for others to share its batch. Milliseconds, default 0. */
   batchWindowMs?: number;
+  /** Locks on a majority of several servers. */
+  locks?: QuorumOptions;
   limits?: Limits;
   /** Default: `console` for info, warnings and errors. */
   logger?: Logger;

@@ -188,7 +188,14 @@ function messageOf(error: unknown): string {
   }
 }
 
-type Kind = 'text' | 'count' | 'flag' | { readonly [field: string]: Kind };
+type Kind =
+  | 'text'
+  | 'texts'
+  | 'text or texts'
+  | 'number'
+  | 'count'
+  | 'flag'
+  | { readonly [field: string]: Kind };
 
 const TLS: Kind = {
   ca: 'text',
@@ -199,7 +206,7 @@ const TLS: Kind = {
 };
 
 const KINDS: Record<string, Kind> = {
-  url: 'text',
+  url: 'text or texts',
   tls: TLS,
   sentinel: { username: 'text', password: 'text', tls: TLS },
   ttlMs: 'count',
@@ -210,6 +217,13 @@ const KINDS: Record<string, Kind> = {
   keyPrefix: 'text',
   channelPrefix: 'text',
   batchWindowMs: 'count',
+  locks: {
+    urls: 'texts',
+    driftFactor: 'number',
+    retryCount: 'count',
+    retryDelayMs: 'count',
+    retryJitterMs: 'count',
+  },
   limits: {
     maxIdBytes: 'count',
     maxStateBytes: 'count',
@@ -232,12 +246,32 @@ const KINDS: Record<string, Kind> = {
 export function optionsText(options: object): string {
   try {
     checkKinds('', options, KINDS);
-    return JSON.stringify(options);
+    return JSON.stringify(withOneUrl(options));
   } catch (error) {
     throw error instanceof RollcallError
       ? error
       : invalid(`the options cannot be read: ${messageOf(error)}`, error);
   }
+}
+
+/** Several URLs: everything is on the first, locks are on a majority of all. */
+function withOneUrl(options: { url?: unknown; locks?: object }): object {
+  const { url, locks } = options;
+  if (!Array.isArray(url)) {
+    return options;
+  }
+  if (url.length === 0) {
+    throw invalid('url must name at least one server, got an empty array');
+  }
+  return { ...options, url: url[0], locks: url.length === 1 ? locks : { urls: url, ...locks } };
+}
+
+function isText(value: unknown): boolean {
+  return typeof value === 'string' && value.isWellFormed();
+}
+
+function isTexts(value: unknown): boolean {
+  return Array.isArray(value) && value.every(isText);
 }
 
 function checkKinds(
@@ -255,8 +289,20 @@ function checkKinds(
       continue;
     }
     if (kind === 'text') {
-      if (typeof value !== 'string' || !value.isWellFormed()) {
+      if (!isText(value)) {
         throw invalid(`${field} must be a string, got ${shown(value)}`);
+      }
+    } else if (kind === 'texts') {
+      if (!isTexts(value)) {
+        throw invalid(`${field} must be an array of strings, got ${shown(value)}`);
+      }
+    } else if (kind === 'text or texts') {
+      if (!isText(value) && !isTexts(value)) {
+        throw invalid(`${field} must be a string or an array of strings, got ${shown(value)}`);
+      }
+    } else if (kind === 'number') {
+      if (typeof value !== 'number' || !Number.isFinite(value)) {
+        throw invalid(`${field} must be a number, got ${shown(value)}`);
       }
     } else if (kind === 'count') {
       if (!Number.isSafeInteger(value) || value < 0) {

@@ -5,7 +5,7 @@ use crate::{
     expiry::Reaper,
     heartbeat::{self, Engine, Request, Settle},
     keys::Keys,
-    lock::{self, Board, Line, Locks},
+    lock::{self, Board, Keeper, Line, Locks, Quorum},
     metadata::Metadata,
     metrics::{Gauges, Metrics, MetricsValues, count},
     model::{
@@ -79,7 +79,7 @@ impl Client {
         });
         let store = open_store(&options, sink.clone()).await?;
         let directory = Arc::new(Directory::default());
-        let limits = options.limits;
+        let limits = options.limits.clone();
         let engine = Engine::new(
             store.clone(),
             directory.clone(),
@@ -95,7 +95,7 @@ impl Client {
             },
         );
         let locks = Locks::new(
-            Arc::new(Line::new(store.clone(), board.clone())),
+            open_keeper(&options, &store, &board, &sink).await?,
             &board,
             outlet.clone(),
             metrics.clone(),
@@ -433,11 +433,37 @@ async fn open_store(options: &Options, sink: Arc<dyn EventSink>) -> Result<Arc<d
     }
     let url = options.url.as_deref().unwrap_or_default();
     let target = Target::parse(url, options.tls.as_ref(), &options.sentinel)?;
-    let keys = Keys::new(&options.key_prefix, options.shard_count)
-        .with_channel_prefix(options.channel_prefix());
     Ok(Arc::new(
-        RedisStore::open(target, keys, &options.limits, sink).await?,
+        RedisStore::open(target, keys(options), &options.limits, sink).await?,
     ))
+}
+
+fn keys(options: &Options) -> Keys {
+    Keys::new(&options.key_prefix, options.shard_count)
+        .with_channel_prefix(options.channel_prefix())
+}
+
+/// Where locks are: in the client's store, or on a majority of several servers.
+async fn open_keeper(
+    options: &Options,
+    store: &Arc<dyn Store>,
+    board: &Arc<Board>,
+    sink: &Arc<dyn EventSink>,
+) -> Result<Arc<dyn Keeper>> {
+    if options.locks.urls.is_empty() {
+        return Ok(Arc::new(Line::new(store.clone(), board.clone())));
+    }
+    let keys = keys(options);
+    let stores = options.locks.urls.iter().map(|url| {
+        let target = Target::parse(url, options.tls.as_ref(), &options.sentinel)?;
+        let store = RedisStore::begin(target, keys.clone(), &options.limits, sink.clone())?;
+        Ok(Arc::new(store) as Arc<dyn Store>)
+    });
+    let quorum = Quorum::new(stores.collect::<Result<_>>()?, options.locks.clone());
+    quorum
+        .connected(Duration::from_millis(options.limits.connect_timeout_ms))
+        .await;
+    Ok(Arc::new(quorum))
 }
 
 /// Forgets connections that have been of no use for so long that they cannot be alive.

@@ -4,6 +4,7 @@
 use crate::{
     expiry::Expiry,
     keys::DEFAULT_SHARD_COUNT,
+    lock::QuorumOptions,
     model::{
         error::{Error, Result},
         limits::Limits,
@@ -38,6 +39,8 @@ pub struct Options {
     pub channel_prefix: Option<String>,
     /// How long a heartbeat waits for others. Default 0: not at all.
     pub batch_window_ms: u64,
+    /// Several servers for locks, and how a majority of them is come by.
+    pub locks: QuorumOptions,
     pub limits: Limits,
 }
 
@@ -55,6 +58,7 @@ impl Default for Options {
             key_prefix: "prs:".into(),
             channel_prefix: None,
             batch_window_ms: 0,
+            locks: QuorumOptions::default(),
             limits: Limits::default(),
         }
     }
@@ -100,6 +104,7 @@ impl Options {
                 )));
             }
         }
+        self.locks.check()?;
         self.limits.check()
     }
 }
@@ -117,6 +122,12 @@ mod tests {
             (r#"{"limits":{"maxQueue":0}}"#, "limits.maxQueue"),
             (r#"{"keyPrefix":""}"#, "keyPrefix"),
             (r#"{"channelPrefix":""}"#, "channelPrefix"),
+            (
+                r#"{"locks":{"urls":["redis://a","redis://b"]}}"#,
+                "locks.urls",
+            ),
+            (r#"{"locks":{"driftFactor":0.6}}"#, "locks.driftFactor"),
+            (r#"{"locks":{"retryCount":5000}}"#, "locks.retryCount"),
         ] {
             let error = Options::parse(json).err().unwrap();
             assert!(error.message.contains(named), "{json}: {}", error.message);

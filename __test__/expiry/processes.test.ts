@@ -1,6 +1,6 @@
 // Issue 4, "It must show" 4 and 5: reapers as processes of their own, which are killed, race, are
 // stopped past their claims, or have clocks that are wrong.
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { type ClientOptions, type Metrics, PresenceClient } from 'rollcall';
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 import {
@@ -11,7 +11,7 @@ import {
   record,
   silent,
 } from '../conformance/stores.js';
-import { type Fixture, startFixture } from '../support/process.js';
+import { type Fixture, startFixture, untilStopped } from '../support/process.js';
 import { startProxy } from '../support/proxy.js';
 import { type RedisServer, startRedis } from '../support/redis.js';
 import { deferred, eventually, within } from '../support/wait.js';
@@ -51,20 +51,6 @@ async function startNode(options: ClientOptions, env: Record<string, string> = {
       return child.message((message) => message.done === number);
     },
   });
-}
-
-/** A process that waits for a processor is not stopped at once; its other threads run on till then. */
-async function untilStopped(pid: number): Promise<void> {
-  const threads = `/proc/${pid}/task`;
-  if (!existsSync(threads)) return;
-  await eventually(
-    () => {
-      for (const thread of readdirSync(threads)) {
-        expect(readFileSync(`${threads}/${thread}/stat`, 'latin1')).toMatch(/\) T /);
-      }
-    },
-    { intervalMs: 1 },
-  );
 }
 
 async function endAll(...nodes: Node[]): Promise<void> {

@@ -33,6 +33,7 @@ describe.each(['redis', 'memory'] as const)('11.3 on %s: the process ends by its
     ['after Symbol.asyncDispose', 'dispose', 'closed'],
     ['with an idle client', 'idle', 'idle'],
     ['with an idle client, its reaper and listeners', 'idleWithReaper', 'idle'],
+    ['with a lock that is held', 'idleWithLock', 'idle'],
     ['after the last handler is unsubscribed', 'unsubscribed', 'unsubscribed'],
     ['after the loop over events()', 'iterated', 'iterated'],
     ['after a connect that failed', 'failedConnect', 'UNAVAILABLE'],

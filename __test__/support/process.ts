@@ -1,10 +1,10 @@
 // Child processes of tests: Node.js programs that talk to the test by IPC, and the guard that ends
 // every child (Redis servers too) when the test's own process ends, however it ends.
 import { type ChildProcess, fork, type Serializable } from 'node:child_process';
-import { rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { constants } from 'node:os';
 import path from 'node:path';
-import { deferred, within } from './wait.js';
+import { deferred, eventually, within } from './wait.js';
 
 const children = new Set<ChildProcess>();
 const folders = new Set<string>();
@@ -148,4 +148,19 @@ export function startFixture<M = unknown>(
       await kill();
     },
   };
+}
+
+/** A process that waits for a processor is not stopped at once; its other threads run on till then. */
+export async function untilStopped(pid: number): Promise<void> {
+  const threads = `/proc/${pid}/task`;
+  if (!existsSync(threads)) return;
+  await eventually(
+    () => {
+      for (const thread of readdirSync(threads)) {
+        if (!/\) T /.test(readFileSync(`${threads}/${thread}/stat`, 'latin1'))) return false;
+      }
+      return true;
+    },
+    { intervalMs: 1 },
+  );
 }

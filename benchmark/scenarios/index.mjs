@@ -9,6 +9,7 @@ import heartbeatMany from './heartbeat-many.mjs';
 import join from './join.mjs';
 import latency from './latency.mjs';
 import leave from './leave.mjs';
+import locks from './locks.mjs';
 import memory from './memory.mjs';
 import metadata from './metadata.mjs';
 import reaper from './reaper.mjs';
@@ -28,6 +29,7 @@ export const scenarios = [
   reaper,
   metadata,
   memory,
+  locks,
   swap,
 ];
 

@@ -152,3 +152,63 @@ fn next_renewal(until: Instant) -> Instant {
     let now = Instant::now();
     now + until.saturating_duration_since(now) / 3
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(ttl_ms: u64, renews: bool) -> Lease {
+        let claim = Claim {
+            name: "l".into(),
+            owner: "u".into(),
+            proof: "p".into(),
+            number: 1,
+            told: true,
+        };
+        let grant = Grant {
+            token: 7,
+            until: Instant::now() + ttl(ttl_ms),
+        };
+        Lease::new(claim, grant, ttl_ms, renews)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn spec_8_5_a_lease_that_was_found_to_be_over_stays_over() {
+        let lease = lease(100, true);
+        assert!(!lease.is_over());
+        tokio::time::advance(ttl(100)).await;
+        assert!(lease.is_over());
+        // An answer that was on its way.
+        assert!(!lease.extended(Instant::now() + ttl(100), 100));
+        assert!(lease.is_over());
+        assert!(matches!(lease.plan(), Plan::Over));
+        assert!(lease.lose());
+        assert!(!lease.lose(), "told twice");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn spec_8_5_a_lease_is_renewed_at_a_third_of_its_ttl() {
+        let lease = lease(300, true);
+        assert!(matches!(lease.plan(), Plan::Wait(_)));
+        tokio::time::advance(ttl(100)).await;
+        assert!(matches!(lease.plan(), Plan::Renew));
+        assert!(lease.extended(Instant::now() + ttl(300), 300));
+        assert!(matches!(lease.plan(), Plan::Wait(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shorter_ttl_counts_from_when_it_is_asked_for() {
+        let lease = lease(1_000, false);
+        lease.about_to_extend(100);
+        tokio::time::advance(ttl(100)).await;
+        assert!(lease.is_over());
+    }
+
+    #[test]
+    fn what_was_released_is_not_told_to_be_lost() {
+        let lease = lease(1_000, true);
+        lease.end();
+        assert!(!lease.lose());
+        assert!(matches!(lease.plan(), Plan::Ended));
+    }
+}

@@ -93,7 +93,7 @@ impl Line {
                 // It may have been carried out.
                 () = stop.cancelled() => return self.give_up(claim, ttl_ms, Error::closed()).await,
             };
-            let look_again = match taken {
+            let (look_again, failed) = match taken {
                 Ok(Taken::Granted { token, .. }) => {
                     let until = until(sent, ttl_ms, DRIFT_FACTOR);
                     if until > Instant::now() {
@@ -132,9 +132,9 @@ impl Line {
                         // A turn may have been called before.
                         continue;
                     }
-                    look_again.unwrap_or(REFRESH).min(REFRESH)
+                    (look_again.unwrap_or(REFRESH).min(REFRESH), None)
                 }
-                Err(error) if may_pass(&error) && Instant::now() < deadline => PAUSE,
+                Err(error) if may_pass(&error) && Instant::now() < deadline => (PAUSE, Some(error)),
                 Err(error) => return self.give_up(claim, ttl_ms, error).await,
             };
             tokio::select! {
@@ -142,22 +142,28 @@ impl Line {
                 () = stop.cancelled() => return self.give_up(claim, ttl_ms, Error::closed()).await,
                 () = spot.stirred(look_again) => {}
                 () = sleep_until(deadline) => {
-                    let held = match self.store().reachable() {
-                        true => self.store().lock_inspect(&claim.name).await.ok().flatten(),
-                        false => None,
-                    };
-                    let error = match &held {
-                        Some(held) => unavailable(
-                            claim,
-                            Some(&held.owner),
-                            held.ttl_left_ms,
-                            held.waiters.saturating_sub(1),
-                        ),
-                        None => unavailable(claim, None, Some(0), 0),
+                    let error = match failed {
+                        Some(error) => error,
+                        None => self.still_held(claim).await,
                     };
                     return self.give_up(claim, ttl_ms, error).await;
                 }
             }
+        }
+    }
+
+    /// Why the lock was not to be had in time.
+    async fn still_held(&self, claim: &Claim) -> Error {
+        match self.store().lock_inspect(&claim.name).await {
+            Ok(Some(held)) => unavailable(
+                claim,
+                Some(&held.owner),
+                held.ttl_left_ms,
+                // The one that gives up is among them.
+                held.waiters.saturating_sub(1),
+            ),
+            Ok(None) => unavailable(claim, None, None, 0),
+            Err(error) => error,
         }
     }
 
@@ -193,7 +199,7 @@ fn may_pass(error: &Error) -> bool {
     matches!(error.code, Code::Unavailable | Code::Timeout)
 }
 
-pub(super) fn unavailable(
+fn unavailable(
     claim: &Claim,
     owner: Option<&str>,
     ttl_left_ms: Option<u64>,

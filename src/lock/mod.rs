@@ -2,16 +2,23 @@
 //! lose them, and judged by this machine's monotonic clock, so that they end here before they can be
 //! somebody else's. `docs/locks.md` has the whole story.
 //!
-//! How a lock is come by is a [`Keeper`]'s part: on one store by a fair queue (`line.rs`). When a
-//! lease ends with nobody there to say so, `house.rs` has it told.
+//! How a lock is come by is a [`Keeper`]'s part: on one store by a fair queue (`line.rs`), on several
+//! servers by a majority (`quorum.rs`). When a lease ends with nobody there to say so, `house.rs` has it
+//! told.
 
 mod board;
 mod house;
+mod keeper;
 mod lease;
 mod line;
+mod options;
+mod quorum;
 
 pub use board::Board;
+pub use keeper::{DRIFT_FACTOR, Grant, Keeper, until};
 pub use line::Line;
+pub use options::QuorumOptions;
+pub use quorum::Quorum;
 
 use crate::{
     metrics::{Metrics, count},
@@ -19,14 +26,10 @@ use crate::{
         error::{Code, Error, Result},
         ids,
         limits::Limits,
-        lock::{FencingToken, Inspection},
+        lock::Inspection,
     },
-    store::{
-        Store,
-        lock::{Claim, Holds, LockCall, Revoked},
-    },
+    store::lock::{Claim, Holds, LockCall, Revoked},
 };
-use futures_util::future::BoxFuture;
 use lease::{Lease, Plan};
 use parking_lot::Mutex;
 use std::{
@@ -45,11 +48,6 @@ pub const LEAST_TTL_MS: u64 = 10;
 /// Ten years: what Redis takes as a TTL without overflow, and nobody needs more.
 pub const MOST_MS: u64 = 10 * 365 * 24 * 3600 * 1000;
 
-/// By how much two clocks may differ in their speed, as part of a TTL, and what is added for the
-/// milliseconds that clocks are read in.
-pub const DRIFT_FACTOR: f64 = 0.01;
-const DRIFT: Duration = Duration::from_millis(2);
-
 /// Pauses between tries to renew a lease, or to release one, that failed.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -64,57 +62,6 @@ pub struct Ask {
     /// How long to wait for it.
     pub wait_ms: u64,
     pub renew: bool,
-}
-
-/// A lock as it was granted.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Grant {
-    pub token: FencingToken,
-    /// Until when it is certainly ours, by this machine's monotonic clock.
-    pub until: Instant,
-}
-
-/// How locks are come by and kept: on one store, or on a majority of several.
-pub trait Keeper: Send + Sync + 'static {
-    /// Waits for the lock until `deadline`, or until `stop`. If it fails, nothing is left behind that
-    /// outlives the TTL.
-    fn acquire<'a>(
-        &'a self,
-        claim: &'a Claim,
-        ttl_ms: u64,
-        deadline: Instant,
-        stop: &'a CancellationToken,
-    ) -> BoxFuture<'a, Result<Grant>>;
-
-    /// Another TTL from now; the time of the answer's `Yes` is until when it is ours.
-    fn extend<'a>(
-        &'a self,
-        claim: &'a Claim,
-        token: FencingToken,
-        ttl_ms: u64,
-    ) -> BoxFuture<'a, Result<(Holds, Instant)>>;
-
-    fn release<'a>(&'a self, claim: &'a Claim, token: FencingToken)
-    -> BoxFuture<'a, Result<Holds>>;
-
-    fn revoke<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Revoked>>>;
-
-    fn inspect<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Inspection>>>;
-
-    /// Has turns and losses told on the [`Board`].
-    fn listen(&self) -> BoxFuture<'_, Result<()>>;
-
-    /// Whether events of locks come from one place.
-    fn tells(&self) -> bool;
-
-    fn stores(&self) -> &[Arc<dyn Store>];
-}
-
-/// Until when a lease that was asked for at `sent` is certainly ours: the server counts from later
-/// on, and its clock may be a little faster than ours.
-pub fn until(sent: Instant, ttl_ms: u64, drift_factor: f64) -> Instant {
-    let ttl = Duration::from_millis(ttl_ms);
-    sent + ttl.saturating_sub(ttl.mul_f64(drift_factor) + DRIFT)
 }
 
 /// What begins when the process does: times are handed to JavaScript as milliseconds since then.
@@ -342,6 +289,9 @@ impl Locks {
         self.tasks.close();
         self.tasks.wait().await;
         self.gone.cancel();
+        for store in self.keeper.stores() {
+            store.close().await;
+        }
     }
 
     /// Ends everything at once: the client is gone without a close.
@@ -443,9 +393,12 @@ impl Locks {
         Ok(holds)
     }
 
-    /// Releases in the store, again after an unknown outcome, as long as the lease can be there.
+    /// Releases in the store, again after an unknown outcome: as long as the lease can be there, and
+    /// as a call may take.
     async fn give_back(&self, lease: &Lease) -> Result<Holds> {
         let _turn = lease.turn().await;
+        let patience = Duration::from_millis(self.limits.command_timeout_ms);
+        let until = lease.grant().until.min(Instant::now() + patience);
         let mut unknown = false;
         loop {
             let error = match self.keeper.release(&lease.claim, lease.grant().token).await {
@@ -455,7 +408,7 @@ impl Locks {
                 Err(error) => error,
             };
             unknown |= error.outcome_unknown;
-            if !unknown || lease.grant().until <= Instant::now() + RETRY {
+            if !unknown || until <= Instant::now() + RETRY {
                 return Err(error);
             }
             sleep(RETRY).await;
@@ -505,7 +458,7 @@ fn taken(claim: &Claim, owner: Option<String>) -> Error {
                 "lock {name} was lost: it is held by {} now",
                 ids::shown(&owner)
             ),
-            None => format!("lock {name} was lost: it was revoked, deleted, or its time ran out"),
+            None => format!("lock {name} was lost: it was taken away, or its time ran out"),
         },
     )
 }

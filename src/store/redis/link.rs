@@ -121,14 +121,7 @@ struct Inner {
 impl Link {
     /// Connects, or says why not.
     pub async fn open(config: LinkConfig) -> Result<Link> {
-        let (live, _) = watch::channel(None);
-        let inner = Arc::new(Inner {
-            config,
-            live,
-            connections: AtomicU64::new(0),
-            suspect: Notify::new(),
-            demoted: AtomicBool::new(false),
-        });
+        let inner = Inner::new(config);
         let deadline = Instant::now() + inner.config.connect_timeout;
         let first = loop {
             match inner.connect(false).await {
@@ -142,6 +135,19 @@ impl Link {
         inner.put(first);
         let supervisor = tokio::spawn(supervise(inner.clone()));
         Ok(Link { inner, supervisor })
+    }
+
+    /// Connects in the background: for a server that others can stand in for.
+    pub fn begin(config: LinkConfig) -> Link {
+        let inner = Inner::new(config);
+        let supervisor = tokio::spawn({
+            let inner = inner.clone();
+            async move {
+                inner.connect_again(false).await;
+                supervise(inner).await;
+            }
+        });
+        Link { inner, supervisor }
     }
 
     /// Sends one command.
@@ -285,6 +291,17 @@ impl Drop for Link {
 }
 
 impl Inner {
+    fn new(config: LinkConfig) -> Arc<Inner> {
+        let (live, _) = watch::channel(None);
+        Arc::new(Inner {
+            config,
+            live,
+            connections: AtomicU64::new(0),
+            suspect: Notify::new(),
+            demoted: AtomicBool::new(false),
+        })
+    }
+
     async fn connect(self: &Arc<Self>, again: bool) -> Result<MultiplexedConnection> {
         let config = &self.config;
         let on_push = config.on_push.clone();
@@ -318,6 +335,27 @@ impl Inner {
                     config.connect_timeout.as_millis()
                 ),
             )),
+        }
+    }
+
+    /// Connects, however long it takes. `again`: in place of an earlier connection.
+    async fn connect_again(self: &Arc<Self>, again: bool) {
+        let mut backoff = FIRST_BACKOFF;
+        let mut logged = false;
+        loop {
+            match self.connect(again).await {
+                Ok(connection) => return self.put(connection),
+                Err(error) if !logged => {
+                    logged = true;
+                    self.config
+                        .sink
+                        .log(LogLevel::Warn, &format!("Redis is away: {error}"));
+                }
+                Err(_) => {}
+            }
+            // Jitter, so that a fleet does not come back in one instant.
+            sleep(backoff.mul_f64(0.5 + jitter())).await;
+            backoff = (backoff * 2).min(MOST_BACKOFF);
         }
     }
 
@@ -370,27 +408,7 @@ async fn supervise(inner: Arc<Inner>) {
         } else {
             demoted_pause = FIRST_BACKOFF;
         }
-        let mut backoff = FIRST_BACKOFF;
-        let mut logged = false;
-        loop {
-            match inner.connect(true).await {
-                Ok(connection) => {
-                    inner.put(connection);
-                    break;
-                }
-                Err(error) if !logged => {
-                    logged = true;
-                    inner
-                        .config
-                        .sink
-                        .log(LogLevel::Warn, &format!("Redis is away: {error}"));
-                }
-                Err(_) => {}
-            }
-            // Jitter, so that a fleet does not come back in one instant.
-            sleep(backoff.mul_f64(0.5 + jitter())).await;
-            backoff = (backoff * 2).min(MOST_BACKOFF);
-        }
+        inner.connect_again(true).await;
         if inner.config.reports_state {
             inner
                 .config

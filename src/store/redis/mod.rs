@@ -48,30 +48,54 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
+    /// Connects, or says why not.
     pub async fn open(
         target: Target,
         keys: Keys,
         limits: &Limits,
         sink: Arc<dyn EventSink>,
     ) -> Result<RedisStore> {
+        let (config, store) = Self::parts(target, keys, limits, sink, true)?;
+        Ok(store(Link::open(config).await?))
+    }
+
+    /// Connects in the background: one of several servers, of which some may be down.
+    pub fn begin(
+        target: Target,
+        keys: Keys,
+        limits: &Limits,
+        sink: Arc<dyn EventSink>,
+    ) -> Result<RedisStore> {
+        let (config, store) = Self::parts(target, keys, limits, sink, false)?;
+        Ok(store(Link::begin(config)))
+    }
+
+    /// What the link for commands needs, and what makes a store of it.
+    fn parts(
+        target: Target,
+        keys: Keys,
+        limits: &Limits,
+        sink: Arc<dyn EventSink>,
+        reports_state: bool,
+    ) -> Result<(LinkConfig, impl FnOnce(Link) -> RedisStore)> {
         let wake = keys.lock_wake(&ids::random()?);
         let subscriber = Subscriber::new(&target, keys.clone(), &wake, limits, sink.clone());
-        let commands = Link::open(LinkConfig {
+        let config = LinkConfig {
             server: target.server,
             connect_timeout: Duration::from_millis(limits.connect_timeout_ms),
             command_timeout: Duration::from_millis(limits.command_timeout_ms),
             on_push: Arc::new(|_| {}),
             prepare: Arc::new(|connection, _| Box::pin(prepare(connection))),
             sink,
-            reports_state: true,
-        })
-        .await?;
-        Ok(RedisStore {
+            reports_state,
+        };
+        let store = move |commands| RedisStore {
             keys,
             commands,
             subscriber,
             wake: wake.into(),
-        })
+        };
+        Ok((config, store))
     }
 
     /// Calls a script. A server that has lost it gets it with the call: `NOSCRIPT` means that

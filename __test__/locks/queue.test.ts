@@ -1,0 +1,131 @@
+// Spec 8.4 on Redis: who is told of what when a lock is let go, and what happens to waiters whose
+// process dies, or whose messages are lost.
+import type { Redis } from 'ioredis';
+import { beforeEach, expect, onTestFinished, test } from 'vitest';
+import { openClient } from '../support/clients.js';
+import { startFixture } from '../support/process.js';
+import { type RedisServer, sharedDb } from '../support/redis.js';
+import { eventually } from '../support/wait.js';
+
+const ADA = { ownerId: 'ada' };
+
+let server: RedisServer;
+let url: string;
+let redis: Redis;
+
+beforeEach(async () => {
+  const shared = await sharedDb();
+  ({ server, url } = shared);
+  redis = await server.client(shared.db);
+  return () => redis.disconnect();
+});
+
+async function waiting(waiters: number): Promise<void> {
+  await eventually(async () => {
+    expect(await redis.zcard('prs:{prs:lock:l}:queue')).toBe(waiters);
+  });
+}
+
+test('8.4 a release wakes the next waiter and nobody else: no herd', async () => {
+  const holder = await openClient(url);
+  const client = await openClient(url);
+  const lock = await holder.locks.acquire('l', ADA);
+  const all = Array.from({ length: 20 }, async (_, i) => {
+    const held = await client.locks.acquire('l', { ownerId: `w${i}`, waitMs: 20_000 });
+    await held.release();
+  });
+  await waiting(20);
+  const monitor = await redis.duplicate().monitor();
+  onTestFinished(() => monitor.disconnect());
+  const turns: string[] = [];
+  let calls = 0;
+  monitor.on('monitor', (_time: string, [command = '', ...args]: string[]) => {
+    if (/publish/i.test(command) && args[1]?.startsWith('turn')) turns.push(args[1]);
+    // Only acquire and release are called here, and both name the lock first.
+    if (/evalsha/i.test(command) && args[2] === 'prs:lock:l') calls++;
+  });
+  await lock.release();
+  await Promise.all(all);
+  await redis.ping();
+  await eventually(() => turns.length >= 20);
+  // Each was told once; and beside one release and one acquire for each there is the refresh of the
+  // first in line, at most one in 0.4 s.
+  expect(new Set(turns).size).toBe(20);
+  expect(turns.length).toBeLessThanOrEqual(25);
+  expect(calls).toBeLessThanOrEqual(20 + 21 + 25);
+});
+
+test('8.4 a waiter whose process is killed does not block the queue', async () => {
+  const client = await openClient(url);
+  const lock = await client.locks.acquire('l', ADA);
+  const child = startFixture('locks/fixtures/contender.mjs', {
+    args: [JSON.stringify({ url, name: 'l', contenders: 3, label: 'dead', ttlMs: 60_000 })],
+  });
+  onTestFinished(async () => {
+    await child.kill();
+  });
+  await waiting(3);
+  const next = client.locks.acquire('l', { ownerId: 'bob', waitMs: 20_000 });
+  await waiting(4);
+  await child.kill();
+  await lock.release();
+  await (await next).release();
+  expect(await redis.keys('*')).toEqual(['prs:{prs:lock:l}:token']);
+});
+
+test('8.4 a wake that is lost is made good', async () => {
+  const holder = await openClient(url);
+  const client = await openClient(url);
+  const lock = await holder.locks.acquire('l', ADA);
+  const next = client.locks.acquire('l', { ownerId: 'bob', waitMs: 20_000 });
+  await waiting(1);
+  // Nobody may hear anything: the connections for messages are cut in the moment of the release.
+  await eventually(async () => {
+    expect(Number(await redis.call('CLIENT', 'KILL', 'TYPE', 'pubsub'))).toBeGreaterThan(0);
+  });
+  await Promise.all([redis.call('CLIENT', 'KILL', 'TYPE', 'pubsub'), lock.release()]);
+  await (await next).release();
+});
+
+test('8.4 waiters that are not told of anything, because they may not subscribe, get the lock too', async () => {
+  await redis.call('ACL', 'SETUSER', 'deaf', 'on', '>pw', '~prs:*', '+@all', 'resetchannels');
+  onTestFinished(async () => {
+    const admin = await server.client();
+    await admin.call('ACL', 'DELUSER', 'deaf');
+    admin.disconnect();
+  });
+  await redis.call('ACL', 'SETUSER', 'deaf', '&prs:{prs:lock:l}:lock_events');
+  const { pathname } = new URL(url);
+  const deaf = `redis://deaf:pw@${server.host}:${server.port}${pathname}`;
+  const holder = await openClient(url);
+  const client = await openClient(deaf);
+  const lock = await holder.locks.acquire('l', ADA);
+  const next = client.locks.acquire('l', { ownerId: 'bob', waitMs: 20_000 });
+  await waiting(1);
+  await lock.release();
+  await (await next).release();
+});
+
+test('8.4 waiters that were taken out while they lived keep their places', async () => {
+  const holder = await openClient(url);
+  const client = await openClient(url);
+  const lock = await holder.locks.acquire('l', ADA);
+  const order: string[] = [];
+  const all = ['a', 'b', 'c'].map(async (ownerId, i) => {
+    const held = await client.locks.acquire('l', { ownerId, waitMs: 20_000 });
+    order.push(ownerId);
+    await held.release();
+    return i;
+  });
+  await waiting(3);
+  // As a node that was not heard of for too long, and in whose absence the queue has moved on.
+  await redis.del('prs:{prs:lock:l}:queue', 'prs:{prs:lock:l}:living');
+  const late = holder.locks.acquire('l', { ownerId: 'late', waitMs: 20_000 }).then(async (held) => {
+    order.push('late');
+    await held.release();
+  });
+  await waiting(4);
+  await lock.release();
+  await Promise.all([...all, late]);
+  expect(order).toEqual(['a', 'b', 'c', 'late']);
+});

@@ -1,0 +1,419 @@
+//! Locks on a majority of several independent servers (spec 8.6): the Redlock algorithm, with fencing
+//! tokens that also grow from majority to majority. `docs/locks.md` says what that is worth.
+
+use super::{Grant, Keeper, QuorumOptions, until};
+use crate::{
+    model::{
+        error::{Code, Error, Result},
+        ids,
+        lock::{FencingToken, Inspection},
+    },
+    store::{
+        Store,
+        lock::{Claim, Holds, Revoked, Take, Taken, Token},
+    },
+};
+use futures_util::future::{BoxFuture, join_all};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+/// How long one server may take to answer before it counts as down: a small part of the TTL, so that
+/// those that are up are asked while there is time.
+const LEAST_PATIENCE: Duration = Duration::from_millis(50);
+const MOST_PATIENCE: Duration = Duration::from_millis(1_000);
+/// The same for calls that have no TTL.
+const PATIENCE: Duration = MOST_PATIENCE;
+/// How often it is looked at whether a server is still there that was asked.
+const LOOK: Duration = Duration::from_millis(10);
+/// Pause between two looks at who is connected.
+const CONNECTING: Duration = Duration::from_millis(5);
+/// How long the other servers have to connect, once a majority has.
+const OTHERS: Duration = Duration::from_millis(250);
+/// Pause before a server that may have granted a lock is told again that nobody wants it.
+const CLEANUP_PAUSE: Duration = Duration::from_millis(200);
+
+pub struct Quorum {
+    stores: Vec<Arc<dyn Store>>,
+    options: QuorumOptions,
+}
+
+/// What the servers came to in one try.
+struct Try {
+    granted: usize,
+    answered: usize,
+    /// The token that is greater than all that any server knows of.
+    token: FencingToken,
+    /// Who the others say has it.
+    owner: Option<String>,
+}
+
+impl Quorum {
+    /// `stores` are on servers of their own.
+    pub fn new(stores: Vec<Arc<dyn Store>>, options: QuorumOptions) -> Quorum {
+        Quorum { stores, options }
+    }
+
+    /// Resolves when all servers can be reached, or a majority can and the others have had a moment
+    /// more; or after `most`, with as many as there are then.
+    pub async fn connected(&self, most: Duration) {
+        let mut deadline = Instant::now() + most;
+        let mut enough = false;
+        while Instant::now() < deadline {
+            let reachable = self.stores.iter().filter(|store| store.reachable());
+            match reachable.count() {
+                all if all == self.stores.len() => return,
+                some if some >= self.majority() && !enough => {
+                    enough = true;
+                    deadline = deadline.min(Instant::now() + OTHERS);
+                }
+                _ => sleep(CONNECTING).await,
+            }
+        }
+    }
+
+    fn majority(&self) -> usize {
+        self.stores.len() / 2 + 1
+    }
+
+    /// Asks every server that can be reached, all at once; in their order, `None` for one that did
+    /// not answer in time or failed.
+    async fn ask<'a, T: 'a>(
+        &'a self,
+        patience: Duration,
+        ask: impl Fn(&'a dyn Store) -> BoxFuture<'a, Result<T>>,
+    ) -> Vec<Option<T>> {
+        join_all(self.stores.iter().map(|store| {
+            let call = store.reachable().then(|| ask(&**store));
+            async move { answer(&**store, patience, call?).await }
+        }))
+        .await
+    }
+
+    /// One try: a majority grants the lock, and knows the token that it was granted with.
+    async fn try_once(&self, claim: &Claim, ttl_ms: u64) -> std::result::Result<Grant, Try> {
+        let sent = Instant::now();
+        let patience = patience(ttl_ms);
+        let take = Take {
+            ttl_ms,
+            token: Token::Ask,
+            wait: None,
+        };
+        let answers = self
+            .ask(patience, |store| store.lock_take(claim, &take))
+            .await;
+        let mut tried = Try {
+            granted: 0,
+            answered: 0,
+            token: 0,
+            owner: None,
+        };
+        for answer in answers.into_iter().flatten() {
+            tried.answered += 1;
+            match answer {
+                Taken::Granted { token, stored } => {
+                    tried.granted += 1;
+                    tried.token = tried.token.max(token).max(stored + 1);
+                }
+                Taken::Held { owner, stored, .. } => {
+                    // It has refused, but what it knows counts.
+                    tried.token = tried.token.max(stored + 1);
+                    tried.owner = tried.owner.or(owner);
+                }
+                // Nobody has asked to wait.
+                Taken::Waiting { .. } => {}
+            }
+        }
+        if tried.granted < self.majority() {
+            return Err(tried);
+        }
+        // Also those that are not part of this majority: the next one may be made of them.
+        let raised = self
+            .ask(patience, |store| store.lock_raise(claim, tried.token))
+            .await;
+        let know = raised
+            .iter()
+            .filter(|raised| **raised == Some(None))
+            .count();
+        let until = until(sent, ttl_ms, self.options.drift_factor);
+        if know >= self.majority() && Instant::now() < until {
+            return Ok(Grant {
+                token: tried.token,
+                until,
+            });
+        }
+        tried.granted = 0;
+        Err(tried)
+    }
+
+    async fn do_acquire(
+        &self,
+        claim: &Claim,
+        ttl_ms: u64,
+        deadline: Instant,
+        stop: &CancellationToken,
+    ) -> Result<Grant> {
+        let mut tries = 0;
+        loop {
+            let tried = tokio::select! {
+                tried = self.try_once(claim, ttl_ms) => tried,
+                () = stop.cancelled() => {
+                    self.clean_up(claim, ttl_ms).await;
+                    return Err(Error::closed());
+                }
+            };
+            let tried = match tried {
+                Ok(grant) => return Ok(grant),
+                Err(tried) => tried,
+            };
+            self.clean_up(claim, ttl_ms).await;
+            tries += 1;
+            if tries > self.options.retry_count && Instant::now() >= deadline {
+                return Err(self.unavailable(claim, &tried, tries));
+            }
+            tokio::select! {
+                () = sleep(self.pause()?) => {}
+                () = stop.cancelled() => return Err(Error::closed()),
+            }
+        }
+    }
+
+    /// Takes back what a minority has granted. A server that does not answer is told in the
+    /// background, until what it may have has ended with the TTL.
+    async fn clean_up(&self, claim: &Claim, ttl_ms: u64) {
+        let answers = self
+            .ask(patience(ttl_ms), |store| store.lock_release(claim, 0))
+            .await;
+        let until = Instant::now() + Duration::from_millis(ttl_ms);
+        for (store, answer) in self.stores.iter().zip(answers) {
+            if answer.is_none() {
+                let (store, claim) = (store.clone(), claim.clone());
+                tokio::spawn(async move {
+                    while Instant::now() < until
+                        && store.lock_release(&claim, 0).await.is_err_and(|error| {
+                            // A client that is closed has nobody to tell.
+                            error.code != Code::Closed
+                        })
+                    {
+                        sleep(CLEANUP_PAUSE).await;
+                    }
+                });
+            }
+        }
+    }
+
+    fn pause(&self) -> Result<Duration> {
+        let mut random = [0; 4];
+        getrandom::fill(&mut random).map_err(|error| {
+            Error::internal("the system has no random numbers to give").with_cause(error)
+        })?;
+        let part = f64::from(u32::from_ne_bytes(random)) / f64::from(u32::MAX);
+        let jitter = self.options.retry_jitter_ms as f64 * part;
+        Ok(Duration::from_millis(self.options.retry_delay_ms)
+            + Duration::from_secs_f64(jitter / 1_000.0))
+    }
+
+    fn unavailable(&self, claim: &Claim, tried: &Try, tries: u32) -> Error {
+        let held = match &tried.owner {
+            Some(owner) => format!("it is held by {}", ids::shown(owner)),
+            None => "nobody else is known to hold it".into(),
+        };
+        Error::new(
+            Code::LockUnavailable,
+            format!(
+                "lock {} was not granted by a majority, which is {} of {} servers: {} answered, {held}; \
+                 tried {tries} times",
+                ids::shown(&claim.name),
+                self.majority(),
+                self.stores.len(),
+                tried.answered,
+            ),
+        )
+    }
+
+    async fn do_extend(
+        &self,
+        claim: &Claim,
+        token: FencingToken,
+        ttl_ms: u64,
+    ) -> Result<(Holds, Instant)> {
+        let sent = Instant::now();
+        let patience = patience(ttl_ms);
+        let answers = self
+            .ask(patience, |store| store.lock_extend(claim, ttl_ms))
+            .await;
+        let until = until(sent, ttl_ms, self.options.drift_factor);
+        let verdict = self.verdict(&answers)?;
+        if verdict == Holds::Yes {
+            // Servers that were down, or have lost the lock, take part in the next renewal. In this one
+            // they do not count: somebody else may have had the lock there meanwhile.
+            let take = Take {
+                ttl_ms,
+                token: Token::Agreed(token),
+                wait: None,
+            };
+            let again = self.stores.iter().zip(&answers);
+            join_all(again.map(|(store, answer)| {
+                let free = matches!(answer, Some(Holds::No(None)));
+                let call = free.then(|| store.lock_take(claim, &take));
+                // What came of it the next renewal will tell.
+                async move { self::answer(&**store, patience, call?).await }
+            }))
+            .await;
+        }
+        Ok((verdict, until))
+    }
+
+    /// What a majority says; an error of unknown outcome, if it takes those that did not answer.
+    fn verdict(&self, answers: &[Option<Holds>]) -> Result<Holds> {
+        let count =
+            |wanted: fn(&Option<Holds>) -> bool| answers.iter().filter(|a| wanted(a)).count();
+        let yes = count(|answer| matches!(answer, Some(Holds::Yes)));
+        let silent = count(Option::is_none);
+        if yes >= self.majority() {
+            return Ok(Holds::Yes);
+        }
+        if yes + silent >= self.majority() {
+            return Err(self.too_few(answers.len() - silent));
+        }
+        let owner = answers.iter().find_map(|answer| match answer {
+            Some(Holds::No(owner)) => owner.clone(),
+            _ => None,
+        });
+        Ok(Holds::No(owner))
+    }
+
+    fn too_few(&self, answered: usize) -> Error {
+        Error::new(
+            Code::Unavailable,
+            format!(
+                "{answered} of {} lock servers answered, {} are needed",
+                self.stores.len(),
+                self.majority()
+            ),
+        )
+        .with_unknown_outcome()
+    }
+
+    async fn do_inspect(&self, name: &str) -> Result<Option<Inspection>> {
+        let answers: Vec<_> = self
+            .ask(PATIENCE, |store| store.lock_inspect(name))
+            .await
+            .into_iter()
+            .flatten()
+            .collect();
+        if answers.len() < self.majority() {
+            return Err(Error {
+                outcome_unknown: false,
+                ..self.too_few(answers.len())
+            });
+        }
+        let mut holders: HashMap<String, Vec<Inspection>> = HashMap::new();
+        for found in answers.into_iter().flatten() {
+            holders.entry(found.owner.clone()).or_default().push(found);
+        }
+        let held = holders
+            .into_values()
+            .find(|found| found.len() >= self.majority());
+        Ok(held.and_then(|mut found| {
+            // As long as a majority has it. One that never ends has no TTL.
+            found.sort_by_key(|one| std::cmp::Reverse(one.ttl_left_ms.unwrap_or(u64::MAX)));
+            let token = found.iter().filter_map(|one| one.token).max();
+            let last = found.into_iter().nth(self.majority() - 1)?;
+            Some(Inspection { token, ..last })
+        }))
+    }
+
+    async fn do_revoke(&self, name: &str) -> Result<Option<Revoked>> {
+        let answers: Vec<_> = self
+            .ask(PATIENCE, |store| store.lock_revoke(name))
+            .await
+            .into_iter()
+            .flatten()
+            .collect();
+        if answers.len() < self.majority() {
+            return Err(self.too_few(answers.len()));
+        }
+        Ok(answers
+            .into_iter()
+            .flatten()
+            .max_by_key(|revoked| revoked.token))
+    }
+}
+
+/// What a call comes to. A connection that breaks is not waited for until it is back.
+async fn answer<T>(
+    store: &dyn Store,
+    patience: Duration,
+    mut call: BoxFuture<'_, Result<T>>,
+) -> Option<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        tokio::select! {
+            result = &mut call => return result.ok(),
+            () = sleep(LOOK) => {}
+        }
+        if !store.reachable() || Instant::now() >= deadline {
+            return None;
+        }
+    }
+}
+
+fn patience(ttl_ms: u64) -> Duration {
+    (Duration::from_millis(ttl_ms) / 10).clamp(LEAST_PATIENCE, MOST_PATIENCE)
+}
+
+impl Keeper for Quorum {
+    fn acquire<'a>(
+        &'a self,
+        claim: &'a Claim,
+        ttl_ms: u64,
+        deadline: Instant,
+        stop: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<Grant>> {
+        Box::pin(self.do_acquire(claim, ttl_ms, deadline, stop))
+    }
+
+    fn extend<'a>(
+        &'a self,
+        claim: &'a Claim,
+        token: FencingToken,
+        ttl_ms: u64,
+    ) -> BoxFuture<'a, Result<(Holds, Instant)>> {
+        Box::pin(self.do_extend(claim, token, ttl_ms))
+    }
+
+    fn release<'a>(
+        &'a self,
+        claim: &'a Claim,
+        token: FencingToken,
+    ) -> BoxFuture<'a, Result<Holds>> {
+        Box::pin(async move {
+            let answers = self
+                .ask(PATIENCE, |store| store.lock_release(claim, token))
+                .await;
+            self.verdict(&answers)
+        })
+    }
+
+    fn revoke<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Revoked>>> {
+        Box::pin(self.do_revoke(name))
+    }
+
+    fn inspect<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Inspection>>> {
+        Box::pin(self.do_inspect(name))
+    }
+
+    /// A loss on one server is not the loss of the majority; the renewal will tell.
+    fn listen(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn tells(&self) -> bool {
+        false
+    }
+
+    fn stores(&self) -> &[Arc<dyn Store>] {
+        &self.stores
+    }
+}
