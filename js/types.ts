@@ -264,8 +264,8 @@ export interface ClientOptions {
    */
   expiry?: 'sweep' | 'notifications' | 'both';
   /**
-   * How often the reaper sweeps behind notifications, and how often it checks that the indices of
-   * every room agree. Milliseconds, default 30 000.
+   * Within what time the reaper finds what notifications missed. It checks that the indices of every
+   * room agree once in ten times as long. Milliseconds, default 30 000.
    */
   fallbackSweepMs?: number;
   /** Shards of the index of due rooms; the same on every node. Default 10. */

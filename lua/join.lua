@@ -125,8 +125,8 @@ redis.call('HSET', KEYS[5], conn, '{"userId":' .. user_json .. ',"epoch":' .. in
 redis.call('SADD', KEYS[7], conn)
 redis.call('SADD', KEYS[8], room)
 redis.call('SADD', KEYS[9], room)
--- The room's entry is the earliest time at which anything in it can be due: only ever lowered here.
-redis.call('ZADD', KEYS[10], 'LT', now + tonumber(ttl), room)
+-- The room's entry: nobody in it was last heard of before that. Only ever lowered here.
+redis.call('ZADD', KEYS[10], 'LT', now, room)
 redis.call('PUBLISH', KEYS[6], presence_event(
   'join', room_json, user_json, conn_json, state, now, epoch))
 return { JOINED, integer(epoch) }

@@ -18,59 +18,46 @@
 -- lives; one whose conn_meta is no longer what was read has been joined anew and waits for the
 -- next pass; one that no index of the room knows has been removed, and announced, by somebody
 -- else. So there is one `leave` for each (connId, epoch), however many reapers run.
--- @include now
+-- @include candidate
 -- @include goes_on
--- @include dead
-local room, room_json, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local candidates = (#KEYS - 7) / 3
 local removed, lag, mended = 0, 0, 0
-local next_due = math.huge
+-- When the room comes due again is ttl after this.
+local limit = now - ttl
+local oldest = math.huge
 goes_on(KEYS[7])
 
 for i = 0, candidates - 1 do
-  local conn_key, user_conns, user_rooms = KEYS[8 + 3 * i], KEYS[9 + 3 * i], KEYS[10 + 3 * i]
-  local conn, conn_json = ARGV[4 + 6 * i], ARGV[5 + 6 * i]
-  local user, user_json = ARGV[6 + 6 * i], ARGV[7 + 6 * i]
-  local epoch, meta = ARGV[8 + 6 * i], ARGV[9 + 6 * i]
-
-  local hash = redis.call('HMGET', conn_key, 'room_id', 'user_id', 'last_seen_ms')
-  local left
-  if hash[1] == room then
-    local no_ttl
-    left, no_ttl = time_left(conn_key, hash[3], ttl)
-    mended = mended + (no_ttl and 1 or 0)
-  end
+  local c = candidate(i, 4)
+  local left, no_ttl = look_again(c)
+  mended = mended + no_ttl
   if left then
     -- Last seen longer ago than our ttl and still alive: its own node gave it a longer one.
-    next_due = math.min(next_due, now + left)
-  elseif (redis.call('HGET', KEYS[4], conn) or '') == meta then
-    local seen = redis.call('ZSCORE', KEYS[3], conn)
-    local at = {
-      conns = KEYS[1], members = KEYS[2], last_seen = KEYS[3], conn_meta = KEYS[4], events = KEYS[5],
-      user_conns = user_conns, user_rooms = user_rooms, active = KEYS[6], due = KEYS[7],
-    }
-    if remove_dead(at, room, room_json, user, user_json, conn, conn_json, epoch, hash[1], hash[2]) then
+    oldest = math.min(oldest, limit + left)
+  elseif is_as_read(c) then
+    local seen = redis.call('ZSCORE', KEYS[3], c.conn)
+    if remove_dead(c) then
       removed = removed + 1
-      lag = math.max(lag, seen and (now - seen - ttl) or 0)
+      lag = math.max(lag, seen and limit - seen or 0)
     end
   else
-    next_due = now
+    oldest = limit
   end
 end
 
 if redis.call('EXISTS', KEYS[1]) == 1 then
-  local limit = integer(now - ttl)
-  if redis.call('ZCOUNT', KEYS[3], '-inf', limit) > candidates - removed then
+  local until_limit = integer(limit)
+  if redis.call('ZCOUNT', KEYS[3], '-inf', until_limit) > candidates - removed then
     -- More candidates than this call was given: look again at once.
-    next_due = now
+    oldest = limit
   end
-  local first = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. limit, '+inf',
+  local first = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. until_limit, '+inf',
     'WITHSCORES', 'LIMIT', 0, 1)
   if first[2] then
-    next_due = math.min(next_due, first[2] + ttl)
+    oldest = math.min(oldest, first[2])
   end
-  if next_due < math.huge then
-    redis.call('ZADD', KEYS[7], next_due, room)
+  if oldest < math.huge then
+    redis.call('ZADD', KEYS[7], integer(oldest), room)
   end
 end
 return { removed, lag, mended }

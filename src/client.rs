@@ -2,7 +2,7 @@
 //! one lifetime. `src/node/` puts JavaScript around it; Rust tests use it as it is.
 
 use crate::{
-    expiry::Reaper,
+    expiry::{self, Reaper},
     heartbeat::{self, Engine, Request, Settle},
     keys::Keys,
     lock::{self, Board, Keeper, Line, Locks, Quorum},
@@ -113,8 +113,9 @@ impl Client {
             fallback_interval: Duration::from_millis(options.fallback_sweep_ms),
             settings: SweepSettings {
                 ttl_ms: options.ttl_ms,
+                serves_ms: 0,
                 claim_ms: options.sweep_interval_ms.clamp(100, 5_000),
-                check_ms: options.fallback_sweep_ms,
+                check_ms: expiry::CHECK_EVERY * options.fallback_sweep_ms,
             },
             due,
         });

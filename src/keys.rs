@@ -87,8 +87,16 @@ impl Keys {
         self.join(&["active_rooms"])
     }
 
-    /// The shard of the due index (room → earliest time at which anything in it can be due) that
-    /// a room belongs to.
+    /// Where the id of a room begins (1-based) and ends (from the end) in the name of its `last_seen`,
+    /// as Lua's `string.sub` takes it.
+    pub fn room_in_last_seen(&self) -> (usize, isize) {
+        let after = "}:last_seen".len();
+        let begin = self.room_last_seen("").len() - after + 1;
+        (begin, -1 - after.cast_signed())
+    }
+
+    /// The shard of the due index (room → a time before which nobody in it was last heard of) that a
+    /// room belongs to.
     pub fn due_of(&self, room: &str) -> String {
         self.due_shard(fnv1a(room.as_bytes()) % self.shard_count)
     }
@@ -279,6 +287,14 @@ mod tests {
         );
         assert_eq!(keys().channel_events_pattern(), "prs:{chan:*}:meta_events");
         assert_eq!(keys().lock_events_pattern(), "prs:{prs:lock:*}:lock_events");
+    }
+
+    #[test]
+    fn a_room_can_be_cut_out_of_its_last_seen() {
+        let (from, to) = keys().room_in_last_seen();
+        let key = keys().room_last_seen("r}1:");
+        let end = key.len().checked_add_signed(to + 1).unwrap();
+        assert_eq!(&key[from - 1..end], "r}1:");
     }
 
     #[test]

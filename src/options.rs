@@ -28,8 +28,8 @@ pub struct Options {
     pub sweep_interval_ms: u64,
     /// What makes the reaper look: `sweep` (default), `notifications` or `both`.
     pub expiry: Expiry,
-    /// How often the reaper looks behind notifications, and checks that indices agree.
-    /// Default 30 000.
+    /// Within what time the reaper finds what notifications missed; indices are checked once in ten
+    /// times as long. Default 30 000.
     pub fallback_sweep_ms: u64,
     /// Shards of the due index; the same on every node. Default 10.
     pub shard_count: u32,

@@ -1,5 +1,6 @@
 // The two stores that every conformance test runs on, and what the tests need around them: clients
 // that are closed after each test, recorded events, and the check that nothing is left (spec 2.3).
+import type { Redis } from 'ioredis';
 import { type ClientOptions, type Logger, PresenceClient, type PresenceEvent } from 'rollcall';
 import { afterEach, beforeEach, describe, expect } from 'vitest';
 import { type RedisServer, sharedDb } from '../support/redis.js';
@@ -125,6 +126,16 @@ async function forgetMetadata({ server, db }: RedisSide): Promise<void> {
   const records = await redis.keys('prs:{chan:*}:meta');
   if (records.length > 0) await redis.del(records);
   redis.disconnect();
+}
+
+/** An ioredis client of the current test's database, a new one for each test of the `describe`. */
+export function useIoredis(store: StoreUnderTest, take: (redis: Redis) => void): void {
+  beforeEach(async () => {
+    const { server, db } = store.redis();
+    const redis = await server.client(db);
+    take(redis);
+    return () => redis.disconnect();
+  });
 }
 
 /** Ids that are refused have left nothing behind. */

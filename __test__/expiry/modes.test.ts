@@ -2,8 +2,8 @@
 // same tests.
 import type { Redis } from 'ioredis';
 import type { ClientOptions } from 'rollcall';
-import { beforeEach, describe, expect, test } from 'vitest';
-import { brief, type Client, record, useStore } from '../conformance/stores.js';
+import { describe, expect, test } from 'vitest';
+import { brief, type Client, record, useIoredis, useStore } from '../conformance/stores.js';
 import { foreignJoin } from '../redis/foreign.js';
 import { checkIndices, readIndices } from '../redis/indices.js';
 import { eventually } from '../support/wait.js';
@@ -16,10 +16,8 @@ const LATE = { ttlMs: TTL_MS, latestMs: SWEEP_MS + MARGIN_MS };
 describe.each(['sweep', 'notifications', 'both'] as const)('issue 4, 3: expiry by %s', (expiry) => {
   const store = useStore('redis');
   let redis: Redis;
-  beforeEach(async () => {
-    const { server, db } = store.redis();
-    redis = await server.client(db);
-    return () => redis.disconnect();
+  useIoredis(store, (client) => {
+    redis = client;
   });
 
   /** A client whose connections die soon, and whose reaper runs. */

@@ -1,7 +1,7 @@
 // Fleets of which some nodes run the TypeScript implementation: connections that only they wrote
 // (3.2, 3.3, 3.6, 3.8, 3.9, 6.5), and their events (section 4).
 import type { Redis } from 'ioredis';
-import { beforeEach, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import {
   brief,
   byConn,
@@ -9,6 +9,7 @@ import {
   failure,
   record,
   SHORT_TTL_MS,
+  useIoredis,
   useStore,
 } from '../conformance/stores.js';
 import { eventually } from '../support/wait.js';
@@ -18,10 +19,8 @@ import { checkIndices, readIndices } from './indices.js';
 describe('connections of TypeScript nodes', () => {
   const store = useStore('redis');
   let redis: Redis;
-  beforeEach(async () => {
-    const { server, db } = store.redis();
-    redis = await server.client(db);
-    return () => redis.disconnect();
+  useIoredis(store, (client) => {
+    redis = client;
   });
   const c = { roomId: 'r', userId: 'u', connId: 'c' };
 

@@ -1,18 +1,16 @@
 // Spec section 2: the keys in Redis, by exact names, types and fields, as TypeScript nodes read
 // them; who writes what is in redis/foreign.test.ts.
 import type { Redis } from 'ioredis';
-import { beforeEach, describe, expect, test } from 'vitest';
-import { expired, SHORT_TTL_MS, useStore } from '../conformance/stores.js';
+import { describe, expect, test } from 'vitest';
+import { expired, SHORT_TTL_MS, useIoredis, useStore } from '../conformance/stores.js';
 import { eventually } from '../support/wait.js';
 import { checkIndices, readIndices } from './indices.js';
 
 describe('2 keys', () => {
   const store = useStore('redis');
   let redis: Redis;
-  beforeEach(async () => {
-    const { server, db } = store.redis();
-    redis = await server.client(db);
-    return () => redis.disconnect();
+  useIoredis(store, (client) => {
+    redis = client;
   });
 
   test('2 a join writes every key of the table', async () => {

@@ -1,16 +1,14 @@
 // Spec 4.3, 4.4 and 4.5 on Redis: what a node subscribes to, gaps, and messages that are no events.
 import type { Redis } from 'ioredis';
-import { beforeEach, describe, expect, test } from 'vitest';
-import { brief, type Client, record, useStore } from '../conformance/stores.js';
+import { describe, expect, test } from 'vitest';
+import { brief, type Client, record, useIoredis, useStore } from '../conformance/stores.js';
 import { eventually } from '../support/wait.js';
 
 describe('pub/sub', () => {
   const store = useStore('redis');
   let redis: Redis;
-  beforeEach(async () => {
-    const { server, db } = store.redis();
-    redis = await server.client(db);
-    return () => redis.disconnect();
+  useIoredis(store, (client) => {
+    redis = client;
   });
 
   const channels = async () => ((await redis.pubsub('CHANNELS')) as string[]).sort();

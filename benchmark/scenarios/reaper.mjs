@@ -18,49 +18,39 @@ const COLUMNS = [
 
 /** Nodes that reap at the same time. */
 const NODES = 3;
-/** How often a node of the reference looks at every room. */
+/** How often a node of the reference reads what rooms there are, and looks at each. */
 const REFERENCE_MS = 3000;
 
 const REAPING = {
-  none: 'nobody reaps: heartbeats alone',
+  none: 'nobody reaps',
   one: 'Rollcall, one node',
   three: `Rollcall, ${NODES} nodes`,
   reference: `every room every ${REFERENCE_MS / 1000} s, ${NODES} nodes`,
 };
 
 const REAPING_COLUMNS = [
-  { key: 'redisCpuMs', label: 'Redis CPU ms/s' },
+  { key: 'redisCpuMs', label: 'Redis CPU ms/s, without heartbeats' },
   { key: 'reapingMs', label: 'of that, reaping' },
   { key: 'looks', label: 'rooms looked at/s' },
+  { key: 'heartbeatsMs', label: 'heartbeats beside it, Redis CPU ms/s' },
 ];
 
-/** Heartbeats of everybody once in a third of their TTL, a few at each tick. */
-function keepAlive(client, list, ttlMs) {
-  const tickMs = 50;
-  const each = Math.ceil((list.length * tickMs * 3) / ttlMs);
-  let at = 0;
-  const timer = setInterval(() => {
-    const items = Array.from({ length: each }, () => {
-      const { connId, epoch } = list[at++ % list.length];
-      return { connId, epoch };
-    });
-    client.heartbeatMany(items);
-  }, tickMs);
-  return () => clearInterval(timer);
-}
+/** How often some of the connections have their heartbeats. */
+const TICK_MS = 500;
 
 /**
  * Gives rooms the times at which they come due as if they had been made at any time: those that came
  * due while nobody reaped would otherwise come due together ever after.
  */
-async function spread(redis, { ttlMs, fallbackMs }) {
+async function spread(redis, { ttlMs }) {
   const now = Date.now();
   // A room comes due a TTL after the oldest of its last heartbeats.
   const periodMs = ttlMs - ((ttlMs / 3) * PER_ROOM) / (PER_ROOM + 1);
   for (const shard of await redis.keys('prs:due:*')) {
-    const entries = (await redis.zrange(shard, 0, -1)).flatMap((room) => [
-      // Without a name: when the shard is to be checked.
-      Math.round(now + Math.random() * (room === '' ? fallbackMs : periodMs)),
+    // The entry without a name says when the last pass was.
+    const rooms = (await redis.zrange(shard, 0, -1)).filter((room) => room !== '');
+    const entries = rooms.flatMap((room) => [
+      Math.round(now - ttlMs + Math.random() * periodMs),
       room,
     ]);
     await redis.zadd(shard, 'XX', ...entries);
@@ -114,7 +104,29 @@ export default {
       const control = connectIoredis(env);
       const list = people({ rooms: ROOMS, perRoom: PER_ROOM });
       let client;
-      let stop;
+      let each;
+      let at = 0;
+      let heartbeatsMs = 0;
+      /** Heartbeats of those whose turn it is; adds up the server's CPU time for them. */
+      const beat = async () => {
+        const items = Array.from({ length: each }, () => {
+          const { connId, epoch } = list[at++ % list.length];
+          return { connId, epoch };
+        });
+        const before = await serverCpuMs(control);
+        for (const result of await client.heartbeatMany(items)) {
+          if (result instanceof Error) throw result;
+        }
+        heartbeatsMs += (await serverCpuMs(control)) - before;
+      };
+      let beating;
+      let ticking;
+      let stopped = false;
+      /** What the server has spent so far, without heartbeats; when no heartbeats are on their way. */
+      const spent = async () => {
+        await beating;
+        return { ms: performance.now(), cpu: await serverCpuMs(control), heartbeatsMs };
+      };
       return {
         async start({ ttlMs }) {
           client = await connectRollcall(env, { ttlMs });
@@ -122,22 +134,35 @@ export default {
           const joining = await connectRollcall(env);
           await joinAll(joining, list);
           await joining.close();
-          await client.heartbeatMany(list.map(({ connId, epoch }) => ({ connId, epoch })));
-          stop = keepAlive(client, list, ttlMs);
+          each = list.length;
+          await beat();
+          // Everybody once in a third of their TTL.
+          each = Math.ceil((list.length * TICK_MS * 3) / ttlMs);
+          ticking = (async () => {
+            for (let next = performance.now(); !stopped; next += TICK_MS) {
+              await delay(next - performance.now());
+              beating = beat();
+              await beating;
+            }
+          })();
           return { db: env.db };
         },
         spread: (times) => spread(control, times),
+        /** What the server spends but for heartbeats, which are many times what is to be measured. */
         async spent({ ms }) {
-          const failed = client.metrics().heartbeatsFailed;
-          const before = await serverCpuMs(control);
-          const start = performance.now();
+          const before = await spent();
           await delay(ms);
-          const cpu = (await serverCpuMs(control)) - before;
-          if (client.metrics().heartbeatsFailed > failed) throw new Error('heartbeats failed');
-          return { redisCpuMs: cpu / ((performance.now() - start) / 1000) };
+          const after = await spent();
+          const seconds = (after.ms - before.ms) / 1000;
+          const beats = after.heartbeatsMs - before.heartbeatsMs;
+          return {
+            redisCpuMs: (after.cpu - before.cpu - beats) / seconds,
+            heartbeatsMs: beats / seconds,
+          };
         },
         async end() {
-          stop();
+          stopped = true;
+          await ticking;
           await client.close();
         },
       };
@@ -148,6 +173,7 @@ export default {
       let redis;
       let client;
       let timer;
+      let passing;
       let looks = 0;
       return {
         async startRollcall({ db, ttlMs, fallbackMs }) {
@@ -157,8 +183,8 @@ export default {
         },
         async startReference({ db, ttlMs }) {
           redis = connectIoredis({ port, db });
-          const rooms = await redis.smembers('prs:active_rooms');
           const pass = async () => {
+            const rooms = await redis.smembers('prs:active_rooms');
             const pipeline = redis.pipeline();
             const before = Date.now() - ttlMs;
             for (const room of rooms) {
@@ -169,7 +195,13 @@ export default {
             }
             looks += rooms.length;
           };
-          timer = setInterval(pass, REFERENCE_MS);
+          // None at the very beginning or end of what is measured.
+          timer = setTimeout(() => {
+            passing = pass();
+            timer = setInterval(() => {
+              passing = pass();
+            }, REFERENCE_MS);
+          }, REFERENCE_MS / 2);
         },
         looks: () => {
           if (client === undefined) return looks;
@@ -178,7 +210,8 @@ export default {
           return roomsSwept;
         },
         async stop() {
-          clearInterval(timer);
+          clearTimeout(timer);
+          await passing;
           await client?.close();
           redis?.disconnect();
           client = undefined;
@@ -235,8 +268,9 @@ async function runPasses({ start, interleave, scale }) {
 
 async function runReaping({ start, interleave, scale }) {
   // A minute of each, in parts that take turns: what else the machine does changes all of them alike.
-  const ms = 10_000;
-  const parts = scale.rounds(6);
+  // As many passes of the reference fall into each part.
+  const ms = 4 * REFERENCE_MS;
+  const parts = scale.rounds(5);
   // The defaults of both.
   const ttlMs = 30_000;
   const lives = { ttlMs, fallbackMs: ttlMs };
@@ -268,7 +302,7 @@ async function runReaping({ start, interleave, scale }) {
   const results = await interleave(runs, parts, ({ run }) => run());
   await population.call('end');
 
-  // What heartbeats alone cost in the same round is taken off.
+  // What the server spends in the same round when nobody reaps is taken off.
   for (const [kind, rounds] of Object.entries(results)) {
     for (const [round, result] of rounds.entries()) {
       result.reapingMs = kind === 'none' ? 0 : result.redisCpuMs - results.none[round].redisCpuMs;

@@ -27,6 +27,9 @@ pub enum Expiry {
     Both,
 }
 
+/// The indices of every room are compared with each other once in so many `fallbackSweepMs`.
+pub const CHECK_EVERY: u64 = 10;
+
 /// Notifications that come within this time are answered by one pass.
 const GATHER: Duration = Duration::from_millis(5);
 
@@ -46,20 +49,26 @@ impl Reaper {
     /// One full pass: all that is due is looked at, and rooms that only other nodes wrote are taken
     /// in.
     pub async fn pass(&self) -> Result<Sweep> {
-        self.look(true).await
+        self.look(true, Duration::ZERO).await
     }
 
-    async fn look(&self, adopt: bool) -> Result<Sweep> {
+    /// A pass, unless another node has made one within the time that one serves all.
+    async fn look(&self, adopt: bool, serves: Duration) -> Result<Sweep> {
         let counters = &self.metrics.counters;
         let start = Instant::now();
         let work = async {
-            let mut sweep = self.store.sweep(&self.settings).await?;
+            let settings = SweepSettings {
+                serves_ms: serves.as_millis() as u64,
+                ..self.settings
+            };
+            let mut sweep = self.store.sweep(&settings).await?;
             if sweep.unindexed && adopt && !off(Defence::Adopting) {
                 sweep += self.store.adopt(self.settings.ttl_ms).await?;
             }
             Ok(sweep)
         };
         match work.await {
+            Ok(sweep) if sweep.served_ms > 0 => Ok(sweep),
             Ok(sweep) => {
                 count(&counters.sweeps, 1);
                 count(&counters.rooms_swept, sweep.rooms);
@@ -81,15 +90,17 @@ impl Reaper {
         }
     }
 
-    /// Passes until the task is aborted.
+    /// Passes until the task is aborted, in turn with other nodes.
     pub async fn run(self: Arc<Self>) {
         let watching = self.watch().await;
+        // What dies right after a pass waits for the next one, so passes come twice in an interval:
+        // half of it to wait, half to work.
         let pause = match self.expiry {
             Expiry::Notifications if watching => self.fallback_interval,
-            // What dies right after a pass waits for the next one, so passes come twice in an
-            // interval: half of it to wait, half to work.
-            _ => self.sweep_interval / 2,
-        };
+            _ => self.sweep_interval,
+        } / 2;
+        // Less than the pause: whoever made a pass makes the next one, unless it is late.
+        let serves = pause * 3 / 4;
         // Looking for rooms of others costs a scan of all; often enough to be in time for most.
         let between_adoptions = self
             .sweep_interval
@@ -97,9 +108,21 @@ impl Reaper {
         let mut adopted: Option<Instant> = None;
         let mut failing = false;
         let mut corrupt = false;
+        // The first pass comes in any case, and so does one that something calls for.
+        let mut called_for = true;
         loop {
             let adopt = adopted.is_none_or(|at| at.elapsed() >= between_adoptions);
-            match self.look(adopt).await {
+            let serves = if called_for || failing {
+                Duration::ZERO
+            } else {
+                serves
+            };
+            let pause = match self.look(adopt, serves).await {
+                Ok(sweep) if sweep.served_ms > 0 => {
+                    // When whoever makes the passes should have made the next; soon enough to step in
+                    // if not.
+                    Duration::from_millis(sweep.served_ms) + pause / 2
+                }
                 Ok(sweep) => {
                     failing = false;
                     if sweep.corrupt > 0 && !corrupt {
@@ -113,24 +136,25 @@ impl Reaper {
                     if adopt && sweep.unindexed {
                         adopted = Some(Instant::now());
                     }
+                    pause
                 }
-                Err(error) if !failing => {
+                Err(error) => {
+                    if !failing {
+                        self.sink
+                            .log(LogLevel::Warn, &format!("The reaper cannot sweep: {error}"));
+                    }
                     failing = true;
-                    self.sink
-                        .log(LogLevel::Warn, &format!("The reaper cannot sweep: {error}"));
+                    // The next pass must not wait for a slow fallback.
+                    pause.min(self.sweep_interval)
                 }
-                Err(_) => {}
-            }
-            // After a failure the next pass must not wait for a slow fallback.
-            let pause = if failing {
-                pause.min(self.sweep_interval)
-            } else {
-                pause
             };
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = self.due.notified() => sleep(GATHER).await,
-            }
+            called_for = tokio::select! {
+                () = sleep(pause) => false,
+                () = self.due.notified() => {
+                    sleep(GATHER).await;
+                    true
+                }
+            };
         }
     }
 

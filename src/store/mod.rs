@@ -207,7 +207,9 @@ pub enum Watch {
 #[derive(Clone, Copy, Debug)]
 pub struct SweepSettings {
     pub ttl_ms: u64,
-    /// For how long a node keeps what it has taken to look at; then it is anybody's again.
+    /// For how long one node's sweep serves all: there is none in that time. 0 to sweep in any case.
+    pub serves_ms: u64,
+    /// For how long a node keeps a room in which something may be dead; then it is anybody's again.
     pub claim_ms: u64,
     /// Time between two checks of whether a room's indices agree.
     pub check_ms: u64,
@@ -304,7 +306,8 @@ pub trait Store: MetadataStore + LockStore {
     /// The live connections of a user, in whatever room (spec 3.9).
     fn user_connections<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<Vec<Member>>>;
 
-    /// Removes what is due now (spec 6.1), publishing `leave` with reason `timeout` for each.
+    /// Removes what is due now (spec 6.1), publishing `leave` with reason `timeout` for each; unless
+    /// another node has just done so.
     fn sweep<'a>(&'a self, settings: &'a SweepSettings) -> BoxFuture<'a, Result<Sweep>>;
 
     /// Takes rooms that no node of ours has made under the reaper's care (spec 6.5).

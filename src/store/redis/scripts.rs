@@ -102,7 +102,7 @@ scripts!(
     REAP,
     REPAIR,
     SWEEP_CANDIDATES,
-    SWEEP_CLAIM,
+    SWEEP_DUE,
     SWEEP_ROOMS
 );
 
@@ -181,6 +181,12 @@ pub mod lock_revoke {
     pub const FOREIGN: i64 = 2;
 }
 
+/// Codes of `sweep_due.lua`.
+pub mod sweep_due {
+    pub const TAKEN: i64 = 0;
+    pub const PASS: i64 = 1;
+}
+
 /// Reads a script's reply, part by part.
 pub struct Reply(std::vec::IntoIter<Value>);
 
@@ -211,6 +217,11 @@ impl Reply {
                 .ok_or_else(|| unexpected(&Value::BulkString(digits))),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// An array within the reply.
+    pub fn nested(&mut self) -> Result<Reply, RedisError> {
+        Reply::new(self.0.next().unwrap_or(Value::Nil))
     }
 
     pub fn bytes(&mut self) -> Result<Vec<u8>, RedisError> {
@@ -340,6 +351,10 @@ mod tests {
                     ("FREE", lock_revoke::FREE),
                     ("FOREIGN", lock_revoke::FOREIGN),
                 ]),
+            ),
+            (
+                "sweep_due",
+                table([("TAKEN", sweep_due::TAKEN), ("PASS", sweep_due::PASS)]),
             ),
         ]);
         for source in embedded::ALL {

@@ -32,6 +32,7 @@ use std::{
 const TTL: u64 = 100;
 const SETTINGS: crate::store::SweepSettings = crate::store::SweepSettings {
     ttl_ms: TTL,
+    serves_ms: 0,
     claim_ms: TTL,
     check_ms: TTL,
 };

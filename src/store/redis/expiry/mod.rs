@@ -18,10 +18,11 @@ use crate::{
 };
 use redis::{Cmd, Value};
 
-/// Connections of one room that one script looks at: bounds how long it holds the server.
-const CONNECTIONS_AT_A_TIME: usize = 64;
+// These bound how long one script holds the server: about 1 ms each.
+/// Connections of one room that one script looks at.
+const CONNECTIONS_AT_A_TIME: usize = 32;
 /// Rooms that one script looks at.
-const ROOMS_AT_A_TIME: usize = 64;
+const ROOMS_AT_A_TIME: usize = 256;
 
 /// A connection as a room's indices know it.
 struct Candidate {

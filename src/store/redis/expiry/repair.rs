@@ -38,22 +38,41 @@ impl RedisStore {
         let mut cursor = b"0".to_vec();
         loop {
             let (next, rooms) = self.scan("SSCAN", &active, &cursor).await?;
-            let mut scores = Pipeline::with_capacity(rooms.len());
-            for room in &rooms {
-                scores.cmd("ZSCORE").arg(self.keys.due_of(room)).arg(room);
-            }
-            let scores = self.commands.pipeline(&scores, Repeat::Harmless).await?;
-            for (room, score) in rooms.iter().zip(scores) {
-                if matches!(score, Value::Nil) {
-                    sweep.rooms += 1;
-                    self.try_repair(room, ttl_ms, &mut sweep).await?;
-                }
+            for room in self.without_entry(rooms).await? {
+                sweep.rooms += 1;
+                self.try_repair(&room, ttl_ms, &mut sweep).await?;
             }
             cursor = next;
             if cursor == b"0" {
                 return Ok(sweep);
             }
         }
+    }
+
+    /// Those of some rooms that the due index does not have.
+    async fn without_entry(&self, rooms: Vec<String>) -> Result<Vec<String>> {
+        let mut by_shard: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for room in rooms {
+            by_shard
+                .entry(self.keys.due_of(&room))
+                .or_default()
+                .push(room);
+        }
+        let mut read = Pipeline::with_capacity(by_shard.len());
+        for (shard, rooms) in &by_shard {
+            read.cmd("ZMSCORE").arg(shard).arg(rooms);
+        }
+        let mut without = Vec::new();
+        let answers = self.commands.pipeline(&read, Repeat::Harmless).await?;
+        for (rooms, answer) in by_shard.into_values().zip(answers) {
+            let scores: Vec<Value> =
+                redis::from_redis_value(answer).map_err(|error| errors::request(&error.into()))?;
+            let entries = rooms.into_iter().zip(scores);
+            without.extend(
+                entries.filter_map(|(room, score)| matches!(score, Value::Nil).then_some(room)),
+            );
+        }
+        Ok(without)
     }
 
     /// Checks every room of a shard.
@@ -66,7 +85,7 @@ impl RedisStore {
         let mut cursor = b"0".to_vec();
         loop {
             let (next, members) = self.scan("ZSCAN", shard, &cursor).await?;
-            // ZSCAN gives members and scores in turn; the empty one is the shard's own entry.
+            // ZSCAN gives members and scores in turn; the empty one says when the last pass was.
             let rooms: Vec<&String> = members
                 .iter()
                 .step_by(2)
@@ -290,13 +309,17 @@ impl RedisStore {
         call.arg(room)
             .arg(quote(room))
             .arg(ttl_ms)
-            .arg(found.len())
             .arg(members.len());
+        let lives: String = found
+            .iter()
+            .map(|found| if found.lives { '1' } else { '0' })
+            .collect();
+        call.arg(lives);
         for Found {
             candidate,
             user,
             epoch,
-            lives,
+            ..
         } in found
         {
             call.arg(&candidate.conn)
@@ -304,7 +327,6 @@ impl RedisStore {
                 .arg(user)
                 .arg(user_json(user))
                 .arg(*epoch)
-                .arg(i32::from(*lives))
                 .arg(&candidate.meta);
         }
         for user in members {

@@ -1,5 +1,5 @@
-//! The sweep: `sweep_claim.lua` takes due rooms, `sweep_rooms.lua` finds those in which something may
-//! be dead, `sweep_candidates.lua` what, and `reap.lua` removes what is.
+//! The sweep: `sweep_due.lua` gives rooms that are due, `sweep_rooms.lua` takes those in which
+//! something may be dead, `sweep_candidates.lua` reads what, and `reap.lua` removes what is.
 
 use super::{CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, integers, isolate, user_json};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
         redis::{
             RedisStore, errors,
             link::Repeat,
-            scripts::{self, Reply},
+            scripts::{self, Reply, sweep_due},
         },
     },
 };
@@ -18,21 +18,35 @@ use redis::{Cmd, Value};
 /// Steps after which a pass ends although more is due; the next pass goes on.
 const MOST_STEPS: usize = 1_000;
 
-/// What was claimed of one shard.
-struct Claimed {
-    shard: usize,
-    rooms: Vec<String>,
-    check: Check,
+/// What `sweep_due.lua` answers.
+enum Answer {
+    /// Another node has made a pass, which serves for so many ms more.
+    Taken(u64),
+    Due(Due),
 }
 
-/// What else is to be done, once in every `check_ms` among all nodes.
-#[derive(Clone, Copy, Default)]
-struct Check {
-    /// Whether the indices of each room of the shard agree.
-    rooms: bool,
-    /// Whether the due index has every active room: sizes can agree by chance, when a room that one
-    /// of our nodes made was ended by another kind of node.
-    index: bool,
+/// What a pass is to look at.
+struct Due {
+    /// Shards (by number) and rooms of them.
+    rooms: Vec<(usize, Vec<String>)>,
+    /// When the pass before was, and when this one is, by Redis's clock in ms.
+    before: u64,
+    now: u64,
+    unindexed: bool,
+}
+
+impl Due {
+    fn len(&self) -> usize {
+        self.rooms.iter().map(|(_, rooms)| rooms.len()).sum()
+    }
+
+    /// Shards whose turn to be checked has come since the pass before: one after the other, all
+    /// within `check_ms`, whoever makes the passes.
+    fn to_be_checked(&self, check_ms: u64, shards: u64) -> impl Iterator<Item = usize> + use<> {
+        let step = (check_ms / shards).max(1);
+        let (before, now) = (self.before / step, self.now / step);
+        (before.max(now.saturating_sub(shards)) + 1..=now).map(move |turn| (turn % shards) as usize)
+    }
 }
 
 impl RedisStore {
@@ -42,101 +56,101 @@ impl RedisStore {
     ) -> Result<Sweep> {
         let shards = self.keys.due_shards();
         let mut sweep = Sweep::default();
+        let mut serves_ms = settings.serves_ms;
         for _ in 0..MOST_STEPS {
-            let claimed = self.claim(&shards, settings, &mut sweep).await?;
-            let more = claimed
-                .iter()
-                .any(|claimed| claimed.rooms.len() >= ROOMS_AT_A_TIME);
-            for Claimed {
-                shard,
-                rooms,
-                check,
-            } in claimed
-            {
-                sweep.rooms += rooms.len() as u64;
-                self.sweep_rooms(&shards[shard], &rooms, settings.ttl_ms, &mut sweep)
-                    .await?;
-                if check.rooms {
-                    self.check_shard(&shards[shard], settings.ttl_ms, &mut sweep)
-                        .await?;
+            let due = match self.due(&shards, settings.ttl_ms, serves_ms).await? {
+                Answer::Taken(served_ms) => {
+                    sweep.served_ms = served_ms;
+                    break;
                 }
-                if check.index {
+                Answer::Due(due) => due,
+            };
+            sweep.unindexed = due.unindexed;
+            sweep.rooms += due.len() as u64;
+            self.look(&shards, &due.rooms, settings, &mut sweep).await?;
+            for shard in due.to_be_checked(settings.check_ms, shards.len() as u64) {
+                self.check_shard(&shards[shard], settings.ttl_ms, &mut sweep)
+                    .await?;
+                // Numbers of rooms can agree by chance: a room that one of our nodes made was ended
+                // by another kind of node, which also made one.
+                if shard == 0 {
                     sweep += self.do_adopt(settings.ttl_ms).await?;
                 }
             }
-            if !more {
+            if due.len() < ROOMS_AT_A_TIME {
                 break;
             }
+            // The pass goes on.
+            serves_ms = 0;
         }
         Ok(sweep)
     }
 
-    async fn claim(
-        &self,
-        shards: &[String],
-        settings: &SweepSettings,
-        sweep: &mut Sweep,
-    ) -> Result<Vec<Claimed>> {
-        let mut call = scripts::SWEEP_CLAIM.call(1 + shards.len());
-        call.arg(self.keys.active_rooms());
-        for shard in shards {
-            call.arg(shard);
-        }
-        call.arg(ROOMS_AT_A_TIME)
-            .arg(settings.claim_ms)
-            .arg(settings.check_ms);
-        // Claims that are lost with an answer end by themselves.
+    async fn due(&self, shards: &[String], ttl_ms: u64, serves_ms: u64) -> Result<Answer> {
+        let mut call = scripts::SWEEP_DUE.call(1 + shards.len());
+        call.arg(self.keys.active_rooms())
+            .arg(shards)
+            .arg(ttl_ms)
+            .arg(ROOMS_AT_A_TIME)
+            .arg(serves_ms);
+        // A pass that is lost with the answer is made up for by the next.
         let value = self
-            .call(&scripts::SWEEP_CLAIM, &call, Repeat::Harmless)
+            .call(&scripts::SWEEP_DUE, &call, Repeat::Harmless)
             .await?;
         let read = || {
             let mut reply = Reply::new(value)?;
-            sweep.unindexed = reply.integer()? != 0;
-            let first = usize::try_from(reply.integer()?).ok();
-            let mut claimed: Vec<Claimed> = Vec::new();
-            while reply.left() > 1 {
-                let (shard, room) = (reply.integer()? as usize, reply.text()?);
-                if claimed.last().is_none_or(|last| last.shard != shard) {
-                    claimed.push(Claimed {
-                        shard,
-                        rooms: Vec::new(),
-                        check: Check::default(),
-                    });
-                }
-                if let Some(last) = claimed.last_mut() {
-                    if room.is_empty() {
-                        last.check = Check {
-                            rooms: true,
-                            index: first == Some(shard),
-                        };
-                    } else {
-                        last.rooms.push(room);
-                    }
-                }
+            if reply.integer()? == sweep_due::TAKEN {
+                return Ok(Answer::Taken(reply.integer()?.unsigned_abs()));
             }
-            Ok(claimed)
+            let unindexed = reply.integer()? != 0;
+            let (before, now) = (reply.integer()?, reply.integer()?);
+            let mut rooms = Vec::with_capacity(reply.left());
+            while reply.left() > 0 {
+                let mut part = reply.nested()?;
+                let shard = part.integer()? as usize;
+                let of_shard: Result<Vec<_>, _> = (0..part.left()).map(|_| part.text()).collect();
+                rooms.push((shard, of_shard?));
+            }
+            Ok(Answer::Due(Due {
+                rooms,
+                before: before.unsigned_abs(),
+                now: now.unsigned_abs(),
+                unindexed,
+            }))
         };
         read().map_err(|error: redis::RedisError| errors::request(&error))
     }
 
-    async fn sweep_rooms(
+    /// Looks at rooms that are due, and at what may be dead in them.
+    async fn look(
         &self,
-        shard: &str,
-        rooms: &[String],
-        ttl_ms: u64,
+        shards: &[String],
+        due: &[(usize, Vec<String>)],
+        settings: &SweepSettings,
         sweep: &mut Sweep,
     ) -> Result<()> {
-        if rooms.is_empty() {
+        if due.is_empty() {
             return Ok(());
         }
-        let mut call = scripts::SWEEP_ROOMS.call(1 + rooms.len());
-        call.arg(shard);
-        for room in rooms {
+        let rooms: Vec<&str> = due
+            .iter()
+            .flat_map(|(_, rooms)| rooms)
+            .map(|r| &**r)
+            .collect();
+        let mut call = scripts::SWEEP_ROOMS.call(due.len() + rooms.len());
+        for (shard, _) in due {
+            call.arg(&shards[*shard]);
+        }
+        for room in &rooms {
             call.arg(self.keys.room_last_seen(room));
         }
-        call.arg(ttl_ms);
-        for room in rooms {
-            call.arg(room);
+        let (from, to) = self.keys.room_in_last_seen();
+        call.arg(settings.ttl_ms)
+            .arg(settings.claim_ms)
+            .arg(from)
+            .arg(to);
+        for (_, rooms) in due {
+            call.arg(rooms.len());
         }
         let open = integers(
             self.call(&scripts::SWEEP_ROOMS, &call, Repeat::Harmless)
@@ -145,14 +159,14 @@ impl RedisStore {
         let mut with_candidates = Vec::new();
         for index in open {
             match usize::try_from(index) {
-                Ok(index) => with_candidates.push(rooms[index].as_str()),
+                Ok(index) => with_candidates.push(rooms[index]),
                 Err(_) => {
-                    self.try_repair(&rooms[(-1 - index) as usize], ttl_ms, sweep)
+                    self.try_repair(rooms[(-1 - index) as usize], settings.ttl_ms, sweep)
                         .await?
                 }
             }
         }
-        self.reap(with_candidates, ttl_ms, sweep).await
+        self.reap(with_candidates, settings.ttl_ms, sweep).await
     }
 
     /// Removes what is dead in rooms, all rooms at a time, a bounded number of connections each.
@@ -239,4 +253,40 @@ fn read_candidates(value: Value) -> Result<Vec<Candidate>> {
         Ok(candidates)
     };
     read().map_err(|error: redis::RedisError| errors::request(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(before: u64, now: u64) -> Vec<usize> {
+        let due = Due {
+            rooms: Vec::new(),
+            before,
+            now,
+            unindexed: false,
+        };
+        due.to_be_checked(1000, 10).collect()
+    }
+
+    #[test]
+    fn every_shard_is_checked_once_in_an_interval_whatever_the_pace_of_passes() {
+        for pace in [1, 7, 50, 99, 100, 101, 333, 1000] {
+            let times: Vec<u64> = (0..=1_000_000 / pace).map(|i| i * pace).collect();
+            let all: Vec<usize> = times.windows(2).flat_map(|w| checked(w[0], w[1])).collect();
+            assert_eq!(all.len() as u64, times.last().unwrap() / 100, "{pace}");
+            for round in all.chunks_exact(10) {
+                let mut shards = round.to_vec();
+                shards.sort_unstable();
+                assert_eq!(shards, (0..10).collect::<Vec<_>>(), "{pace}");
+            }
+        }
+    }
+
+    #[test]
+    fn after_a_long_time_without_passes_every_shard_is_checked_once() {
+        assert_eq!(checked(5, 1_000_000).len(), 10);
+        assert!(checked(1_000_000, 1_000_000).is_empty());
+        assert!(checked(1_000_000, 5).is_empty());
+    }
 }

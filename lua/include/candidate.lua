@@ -1,0 +1,68 @@
+-- @include now
+-- @include event
+-- @include leave_room
+-- What reap and repair are given alike: a room (KEYS[1..7], ARGV[1..3]) and connections of it, each
+-- with three keys and six arguments.
+local room, room_json, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
+
+-- candidate: the i-th (0-based) connection; `first`: the index of the first one's first argument.
+local function candidate(i, first)
+  local key, arg = 8 + 3 * i, first + 6 * i
+  return {
+    key = KEYS[key], user_conns = KEYS[key + 1], user_rooms = KEYS[key + 2],
+    conn = ARGV[arg], conn_json = ARGV[arg + 1], user = ARGV[arg + 2], user_json = ARGV[arg + 3],
+    epoch = ARGV[arg + 4], meta = ARGV[arg + 5],
+  }
+end
+
+-- time_left: how long a connection's hash still lives, in ms; nil if it is dead. The second value
+-- says that it had no TTL, and so would never have died (half-written, or made by hand): then it has
+-- as long as it was last heard of, by its own word.
+local function time_left(conn_key, last_seen)
+  local left = redis.call('PTTL', conn_key)
+  if left ~= -1 then
+    return left, 0
+  end
+  left = math.min((tonumber(last_seen) or 0) + ttl - now, ttl)
+  if left > 0 then
+    redis.call('PEXPIRE', conn_key, integer(left))
+    return left, 1
+  end
+  redis.call('DEL', conn_key)
+  return nil, 1
+end
+
+-- look_again: what has become of a candidate: for how long it still lives in this room (ms; nil if it
+-- does not); how many hashes without a TTL were put right (0 or 1); where its hash says that it is.
+local function look_again(c)
+  local hash = redis.call('HMGET', c.key, 'room_id', 'user_id', 'last_seen_ms')
+  c.hash_room, c.hash_user, c.last_seen = hash[1], hash[2], hash[3]
+  if c.hash_room ~= room then
+    return nil, 0
+  end
+  return time_left(c.key, c.last_seen)
+end
+
+-- is_as_read: whether its conn_meta is still what was read; if not, it has been joined anew.
+local function is_as_read(c)
+  return (redis.call('HGET', KEYS[4], c.conn) or '') == c.meta
+end
+
+-- remove_dead: takes a dead connection out of the room's indices and publishes its `leave` (reason
+-- "timeout"; not if nobody knows the user). Says whether the room knew it: if not, somebody else has
+-- removed and announced it.
+local function remove_dead(c)
+  local lives_elsewhere = c.hash_room and c.hash_room ~= room and c.hash_user == c.user
+  local known = leave_room({
+    conns = KEYS[1], members = KEYS[2], last_seen = KEYS[3], conn_meta = KEYS[4],
+    user_conns = c.user_conns, user_rooms = c.user_rooms, active = KEYS[6], due = KEYS[7],
+  }, room, c.user, c.user_json, c.conn, lives_elsewhere)
+  if known == 0 then
+    return false
+  end
+  if c.user_json ~= '' then
+    redis.call('PUBLISH', KEYS[5], presence_event(
+      'leave', room_json, c.user_json, c.conn_json, 'null', now, c.epoch, 'timeout'))
+  end
+  return true
+end

@@ -1,0 +1,58 @@
+-- sweep_due: begins a pass, unless another node has just made one: gives the rooms in which
+-- something may be due.
+--
+-- KEYS[1] – prs:active_rooms   KEYS[2..S+1] – the shards of the due index
+-- ARGV[1] – ttl (ms)   ARGV[2] – how many rooms at most
+-- ARGV[3] – for how long one node's pass serves all (ms); 0 for a pass in any case
+--
+-- Returns {TAKEN, wait}: another node's pass serves for so many ms more
+--      or {PASS, unindexed, before, now, {shard (0-based), roomId, roomId, …}, {shard, …}, …}
+-- unindexed: by how much the numbers of active and of indexed rooms differ; other than 0, other nodes
+-- may have made rooms that have no entry yet. before: when the pass before this one was (now, if
+-- nobody knows).
+--
+-- Races: of nodes that ask at the same time, one is given the pass. It owns nothing by that: a room
+-- stays due until somebody has looked at it (sweep_rooms.lua), so if that node dies, the next pass
+-- finds the rest. An entry is only a hint of when to look; what dies is decided by looking at it
+-- again (reap.lua).
+-- @include now
+-- @include goes_on
+-- @include forget_room
+local TAKEN = 0
+local PASS = 1
+
+local call = redis.call
+local limit, left, serves = now - tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local unindexed = call('SCARD', KEYS[1])
+local answer = { PASS, 0, now, now }
+local mine = false
+for shard = 2, #KEYS do
+  local indexed = call('ZCARD', KEYS[shard])
+  if indexed > 0 and not mine then
+    -- The first shard that has rooms says when the last pass was.
+    local before = tonumber(call('ZSCORE', KEYS[shard], PASS_MEMBER))
+    if before and before <= now then
+      if before + serves > now then
+        return { TAKEN, before + serves - now }
+      end
+      answer[3] = before
+    end
+    mine = true
+    goes_on(KEYS[1])
+    indexed = indexed + call('ZADD', KEYS[shard], now, PASS_MEMBER) - 1
+  elseif indexed > 0 then
+    -- It may have been the first before.
+    indexed = indexed - call('ZREM', KEYS[shard], PASS_MEMBER)
+  end
+  unindexed = unindexed - indexed
+  if indexed > 0 and left > 0 then
+    local rooms = call('ZRANGEBYSCORE', KEYS[shard], '-inf', limit, 'LIMIT', 0, left)
+    if #rooms > 0 then
+      left = left - #rooms
+      table.insert(rooms, 1, shard - 2)
+      answer[#answer + 1] = rooms
+    end
+  end
+end
+answer[2] = unindexed
+return answer
