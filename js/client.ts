@@ -4,6 +4,7 @@
 import { Dispatcher, FEEDS } from './dispatcher.js';
 import { invalid } from './errors.js';
 import { iterate } from './events.js';
+import type { Patch } from './heartbeats.js';
 import { Locks } from './locks.js';
 import { Metadata } from './metadata.js';
 import { Bridge } from './native.js';
@@ -178,11 +179,7 @@ export class PresenceClient<State extends object = DefaultState> {
           checkOptions(`heartbeatMany: item ${place}`, item);
         }
         const { connId, fence, patch } = heartbeatArguments(item);
-        if (patch === undefined) {
-          many.add(place, connId, fence);
-        } else {
-          many.addPatch(place, connId, fence, patch.set, patch.remove);
-        }
+        many.add(place, connId, fence, patch);
       } catch (error) {
         many.settle(place, error as Error);
       }
@@ -312,10 +309,7 @@ export class PresenceClient<State extends object = DefaultState> {
   #heartbeat(options: HeartbeatOptions<State>): Promise<HeartbeatResult> {
     const { connId, fence, patch } = heartbeatArguments(options);
     this.#session.checkOpen();
-    const { heartbeats } = this.#session.bridge;
-    return patch === undefined
-      ? heartbeats.one(connId, fence)
-      : heartbeats.onePatch(connId, fence, patch.set, patch.remove);
+    return this.#session.bridge.heartbeats.one(connId, fence, patch);
   }
 }
 
@@ -327,7 +321,7 @@ function isUrl(target: unknown): target is string | readonly string[] {
 function heartbeatArguments(options: HeartbeatOptions<object>): {
   connId: string;
   fence: number;
-  patch: { set: string; remove: string } | undefined;
+  patch: Patch | undefined;
 } {
   let connId: unknown, epoch: unknown, patchState: unknown;
   try {

@@ -18,6 +18,12 @@ const CROSSING = 128;
 /** Settled heartbeats that the core hands over at most at one wake. */
 const SETTLED = 1024;
 
+/** A patch as JSON texts: the keys to set, and an array of the keys to remove, or empty. */
+export interface Patch {
+  set: string;
+  remove: string;
+}
+
 type Resolve = (value: HeartbeatResult) => void;
 type Reject = (error: Error) => void;
 
@@ -47,35 +53,22 @@ export class Heartbeats {
     this.#release = release;
   }
 
-  one(connId: string, epoch: number): Promise<HeartbeatResult> {
+  one(connId: string, epoch: number, patch: Patch | undefined): Promise<HeartbeatResult> {
     return new Promise((resolve, reject) => {
       const slot = this.#take();
       this.#resolve[slot] = resolve;
       this.#reject[slot] = reject;
-      this.#add(slot, connId, epoch);
-    });
-  }
-
-  onePatch(connId: string, epoch: number, set: string, remove: string): Promise<HeartbeatResult> {
-    return new Promise((resolve, reject) => {
-      const slot = this.#take();
-      this.#resolve[slot] = resolve;
-      this.#reject[slot] = reject;
-      this.#addPatch(slot, connId, epoch, set, remove);
+      this.#add(slot, connId, epoch, patch);
     });
   }
 
   /** Heartbeats that share one Promise. */
   many(count: number): Many {
-    return new Many(count, (many, place, connId, epoch, set, remove) => {
+    return new Many(count, (many, place, connId, epoch, patch) => {
       const slot = this.#take();
       this.#many[slot] = many;
       this.#place[slot] = place;
-      if (set === undefined) {
-        this.#add(slot, connId, epoch);
-      } else {
-        this.#addPatch(slot, connId, epoch, set, remove);
-      }
+      this.#add(slot, connId, epoch, patch);
     });
   }
 
@@ -132,7 +125,12 @@ export class Heartbeats {
     return slot;
   }
 
-  #add(slot: number, connId: string, epoch: number): void {
+  #add(slot: number, connId: string, epoch: number, patch: Patch | undefined): void {
+    if (patch !== undefined) {
+      this.flush();
+      this.#core.heartbeatPatch(slot, connId, epoch, patch.set, patch.remove);
+      return;
+    }
     if (this.#count === CROSSING) {
       this.flush();
     }
@@ -145,11 +143,6 @@ export class Heartbeats {
     items[at] = connId.length;
     items[at + 1] = epoch;
     items[at + 2] = slot;
-  }
-
-  #addPatch(slot: number, connId: string, epoch: number, set: string, remove: string): void {
-    this.flush();
-    this.#core.heartbeatPatch(slot, connId, epoch, set, remove);
   }
 
   #settle(slot: number, result: HeartbeatManyResult): void {
@@ -182,8 +175,7 @@ type AddOne = (
   place: number,
   connId: string,
   epoch: number,
-  set: string | undefined,
-  remove: string,
+  patch: Patch | undefined,
 ) => void;
 
 /** The results of one `heartbeatMany`, as they come in. */
@@ -199,12 +191,8 @@ export class Many {
     this.#left = count;
   }
 
-  add(place: number, connId: string, epoch: number): void {
-    this.#add(this, place, connId, epoch, undefined, '');
-  }
-
-  addPatch(place: number, connId: string, epoch: number, set: string, remove: string): void {
-    this.#add(this, place, connId, epoch, set, remove);
+  add(place: number, connId: string, epoch: number, patch: Patch | undefined): void {
+    this.#add(this, place, connId, epoch, patch);
   }
 
   settle(place: number, result: HeartbeatManyResult): void {

@@ -1,5 +1,6 @@
 // Heartbeats whose client or connection goes away under them: every Promise settles (spec 5, 11.3).
 import { describe, expect, test } from 'vitest';
+import { startProxy } from '../expiry/proxy.js';
 import { openClient, type Untyped } from '../support/clients.js';
 import { startRedis } from '../support/redis.js';
 import { eventually, within } from '../support/wait.js';
@@ -49,6 +50,41 @@ describe('5: a batch is interrupted', () => {
     await within(client.close(), 5000, 'close');
     expect(codes(await within(settled, 100, 'every Promise'))).toEqual(new Set(['ok']));
   });
+
+  test.each([
+    { cut: 'the batch script', at: 'EVALSHA', without: '"mark"' },
+    { cut: 'patches', at: '"mark"', without: '\0' },
+  ])(
+    'by a cut while $cut is on its way: what is harmless goes again, a patch says that its outcome is unknown',
+    async ({ at, without }) => {
+      await using server = await startRedis();
+      const admin = await server.client();
+      await using proxy = await startProxy(server.port);
+      const client = await openClient(proxy.url);
+      await joinAll(client);
+      let cuts = 0;
+      proxy.watch = async (piece) => {
+        if (cuts === 0 && piece.includes(at) && !piece.includes(without)) {
+          cuts++;
+          await admin.call('CLIENT', 'KILL', 'USER', 'default');
+        }
+        return piece;
+      };
+      const plain = CONNS.slice(0, 50).map((connId) => client.heartbeat({ connId }));
+      const results = await within(Promise.allSettled(plain), 10_000, 'plain heartbeats');
+      const patched = CONNS.slice(50).map((connId) =>
+        client.heartbeat({ connId, patchState: { mark: connId } }),
+      );
+      const others = await within(Promise.allSettled(patched), 10_000, 'patches');
+      expect(cuts).toBe(1);
+      expect(codes(results)).toEqual(new Set(['ok']));
+      const failed = others.filter((result) => result.status === 'rejected');
+      for (const { reason } of failed) {
+        expect(reason).toMatchObject({ code: 'UNAVAILABLE', outcome: 'unknown' });
+      }
+      expect(failed.length > 0).toBe(at === '"mark"');
+    },
+  );
 
   test('by CLIENT KILL, again and again', async () => {
     await using server = await startRedis();
