@@ -1,7 +1,7 @@
 // Heartbeats whose client or connection goes away under them: every Promise settles (spec 5, 11.3).
 import { describe, expect, test } from 'vitest';
-import { startProxy } from '../expiry/proxy.js';
 import { openClient, type Untyped } from '../support/clients.js';
+import { startProxy } from '../support/proxy.js';
 import { startRedis } from '../support/redis.js';
 import { eventually, within } from '../support/wait.js';
 
