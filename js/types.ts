@@ -234,6 +234,18 @@ export interface QuorumOptions {
   retryJitterMs?: number;
 }
 
+/** How states are compressed in Redis. Events and snapshots always carry them as they are. */
+export interface StateCompression {
+  /** States longer than this are compressed. Bytes of JSON, default 1024. */
+  thresholdBytes?: number;
+  /**
+   * `"gzip"` (default): base64 of gzip, which TypeScript servers with compression read.
+   * `"zstd"`: zstd with a dictionary for states, as bytes; smaller and several times faster, read by
+   * Rollcall alone.
+   */
+  codec?: 'gzip' | 'zstd';
+}
+
 export interface ClientOptions {
   /**
    * `redis://`, `rediss://` or `redis+unix://`, with user, password and db as usual;
@@ -281,6 +293,23 @@ export interface ClientOptions {
   batchWindowMs?: number;
   /** Locks on a majority of several servers. */
   locks?: QuorumOptions;
+  /**
+   * Where states are stored in Redis. `"inline"` (default): in the connection's hash, where
+   * TypeScript servers read them. `"separate"`: in a key of their own, so that patches of a large
+   * state move and rewrite less; for fleets in which every server runs Rollcall. A connection's
+   * state stays where its join has put it; servers with different settings read each other's.
+   */
+  stateStorage?: 'inline' | 'separate';
+  /** Which states are stored compressed. Default: none. */
+  stateCompression?: StateCompression;
+  /**
+   * How channel metadata are stored in Redis; the same on every node. `"hash"` (default): in a hash,
+   * where TypeScript servers read them. `"json"`: as RedisJSON documents `{ majorRevision, totalCount,
+   * items }` of which an update writes only the items that it changes; on a server without RedisJSON,
+   * `connect` rejects with `UNSUPPORTED`. RedisJSON cannot hold half of a surrogate pair: such keys
+   * and values are refused.
+   */
+  metadataStorage?: 'hash' | 'json';
   limits?: Limits;
   /** Default: `console` for info, warnings and errors. */
   logger?: Logger;
@@ -307,6 +336,8 @@ export interface Metrics {
   events: number;
   /** Messages on our channels that were no events of ours. */
   eventsMalformed: number;
+  /** Stored states that could not be read, and were shown as `null`. */
+  statesUnreadable: number;
   /** Events that were dropped because handlers did not take them in time. */
   eventsDropped: number;
   resyncs: number;

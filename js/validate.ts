@@ -224,6 +224,9 @@ const KINDS: Record<string, Kind> = {
     retryDelayMs: 'count',
     retryJitterMs: 'count',
   },
+  stateStorage: 'text',
+  metadataStorage: 'text',
+  stateCompression: { thresholdBytes: 'count', codec: 'text' },
   limits: {
     maxIdBytes: 'count',
     maxStateBytes: 'count',

@@ -2,6 +2,7 @@
 --
 -- KEYS[1..R]     – prs:{room}:last_seen of each of the R rooms
 -- KEYS[R+1..R+N] – prs:conn:<connId> of each of the N connections, room by room
+-- KEYS[R+N+1..]  – prs:conn:<connId>:state of those that have one
 --
 -- ARGV[1] – ttl (ms)   ARGV[2] – R
 -- ARGV[3] – where the connId begins in a connection's key (1-based)
@@ -14,7 +15,8 @@
 --
 -- Races: an epoch names one join of one connection, so an equal epoch also means the room and the
 -- user that the node remembers. A leave, reap or rejoin in between changes or removes the epoch,
--- and then nothing is written here: no connection is brought back, no foreign room is touched.
+-- and then nothing is written here: no connection is brought back, no foreign room is touched. A
+-- state whose connection is gone lives for another ttl at most, unless reap.lua removes it before.
 --
 -- Every argument and every call costs the server; docs/heartbeats.md has what was measured.
 local call, sub = redis.call, string.sub
@@ -49,5 +51,8 @@ for room = 1, rooms do
   if n > 1 then
     call('ZADD', unpack(add))
   end
+end
+for state = key + 1, #KEYS do
+  call('PEXPIREAT', KEYS[state], expires)
 end
 return exceptions

@@ -5,14 +5,17 @@
 -- KEYS[5]  – prs:{room}:conn_meta   KEYS[6] – prs:{room}:events (channel)
 -- KEYS[7]  – prs:user:<userId>:conns          KEYS[8] – prs:user:<userId>:rooms
 -- KEYS[9]  – prs:active_rooms       KEYS[10] – the room's shard of the due index
--- KEYS[11..] – for each place to be left first: its conns, members, last_seen, conn_meta, events,
+-- KEYS[11] – prs:conn:<connId>:state
+-- KEYS[12..] – for each place to be left first: its conns, members, last_seen, conn_meta, events,
 --            user conns, user rooms, shard of the due index
 --
 -- ARGV[1] – connId       ARGV[2] – userId       ARGV[3] – roomId
 -- ARGV[4..6] – the same three as JSON strings
 -- ARGV[7] – state (JSON text)        ARGV[8] – ttl (ms)
 -- ARGV[9] – the least epoch that the join may get
--- ARGV[10..] – for each place to be left first: userId, roomId, both as JSON strings, '' if the
+-- ARGV[10] – the state as it is to be stored, '' if as it is   ARGV[11] – its `compressed`, '' for none
+-- ARGV[12] – '1' to store it in KEYS[11], '0' in the hash
+-- ARGV[13..] – for each place to be left first: userId, roomId, both as JSON strings, '' if the
 --            connection lives there, else the conn_meta that an expired one left behind, its epoch
 --
 -- Returns {JOINED, epoch}
@@ -42,12 +45,13 @@ local MOST_WAIT = 5
 local conn, user, room = ARGV[1], ARGV[2], ARGV[3]
 local conn_json, user_json, room_json = ARGV[4], ARGV[5], ARGV[6]
 local state, ttl = ARGV[7], ARGV[8]
-local places = (#KEYS - 10) / 8
+local stored = ARGV[10] == '' and state or ARGV[10]
+local places = (#KEYS - 11) / 8
 
 -- The number of the given place that fits, or nil. A ghost's user is what its conn_meta says.
 local function given(old_room, old_user, meta)
   for i = 0, places - 1 do
-    local at = 10 + 6 * i
+    local at = 13 + 6 * i
     if ARGV[at + 1] == old_room and ARGV[at + 4] == meta
       and (old_user == nil or ARGV[at] == old_user) then
       return i
@@ -56,7 +60,7 @@ local function given(old_room, old_user, meta)
 end
 
 local function leave_place(i, epoch, reason)
-  local key, at = 11 + 8 * i, 10 + 6 * i
+  local key, at = 12 + 8 * i, 13 + 6 * i
   leave_room({
     conns = KEYS[key], members = KEYS[key + 1], last_seen = KEYS[key + 2],
     conn_meta = KEYS[key + 3], user_conns = KEYS[key + 5], user_rooms = KEYS[key + 6],
@@ -93,7 +97,7 @@ end
 if lives then
   epoch = math.max(epoch, (tonumber(old_epoch) or 0) + 1)
 end
-local ghost_epoch = ghost and ARGV[15 + 6 * ghost]
+local ghost_epoch = ghost and ARGV[18 + 6 * ghost]
 if ghost then
   epoch = math.max(epoch, tonumber(ghost_epoch) + 1)
 end
@@ -107,10 +111,20 @@ if previous then
   leave_place(previous, old_epoch, 'replaced')
 end
 
--- HSET first: a server that is out of memory refuses it, and with it the whole join, only as long
--- as the script has written nothing (a DEL, even of nothing, would count).
+-- SET or HSET first: a server that is out of memory refuses it, and with it the whole join, only as
+-- long as the script has written nothing (a DEL, even of nothing, would count).
 local fields = { 'conn_id', conn, 'user_id', user, 'room_id', room,
-  'last_seen_ms', integer(now), 'epoch', integer(epoch), 'state', state }
+  'last_seen_ms', integer(now), 'epoch', integer(epoch) }
+if ARGV[12] == '1' then
+  redis.call('SET', KEYS[11], stored, 'PX', ttl)
+  -- A hash with a state_rev and no state: the state is in the key.
+  fields[11], fields[12] = 'state_rev', '1'
+else
+  fields[11], fields[12] = 'state', stored
+end
+if ARGV[11] ~= '' then
+  fields[13], fields[14] = 'compressed', ARGV[11]
+end
 redis.call('HSET', KEYS[1], unpack(fields))
 if redis.call('HLEN', KEYS[1]) ~= #fields / 2 then
   -- Whatever else a hash of before held is gone.
@@ -118,6 +132,9 @@ if redis.call('HLEN', KEYS[1]) ~= #fields / 2 then
   redis.call('HSET', KEYS[1], unpack(fields))
 end
 redis.call('PEXPIRE', KEYS[1], ttl)
+if ARGV[12] ~= '1' then
+  redis.call('DEL', KEYS[11])
+end
 redis.call('SADD', KEYS[2], conn)
 redis.call('SADD', KEYS[3], user)
 redis.call('ZADD', KEYS[4], now, conn)

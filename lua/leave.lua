@@ -5,6 +5,7 @@
 -- KEYS[5] – prs:{room}:conn_meta   KEYS[6] – prs:{room}:events (channel)
 -- KEYS[7] – prs:user:<userId>:conns          KEYS[8] – prs:user:<userId>:rooms
 -- KEYS[9] – prs:active_rooms       KEYS[10] – the room's shard of the due index
+-- KEYS[11] – prs:conn:<connId>:state
 --
 -- ARGV[1] – connId   ARGV[2] – userId   ARGV[3] – roomId   ARGV[4..6] – the same as JSON strings
 --
@@ -40,7 +41,7 @@ local wait = (tonumber(found[3]) or 0) - now + 1
 if wait > 0 and wait <= MOST_WAIT then
   return { EARLY, wait }
 end
-redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[1], KEYS[11])
 leave_room({
   conns = KEYS[2], members = KEYS[3], last_seen = KEYS[4], conn_meta = KEYS[5],
   user_conns = KEYS[7], user_rooms = KEYS[8], active = KEYS[9], due = KEYS[10],

@@ -27,53 +27,17 @@
 -- @include now
 -- @include event
 -- @include iso
+-- @include locks
 local COMMITTED = 0
 local LOCKED = 1
 local CHANGED = 2
 
-local NOT_HELD = 0
-local HELD_BY_OTHER = 1
-local OUTRUN = 2
-local UNREADABLE = 3
-
 local after, total, events = ARGV[3], ARGV[4], tonumber(ARGV[5])
 local locks = (#KEYS - 2) / 2
 
--- Tokens are whole numbers in decimal digits. As texts they compare exactly, however long they are.
-local function older(a, b)
-  return #a < #b or #a == #b and a < b
-end
-
-local function refusal(i)
-  local actor, token = ARGV[6 + 2 * i], ARGV[7 + 2 * i]
-  local owner = redis.pcall('GET', KEYS[3 + 2 * i])
-  if type(owner) == 'table' then
-    return UNREADABLE, ''
-  elseif not owner then
-    return NOT_HELD, ''
-  elseif actor == '' or owner ~= actor then
-    return HELD_BY_OTHER, ''
-  elseif token ~= '' then
-    local newest = redis.pcall('GET', KEYS[4 + 2 * i])
-    if type(newest) == 'table' then
-      return UNREADABLE, ''
-    elseif newest and older(token, newest) then
-      return OUTRUN, newest
-    end
-  end
-end
-
-local refused = { LOCKED }
-for i = 0, locks - 1 do
-  local why, newest = refusal(i)
-  if why then
-    refused[#refused + 1] = i
-    refused[#refused + 1] = why
-    refused[#refused + 1] = newest
-  end
-end
-if #refused > 1 then
-  return refused
+local refused = refusals(6)
+if #refused > 0 then
+  return { LOCKED, unpack(refused) }
 end
 
 local found = redis.call('HMGET', KEYS[1], 'items', 'majorRevision')

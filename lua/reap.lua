@@ -4,8 +4,8 @@
 -- KEYS[1] – prs:{room}:conns       KEYS[2] – prs:{room}:members    KEYS[3] – prs:{room}:last_seen
 -- KEYS[4] – prs:{room}:conn_meta   KEYS[5] – prs:{room}:events (channel)
 -- KEYS[6] – prs:active_rooms       KEYS[7] – the room's shard of the due index
--- KEYS[8..] – for each candidate: prs:conn:<connId>, prs:user:<userId>:conns,
---             prs:user:<userId>:rooms
+-- KEYS[8..] – for each candidate: prs:conn:<connId>, prs:conn:<connId>:state,
+--             prs:user:<userId>:conns, prs:user:<userId>:rooms
 --
 -- ARGV[1] – roomId   ARGV[2] – roomId as JSON string   ARGV[3] – ttl (ms)
 -- ARGV[4..] – for each candidate: connId, connId as JSON string, userId, userId as JSON string
@@ -20,7 +20,7 @@
 -- else. So there is one `leave` for each (connId, epoch), however many reapers run.
 -- @include candidate
 -- @include goes_on
-local candidates = (#KEYS - 7) / 3
+local candidates = (#KEYS - 7) / 4
 local removed, lag, mended = 0, 0, 0
 -- When the room comes due again is ttl after this.
 local limit = now - ttl

@@ -4,8 +4,9 @@
 -- KEYS[1] – prs:{room}:conns       KEYS[2] – prs:{room}:members    KEYS[3] – prs:{room}:last_seen
 -- KEYS[4] – prs:{room}:conn_meta   KEYS[5] – prs:{room}:events (channel)
 -- KEYS[6] – prs:active_rooms       KEYS[7] – the room's shard of the due index
--- KEYS[8..] – for each connection: prs:conn:<connId>, prs:user:<userId>:conns,
---             prs:user:<userId>:rooms; then for each member: its prs:user:<userId>:conns and rooms
+-- KEYS[8..] – for each connection: prs:conn:<connId>, prs:conn:<connId>:state,
+--             prs:user:<userId>:conns, prs:user:<userId>:rooms; then for each member: its
+--             prs:user:<userId>:conns, prs:user:<userId>:rooms
 --
 -- ARGV[1] – roomId   ARGV[2] – roomId as JSON string   ARGV[3] – ttl (ms)
 -- ARGV[4] – how many members
@@ -49,7 +50,7 @@ end
 
 for i = 0, members - 1 do
   local user, user_json = ARGV[6 + 6 * conns + 2 * i], ARGV[7 + 6 * conns + 2 * i]
-  local user_conns, user_rooms = KEYS[8 + 3 * conns + 2 * i], KEYS[9 + 3 * conns + 2 * i]
+  local user_conns, user_rooms = KEYS[8 + 4 * conns + 2 * i], KEYS[9 + 4 * conns + 2 * i]
   if not user_is_in(KEYS[1], KEYS[4], user_conns, user_json) then
     repairs = repairs + redis.call('SREM', KEYS[2], user)
     redis.call('SREM', user_rooms, room)

@@ -12,7 +12,7 @@ use crate::{
         error::{Error, Result},
         ids,
         limits::Limits,
-        metadata::{Channel, change::Change},
+        metadata::{Channel, MetadataStorage, change::Change},
         presence::{Epoch, Member, Place, Sweep},
         state::State,
     },
@@ -22,7 +22,7 @@ use crate::{
         ConnectionState, EventSink, Feed, Join, LogLevel, Store, SweepSettings, Topic,
         lock::LockCall,
         memory::MemoryStore,
-        redis::{RedisStore, config::Target},
+        redis::{RedisStore, StorageOptions, config::Target, states::StateOptions},
     },
 };
 use parking_lot::Mutex;
@@ -52,6 +52,8 @@ pub struct Client {
     reaper: Arc<Reaper>,
     metadata: Arc<Metadata>,
     locks: Arc<Locks>,
+    /// What the store does; the in-process store can hold everything.
+    metadata_storage: MetadataStorage,
     metrics: Arc<Metrics>,
     limits: Limits,
     ttl_ms: u64,
@@ -128,6 +130,7 @@ impl Client {
             reaper,
             locks,
             metadata: Arc::new(metadata),
+            metadata_storage: options.metadata_storage,
             metrics,
             limits,
             ttl_ms: options.ttl_ms,
@@ -241,6 +244,9 @@ impl Client {
     ) -> Result<impl Future<Output = Result<String>> + Send + use<>> {
         self.check_open()?;
         channel.check(&self.limits)?;
+        if self.metadata_storage == MetadataStorage::Json {
+            change.check_whole_characters()?;
+        }
         let start = Instant::now();
         let outcome = self.metadata.change(channel, change)?;
         let outcome = self.calls.track_future(outcome);
@@ -434,8 +440,15 @@ async fn open_store(options: &Options, sink: Arc<dyn EventSink>) -> Result<Arc<d
     }
     let url = options.url.as_deref().unwrap_or_default();
     let target = Target::parse(url, options.tls.as_ref(), &options.sentinel)?;
+    let storage = StorageOptions {
+        states: StateOptions {
+            storage: options.state_storage,
+            compression: options.state_compression,
+        },
+        metadata: options.metadata_storage,
+    };
     Ok(Arc::new(
-        RedisStore::open(target, keys(options), &options.limits, sink).await?,
+        RedisStore::open(target, keys(options), &options.limits, storage, sink).await?,
     ))
 }
 
@@ -515,6 +528,10 @@ impl EventSink for CountingSink {
 
     fn lock_call(&self, call: LockCall) {
         self.board.call(call);
+    }
+
+    fn unreadable_state(&self) {
+        count(&self.metrics.counters.states_unreadable, 1);
     }
 
     fn malformed(&self) {

@@ -52,6 +52,11 @@ impl Keys {
         self.join(&["conn:", conn])
     }
 
+    /// Where a connection keeps its state if that is stored apart from it.
+    pub fn conn_state(&self, conn: &str) -> String {
+        self.join(&["conn:", conn, ":state"])
+    }
+
     pub fn room(&self, room: &str) -> RoomKeys {
         RoomKeys {
             conns: self.room_part(room, "conns"),

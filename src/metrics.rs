@@ -49,6 +49,8 @@ counters! {
     events,
     /// Messages on our channels that were no events of ours (spec 4.5).
     events_malformed,
+    /// Stored states that could not be read and were shown as `null`.
+    states_unreadable,
     /// Events that were dropped because JavaScript did not take them in time.
     events_dropped,
     /// Times that events may have been missed.

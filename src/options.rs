@@ -6,8 +6,11 @@ use crate::{
     keys::DEFAULT_SHARD_COUNT,
     lock::QuorumOptions,
     model::{
+        codec::Compression,
         error::{Error, Result},
         limits::Limits,
+        metadata::MetadataStorage,
+        state::Storage,
     },
     store::redis::config::{SentinelOptions, Tls},
 };
@@ -41,6 +44,12 @@ pub struct Options {
     pub batch_window_ms: u64,
     /// Several servers for locks, and how a majority of them is come by.
     pub locks: QuorumOptions,
+    /// Where states are stored: `inline` (default) or `separate`.
+    pub state_storage: Storage,
+    /// Which states are compressed, and how. Default: none.
+    pub state_compression: Option<Compression>,
+    /// How channel metadata are stored: `hash` (default) or `json` (RedisJSON).
+    pub metadata_storage: MetadataStorage,
     pub limits: Limits,
 }
 
@@ -59,6 +68,9 @@ impl Default for Options {
             channel_prefix: None,
             batch_window_ms: 0,
             locks: QuorumOptions::default(),
+            state_storage: Storage::default(),
+            state_compression: None,
+            metadata_storage: MetadataStorage::default(),
             limits: Limits::default(),
         }
     }

@@ -4,9 +4,9 @@ import { expect, test } from 'vitest';
 import type { Untyped } from '../support/clients.js';
 import { eventually } from '../support/wait.js';
 import { CHANNEL, items, recordMetadata } from './metadata.js';
-import { failure, onEveryStore, record } from './stores.js';
+import { failure, onEveryMetadataStore, record } from './stores.js';
 
-onEveryStore('4 metadata events', (store) => {
+onEveryMetadataStore('4 metadata events', (store) => {
   test('4 hold channel, operation, items, majorRevision, timestamp and the actor', async () => {
     const client = await store.connect();
     const recorder = await recordMetadata(client);

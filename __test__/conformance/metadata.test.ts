@@ -6,11 +6,11 @@ import type { Untyped } from '../support/clients.js';
 import { eventually } from '../support/wait.js';
 import { brief, CHANNEL, items, recordMetadata } from './metadata.js';
 import { awkwardValues } from './states.js';
-import { failure, onEveryStore } from './stores.js';
+import { failure, onEveryMetadataStore } from './stores.js';
 
 const ISO = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
 
-onEveryStore('7 the response', (store) => {
+onEveryMetadataStore('7 the response', (store) => {
   test('7 has timestamp, channelName, channelType, totalCount, majorRevision and metadata', async () => {
     const client = await store.connect();
     const before = Date.now();
@@ -27,7 +27,7 @@ onEveryStore('7 the response', (store) => {
   });
 });
 
-onEveryStore('7.1 set', (store) => {
+onEveryMetadataStore('7.1 set', (store) => {
   test('7.1 replaces the whole record', async () => {
     const client = await store.connect();
     await client.metadata.set({ ...CHANNEL, data: items({ a: '1', b: '2' }) });
@@ -90,7 +90,7 @@ onEveryStore('7.1 set', (store) => {
   });
 });
 
-onEveryStore('7.2 update', (store) => {
+onEveryMetadataStore('7.2 update', (store) => {
   test('7.2 changes the named items; each gets its next revision', async () => {
     const client = await store.connect();
     await client.metadata.set({ ...CHANNEL, data: items({ a: '1', b: '2', c: '3' }) });
@@ -208,7 +208,7 @@ onEveryStore('7.2 update', (store) => {
   });
 });
 
-onEveryStore('7 addTimestamp and addUserId', (store) => {
+onEveryMetadataStore('7 addTimestamp and addUserId', (store) => {
   const stamped = { addTimestamp: true, addUserId: true };
 
   test('7 addTimestamp: the entry gets `updated`, in ISO 8601 on the server’s clock', async () => {
@@ -286,7 +286,7 @@ onEveryStore('7 addTimestamp and addUserId', (store) => {
   });
 });
 
-onEveryStore('7.3 remove', (store) => {
+onEveryMetadataStore('7.3 remove', (store) => {
   test('7.3 removes the named items', async () => {
     const client = await store.connect();
     await client.metadata.set({ ...CHANNEL, data: items({ a: '1', b: '2', c: '3' }) });
@@ -338,7 +338,7 @@ onEveryStore('7.3 remove', (store) => {
   });
 });
 
-onEveryStore('7.4 get', (store) => {
+onEveryMetadataStore('7.4 get', (store) => {
   test('7.4 never fails on an unknown channel', async () => {
     const client = await store.connect();
     for (let i = 0; i < 2; i++) {
@@ -372,7 +372,7 @@ onEveryStore('7.4 get', (store) => {
   });
 });
 
-onEveryStore('7.5 major revisions', (store) => {
+onEveryMetadataStore('7.5 major revisions', (store) => {
   test('7.5 each change adds 1', async () => {
     const client = await store.connect();
     const change = [
@@ -435,7 +435,7 @@ onEveryStore('7.5 major revisions', (store) => {
   });
 });
 
-onEveryStore('7.6 no lost update', (store) => {
+onEveryMetadataStore('7.6 no lost update', (store) => {
   test('7.6 every acknowledged change is in the record, and none sees a conflict', async () => {
     const clients = await Promise.all([1, 2, 3, 4].map(() => store.connect()));
     const writers = clients.flatMap((client, c) =>
@@ -500,7 +500,7 @@ onEveryStore('7.6 no lost update', (store) => {
   });
 });
 
-onEveryStore('7.8 groups', (store) => {
+onEveryMetadataStore('7.8 groups', (store) => {
   test('7.8 changes of one turn are carried out in order, each with its own revision, event and outcome', async () => {
     const client = await store.connect();
     await client.metadata.set({ ...CHANNEL, data: items({ a: '0', b: '0' }) });
@@ -571,10 +571,15 @@ onEveryStore('7.8 groups', (store) => {
   });
 });
 
-onEveryStore('3.5 keys and values', (store) => {
+onEveryMetadataStore('3.5 keys and values', (store) => {
   test('3.5 every string round-trips, as value and as key', async () => {
     const [client, other] = [await store.connect(), await store.connect()];
-    const texts = awkwardValues.flatMap(([, value]) => (typeof value === 'string' ? [value] : []));
+    // RedisJSON refuses half a surrogate pair: ../metadata-json/.
+    const holds = (text: string) =>
+      store.defaults.metadataStorage !== 'json' || text.isWellFormed();
+    const texts = awkwardValues.flatMap(([, value]) =>
+      typeof value === 'string' && holds(value) ? [value] : [],
+    );
     const keys = texts.filter((text) => text.isWellFormed());
     const data = [
       ...texts.map((value, i) => ({ key: `value-${i}`, value })),
@@ -629,7 +634,7 @@ onEveryStore('3.5 keys and values', (store) => {
   });
 });
 
-onEveryStore('2.2 channels', (store) => {
+onEveryMetadataStore('2.2 channels', (store) => {
   test('2.2 whatever the names hold, two channels never share a record', async () => {
     const client = await store.connect();
     const names = [
@@ -681,7 +686,7 @@ onEveryStore('2.2 channels', (store) => {
   });
 });
 
-onEveryStore('13 limits', (store) => {
+onEveryMetadataStore('13 limits', (store) => {
   test('13 an item’s key and value, and the record, are limited in bytes', async () => {
     const limits = {
       maxMetadataKeyBytes: 10,
@@ -766,7 +771,7 @@ onEveryStore('13 limits', (store) => {
   });
 });
 
-onEveryStore('11.3 close', (store) => {
+onEveryMetadataStore('11.3 close', (store) => {
   test('11.3 settles every change, and refuses later ones', async () => {
     const client = await store.connect();
     const changes = Array.from({ length: 200 }, (_, i) =>

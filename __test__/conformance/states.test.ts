@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import { afterEach, expect, test } from 'vitest';
 import { seed } from '../support/random.js';
 import { anyPatch, anyState, awkwardStates, merged } from './states.js';
-import { type AnyState, failure, onEveryStore, record } from './stores.js';
+import { type AnyState, failure, onEveryStorage, record } from './stores.js';
 
 const prototypeNames = Object.getOwnPropertyNames(Object.prototype).sort();
 
@@ -19,7 +19,7 @@ function expectSame(found: AnyState, expected: AnyState, where: string): void {
   expect(Object.getPrototypeOf(found), where).toBe(Object.prototype);
 }
 
-onEveryStore('3.5 states', (store) => {
+onEveryStorage('3.5 states', (store) => {
   for (const [what, state] of awkwardStates) {
     test(`3.5 ${what}: as the state of a join`, async () => {
       const [one, two] = [await store.connect(), await store.connect()];
@@ -123,7 +123,7 @@ onEveryStore('3.5 states', (store) => {
         const events = await recorder.settled();
         expect(events.map((event) => JSON.stringify(event.state))).toEqual(texts);
       }),
-      { seed, numRuns: 150 },
+      { seed, numRuns: 100 },
     );
   });
 });

@@ -4,6 +4,7 @@ import type { Redis } from 'ioredis';
 import { type ClientOptions, type Logger, PresenceClient, type PresenceEvent } from 'rollcall';
 import { afterEach, beforeEach, describe, expect } from 'vitest';
 import { type RedisServer, sharedDb } from '../support/redis.js';
+import { jsonDb, noRedisJson } from '../support/redisjson.js';
 import { eventually } from '../support/wait.js';
 
 /** Any state: the tests put in what TypeScript would not let through. */
@@ -21,6 +22,8 @@ export interface RedisSide {
 
 export interface StoreUnderTest {
   readonly name: 'redis' | 'memory';
+  /** Options that its clients have, where they are given no others. */
+  readonly defaults: ClientOptions;
   /** A client of the test's store; closed after the test. */
   connect(options?: ClientOptions): Promise<Client>;
   /** Where the current test's data are, if they are in Redis. */
@@ -45,8 +48,44 @@ export function onEveryStore(title: string, body: (store: StoreUnderTest) => voi
   }
 }
 
-/** A store for the tests of the surrounding `describe`, empty before and after each. */
-export function useStore(name: 'redis' | 'memory'): StoreUnderTest {
+/** Every way to store a state (spec section 9); the in-process store takes the options, too. */
+export const STORAGES: Record<string, ClientOptions> = {
+  inline: {},
+  separate: { stateStorage: 'separate' },
+  'inline, gzip': { stateCompression: { thresholdBytes: 64 } },
+  'separate, gzip': { stateStorage: 'separate', stateCompression: { thresholdBytes: 64 } },
+  'separate, zstd': {
+    stateStorage: 'separate',
+    stateCompression: { thresholdBytes: 64, codec: 'zstd' },
+  },
+};
+
+/** Runs the tests of `body` on every store, with every way to store a state. */
+export function onEveryStorage(title: string, body: (store: StoreUnderTest) => void): void {
+  for (const [storage, options] of Object.entries(STORAGES)) {
+    describe(`${title} [redis, ${storage}]`, () => body(useStore('redis', options)));
+  }
+  const options = STORAGES['separate, zstd'] ?? {};
+  describe(`${title} [memory]`, () => body(useStore('memory', options)));
+}
+
+/** Runs the tests of `body` on every store, and on Redis with records as RedisJSON documents. */
+export function onEveryMetadataStore(title: string, body: (store: StoreUnderTest) => void): void {
+  onEveryStore(title, body);
+  describe.skipIf(noRedisJson)(`${title} [redis, json]`, () =>
+    body(useStore('redis', { metadataStorage: 'json' }, jsonDb)),
+  );
+}
+
+/**
+ * A store for the tests of the surrounding `describe`, empty before and after each. `defaults`:
+ * options of its clients, where they have no others.
+ */
+export function useStore(
+  name: 'redis' | 'memory',
+  defaults: ClientOptions = {},
+  open = sharedDb,
+): StoreUnderTest {
   let side: RedisSide | undefined;
   let url = '';
   let clients: Client[] = [];
@@ -54,7 +93,7 @@ export function useStore(name: 'redis' | 'memory'): StoreUnderTest {
 
   beforeEach(async () => {
     if (name === 'redis') {
-      side ??= await sharedDb();
+      side ??= await open();
       url = side.url;
       expect(await side.server.dbsize(side.db)).toBe(0);
     } else {
@@ -67,6 +106,7 @@ export function useStore(name: 'redis' | 'memory'): StoreUnderTest {
       url,
       ttlMs: LONG_TTL_MS,
       logger: silent,
+      ...defaults,
       ...options,
     });
     clients.push(client);
@@ -111,6 +151,7 @@ export function useStore(name: 'redis' | 'memory'): StoreUnderTest {
 
   return {
     name,
+    defaults,
     connect,
     redis: () => {
       if (!side) throw new Error('this store is not Redis');

@@ -4,6 +4,7 @@
 // that open one in a process of its own (worker.mjs) and return its methods. `run` orchestrates: it
 // starts subjects, lets them take turns, and returns `{ tables, targets, charts, notes?, rounds }`.
 import heartbeats from '../presence-optimizations.mjs';
+import codecs from './codecs.mjs';
 import events from './events.mjs';
 import heartbeatMany from './heartbeat-many.mjs';
 import join from './join.mjs';
@@ -12,9 +13,12 @@ import leave from './leave.mjs';
 import locks from './locks.mjs';
 import memory from './memory.mjs';
 import metadata from './metadata.mjs';
+import metadataJson from './metadata-json.mjs';
 import reaper from './reaper.mjs';
 import serverLimit from './server-limit.mjs';
 import snapshot from './snapshot.mjs';
+import state from './state.mjs';
+import statePatches from './state-patches.mjs';
 import swap from './swap.mjs';
 
 export const scenarios = [
@@ -31,6 +35,10 @@ export const scenarios = [
   memory,
   locks,
   swap,
+  state,
+  statePatches,
+  metadataJson,
+  codecs,
 ];
 
 export function findScenario(name) {

@@ -2,14 +2,15 @@
 -- @include event
 -- @include leave_room
 -- What reap and repair are given alike: a room (KEYS[1..7], ARGV[1..3]) and connections of it, each
--- with three keys and six arguments.
+-- with four keys and six arguments.
 local room, room_json, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 -- candidate: the i-th (0-based) connection; `first`: the index of the first one's first argument.
 local function candidate(i, first)
-  local key, arg = 8 + 3 * i, first + 6 * i
+  local key, arg = 8 + 4 * i, first + 6 * i
   return {
-    key = KEYS[key], user_conns = KEYS[key + 1], user_rooms = KEYS[key + 2],
+    key = KEYS[key], state_key = KEYS[key + 1],
+    user_conns = KEYS[key + 2], user_rooms = KEYS[key + 3],
     conn = ARGV[arg], conn_json = ARGV[arg + 1], user = ARGV[arg + 2], user_json = ARGV[arg + 3],
     epoch = ARGV[arg + 4], meta = ARGV[arg + 5],
   }
@@ -17,8 +18,8 @@ end
 
 -- time_left: how long a connection's hash still lives, in ms; nil if it is dead. The second value
 -- says that it had no TTL, and so would never have died (half-written, or made by hand): then it has
--- as long as it was last heard of, by its own word.
-local function time_left(conn_key, last_seen)
+-- as long as it was last heard of, by its own word. The key of its state goes with it.
+local function time_left(conn_key, state_key, last_seen)
   local left = redis.call('PTTL', conn_key)
   if left ~= -1 then
     return left, 0
@@ -26,9 +27,10 @@ local function time_left(conn_key, last_seen)
   left = math.min((tonumber(last_seen) or 0) + ttl - now, ttl)
   if left > 0 then
     redis.call('PEXPIRE', conn_key, integer(left))
+    redis.call('PEXPIRE', state_key, integer(left))
     return left, 1
   end
-  redis.call('DEL', conn_key)
+  redis.call('DEL', conn_key, state_key)
   return nil, 1
 end
 
@@ -40,7 +42,7 @@ local function look_again(c)
   if c.hash_room ~= room then
     return nil, 0
   end
-  return time_left(c.key, c.last_seen)
+  return time_left(c.key, c.state_key, c.last_seen)
 end
 
 -- is_as_read: whether its conn_meta is still what was read; if not, it has been joined anew.
@@ -52,6 +54,9 @@ end
 -- "timeout"; not if nobody knows the user). Says whether the room knew it: if not, somebody else has
 -- removed and announced it.
 local function remove_dead(c)
+  if not c.hash_room then
+    redis.call('DEL', c.state_key)
+  end
   local lives_elsewhere = c.hash_room and c.hash_room ~= room and c.hash_user == c.user
   local known = leave_room({
     conns = KEYS[1], members = KEYS[2], last_seen = KEYS[3], conn_meta = KEYS[4],

@@ -91,9 +91,21 @@ impl Batch {
         let mut known: Vec<(PlainBeat, OneOrMore)> = Vec::with_capacity(waiting.len());
         directory.in_batch(|look| {
             for one in waiting {
-                match look(&one.request.conn, known.len()) {
-                    Look::First { conn, room, epoch } => {
-                        known.push((PlainBeat { conn, room, epoch }, OneOrMore::One(one)));
+                let plain = one.request.patch.is_none();
+                match look(&one.request.conn, known.len(), plain) {
+                    Look::First {
+                        conn,
+                        room,
+                        epoch,
+                        separate,
+                    } => {
+                        let beat = PlainBeat {
+                            conn,
+                            room,
+                            epoch,
+                            separate,
+                        };
+                        known.push((beat, OneOrMore::One(one)));
                     }
                     Look::Again(index) => known[index].1.push(one),
                     Look::Unknown => match strangers.get_mut(&*one.request.conn) {

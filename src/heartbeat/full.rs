@@ -11,7 +11,7 @@ use crate::{
         state::State,
     },
     presence::directory::Known,
-    store::{Beaten, FullBeat, StateWrite},
+    store::{Beaten, FullBeat, Mark, StateWrite, Stored},
 };
 use std::{collections::HashSet, sync::Arc};
 
@@ -25,7 +25,9 @@ struct Work {
     epoch: Option<Epoch>,
     place: Option<Place>,
     /// The state that patches are merged into, as it is stored.
-    base: Option<Vec<u8>>,
+    base: Option<Stored>,
+    /// The epoch, as long as what the directory knew has not turned out to be wrong.
+    confident: Option<Epoch>,
     /// What the patches made of it, if it differs.
     next: Option<State>,
     /// Which of the waiting have changed something, and which are refused.
@@ -69,6 +71,7 @@ impl Engine {
                 epoch: group.epoch(),
                 place: None,
                 base: None,
+                confident: None,
                 next: None,
                 verdicts: Vec::new(),
                 group,
@@ -79,8 +82,10 @@ impl Engine {
             .all(works.iter().map(|work| &*work.group.conn));
         for (work, recalled) in works.iter_mut().zip(recalled) {
             if let Some(known) = recalled {
+                let fits = known.quiet && work.epoch.is_none_or(|epoch| epoch == known.epoch);
+                work.confident = fits.then_some(known.epoch);
                 work.place = Some(known.place);
-                work.base = known.state.map(|state| state.as_str().into());
+                work.base = known.stored;
             }
         }
         works
@@ -89,7 +94,8 @@ impl Engine {
     /// One round trip (two with a connection that has to be looked up); returns what is still
     /// open.
     async fn round(&self, works: Vec<Work>) -> Vec<Work> {
-        let mut works = self.look_up(works).await;
+        let works = self.look_up(works).await;
+        let mut works = self.refuse_later_versions(works);
         for work in &mut works {
             self.merge(work);
         }
@@ -103,7 +109,7 @@ impl Engine {
                     self.directory.forget(&work.group.conn);
                     self.fail(work, &error);
                 }
-                Ok(Beaten::Refreshed { epoch }) => self.finish(work, epoch),
+                Ok(Beaten::Refreshed { epoch, mark }) => self.finish(work, epoch, mark),
                 Ok(Beaten::Unknown) => {
                     self.directory.forget(&work.group.conn);
                     let error = Error::not_found(&work.group.conn);
@@ -117,10 +123,12 @@ impl Engine {
                 }
                 Ok(Beaten::Elsewhere(place)) => {
                     work.place = Some(place);
+                    work.confident = None;
                     open.push(work);
                 }
                 Ok(Beaten::Conflict { stored }) => {
                     work.base = Some(stored);
+                    work.confident = None;
                     open.push(work);
                 }
             }
@@ -152,7 +160,7 @@ impl Engine {
                         }
                         Some(located) => {
                             work.place = Some(located.place);
-                            work.base = Some(located.state);
+                            work.base = Some(located.stored);
                             ready.push(work);
                         }
                     }
@@ -162,10 +170,33 @@ impl Engine {
         ready
     }
 
+    /// A state that a later version has compressed in a way of its own stays as it is.
+    fn refuse_later_versions(&self, works: Vec<Work>) -> Vec<Work> {
+        let (later, works): (Vec<Work>, Vec<Work>) = works.into_iter().partition(|work| {
+            let stored = work.base.as_ref();
+            work.group.has_patch() && stored.is_some_and(Stored::is_of_a_later_version)
+        });
+        for work in later {
+            let error = Error::new(
+                Code::CorruptData,
+                format!(
+                    "patchState: the state of connection {} is compressed in a way that this version \
+                     of Rollcall does not know, and was left as it is; update this node",
+                    ids::shown(&work.group.conn)
+                ),
+            );
+            self.fail(work, &error);
+        }
+        works
+    }
+
     /// Merges the group's patches into the base, in the order of the calls. A patch that would
     /// make the state too large is refused alone (spec 5.3).
     fn merge(&self, work: &mut Work) {
-        let before = State::from_stored(work.base.as_deref().unwrap_or_default());
+        let before = work
+            .base
+            .as_ref()
+            .map_or_else(State::empty, |base| base.state.clone());
         let mut state = before.clone();
         let limit = self.settings.max_state_bytes;
         work.verdicts = work
@@ -197,17 +228,18 @@ impl Engine {
         work.next = (state != before).then_some(state);
     }
 
-    fn finish(&self, work: Work, epoch: Epoch) {
+    fn finish(&self, work: Work, epoch: Epoch, mark: Option<Arc<Mark>>) {
         let written = work.next.is_some();
-        let state = match &work.next {
-            Some(next) => Some(next.clone()),
-            None => work.base.as_deref().map(State::from_stored),
+        let stored = match work.next {
+            Some(state) => Some(Stored { state, mark }),
+            None => work.base,
         };
         if let Some(place) = work.place {
             let known = Known {
                 place,
                 epoch,
-                state,
+                stored,
+                quiet: written,
             };
             self.directory.learn(&work.group.conn, &known);
         }
@@ -248,8 +280,9 @@ impl Work {
             place: self.place.clone()?,
             epoch: self.epoch,
             write: self.group.has_patch().then(|| StateWrite {
-                base: self.base.clone().unwrap_or_default(),
+                base: self.base.clone().unwrap_or_else(Stored::none),
                 next: self.next.clone(),
+                confident: self.confident,
             }),
         })
     }

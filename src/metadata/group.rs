@@ -6,7 +6,7 @@ use crate::{
         error::{Error, Result},
         metadata::{
             Channel,
-            change::{Contents, LockCheck, LockState, Verdict},
+            change::{Contents, LockCheck, LockState, Touched, Verdict},
             record::View,
         },
     },
@@ -54,9 +54,11 @@ impl Group {
         let mut bytes = 0;
         let mut events = Vec::new();
         let mut last: Option<View> = None;
+        let mut all = Touched::Items(Vec::new());
         for waiting in &self.waiting {
             let mut verdict = waiting.change.apply(channel, contents);
-            if let Verdict::Changed(view, event) = &mut verdict {
+            if let Verdict::Changed(view, event, touched) = &mut verdict {
+                all = together(all, std::mem::replace(touched, Touched::All));
                 bytes += view.items.bare().len() + event.head.len();
                 events.push(std::mem::take(event));
                 last = Some(view.clone());
@@ -71,6 +73,7 @@ impl Group {
             total: view.total,
             major: view.major,
             events,
+            touched: all,
         });
         self.waiting.split_off(self.verdicts.len())
     }
@@ -126,9 +129,20 @@ impl Group {
     }
 }
 
+/// What two changes, one after the other, have touched.
+fn together(first: Touched, second: Touched) -> Touched {
+    match (first, second) {
+        (Touched::Items(mut items), Touched::Items(more)) => {
+            items.extend(more);
+            Touched::Items(items)
+        }
+        _ => Touched::All,
+    }
+}
+
 fn outcome(verdict: Verdict, channel: &Channel, now_ms: u64, updated: &str) -> Result<String> {
     match verdict {
-        Verdict::Changed(view, _) | Verdict::Unchanged(view) => {
+        Verdict::Changed(view, ..) | Verdict::Unchanged(view) => {
             Ok(view.response(channel, now_ms, updated))
         }
         Verdict::Refused(mut error, current) => {

@@ -8,7 +8,7 @@ use crate::model::{
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt::Write as _};
 
 /// Why a connection left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +56,13 @@ pub fn presence_event(
     };
     let (room, user, conn) = (quote(&place.room), quote(&place.user), quote(conn));
     let tail = reason.map_or(String::new(), |r| format!(r#","reason":"{}""#, r.as_str()));
-    format!(
+    let mut event = String::with_capacity(state.len() + room.len() + user.len() + conn.len() + 160);
+    write!(
+        event,
         r#"{{"type":"{kind}","roomId":{room},"userId":{user},"connId":{conn},"state":{state},"ts":{ts},"epoch":{epoch}{tail}}}"#
     )
+    .expect("a String takes any text");
+    event
 }
 
 #[derive(Debug, Deserialize)]

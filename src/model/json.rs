@@ -72,6 +72,11 @@ impl<'a> KeyIndex<'a> {
     }
 }
 
+/// Whether a JSON string, or any text of JSON, has half of a surrogate pair.
+pub fn has_half_a_pair(text: &str) -> bool {
+    text.contains("\\u") && serde_json::from_str::<String>(text).is_err()
+}
+
 fn escaped(key: &str) -> bool {
     key.contains('\\')
 }

@@ -1,6 +1,7 @@
 //! Plain types that every other module speaks: ids, states, events, errors, limits. No I/O, no
 //! async, nothing of Redis or Node.
 
+pub mod codec;
 pub mod error;
 pub mod event;
 pub mod ids;

@@ -7,41 +7,87 @@ use crate::model::{
 };
 use std::sync::Arc;
 
+/// Where states are stored (spec 9.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Storage {
+    /// In the connection's hash, where TypeScript servers read it.
+    #[default]
+    Inline,
+    /// In a key of its own.
+    Separate,
+}
+
 /// The text of a valid JSON object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct State(Arc<str>);
+#[derive(Clone, Debug)]
+pub struct State {
+    text: Arc<str>,
+    /// Where its top-level entries are, if that is known already: a large state that is patched
+    /// again and again is not searched each time.
+    layout: Option<Arc<Vec<Span>>>,
+}
+
+/// Where one entry is: its key ends where the colon is, its value begins after it.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: u32,
+    colon: u32,
+    end: u32,
+}
+
+/// States from this size on (bytes) remember where their entries are, if there are not too many.
+const LAYOUT_FROM: usize = 1024;
+const MOST_SPANS: usize = 256;
+
+impl PartialEq for State {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.text, &other.text) || self.text == other.text
+    }
+}
+
+impl Eq for State {}
+
+impl From<Arc<str>> for State {
+    fn from(text: Arc<str>) -> Self {
+        State { text, layout: None }
+    }
+}
 
 impl State {
     /// Takes a text from outside.
     pub fn parse(field: &str, text: &str) -> Result<State> {
         if json::is_object(text) {
-            Ok(State(text.into()))
+            Ok(Arc::<str>::from(text).into())
         } else {
             Err(Error::invalid(format!("{field} must be a JSON object")))
         }
     }
 
-    /// A state as it was found in the store: anything that is no JSON object counts as empty, so
-    /// that a patch mends it.
-    pub fn from_stored(stored: &[u8]) -> State {
-        match std::str::from_utf8(stored) {
-            Ok(text) if json::is_object(text) => State(text.into()),
-            _ => State::empty(),
-        }
-    }
-
     /// The text of what was a state before.
     pub fn from_known(text: &str) -> State {
-        State(text.into())
+        Arc::<str>::from(text).into()
     }
 
     pub fn empty() -> State {
         static EMPTY: std::sync::LazyLock<Arc<str>> = std::sync::LazyLock::new(|| "{}".into());
-        State(EMPTY.clone())
+        EMPTY.clone().into()
     }
 
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    fn entries(&self) -> Vec<Entry<'_>> {
+        match &self.layout {
+            None => json::entries(&self.text),
+            Some(layout) => layout
+                .iter()
+                .map(|span| Entry {
+                    key: &self.text[span.start as usize..span.colon as usize],
+                    value: &self.text[span.colon as usize + 1..span.end as usize],
+                })
+                .collect(),
+        }
     }
 
     /// This state with the patch merged in, or `None` when nothing changes. A replaced value keeps
@@ -50,7 +96,7 @@ impl State {
         let set = json::entries(&patch.set);
         let set_keys = json::KeyIndex::new(set.iter().map(|entry| entry.key));
         let remove_keys = json::KeyIndex::new(patch.remove.iter().map(String::as_str));
-        let before = json::entries(&self.0);
+        let before = self.entries();
 
         let mut changed = false;
         let mut in_place = vec![false; set.len()];
@@ -77,20 +123,37 @@ impl State {
             changed = true;
             after.push(*new);
         }
-        changed.then(|| {
-            let mut text = String::with_capacity(self.0.len() + patch.set.len());
-            text.push('{');
-            for (i, entry) in after.iter().enumerate() {
-                if i > 0 {
-                    text.push(',');
-                }
-                text.push_str(entry.key);
-                text.push(':');
-                text.push_str(entry.value);
+        changed.then(|| State::of(&after, self.text.len() + patch.set.len()))
+    }
+
+    /// Made of entries; `size`: about how long it gets.
+    fn of(entries: &[Entry<'_>], size: usize) -> State {
+        let mut text = String::with_capacity(size + 2);
+        let mut layout = Vec::new();
+        let remembers = size >= LAYOUT_FROM && entries.len() <= MOST_SPANS;
+        let at = |text: &String| u32::try_from(text.len()).unwrap_or(u32::MAX);
+        text.push('{');
+        for (i, entry) in entries.iter().enumerate() {
+            if i > 0 {
+                text.push(',');
             }
-            text.push('}');
-            State(text.into())
-        })
+            let start = at(&text);
+            text.push_str(entry.key);
+            let colon = at(&text);
+            text.push(':');
+            text.push_str(entry.value);
+            if remembers {
+                let end = at(&text);
+                layout.push(Span { start, colon, end });
+            }
+        }
+        text.push('}');
+        // Beyond 4 GiB positions do not fit; limits keep states far below.
+        let fits = u32::try_from(text.len()).is_ok();
+        State {
+            text: text.into(),
+            layout: (remembers && fits).then(|| Arc::new(layout)),
+        }
     }
 }
 
@@ -170,18 +233,40 @@ mod tests {
     }
 
     #[test]
+    fn spec_3_4_a_large_state_that_is_patched_again_and_again_is_what_a_small_one_would_be() {
+        let filler = "x".repeat(LAYOUT_FROM);
+        let mut large =
+            State::parse("state", &format!(r#"{{ "f":"{filler}", "a" : [1, 2] }}"#)).unwrap();
+        let mut small = State::parse("state", r#"{"f":0,"a":[1, 2]}"#).unwrap();
+        for (set, remove) in [
+            (r#"{"a":{"b":"}"}}"#, ""),
+            (r#"{"c":1,"\u0061":2}"#, ""),
+            ("{}", r#"["a"]"#),
+            (r#"{"é":"😀","a":null}"#, r#"["c"]"#),
+            (r#"{"a":1}"#, ""),
+        ] {
+            let patch = Patch::parse("patchState", set, remove).unwrap();
+            large = large.patched(&patch).unwrap();
+            small = small.patched(&patch).unwrap();
+            assert!(large.layout.is_some() && small.layout.is_none());
+            let expected = small
+                .as_str()
+                .replacen("\"f\":0", &format!("\"f\":\"{filler}\""), 1);
+            assert_eq!(large.as_str(), expected);
+            assert_eq!(large.entries(), json::entries(large.as_str()));
+        }
+        assert_eq!(
+            large.patched(&Patch::parse("patchState", r#"{"a":1}"#, "").unwrap()),
+            None
+        );
+    }
+
+    #[test]
     fn spec_3_5_numbers_and_escapes_are_not_touched() {
         let state = r#"{"n":9007199254740991,"f":1e308,"s":"\ud800","__proto__":{"p":[]}}"#;
         assert_eq!(
             patched(state, r#"{"x":0.1}"#, "").unwrap(),
             r#"{"n":9007199254740991,"f":1e308,"s":"\ud800","__proto__":{"p":[]},"x":0.1}"#
         );
-    }
-
-    #[test]
-    fn a_stored_text_that_is_no_object_counts_as_empty() {
-        for stored in [&b"[1]"[..], b"", b"{\"a\":", b"\xff\xfe"] {
-            assert_eq!(State::from_stored(stored), State::empty());
-        }
     }
 }

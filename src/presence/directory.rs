@@ -1,9 +1,12 @@
 //! What this node remembers of connections: their place, epoch and state. A hint that saves round
 //! trips, never the truth: every script checks it against the store.
 
-use crate::model::{
-    presence::{Epoch, Place},
-    state::State,
+use crate::{
+    model::{
+        presence::{Epoch, Place},
+        state::State,
+    },
+    store::Stored,
 };
 use parking_lot::Mutex;
 use std::{
@@ -19,15 +22,26 @@ pub struct Known {
     pub place: Place,
     pub epoch: Epoch,
     /// The state as this node last wrote or read it.
-    pub state: Option<State>,
+    pub stored: Option<Stored>,
+    /// Nobody is known to have written anything since this node wrote the state: it may be recognised
+    /// by [`Mark::revision`]. One in a key of its own may always be.
+    ///
+    /// [`Mark::revision`]: crate::store::Mark::revision
+    pub quiet: bool,
 }
+
+/// States from this size on (bytes) are kept as they are, not copied.
+const LARGE: usize = 1024;
 
 /// The same as it is kept. A node remembers a hundred thousand of these: two allocations each, the
 /// id and `text`.
 struct Entry {
     room: Arc<str>,
-    /// The user's id and behind it the state, if that is known; a state is never empty.
+    /// The user's id and behind it the state, if that is known and not in `aside`; a state is never
+    /// empty.
     text: Box<str>,
+    /// A state that is large, or not stored as its text.
+    aside: Option<Box<Aside>>,
     user_len: u32,
     /// Seconds since the directory was made when it was last of use.
     touched: Cell<u32>,
@@ -36,16 +50,34 @@ struct Entry {
     batch: Cell<(u32, u32)>,
 }
 
+struct Aside {
+    stored: Stored,
+    quiet: Cell<bool>,
+}
+
 impl Entry {
     fn new(room: Arc<str>, known: &Known, now: u32) -> Self {
-        let (user, state) = (&*known.place.user, known.state.as_ref());
-        let state = state.map_or("", State::as_str);
+        let user = &*known.place.user;
+        let aside = known
+            .stored
+            .as_ref()
+            .filter(|stored| stored.mark.is_some() || stored.state.as_str().len() >= LARGE);
+        let state = match &known.stored {
+            Some(stored) if aside.is_none() => stored.state.as_str(),
+            _ => "",
+        };
         let mut text = String::with_capacity(user.len() + state.len());
         text.push_str(user);
         text.push_str(state);
         Entry {
             room,
             text: text.into(),
+            aside: aside.map(|stored| {
+                Box::new(Aside {
+                    stored: stored.clone(),
+                    quiet: Cell::new(known.quiet),
+                })
+            }),
             user_len: u32::try_from(user.len()).unwrap_or(u32::MAX),
             touched: Cell::new(now),
             epoch: known.epoch,
@@ -62,8 +94,21 @@ impl Entry {
                 user: user.into(),
             },
             epoch: self.epoch,
-            state: (!state.is_empty()).then(|| State::from_known(state)),
+            stored: match &self.aside {
+                Some(aside) => Some(aside.stored.clone()),
+                None => (!state.is_empty()).then(|| State::from_known(state).into()),
+            },
+            quiet: self
+                .aside
+                .as_ref()
+                .is_none_or(|aside| aside.quiet.get() || aside.stored.is_separate()),
         }
+    }
+
+    fn is_separate(&self) -> bool {
+        self.aside
+            .as_ref()
+            .is_some_and(|aside| aside.stored.is_separate())
     }
 }
 
@@ -79,6 +124,8 @@ pub enum Look {
         conn: Arc<str>,
         room: Arc<str>,
         epoch: Epoch,
+        /// Its state is stored apart from it.
+        separate: bool,
     },
     /// It is in the batch already, at this place.
     Again(usize),
@@ -147,30 +194,37 @@ impl Directory {
             .collect()
     }
 
-    /// Looks connections up for one batch, under one lock. The look takes an id and the place that
-    /// it would get in the batch, and tells ids that come a second time.
-    pub fn in_batch(&self, with: impl FnOnce(&dyn Fn(&str, usize) -> Look)) {
+    /// Looks connections up for one batch, under one lock. The look takes an id, the place that it
+    /// would get in the batch and whether its heartbeat brings no patch, and tells ids that come a
+    /// second time.
+    pub fn in_batch(&self, with: impl FnOnce(&dyn Fn(&str, usize, bool) -> Look)) {
         let now = self.now();
         let mut inner = self.inner.lock();
         inner.batches = inner.batches.wrapping_add(1).max(1);
         let inner = &*inner;
-        with(&|conn, place| match inner.conns.get_key_value(conn) {
-            None => Look::Unknown,
-            Some((_, entry)) if entry.batch.get().0 == inner.batches => {
-                Look::Again(entry.batch.get().1 as usize)
-            }
-            Some((conn, entry)) => {
-                entry.touched.set(now);
-                entry
-                    .batch
-                    .set((inner.batches, u32::try_from(place).unwrap_or(u32::MAX)));
-                Look::First {
-                    conn: conn.clone(),
-                    room: entry.room.clone(),
-                    epoch: entry.epoch,
+        with(
+            &|conn, place, plain| match inner.conns.get_key_value(conn) {
+                None => Look::Unknown,
+                Some((_, entry)) if entry.batch.get().0 == inner.batches => {
+                    Look::Again(entry.batch.get().1 as usize)
                 }
-            }
-        });
+                Some((conn, entry)) => {
+                    entry.touched.set(now);
+                    if let Some(aside) = entry.aside.as_ref().filter(|_| plain) {
+                        aside.quiet.set(false);
+                    }
+                    entry
+                        .batch
+                        .set((inner.batches, u32::try_from(place).unwrap_or(u32::MAX)));
+                    Look::First {
+                        conn: conn.clone(),
+                        room: entry.room.clone(),
+                        epoch: entry.epoch,
+                        separate: entry.is_separate(),
+                    }
+                }
+            },
+        );
     }
 
     pub fn len(&self) -> usize {
@@ -211,7 +265,8 @@ mod tests {
         Known {
             place: Place::new("r", "u"),
             epoch,
-            state: None,
+            stored: None,
+            quiet: true,
         }
     }
 
@@ -231,14 +286,15 @@ mod tests {
             let known = Known {
                 place: Place::new("r", "ü{}"),
                 epoch: 7,
-                state,
+                stored: state.map(Stored::from),
+                quiet: true,
             };
             directory.learn(conn, &known);
             let found = directory.all([conn, "stranger"].into_iter());
             let [Some(found), None] = &found[..] else {
                 panic!("{found:?}");
             };
-            assert_eq!((&found.place, &found.state), (&known.place, &known.state));
+            assert_eq!((&found.place, &found.stored), (&known.place, &known.stored));
         }
     }
 

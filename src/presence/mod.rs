@@ -7,7 +7,7 @@ use crate::{
         error::{Code, Error, Result},
         presence::{Epoch, Member, Place},
     },
-    store::{Join, Joined, Left, Store},
+    store::{Join, Joined, Left, Store, Stored},
 };
 use directory::{Directory, Known};
 use std::time::Duration;
@@ -29,11 +29,17 @@ pub async fn join(
     let mut moves = 0;
     while moves < MOST_ROUNDS {
         match store.join(join, previous.as_ref(), snapshot).await? {
-            Joined::Joined { epoch, snapshot } => {
+            Joined::Joined {
+                epoch,
+                mark,
+                snapshot,
+            } => {
+                let state = join.state.clone();
                 let known = Known {
                     place: join.place.clone(),
                     epoch,
-                    state: Some(join.state.clone()),
+                    stored: Some(Stored { state, mark }),
+                    quiet: true,
                 };
                 directory.learn(&join.conn, &known);
                 return Ok((epoch, snapshot));

@@ -5,7 +5,7 @@ use crate::model::{
     error::Result,
     metadata::{
         Channel,
-        change::{LockCheck, LockState},
+        change::{LockCheck, LockState, Touched},
         event::EventText,
         record::Stored,
         spliced::Spliced,
@@ -36,6 +36,8 @@ pub struct Write {
     pub major: u64,
     /// One for each change, in order.
     pub events: Vec<EventText>,
+    /// What of the record the changes have touched, all together.
+    pub touched: Touched,
 }
 
 /// What a commit came to. Only `Done` has written anything.

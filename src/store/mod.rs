@@ -38,6 +38,8 @@ pub struct Join {
 pub enum Joined {
     Joined {
         epoch: Epoch,
+        /// How the state is stored.
+        mark: Option<Arc<Mark>>,
         /// The room after the join, if it was asked for.
         snapshot: Option<Vec<Member>>,
     },
@@ -68,6 +70,8 @@ pub struct PlainBeat {
     pub conn: Arc<str>,
     pub room: Arc<str>,
     pub epoch: Epoch,
+    /// Its state is stored apart from it ([`Mark::separate`]).
+    pub separate: bool,
 }
 
 /// A heartbeat in a batch that was not written, because the stored epoch is another one.
@@ -92,10 +96,75 @@ pub struct FullBeat {
 /// A compare-and-set of a state.
 #[derive(Clone, Debug)]
 pub struct StateWrite {
-    /// The exact text that is expected to be stored; empty for a missing one.
-    pub base: Vec<u8>,
+    /// What is expected to be stored.
+    pub base: Stored,
     /// The state to write, or `None` to only check.
     pub next: Option<State>,
+    /// The connection's epoch, if the caller has reason to believe that the expectation holds. A
+    /// store may then try what is cheap if it does and costs another round trip if not.
+    pub confident: Option<Epoch>,
+}
+
+/// A state as a store holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    /// Empty if there is none, or none that can be read: then a patch mends it.
+    pub state: State,
+    /// What the store needs beside the state's text to recognise it.
+    pub mark: Option<Arc<Mark>>,
+}
+
+/// How a state is stored, where that is not just its text in the connection's hash.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Mark {
+    /// What is stored, where it is not the state's text: compressed, missing or not to be read.
+    pub raw: Option<Vec<u8>>,
+    /// The field `compressed`; empty if there is none.
+    pub compressed: Vec<u8>,
+    /// In a key of its own, not in the connection's hash.
+    pub separate: bool,
+    /// The field `state_rev`: grows with every write by Rollcall. 0 if there is none.
+    pub revision: u64,
+    /// A later version has compressed it in a way that this one does not know: to write over it
+    /// would destroy what others can read.
+    pub unknown_codec: bool,
+}
+
+impl From<State> for Stored {
+    /// Stored as its text.
+    fn from(state: State) -> Self {
+        Stored { state, mark: None }
+    }
+}
+
+impl Stored {
+    /// Nothing is stored.
+    pub fn none() -> Self {
+        Stored {
+            state: State::empty(),
+            mark: Some(Arc::new(Mark {
+                raw: Some(Vec::new()),
+                ..Mark::default()
+            })),
+        }
+    }
+
+    /// The bytes that are stored.
+    pub fn bytes(&self) -> &[u8] {
+        self.mark
+            .as_ref()
+            .and_then(|mark| mark.raw.as_deref())
+            .unwrap_or(self.state.as_str().as_bytes())
+    }
+
+    /// It must not be written over ([`Mark::unknown_codec`]).
+    pub fn is_of_a_later_version(&self) -> bool {
+        self.mark.as_ref().is_some_and(|mark| mark.unknown_codec)
+    }
+
+    pub fn is_separate(&self) -> bool {
+        self.mark.as_ref().is_some_and(|mark| mark.separate)
+    }
 }
 
 /// What a [`FullBeat`] came to. Only `Refreshed` has written anything.
@@ -103,15 +172,17 @@ pub struct StateWrite {
 pub enum Beaten {
     Refreshed {
         epoch: Epoch,
+        /// How the state is stored now, if there was one to write or check.
+        mark: Option<Arc<Mark>>,
     },
     Unknown,
     Stale {
         stored: Epoch,
     },
     Elsewhere(Place),
-    /// The stored state is this text, not the one that was expected.
+    /// The stored state is this one, not the one that was expected.
     Conflict {
-        stored: Vec<u8>,
+        stored: Stored,
     },
 }
 
@@ -120,8 +191,7 @@ pub enum Beaten {
 pub struct Located {
     pub place: Place,
     pub epoch: Epoch,
-    /// The exact stored text; empty for a missing one.
-    pub state: Vec<u8>,
+    pub stored: Stored,
 }
 
 /// Which events a subscription gets.
@@ -227,6 +297,8 @@ pub trait EventSink: Send + Sync + 'static {
     fn gap(&self);
     /// Something on one of our channels that is no event of ours was dropped.
     fn malformed(&self);
+    /// A stored state could not be read and is shown as `null`.
+    fn unreadable_state(&self) {}
     /// A connection has expired, says the store: something may be due.
     fn expired(&self);
     /// Something about a claim of this node on a lock.

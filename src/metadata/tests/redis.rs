@@ -5,7 +5,7 @@ use crate::{
     keys::Keys,
     model::limits::Limits,
     store::redis::{
-        RedisStore,
+        RedisStore, StorageOptions,
         config::{SentinelOptions, Target},
     },
 };
@@ -49,7 +49,15 @@ impl RedisServer {
         for _ in 0..500 {
             let target = Target::parse(&url, None, &SentinelOptions::default()).unwrap();
             let keys = Keys::new("prs:", 1);
-            match RedisStore::open(target, keys, &Limits::default(), Arc::new(Deaf)).await {
+            match RedisStore::open(
+                target,
+                keys,
+                &Limits::default(),
+                StorageOptions::default(),
+                Arc::new(Deaf),
+            )
+            .await
+            {
                 Ok(store) => return store,
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }

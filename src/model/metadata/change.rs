@@ -93,11 +93,20 @@ impl LockCheck {
 /// What a change comes to, if the record is the one that it was applied to.
 #[derive(Debug)]
 pub enum Verdict {
-    Changed(View, EventText),
+    Changed(View, EventText, Touched),
     /// There was nothing to do.
     Unchanged(View),
     /// Refused; with the record as it is, where the caller is to see it.
     Refused(Error, Option<View>),
+}
+
+/// What a change has touched of a record.
+#[derive(Clone, Debug)]
+pub enum Touched {
+    /// Any or all of it.
+    All,
+    /// The values of these items, which are where they were.
+    Items(Vec<Arc<Item>>),
 }
 
 /// The record that changes are applied to, one after the other.
@@ -172,6 +181,22 @@ impl Change {
             most_bytes: limits.max_metadata_record_bytes,
             bytes: request.len(),
         })
+    }
+
+    /// Refuses keys and values with half a surrogate pair, for a store that cannot hold them.
+    pub fn check_whole_characters(&self) -> Result<()> {
+        for (place, item) in self.items.iter().enumerate() {
+            let fields = [("key", Some(&item.key)), ("value", item.value.as_ref())];
+            for (field, text) in fields {
+                if text.is_some_and(|text| json::has_half_a_pair(text)) {
+                    return Err(Error::invalid(format!(
+                        "data[{place}].{field} has half of a surrogate pair, which RedisJSON cannot \
+                         hold; with metadataStorage \"hash\" it can be stored"
+                    )));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Applies the change to the record. What is refused leaves the record as it was.
@@ -316,7 +341,11 @@ impl Change {
             record.major,
             self.actor.as_deref(),
         );
-        Verdict::Changed(record.view(), event)
+        let touched = match self.operation {
+            Operation::Update => Touched::Items(items.to_vec()),
+            Operation::Set | Operation::Remove => Touched::All,
+        };
+        Verdict::Changed(record.view(), event, touched)
     }
 
     fn check_bytes(&self, after: &Record, before: &Record) -> Result<()> {

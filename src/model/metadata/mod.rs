@@ -16,6 +16,17 @@ use crate::model::{
 };
 use std::sync::Arc;
 
+/// How records are stored (spec 9.4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MetadataStorage {
+    /// In a hash, where TypeScript servers read them.
+    #[default]
+    Hash,
+    /// As RedisJSON documents.
+    Json,
+}
+
 /// What has metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Channel {

@@ -162,6 +162,14 @@ impl Item {
         })
     }
 
+    /// Its text before and after the time of the commit; the whole, if that does not belong in.
+    pub fn parts(&self) -> (&str, Option<&str>) {
+        match self.gap {
+            None => (&self.text, None),
+            Some(gap) => (&self.text[..gap], Some(&self.text[gap..])),
+        }
+    }
+
     fn write(&self, out: &mut Spliced) {
         match self.gap {
             None => out.push_str(&self.text),

@@ -11,7 +11,7 @@ use crate::{
         presence::{Epoch, Member, Place},
         state::State,
     },
-    store::{Beaten, Exception, FullBeat, Join, Joined, Left, Located, PlainBeat},
+    store::{Beaten, Exception, FullBeat, Join, Joined, Left, Located, PlainBeat, Stored},
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet, hash_map},
@@ -54,6 +54,10 @@ impl Entry {
         self.expires_at = expires_at;
     }
 
+    fn stored(&self) -> Stored {
+        self.state.clone().into()
+    }
+
     fn event(&self, change: Change<'_>, now: u64) -> String {
         presence_event(change, &self.place, &self.conn, now, self.epoch)
     }
@@ -93,6 +97,7 @@ impl From<JoinStep> for Joined {
         match step {
             JoinStep::Joined { epoch, snapshot } => Joined::Joined {
                 epoch,
+                mark: None,
                 snapshot: snapshot.map(|found| found.into_iter().map(Member::from).collect()),
             },
             JoinStep::Elsewhere(place) => Joined::Elsewhere(place),
@@ -226,10 +231,10 @@ impl Presence {
             return Beaten::Elsewhere(entry.place.clone());
         }
         if let Some(write) = &beat.write
-            && write.base != entry.state.as_str().as_bytes()
+            && write.base.state != entry.state
         {
             return Beaten::Conflict {
-                stored: entry.state.as_str().into(),
+                stored: entry.stored(),
             };
         }
         entry.epoch = beat.epoch.unwrap_or(entry.epoch);
@@ -238,14 +243,17 @@ impl Presence {
             entry.state = next.clone();
             feeds.publish(&entry.place.room, || entry.event(Change::Update(next), now));
         }
-        Beaten::Refreshed { epoch: entry.epoch }
+        Beaten::Refreshed {
+            epoch: entry.epoch,
+            mark: None,
+        }
     }
 
     pub(super) fn locate(&self, now: u64, conn: &str) -> Option<Located> {
         self.live(conn, now).map(|entry| Located {
             place: entry.place.clone(),
             epoch: entry.epoch,
-            state: entry.state.as_str().into(),
+            stored: entry.stored(),
         })
     }
 

@@ -5,6 +5,7 @@ use super::{
     link::Repeat,
     presence::{number, unknown_code},
     scripts::{self, Reply},
+    states::{Encoded, LARGE},
 };
 use crate::{
     model::{
@@ -15,7 +16,7 @@ use crate::{
     store::{Beaten, Exception, FullBeat, PlainBeat},
     switches::{Defence, off},
 };
-use redis::Value;
+use redis::{Cmd, Value};
 use std::sync::Arc;
 
 impl RedisStore {
@@ -85,7 +86,7 @@ impl RedisStore {
         ttl_ms: u64,
     ) -> Result<Vec<Exception>> {
         let mut rooms: Vec<(&Arc<str>, usize)> = Vec::new();
-        let mut count = 0;
+        let (mut count, mut separate) = (0, 0);
         let mut epochs = String::new();
         let mut digits_of = itoa::Buffer::new();
         for beat in beats.clone() {
@@ -94,18 +95,22 @@ impl RedisStore {
                 _ => rooms.push((&beat.room, 1)),
             }
             count += 1;
+            separate += usize::from(beat.separate);
             epochs.push_str(digits_of.format(beat.epoch));
         }
-        let mut call = scripts::HEARTBEAT_BATCH.call(rooms.len() + count);
+        let mut call = scripts::HEARTBEAT_BATCH.call(rooms.len() + count + separate);
         for (room, _) in &rooms {
             call.arg(self.keys.room_last_seen(room));
         }
         let mut key = self.keys.conn("");
         let prefix = key.len();
-        for beat in beats {
+        for beat in beats.clone() {
             key.truncate(prefix);
             key.push_str(&beat.conn);
             call.arg(key.as_bytes());
+        }
+        for beat in beats.filter(|beat| beat.separate) {
+            call.arg(self.keys.conn_state(&beat.conn));
         }
         call.arg(ttl_ms)
             .arg(rooms.len())
@@ -142,51 +147,113 @@ impl RedisStore {
         beats: &[FullBeat],
         ttl_ms: u64,
     ) -> Vec<Result<Beaten>> {
-        let calls = beats
+        let mut results = self.patch_large(beats, ttl_ms).await;
+        let open: Vec<(&FullBeat, &mut Option<Result<Beaten>>)> = beats
             .iter()
-            .map(|beat| {
-                let (room, user) = (&*beat.place.room, &*beat.place.user);
-                let keys = self.keys.room(room);
-                let mut call = scripts::HEARTBEAT.call(4);
-                call.arg(self.keys.conn(&beat.conn))
-                    .arg(&keys.last_seen)
-                    .arg(&keys.conn_meta)
-                    .arg(&keys.events)
-                    .arg(&*beat.conn)
-                    .arg(user)
-                    .arg(room)
-                    .arg(quote(&beat.conn))
-                    .arg(quote(user))
-                    .arg(quote(room))
-                    .arg(ttl_ms)
-                    .arg(
-                        beat.epoch
-                            .map(|epoch| epoch.to_string())
-                            .unwrap_or_default(),
-                    );
-                match &beat.write {
-                    Some(write) => call
-                        .arg(1)
-                        .arg(&write.base)
-                        .arg(write.next.as_ref().map_or("", |state| state.as_str())),
-                    None => call.arg(0).arg("").arg(""),
-                };
-                call
-            })
+            .zip(&mut results)
+            .filter(|(_, result)| result.is_none())
             .collect();
         // With a patch a second run could find its own work and say "changed: false".
-        let repeat = if beats.iter().any(|beat| beat.write.is_some()) {
+        let repeat = if open.iter().any(|(beat, _)| beat.write.is_some()) {
             Repeat::Never
         } else {
             Repeat::Harmless
         };
-        self.call_all(&scripts::HEARTBEAT, calls, repeat)
-            .await
-            .into_iter()
-            .map(|result| {
-                result.and_then(|value| read_beat(value).map_err(|error| errors::request(&error)))
-            })
-            .collect()
+        let (calls, written): (Vec<Cmd>, Vec<Encoded>) = open
+            .iter()
+            .map(|(beat, _)| self.full_beat_call(beat, ttl_ms))
+            .unzip();
+        let answers = self.call_all(&scripts::HEARTBEAT, calls, repeat).await;
+        for (((beat, result), written), answer) in open.into_iter().zip(written).zip(answers) {
+            *result = Some(answer.and_then(|value| {
+                self.read_beat(beat, written, value)
+                    .map_err(|error| errors::request(&error))
+            }));
+        }
+        results.into_iter().flatten().collect()
+    }
+
+    /// The call, and how it stores the state that it brings.
+    fn full_beat_call(&self, beat: &FullBeat, ttl_ms: u64) -> (Cmd, Encoded) {
+        let (room, user) = (&*beat.place.room, &*beat.place.user);
+        let keys = self.keys.room(room);
+        let mut call = scripts::HEARTBEAT.call(5);
+        call.arg(self.keys.conn(&beat.conn))
+            .arg(&keys.last_seen)
+            .arg(&keys.conn_meta)
+            .arg(&keys.events)
+            .arg(self.keys.conn_state(&beat.conn))
+            .arg(&*beat.conn)
+            .arg(user)
+            .arg(room)
+            .arg(quote(&beat.conn))
+            .arg(quote(user))
+            .arg(quote(room))
+            .arg(ttl_ms)
+            .arg(
+                beat.epoch
+                    .map(|epoch| epoch.to_string())
+                    .unwrap_or_default(),
+            );
+        let Some(write) = &beat.write else {
+            call.arg(0).arg(&["", "", "0", "", "", "", "0"]);
+            return (call, Encoded::default());
+        };
+        let mark = write.base.mark.as_deref();
+        call.arg(1)
+            .arg(write.base.bytes())
+            .arg(mark.map_or(&b""[..], |mark| &mark.compressed))
+            .arg(i32::from(write.base.is_separate()));
+        let Some(next) = &write.next else {
+            call.arg(&["", "", "", "0"]);
+            return (call, Encoded::default());
+        };
+        let encoded = self.states.encode(next);
+        call.arg(next.as_str())
+            .arg(encoded.bytes.as_deref().unwrap_or_default())
+            .arg(encoded.compressed)
+            .arg(i32::from(next.as_str().len() >= LARGE));
+        (call, encoded)
+    }
+
+    /// `written`: how the state that the call brought is stored.
+    fn read_beat(
+        &self,
+        beat: &FullBeat,
+        written: Encoded,
+        value: Value,
+    ) -> Result<Beaten, redis::RedisError> {
+        let mut reply = Reply::new(value)?;
+        Ok(match reply.integer()? {
+            scripts::heartbeat::REFRESHED => {
+                let epoch = reply.integer()?.unsigned_abs();
+                self.clock.heard(reply.integer()?.unsigned_abs());
+                let revision = reply.integer()?.unsigned_abs();
+                let write = beat.write.as_ref();
+                Beaten::Refreshed {
+                    epoch,
+                    mark: write
+                        .filter(|write| write.next.is_some())
+                        .and_then(|write| written.into_mark(write.base.is_separate(), revision)),
+                }
+            }
+            scripts::heartbeat::UNKNOWN => Beaten::Unknown,
+            scripts::heartbeat::STALE => Beaten::Stale {
+                stored: reply.integer()?.unsigned_abs(),
+            },
+            scripts::heartbeat::ELSEWHERE => {
+                Beaten::Elsewhere(Place::new(&reply.text()?, &reply.text()?))
+            }
+            scripts::heartbeat::CONFLICT => {
+                let (bytes, compressed) = (reply.bytes()?, reply.bytes()?);
+                let separate = reply.integer()? == 1;
+                let revision = reply.integer()?.unsigned_abs();
+                Beaten::Conflict {
+                    stored: self.states.stored(bytes, &compressed, separate, revision),
+                }
+            }
+            code => return Err(unknown_code("heartbeat", code)),
+        })
     }
 }
 
@@ -195,24 +262,4 @@ const MOST_DIGITS: usize = 20;
 
 fn digits(epoch: Epoch) -> usize {
     epoch.checked_ilog10().map_or(1, |log| log as usize + 1)
-}
-
-fn read_beat(value: Value) -> Result<Beaten, redis::RedisError> {
-    let mut reply = Reply::new(value)?;
-    Ok(match reply.integer()? {
-        scripts::heartbeat::REFRESHED => Beaten::Refreshed {
-            epoch: reply.integer()?.unsigned_abs(),
-        },
-        scripts::heartbeat::UNKNOWN => Beaten::Unknown,
-        scripts::heartbeat::STALE => Beaten::Stale {
-            stored: reply.integer()?.unsigned_abs(),
-        },
-        scripts::heartbeat::ELSEWHERE => {
-            Beaten::Elsewhere(Place::new(&reply.text()?, &reply.text()?))
-        }
-        scripts::heartbeat::CONFLICT => Beaten::Conflict {
-            stored: reply.bytes()?,
-        },
-        code => return Err(unknown_code("heartbeat", code)),
-    })
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     model::{
         error::{Code, Error, Result},
-        metadata::{Channel, change::LockState, record::Stored},
+        metadata::{Channel, MetadataStorage, change::LockState, record::Stored},
     },
     store::metadata::{Commit, Committed, MetadataStore, Time},
 };
@@ -93,7 +93,7 @@ impl RedisStore {
     }
 }
 
-fn read(value: Value) -> Result<Committed, redis::RedisError> {
+pub(super) fn read(value: Value) -> Result<Committed, redis::RedisError> {
     let mut reply = Reply::new(value)?;
     Ok(match reply.integer()? {
         codes::COMMITTED => Committed::Done(Time {
@@ -147,14 +147,20 @@ fn of_channel(channel: &Channel) -> impl Fn(Error) -> Error {
 impl MetadataStore for RedisStore {
     fn read_metadata<'a>(&'a self, channel: &'a Channel) -> BoxFuture<'a, Result<(Stored, u64)>> {
         Box::pin(async move {
-            let read = self.do_read_metadata(channel).await;
+            let read = match self.metadata {
+                MetadataStorage::Hash => self.do_read_metadata(channel).await,
+                MetadataStorage::Json => self.read_document(channel).await,
+            };
             read.map_err(of_channel(channel))
         })
     }
 
     fn commit_metadata<'a>(&'a self, commit: Commit<'a>) -> BoxFuture<'a, Result<Committed>> {
         Box::pin(async move {
-            let done = self.do_commit_metadata(commit).await;
+            let done = match self.metadata {
+                MetadataStorage::Hash => self.do_commit_metadata(commit).await,
+                MetadataStorage::Json => self.commit_document(commit).await,
+            };
             done.map_err(of_channel(commit.channel))
         })
     }

@@ -2,6 +2,7 @@
 //! Operations are grouped as the capabilities are: `presence.rs`, `heartbeat.rs`, `expiry/`,
 //! `metadata.rs`, `lock.rs`.
 
+mod clock;
 pub mod config;
 mod errors;
 mod expiry;
@@ -9,9 +10,12 @@ mod heartbeat;
 mod link;
 mod lock;
 mod metadata;
+mod metadata_json;
+mod patch;
 mod presence;
 pub mod scripts;
 mod server;
+pub mod states;
 mod subscriber;
 
 use crate::{
@@ -20,6 +24,7 @@ use crate::{
         error::{Code, Error, Result},
         ids,
         limits::Limits,
+        metadata::{Channel, MetadataStorage},
         presence::{Member, Place, Sweep},
     },
     store::{
@@ -28,16 +33,31 @@ use crate::{
     },
     switches::{Defence, off},
 };
+use clock::ServerClock;
 use config::Target;
 use futures_util::future::BoxFuture;
 use link::{Link, LinkConfig, NoScript, Repeat};
 use redis::{Cmd, Pipeline, Value, aio::MultiplexedConnection};
 use scripts::Script;
-use std::{sync::Arc, time::Duration};
+use states::{StateOptions, States};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use subscriber::Subscriber;
 
 /// The oldest server that has what the scripts need (`ZADD LT`, `ZMSCORE`).
 const OLDEST_SERVER: (u32, u32) = (6, 2);
+
+/// How things are stored, where there is a choice.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StorageOptions {
+    pub states: StateOptions,
+    pub metadata: MetadataStorage,
+}
 
 pub struct RedisStore {
     keys: Keys,
@@ -45,6 +65,12 @@ pub struct RedisStore {
     subscriber: Subscriber,
     /// The channel on which this node is told of its claims on locks.
     wake: Box<str>,
+    states: States,
+    metadata: MetadataStorage,
+    clock: ServerClock,
+    /// The user may send what `patch.rs` sends, and the server does with it what it should.
+    transactions: Arc<AtomicBool>,
+    sink: Arc<dyn EventSink>,
 }
 
 impl RedisStore {
@@ -53,9 +79,10 @@ impl RedisStore {
         target: Target,
         keys: Keys,
         limits: &Limits,
+        storage: StorageOptions,
         sink: Arc<dyn EventSink>,
     ) -> Result<RedisStore> {
-        let (config, store) = Self::parts(target, keys, limits, sink, true)?;
+        let (config, store) = Self::parts(target, keys, limits, storage, sink, true)?;
         Ok(store(Link::open(config).await?))
     }
 
@@ -66,7 +93,8 @@ impl RedisStore {
         limits: &Limits,
         sink: Arc<dyn EventSink>,
     ) -> Result<RedisStore> {
-        let (config, store) = Self::parts(target, keys, limits, sink, false)?;
+        let (config, store) =
+            Self::parts(target, keys, limits, StorageOptions::default(), sink, false)?;
         Ok(store(Link::begin(config)))
     }
 
@@ -75,18 +103,34 @@ impl RedisStore {
         target: Target,
         keys: Keys,
         limits: &Limits,
+        storage: StorageOptions,
         sink: Arc<dyn EventSink>,
         reports_state: bool,
     ) -> Result<(LinkConfig, impl FnOnce(Link) -> RedisStore)> {
         let wake = keys.lock_wake(&ids::random()?);
         let subscriber = Subscriber::new(&target, keys.clone(), &wake, limits, sink.clone());
+        let transactions = Arc::new(AtomicBool::new(false));
+        let (tried, key) = (transactions.clone(), keys.conn(""));
+        let json = (storage.metadata == MetadataStorage::Json)
+            .then(|| keys.channel_meta(&Channel::new("", "")));
         let config = LinkConfig {
             server: target.server,
             connect_timeout: Duration::from_millis(limits.connect_timeout_ms),
             command_timeout: Duration::from_millis(limits.command_timeout_ms),
             on_push: Arc::new(|_| {}),
-            prepare: Arc::new(|connection, _| Box::pin(prepare(connection))),
-            sink,
+            prepare: Arc::new(move |connection, _| {
+                let (tried, key, json) = (tried.clone(), key.clone(), json.clone());
+                Box::pin(async move {
+                    prepare(connection.clone()).await?;
+                    if let Some(key) = json {
+                        metadata_json::require_module(connection.clone(), &key).await?;
+                    }
+                    let works = try_transactions(connection, &key).await;
+                    tried.store(works, Ordering::Relaxed);
+                    Ok(())
+                })
+            }),
+            sink: sink.clone(),
             reports_state,
         };
         let store = move |commands| RedisStore {
@@ -94,6 +138,11 @@ impl RedisStore {
             commands,
             subscriber,
             wake: wake.into(),
+            states: States::new(storage.states, limits, sink.clone()),
+            metadata: storage.metadata,
+            clock: ServerClock::default(),
+            transactions,
+            sink,
         };
         Ok((config, store))
     }
@@ -137,6 +186,41 @@ impl RedisStore {
         }
         results
     }
+}
+
+/// Whether transactions that a script lets through work here: not where the user lacks the rights,
+/// or where a proxy does not know them. `key`: one that is never written.
+async fn try_transactions(mut connection: MultiplexedConnection, key: &str) -> bool {
+    let mut pipeline = Pipeline::new();
+    let mut check = scripts::PATCH_CHECK.eval(2);
+    // Nothing is there: it refuses.
+    check
+        .arg(key)
+        .arg(key)
+        .arg("")
+        .arg("")
+        .arg(0)
+        .arg(0)
+        .arg(0)
+        .arg(0)
+        .arg(0)
+        .arg(0);
+    pipeline.cmd("WATCH").arg(key);
+    pipeline.add_command(check);
+    pipeline.cmd("MULTI");
+    pipeline.cmd("EXEC");
+    let answers = connection
+        .send_packed_commands(&pipeline, 0, pipeline.len())
+        .await;
+    let Ok([watch, check, multi, exec]) =
+        answers.map(<[Value; 4]>::try_from).unwrap_or(Err(vec![]))
+    else {
+        return false;
+    };
+    watch == Value::Okay
+        && multi == Value::Okay
+        && exec == Value::Nil
+        && matches!(check, Value::Array(code) if code.first() == Some(&Value::Int(scripts::patch_check::REFUSED)))
 }
 
 /// Checks the server's version and loads the scripts. Both may be forbidden to the user; then the

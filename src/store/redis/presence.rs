@@ -4,18 +4,18 @@ use super::{
     RedisStore, errors,
     link::Repeat,
     scripts::{self, Reply},
+    states::Encoded,
 };
 use crate::{
     model::{
         error::{Error, Result},
         json::quote,
         presence::{Epoch, Member, Place},
-        state::State,
     },
     store::{Join, Joined, Left, Located},
 };
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use redis::{Cmd, Pipeline, Value};
+use redis::{Cmd, Value};
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -46,11 +46,21 @@ impl RedisStore {
             })
             .into_iter()
             .collect();
+        let encoded = self.states.encode(&join.state);
         for _ in 0..MOST_GHOSTS {
-            let call = self.join_call(join, &before);
+            let call = self.join_call(join, &encoded, &before);
             let value = self.call(&scripts::JOIN, &call, Repeat::Never).await?;
             match read_join(value).map_err(|error| errors::request(&error))? {
-                JoinReply::Joined(epoch) if snapshot => {
+                JoinReply::Joined(epoch) => {
+                    let separate = self.states.are_separate();
+                    let mark = encoded.into_mark(separate, u64::from(separate));
+                    if !snapshot {
+                        return Ok(Joined::Joined {
+                            epoch,
+                            mark,
+                            snapshot: None,
+                        });
+                    }
                     // The join is done: a failure to read the room leaves the caller without
                     // its epoch.
                     let members = self
@@ -59,13 +69,8 @@ impl RedisStore {
                         .map_err(Error::with_unknown_outcome)?;
                     return Ok(Joined::Joined {
                         epoch,
+                        mark,
                         snapshot: Some(members),
-                    });
-                }
-                JoinReply::Joined(epoch) => {
-                    return Ok(Joined::Joined {
-                        epoch,
-                        snapshot: None,
                     });
                 }
                 JoinReply::Elsewhere(place) => return Ok(Joined::Elsewhere(place)),
@@ -86,10 +91,10 @@ impl RedisStore {
         ))
     }
 
-    fn join_call(&self, join: &Join, before: &[Before]) -> Cmd {
+    fn join_call(&self, join: &Join, encoded: &Encoded, before: &[Before]) -> Cmd {
         let (room, user, conn) = (&*join.place.room, &*join.place.user, &*join.conn);
         let keys = self.keys.room(room);
-        let mut call = scripts::JOIN.call(10 + 8 * before.len());
+        let mut call = scripts::JOIN.call(11 + 8 * before.len());
         call.arg(self.keys.conn(conn))
             .arg(&keys.conns)
             .arg(&keys.members)
@@ -99,7 +104,8 @@ impl RedisStore {
             .arg(self.keys.user_conns(user))
             .arg(self.keys.user_rooms(user))
             .arg(self.keys.active_rooms())
-            .arg(&keys.due);
+            .arg(&keys.due)
+            .arg(self.keys.conn_state(conn));
         for Before { place, .. } in before {
             let old = self.keys.room(&place.room);
             call.arg(&old.conns)
@@ -119,7 +125,10 @@ impl RedisStore {
             .arg(quote(room))
             .arg(join.state.as_str())
             .arg(join.ttl_ms)
-            .arg(join.floor);
+            .arg(join.floor)
+            .arg(encoded.bytes.as_deref().unwrap_or_default())
+            .arg(encoded.compressed)
+            .arg(i32::from(self.states.are_separate()));
         for Before {
             place,
             ghost,
@@ -139,7 +148,7 @@ impl RedisStore {
     pub(super) async fn do_leave(&self, conn: &str, place: &Place) -> Result<Left> {
         let (room, user) = (&*place.room, &*place.user);
         let keys = self.keys.room(room);
-        let mut call = scripts::LEAVE.call(10);
+        let mut call = scripts::LEAVE.call(11);
         call.arg(self.keys.conn(conn))
             .arg(&keys.conns)
             .arg(&keys.members)
@@ -150,6 +159,7 @@ impl RedisStore {
             .arg(self.keys.user_rooms(user))
             .arg(self.keys.active_rooms())
             .arg(&keys.due)
+            .arg(self.keys.conn_state(conn))
             .arg(conn)
             .arg(user)
             .arg(room)
@@ -175,31 +185,16 @@ impl RedisStore {
     }
 
     pub(super) async fn do_locate(&self, conns: &[Arc<str>]) -> Result<Vec<Option<Located>>> {
-        let mut pipeline = Pipeline::with_capacity(conns.len());
-        for conn in conns {
-            pipeline
-                .cmd("HMGET")
-                .arg(self.keys.conn(conn))
-                .arg(&["room_id", "user_id", "epoch", "state"]);
-        }
-        let answers = self.commands.pipeline(&pipeline, Repeat::Harmless).await?;
-        answers
-            .into_iter()
-            .map(|answer| {
-                let found = fields::<4>(answer)?;
-                let [Some(room), Some(user), Some(epoch), state] = found else {
-                    return Ok(None);
-                };
-                let (Some(room), Some(user)) = (utf8(room), utf8(user)) else {
-                    return Ok(None);
-                };
-                Ok(Some(Located {
-                    place: Place::new(&room, &user),
-                    epoch: number(&epoch),
-                    state: state.unwrap_or_default(),
-                }))
+        let found = self.read_connections(conns).await?;
+        let located = found.into_iter().map(|found| {
+            let found = found?;
+            Some(Located {
+                place: Place::new(&found.room, &found.user),
+                epoch: found.epoch,
+                stored: self.stored_state(found),
             })
-            .collect()
+        });
+        Ok(located.collect())
     }
 
     pub(super) async fn do_room_snapshot(&self, room: &str) -> Result<Vec<Member>> {
@@ -244,32 +239,19 @@ impl RedisStore {
     }
 
     async fn members_of(&self, conns: &[String]) -> Result<Vec<Member>> {
-        let mut pipeline = Pipeline::with_capacity(conns.len());
-        for conn in conns {
-            pipeline.cmd("HMGET").arg(self.keys.conn(conn)).arg(&[
-                "user_id",
-                "room_id",
-                "last_seen_ms",
-                "epoch",
-                "state",
-            ]);
-        }
-        let answers = self.commands.pipeline(&pipeline, Repeat::Harmless).await?;
-        let read = |(conn, answer): (&String, Value)| {
-            // A key of another type is one broken connection, not a broken room.
-            let Ok([Some(user), Some(room), seen, epoch, state]) = fields::<5>(answer) else {
-                return None;
-            };
+        let found = self.read_connections(conns).await?;
+        let members = conns.iter().zip(found).filter_map(|(conn, found)| {
+            let found = found?;
             Some(Member {
                 conn: conn.clone(),
-                user: utf8(user)?,
-                room: utf8(room)?,
-                state: state.as_deref().and_then(stored_state),
-                last_seen_ms: seen.as_deref().map_or(0, number),
-                epoch: epoch.as_deref().map_or(0, number),
+                state: self.shown_state(conn, &found),
+                user: found.user,
+                room: found.room,
+                last_seen_ms: found.last_seen_ms,
+                epoch: found.epoch,
             })
-        };
-        Ok(conns.iter().zip(answers).filter_map(read).collect())
+        });
+        Ok(members.collect())
     }
 }
 
@@ -343,11 +325,6 @@ pub(super) fn fields<const N: usize>(answer: Value) -> Result<[Option<Vec<u8>>; 
 
 pub(super) fn utf8(bytes: Vec<u8>) -> Option<String> {
     String::from_utf8(bytes).ok()
-}
-
-/// A state as a snapshot shows it: the text, unless it is no JSON object.
-fn stored_state(bytes: &[u8]) -> Option<State> {
-    State::parse("state", std::str::from_utf8(bytes).ok()?).ok()
 }
 
 /// A number that somebody stored as text; 0 if it is none.

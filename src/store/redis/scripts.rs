@@ -21,6 +21,8 @@ mod embedded {
 pub struct Script {
     pub source: Source,
     sha: String,
+    /// The text without its comments.
+    bare: String,
 }
 
 impl Script {
@@ -28,6 +30,13 @@ impl Script {
         Script {
             source,
             sha: redis::Script::new(source.text).get_hash().to_owned(),
+            bare: source
+                .text
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty() && !line.starts_with("--"))
+                .flat_map(|line| [line, "\n"])
+                .collect(),
         }
     }
 
@@ -40,6 +49,14 @@ impl Script {
             cmd.arg(&self.sha);
         }
         cmd.arg(keys);
+        cmd
+    }
+
+    /// `EVAL`, to be followed by keys and arguments: for where a server that has lost the script must
+    /// not go on without it.
+    pub fn eval(&self, keys: usize) -> Cmd {
+        let mut cmd = redis::cmd("EVAL");
+        cmd.arg(&self.bare).arg(keys);
         cmd
     }
 
@@ -99,6 +116,8 @@ scripts!(
     LOCK_RELEASE,
     LOCK_REVOKE,
     LOCK_SETTLE,
+    METADATA_COMMIT_JSON,
+    PATCH_CHECK,
     REAP,
     REPAIR,
     SWEEP_CANDIDATES,
@@ -185,6 +204,12 @@ pub mod lock_revoke {
 pub mod sweep_due {
     pub const TAKEN: i64 = 0;
     pub const PASS: i64 = 1;
+}
+
+/// Codes of `patch_check.lua`.
+pub mod patch_check {
+    pub const PASSED: i64 = 0;
+    pub const REFUSED: i64 = 1;
 }
 
 /// Reads a script's reply, part by part.
@@ -355,6 +380,25 @@ mod tests {
             (
                 "sweep_due",
                 table([("TAKEN", sweep_due::TAKEN), ("PASS", sweep_due::PASS)]),
+            ),
+            (
+                "metadata_commit_json",
+                table([
+                    ("COMMITTED", metadata_commit::COMMITTED),
+                    ("LOCKED", metadata_commit::LOCKED),
+                    ("CHANGED", metadata_commit::CHANGED),
+                    ("NOT_HELD", metadata_commit::NOT_HELD),
+                    ("HELD_BY_OTHER", metadata_commit::HELD_BY_OTHER),
+                    ("OUTRUN", metadata_commit::OUTRUN),
+                    ("UNREADABLE", metadata_commit::UNREADABLE),
+                ]),
+            ),
+            (
+                "patch_check",
+                table([
+                    ("PASSED", patch_check::PASSED),
+                    ("REFUSED", patch_check::REFUSED),
+                ]),
             ),
         ]);
         for source in embedded::ALL {

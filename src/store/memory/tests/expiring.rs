@@ -102,6 +102,7 @@ fn spec_4_2_who_expired_unnoticed_and_joins_elsewhere_has_left_first() {
             joined,
             Joined::Joined {
                 epoch: START + TTL,
+                mark: None,
                 snapshot: None
             }
         );

@@ -207,9 +207,14 @@ fn beat(
     now(store.beat_full(&[beat], TTL)).remove(0).unwrap()
 }
 
+fn refreshed(epoch: Epoch) -> Beaten {
+    Beaten::Refreshed { epoch, mark: None }
+}
+
 fn write(base: &str, next: Option<&str>) -> Option<StateWrite> {
     Some(StateWrite {
-        base: base.into(),
+        base: text(base).into(),
+        confident: None,
         next: next.map(text),
     })
 }
@@ -219,6 +224,7 @@ fn plain(conn: &str, room: &str, epoch: Epoch) -> PlainBeat {
         conn: conn.into(),
         room: room.into(),
         epoch,
+        separate: false,
     }
 }
 

@@ -67,7 +67,7 @@ fn run(store: &MemoryStore, clock: &AtomicU64, op: &Op) -> Option<(String, Epoch
         }
         Op::Beat { conn, more, patch } => {
             let at = locate(&id(conn))?;
-            let base = String::from_utf8(at.state).unwrap();
+            let base = at.stored.state.as_str().to_owned();
             let next = if base == "{}" { r#"{"a":1}"# } else { "{}" };
             let write = if *patch {
                 write(&base, Some(next))
@@ -75,7 +75,7 @@ fn run(store: &MemoryStore, clock: &AtomicU64, op: &Op) -> Option<(String, Epoch
                 None
             };
             let beaten = beat(store, &id(conn), &at.place, Some(at.epoch + more), write);
-            if let Beaten::Refreshed { epoch } = beaten {
+            if let Beaten::Refreshed { epoch, .. } = beaten {
                 return Some((id(conn), epoch));
             }
         }

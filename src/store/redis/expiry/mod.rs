@@ -67,6 +67,7 @@ impl RedisStore {
     /// Appends the keys of a connection and its user.
     fn connection_keys(&self, call: &mut Cmd, conn: &str, user: &str) {
         call.arg(self.keys.conn(conn))
+            .arg(self.keys.conn_state(conn))
             .arg(self.keys.user_conns(user))
             .arg(self.keys.user_rooms(user));
     }

@@ -294,7 +294,7 @@ impl RedisStore {
         ttl_ms: u64,
         sweep: &mut Sweep,
     ) -> Result<()> {
-        let mut call = scripts::REPAIR.call(7 + 3 * found.len() + 2 * members.len());
+        let mut call = scripts::REPAIR.call(7 + 4 * found.len() + 2 * members.len());
         self.room_keys(&mut call, room);
         for Found {
             candidate, user, ..

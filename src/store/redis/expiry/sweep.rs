@@ -222,7 +222,7 @@ impl RedisStore {
 
     fn reap_call(&self, room: &str, candidates: &[Candidate], ttl_ms: u64) -> Cmd {
         let metas: Vec<_> = candidates.iter().map(Candidate::parsed).collect();
-        let mut call = scripts::REAP.call(7 + 3 * candidates.len());
+        let mut call = scripts::REAP.call(7 + 4 * candidates.len());
         self.room_keys(&mut call, room);
         for (candidate, meta) in candidates.iter().zip(&metas) {
             self.connection_keys(&mut call, &candidate.conn, &meta.user);

@@ -1,0 +1,45 @@
+-- Why a lock does not let a change through.
+local NOT_HELD = 0
+local HELD_BY_OTHER = 1
+local OUTRUN = 2
+local UNREADABLE = 3
+
+-- Tokens are whole numbers in decimal digits. As texts they compare exactly, however long they are.
+local function older(a, b)
+  return #a < #b or #a == #b and a < b
+end
+
+local function refusal(lock_key, token_key, actor, token)
+  local owner = redis.pcall('GET', lock_key)
+  if type(owner) == 'table' then
+    return UNREADABLE, ''
+  elseif not owner then
+    return NOT_HELD, ''
+  elseif actor == '' or owner ~= actor then
+    return HELD_BY_OTHER, ''
+  elseif token ~= '' then
+    local newest = redis.pcall('GET', token_key)
+    if type(newest) == 'table' then
+      return UNREADABLE, ''
+    elseif newest and older(token, newest) then
+      return OUTRUN, newest
+    end
+  end
+end
+
+-- refusals: of the locks whose keys are all KEYS after the first two (key, key of its token), and whose
+-- arguments (actor, token) begin at ARGV[first], those that do not let the changes through: three for
+-- each, as the commit scripts return them.
+local function refusals(first)
+  local refused = {}
+  for i = 0, (#KEYS - 2) / 2 - 1 do
+    local why, newest = refusal(KEYS[3 + 2 * i], KEYS[4 + 2 * i], ARGV[first + 2 * i],
+      ARGV[first + 1 + 2 * i])
+    if why then
+      refused[#refused + 1] = i
+      refused[#refused + 1] = why
+      refused[#refused + 1] = newest
+    end
+  end
+  return refused
+end
