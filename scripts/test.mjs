@@ -10,6 +10,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { findChromium } from './lib/chromium.mjs';
+import { findFaketime } from './lib/faketime.mjs';
 import { endLeftovers, findLeftovers } from './lib/leftovers.mjs';
 import { inRoot, packageBin } from './lib/paths.mjs';
 import {
@@ -118,8 +119,9 @@ main(async () => {
 
   checkNode();
   const redis = await requireRedis();
-  // Without one, the tests that look at a page say that they are skipped.
+  // Without these, the tests that need them say that they are skipped.
   const chromium = only === 'rust' ? undefined : await findChromium();
+  if (only !== 'rust') await findFaketime();
   await setUp();
 
   // All temporary files of the run are in here, which is also how its processes are recognised.

@@ -1,9 +1,9 @@
 // Issue 4, "It must show" 4 and 5: reapers as processes of their own, which are killed, race, are
 // stopped past their claims, or have clocks that are wrong.
-import { existsSync, readdirSync } from 'node:fs';
 import type { Redis } from 'ioredis';
 import { type ClientOptions, type Metrics, PresenceClient } from 'rollcall';
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest';
+import { locateFaketime } from '../../scripts/lib/faketime.mjs';
 import {
   type AnyState,
   type Client,
@@ -240,15 +240,7 @@ describe('reapers', () => {
 });
 
 describe('clocks', () => {
-  const library = ['/usr/lib', '/usr/lib64', '/usr/local/lib', '/opt/homebrew/lib']
-    .flatMap((folder) => [
-      folder,
-      ...(existsSync(folder) ? readdirSync(folder) : [])
-        .filter((name) => name.endsWith('-linux-gnu'))
-        .map((name) => `${folder}/${name}`),
-    ])
-    .map((folder) => `${folder}/faketime/libfaketime.so.1`)
-    .find((file) => existsSync(file));
+  const library = locateFaketime();
 
   test('issue 4, 5: nodes whose clocks are 60 s fast and slow', async ({ skip }) => {
     if (library === undefined) {

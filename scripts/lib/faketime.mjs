@@ -1,0 +1,30 @@
+// Finding libfaketime, by which tests give a process another clock, or installing it.
+import { existsSync, readdirSync } from 'node:fs';
+import { installPackage } from './packages.mjs';
+
+const PACKAGES = {
+  'apt-get': ['faketime'],
+  dnf: ['libfaketime'],
+  apk: ['libfaketime'],
+  pacman: ['libfaketime'],
+};
+const FOLDERS = ['/usr/lib', '/usr/lib64', '/usr/local/lib'];
+
+/** The library, if it is on the machine. Synchronous, and changes nothing. */
+export function locateFaketime() {
+  return FOLDERS.flatMap((folder) => [
+    folder,
+    ...(existsSync(folder) ? readdirSync(folder) : [])
+      .filter((name) => name.endsWith('-linux-gnu'))
+      .map((name) => `${folder}/${name}`),
+  ])
+    .map((folder) => `${folder}/faketime/libfaketime.so.1`)
+    .find((file) => existsSync(file));
+}
+
+/** The library, installed if need be and if that needs no password; `undefined` where it cannot be. */
+export async function findFaketime() {
+  const found = locateFaketime();
+  if (found !== undefined || process.platform !== 'linux') return found;
+  return installPackage('libfaketime', PACKAGES, locateFaketime);
+}
