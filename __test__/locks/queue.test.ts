@@ -2,10 +2,11 @@
 // process dies, or whose messages are lost.
 import type { Redis } from 'ioredis';
 import { beforeEach, expect, onTestFinished, test } from 'vitest';
+import { fired } from '../conformance/locks.js';
 import { openClient } from '../support/clients.js';
 import { startFixture } from '../support/process.js';
 import { type RedisServer, sharedDb } from '../support/redis.js';
-import { eventually } from '../support/wait.js';
+import { eventually, within } from '../support/wait.js';
 
 const ADA = { ownerId: 'ada' };
 
@@ -128,4 +129,16 @@ test('8.4 waiters that were taken out while they lived keep their places', async
   await lock.release();
   await Promise.all([...all, late]);
   expect(order).toEqual(['a', 'b', 'c', 'late']);
+});
+
+test('8.7 a revocation is heard of that came before anybody listened, or while nobody could', async () => {
+  const client = await openClient(url);
+  const operator = await openClient(url);
+  // The first lock of a client: it begins to listen only now.
+  const first = await client.locks.acquire('l', { ...ADA, ttlMs: 600_000 });
+  await operator.locks.revoke('l');
+  await within(fired(first.lost), 10_000, 'lost');
+  const second = await client.locks.acquire('l', { ...ADA, ttlMs: 600_000 });
+  await Promise.all([redis.call('CLIENT', 'KILL', 'TYPE', 'pubsub'), operator.locks.revoke('l')]);
+  await within(fired(second.lost), 10_000, 'lost');
 });

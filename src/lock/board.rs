@@ -38,16 +38,15 @@ impl Board {
                     stir.notify_one();
                 }
             }
-            LockCall::Lost(_) => {
-                if let Some(locks) = self.locks.get().and_then(Weak::upgrade) {
-                    locks.called(call);
-                }
-            }
+            LockCall::Lost(_) => {}
             LockCall::Gap => {
                 for stir in self.waiting.lock().values() {
                     stir.notify_one();
                 }
             }
+        }
+        if let Some(locks) = self.locks.get().and_then(Weak::upgrade) {
+            locks.called(call);
         }
     }
 }

@@ -301,23 +301,54 @@ impl Locks {
     }
 
     /// What the store tells this node of a claim (see [`Board`]).
-    fn called(&self, call: LockCall) {
-        if let LockCall::Lost(number) = call {
-            let lease = self.held.lock().get(&number).cloned();
-            if let Some(lease) = lease {
-                self.lose(&lease, &taken(&lease.claim, None));
+    fn called(self: &Arc<Self>, call: LockCall) {
+        match call {
+            LockCall::Lost(number) => {
+                let lease = self.held.lock().get(&number).cloned();
+                if let Some(lease) = lease {
+                    self.lose(&lease, &taken(&lease.claim, None));
+                }
             }
+            LockCall::Gap => self.look_at_held(),
+            LockCall::Turn(_) => {}
         }
     }
 
     /// Has the node told of losses, from its first lock on. Without it they are found all the same,
     /// only later.
     fn listen(self: &Arc<Self>) {
-        if !self.listening.swap(true, Ordering::Relaxed) {
+        if self.keeper.tells() && !self.listening.swap(true, Ordering::Relaxed) {
             let locks = self.clone();
             self.spawn(async move {
                 let done = locks.keeper.listen().await.is_ok();
                 locks.listening.store(done, Ordering::Relaxed);
+                if done {
+                    // What was told before is not heard.
+                    locks.look_at_held();
+                }
+            });
+        }
+    }
+
+    /// Calls may have been missed: looks at every lock that is held, whether it still is.
+    fn look_at_held(self: &Arc<Self>) {
+        let held: Vec<_> = self.held.lock().values().cloned().collect();
+        for lease in held {
+            let locks = self.clone();
+            self.spawn(async move {
+                let Ok(found) = locks.keeper.inspect(&lease.claim.name).await else {
+                    return;
+                };
+                if found.as_ref().and_then(|found| found.token) != Some(lease.grant().token) {
+                    // Whoever took it away without a word: its end is to be told, too.
+                    for store in locks.keeper.stores() {
+                        let _ = store
+                            .lock_settle(std::slice::from_ref(&lease.claim.name))
+                            .await;
+                    }
+                    let owner = found.map(|found| found.owner);
+                    locks.lose(&lease, &taken(&lease.claim, owner));
+                }
             });
         }
     }

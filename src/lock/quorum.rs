@@ -404,7 +404,7 @@ impl Keeper for Quorum {
         Box::pin(self.do_inspect(name))
     }
 
-    /// A loss on one server is not the loss of the majority; the renewal will tell.
+    /// Nothing is told: a loss on one server is not the loss of the majority. The renewal will find it.
     fn listen(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(std::future::ready(Ok(())))
     }
