@@ -195,6 +195,7 @@ type Kind =
   | 'number'
   | 'count'
   | 'flag'
+  | readonly string[]
   | { readonly [field: string]: Kind };
 
 const TLS: Kind = {
@@ -211,7 +212,7 @@ const KINDS: Record<string, Kind> = {
   sentinel: { username: 'text', password: 'text', tls: TLS },
   ttlMs: 'count',
   sweepIntervalMs: 'count',
-  expiry: 'text',
+  expiry: ['sweep', 'notifications', 'both'],
   fallbackSweepMs: 'count',
   shardCount: 'count',
   keyPrefix: 'text',
@@ -224,9 +225,9 @@ const KINDS: Record<string, Kind> = {
     retryDelayMs: 'count',
     retryJitterMs: 'count',
   },
-  stateStorage: 'text',
-  metadataStorage: 'text',
-  stateCompression: { thresholdBytes: 'count', codec: 'text' },
+  stateStorage: ['inline', 'separate'],
+  stateCompression: { thresholdBytes: 'count', codec: ['gzip', 'zstd'] },
+  metadataStorage: ['hash', 'json'],
   limits: {
     maxIdBytes: 'count',
     maxStateBytes: 'count',
@@ -273,7 +274,7 @@ function isText(value: unknown): boolean {
   return typeof value === 'string' && value.isWellFormed();
 }
 
-function isTexts(value: unknown): boolean {
+function isTexts(value: unknown): value is readonly string[] {
   return Array.isArray(value) && value.every(isText);
 }
 
@@ -313,6 +314,11 @@ function checkKinds(
       }
     } else if (kind === 'flag') {
       checkFlag(field, value, true);
+    } else if (isTexts(kind)) {
+      if (!isText(value) || !kind.includes(value)) {
+        const names = kind.map((name) => JSON.stringify(name)).join(' or ');
+        throw invalid(`${field} must be ${names}, got ${shown(value)}`);
+      }
     } else {
       checkOptions(field, value);
       checkKinds(`${field}.`, value, kind);
