@@ -148,15 +148,21 @@ impl Locks {
             .keeper
             .acquire(&claim, ask.ttl_ms, deadline, &stop)
             .await;
-        self.asking.lock().remove(&claim.number);
-        let grant = result.inspect_err(|_| count(&self.metrics.counters.locks_unavailable, 1))?;
+        let number = claim.number;
+        let granted = result.map(|grant| {
+            let lease = Arc::new(Lease::new(claim, grant, ask.ttl_ms, ask.renew));
+            self.held.lock().insert(number, lease.clone());
+            (grant, lease)
+        });
+        // Only now: whoever abandons it finds it there until it is held.
+        self.asking.lock().remove(&number);
+        let (grant, lease) =
+            granted.inspect_err(|_| count(&self.metrics.counters.locks_unavailable, 1))?;
         count(&self.metrics.counters.locks_acquired, 1);
         self.metrics.lock_wait.record(start.elapsed());
-        let lease = Arc::new(Lease::new(claim, grant, ask.ttl_ms, ask.renew));
-        self.held.lock().insert(ask.number, lease.clone());
         if stop.is_cancelled() {
             // Nobody waits for it any more.
-            self.abandon(ask.number);
+            self.abandon(number);
             return Err(Error::closed());
         }
         self.spawn(self.clone().keep(lease));
