@@ -13,6 +13,8 @@ mod lease;
 mod line;
 mod options;
 mod quorum;
+#[cfg(test)]
+mod tests;
 
 pub use board::Board;
 pub use keeper::{DRIFT_FACTOR, Grant, Keeper, until};

@@ -5,6 +5,8 @@
 //! what the node remembers: that is the capabilities' part (`presence/`, `heartbeat/`, `expiry/`,
 //! `metadata/`).
 
+#[cfg(test)]
+pub(crate) mod deaf;
 pub mod lock;
 pub mod memory;
 pub mod metadata;

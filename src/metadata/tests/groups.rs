@@ -1,6 +1,5 @@
 //! Groups on stores that do what real ones do rarely.
 
-use super::Deaf;
 use crate::{
     metadata::{Metadata, Settings},
     model::{
@@ -9,6 +8,7 @@ use crate::{
         metadata::{Channel, Operation, change::Change, record::Stored},
     },
     store::{
+        deaf::Deaf,
         memory::MemoryStore,
         metadata::{Commit, Committed, MetadataStore},
     },

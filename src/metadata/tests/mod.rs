@@ -11,8 +11,7 @@ use crate::{
         metadata::{Channel, record::Stored},
     },
     store::{
-        ConnectionState, EventSink, Feed, LogLevel,
-        lock::LockCall,
+        deaf::Deaf,
         metadata::{Commit, Committed, MetadataStore},
     },
 };
@@ -23,21 +22,6 @@ use proptest::{
     test_runner::{RngAlgorithm, TestRng},
 };
 use std::sync::Arc;
-
-/// Hears nothing.
-struct Deaf;
-
-impl EventSink for Deaf {
-    fn event(&self, _: Feed, _: &str) -> u64 {
-        0
-    }
-    fn gap(&self) {}
-    fn malformed(&self) {}
-    fn expired(&self) {}
-    fn state(&self, _: ConnectionState, _: &str) {}
-    fn log(&self, _: LogLevel, _: &str) {}
-    fn lock_call(&self, _: LockCall) {}
-}
 
 /// The seed of this run; `ROLLCALL_SEED` sets it. Printed by every test that uses it.
 fn seed() -> u32 {

@@ -1,0 +1,66 @@
+//! Races of a lock between its caller and what grants it.
+
+use super::{Ask, Board, Line, Locks, Told};
+use crate::{
+    model::{error::Error, limits::Limits},
+    store::{deaf::Deaf, memory::MemoryStore},
+};
+use std::{hint::spin_loop, sync::Arc, time::Duration};
+use tokio::{runtime::Builder, time::timeout};
+
+impl Told for Deaf {
+    fn lock_lost(&self, _: u64, _: &Error) {}
+}
+
+/// Whoever gives up may do so at any moment between the grant and the news of it.
+#[test]
+fn spec_8_1_a_lock_that_is_abandoned_as_it_is_granted_is_given_back() {
+    const ROUNDS: u64 = 20_000;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let _in_runtime = runtime.enter();
+    let board = Arc::new(Board::default());
+    let store = Arc::new(MemoryStore::open(None, Arc::new(Deaf)));
+    let locks = Locks::new(
+        Arc::new(Line::new(store, board.clone())),
+        &board,
+        Arc::new(Deaf),
+        Arc::default(),
+        Limits::default(),
+        Duration::from_secs(1),
+    );
+    for number in 0..ROUNDS {
+        let ask = Ask {
+            number,
+            name: "l".into(),
+            owner: "ada".into(),
+            ttl_ms: 600_000,
+            // The one before may be on its way back.
+            wait_ms: 60_000,
+            renew: true,
+        };
+        let acquiring = runtime.spawn({
+            let locks = locks.clone();
+            async move { locks.acquire(ask).await }
+        });
+        while locks.waiting() == 0 && locks.held() == 0 && !acquiring.is_finished() {
+            spin_loop();
+        }
+        for _ in 0..number % 500 {
+            spin_loop();
+        }
+        locks.abandon(number);
+        let _ = runtime.block_on(acquiring).unwrap();
+        let given_back = async {
+            while locks.held() > 0 || locks.inspect("l").await.unwrap().is_some() {
+                tokio::task::yield_now().await;
+            }
+        };
+        runtime
+            .block_on(async { timeout(Duration::from_secs(5), given_back).await })
+            .unwrap_or_else(|_| panic!("round {number}: nobody holds the lock, and it is held"));
+    }
+}

@@ -1,0 +1,17 @@
+//! A sink for tests that listen to nothing.
+
+use super::{ConnectionState, EventSink, Feed, LogLevel, lock::LockCall};
+
+pub(crate) struct Deaf;
+
+impl EventSink for Deaf {
+    fn event(&self, _: Feed, _: &str) -> u64 {
+        0
+    }
+    fn gap(&self) {}
+    fn malformed(&self) {}
+    fn expired(&self) {}
+    fn state(&self, _: ConnectionState, _: &str) {}
+    fn log(&self, _: LogLevel, _: &str) {}
+    fn lock_call(&self, _: LockCall) {}
+}
