@@ -28,13 +28,9 @@ local answer = { PASS, 0, now, now }
 local mine = false
 for shard = 2, #KEYS do
   local indexed = call('ZCARD', KEYS[shard])
-  local before = indexed > 0 and not mine and tonumber(call('ZSCORE', KEYS[shard], PASS_MEMBER))
-  if indexed == 1 and before then
-    -- Its rooms have gone otherwise than by forget_room: nothing may be left of it.
-    indexed = 1 - call('ZREM', KEYS[shard], PASS_MEMBER)
-  end
   if indexed > 0 and not mine then
     -- The first shard that has rooms says when the last pass was.
+    local before = tonumber(call('ZSCORE', KEYS[shard], PASS_MEMBER))
     if before and before <= now then
       if before + serves > now then
         return { TAKEN, before + serves - now }
