@@ -1,7 +1,7 @@
 // Issue 8, "It must show" 4: servers that lose scripts, are busy, load, pause writes, or are demoted.
 import { once } from 'node:events';
 import { createConnection } from 'node:net';
-import { describe, expect, test } from 'vitest';
+import { describe, expect } from 'vitest';
 import { rejection } from '../support/clients.js';
 import { startRedis } from '../support/redis.js';
 import { eventually } from '../support/wait.js';
@@ -63,9 +63,7 @@ describe('4: a server in trouble', () => {
     await world.emptied();
   });
 
-  // Without a control: a server that loads its data seldom looks at its connections, so that who
-  // comes meanwhile waits for it whether or not its words are understood.
-  test('LOADING', async () => {
+  proven('LOADING', { without: 'server-words' }, async () => {
     const world = await startWorld({
       client: { limits: { ...limits, connectTimeoutMs: 5000 } },
       server: { appendonly: true, config: { 'key-load-delay': 200 } },

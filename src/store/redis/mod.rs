@@ -121,13 +121,12 @@ impl RedisStore {
             prepare: Arc::new(move |connection, _| {
                 let (tried, key, json) = (tried.clone(), key.clone(), json.clone());
                 Box::pin(async move {
-                    prepare(connection.clone()).await?;
-                    if let Some(key) = json {
-                        metadata_json::require_module(connection.clone(), &key).await?;
-                    }
-                    let works = try_transactions(connection, &key).await;
+                    let works = prepare(connection.clone(), &key).await?;
                     tried.store(works, Ordering::Relaxed);
-                    Ok(())
+                    match json {
+                        Some(key) => metadata_json::require_module(connection, &key).await,
+                        None => Ok(()),
+                    }
                 })
             }),
             sink: sink.clone(),
@@ -188,49 +187,23 @@ impl RedisStore {
     }
 }
 
-/// Whether transactions that a script lets through work here: not where the user lacks the rights,
-/// or where a proxy does not know them. `key`: one that is never written.
-async fn try_transactions(mut connection: MultiplexedConnection, key: &str) -> bool {
-    let mut pipeline = Pipeline::new();
-    let mut check = scripts::PATCH_CHECK.eval(2);
-    // Nothing is there: it refuses.
-    check
-        .arg(key)
-        .arg(key)
-        .arg("")
-        .arg("")
-        .arg(0)
-        .arg(0)
-        .arg(0)
-        .arg(0)
-        .arg(0)
-        .arg(0);
-    pipeline.cmd("WATCH").arg(key);
-    pipeline.add_command(check);
-    pipeline.cmd("MULTI");
-    pipeline.cmd("EXEC");
-    let answers = connection
-        .send_packed_commands(&pipeline, 0, pipeline.len())
-        .await;
-    let Ok([watch, check, multi, exec]) =
-        answers.map(<[Value; 4]>::try_from).unwrap_or(Err(vec![]))
-    else {
-        return false;
-    };
-    watch == Value::Okay
-        && multi == Value::Okay
-        && exec == Value::Nil
-        && matches!(check, Value::Array(code) if code.first() == Some(&Value::Int(scripts::patch_check::REFUSED)))
-}
-
-/// Checks the server's version and loads the scripts. Both may be forbidden to the user; then the
-/// first call of a script says what is missing.
-async fn prepare(mut connection: MultiplexedConnection) -> Result<()> {
+/// Checks the server's version, loads the scripts, and finds out whether transactions that a script
+/// lets through (`patch.rs`) work here: not where the user lacks the rights, or where a proxy does not
+/// know them. All in one go; what is forbidden to the user, the first call that needs it says. `key`:
+/// one that is never written.
+async fn prepare(mut connection: MultiplexedConnection, key: &str) -> Result<bool> {
     let mut pipeline = Pipeline::new();
     pipeline.cmd("INFO").arg("server");
     for script in scripts::all() {
         pipeline.add_command(script.load());
     }
+    let mut check = scripts::PATCH_CHECK.eval(2);
+    // Nothing is there: it refuses.
+    check.arg(key).arg(key).arg("").arg("").arg(&[0; 6]);
+    pipeline.cmd("WATCH").arg(key);
+    pipeline.add_command(check);
+    pipeline.cmd("MULTI");
+    pipeline.cmd("EXEC");
     let answers = connection
         .send_packed_commands(&pipeline, 0, pipeline.len())
         .await
@@ -243,6 +216,11 @@ async fn prepare(mut connection: MultiplexedConnection) -> Result<()> {
             }
         }
     }
+    let transactions = matches!(
+        &answers[..],
+        [.., Value::Okay, Value::Array(check), Value::Okay, Value::Nil]
+            if check.first() == Some(&Value::Int(scripts::patch_check::REFUSED))
+    );
     if let Some(Ok(info)) = answers
         .into_iter()
         .next()
@@ -258,7 +236,7 @@ async fn prepare(mut connection: MultiplexedConnection) -> Result<()> {
             ),
         ));
     }
-    Ok(())
+    Ok(transactions)
 }
 
 fn server_version(info: &str) -> Option<(u32, u32)> {
