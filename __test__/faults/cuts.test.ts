@@ -127,13 +127,13 @@ describe('3: the connections for calls', () => {
       const world = await startWorld({ nodes: 2 });
       const load = world.load({ conns: 10, pauseMs: 0 });
       for (let loss = 0; loss < losses; loss++) {
-        await world.proxy.loseReplies(/EVALSHA/);
+        // Any call, and in turn with it one that is not sent again: a join or a leave.
+        await world.proxy.loseReplies(loss % 2 === 0 ? /EVALSHA/ : /EVALSHA.*active_rooms/s);
       }
       await load.stop();
       console.log(`lost replies: ${world.ledger.summary()}`);
       await world.converged();
-      // How many of the replies were those of calls that are not sent again is chance.
-      expect(world.ledger.ended('unknown')).toBeGreaterThan(losses / 100);
+      expect(world.ledger.ended('unknown')).toBeGreaterThan(losses / 10);
       await world.emptied();
     },
   );
