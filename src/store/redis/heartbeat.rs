@@ -123,8 +123,7 @@ impl RedisStore {
         let value = self
             .call(&scripts::HEARTBEAT_BATCH, &call, Repeat::Harmless)
             .await?;
-        let read = || {
-            let mut reply = Reply::new(value)?;
+        scripts::read(value, |reply| {
             let mut exceptions = Vec::with_capacity(reply.left() / 2);
             while reply.left() > 1 {
                 let index = reply.integer()? as usize;
@@ -138,8 +137,7 @@ impl RedisStore {
                 });
             }
             Ok(exceptions)
-        };
-        read().map_err(|error| errors::request(&error))
+        })
     }
 
     pub(super) async fn do_beat_full(

@@ -1,7 +1,7 @@
 //! Locks: `lock_*.lua`.
 
 use super::{
-    RedisStore, errors,
+    RedisStore,
     link::Repeat,
     presence::unknown_code,
     scripts::{self, Reply, Script},
@@ -67,28 +67,26 @@ impl RedisStore {
         let value = self
             .call(&scripts::LOCK_ACQUIRE, &call, Repeat::Harmless)
             .await?;
-        let read = || {
-            let mut reply = Reply::new(value)?;
+        scripts::read(value, |reply| {
             Ok(match reply.integer()? {
                 scripts::lock_acquire::GRANTED => Taken::Granted {
-                    token: token(&mut reply)?,
-                    stored: token(&mut reply)?,
+                    token: token(reply)?,
+                    stored: token(reply)?,
                 },
                 scripts::lock_acquire::WAITING => Taken::Waiting {
-                    place: token(&mut reply)?,
+                    place: token(reply)?,
                     look_again: millis(reply.integer()?),
                     known: reply.integer()? == 1,
                 },
                 scripts::lock_acquire::HELD => Taken::Held {
                     owner: some(reply.text()?),
                     ttl_left_ms: u64::try_from(reply.integer()?).ok(),
-                    stored: token(&mut reply)?,
-                    waiters: token(&mut reply)?,
+                    stored: token(reply)?,
+                    waiters: token(reply)?,
                 },
                 code => return Err(unknown_code("lock_acquire", code)),
             })
-        };
-        read().map_err(|error| errors::request(&error))
+        })
     }
 
     async fn do_lock_extend(&self, claim: &Claim, ttl_ms: u64) -> Result<Holds> {
@@ -97,15 +95,13 @@ impl RedisStore {
         let value = self
             .call(&scripts::LOCK_EXTEND, &call, Repeat::Harmless)
             .await?;
-        let read = || {
-            let mut reply = Reply::new(value)?;
+        scripts::read(value, |reply| {
             Ok(match reply.integer()? {
                 scripts::lock_extend::EXTENDED => Holds::Yes,
                 scripts::lock_extend::NOT_HELD => Holds::No(some(reply.text()?)),
                 code => return Err(unknown_code("lock_extend", code)),
             })
-        };
-        read().map_err(|error| errors::request(&error))
+        })
     }
 
     /// Not repeated by itself: the second answer would say that the claim does not hold the lock.
@@ -119,15 +115,13 @@ impl RedisStore {
         let value = self
             .call(&scripts::LOCK_RELEASE, &call, Repeat::Never)
             .await?;
-        let read = || {
-            let mut reply = Reply::new(value)?;
+        scripts::read(value, |reply| {
             Ok(match reply.integer()? {
                 scripts::lock_release::RELEASED => Holds::Yes,
                 scripts::lock_release::NOT_HELD => Holds::No(some(reply.text()?)),
                 code => return Err(unknown_code("lock_release", code)),
             })
-        };
-        read().map_err(|error| errors::request(&error))
+        })
     }
 
     async fn do_lock_raise(
@@ -145,15 +139,13 @@ impl RedisStore {
         let value = self
             .call(&scripts::LOCK_RAISE, &call, Repeat::Harmless)
             .await?;
-        let read = || {
-            let mut reply = Reply::new(value)?;
+        scripts::read(value, |reply| {
             Ok(match reply.integer()? {
                 scripts::lock_raise::RAISED => None,
-                scripts::lock_raise::NEWER => Some(token(&mut reply)?),
+                scripts::lock_raise::NEWER => Some(token(reply)?),
                 code => return Err(unknown_code("lock_raise", code)),
             })
-        };
-        read().map_err(|error| errors::request(&error))
+        })
     }
 
     async fn do_lock_revoke(&self, name: &str) -> Result<Option<Revoked>> {
@@ -165,8 +157,7 @@ impl RedisStore {
             let value = self
                 .call(&scripts::LOCK_REVOKE, &call, Repeat::Never)
                 .await?;
-            let mut reply = Reply::new(value).map_err(|error| errors::request(&error))?;
-            let mut read = || {
+            let revoked = scripts::read(value, |reply| {
                 Ok(match reply.integer()? {
                     scripts::lock_revoke::FREE => Some(None),
                     scripts::lock_revoke::REVOKED => {
@@ -180,8 +171,8 @@ impl RedisStore {
                     }
                     code => return Err(unknown_code("lock_revoke", code)),
                 })
-            };
-            if let Some(revoked) = read().map_err(|error| errors::request(&error))? {
+            })?;
+            if let Some(revoked) = revoked {
                 return Ok(revoked);
             }
         }
@@ -198,20 +189,18 @@ impl RedisStore {
         let value = self
             .call(&scripts::LOCK_INSPECT, &call, Repeat::Harmless)
             .await?;
-        let read = || {
-            let mut reply = Reply::new(value)?;
+        scripts::read(value, |reply| {
             Ok(match reply.integer()? {
                 scripts::lock_inspect::FREE => None,
                 scripts::lock_inspect::HELD => Some(Inspection {
                     owner: reply.text()?,
                     token: reply.text()?.parse().ok(),
                     ttl_left_ms: u64::try_from(reply.integer()?).ok(),
-                    waiters: token(&mut reply)?,
+                    waiters: token(reply)?,
                 }),
                 code => return Err(unknown_code("lock_inspect", code)),
             })
-        };
-        read().map_err(|error| errors::request(&error))
+        })
     }
 
     async fn do_lock_due(&self) -> Result<Due> {
@@ -220,16 +209,14 @@ impl RedisStore {
         let value = self
             .call(&scripts::LOCK_DUE, &call, Repeat::Harmless)
             .await?;
-        let read = || {
-            let mut reply = Reply::new(value)?;
+        scripts::read(value, |reply| {
             let next = millis(reply.integer()?);
             let mut names: Vec<Arc<str>> = Vec::with_capacity(reply.left());
             while reply.left() > 0 {
                 names.push(reply.text()?.into());
             }
             Ok(Due { names, next })
-        };
-        read().map_err(|error| errors::request(&error))
+        })
     }
 
     async fn do_lock_settle(&self, names: &[Arc<str>]) -> Result<()> {

@@ -1,20 +1,20 @@
 //! Channel metadata: `metadata_commit.lua`, and a plain read.
 
 use super::{
-    RedisStore, errors,
+    RedisStore,
     link::Repeat,
     presence::{fields, unknown_code},
-    scripts::{self, Reply, metadata_commit as codes},
+    scripts::{self, Reply, Script, metadata_commit as codes},
 };
 use crate::{
     model::{
         error::{Code, Error, Result},
         metadata::{Channel, MetadataStorage, change::LockState, record::Stored},
     },
-    store::metadata::{Commit, Committed, MetadataStore, Time},
+    store::metadata::{Commit, Committed, MetadataStore, Time, Write},
 };
 use futures_util::future::BoxFuture;
-use redis::{Pipeline, Value};
+use redis::{Cmd, Pipeline, Value};
 
 impl RedisStore {
     async fn do_read_metadata(&self, channel: &Channel) -> Result<(Stored, u64)> {
@@ -34,67 +34,86 @@ impl RedisStore {
             items: items.unwrap_or_default(),
             major: major.unwrap_or_default(),
         };
-        let mut read = || {
-            let mut time = Reply::new(answers.next().unwrap_or(Value::Nil))?;
+        let time = answers.next().unwrap_or(Value::Nil);
+        let (seconds, micros) = scripts::read(time, |time| {
             Ok((
                 time.integer()?.unsigned_abs(),
                 time.integer()?.unsigned_abs(),
             ))
-        };
-        let (seconds, micros) = read().map_err(|error| errors::request(&error))?;
+        })?;
         Ok((stored, seconds * 1000 + micros / 1000))
     }
 
     async fn do_commit_metadata(&self, commit: Commit<'_>) -> Result<Committed> {
-        let Commit {
-            channel,
-            base,
-            locks,
-            write,
-        } = commit;
-        let mut call = scripts::METADATA_COMMIT.call(2 + 2 * locks.len());
-        call.arg(self.keys.channel_meta(channel))
-            .arg(self.keys.channel_events(channel));
-        for lock in locks {
-            call.arg(self.keys.lock(&lock.name))
-                .arg(self.keys.lock_token(&lock.name));
-        }
-        call.arg(&base.items).arg(&base.major);
-        match write {
-            None => call.arg(b"").arg(b"").arg(0),
-            Some(write) => call
-                .arg(write.major)
-                .arg(write.total)
-                .arg(write.events.len()),
-        };
-        for lock in locks {
-            call.arg(lock.actor.as_deref().unwrap_or_default());
-            match lock.token {
-                None => call.arg(b""),
-                Some(token) => call.arg(token),
-            };
-        }
-        if let Some(write) = write {
-            for event in &write.events {
-                call.arg(&event.head).arg(&event.tail);
-            }
+        let script = &scripts::METADATA_COMMIT;
+        let mut call = self.commit_call(script, &commit);
+        call.arg(&commit.base.items).arg(&commit.base.major);
+        add_sums(&mut call, commit.write);
+        add_checks(&mut call, &commit);
+        if let Some(write) = commit.write {
             for part in write.items.parts() {
                 call.arg(part);
             }
         }
-        // Only looking may be done twice; a change that was written already would be written again
-        // on top of itself.
-        let repeat = match write {
-            None => Repeat::Harmless,
-            Some(_) => Repeat::Never,
+        self.send_commit(script, &call, commit.write.is_some())
+            .await
+    }
+
+    /// A call of a commit script with its keys.
+    pub(super) fn commit_call(&self, script: &Script, commit: &Commit<'_>) -> Cmd {
+        let mut call = script.call(2 + 2 * commit.locks.len());
+        call.arg(self.keys.channel_meta(commit.channel))
+            .arg(self.keys.channel_events(commit.channel));
+        for lock in commit.locks {
+            call.arg(self.keys.lock(&lock.name))
+                .arg(self.keys.lock_token(&lock.name));
+        }
+        call
+    }
+
+    /// Only looking may be done twice; a change that was written already would be written again on top
+    /// of itself.
+    pub(super) async fn send_commit(
+        &self,
+        script: &Script,
+        call: &Cmd,
+        writes: bool,
+    ) -> Result<Committed> {
+        let repeat = if writes {
+            Repeat::Never
+        } else {
+            Repeat::Harmless
         };
-        let value = self.call(&scripts::METADATA_COMMIT, &call, repeat).await?;
-        read(value).map_err(|error| errors::request(&error))
+        scripts::read(self.call(script, call, repeat).await?, read)
     }
 }
 
-pub(super) fn read(value: Value) -> Result<Committed, redis::RedisError> {
-    let mut reply = Reply::new(value)?;
+/// What both commit scripts are told of the record after the changes, and how many events there are.
+pub(super) fn add_sums(call: &mut Cmd, write: Option<&Write>) {
+    match write {
+        None => call.arg(b"").arg(b"").arg(0),
+        Some(write) => call
+            .arg(write.major)
+            .arg(write.total)
+            .arg(write.events.len()),
+    };
+}
+
+/// The locks that have to be held, and the events, as both commit scripts take them.
+pub(super) fn add_checks(call: &mut Cmd, commit: &Commit<'_>) {
+    for lock in commit.locks {
+        call.arg(lock.actor.as_deref().unwrap_or_default());
+        match lock.token {
+            None => call.arg(b""),
+            Some(token) => call.arg(token),
+        };
+    }
+    for event in commit.write.iter().flat_map(|write| &write.events) {
+        call.arg(&event.head).arg(&event.tail);
+    }
+}
+
+fn read(reply: &mut Reply) -> Result<Committed, redis::RedisError> {
     Ok(match reply.integer()? {
         codes::COMMITTED => Committed::Done(Time {
             ms: reply.integer()?.unsigned_abs(),

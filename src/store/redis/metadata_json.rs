@@ -1,7 +1,11 @@
 //! Channel metadata as RedisJSON documents (spec 9.4): `metadata_commit_json.lua`. Items that an update
 //! has changed are written by their paths; everything else replaces the document.
 
-use super::{RedisStore, errors, link::Repeat, metadata::read, scripts};
+use super::{
+    RedisStore, errors,
+    metadata::{add_checks, add_sums},
+    scripts,
+};
 use crate::{
     model::{
         error::{Code, Error, Result},
@@ -21,81 +25,51 @@ const NEVER: &str = "?";
 
 impl RedisStore {
     pub(super) async fn read_document(&self, channel: &Channel) -> Result<(Stored, u64)> {
-        let mut call = scripts::METADATA_COMMIT_JSON.call(2);
-        call.arg(self.keys.channel_meta(channel))
-            .arg(self.keys.channel_events(channel))
-            .arg(&[NEVER, "", "0", "0", "0"]);
-        let script = &scripts::METADATA_COMMIT_JSON;
-        let value = self.call(script, &call, Repeat::Harmless).await?;
-        match read(value).map_err(|error| errors::request(&error))? {
+        let look = Commit {
+            channel,
+            base: &Stored {
+                items: Vec::new(),
+                major: NEVER.into(),
+            },
+            locks: &[],
+            write: None,
+        };
+        match self.commit_document(look).await? {
             Committed::Changed(stored, now_ms) => Ok((stored, now_ms)),
             other => Err(Error::internal(format!("a look came to {other:?}"))),
         }
     }
 
     pub(super) async fn commit_document(&self, commit: Commit<'_>) -> Result<Committed> {
-        let Commit {
-            channel,
-            base,
-            locks,
-            write,
-        } = commit;
-        let mut call = scripts::METADATA_COMMIT_JSON.call(2 + 2 * locks.len());
-        call.arg(self.keys.channel_meta(channel))
-            .arg(self.keys.channel_events(channel));
-        for lock in locks {
-            call.arg(self.keys.lock(&lock.name))
-                .arg(self.keys.lock_token(&lock.name));
-        }
-        call.arg(&base.major);
-        let changed = write.and_then(by_path);
-        match write {
-            None => call.arg(&["", "0", "0", "0"]),
-            Some(write) => {
-                call.arg(write.major)
-                    .arg(write.total)
-                    .arg(write.events.len());
-                match &changed {
-                    Some(items) => call.arg(items.len()),
-                    None => call.arg(-1),
-                }
-            }
-        };
-        for lock in locks {
-            call.arg(lock.actor.as_deref().unwrap_or_default());
-            match lock.token {
-                None => call.arg(b""),
-                Some(token) => call.arg(token),
-            };
-        }
-        if let Some(write) = write {
-            for event in &write.events {
-                call.arg(&event.head).arg(&event.tail);
-            }
-            match changed {
-                Some(items) => {
-                    for item in items {
-                        let (before, after) = item.parts();
-                        call.arg(format!("$.items[{}]", item.key))
-                            .arg(before)
-                            .arg(after.unwrap_or_default());
-                    }
-                }
-                None => {
-                    for part in write.items.parts() {
-                        call.arg(part);
-                    }
-                }
-            }
-        }
-        // As with hashes: only looking may be done twice.
-        let repeat = match write {
-            None => Repeat::Harmless,
-            Some(_) => Repeat::Never,
-        };
         let script = &scripts::METADATA_COMMIT_JSON;
-        let value = self.call(script, &call, repeat).await?;
-        read(value).map_err(|error| errors::request(&error))
+        let mut call = self.commit_call(script, &commit);
+        call.arg(&commit.base.major);
+        add_sums(&mut call, commit.write);
+        let changed = commit.write.and_then(by_path);
+        match (commit.write, &changed) {
+            (None, _) => call.arg(0),
+            (Some(_), Some(items)) => call.arg(items.len()),
+            (Some(_), None) => call.arg(-1),
+        };
+        add_checks(&mut call, &commit);
+        match (commit.write, changed) {
+            (None, _) => {}
+            (Some(_), Some(items)) => {
+                for item in items {
+                    let (before, after) = item.parts();
+                    call.arg(format!("$.items[{}]", item.key))
+                        .arg(before)
+                        .arg(after.unwrap_or_default());
+                }
+            }
+            (Some(write), None) => {
+                for part in write.items.parts() {
+                    call.arg(part);
+                }
+            }
+        }
+        self.send_commit(script, &call, commit.write.is_some())
+            .await
     }
 }
 

@@ -167,8 +167,7 @@ impl RedisStore {
             .arg(quote(user))
             .arg(quote(room));
         let value = self.call(&scripts::LEAVE, &call, Repeat::Never).await?;
-        let read = || {
-            let mut reply = Reply::new(value)?;
+        scripts::read(value, |reply| {
             Ok(match reply.integer()? {
                 scripts::leave::LEFT => Left::Left,
                 scripts::leave::EARLY => Left::Early {
@@ -180,8 +179,7 @@ impl RedisStore {
                 }
                 code => return Err(unknown_code("leave", code)),
             })
-        };
-        read().map_err(|error| errors::request(&error))
+        })
     }
 
     pub(super) async fn do_locate(&self, conns: &[Arc<str>]) -> Result<Vec<Option<Located>>> {

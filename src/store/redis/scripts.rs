@@ -1,6 +1,7 @@
 //! The Lua scripts (`lua/*.lua`, flattened by `build.rs`): how they are called, and the codes that
 //! they return. Each table of codes is held to its script by a test.
 
+use super::errors;
 use crate::switches::{Defence, off};
 use redis::{Cmd, RedisError, Value};
 use std::{borrow::Cow, sync::LazyLock};
@@ -210,6 +211,16 @@ pub mod sweep_due {
 pub mod patch_check {
     pub const PASSED: i64 = 0;
     pub const REFUSED: i64 = 1;
+}
+
+/// Reads a script's whole reply; one that is of another form is an error like what the server says.
+pub fn read<T>(
+    value: Value,
+    with: impl FnOnce(&mut Reply) -> Result<T, RedisError>,
+) -> crate::model::error::Result<T> {
+    Reply::new(value)
+        .and_then(|mut reply| with(&mut reply))
+        .map_err(|error| errors::request(&error))
 }
 
 /// Reads a script's reply, part by part.

@@ -7,7 +7,7 @@ mod watch;
 
 pub(super) use watch::{ensure_flags, expired_channel};
 
-use super::{RedisStore, errors, presence::Meta, scripts::Reply};
+use super::{RedisStore, presence::Meta, scripts};
 use crate::{
     model::{
         error::{Code, Result},
@@ -44,11 +44,9 @@ fn isolate(sweep: &mut Sweep, of_a_room: Result<()>) -> Result<()> {
 
 /// The integers of a reply.
 fn integers(value: Value) -> Result<Vec<i64>> {
-    let read = || -> Result<Vec<i64>, redis::RedisError> {
-        let mut reply = Reply::new(value)?;
+    scripts::read(value, |reply| {
         (0..reply.left()).map(|_| reply.integer()).collect()
-    };
-    read().map_err(|error| errors::request(&error))
+    })
 }
 
 impl RedisStore {

@@ -7,9 +7,9 @@ use crate::{
     store::{
         SweepSettings,
         redis::{
-            RedisStore, errors,
+            RedisStore,
             link::Repeat,
-            scripts::{self, Reply, sweep_due},
+            scripts::{self, sweep_due},
         },
     },
 };
@@ -97,8 +97,7 @@ impl RedisStore {
         let value = self
             .call(&scripts::SWEEP_DUE, &call, Repeat::Harmless)
             .await?;
-        let read = || {
-            let mut reply = Reply::new(value)?;
+        scripts::read(value, |reply| {
             if reply.integer()? == sweep_due::TAKEN {
                 return Ok(Answer::Taken(reply.integer()?.unsigned_abs()));
             }
@@ -117,8 +116,7 @@ impl RedisStore {
                 now: now.unsigned_abs(),
                 unindexed,
             }))
-        };
-        read().map_err(|error: redis::RedisError| errors::request(&error))
+        })
     }
 
     /// Looks at rooms that are due, and at what may be dead in them.
@@ -241,8 +239,7 @@ impl RedisStore {
 }
 
 fn read_candidates(value: Value) -> Result<Vec<Candidate>> {
-    let read = || {
-        let mut reply = Reply::new(value)?;
+    scripts::read(value, |reply| {
         let mut candidates = Vec::with_capacity(reply.left() / 2);
         while reply.left() > 1 {
             candidates.push(Candidate {
@@ -251,8 +248,7 @@ fn read_candidates(value: Value) -> Result<Vec<Candidate>> {
             });
         }
         Ok(candidates)
-    };
-    read().map_err(|error: redis::RedisError| errors::request(&error))
+    })
 }
 
 #[cfg(test)]
