@@ -285,21 +285,11 @@ impl NativeClient {
         }
     }
 
-    pub(super) fn call<F>(
-        &self,
-        call: f64,
-        work: impl FnOnce(Arc<Client>) -> F + Send + 'static,
-    ) -> napi::Result<()>
+    pub(super) fn call<F>(&self, call: f64, work: impl FnOnce(Arc<Client>) -> F) -> napi::Result<()>
     where
-        F: Future<Output = Result<String>> + Send,
+        F: Future<Output = Result<String>> + Send + 'static,
     {
-        let client = self.client().cloned();
-        let counted = self.calls.token();
-        self.spawn(call, async move {
-            let result = work(client?).await;
-            drop(counted);
-            result
-        })
+        self.call_in_order(call, |client| Ok(work(client.clone())))
     }
 
     /// A call whose beginning runs at once, on this thread: where the order of calls matters. The
@@ -307,12 +297,12 @@ impl NativeClient {
     pub(super) fn call_in_order<F>(
         &self,
         call: f64,
-        begin: impl FnOnce(&Client) -> Result<F>,
+        begin: impl FnOnce(&Arc<Client>) -> Result<F>,
     ) -> napi::Result<()>
     where
         F: Future<Output = Result<String>> + Send + 'static,
     {
-        let begun = self.client().and_then(|client| begin(client));
+        let begun = self.client().and_then(begin);
         let counted = self.calls.token();
         self.spawn(call, async move {
             let result = begun?.await;

@@ -1,11 +1,14 @@
 //! A client: one store, what the node remembers, the heartbeat engine, the reaper and the locks, under
-//! one lifetime. `src/node/` puts JavaScript around it; Rust tests use it as it is.
+//! one lifetime. `src/node/` puts JavaScript around it; Rust tests use it as it is. `open.rs`: what it is
+//! made of, by its options; `sink.rs`: what the store tells it.
+
+mod open;
+mod sink;
 
 use crate::{
     expiry::{self, Reaper},
     heartbeat::{self, Engine, Request, Settle},
-    keys::Keys,
-    lock::{self, Board, Keeper, Line, Locks, Quorum},
+    lock::{self, Board, Locks},
     metadata::Metadata,
     metrics::{Gauges, Metrics, MetricsValues, count},
     model::{
@@ -18,14 +21,10 @@ use crate::{
     },
     options::Options,
     presence::{self, directory::Directory},
-    store::{
-        ConnectionState, EventSink, Feed, Join, LogLevel, Store, SweepSettings, Topic,
-        lock::LockCall,
-        memory::MemoryStore,
-        redis::{RedisStore, StorageOptions, config::Target, states::StateOptions},
-    },
+    store::{EventSink, Join, Store, SweepSettings, Topic},
 };
 use parking_lot::Mutex;
+use sink::CountingSink;
 use std::{
     collections::HashMap,
     sync::{
@@ -79,7 +78,7 @@ impl Client {
             due: due.clone(),
             board: board.clone(),
         });
-        let store = open_store(&options, sink.clone()).await?;
+        let store = open::store(&options, sink.clone()).await?;
         let directory = Arc::new(Directory::default());
         let limits = options.limits.clone();
         let engine = Engine::new(
@@ -97,7 +96,7 @@ impl Client {
             },
         );
         let locks = Locks::new(
-            open_keeper(&options, &store, &board, &sink).await?,
+            open::keeper(&options, &store, &board, &sink).await?,
             &board,
             outlet.clone(),
             metrics.clone(),
@@ -424,62 +423,6 @@ fn is_of_locks(topic: &Topic) -> bool {
     matches!(topic, Topic::AllLocks | Topic::Lock(_))
 }
 
-async fn open_store(options: &Options, sink: Arc<dyn EventSink>) -> Result<Arc<dyn Store>> {
-    let memory = match options.url.as_deref() {
-        None => Some(None),
-        Some(url) => url.strip_prefix("memory://").map(Some),
-    };
-    if let Some(name) = memory {
-        sink.log(
-            LogLevel::Info,
-            "Presence is kept in this process; nothing is shared beyond it. Give a Redis URL to \
-             share it with other processes",
-        );
-        let name = name.filter(|name| !name.is_empty());
-        return Ok(Arc::new(MemoryStore::open(name, sink)));
-    }
-    let url = options.url.as_deref().unwrap_or_default();
-    let target = Target::parse(url, options.tls.as_ref(), &options.sentinel)?;
-    let storage = StorageOptions {
-        states: StateOptions {
-            storage: options.state_storage,
-            compression: options.state_compression,
-        },
-        metadata: options.metadata_storage,
-    };
-    Ok(Arc::new(
-        RedisStore::open(target, keys(options), &options.limits, storage, sink).await?,
-    ))
-}
-
-fn keys(options: &Options) -> Keys {
-    Keys::new(&options.key_prefix, options.shard_count)
-        .with_channel_prefix(options.channel_prefix())
-}
-
-/// Where locks are: in the client's store, or on a majority of several servers.
-async fn open_keeper(
-    options: &Options,
-    store: &Arc<dyn Store>,
-    board: &Arc<Board>,
-    sink: &Arc<dyn EventSink>,
-) -> Result<Arc<dyn Keeper>> {
-    if options.locks.urls.is_empty() {
-        return Ok(Arc::new(Line::new(store.clone(), board.clone())));
-    }
-    let keys = keys(options);
-    let stores = options.locks.urls.iter().map(|url| {
-        let target = Target::parse(url, options.tls.as_ref(), &options.sentinel)?;
-        let store = RedisStore::begin(target, keys.clone(), &options.limits, sink.clone())?;
-        Ok(Arc::new(store) as Arc<dyn Store>)
-    });
-    let quorum = Quorum::new(stores.collect::<Result<_>>()?, options.locks.clone());
-    quorum
-        .connected(Duration::from_millis(options.limits.connect_timeout_ms))
-        .await;
-    Ok(Arc::new(quorum))
-}
-
 /// Forgets connections that have been of no use for so long that they cannot be alive.
 async fn upkeep(directory: Arc<Directory>, ttl_ms: u64) {
     let unused = Duration::from_millis(ttl_ms.saturating_mul(2)).max(Duration::from_secs(10));
@@ -487,66 +430,5 @@ async fn upkeep(directory: Arc<Directory>, ttl_ms: u64) {
     loop {
         ticks.tick().await;
         directory.prune(unused);
-    }
-}
-
-/// Counts what passes.
-struct CountingSink {
-    outlet: Arc<dyn Outlet>,
-    metrics: Arc<Metrics>,
-    /// Wakes the reaper.
-    due: Arc<Notify>,
-    board: Arc<Board>,
-}
-
-impl EventSink for CountingSink {
-    fn event(&self, feed: Feed, payload: &str) -> u64 {
-        let counter = match feed {
-            Feed::AllLocks | Feed::Lock => &self.metrics.counters.lock_events,
-            _ => &self.metrics.counters.events,
-        };
-        count(counter, 1);
-        let dropped = self.outlet.event(feed, payload);
-        if dropped > 0 {
-            count(&self.metrics.counters.events_dropped, dropped);
-            count(&self.metrics.counters.resyncs, 1);
-        }
-        dropped
-    }
-
-    fn gap(&self) {
-        count(&self.metrics.counters.resyncs, 1);
-        // Notifications may be among what was missed.
-        self.due.notify_one();
-        self.outlet.gap();
-    }
-
-    fn expired(&self) {
-        count(&self.metrics.counters.notifications, 1);
-        self.due.notify_one();
-    }
-
-    fn lock_call(&self, call: LockCall) {
-        self.board.call(call);
-    }
-
-    fn unreadable_state(&self) {
-        count(&self.metrics.counters.states_unreadable, 1);
-    }
-
-    fn malformed(&self) {
-        count(&self.metrics.counters.events_malformed, 1);
-        self.outlet.malformed();
-    }
-
-    fn state(&self, state: ConnectionState, detail: &str) {
-        if state == ConnectionState::Disconnected {
-            count(&self.metrics.counters.disconnects, 1);
-        }
-        self.outlet.state(state, detail);
-    }
-
-    fn log(&self, level: LogLevel, message: &str) {
-        self.outlet.log(level, message);
     }
 }

@@ -1,0 +1,70 @@
+//! From options to what a client works on: its store, and what its locks are come by through.
+
+use crate::{
+    keys::Keys,
+    lock::{Board, Keeper, Line, Quorum},
+    model::error::Result,
+    options::Options,
+    store::{
+        EventSink, LogLevel, Store,
+        memory::MemoryStore,
+        redis::{RedisStore, StorageOptions, config::Target, states::StateOptions},
+    },
+};
+use std::{sync::Arc, time::Duration};
+
+pub(super) async fn store(options: &Options, sink: Arc<dyn EventSink>) -> Result<Arc<dyn Store>> {
+    let memory = match options.url.as_deref() {
+        None => Some(None),
+        Some(url) => url.strip_prefix("memory://").map(Some),
+    };
+    if let Some(name) = memory {
+        sink.log(
+            LogLevel::Info,
+            "Presence is kept in this process; nothing is shared beyond it. Give a Redis URL to \
+             share it with other processes",
+        );
+        let name = name.filter(|name| !name.is_empty());
+        return Ok(Arc::new(MemoryStore::open(name, sink)));
+    }
+    let url = options.url.as_deref().unwrap_or_default();
+    let target = Target::parse(url, options.tls.as_ref(), &options.sentinel)?;
+    let storage = StorageOptions {
+        states: StateOptions {
+            storage: options.state_storage,
+            compression: options.state_compression,
+        },
+        metadata: options.metadata_storage,
+    };
+    Ok(Arc::new(
+        RedisStore::open(target, keys(options), &options.limits, storage, sink).await?,
+    ))
+}
+
+fn keys(options: &Options) -> Keys {
+    Keys::new(&options.key_prefix, options.shard_count)
+        .with_channel_prefix(options.channel_prefix())
+}
+
+/// Where locks are: in the client's store, or on a majority of several servers.
+pub(super) async fn keeper(
+    options: &Options,
+    store: &Arc<dyn Store>,
+    board: &Arc<Board>,
+    sink: &Arc<dyn EventSink>,
+) -> Result<Arc<dyn Keeper>> {
+    if options.locks.urls.is_empty() {
+        return Ok(Arc::new(Line::new(store.clone(), board.clone())));
+    }
+    let keys = keys(options);
+    let stores = options.locks.urls.iter().map(|url| {
+        let target = Target::parse(url, options.tls.as_ref(), &options.sentinel)?;
+        let store = RedisStore::begin(target, keys.clone(), &options.limits, sink.clone())?;
+        Ok(Arc::new(store) as Arc<dyn Store>)
+    });
+    let quorum = Quorum::new(stores.collect::<Result<_>>()?, options.locks.clone());
+    quorum
+        .connected(Duration::from_millis(options.limits.connect_timeout_ms))
+        .await;
+    Ok(Arc::new(quorum))
+}

@@ -1,0 +1,71 @@
+//! What a client's store tells, counted, and passed on to whom it is for.
+
+use super::Outlet;
+use crate::{
+    lock::Board,
+    metrics::{Metrics, count},
+    store::{ConnectionState, EventSink, Feed, LogLevel, lock::LockCall},
+};
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// Counts what passes.
+pub(super) struct CountingSink {
+    pub outlet: Arc<dyn Outlet>,
+    pub metrics: Arc<Metrics>,
+    /// Wakes the reaper.
+    pub due: Arc<Notify>,
+    pub board: Arc<Board>,
+}
+
+impl EventSink for CountingSink {
+    fn event(&self, feed: Feed, payload: &str) -> u64 {
+        let counter = match feed {
+            Feed::AllLocks | Feed::Lock => &self.metrics.counters.lock_events,
+            _ => &self.metrics.counters.events,
+        };
+        count(counter, 1);
+        let dropped = self.outlet.event(feed, payload);
+        if dropped > 0 {
+            count(&self.metrics.counters.events_dropped, dropped);
+            count(&self.metrics.counters.resyncs, 1);
+        }
+        dropped
+    }
+
+    fn gap(&self) {
+        count(&self.metrics.counters.resyncs, 1);
+        // Notifications may be among what was missed.
+        self.due.notify_one();
+        self.outlet.gap();
+    }
+
+    fn expired(&self) {
+        count(&self.metrics.counters.notifications, 1);
+        self.due.notify_one();
+    }
+
+    fn lock_call(&self, call: LockCall) {
+        self.board.call(call);
+    }
+
+    fn unreadable_state(&self) {
+        count(&self.metrics.counters.states_unreadable, 1);
+    }
+
+    fn malformed(&self) {
+        count(&self.metrics.counters.events_malformed, 1);
+        self.outlet.malformed();
+    }
+
+    fn state(&self, state: ConnectionState, detail: &str) {
+        if state == ConnectionState::Disconnected {
+            count(&self.metrics.counters.disconnects, 1);
+        }
+        self.outlet.state(state, detail);
+    }
+
+    fn log(&self, level: LogLevel, message: &str) {
+        self.outlet.log(level, message);
+    }
+}
