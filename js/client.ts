@@ -39,10 +39,12 @@ import {
   checkOptions,
   optionsText,
   patchTexts,
+  readFields,
   stateText,
   unreadable,
 } from './validate.js';
 
+const JOIN_FIELDS = ['roomId', 'userId', 'connId', 'state', 'snapshot'] as const;
 const EVENTS = ['resync', 'error', 'state'] as const;
 
 const consoleLogger: Logger = {
@@ -122,12 +124,7 @@ export class PresenceClient<State extends object = DefaultState> {
    */
   async join(options: JoinOptions<State>): Promise<JoinResult<State>> {
     checkOptions('join', options);
-    let roomId: unknown, userId: unknown, connId: unknown, state: unknown, snapshot: unknown;
-    try {
-      ({ roomId, userId, connId, state, snapshot } = options);
-    } catch (error) {
-      throw unreadable(options, ['roomId', 'userId', 'connId', 'state', 'snapshot'], error);
-    }
+    const { roomId, userId, connId, state, snapshot } = readFields(options, JOIN_FIELDS);
     checkId('roomId', roomId);
     checkId('userId', userId);
     checkId('connId', connId);
@@ -228,12 +225,7 @@ export class PresenceClient<State extends object = DefaultState> {
   ): Promise<Unsubscribe> {
     checkHandler('handler', handler);
     checkOptions('subscribe', options);
-    let roomId: unknown;
-    try {
-      ({ roomId } = options);
-    } catch (error) {
-      throw unreadable(options, ['roomId'], error);
-    }
+    const { roomId } = readFields(options, ['roomId']);
     if (roomId !== undefined) {
       checkId('roomId', roomId);
     }

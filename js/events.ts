@@ -2,7 +2,7 @@
 
 import { RollcallError } from './errors.js';
 import type { EventsOptions, Unsubscribe } from './types.js';
-import { checkCount, checkOptions, checkSignal, unreadable } from './validate.js';
+import { checkCount, checkOptions, checkSignal, readFields } from './validate.js';
 
 const DEFAULT_BUFFERED = 10_000;
 
@@ -72,12 +72,7 @@ async function* run<Event>(
   options: EventsOptions,
 ): AsyncGenerator<Event, void, undefined> {
   checkOptions('events', options);
-  let signal: unknown, maxBuffered: unknown;
-  try {
-    ({ signal, maxBuffered = DEFAULT_BUFFERED } = options);
-  } catch (error) {
-    throw unreadable(options, ['signal', 'maxBuffered'], error);
-  }
+  const { signal, maxBuffered = DEFAULT_BUFFERED } = readFields(options, ['signal', 'maxBuffered']);
   checkSignal('signal', signal);
   checkCount('maxBuffered', maxBuffered);
   if (signal?.aborted) {

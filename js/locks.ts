@@ -21,7 +21,7 @@ import {
   checkOptions,
   checkSignal,
   checkWait,
-  unreadable,
+  readFields,
 } from './validate.js';
 
 const DEFAULT_TTL_MS = 10_000;
@@ -48,12 +48,13 @@ export class Locks {
   async acquire(name: string, options: AcquireOptions): Promise<Lock> {
     checkId('name', name);
     checkOptions('locks.acquire', options);
-    let ownerId: unknown, ttlMs: unknown, waitMs: unknown, autoRenew: unknown, signal: unknown;
-    try {
-      ({ ownerId, ttlMs = DEFAULT_TTL_MS, waitMs = 0, autoRenew, signal } = options);
-    } catch (error) {
-      throw unreadable(options, ACQUIRE_OPTIONS, error);
-    }
+    const {
+      ownerId,
+      ttlMs = DEFAULT_TTL_MS,
+      waitMs = 0,
+      autoRenew,
+      signal,
+    } = readFields(options, ACQUIRE_OPTIONS);
     checkId('ownerId', ownerId);
     checkCount('ttlMs', ttlMs);
     checkWait('waitMs', waitMs);
@@ -107,12 +108,7 @@ export class Locks {
   async subscribe(handler: LockHandler, options: LockSubscribeOptions = {}): Promise<Unsubscribe> {
     checkHandler('handler', handler);
     checkOptions('locks.subscribe', options);
-    let name: unknown;
-    try {
-      ({ name } = options);
-    } catch (error) {
-      throw unreadable(options, ['name'], error);
-    }
+    const { name } = readFields(options, ['name']);
     if (name !== undefined) {
       checkId('name', name);
     }

@@ -15,6 +15,7 @@ import type {
 import type { Session } from './session.js';
 import type { Unsubscribe } from './types.js';
 import {
+  checkChannelType,
   checkFlag,
   checkHandler,
   checkId,
@@ -22,7 +23,7 @@ import {
   checkRevision,
   checkText,
   checkWhole,
-  unreadable,
+  readFields,
 } from './validate.js';
 
 type Operation = 'set' | 'update' | 'remove';
@@ -44,12 +45,12 @@ const ITEM_FIELDS = ['key', 'value', 'revision'] as const;
  */
 export class Metadata {
   readonly #session: Session;
-  readonly #dispatcher: Dispatcher<never>;
+  readonly #dispatcher: Pick<Dispatcher<never>, 'addMetadata'>;
 
   /** @internal */
-  constructor(session: Session, dispatcher: unknown) {
+  constructor(session: Session, dispatcher: Pick<Dispatcher<never>, 'addMetadata'>) {
     this.#session = session;
-    this.#dispatcher = dispatcher as Dispatcher<never>;
+    this.#dispatcher = dispatcher;
   }
 
   /** Replaces the whole record. */
@@ -74,7 +75,7 @@ export class Metadata {
   /** The record; of a channel that is unknown, one without items and with major revision 0. */
   async get(channel: ChannelRef): Promise<ChannelMetadata> {
     checkOptions('metadata.get', channel);
-    const { channelName, channelType } = read(channel, CHANNEL_FIELDS);
+    const { channelName, channelType } = readFields(channel, CHANNEL_FIELDS);
     checkId('channelName', channelName);
     checkId('channelType', channelType);
     return (await this.#session.call('metadataGet', channelType, channelName)) as ChannelMetadata;
@@ -92,16 +93,14 @@ export class Metadata {
   ): Promise<Unsubscribe> {
     checkHandler('handler', handler);
     checkOptions('metadata.subscribe', options);
-    const { channelName, channelType } = read(options, CHANNEL_FIELDS);
+    const { channelName, channelType } = readFields(options, CHANNEL_FIELDS);
     if (channelName === undefined && channelType === undefined) {
       const remove = this.#dispatcher.addMetadata(undefined, handler);
       return this.#session.subscribe(FEEDS.allChannels, '', remove);
     }
     checkId('channelName', channelName);
     checkId('channelType', channelType);
-    if (channelType.includes(':')) {
-      throw invalid('channelType must not hold a colon');
-    }
+    checkChannelType(channelType);
     const key = channelKey({ channelType, channelName });
     const remove = this.#dispatcher.addMetadata(key, handler);
     return this.#session.subscribe(FEEDS.channel, key, remove);
@@ -109,7 +108,7 @@ export class Metadata {
 
   async #change(operation: Operation, change: object): Promise<ChannelMetadata> {
     checkOptions(`metadata.${operation}`, change);
-    const { channelName, channelType, data, options, actorUserId, fencingToken } = read(
+    const { channelName, channelType, data, options, actorUserId, fencingToken } = readFields(
       change,
       FIELDS,
     );
@@ -137,28 +136,12 @@ export class Metadata {
   }
 }
 
-/** Reads fields of an object that a caller made; one that throws is named. */
-function read<Field extends string>(
-  from: object,
-  fields: readonly Field[],
-): { [Name in Field]: unknown } {
-  const values = {} as { [Name in Field]: unknown };
-  try {
-    for (const field of fields) {
-      values[field] = (from as { [Name in Field]: unknown })[field];
-    }
-  } catch (error) {
-    throw unreadable(from, fields, error);
-  }
-  return values;
-}
-
 function optionsOf(options: unknown): object {
   if (options === undefined) {
     return {};
   }
   checkOptions('options', options);
-  const { majorRevision, lockName, addTimestamp, addUserId } = read(options, OPTION_FIELDS);
+  const { majorRevision, lockName, addTimestamp, addUserId } = readFields(options, OPTION_FIELDS);
   if (lockName !== undefined) {
     checkId('options.lockName', lockName);
   }
@@ -182,7 +165,7 @@ function itemsOf(operation: Operation, data: unknown): object[] {
     const field = `data[${place}]`;
     const item: unknown = data[place];
     checkOptions(field, item);
-    const { key, value, revision } = read(item, ITEM_FIELDS);
+    const { key, value, revision } = readFields(item, ITEM_FIELDS);
     checkText(`${field}.key`, key);
     if (!key.isWellFormed()) {
       throw invalid(`${field}.key holds half a surrogate pair, which is no Unicode text`);

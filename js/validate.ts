@@ -47,6 +47,32 @@ export function unreadable(options: object, fields: readonly string[], error: un
   return invalid(`${field ?? 'an option'} cannot be read: ${messageOf(error)}`, error);
 }
 
+/**
+ * Fields of an object that a caller made, each read once; one that throws is named. Not for heartbeats,
+ * which are many.
+ */
+export function readFields<Field extends string>(
+  from: object,
+  fields: readonly Field[],
+): { [Name in Field]: unknown } {
+  const values = {} as { [Name in Field]: unknown };
+  try {
+    for (const field of fields) {
+      values[field] = (from as { [Name in Field]: unknown })[field];
+    }
+  } catch (error) {
+    throw unreadable(from, fields, error);
+  }
+  return values;
+}
+
+/** With a colon in the type, two channels would share a key; names may hold colons. */
+export function checkChannelType(channelType: string): void {
+  if (channelType.includes(':')) {
+    throw invalid('channelType must not hold a colon');
+  }
+}
+
 export function checkId(field: string, id: unknown): asserts id is string {
   if (typeof id !== 'string') {
     throw invalid(`${field} must be a string, got ${shown(id)}`);

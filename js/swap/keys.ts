@@ -2,8 +2,7 @@
 // alone they are spelled.
 
 import { presenceKey } from '../../binding/binding.js';
-import { invalid } from '../errors.js';
-import { checkName } from '../validate.js';
+import { checkChannelType, checkName } from '../validate.js';
 
 /** A name that is made of one id. */
 function of(kind: string, field: string): (id: string) => string {
@@ -18,10 +17,7 @@ function ofChannel(kind: string): (channelType: string, channelName: string) => 
   return (channelType, channelName) => {
     checkName('channelType', channelType);
     checkName('channelName', channelName);
-    // ("a:b", "c") and ("a", "b:c") would make one key.
-    if (channelType.includes(':')) {
-      throw invalid('channelType must not hold a colon');
-    }
+    checkChannelType(channelType);
     return presenceKey(kind, channelType, channelName);
   };
 }
