@@ -2,26 +2,22 @@
 // `prs:lock:<name>`.
 import type { Redis } from 'ioredis';
 import type { Lock } from 'rollcall';
-import { beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { brief, fired, recordLocks } from '../conformance/locks.js';
 import { failure } from '../conformance/stores.js';
 import { openClient } from '../support/clients.js';
-import { type RedisServer, sharedDb } from '../support/redis.js';
 import { eventually } from '../support/wait.js';
+import { useSharedDb } from './db.js';
 
 const KEY = 'prs:lock:l';
 const ADA = { ownerId: 'ada' };
 const CHANNEL = { channelType: 'doc', channelName: 'd' };
 
-let server: RedisServer;
 let url: string;
 let redis: Redis;
 
-beforeEach(async () => {
-  const shared = await sharedDb();
-  ({ server, url } = shared);
-  redis = await server.client(shared.db);
-  return () => redis.disconnect();
+useSharedDb((db) => {
+  ({ url, redis } = db);
 });
 
 test('8.2 a lock of ours is seen by a plain GET: the owner’s id, with a TTL', async () => {

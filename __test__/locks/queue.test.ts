@@ -1,12 +1,13 @@
 // Spec 8.4 on Redis: who is told of what when a lock is let go, and what happens to waiters whose
 // process dies, or whose messages are lost.
 import type { Redis } from 'ioredis';
-import { beforeEach, expect, onTestFinished, test } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
 import { fired } from '../conformance/locks.js';
 import { openClient } from '../support/clients.js';
 import { startFixture } from '../support/process.js';
-import { type RedisServer, sharedDb } from '../support/redis.js';
+import type { RedisServer } from '../support/redis.js';
 import { eventually, within } from '../support/wait.js';
+import { useSharedDb } from './db.js';
 
 const ADA = { ownerId: 'ada' };
 
@@ -14,11 +15,8 @@ let server: RedisServer;
 let url: string;
 let redis: Redis;
 
-beforeEach(async () => {
-  const shared = await sharedDb();
-  ({ server, url } = shared);
-  redis = await server.client(shared.db);
-  return () => redis.disconnect();
+useSharedDb((db) => {
+  ({ server, url, redis } = db);
 });
 
 async function waiting(waiters: number): Promise<void> {

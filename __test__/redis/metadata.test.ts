@@ -1,9 +1,9 @@
 // Channel metadata in Redis (spec section 2): exact keys, types and fields, beside TypeScript nodes
 // that read and write the same records, and what is neither's.
 import type { Redis } from 'ioredis';
-import { beforeEach, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { brief, CHANNEL, items, recordMetadata } from '../conformance/metadata.js';
-import { failure, useStore } from '../conformance/stores.js';
+import { failure, useIoredis, useStore } from '../conformance/stores.js';
 import { ReferencePresenceService } from '../reference/service.js';
 import type { Untyped } from '../support/clients.js';
 import { eventually } from '../support/wait.js';
@@ -13,10 +13,8 @@ const KEY = 'prs:{chan:doc:one}:meta';
 describe('metadata in Redis', () => {
   const store = useStore('redis');
   let redis: Redis;
-  beforeEach(async () => {
-    const { server, db } = store.redis();
-    redis = await server.client(db);
-    return () => redis.disconnect();
+  useIoredis(store, (client) => {
+    redis = client;
   });
 
   const write = (itemsText: string, majorRevision: string | number = 3) =>

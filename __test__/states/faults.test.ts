@@ -1,8 +1,8 @@
 // States that cannot be read (9.2): shown as null, counted and logged; nobody else is disturbed.
 import { deflateSync, gzipSync } from 'node:zlib';
 import type { Redis } from 'ioredis';
-import { beforeEach, describe, expect, test } from 'vitest';
-import { byConn, failure, useStore } from '../conformance/stores.js';
+import { describe, expect, test } from 'vitest';
+import { byConn, failure, useIoredis, useStore } from '../conformance/stores.js';
 import { keepLog } from '../support/clients.js';
 import { createRandom } from '../support/random.js';
 import { largeState } from './large.js';
@@ -10,10 +10,8 @@ import { largeState } from './large.js';
 describe('states that cannot be read', () => {
   const store = useStore('redis');
   let redis: Redis;
-  beforeEach(async () => {
-    const { server, db } = store.redis();
-    redis = await server.client(db);
-    return () => redis.disconnect();
+  useIoredis(store, (client) => {
+    redis = client;
   });
   const state = largeState(createRandom());
   const text = JSON.stringify(state);

@@ -2,9 +2,16 @@
 // in one round trip, and never over what somebody else has written.
 import type { Redis } from 'ioredis';
 import { PresenceClient } from 'rollcall';
-import { beforeEach, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { merged } from '../conformance/states.js';
-import { failure, LONG_TTL_MS, record, STORAGES, useStore } from '../conformance/stores.js';
+import {
+  failure,
+  LONG_TTL_MS,
+  record,
+  STORAGES,
+  useIoredis,
+  useStore,
+} from '../conformance/stores.js';
 import { createRandom } from '../support/random.js';
 import { startRedis } from '../support/redis.js';
 import { commandsOf, largeState, type Node, referenceNode } from './large.js';
@@ -17,10 +24,8 @@ describe.each(Object.entries(STORAGES))('patches of large states [%s]', (name, o
   const store = useStore('redis', options);
   const random = createRandom(name.length);
   let redis: Redis;
-  beforeEach(async () => {
-    const { server, db } = store.redis();
-    redis = await server.client(db);
-    return () => redis.disconnect();
+  useIoredis(store, (client) => {
+    redis = client;
   });
   const names = (commands: string[][]) => commands.map(([command]) => command?.toUpperCase());
 

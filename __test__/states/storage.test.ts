@@ -1,9 +1,16 @@
 // Where states are stored (9.1) and how they are compressed (9.2): keys, TTLs, and fleets in which
 // every node does it in another way.
 import type { Redis } from 'ioredis';
-import { beforeEach, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { merged } from '../conformance/states.js';
-import { expired, record, SHORT_TTL_MS, STORAGES, useStore } from '../conformance/stores.js';
+import {
+  expired,
+  record,
+  SHORT_TTL_MS,
+  STORAGES,
+  useIoredis,
+  useStore,
+} from '../conformance/stores.js';
 import { foreignJoin } from '../redis/foreign.js';
 import { createRandom } from '../support/random.js';
 import { eventually } from '../support/wait.js';
@@ -12,10 +19,8 @@ import { commandsOf, largeState, type Node, referenceNode } from './large.js';
 describe('storage of states', () => {
   const store = useStore('redis');
   let redis: Redis;
-  beforeEach(async () => {
-    const { server, db } = store.redis();
-    redis = await server.client(db);
-    return () => redis.disconnect();
+  useIoredis(store, (client) => {
+    redis = client;
   });
   const c = { roomId: 'r', userId: 'u', connId: 'c' };
   const HASH = 'prs:conn:c';
