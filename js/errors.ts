@@ -130,3 +130,9 @@ export function errorFrom(data: NativeErrorData): RollcallError {
 export function invalid(message: string, cause?: unknown): RollcallError {
   return new RollcallError('INVALID_ARGUMENT', message, { cause });
 }
+
+/** The error for a call that the core did not live through. It may have been carried out. */
+export function failedInside(cause: unknown): RollcallError {
+  const message = 'Rollcall failed inside; please report this';
+  return new RollcallError('INTERNAL', message, { cause, outcome: 'unknown' });
+}

@@ -3,7 +3,7 @@
 // slots in plain arrays, no object of our own for a heartbeat.
 
 import type { NativeClient as Core } from '../binding/binding.js';
-import { errorFrom, type NativeErrorData } from './errors.js';
+import { errorFrom, failedInside, type NativeErrorData } from './errors.js';
 import type { HeartbeatManyResult, HeartbeatResult } from './types.js';
 
 /** Numbers for each heartbeat that crosses, either way. */
@@ -81,7 +81,13 @@ export class Heartbeats {
     const items = this.#items.subarray(0, PER_ITEM * this.#count);
     this.#ids = '';
     this.#count = 0;
-    this.#core.heartbeats(ids, items);
+    try {
+      this.#core.heartbeats(ids, items);
+    } catch (error) {
+      for (let at = 2; at < items.length; at += PER_ITEM) {
+        this.#settle(items[at] as number, failedInside(error));
+      }
+    }
   }
 
   /** Takes in what the core has written into `settled`. */
@@ -128,7 +134,11 @@ export class Heartbeats {
   #add(slot: number, connId: string, epoch: number, patch: Patch | undefined): void {
     if (patch !== undefined) {
       this.flush();
-      this.#core.heartbeatPatch(slot, connId, epoch, patch.set, patch.remove);
+      try {
+        this.#core.heartbeatPatch(slot, connId, epoch, patch.set, patch.remove);
+      } catch (error) {
+        this.#settle(slot, failedInside(error));
+      }
       return;
     }
     if (this.#count === CROSSING) {

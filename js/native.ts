@@ -6,7 +6,7 @@
 // `active`, and a timer keeps the process alive; otherwise neither does (spec 11.3).
 
 import { type NativeClient as Core, NativeClient } from '../binding/binding.js';
-import { errorFrom, type NativeErrorData, type RollcallError } from './errors.js';
+import { errorFrom, failedInside, type NativeErrorData, type RollcallError } from './errors.js';
 import { Heartbeats } from './heartbeats.js';
 import { Leases } from './leases.js';
 
@@ -93,7 +93,12 @@ export class Bridge {
       const number = this.#nextCall++;
       this.heartbeats.flush();
       const method = this.#core[name] as (call: number, ...rest: unknown[]) => void;
-      method.call(this.#core, number, ...args);
+      try {
+        method.call(this.#core, number, ...args);
+      } catch (error) {
+        reject(failedInside(error));
+        return;
+      }
       this.#calls.set(number, { resolve, reject });
       this.hold();
     });
@@ -105,37 +110,47 @@ export class Bridge {
   }
 
   metrics(): unknown {
-    return JSON.parse(this.#core.metrics());
+    try {
+      return JSON.parse(this.#core.metrics());
+    } catch (error) {
+      throw failedInside(error);
+    }
   }
 
   /** Nothing more will come: everything that is still pending fails, no handler is called. */
   end(error: RollcallError): void {
     this.#ended = true;
+    this.#failAll(error);
+    // Subscriptions that were never ended hold it no longer.
+    active.delete(this);
+    clearInterval(this.#keepAlive);
+  }
+
+  #failAll(error: RollcallError): void {
     for (const { reject } of this.#calls.values()) {
       reject(error);
       this.release();
     }
     this.#calls.clear();
     this.heartbeats.end(error);
-    // Subscriptions that were never ended hold it no longer.
-    active.delete(this);
-    clearInterval(this.#keepAlive);
   }
 
   /** Called by the core on this thread. Must not throw: nobody is there to catch it. */
   drain(): void {
     // One crossing for all that there is; the core wakes us again for what comes later, and for
     // what does not fit, after other work of the event loop.
-    const text = this.#core.drain(this.heartbeats.settled);
-    this.heartbeats.settle();
-    if (text === null) {
+    let drained: Drained | null;
+    try {
+      const text = this.#core.drain(this.heartbeats.settled);
+      this.heartbeats.settle();
+      drained = text === null ? null : JSON.parse(text);
+    } catch (error) {
+      // What was handed over is lost, and with it who is to be told of what.
+      this.#sink.log('error', `Rollcall could not read what its core said: ${error}`);
+      this.#failAll(failedInside(error));
       return;
     }
-    let drained: Drained;
-    try {
-      drained = JSON.parse(text);
-    } catch (error) {
-      this.#sink.log('error', `Rollcall could not read what its core said: ${error}`);
+    if (drained === null) {
       return;
     }
     const [calls, notices, events] = drained;

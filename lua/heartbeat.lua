@@ -29,6 +29,7 @@
 -- the key. state_rev grows with every write of a state that ever was large or in the key.
 -- @include now
 -- @include event
+-- @include may_publish
 local REFRESHED = 0
 local UNKNOWN = 1
 local STALE = 2
@@ -80,6 +81,7 @@ end
 -- A server that is out of memory refuses a script's HSET as long as it has written nothing. A patch
 -- is to be refused then, so its HSET comes first; a mere heartbeat is not, so PEXPIRE does.
 if after ~= '' then
+  may_publish(KEYS[4])
   if separate then
     redis.call('SET', KEYS[5], stored)
     redis.call('HSET', KEYS[1], 'last_seen_ms', seen)

@@ -33,6 +33,7 @@
 -- that ran ahead of the clock could be given again once the connection is forgotten.
 -- @include now
 -- @include event
+-- @include may_publish
 -- @include leave_room
 local JOINED = 0
 local ELSEWHERE = 1
@@ -104,6 +105,7 @@ end
 if epoch > now and epoch - now <= MOST_WAIT then
   return { EARLY, epoch - now }
 end
+may_publish(KEYS[6])
 if ghost then
   leave_place(ghost, ghost_epoch, 'timeout')
 end

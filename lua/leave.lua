@@ -20,6 +20,7 @@
 -- epoch, and the new join would get the same again; so a leave waits until the clock has passed it.
 -- @include now
 -- @include event
+-- @include may_publish
 -- @include leave_room
 local LEFT = 0
 local UNKNOWN = 1
@@ -41,6 +42,7 @@ local wait = (tonumber(found[3]) or 0) - now + 1
 if wait > 0 and wait <= MOST_WAIT then
   return { EARLY, wait }
 end
+may_publish(KEYS[6])
 redis.call('DEL', KEYS[1], KEYS[11])
 leave_room({
   conns = KEYS[2], members = KEYS[3], last_seen = KEYS[4], conn_meta = KEYS[5],

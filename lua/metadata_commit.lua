@@ -26,6 +26,7 @@
 -- later, so they can write the same majorRevision twice, with other items.
 -- @include now
 -- @include event
+-- @include may_publish
 -- @include iso
 -- @include locks
 local COMMITTED = 0
@@ -48,6 +49,7 @@ end
 
 local time = ''
 if after ~= '' then
+  may_publish(KEYS[2])
   local first = 6 + 2 * locks
   local last = first + 2 * events
   local text = ARGV[last]

@@ -28,6 +28,7 @@
 -- @include event
 -- @include iso
 -- @include locks
+-- @include may_publish
 local COMMITTED = 0
 local LOCKED = 1
 local CHANGED = 2
@@ -59,6 +60,7 @@ end
 
 local time = iso_time(now)
 if after ~= '' then
+  may_publish(KEYS[2])
   local at = 6 + #KEYS - 2
   local items = at + 2 * events
   if changed < 0 then

@@ -20,11 +20,13 @@
 -- else. So there is one `leave` for each (connId, epoch), however many reapers run.
 -- @include candidate
 -- @include goes_on
+-- @include may_publish
 local candidates = (#KEYS - 7) / 4
 local removed, lag, mended = 0, 0, 0
 -- When the room comes due again is ttl after this.
 local limit = now - ttl
 local oldest = math.huge
+may_publish(KEYS[5])
 goes_on(KEYS[7])
 
 for i = 0, candidates - 1 do

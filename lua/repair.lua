@@ -23,9 +23,11 @@
 -- is still what was read.
 -- @include candidate
 -- @include goes_on
+-- @include may_publish
 local members, lives = tonumber(ARGV[4]), ARGV[5]
 local conns = #lives
 local repairs, removed = 0, 0
+may_publish(KEYS[5])
 goes_on(KEYS[7])
 
 for i = 0, conns - 1 do

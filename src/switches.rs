@@ -27,6 +27,8 @@ defences! {
     ServerWords: "server-words",
     /// Connecting again after a connection broke.
     Reconnect: "reconnect",
+    /// Asking sentinels now and then whether the master is still the one.
+    Moved: "moved",
     /// Telling of gaps in the events.
     Gaps: "gaps",
     /// Sending a script along when the server has lost it.
@@ -41,8 +43,8 @@ defences! {
     EventBound: "event-bound",
     /// Looking at rooms and connections one by one when one of many is corrupt.
     Isolation: "isolation",
-    /// Undoing a step of which a part was refused.
-    Undo: "undo",
+    /// Asking whether an event may be published before anything is written.
+    MayPublish: "may-publish",
     /// Comparing the indices of rooms.
     Checks: "checks",
     /// Taking rooms in that are active and not indexed.
@@ -59,8 +61,14 @@ defences! {
     Certificates: "certificates",
     /// Checking the size of ids and states.
     Limits: "limits",
-    /// Not a defence: it is "off" when code is to panic where [`panic_point`] says.
+    /// Merging patches in the order of their calls.
+    Merging: "merging",
+    /// Passes of the reaper.
+    Reaping: "reaping",
+    /// Not a defence: it is "off" when tasks are to panic.
     Calm: "calm",
+    /// The same for what JavaScript calls at once.
+    CalmAtOnce: "calm-at-once",
 }
 
 /// Whether the defence is turned off. Never, in the published build.
@@ -72,8 +80,8 @@ pub const fn off(_: Defence) -> bool {
 
 /// Panics if a test asks for it.
 #[inline(always)]
-pub fn panic_point() {
-    assert!(!off(Defence::Calm), "a test asked for a panic");
+pub fn panic_point(calm: Defence) {
+    assert!(!off(calm), "a test asked for a panic");
 }
 
 #[cfg(feature = "test-faults")]

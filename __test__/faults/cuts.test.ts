@@ -3,6 +3,7 @@
 import { describe, expect } from 'vitest';
 import { rejection } from '../support/clients.js';
 import { eventually } from '../support/wait.js';
+import { contend, writeChannels } from './claims.js';
 import { count, proven } from './proven.js';
 import { startWorld, type World } from './world.js';
 
@@ -44,20 +45,24 @@ describe('3: the connections for calls', () => {
     async () => {
       const world = await startWorld({ nodes: 2 });
       const load = world.load({ conns: 20, pauseMs: 0 });
+      const channels = await writeChannels(world.nodes, world.ledger);
+      const locks = contend(world.nodes, world.ledger, world.random, { keeps: false });
       for (let cut = 0; cut < cuts; cut++) {
         await kill(world, 'normal');
         const done = world.ledger.ended('done');
         await eventually(() => world.ledger.ended('done') > done + 20, { intervalMs: 1 });
       }
-      await load.stop();
-      console.log(`CLIENT KILL TYPE normal: ${world.ledger.summary()}`);
+      await Promise.all([load.stop(), channels.stop(), locks.stop()]);
+      console.log(`CLIENT KILL TYPE normal: ${world.ledger.summary()}; ${channels.summary()}`);
+      await channels.check(world.healthy);
+      await locks.check(world.healthy);
       await world.converged();
       // A kill comes before or after a call as a whole: whether one was ever applied twice without
       // the defence is a matter of luck here, so the control lends it a hand.
       await lostJoin(world);
       world.ledger.check();
       expect(world.ledger.ended('unknown')).toBeGreaterThan(1);
-      await world.emptied();
+      await world.emptied({ channels: true });
     },
   );
 

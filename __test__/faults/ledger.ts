@@ -85,6 +85,13 @@ export class Ledger implements AsyncDisposable {
     this.codes.set(code, (this.codes.get(code) ?? 0) + 1);
   }
 
+  /** What has been checked is forgotten. */
+  forget(): void {
+    this.#entries.length = 0;
+    this.#events.clear();
+    this.#leaves.clear();
+  }
+
   get calls(): number {
     return this.#entries.length;
   }

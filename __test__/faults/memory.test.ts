@@ -4,7 +4,7 @@ import type { Redis } from 'ioredis';
 import { describe, expect, onTestFinished } from 'vitest';
 import { rejection } from '../support/clients.js';
 import { eventually } from '../support/wait.js';
-import { count, type Defence, proven } from './proven.js';
+import { count, proven } from './proven.js';
 import { connect, ROOMS, startWorld, type World } from './world.js';
 
 describe('4: maxmemory with noeviction', () => {
@@ -132,7 +132,7 @@ async function inhabited({
 }
 
 /** Everybody is in every index again, while heartbeats go on. */
-async function whole(world: World, off: Defence[]): Promise<void> {
+async function whole(world: World, off: readonly unknown[]): Promise<void> {
   const expected = Array.from({ length: 24 }, (_, i) => `c${i}`).sort();
   await eventually(
     async () => {

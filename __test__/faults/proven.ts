@@ -11,6 +11,7 @@ export type Defence =
   | 'patience'
   | 'server-words'
   | 'reconnect'
+  | 'moved'
   | 'gaps'
   | 'no-script'
   | 'once'
@@ -18,7 +19,10 @@ export type Defence =
   | 'forged'
   | 'event-bound'
   | 'isolation'
-  | 'undo'
+  | 'may-publish'
+  | 'merging'
+  | 'reaping'
+  | 'calm-at-once'
   | 'checks'
   | 'adopting'
   | 'not-found'
@@ -28,6 +32,15 @@ export type Defence =
   | 'certificates'
   | 'limits'
   | 'calm';
+
+/** What is no defence of the addon: the test itself leaves it out in its control. */
+export type Own = 'disk' | 'exit' | 'guard';
+
+const OWN: readonly string[] = ['disk', 'exit', 'guard'] satisfies Own[];
+
+function isOwn(name: Defence | Own): name is Own {
+  return OWN.includes(name);
+}
 
 /** The long form (`npm run test:faults`): ten times as much of everything, and longer waits. */
 export const LONG = process.env.ROLLCALL_FAULTS === 'long';
@@ -45,13 +58,13 @@ export function turnOff(...defences: Defence[]): void {
 }
 
 /** The environment for a child process in which defences are off. */
-export function environmentWithout(...defences: Defence[]): Record<string, string> {
-  return { ROLLCALL_TEST_DEFENCES_OFF: defences.join(',') };
+export function environmentWithout(...names: (Defence | Own)[]): Record<string, string> {
+  return { ROLLCALL_TEST_DEFENCES_OFF: names.filter((name) => !isOwn(name)).join(',') };
 }
 
 interface Control {
   /** What is turned off. */
-  without: Defence;
+  without: Defence | Own;
   /** A part of the message with which the test has to fail then. Any failure, unless told. */
   fails?: RegExp;
   timeoutMs?: number;
@@ -64,14 +77,14 @@ interface Control {
 export function proven(
   name: string,
   { without, fails, timeoutMs = 30_000 }: Control,
-  body: (off: Defence[]) => Promise<void>,
+  body: (off: readonly (Defence | Own)[]) => Promise<void>,
 ): void {
   describe(name, () => {
     test('holds', { timeout: timeoutMs }, () => body([]));
 
     test(`fails without: ${without}`, { timeout: timeoutMs }, async () => {
       onTestFinished(() => turnOff());
-      turnOff(without);
+      if (!isOwn(without)) turnOff(without);
       const error = await body([without]).then(
         () => undefined,
         (reason: unknown) => reason,

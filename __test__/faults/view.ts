@@ -60,7 +60,8 @@ export class View {
 
   #refetch(): void {
     this.#stale = true;
-    this.#waiting ??= [];
+    // What came before the gap is older than the snapshot that is fetched now.
+    this.#waiting = [];
     this.#fetching ??= this.#fetch().finally(() => {
       this.#fetching = undefined;
     });

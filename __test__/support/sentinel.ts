@@ -46,6 +46,7 @@ export class SentinelGroup implements AsyncDisposable {
   readonly sentinels: Sentinel[] = [];
   readonly #options: SentinelOptions;
   readonly #clients: Redis[] = [];
+  #first: Redis | undefined;
 
   constructor(options: SentinelOptions) {
     this.#options = options;
@@ -121,12 +122,36 @@ export class SentinelGroup implements AsyncDisposable {
 
   /** Where the master is by what the (first) sentinel says. */
   async master(): Promise<RedisServer> {
-    const sentinel = await this.ask();
-    const found = await sentinel.call('SENTINEL', 'get-master-addr-by-name', MASTER);
+    this.#first ??= await this.ask();
+    const found = await this.#first.call('SENTINEL', 'get-master-addr-by-name', MASTER);
     const port = Number((found as string[])[1]);
     const server = this.servers.find((one) => one.port === port);
     if (!server) throw new Error(`the sentinels name ${found}`);
     return server;
+  }
+
+  /** Resolves when there is a replica that the sentinels would let take over. */
+  async ready(): Promise<void> {
+    this.#first ??= await this.ask();
+    const first = this.#first;
+    await eventually(
+      async () => {
+        const replicas = (await first.call('SENTINEL', 'REPLICAS', MASTER)) as string[][];
+        const good = replicas.filter((replica) => {
+          const of = (name: string) => replica[replica.indexOf(name) + 1];
+          return of('flags') === 'slave' && of('master-link-status') === 'ok';
+        });
+        return good.length > 0;
+      },
+      { timeoutMs: 40_000, intervalMs: 50 },
+    );
+  }
+
+  /** Has the sentinels make another server the master. */
+  async failover(): Promise<void> {
+    this.#first ??= await this.ask();
+    const first = this.#first;
+    await eventually(() => first.call('SENTINEL', 'FAILOVER', MASTER), { timeoutMs: 20_000 });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,11 +1,15 @@
 -- @include integer
 -- @include now
+-- @include may_publish
 -- What the scripts of locks share. Their KEYS are always the same:
 --   KEYS[1] – prs:lock:<name>        KEYS[2] – its newest token    KEYS[3] – the record of its holder
 --   KEYS[4] – the queue of waiters   KEYS[5] – the living: wake channel of a node → until when (ms)
 --   KEYS[6] – index: lock → when its lease ends                    KEYS[7] – its events (channel)
 -- A waiter is '<number> <wake channel of its node>'. The channels that are published to are read from
 -- what the nodes themselves wrote: none is built here.
+
+-- Any of these scripts may find that a lock has ended, and tells it in the same step.
+may_publish(KEYS[7])
 
 -- Waiters of nodes that are gone which one call takes out.
 local MOST_DEAD = 64

@@ -209,8 +209,8 @@ impl Client {
     pub async fn epoch(&self, conn: &str) -> Result<Option<Epoch>> {
         self.call(async {
             ids::check_conn("connId", conn, &self.limits)?;
-            let mut found = self.store.locate(&[conn.into()]).await?;
-            Ok(found.pop().flatten().map(|located| located.epoch))
+            let located = presence::locate(&*self.store, conn).await?;
+            Ok(located.map(|located| located.epoch))
         })
         .await
     }

@@ -58,6 +58,15 @@ pub(super) enum OneOrMore {
 }
 
 impl OneOrMore {
+    fn tickets(&self) -> impl Iterator<Item = u64> + '_ {
+        match self {
+            OneOrMore::One(one) => std::slice::from_ref(one),
+            OneOrMore::More(more) => more.as_slice(),
+        }
+        .iter()
+        .map(|waiting| waiting.request.ticket)
+    }
+
     fn push(&mut self, another: Waiting) {
         *self = match std::mem::replace(self, OneOrMore::More(Vec::new())) {
             OneOrMore::One(first) => OneOrMore::More(vec![first, another]),
@@ -160,6 +169,18 @@ fn is_plain(waiting: &OneOrMore, known: Epoch) -> bool {
 impl Engine {
     /// Sends the plain part of a batch and settles it; what turns out to need more comes back.
     pub(super) async fn fly(&self, plain: Plain) -> Vec<Group> {
+        let tickets: Vec<u64> = plain.waiting.iter().flat_map(OneOrMore::tickets).collect();
+        // Everything is settled in one go at its end, so after a panic nothing has been.
+        match self.guarded(self.fly_plain(plain)).await {
+            Ok(exceptions) => exceptions,
+            Err(error) => {
+                self.settle_lost(tickets, &error);
+                Vec::new()
+            }
+        }
+    }
+
+    async fn fly_plain(&self, plain: Plain) -> Vec<Group> {
         let Plain { beats, waiting } = plain;
         let answer = self.store.beat_batch(&beats, self.settings.ttl_ms).await;
         let mut results: Vec<(Waiting, Outcome)> = Vec::with_capacity(waiting.len());

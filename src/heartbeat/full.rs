@@ -13,6 +13,7 @@ use crate::{
     presence::directory::Known,
     store::{Beaten, FullBeat, Mark, StateWrite, Stored},
 };
+use parking_lot::Mutex;
 use std::{collections::HashSet, sync::Arc};
 
 /// Rounds after which a connection whose state or place keeps changing is given up. Each means
@@ -32,7 +33,11 @@ struct Work {
     next: Option<State>,
     /// Which of the waiting have changed something, and which are refused.
     verdicts: Vec<Verdict>,
+    unsettled: Unsettled,
 }
+
+/// The tickets of a flight that nobody has been told of yet: what a panic leaves behind.
+type Unsettled = Arc<Mutex<HashSet<u64>>>;
 
 #[derive(Clone)]
 enum Verdict {
@@ -43,7 +48,19 @@ enum Verdict {
 impl Engine {
     pub(super) async fn fly_full(&self, groups: Vec<Group>) {
         let conns: HashSet<Arc<str>> = groups.iter().map(|group| group.conn.clone()).collect();
-        let mut open = self.recall(groups);
+        let waiting = groups.iter().flat_map(|group| &group.waiting);
+        let unsettled = Unsettled::new(Mutex::new(
+            waiting.map(|waiting| waiting.request.ticket).collect(),
+        ));
+        let flight = self.fly_groups(groups, unsettled.clone());
+        if let Err(error) = self.guarded(flight).await {
+            self.settle_lost(unsettled.lock().drain().collect(), &error);
+        }
+        self.release(&conns);
+    }
+
+    async fn fly_groups(&self, groups: Vec<Group>, unsettled: Unsettled) {
+        let mut open = self.recall(groups, &unsettled);
         for _ in 0..MOST_ROUNDS {
             open = self.round(open).await;
             if open.is_empty() {
@@ -60,11 +77,10 @@ impl Engine {
             );
             self.fail(work, &error);
         }
-        self.release(&conns);
     }
 
     /// What the directory knows of the connections.
-    fn recall(&self, groups: Vec<Group>) -> Vec<Work> {
+    fn recall(&self, groups: Vec<Group>, unsettled: &Unsettled) -> Vec<Work> {
         let mut works: Vec<Work> = groups
             .into_iter()
             .map(|group| Work {
@@ -74,6 +90,7 @@ impl Engine {
                 confident: None,
                 next: None,
                 verdicts: Vec::new(),
+                unsettled: unsettled.clone(),
                 group,
             })
             .collect();
@@ -145,25 +162,18 @@ impl Engine {
             return ready;
         }
         let conns: Vec<Arc<str>> = unknown.iter().map(|work| work.group.conn.clone()).collect();
-        match self.store.locate(&conns).await {
-            Err(error) => {
-                for work in unknown {
+        let located = self.store.locate(&conns).await;
+        for (mut work, located) in unknown.into_iter().zip(located) {
+            match located {
+                Err(error) => self.fail(work, &error),
+                Ok(None) => {
+                    let error = Error::not_found(&work.group.conn);
                     self.fail(work, &error);
                 }
-            }
-            Ok(located) => {
-                for (mut work, located) in unknown.into_iter().zip(located) {
-                    match located {
-                        None => {
-                            let error = Error::not_found(&work.group.conn);
-                            self.fail(work, &error);
-                        }
-                        Some(located) => {
-                            work.place = Some(located.place);
-                            work.base = Some(located.stored);
-                            ready.push(work);
-                        }
-                    }
+                Ok(Some(located)) => {
+                    work.place = Some(located.place);
+                    work.base = Some(located.stored);
+                    ready.push(work);
                 }
             }
         }
@@ -259,11 +269,21 @@ impl Engine {
                 Verdict::Refused(error) => (waiting, Err(Box::new(error))),
             })
             .collect();
+        self.settle_of(&work.unsettled, results);
+    }
+
+    fn settle_of(&self, unsettled: &Unsettled, results: Vec<(Waiting, Outcome)>) {
+        let mut open = unsettled.lock();
+        for (waiting, _) in &results {
+            open.remove(&waiting.request.ticket);
+        }
+        drop(open);
         self.settle(results);
     }
 
     fn fail(&self, work: Work, error: &Error) {
-        self.settle(
+        self.settle_of(
+            &work.unsettled,
             work.group
                 .waiting
                 .into_iter()

@@ -25,13 +25,15 @@ use crate::{
     },
     presence::directory::Directory,
     store::Store,
+    switches::{Defence, off, panic_point},
 };
 use batch::{Batch, Group};
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use queue::Queue;
 use std::{
     collections::{HashMap, HashSet},
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -324,6 +326,35 @@ impl Engine {
             self.queue.lock().put_back(parked);
             self.wake.notify_one();
         }
+    }
+
+    /// A flight; that it panicked is an error, and the engine goes on.
+    async fn guarded<T>(&self, flight: impl Future<Output = T>) -> Result<T, Error> {
+        let flight = async {
+            panic_point(Defence::Calm);
+            flight.await
+        };
+        if off(Defence::Panics) {
+            return Ok(flight.await);
+        }
+        AssertUnwindSafe(flight)
+            .catch_unwind()
+            .await
+            .map_err(|panic| Error::panicked(&*panic))
+    }
+
+    /// Tells those that a panic took away from us.
+    fn settle_lost(&self, tickets: Vec<u64>, error: &Error) {
+        count(
+            &self.metrics.counters.heartbeats_failed,
+            tickets.len() as u64,
+        );
+        self.settle.settle(
+            tickets
+                .into_iter()
+                .map(|ticket| (ticket, Err(Box::new(error.clone()))))
+                .collect(),
+        );
     }
 
     fn settle(&self, results: Vec<(Waiting, Outcome)>) {

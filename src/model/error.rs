@@ -1,7 +1,7 @@
 //! The one error type of the core: a stable code, a message for people, and whether the outcome is
 //! known. `src/node/` hands it to JavaScript as it is; nothing else makes error codes.
 
-use std::fmt;
+use std::{any::Any, fmt};
 
 /// Stable error codes. The list is part of the public contract: JavaScript sees the names that
 /// [`Code::as_str`] gives.
@@ -110,6 +110,17 @@ impl Error {
     pub fn with_unknown_outcome(mut self) -> Self {
         self.outcome_unknown = true;
         self
+    }
+
+    /// What a panic comes to for whoever waited for what panicked.
+    pub fn panicked(panic: &(dyn Any + Send)) -> Self {
+        let said = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Error::internal("Rollcall failed inside; please report this")
+            .with_cause(said.unwrap_or_default())
+            .with_unknown_outcome()
     }
 
     pub fn invalid(message: impl Into<String>) -> Self {

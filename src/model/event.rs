@@ -112,6 +112,7 @@ pub fn is_presence_event(payload: &str, room: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const GOOD: &str = r#"{"type":"update","roomId":"r","userId":"u","connId":"c","state":{"s":"\ud800"},"ts":1,"epoch":2,"more":[1]}"#;
 
@@ -159,5 +160,26 @@ mod tests {
             &leave.replace("{\"s\":\"\\ud800\"}", "null"),
             "r"
         ));
+    }
+
+    proptest! {
+        /// Whatever is taken for an event is one, by the word of a parser that reads it all.
+        #[test]
+        fn property_what_is_no_event_is_not_taken_for_one(
+            at in 0..GOOD.len(), cut in 0..6usize, put in "\\PC{0,3}", whole in ".*",
+        ) {
+            let mut text = GOOD.replace("\\ud800", "s");
+            let at = at.min(text.len());
+            text.replace_range(at..(at + cut).min(text.len()), &put);
+            for text in [text, whole] {
+                if is_presence_event(&text, "r") {
+                    let event: serde_json::Value = serde_json::from_str(&text).unwrap();
+                    prop_assert_eq!(&event["roomId"], "r");
+                    prop_assert!(["join", "update", "leave"].contains(&event["type"].as_str().unwrap()));
+                    prop_assert!(!event["connId"].as_str().unwrap().is_empty());
+                    prop_assert!(event["epoch"].is_number() && event["ts"].is_number());
+                }
+            }
+        }
     }
 }

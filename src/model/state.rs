@@ -1,9 +1,12 @@
 //! A connection's state: a JSON object, kept as the text that came in; patches merge at its top
 //! level (spec 3.4) without decoding it.
 
-use crate::model::{
-    error::{Error, Result},
-    json::{self, Entry},
+use crate::{
+    model::{
+        error::{Error, Result},
+        json::{self, Entry},
+    },
+    switches::{Defence, off},
 };
 use std::sync::Arc;
 
@@ -102,7 +105,7 @@ impl State {
         let mut in_place = vec![false; set.len()];
         let mut after: Vec<Entry<'_>> = Vec::with_capacity(before.len() + set.len());
         for entry in &before {
-            if remove_keys.find(entry.key).is_some() {
+            if remove_keys.find(entry.key).is_some() && !off(Defence::Merging) {
                 changed = true;
             } else if let Some(i) = set_keys.find(entry.key) {
                 in_place[i] = true;
@@ -195,6 +198,7 @@ impl Patch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn patched(state: &str, set: &str, remove: &str) -> Option<String> {
         State::parse("state", state)
@@ -268,5 +272,29 @@ mod tests {
             patched(state, r#"{"x":0.1}"#, "").unwrap(),
             r#"{"n":9007199254740991,"f":1e308,"s":"\ud800","__proto__":{"p":[]},"x":0.1}"#
         );
+    }
+
+    proptest! {
+        /// What comes of a patch is what comes of it with maps.
+        #[test]
+        fn property_a_patch_is_a_merge_of_maps(
+            before in prop::collection::btree_map("[a-f\"_]{0,2}", any::<i32>(), 0..6),
+            set in prop::collection::btree_map("[a-f\"_]{0,2}", any::<i32>(), 0..4),
+            remove in prop::collection::btree_set("[a-f\"_]{0,2}", 0..4),
+        ) {
+            // A key is either set or removed: JavaScript has one value for it.
+            let remove: Vec<_> = remove.into_iter().filter(|key| !set.contains_key(key)).collect();
+            let json = |map: &std::collections::BTreeMap<String, i32>| serde_json::to_string(map).unwrap();
+            let removed = serde_json::to_string(&remove).unwrap();
+            let after = patched(&json(&before), &json(&set), &removed);
+            let mut expected = before.clone();
+            expected.extend(set);
+            expected.retain(|key, _| !remove.contains(key));
+            prop_assert_eq!(after.is_some(), expected != before);
+            if let Some(after) = after {
+                let after: std::collections::BTreeMap<String, i32> = serde_json::from_str(&after).unwrap();
+                prop_assert_eq!(after, expected);
+            }
+        }
     }
 }

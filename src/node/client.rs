@@ -16,7 +16,7 @@ use crate::{
     },
     options::Options,
     store::{Feed, Topic},
-    switches::{Defence, off},
+    switches::{Defence, off, panic_point},
 };
 use futures_util::FutureExt;
 use napi::bindgen_prelude::{Float64ArraySlice, Function};
@@ -54,7 +54,7 @@ impl NativeClient {
         })
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn connect(&self, call: f64, options: String) -> napi::Result<()> {
         let core = self.core.clone();
         let inbox = self.inbox.clone();
@@ -68,7 +68,7 @@ impl NativeClient {
         })
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn join(
         &self,
         call: f64,
@@ -90,8 +90,9 @@ impl NativeClient {
     /// Takes heartbeats without a patch. `conns` are the connection ids one after the other;
     /// `items` has three numbers for each: its length in UTF-16 units, the epoch (-1: none), the
     /// ticket.
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn heartbeats(&self, conns: String, items: &[f64]) {
+        panic_point(Defence::CalmAtOnce);
         let conns: Arc<str> = conns.into();
         let ascii = conns.len() as f64 == items.chunks_exact(3).map(|item| item[0]).sum::<f64>();
         let mut requests = Vec::with_capacity(items.len() / 3);
@@ -118,7 +119,7 @@ impl NativeClient {
 
     /// Takes one heartbeat with a patch: `set` is the JSON text of the keys to set, `remove` that
     /// of an array of keys to remove, or empty.
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn heartbeat_patch(
         &self,
         ticket: f64,
@@ -127,6 +128,7 @@ impl NativeClient {
         set: String,
         remove: String,
     ) {
+        panic_point(Defence::CalmAtOnce);
         let ticket = ticket as u64;
         let patch = self
             .client()
@@ -147,7 +149,7 @@ impl NativeClient {
         }
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn leave(&self, call: f64, conn: String) -> napi::Result<()> {
         self.call(call, async move |client| {
             Ok(match client.leave(&conn).await? {
@@ -161,7 +163,7 @@ impl NativeClient {
         })
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn epoch(&self, call: f64, conn: String) -> napi::Result<()> {
         self.call(call, async move |client| {
             Ok(client
@@ -171,14 +173,14 @@ impl NativeClient {
         })
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn room_snapshot(&self, call: f64, room: String) -> napi::Result<()> {
         self.call(call, async move |client| {
             Ok(members_json(&client.room_snapshot(&room).await?))
         })
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn user_presence(&self, call: f64, user: String) -> napi::Result<()> {
         self.call(call, async move |client| {
             let connections = client.user_connections(&user).await?;
@@ -192,7 +194,7 @@ impl NativeClient {
     }
 
     /// `feed` is the feed's number; `name` says of what, where the feed is one of single things.
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn subscribe(&self, call: f64, feed: u32, name: String) -> napi::Result<()> {
         self.call(call, async move |client| {
             client.subscribe(topic(feed, &name)?).await?;
@@ -200,7 +202,7 @@ impl NativeClient {
         })
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn unsubscribe(&self, call: f64, feed: u32, name: String) -> napi::Result<()> {
         self.call(call, async move |client| {
             client.unsubscribe(topic(feed, &name)?).await?;
@@ -208,14 +210,14 @@ impl NativeClient {
         })
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn start_reaper(&self, call: f64) -> napi::Result<()> {
         self.call(call, async move |client| {
             client.start_reaper().map(|()| "null".into())
         })
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn reap_once(&self, call: f64) -> napi::Result<()> {
         self.call(call, async move |client| {
             let (sweep, took) = client.reap_once().await?;
@@ -228,7 +230,7 @@ impl NativeClient {
         })
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn close(&self, call: f64) -> napi::Result<()> {
         let core = self.core.clone();
         let calls = self.calls.clone();
@@ -243,8 +245,9 @@ impl NativeClient {
     }
 
     /// The metrics as JSON text; empty before the client is connected.
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn metrics(&self) -> napi::Result<String> {
+        panic_point(Defence::CalmAtOnce);
         match self.core.get() {
             None => Ok("{}".into()),
             Some(client) => serde_json::to_string(&client.metrics())
@@ -256,7 +259,7 @@ impl NativeClient {
     /// then three numbers for each: ticket; 0 for unchanged, 1 for changed, -1 for failed; the epoch,
     /// or the number of the error (see `takeErrors`). The rest is returned as JSON text,
     /// `[calls, notices, events]` (see `inbox.rs`); `null` if there is none.
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn drain(&self, mut out: Float64ArraySlice<'_>) -> Option<String> {
         // SAFETY: we are on the JavaScript thread and do not call into JavaScript while the slice
         // lives; the façade owns the array and shares it with no worker.
@@ -264,7 +267,7 @@ impl NativeClient {
     }
 
     /// The errors that the last `drain` numbered, as a JSON array.
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn take_errors(&self) -> String {
         self.inbox.take_errors()
     }
@@ -322,6 +325,7 @@ impl NativeClient {
     where
         F: Future<Output = Result<String>> + Send,
     {
+        panic_point(Defence::CalmAtOnce);
         let client = self.client().cloned();
         let mut work = Box::pin(guarded(async move { work(client?).await }));
         let first = {
@@ -344,6 +348,7 @@ impl NativeClient {
         call: f64,
         work: impl Future<Output = Result<String>> + Send + 'static,
     ) -> napi::Result<()> {
+        panic_point(Defence::CalmAtOnce);
         let inbox = self.inbox.clone();
         runtime()?.spawn(async move {
             let result = guarded(work).await;
@@ -355,17 +360,17 @@ impl NativeClient {
 
 /// What the work comes to; a panic becomes an error like any other.
 async fn guarded(work: impl Future<Output = Result<String>>) -> Result<String> {
+    let work = async {
+        panic_point(Defence::Calm);
+        work.await
+    };
+    if off(Defence::Panics) {
+        return work.await;
+    }
     AssertUnwindSafe(work)
         .catch_unwind()
         .await
-        .unwrap_or_else(|panic| {
-            let said = panic
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_owned())
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_default();
-            Err(Error::internal("Rollcall failed inside; please report this").with_cause(said))
-        })
+        .unwrap_or_else(|panic| Err(Error::panicked(&*panic)))
 }
 
 impl Drop for NativeClient {

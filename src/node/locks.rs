@@ -12,7 +12,7 @@ use tokio::time::Instant;
 impl NativeClient {
     /// Acquires lock `number`. Times in ms. Answers `[fencing token, until when it is certainly
     /// ours]`, the latter by `lockClock`.
-    #[napi]
+    #[napi(catch_unwind)]
     #[allow(
         clippy::too_many_arguments,
         reason = "an object would be converted property by property"
@@ -42,7 +42,7 @@ impl NativeClient {
     }
 
     /// Nobody wants lock `number` any more: it leaves the queue, or is given back.
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn lock_abandon(&self, number: f64) {
         if let (Ok(client), Ok(runtime)) = (self.client(), runtime()) {
             let _in_runtime = runtime.enter();
@@ -51,7 +51,7 @@ impl NativeClient {
     }
 
     /// Extends lock `number`; a TTL of 0 is the one that it has. Answers until when it is ours.
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn lock_extend(&self, call: f64, number: f64, ttl_ms: f64) -> napi::Result<()> {
         let ttl_ms = (ttl_ms > 0.0).then_some(ttl_ms as u64);
         self.call(call, async move |client| {
@@ -62,7 +62,7 @@ impl NativeClient {
         })
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn lock_release(&self, call: f64, number: f64) -> napi::Result<()> {
         self.call(call, async move |client| {
             client
@@ -72,7 +72,7 @@ impl NativeClient {
         })
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn lock_inspect(&self, call: f64, name: String) -> napi::Result<()> {
         self.call(call, async move |client| {
             let found = client
@@ -94,7 +94,7 @@ impl NativeClient {
         })
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn lock_revoke(&self, call: f64, name: String) -> napi::Result<()> {
         self.call(call, async move |client| {
             let revoked = client
@@ -115,14 +115,14 @@ impl NativeClient {
 
     /// Until when lock `number` is certainly ours, by `lockClock`; negative if it is not. Once it was
     /// said that it is not, it is not.
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn lock_ends(&self, number: f64) -> f64 {
         self.client()
             .map_or(-1.0, |client| client.leases().lease_ends(number as u64))
     }
 
     /// The core's monotonic clock, in ms.
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn lock_clock(&self) -> f64 {
         clock_ms(Instant::now())
     }

@@ -11,7 +11,7 @@ use napi_derive::napi;
 impl NativeClient {
     /// Changes a channel's metadata. `operation` is its name in events, `request` the JSON text of
     /// an object (see `Change::parse`).
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn metadata_change(
         &self,
         call: f64,
@@ -28,7 +28,7 @@ impl NativeClient {
         })
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn metadata_get(
         &self,
         call: f64,

@@ -7,7 +7,7 @@ use crate::{
         error::{Code, Error, Result},
         presence::{Epoch, Member, Place},
     },
-    store::{Join, Joined, Left, Store, Stored},
+    store::{Join, Joined, Left, Located, Store, Stored},
 };
 use directory::{Directory, Known};
 use std::time::Duration;
@@ -58,7 +58,7 @@ pub async fn join(
 pub async fn leave(store: &dyn Store, directory: &Directory, conn: &str) -> Result<Option<Place>> {
     let mut place = match directory.get(conn) {
         Some(known) => known.place,
-        None => match store.locate(&[conn.into()]).await?.pop().flatten() {
+        None => match locate(store, conn).await? {
             Some(located) => located.place,
             None => return Ok(None),
         },
@@ -82,6 +82,12 @@ pub async fn leave(store: &dyn Store, directory: &Directory, conn: &str) -> Resu
         }
     }
     Err(contended(conn))
+}
+
+/// Where one connection is; `None` if it is unknown.
+pub async fn locate(store: &dyn Store, conn: &str) -> Result<Option<Located>> {
+    let mut located = store.locate(&[conn.into()]).await;
+    located.pop().unwrap_or(Ok(None))
 }
 
 fn contended(conn: &str) -> Error {

@@ -371,8 +371,8 @@ pub trait Store: MetadataStore + LockStore {
         ttl_ms: u64,
     ) -> BoxFuture<'a, Vec<Result<Beaten>>>;
 
-    /// Where connections are; in order, `None` for the unknown.
-    fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<Option<Located>>>>;
+    /// Where connections are, each for itself; in order, `None` for the unknown.
+    fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<Option<Located>>>>;
 
     /// The live connections of a room (spec 3.8).
     fn room_snapshot<'a>(&'a self, room: &'a str) -> BoxFuture<'a, Result<Vec<Member>>>;

@@ -218,15 +218,9 @@ impl Store for MemoryStore {
         Box::pin(async move { beats.iter().map(beat).collect() })
     }
 
-    fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<Option<Located>>>> {
-        Box::pin(async move {
-            self.step(|data, now| {
-                conns
-                    .iter()
-                    .map(|conn| data.presence.locate(now, conn))
-                    .collect()
-            })
-        })
+    fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<Option<Located>>>> {
+        let locate = move |conn: &Arc<str>| self.step(|data, now| data.presence.locate(now, conn));
+        Box::pin(async move { conns.iter().map(locate).collect() })
     }
 
     fn room_snapshot<'a>(&'a self, room: &'a str) -> BoxFuture<'a, Result<Vec<Member>>> {

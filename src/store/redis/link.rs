@@ -100,6 +100,8 @@ impl Ask<'_> {
 struct Live {
     number: u64,
     connection: MultiplexedConnection,
+    /// Where it leads.
+    address: Arc<str>,
 }
 
 pub struct Link {
@@ -302,7 +304,7 @@ impl Inner {
         })
     }
 
-    async fn connect(self: &Arc<Self>, again: bool) -> Result<MultiplexedConnection> {
+    async fn connect(self: &Arc<Self>, again: bool) -> Result<(MultiplexedConnection, String)> {
         let config = &self.config;
         let on_push = config.on_push.clone();
         let weak = Arc::downgrade(self);
@@ -321,9 +323,9 @@ impl Inner {
                 Ok::<(), ()>(())
             });
         let attempt = async {
-            let connection = config.server.connect(&settings).await?;
+            let (connection, address) = config.server.connect(&settings).await?;
             (config.prepare)(connection.clone(), again).await?;
-            Ok(connection)
+            Ok((connection, address))
         };
         match timeout(config.connect_timeout, attempt).await {
             Ok(done) => done,
@@ -364,9 +366,13 @@ impl Inner {
         is_loading(error) || (self.config.server.moves() && error.code == Code::Unavailable)
     }
 
-    fn put(&self, connection: MultiplexedConnection) {
+    fn put(&self, (connection, address): (MultiplexedConnection, String)) {
         let number = self.connections.fetch_add(1, Ordering::Relaxed);
-        self.live.send_replace(Some(Live { number, connection }));
+        self.live.send_replace(Some(Live {
+            number,
+            connection,
+            address: address.into(),
+        }));
     }
 
     /// Takes a broken connection out of use, so that the next request waits for a new one.
@@ -424,7 +430,12 @@ async fn watch_until_broken(inner: &Inner) {
             () = inner.suspect.notified() => {}
             () = sleep(PING_EVERY), if !off(Defence::Pings) => {}
         }
-        let Some(Live { mut connection, .. }) = inner.live.borrow().clone() else {
+        let Some(Live {
+            mut connection,
+            address,
+            ..
+        }) = inner.live.borrow().clone()
+        else {
             return;
         };
         let server = &inner.config.server;
@@ -434,6 +445,9 @@ async fn watch_until_broken(inner: &Inner) {
             // An error reply (LOADING, NOAUTH, …) is an answer: the connection itself is sound.
             Ok(Err(error)) if !errors::breaks_connection(&error) => {}
             _ => return,
+        }
+        if server.has_moved(&address).await {
+            return;
         }
     }
 }

@@ -277,7 +277,7 @@ impl Store for RedisStore {
         Box::pin(self.do_beat_full(beats, ttl_ms))
     }
 
-    fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<Option<Located>>>> {
+    fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<Option<Located>>>> {
         Box::pin(self.do_locate(conns))
     }
 

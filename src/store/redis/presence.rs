@@ -4,11 +4,11 @@ use super::{
     RedisStore, errors,
     link::Repeat,
     scripts::{self, Reply},
-    states::Encoded,
+    states::{Encoded, Found},
 };
 use crate::{
     model::{
-        error::{Error, Result},
+        error::{Code, Error, Result},
         json::quote,
         presence::{Epoch, Member, Place},
     },
@@ -50,7 +50,7 @@ impl RedisStore {
         for _ in 0..MOST_GHOSTS {
             let call = self.join_call(join, &encoded, &before);
             let value = self.call(&scripts::JOIN, &call, Repeat::Never).await?;
-            match read_join(value).map_err(|error| errors::request(&error))? {
+            match scripts::read(value, read_join)? {
                 JoinReply::Joined(epoch) => {
                     let separate = self.states.are_separate();
                     let mark = encoded.into_mark(separate, u64::from(separate));
@@ -182,17 +182,19 @@ impl RedisStore {
         })
     }
 
-    pub(super) async fn do_locate(&self, conns: &[Arc<str>]) -> Result<Vec<Option<Located>>> {
-        let found = self.read_connections(conns).await?;
-        let located = found.into_iter().map(|found| {
-            let found = found?;
-            Some(Located {
-                place: Place::new(&found.room, &found.user),
-                epoch: found.epoch,
-                stored: self.stored_state(found),
-            })
-        });
-        Ok(located.collect())
+    pub(super) async fn do_locate(&self, conns: &[Arc<str>]) -> Vec<Result<Option<Located>>> {
+        let located = |found: Found| Located {
+            place: Place::new(&found.room, &found.user),
+            epoch: found.epoch,
+            stored: self.stored_state(found),
+        };
+        match self.read_connections(conns).await {
+            Ok(found) => {
+                let each = found.into_iter();
+                each.map(|found| Ok(found?.map(located))).collect()
+            }
+            Err(error) => vec![Err(error); conns.len()],
+        }
     }
 
     pub(super) async fn do_room_snapshot(&self, room: &str) -> Result<Vec<Member>> {
@@ -238,18 +240,25 @@ impl RedisStore {
 
     async fn members_of(&self, conns: &[String]) -> Result<Vec<Member>> {
         let found = self.read_connections(conns).await?;
-        let members = conns.iter().zip(found).filter_map(|(conn, found)| {
-            let found = found?;
-            Some(Member {
+        let mut members = Vec::with_capacity(found.len());
+        for (conn, found) in conns.iter().zip(found) {
+            let found = match found {
+                Ok(Some(found)) => found,
+                Ok(None) => continue,
+                // It is left out; the others are there.
+                Err(error) if error.code == Code::CorruptData => continue,
+                Err(error) => return Err(error),
+            };
+            members.push(Member {
                 conn: conn.clone(),
                 state: self.shown_state(conn, &found),
                 user: found.user,
                 room: found.room,
                 last_seen_ms: found.last_seen_ms,
                 epoch: found.epoch,
-            })
-        });
-        Ok(members.collect())
+            });
+        }
+        Ok(members)
     }
 }
 
@@ -268,8 +277,7 @@ enum JoinReply {
     Early { wait_ms: u64 },
 }
 
-fn read_join(value: Value) -> Result<JoinReply, redis::RedisError> {
-    let mut reply = Reply::new(value)?;
+fn read_join(reply: &mut Reply) -> Result<JoinReply, redis::RedisError> {
     Ok(match reply.integer()? {
         scripts::join::JOINED => JoinReply::Joined(reply.integer()?.unsigned_abs()),
         scripts::join::ELSEWHERE => {

@@ -44,7 +44,7 @@ impl Script {
     /// `EVALSHA`, to be followed by keys and arguments.
     pub fn call(&self, keys: usize) -> Cmd {
         let mut cmd = redis::cmd("EVALSHA");
-        if off(Defence::Freeing) {
+        if off(Defence::Freeing) || off(Defence::MayPublish) {
             cmd.arg(redis::Script::new(&self.text()).get_hash());
         } else {
             cmd.arg(&self.sha);
@@ -62,6 +62,13 @@ impl Script {
     }
 
     fn text(&self) -> Cow<'static, str> {
+        if off(Defence::MayPublish) {
+            return self
+                .source
+                .text
+                .replace("redis.acl_check_cmd and", "nil and")
+                .into();
+        }
         if off(Defence::Freeing) {
             // What `goes_on` does.
             return self

@@ -5,7 +5,10 @@ use super::{
     config::{self, Tls},
     errors,
 };
-use crate::model::error::{Code, Error, Result};
+use crate::{
+    model::error::{Code, Error, Result},
+    switches::{Defence, off},
+};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, RedisFuture, Value,
     aio::MultiplexedConnection, io::AsyncDNSResolver,
@@ -35,13 +38,31 @@ pub enum Server {
 }
 
 impl Server {
-    pub async fn connect(&self, settings: &AsyncConnectionConfig) -> Result<MultiplexedConnection> {
+    /// A connection, and the address that it leads to (without secrets).
+    pub async fn connect(
+        &self,
+        settings: &AsyncConnectionConfig,
+    ) -> Result<(MultiplexedConnection, String)> {
         match self {
             Server::Fixed(endpoint) => endpoint
                 .connect(settings)
                 .await
+                .map(|connection| (connection, endpoint.shown.clone()))
                 .map_err(|error| errors::connecting(&error, &endpoint.shown)),
             Server::Sentinels(sentinels) => sentinels.connect(settings).await,
+        }
+    }
+
+    /// Whether the sentinels name another master than the one at `address`. After a failover by
+    /// command the old one goes on as a master until it is told, ten seconds or more: what it
+    /// acknowledges in that time is lost.
+    pub async fn has_moved(&self, address: &str) -> bool {
+        match self {
+            Server::Fixed(_) => false,
+            Server::Sentinels(_) if off(Defence::Moved) => false,
+            Server::Sentinels(sentinels) => {
+                matches!(sentinels.find().await, Ok(master) if master.shown != address)
+            }
         }
     }
 
@@ -107,14 +128,17 @@ impl Sentinels {
         }
     }
 
-    async fn connect(&self, settings: &AsyncConnectionConfig) -> Result<MultiplexedConnection> {
+    async fn connect(
+        &self,
+        settings: &AsyncConnectionConfig,
+    ) -> Result<(MultiplexedConnection, String)> {
         let found = self.find().await?;
         let result = Self::connect_master(&found, settings).await;
         if result.is_err() {
             // A sentinel that is cut off from the others names the old master for ever.
             self.first.fetch_add(1, Ordering::Relaxed);
         }
-        result
+        result.map(|connection| (connection, found.shown))
     }
 
     async fn connect_master(

@@ -178,8 +178,6 @@ pub struct Found {
     revision: u64,
 }
 
-const WRONG_TYPE: &str = "WRONGTYPE";
-
 /// What is read of a hash.
 const FIELDS: [&str; 7] = [
     "user_id",
@@ -192,13 +190,8 @@ const FIELDS: [&str; 7] = [
 ];
 
 impl Found {
+    /// A key of another type is `CORRUPT_DATA`: one broken connection, not a broken room.
     fn read(answer: Value) -> Result<Option<Found>> {
-        if let Value::ServerError(error) = &answer
-            && error.code() == WRONG_TYPE
-        {
-            // A key of another type is one broken connection, not a broken room.
-            return Ok(None);
-        }
         let [user, room, seen, epoch, state, compressed, revision] = fields::<7>(answer)?;
         let (Some(user), Some(room)) = (user.and_then(utf8), room.and_then(utf8)) else {
             return Ok(None);
@@ -218,11 +211,11 @@ impl Found {
 }
 
 impl RedisStore {
-    /// Reads connections, in order; `None` for those that are not there.
+    /// Reads connections, each for itself, in order; `None` for those that are not there.
     pub(super) async fn read_connections(
         &self,
         conns: &[impl AsRef<str>],
-    ) -> Result<Vec<Option<Found>>> {
+    ) -> Result<Vec<Result<Option<Found>>>> {
         if self.states.are_separate() {
             return self.read_with_keys(conns).await;
         }
@@ -234,12 +227,9 @@ impl RedisStore {
                 .arg(&FIELDS);
         }
         let answers = self.commands.pipeline(&pipeline, Repeat::Harmless).await?;
-        let mut found: Vec<Option<Found>> = answers
-            .into_iter()
-            .map(Found::read)
-            .collect::<Result<_>>()?;
+        let mut found: Vec<_> = answers.into_iter().map(Found::read).collect();
         let separate: Vec<usize> = (0..found.len())
-            .filter(|&i| found[i].as_ref().is_some_and(|found| found.separate))
+            .filter(|&i| matches!(&found[i], Ok(Some(found)) if found.separate))
             .collect();
         if !separate.is_empty() {
             let conns: Vec<&str> = separate.iter().map(|&i| conns[i].as_ref()).collect();
@@ -253,7 +243,10 @@ impl RedisStore {
 
     /// Reads hashes and keys of states in one step: a hash that is older or newer than the state
     /// could say something else of how it is compressed.
-    async fn read_with_keys(&self, conns: &[impl AsRef<str>]) -> Result<Vec<Option<Found>>> {
+    async fn read_with_keys(
+        &self,
+        conns: &[impl AsRef<str>],
+    ) -> Result<Vec<Result<Option<Found>>>> {
         let mut pipeline = Pipeline::with_capacity(2 * conns.len() + 2);
         pipeline.cmd("MULTI");
         for conn in conns {
@@ -280,8 +273,8 @@ impl RedisStore {
         let mut answers = answers.into_iter();
         let mut found = Vec::with_capacity(conns.len());
         while let (Some(hash), Some(state)) = (answers.next(), answers.next()) {
-            let mut one = Found::read(hash)?;
-            if let (Some(one), Value::BulkString(state)) = (&mut one, state)
+            let mut one = Found::read(hash);
+            if let (Ok(Some(one)), Value::BulkString(state)) = (&mut one, state)
                 && one.separate
             {
                 one.state = Some(state);

@@ -260,8 +260,8 @@ fn spec_3_5_what_goes_in_comes_out() {
     let member = now(world.store.room_snapshot(room)).unwrap().remove(0);
     assert_eq!(member.state.unwrap().as_str(), state);
     let located = now(world.store.locate(&["c\n".into()]))
-        .unwrap()
         .remove(0)
+        .unwrap()
         .unwrap();
     assert_eq!(located.stored.state.as_str(), state);
     let event = world.heard.take().remove(0);
@@ -296,7 +296,10 @@ fn spec_3_6_a_leave_removes_the_connection_everywhere_once() {
         ["join c r u +0", "join d r u +0", "leave c r u +0 left"]
     );
     assert_eq!(world.in_room("r"), ["d"]);
-    assert_eq!(now(world.store.locate(&["c".into()])).unwrap(), [None]);
+    assert!(matches!(
+        now(world.store.locate(&["c".into()]))[..],
+        [Ok(None)]
+    ));
 
     assert_eq!(world.leave("d", &place), Left::Left);
     now(world.store.unsubscribe(&Topic::AllRooms)).unwrap();
@@ -374,7 +377,10 @@ fn spec_3_8_a_snapshot_leaves_out_what_has_expired() {
     world.pass(TTL / 2);
     assert_eq!(world.in_room("r"), ["new"]);
     assert!(world.in_room("nowhere").is_empty());
-    assert_eq!(now(world.store.locate(&["old".into()])).unwrap(), [None]);
+    assert!(matches!(
+        now(world.store.locate(&["old".into()]))[..],
+        [Ok(None)]
+    ));
     assert_eq!(
         now(world.store.leave("old", &Place::new("r", "u"))).unwrap(),
         Left::Unknown

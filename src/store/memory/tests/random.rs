@@ -48,7 +48,7 @@ fn run(store: &MemoryStore, clock: &AtomicU64, op: &Op) -> Option<(String, Epoch
     let pass = |ms| clock.fetch_add(ms, Ordering::SeqCst);
     pass(1);
     let id = |conn: &u8| format!("c{conn}");
-    let locate = |conn: &str| now(store.locate(&[conn.into()])).unwrap().remove(0);
+    let locate = |conn: &str| now(store.locate(&[conn.into()])).remove(0).unwrap();
     match op {
         Op::Join { conn, room, user } => {
             join(
@@ -81,11 +81,13 @@ fn run(store: &MemoryStore, clock: &AtomicU64, op: &Op) -> Option<(String, Epoch
         }
         Op::Batch => {
             let conns = all_conns();
-            let found = now(store.locate(&conns)).unwrap();
+            let found = now(store.locate(&conns));
             let beats: Vec<_> = conns
                 .iter()
                 .zip(found)
-                .filter_map(|(conn, at)| at.map(|at| plain(conn, &at.place.room, at.epoch)))
+                .filter_map(|(conn, at)| {
+                    at.unwrap().map(|at| plain(conn, &at.place.room, at.epoch))
+                })
                 .collect();
             now(store.beat_batch(&beats, TTL)).unwrap();
         }
@@ -170,8 +172,8 @@ fn audit(store: &MemoryStore) -> BTreeMap<String, (String, String, Epoch)> {
 fn finish(world: &World, replay: &mut Replay) {
     for conn in all_conns() {
         if let Some(at) = now(world.store.locate(std::slice::from_ref(&conn)))
-            .unwrap()
             .remove(0)
+            .unwrap()
         {
             assert_eq!(world.leave(&conn, &at.place), Left::Left);
         }

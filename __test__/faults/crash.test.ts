@@ -1,0 +1,121 @@
+// Issue 8, "It must show" 1: Redis dies. What was acknowledged and written to disk is there again, and
+// what is gone is noticed.
+import { describe, expect } from 'vitest';
+import { rejection } from '../support/clients.js';
+import { eventually } from '../support/wait.js';
+import { contend, writeChannels } from './claims.js';
+import { count, proven } from './proven.js';
+import { startWorld } from './world.js';
+
+const limits = { commandTimeoutMs: 1000, connectTimeoutMs: 1000 };
+/** From the return of the server on; the rest is for a busy machine. */
+const CONVERGED_MS = 2000;
+
+describe('1: kill -9 under load, and a restart', () => {
+  const kills = count(3, 20);
+  proven(
+    `with appendfsync always, ${kills} times: nothing that was acknowledged is missing`,
+    { without: 'disk', fails: /lost|deeply equal|greater/, timeoutMs: 120_000 },
+    async (off) => {
+      const world = await startWorld({
+        client: { limits },
+        server: { appendonly: !off.includes('disk') },
+      });
+      const channels = await writeChannels(world.nodes, world.ledger);
+      const locks = contend(world.nodes, world.ledger, world.random);
+      const load = world.load();
+      for (let kill = 0; kill < kills; kill++) {
+        const done = world.ledger.ended('done');
+        await eventually(() => world.ledger.ended('done') > done + 200, { timeoutMs: 10_000 });
+        await world.server.kill();
+        await world.server.start();
+        await world.listenAgain();
+      }
+      await Promise.all([load.stop(), channels.stop(), locks.stop()]);
+      console.log(`kill -9: ${world.ledger.summary()}; ${locks.summary()}; ${channels.summary()}`);
+      // Events between the return of the server and our own subscription are not counted.
+      await world.converged({ withinMs: CONVERGED_MS, missing: Number.POSITIVE_INFINITY });
+      await channels.check(world.healthy);
+      await locks.check(world.healthy);
+      expect(locks.grants).toBeGreaterThan(10);
+      await locks.clear(world.healthy);
+      await world.emptied({ channels: true });
+    },
+  );
+});
+
+describe('1: kill -9, and a restart with nothing', () => {
+  proven('is told to resync, and views are empty', { without: 'gaps' }, async () => {
+    const world = await startWorld({ client: { limits } });
+    const load = world.load();
+    await eventually(() => world.ledger.ended('done') > 200);
+    await load.stop();
+    await world.converged();
+    await world.server.kill();
+    await world.server.start();
+    await world.listenAgain();
+    await eventually(
+      () => {
+        for (const view of world.views) expect(view.resyncs).toBe(1);
+      },
+      { timeoutMs: CONVERGED_MS },
+    );
+    await world.converged({ missing: Number.POSITIVE_INFINITY });
+    for (const view of world.views) expect(view.describe()).toEqual([]);
+  });
+
+  proven('heartbeats say so, and clients join again', { without: 'not-found' }, async () => {
+    const world = await startWorld({ client: { limits } });
+    const [node] = world.nodes;
+    const ids = Array.from({ length: 20 }, (_, i) => ({
+      roomId: `r${i % 4}`,
+      userId: `u${i}`,
+      connId: `c${i}`,
+    }));
+    const epochs = new Map<string, number>();
+    for (const id of ids) epochs.set(id.connId, (await node?.join(id))?.epoch ?? 0);
+    await world.server.kill();
+    await world.server.start();
+    await world.listenAgain();
+    await eventually(() => node?.fetchRoomSnapshot('r0'));
+    const results = (await node?.heartbeatMany(ids)) ?? [];
+    expect(results.map((result) => (result as { code?: string }).code)).toEqual(
+      ids.map(() => 'CONNECTION_NOT_FOUND'),
+    );
+    for (const id of ids) {
+      const { epoch } = (await node?.join(id)) ?? { epoch: 0 };
+      // Epochs follow the clock: a server that has forgotten them does not give them again.
+      expect(epoch).toBeGreaterThan(epochs.get(id.connId) ?? 0);
+    }
+    await world.converged({ missing: Number.POSITIVE_INFINITY });
+    await world.emptied();
+  });
+
+  proven('revisions and fencing tokens do not go back unnoticed', { without: 'gaps' }, async () => {
+    const world = await startWorld({ nodes: 1, client: { limits } });
+    const [node] = world.nodes;
+    if (!node) throw new Error('there is no node');
+    const channel = { channelType: 't', channelName: 'n' };
+    const data = [{ key: 'k', value: 'v' }];
+    for (let i = 0; i < 5; i++) await node.metadata.set({ ...channel, data });
+    const { majorRevision } = await node.metadata.get(channel);
+    const lock = await node.locks.acquire('l', { ownerId: 'o', ttlMs: 2000 });
+    const told: string[] = [];
+    node.on('resync', ({ reason }) => void told.push(reason));
+    await world.server.kill();
+    await world.server.start();
+    await world.listenAgain();
+    // Who compares is refused, who does not is told that there was a gap.
+    const options = { majorRevision };
+    const error = await rejection(() =>
+      eventually(() => node.metadata.set({ ...channel, data, options }), { timeoutMs: 100 }),
+    );
+    expect(error.code).toBe('METADATA_CONFLICT');
+    await eventually(() => expect(told).toEqual(['reconnected']));
+    // The holder learns that its lock is gone, and the next one has a higher token.
+    await eventually(() => expect(lock.lost.aborted).toBe(true), { timeoutMs: 3000 });
+    const next = await world.healthy.locks.acquire('l', { ownerId: 'p', waitMs: 3000 });
+    expect(next.fencingToken).toBeGreaterThan(lock.fencingToken);
+    await next.release();
+  });
+});

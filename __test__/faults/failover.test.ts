@@ -1,0 +1,78 @@
+// Issue 8, "It must show" 5: Sentinel failovers in a row, by kill, by SIGSTOP, by command. Clients
+// recover within detection + 5 s. Redis replicates asynchronously, so acknowledged writes can be lost:
+// they are counted and printed.
+import { describe, expect, onTestFinished } from 'vitest';
+import { createRandom } from '../support/random.js';
+import { startSentinels } from '../support/sentinel.js';
+import { eventually } from '../support/wait.js';
+import { writeChannels } from './claims.js';
+import { Ledger } from './ledger.js';
+import { count, LONG, proven } from './proven.js';
+import { type Client, connect } from './world.js';
+
+const RECOVERY_MS = 5000;
+
+describe('5: Sentinel failover', () => {
+  const failovers = count(3, 20);
+  proven(
+    `${failovers} in a row`,
+    {
+      without: 'moved',
+      timeoutMs: LONG ? 900_000 : 110_000,
+    },
+    async () => {
+      await using group = await startSentinels({ servers: 2 });
+      const ledger = new Ledger('METADATA_INVALID');
+      const limits = { commandTimeoutMs: 1000, connectTimeoutMs: 1000 };
+      const nodes: Client[] = [];
+      for (let i = 0; i < 2; i++) nodes.push(await connect({ url: group.url, limits }));
+      const resyncs: string[] = [];
+      nodes[0]?.on('resync', ({ reason }) => void resyncs.push(reason));
+      await nodes[0]?.subscribe(() => {});
+      const channels = await writeChannels(nodes, ledger);
+      onTestFinished(() => channels.stop());
+      const random = createRandom(5);
+      const ways = random.shuffle(['kill', 'stop', 'command'] as const);
+      const took: string[] = [];
+      for (let i = 0; i < failovers; i++) {
+        const way = ways[i % ways.length] ?? 'kill';
+        const old = await group.master();
+        const before = ledger.ended('done');
+        const told = resyncs.length;
+        await eventually(() => ledger.ended('done') > before + 50);
+        // The other one has to be known as a good replica, or there is nobody to take over.
+        await group.ready();
+        if (way === 'kill') await old.kill();
+        else if (way === 'stop') old.pause();
+        else await group.failover();
+        await eventually(async () => expect(await group.master()).not.toBe(old), {
+          timeoutMs: 30_000,
+          intervalMs: 20,
+        });
+        const detected = performance.now();
+        // Counted by the new master: the old one may go on acknowledging.
+        const fresh = await connect({ url: (await group.master()).url });
+        const written = await channels.revisions(fresh);
+        await eventually(
+          async () => expect(await channels.revisions(fresh)).toBeGreaterThan(written + 20),
+          { timeoutMs: RECOVERY_MS },
+        );
+        took.push(`${way} ${Math.round(performance.now() - detected)}`);
+        // Whoever is subscribed is told, once it has found the new master.
+        await eventually(
+          () => expect(resyncs.length, `resyncs after ${way}`).toBeGreaterThan(told),
+          { timeoutMs: 2 * RECOVERY_MS },
+        );
+        if (way === 'kill') await old.start();
+        if (way === 'stop') old.resume();
+      }
+      await channels.stop();
+      const master = await group.master();
+      const healthy = await connect({ url: master.url });
+      console.log(`failovers, ms from detection to recovery: ${took.join(', ')}`);
+      console.log(`failovers: ${ledger.summary()}; ${await channels.lost(healthy)} lost`);
+      expect(ledger.unsettled).toBe(0);
+      expect(ledger.strange).toEqual([]);
+    },
+  );
+});

@@ -1,0 +1,219 @@
+// Issue 8, "It must show" 6: keys that hold something else, hashes of which a part is gone, users that
+// may not do all, and a server that is not who it says. Errors are typed, and others are unaffected.
+import type { Redis } from 'ioredis';
+import { generate } from 'selfsigned';
+import { describe, expect } from 'vitest';
+import { rejection } from '../support/clients.js';
+import { startRedis } from '../support/redis.js';
+import { certificates } from '../support/tls.js';
+import { eventually } from '../support/wait.js';
+import { proven } from './proven.js';
+import { connect, startWorld } from './world.js';
+
+const ROOM_KEYS = ['conns', 'members', 'last_seen', 'conn_meta'] as const;
+
+async function spoil(redis: Redis, key: string): Promise<void> {
+  await redis.multi().unlink(key).set(key, 'not ours').exec();
+}
+
+describe('6: keys of another type', () => {
+  for (const part of ROOM_KEYS) {
+    proven(`${part} of a room: other rooms are unaffected`, { without: 'isolation' }, async () => {
+      const world = await startWorld({ nodes: 1 });
+      const { redis, healthy } = world;
+      const short = await connect({
+        url: world.server.url,
+        ttlMs: 600,
+        sweepIntervalMs: 100,
+        fallbackSweepMs: 200,
+      });
+      const ids = Array.from({ length: 40 }, (_, i) => i);
+      const conn = (i: number) => ({ roomId: `r${i % 4}`, userId: `u${i}`, connId: `c${i}` });
+      for (const i of ids) await short.join({ ...conn(i), snapshot: false });
+      await short.startReaper();
+      await spoil(redis, `prs:{room:r0}:${part}`);
+      // Every call on it settles, with a code that fits.
+      const calls = [
+        () => short.join({ roomId: 'r0', userId: 'u', connId: 'new' }),
+        () => healthy.fetchRoomSnapshot('r0'),
+        () => short.leave('c0'),
+        () => short.heartbeat({ connId: 'c4', patchState: { a: 1 } }),
+        () => short.reapOnce(),
+      ];
+      for (const call of calls) {
+        const code = await call().then(
+          () => 'ok',
+          (error: { code: string }) => error.code,
+        );
+        expect(['ok', 'CORRUPT_DATA', 'CONNECTION_NOT_FOUND']).toContain(code);
+      }
+      // In one batch with it, the others are refreshed.
+      const beats = await short.heartbeatMany(ids.map((i) => ({ connId: `c${i}` })));
+      for (const [i, beat] of beats.entries()) {
+        if (i % 4 > 0) expect(beat, `c${i}`).not.toBeInstanceOf(Error);
+      }
+      // They expire, and are removed in time.
+      await eventually(
+        async () => {
+          for (const room of ['r1', 'r2', 'r3']) {
+            expect(await redis.exists(`prs:{room:${room}}:conns`), room).toBe(0);
+          }
+        },
+        { timeoutMs: 3000 },
+      );
+      expect(short.metrics().sweepsFailed).toBe(0);
+      // Without what is spoiled, and what was lost by it, the room is as good as new.
+      await redis.unlink(...(await redis.keys('prs:*')));
+      await short.join({ roomId: 'r0', userId: 'u', connId: 'new' });
+      expect(await healthy.fetchRoomSnapshot('r0')).toHaveLength(1);
+      await short.leave('new');
+      await short.close();
+      await world.emptied();
+    });
+  }
+
+  proven('a connection: those in its batch are unaffected', { without: 'isolation' }, async () => {
+    const world = await startWorld({ nodes: 1 });
+    const [node] = world.nodes;
+    if (!node) throw new Error('there is no node');
+    const ids = Array.from({ length: 50 }, (_, i) => `c${i}`);
+    for (const connId of ids) await node.join({ roomId: 'r0', userId: connId, connId });
+    await spoil(world.redis, 'prs:conn:c7');
+    await spoil(world.redis, 'prs:conn:c31');
+    const beats = await node.heartbeatMany(ids.map((connId) => ({ connId })));
+    const failed = beats.flatMap((beat, i) =>
+      beat instanceof Error ? [[ids[i], Reflect.get(beat, 'code')]] : [],
+    );
+    expect(failed).toEqual([
+      ['c7', 'CORRUPT_DATA'],
+      ['c31', 'CORRUPT_DATA'],
+    ]);
+    expect((await rejection(() => node.leave('c7'))).code).toBe('CORRUPT_DATA');
+    const there = await world.healthy.fetchRoomSnapshot('r0');
+    expect(there).toHaveLength(48);
+    await world.redis.unlink('prs:conn:c7', 'prs:conn:c31');
+    await node.join({ roomId: 'r0', userId: 'c7', connId: 'c7' });
+    await node.join({ roomId: 'r0', userId: 'c31', connId: 'c31' });
+    await world.converged();
+    await world.emptied();
+  });
+
+  proven(
+    'half a hash: calls settle, and the reaper clears it',
+    { without: 'reaping' },
+    async () => {
+      const world = await startWorld({ nodes: 1 });
+      const { redis, server } = world;
+      const fields = ['conn_id', 'user_id', 'room_id', 'last_seen_ms', 'epoch', 'state'];
+      const short = await connect({
+        url: server.url,
+        ttlMs: 500,
+        sweepIntervalMs: 100,
+        fallbackSweepMs: 200,
+      });
+      for (const field of fields) {
+        const connId = `c-${field}`;
+        await short.join({ roomId: 'r0', userId: 'u', connId });
+        await redis.hdel(`prs:conn:${connId}`, field);
+      }
+      await short.startReaper();
+      for (const field of fields) {
+        for (const call of [
+          () => short.heartbeat({ connId: `c-${field}` }),
+          () => short.heartbeat({ connId: `c-${field}`, patchState: { a: 1 } }),
+          () => short.fetchRoomSnapshot('r0'),
+          () => short.getUserPresence('u'),
+        ]) {
+          const code = await call().then(
+            () => 'ok',
+            (error: { code: string }) => error.code,
+          );
+          expect(['ok', 'CONNECTION_NOT_FOUND', 'CORRUPT_DATA'], field).toContain(code);
+        }
+      }
+      await eventually(async () => expect(await redis.keys('*')).toEqual([]), { timeoutMs: 4000 });
+    },
+  );
+});
+
+describe('6: users that may not do all', () => {
+  const all = 'on >secret ~prs:* &prs:* &prs:{room:*}:events +@all';
+  proven(
+    'without PUBLISH: nothing is done, not even a half',
+    { without: 'may-publish' },
+    async () => {
+      await using server = await startRedis({ users: { mute: `${all} -publish` } });
+      const mute = await connect({ url: server.urlFor({ username: 'mute', password: 'secret' }) });
+      const other = await connect({ url: server.url });
+      const at = { roomId: 'r', userId: 'u', connId: 'c' };
+      expect((await rejection(() => mute.join(at))).code).toBe('PERMISSION');
+      expect(await server.dbsize()).toBe(0);
+      await other.join({ ...at, state: { a: 1 } });
+      const keys = await server.dbsize();
+      for (const call of [
+        () => mute.heartbeat({ connId: 'c', patchState: { a: 2 } }),
+        () => mute.join({ ...at, roomId: 'r2' }),
+        () => mute.leave('c'),
+        () => mute.metadata.set({ channelType: 't', channelName: 'n', data: [] }),
+        () => mute.locks.acquire('l', { ownerId: 'o' }),
+      ]) {
+        expect((await rejection(call)).code).toBe('PERMISSION');
+      }
+      // What needs no event is done.
+      await mute.heartbeat({ connId: 'c' });
+      expect((await other.fetchRoomSnapshot('r')).map(({ state }) => state)).toEqual([{ a: 1 }]);
+      expect(await server.dbsize()).toBe(keys);
+      await other.leave('c');
+    },
+  );
+
+  proven('without EVAL, and without CONFIG', { without: 'server-words' }, async () => {
+    await using server = await startRedis({
+      users: { plain: `${all} -@scripting`, fixed: `${all} -config` },
+    });
+    const plain = await connect({ url: server.urlFor({ username: 'plain', password: 'secret' }) });
+    const at = { roomId: 'r', userId: 'u', connId: 'c' };
+    for (const call of [
+      () => plain.join(at),
+      () => plain.reapOnce(),
+      () => plain.locks.acquire('l', { ownerId: 'o' }),
+      () => plain.metadata.set({ channelType: 't', channelName: 'n', data: [] }),
+    ]) {
+      const error = await rejection(call);
+      expect([error.code, error.outcome]).toEqual(['PERMISSION', undefined]);
+    }
+    const lines: string[] = [];
+    const fixed = await connect({
+      url: server.urlFor({ username: 'fixed', password: 'secret' }),
+      expiry: 'notifications',
+      sweepIntervalMs: 100,
+      ttlMs: 300,
+      logger: { warn: (text: string) => void lines.push(text) },
+    });
+    await fixed.startReaper();
+    await fixed.join(at);
+    await eventually(async () => expect(await server.dbsize()).toBe(0));
+    expect(lines.filter((line) => line.includes('CONFIG'))).toHaveLength(1);
+  });
+
+  proven('a wrong certificate is refused', { without: 'certificates' }, async () => {
+    await using server = await startRedis({ tls: true });
+    const other = await generate([{ name: 'commonName', value: 'Another CA' }], {
+      keyType: 'ec',
+      algorithm: 'sha256',
+      extensions: [{ name: 'basicConstraints', cA: true, critical: true }],
+    });
+    const limits = { connectTimeoutMs: 2000 };
+    for (const tls of [{ ca: other.cert }, {}, { ca: other.cert, servername: 'elsewhere' }]) {
+      const error = await rejection(() => connect({ url: server.url, tls, limits }));
+      expect(error.code).toBe('UNAVAILABLE');
+    }
+    const { ca } = await certificates();
+    const right = await connect({ url: server.url, tls: { ca } });
+    await right.join({ roomId: 'r', userId: 'u', connId: 'c' });
+    const wrongName = rejection(() =>
+      connect({ url: server.url, tls: { ca, servername: 'elsewhere' }, limits }),
+    );
+    expect((await wrongName).code).toBe('UNAVAILABLE');
+  });
+});

@@ -1,0 +1,165 @@
+// Issue 8, "It must show" 6: ids and states of any kind (spec 2.2, 3.5, 13). They come back exactly as
+// they went in, or are refused before anything is sent.
+import fc from 'fast-check';
+import { RollcallError } from 'rollcall';
+import { describe, expect } from 'vitest';
+import { seed } from '../support/random.js';
+import { startRedis } from '../support/redis.js';
+import { count, proven } from './proven.js';
+import { type Client, connect } from './world.js';
+
+const CASES = count(1500, 100_000);
+/** Cases that are on their way at once. */
+const TOGETHER = 50;
+const LONGEST = 4096;
+
+const id = fc.oneof(
+  fc.string({ unit: 'binary', minLength: 1, maxLength: 30 }),
+  fc.string({
+    unit: fc.constantFrom('{', '}', ':', '*', '?', '[', '\\', '\0', ' ', '\n', '"', 'a'),
+  }),
+  fc.string({ unit: 'grapheme', maxLength: 20 }),
+  fc.constantFrom(
+    '__proto__',
+    'constructor',
+    'a:state',
+    'room:r',
+    '}:conns',
+    '',
+    '\ud800',
+    'a\udc00',
+  ),
+  fc.integer({ min: LONGEST - 2, max: LONGEST + 2 }).map((length) => 'x'.repeat(length)),
+  fc.integer({ min: Math.floor(LONGEST / 3) - 1, max: Math.floor(LONGEST / 3) + 1 }).map((n) => '字'.repeat(n)),
+);
+
+/** What may be refused, and by what the refusal is to be known. */
+function mayRefuse(text: string): boolean {
+  return (
+    text === '' ||
+    Buffer.byteLength(text) > LONGEST ||
+    !text.isWellFormed() ||
+    text.endsWith(':state')
+  );
+}
+
+/** Runs `check` on each of many, some at a time. */
+async function all<T>(arbitrary: fc.Arbitrary<T>, check: (one: T, i: number) => Promise<void>) {
+  const sample = fc.sample(arbitrary, { numRuns: CASES, seed });
+  for (let at = 0; at < sample.length; at += TOGETHER) {
+    await Promise.all(sample.slice(at, at + TOGETHER).map((one, i) => check(one, at + i)));
+  }
+}
+
+/** The result, or the error. */
+async function attempt<T>(call: Promise<T>): Promise<T | RollcallError> {
+  try {
+    return await call;
+  } catch (error) {
+    if (error instanceof RollcallError) return error;
+    throw error;
+  }
+}
+
+describe('6: input', () => {
+  proven(`${CASES} ids of any kind`, { without: 'limits', timeoutMs: 600_000 }, async () => {
+    await using server = await startRedis();
+    const client = await connect({ url: server.url });
+    const redis = await server.client();
+    let refused = 0;
+    await all(fc.tuple(id, id, id), async ([room, user, conn], i) => {
+      // Others have the same ids at the same time: rooms and connections are told apart by a number.
+      const [roomId, connId] = [room && `${room}${i}`, conn && `${i}${conn}`];
+      const joined = await attempt(client.join({ roomId, userId: user, connId, state: { i } }));
+      if (joined instanceof RollcallError) {
+        refused += 1;
+        expect(joined.code).toBe('INVALID_ARGUMENT');
+        expect([roomId, user, connId].some(mayRefuse), joined.message).toBe(true);
+        return;
+      }
+      const sizes = [roomId, user, connId].map((text) => Buffer.byteLength(text));
+      expect(Math.max(...sizes), 'ids that are too long').toBeLessThanOrEqual(LONGEST);
+      expect(joined.snapshot).toEqual([
+        expect.objectContaining({ roomId, userId: user, connId, state: { i } }),
+      ]);
+      const { connections } = await client.getUserPresence(user);
+      expect(connections).toContainEqual(expect.objectContaining({ roomId, connId }));
+      expect(await client.leave(connId)).toEqual({ roomId, userId: user });
+    });
+    expect(await redis.keys('*'), 'what is left').toEqual([]);
+    console.log(`ids: ${CASES} cases, ${refused} refused`);
+  });
+
+  const value: fc.Arbitrary<unknown> = fc.oneof(
+    fc.jsonValue({ maxDepth: 6, stringUnit: 'binary' }),
+    fc.constantFrom(2 ** 53 - 1, 1e308, -0, 5e-324, [], {}, [[]], '\ud800', null, true),
+    fc.nat(100).map((depth) => {
+      let nested: unknown = 1;
+      for (let i = 0; i < depth; i++) nested = i % 2 ? [nested] : { nested };
+      return nested;
+    }),
+  );
+  const key = fc.oneof(
+    fc.string({ unit: 'binary', maxLength: 10 }),
+    fc.constantFrom('__proto__', 'constructor', 'toString', '', 'a', 'b', '1', '0'),
+  );
+  const state = fc.array(fc.tuple(key, value), { maxLength: 6 }).map(objectOf);
+  const patch = fc
+    .array(fc.tuple(key, fc.oneof(value, fc.constant(undefined))), { maxLength: 4 })
+    .map(objectOf);
+
+  proven(`${CASES} states and patches`, { without: 'merging', timeoutMs: 600_000 }, async () => {
+    await using server = await startRedis();
+    const client = await connect({ url: server.url });
+    await all(fc.tuple(state, patch), async ([before, change], i) => {
+      const at = { roomId: `r${i}`, userId: 'u', connId: `c${i}` };
+      await client.join({ ...at, state: before });
+      expect(text((await only(client, at.roomId)).state)).toBe(text(before));
+      const { changed } = await client.heartbeat({ connId: at.connId, patchState: change });
+      const after = merged(before, change);
+      expect(text((await only(client, at.roomId)).state)).toBe(text(after));
+      expect(changed).toBe(text(after) !== text(before));
+      await client.leave(at.connId);
+    });
+    expect(({} as { nested?: unknown }).nested).toBeUndefined();
+  });
+});
+
+async function only(client: Client, roomId: string): Promise<{ state: unknown }> {
+  const there = await client.fetchRoomSnapshot(roomId);
+  expect(there).toHaveLength(1);
+  return there[0] as { state: unknown };
+}
+
+/** An own property of each name, `__proto__` too. */
+function objectOf(entries: [string, unknown][]): Record<string, unknown> {
+  const object: Record<string, unknown> = {};
+  for (const [name, of] of entries) {
+    Object.defineProperty(object, name, {
+      value: of,
+      enumerable: true,
+      configurable: true,
+      writable: true,
+    });
+  }
+  return object;
+}
+
+/** Spec 3.4, in a few words. */
+function merged(before: object, patch: object): object {
+  const entries = new Map<string, unknown>(Object.entries(before));
+  for (const [name, of] of Object.entries(patch)) {
+    if (of === undefined) entries.delete(name);
+    else entries.set(name, of);
+  }
+  return objectOf([...entries]);
+}
+
+/** With the keys in an order of its own: a patch need not keep theirs. */
+function text(of: unknown): string {
+  return JSON.stringify(of, (_, inner) =>
+    typeof inner === 'object' && inner !== null && !Array.isArray(inner)
+      ? Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1))
+      : inner,
+  );
+}

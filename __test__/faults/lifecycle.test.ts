@@ -1,0 +1,258 @@
+// Issue 8, "It must show" 7: what ends in the middle of work, what is forgotten, and handlers that do
+// what they should not. Nothing hangs, nothing leaks, nothing crashes.
+import { describe, expect, onTestFinished } from 'vitest';
+import { startFixture } from '../support/process.js';
+import { type RedisServer, startRedis } from '../support/redis.js';
+import { eventually, within } from '../support/wait.js';
+import { count, type Defence, environmentWithout, LONG, type Own, proven } from './proven.js';
+import { connect } from './world.js';
+
+interface Holdings {
+  threads: number;
+  files: number;
+  rss: number;
+}
+
+interface Message {
+  at: string;
+  text?: string;
+  before?: Holdings;
+  after?: Holdings | string;
+  joined?: number;
+  heard?: number;
+  resyncs?: string[];
+  seen?: string[];
+  logged?: string[];
+  codes?: number[];
+  settled?: Record<string, unknown>;
+}
+
+const MIB = 1 << 20;
+
+function start(
+  server: RedisServer,
+  name: string,
+  of: number | string,
+  off: readonly (Defence | Own)[],
+) {
+  const program = startFixture<Message>('faults/fixtures/lifecycle.mjs', {
+    args: [name, server.url, String(of)],
+    execArgv: ['--expose-gc'],
+    env: environmentWithout(...off),
+  });
+  onTestFinished(async () => {
+    await program.kill();
+  });
+  const at = (where: string, timeoutMs: number) =>
+    program.message((message) => message.at === where, timeoutMs);
+  return Object.assign(program, { at });
+}
+
+/** Connections of clients that the server has. */
+async function clientsOf(server: RedisServer): Promise<number> {
+  const admin = await server.client();
+  const list = String(await admin.client('LIST'));
+  admin.disconnect();
+  return list.split('\n').filter((line) => line.includes('user=default')).length;
+}
+
+async function pubsubClients(server: RedisServer): Promise<number> {
+  const admin = await server.client();
+  const list = String(await admin.client('LIST', 'TYPE', 'PUBSUB'));
+  admin.disconnect();
+  return list.split('\n').filter((line) => line.includes('user=default')).length;
+}
+
+/** Nothing has been kept of what is gone; the kernel and V8 take a little for themselves. */
+function expectNoLeak({ before, after }: Message, rssMib: number): void {
+  if (!before || !after || typeof after === 'string') throw new Error('there are no holdings');
+  expect(after.threads, 'threads').toBeLessThanOrEqual(before.threads + 2);
+  expect(after.files, 'files').toBeLessThanOrEqual(before.files + 10);
+  expect((after.rss - before.rss) / MIB, 'MiB of memory').toBeLessThan(rssMib);
+}
+
+describe('7: lifecycle', () => {
+  const workers = count(100, 1000);
+  const timeoutMs = LONG ? 400_000 : 60_000;
+  proven(
+    `${workers} worker threads, terminated in flight`,
+    { without: 'ending', timeoutMs },
+    async (off) => {
+      await using server = await startRedis();
+      const program = start(server, 'workers', off.length > 0 ? 50 : workers, off);
+      const done = await program.at('terminated', timeoutMs);
+      expect(done.joined).toBe(1);
+      // The two connections of the main thread.
+      await eventually(async () => expect(await clientsOf(server)).toBe(2));
+      console.log('workers:', JSON.stringify([done.before, done.after]));
+      expectNoLeak(done, 60);
+      program.send('end');
+      expect(await within(program.exited, 5000, 'the end')).toEqual({ code: 0, signal: null });
+    },
+  );
+
+  const dropped = count(1000, 10_000);
+  proven(
+    `${dropped} clients dropped without close`,
+    { without: 'ending', timeoutMs },
+    async (off) => {
+      await using server = await startRedis();
+      const program = start(server, 'dropped', off.length > 0 ? 200 : dropped, off);
+      const done = await program.at('dropped', timeoutMs);
+      console.log('dropped:', JSON.stringify([done.before, done.after]));
+      await eventually(async () => expect(await clientsOf(server)).toBe(0));
+      expectNoLeak(done, 20);
+      program.send('end');
+      expect(await within(program.exited, 5000, 'the end')).toEqual({ code: 0, signal: null });
+    },
+  );
+
+  const exits = count(30, 200);
+  proven(
+    `${exits} process exits with calls pending`,
+    { without: 'exit', timeoutMs },
+    async (off) => {
+      await using server = await startRedis();
+      const hold = await connect({ url: server.url });
+      await hold.locks.acquire('l', { ownerId: 'somebody' });
+      const stays = off.includes('exit');
+      for (let i = 0; i < (stays ? 4 : exits); i += 4) {
+        const programs = [0, 1, 2, 3].map(() => start(server, 'exits', stays ? 'stays' : i, []));
+        const ends = Promise.all(programs.map((program) => program.exited));
+        for (const end of await within(ends, stays ? 3000 : 15_000, 'the ends')) {
+          expect(end, programs.map(({ stderr }) => stderr).join('')).toEqual({
+            code: 7,
+            signal: null,
+          });
+        }
+      }
+    },
+  );
+
+  const blockMs = LONG ? 10_000 : 2000;
+  proven(
+    `a handler that blocks for ${blockMs / 1000} s`,
+    { without: 'event-bound', timeoutMs: 40_000 },
+    async (off) => {
+      await using server = await startRedis();
+      const program = start(server, 'blocks', blockMs, off);
+      await program.at('blocking', 5000);
+      const writer = await connect({ url: server.url });
+      const state = { big: 'x'.repeat(1000) };
+      for (let i = 0; i < 3000; i += 100) {
+        const joins = Array.from({ length: 100 }, (_, j) =>
+          writer.join({ roomId: 'r', userId: 'u', connId: `c${i + j}`, state, snapshot: false }),
+        );
+        await Promise.all(joins);
+      }
+      const done = await program.at('unblocked', blockMs + 10_000);
+      // More than its queue takes has come: it is told so, and has not kept it all.
+      expect(done.resyncs).toContain('overflow');
+      expect(done.heard).toBeLessThan(2500);
+      program.send('end');
+      expect(await within(program.exited, 5000, 'the end')).toEqual({ code: 0, signal: null });
+    },
+  );
+
+  proven('a subscriber that is too slow for the server', { without: 'gaps' }, async (off) => {
+    const limit = 'pubsub 1mb 512kb 1';
+    await using server = await startRedis({ config: { 'client-output-buffer-limit': limit } });
+    const program = start(server, 'follows', 1, off);
+    await program.at('ready', 5000);
+    const writer = await connect({ url: server.url });
+    const state = { big: 'x'.repeat(20_000) };
+    process.kill(program.pid, 'SIGSTOP');
+    // Sockets take some in; the rest piles up in the server, until it has had enough.
+    await eventually(
+      async () => {
+        await writer.join({ roomId: 'r', userId: 'u', connId: 'c', state, snapshot: false });
+        return (await pubsubClients(server)) === 0;
+      },
+      { timeoutMs: 10_000, intervalMs: 0 },
+    );
+    process.kill(program.pid, 'SIGCONT');
+    const { resyncs } = await program.at('resync', 5000);
+    expect(resyncs).toEqual(['reconnected']);
+    program.send('end');
+    expect(await within(program.exited, 5000, 'the end')).toEqual({ code: 0, signal: null });
+  });
+
+  proven(
+    'handlers that throw, reject, unsubscribe themselves and close',
+    { without: 'guard' },
+    async (off) => {
+      await using server = await startRedis();
+      const program = startFixture<Message>('faults/fixtures/lifecycle.mjs', {
+        args: ['handlers', server.url],
+        execArgv: off.includes('guard') ? ['--import', unguarded] : [],
+      });
+      onTestFinished(async () => {
+        await program.kill();
+      });
+      const done = await program.message(({ at }) => at === 'closed', 5000);
+      expect(done.seen).toEqual(['once', 'a', 'b', 'last']);
+      expect(done.logged?.filter((line) => line.includes('threw Error: thrown'))).toHaveLength(3);
+      expect(done.logged?.filter((line) => line.includes('rejected Error: rejected'))).toHaveLength(
+        3,
+      );
+      expect(program.messages.map(({ at }) => at)).toEqual(['closed']);
+      expect(await within(program.exited, 5000, 'the end')).toEqual({ code: 0, signal: null });
+    },
+  );
+
+  proven('workers of a cluster, one of them killed', { without: 'reaping' }, async (off) => {
+    await using server = await startRedis();
+    const program = start(server, 'cluster', 4, off);
+    await program.at('joined', 15_000);
+    const healthy = await connect({ url: server.url });
+    expect(await healthy.fetchRoomSnapshot('r')).toHaveLength(4);
+    program.send('kill');
+    await program.at('killed', 5000);
+    await eventually(async () => {
+      expect(await (await server.client()).scard('prs:{room:r}:conns')).toBe(3);
+    });
+    program.send('end');
+    const { codes } = await program.at('ended', 5000);
+    expect(codes).toEqual([0, 0, 0]);
+    expect(await server.dbsize()).toBe(0);
+    expect(await within(program.exited, 5000, 'the end')).toEqual({ code: 0, signal: null });
+  });
+
+  for (const calm of ['calm', 'calm-at-once'] as const) {
+    const where = calm === 'calm' ? 'in a task' : 'in what JavaScript calls';
+    // That a panic at once is caught is compiled in: its control is a calm core.
+    const without = calm === 'calm' ? 'panics' : 'exit';
+    proven(`a panic ${where} becomes INTERNAL`, { without }, async (off) => {
+      await using server = await startRedis();
+      const uncaught = off.includes('panics') ? ['panics'] : [];
+      const names = off.includes('exit') ? [] : [calm, ...uncaught];
+      const program = start(server, 'panics', names.join(','), []);
+      const { settled } = await program.at('settled', 5000);
+      const codes = Object.entries(settled ?? {}).filter(([name]) => name !== 'metrics');
+      for (const [name, code] of codes) {
+        expect(code, name).toEqual(name === 'many' ? ['INTERNAL', 'INTERNAL'] : 'INTERNAL');
+      }
+      if (calm === 'calm-at-once') expect(settled?.metrics).toBe('INTERNAL');
+      // It goes on as if nothing had been.
+      const { after } = await program.at('after', 5000);
+      expect(after).toBe('ok');
+      expect(await within(program.exited, 5000, 'the end')).toEqual({ code: 0, signal: null });
+      expect(await (await server.client()).keys('prs:conn:*')).toEqual([]);
+    });
+  }
+});
+
+/** Takes the guard around handlers away, before a program begins. */
+const unguarded = `data:text/javascript,${encodeURIComponent(`
+  import { createRequire } from 'node:module';
+  const { Handlers } = createRequire(${JSON.stringify(import.meta.url)})('../../dist/handlers.js');
+  const all = new WeakMap();
+  Handlers.prototype.add = function (handler) {
+    const own = (event) => handler(event);
+    all.set(this, [...(all.get(this) ?? []), own]);
+    return () => all.set(this, all.get(this).filter((other) => other !== own));
+  };
+  Handlers.prototype.call = function (event) {
+    for (const handler of all.get(this) ?? []) handler(event);
+  };
+`)}`;
