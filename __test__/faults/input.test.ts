@@ -30,7 +30,9 @@ const id = fc.oneof(
     'a\udc00',
   ),
   fc.integer({ min: LONGEST - 2, max: LONGEST + 2 }).map((length) => 'x'.repeat(length)),
-  fc.integer({ min: Math.floor(LONGEST / 3) - 1, max: Math.floor(LONGEST / 3) + 1 }).map((n) => '字'.repeat(n)),
+  fc
+    .integer({ min: Math.floor(LONGEST / 3) - 1, max: Math.floor(LONGEST / 3) + 1 })
+    .map((n) => '字'.repeat(n)),
 );
 
 /** What may be refused, and by what the refusal is to be known. */
@@ -159,7 +161,8 @@ function merged(before: object, patch: object): object {
 function text(of: unknown): string {
   return JSON.stringify(of, (_, inner) =>
     typeof inner === 'object' && inner !== null && !Array.isArray(inner)
-      ? Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1))
+      ? // Not a mere list: {} is another thing than [].
+        { object: Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1)) }
       : inner,
   );
 }
