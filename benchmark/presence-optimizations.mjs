@@ -90,6 +90,13 @@ export default {
           times,
         ),
         atLeast(
+          '1b, with HGET',
+          'the same, over the Lua form that looks the room up',
+          4,
+          against('luaLookup', 'opsPerSecond'),
+          times,
+        ),
+        atLeast(
           '1c',
           'heartbeats/s, 256 in flight, over the batcher',
           5,
@@ -108,6 +115,13 @@ export default {
           'Node CPU per heartbeat, of the Lua form’s (256 in flight)',
           1 / 8,
           against('lua', 'nodeCpuMicros'),
+          part,
+        ),
+        atMost(
+          '2b, with HGET',
+          'the same, of the Lua form that looks the room up',
+          1 / 8,
+          against('luaLookup', 'nodeCpuMicros'),
           part,
         ),
         atMost(

@@ -278,15 +278,17 @@ export class ReferencePresenceService {
 
   async #reap(): Promise<void> {
     const before = Date.now() - this.#options.reaperLookbackMs;
-    for (const roomId of await this.#redis.smembers(ACTIVE_ROOMS)) {
-      const stale = await this.#redis.zrangebyscore(room(roomId, 'last_seen'), 0, before);
-      for (const connId of stale) {
-        if (await this.#redis.exists(conn(connId))) continue;
-        const known = await this.#redis.hget(room(roomId, 'conn_meta'), connId);
-        if (known === null) continue;
-        const { userId, epoch } = JSON.parse(known);
-        await this.#remove(roomId, userId, connId, epoch);
-      }
+    const rooms = await this.#redis.smembers(ACTIVE_ROOMS);
+    await Promise.all(rooms.map((roomId) => this.#reapRoom(roomId, before)));
+  }
+
+  async #reapRoom(roomId: string, before: number): Promise<void> {
+    for (const connId of await this.#redis.zrangebyscore(room(roomId, 'last_seen'), 0, before)) {
+      if (await this.#redis.exists(conn(connId))) continue;
+      const known = await this.#redis.hget(room(roomId, 'conn_meta'), connId);
+      if (known === null) continue;
+      const { userId, epoch } = JSON.parse(known);
+      await this.#remove(roomId, userId, connId, epoch);
     }
   }
 

@@ -1,5 +1,6 @@
 // `With Lua Scripts`: one EVALSHA for each heartbeat, which reads, compares, merges and writes in
-// Redis. The room is handed in by the caller; a service that looks it up first (HGET) is slower.
+// Redis. Two forms: the caller says which room it is in; or, as a service has to that is told only
+// the connection, the room is looked up first (HGET).
 import { TTL_MS } from '../lib/population.mjs';
 
 const SCRIPT = `
@@ -37,9 +38,11 @@ return cjson.encode({ ok = 1, changed = changed, epoch = epoch })
 export class Lua {
   #redis;
   #sha;
+  #looksUp;
 
-  constructor(redis) {
+  constructor(redis, { looksUp = false } = {}) {
     this.#redis = redis;
+    this.#looksUp = looksUp;
   }
 
   async load() {
@@ -47,7 +50,9 @@ export class Lua {
     return this;
   }
 
-  async heartbeat({ connId, roomId, epoch, patchState }) {
+  async heartbeat({ connId, roomId: told, epoch, patchState }) {
+    const roomId = this.#looksUp ? await this.#redis.hget(`prs:conn:${connId}`, 'room_id') : told;
+    if (!roomId) throw new Error('Connection not found');
     const text = await this.#redis.evalsha(
       this.#sha,
       3,

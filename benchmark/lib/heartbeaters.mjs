@@ -47,6 +47,7 @@ export const heartbeaters = {
   baseline: (env) => onIoredis(env, (redis) => new AsWritten(redis)),
   batching: (env) => onIoredis(env, (redis) => new Batching(redis)),
   lua: (env) => onIoredis(env, (redis) => new Lua(redis).load()),
+  luaLookup: (env) => onIoredis(env, (redis) => new Lua(redis, { looksUp: true }).load()),
   async rollcall(env) {
     const client = await connectRollcall(env);
     const list = people(CROWD);
@@ -72,5 +73,6 @@ export const LABELS = {
   baseline: 'Baseline (Current)',
   batching: 'With Batching',
   lua: 'With Lua Scripts',
+  luaLookup: 'With Lua Scripts, room looked up',
   rollcall: 'Rollcall',
 };

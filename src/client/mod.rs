@@ -6,7 +6,7 @@ mod open;
 mod sink;
 
 use crate::{
-    expiry::{self, Reaper},
+    expiry::{self, Expiry, Reaper},
     heartbeat::{self, Engine, Request, Settle},
     lock::{self, Board, Locks},
     metadata::Metadata,
@@ -106,6 +106,7 @@ impl Client {
         let engine_task = tokio::spawn(engine.clone().run());
         let upkeep_task = tokio::spawn(upkeep(directory.clone(), options.ttl_ms)).abort_handle();
         let reaper = Arc::new(Reaper {
+            locks: locks.clone(),
             store: store.clone(),
             metrics: metrics.clone(),
             sink,
@@ -322,7 +323,10 @@ impl Client {
         let mut task = self.reaper_task.lock();
         if task.is_none() {
             *task = Some(tokio::spawn(self.reaper.clone().run()).abort_handle());
-            self.locks.watch(true);
+            // Passes look for ended locks too, where they come often enough.
+            if self.reaper.expiry == Expiry::Notifications {
+                self.locks.watch(true);
+            }
         }
         Ok(())
     }
@@ -332,7 +336,6 @@ impl Client {
         self.call(async {
             let start = Instant::now();
             let sweep = self.reaper.pass().await?;
-            self.locks.settle().await?;
             Ok((sweep, start.elapsed()))
         })
         .await

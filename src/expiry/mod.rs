@@ -2,6 +2,7 @@
 //! `sweepIntervalMs` of the connection's TTL. `docs/expiry.md` has the whole story.
 
 use crate::{
+    lock::Locks,
     metrics::{Metrics, count},
     model::{error::Result, presence::Sweep},
     store::{EventSink, LogLevel, Store, SweepSettings, Watch},
@@ -35,6 +36,8 @@ const GATHER: Duration = Duration::from_millis(5);
 
 pub struct Reaper {
     pub store: Arc<dyn Store>,
+    /// Those that ended with nobody there to say so are told of in passing.
+    pub locks: Arc<Locks>,
     pub metrics: Arc<Metrics>,
     pub sink: Arc<dyn EventSink>,
     pub expiry: Expiry,
@@ -65,6 +68,9 @@ impl Reaper {
                 ..self.settings
             };
             let mut sweep = self.store.sweep(&settings).await?;
+            if sweep.served_ms == 0 {
+                self.locks.settle().await?;
+            }
             if sweep.unindexed && adopt && !off(Defence::Adopting) {
                 sweep += self.store.adopt(self.settings.ttl_ms).await?;
             }
@@ -96,14 +102,18 @@ impl Reaper {
     /// Passes until the task is aborted, in turn with other nodes.
     pub async fn run(self: Arc<Self>) {
         let watching = self.watch().await;
-        // What dies right after a pass waits for the next one, so passes come twice in an interval:
-        // half of it to wait, half to work.
-        let pause = match self.expiry {
+        let interval = match self.expiry {
             Expiry::Notifications if watching => self.fallback_interval,
             _ => self.sweep_interval,
-        } / 2;
+        };
+        // What dies right after a pass waits for the next one: three quarters of the interval to wait,
+        // the rest to work.
+        let pause = interval * 3 / 4;
         // Less than the pause: whoever made a pass makes the next one, unless it is late.
         let serves = pause * 3 / 4;
+        // Others look a fifth of the pause after the next one is due, so that a node that died in
+        // between costs no more than that: less than an interval from pass to pass even then.
+        let behind = pause - serves + pause / 5;
         // Looking for rooms of others costs a scan of all; often enough to be in time for most.
         let between_adoptions = self
             .sweep_interval
@@ -121,11 +131,7 @@ impl Reaper {
                 serves
             };
             let pause = match self.look(adopt, serves).await {
-                Ok(sweep) if sweep.served_ms > 0 => {
-                    // When whoever makes the passes should have made the next; soon enough to step in
-                    // if not.
-                    Duration::from_millis(sweep.served_ms) + pause / 2
-                }
+                Ok(sweep) if sweep.served_ms > 0 => Duration::from_millis(sweep.served_ms) + behind,
                 Ok(sweep) => {
                     failing = false;
                     if sweep.corrupt > 0 && !corrupt {

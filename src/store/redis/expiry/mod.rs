@@ -1,6 +1,8 @@
-//! Expiry on Redis. `sweep.rs`: what is due is claimed, looked at, removed. `repair.rs`: rooms whose
-//! indices do not agree, or that only other nodes wrote. `watch.rs`: keyspace notifications.
+//! Expiry on Redis. `sweep.rs`: what is due is claimed, looked at, removed. `check.rs`: whether the
+//! indices of rooms agree. `repair.rs`: those that do not, or that only other nodes wrote.
+//! `watch.rs`: keyspace notifications.
 
+mod check;
 mod repair;
 mod sweep;
 mod watch;
@@ -18,11 +20,12 @@ use crate::{
 };
 use redis::{Cmd, Value};
 
-// These bound how long one script holds the server: about 1 ms each.
+// These bound how long one script holds the server: 1 to 2 ms each.
 /// Connections of one room that one script looks at.
 const CONNECTIONS_AT_A_TIME: usize = 32;
-/// Rooms that one script looks at.
-const ROOMS_AT_A_TIME: usize = 256;
+/// Rooms that one script looks at. The first looks of a call cost a server that has slept most: 448 live
+/// rooms a second took 6.4 µs each by 224, 3.9 µs by 450.
+const ROOMS_AT_A_TIME: usize = 512;
 
 /// A connection as a room's indices know it.
 struct Candidate {

@@ -1,7 +1,7 @@
 //! Repairs: rooms that only other nodes wrote are taken into the due index (spec 6.5), and rooms
 //! whose indices do not agree with each other are made to agree with the hashes.
 
-use super::{CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, integers, isolate, user_json};
+use super::{CONNECTIONS_AT_A_TIME, Candidate, integers, isolate, user_json};
 use crate::{
     model::{
         error::Result,
@@ -18,9 +18,6 @@ use crate::{
 };
 use redis::{Pipeline, Value};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Rooms that one step of a scan looks at.
-const PAGE: usize = 512;
 
 /// A connection as repair sees it: by its hash, or by what is left of it.
 struct Found {
@@ -73,107 +70,6 @@ impl RedisStore {
             );
         }
         Ok(without)
-    }
-
-    /// Checks every room of a shard.
-    pub(super) async fn check_shard(
-        &self,
-        shard: &str,
-        ttl_ms: u64,
-        sweep: &mut Sweep,
-    ) -> Result<()> {
-        let mut cursor = b"0".to_vec();
-        loop {
-            let (next, members) = self.scan("ZSCAN", shard, &cursor).await?;
-            // ZSCAN gives members and scores in turn; the empty one says when the last pass was.
-            let rooms: Vec<&String> = members
-                .iter()
-                .step_by(2)
-                .filter(|room| !room.is_empty())
-                .collect();
-            for rooms in rooms.chunks(ROOMS_AT_A_TIME) {
-                for room in self.differing(rooms).await? {
-                    self.try_repair(room, ttl_ms, sweep).await?;
-                }
-            }
-            cursor = next;
-            if cursor == b"0" {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Those of the rooms whose keys do not fit together.
-    async fn differing<'a>(&self, rooms: &[&'a String]) -> Result<Vec<&'a String>> {
-        if off(Defence::Checks) {
-            return Ok(Vec::new());
-        }
-        let mut call = scripts::CHECK_ROOMS.call(1 + 4 * rooms.len());
-        call.arg(self.keys.active_rooms());
-        for room in rooms {
-            let keys = self.keys.room(room);
-            call.arg(&keys.conns)
-                .arg(&keys.members)
-                .arg(&keys.last_seen)
-                .arg(&keys.conn_meta);
-        }
-        for room in rooms {
-            call.arg(room);
-        }
-        let value = self
-            .call(&scripts::CHECK_ROOMS, &call, Repeat::Harmless)
-            .await?;
-        let mut differ = vec![false; rooms.len()];
-        for index in integers(value)? {
-            differ[index.unsigned_abs() as usize] = true;
-        }
-        for (room, differs) in rooms.iter().zip(&mut differ) {
-            if !*differs {
-                // What cannot be read, repair has the same error for.
-                *differs = !self.users_know(room).await.unwrap_or(false);
-            }
-        }
-        Ok(rooms
-            .iter()
-            .zip(differ)
-            .filter_map(|(room, differs)| differs.then_some(*room))
-            .collect())
-    }
-
-    /// Whether the users of the room's connections know them: a server that evicts takes single keys.
-    async fn users_know(&self, room: &str) -> Result<bool> {
-        let conn_meta = self.keys.room(room).conn_meta;
-        let mut cursor = b"0".to_vec();
-        loop {
-            let (next, entries) = self.scan("HSCAN", &conn_meta, &cursor).await?;
-            let mut of_users: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-            for entry in entries.chunks_exact(2) {
-                let Meta { user, .. } = Meta::parse(entry[1].as_bytes());
-                if !user.is_empty() {
-                    of_users.entry(user).or_default().push(&entry[0]);
-                }
-            }
-            let mut ask = Pipeline::with_capacity(2 * of_users.len());
-            for (user, conns) in &of_users {
-                ask.cmd("SMISMEMBER")
-                    .arg(self.keys.user_conns(user))
-                    .arg(conns);
-                ask.cmd("SMISMEMBER")
-                    .arg(self.keys.user_rooms(user))
-                    .arg(room);
-            }
-            for answer in self.commands.pipeline(&ask, Repeat::Harmless).await? {
-                let answer = answer.extract_error();
-                let known = integers(answer.map_err(|error| errors::request(&error))?)?;
-                if known.contains(&0) {
-                    return Ok(false);
-                }
-            }
-            cursor = next;
-            if cursor == b"0" {
-                return Ok(true);
-            }
-        }
     }
 
     /// [`RedisStore::repair`]; a room that cannot be repaired is counted, and keeps no other from
@@ -338,21 +234,5 @@ impl RedisStore {
             sweep.expired += removed.unsigned_abs();
         }
         Ok(())
-    }
-
-    /// One page of a scan: the next cursor, and the texts that it found.
-    async fn scan(&self, scan: &str, key: &str, cursor: &[u8]) -> Result<(Vec<u8>, Vec<String>)> {
-        let mut cmd = redis::cmd(scan);
-        cmd.arg(key).arg(cursor).arg("COUNT").arg(PAGE);
-        let page = self.commands.command(&cmd, Repeat::Harmless).await?;
-        let (next, found): (Vec<u8>, Vec<Vec<u8>>) =
-            redis::from_redis_value(page).map_err(|error| errors::request(&error.into()))?;
-        Ok((
-            next,
-            found
-                .into_iter()
-                .map(|id| String::from_utf8_lossy(&id).into_owned())
-                .collect(),
-        ))
     }
 }

@@ -1,0 +1,169 @@
+//! Checks: every room of a shard is looked at, whether its indices fit together and its users know of
+//! it. What does not is left to `repair.rs`.
+
+use super::integers;
+use crate::{
+    model::error::{Error, Result},
+    model::presence::Sweep,
+    store::redis::{RedisStore, errors, link::Repeat, presence::Meta, scripts},
+    switches::{Defence, off},
+};
+use redis::{Pipeline, Value};
+use std::collections::BTreeMap;
+
+/// Rooms, or connections of a room, that one step of a scan looks at.
+const PAGE: usize = 512;
+/// Rooms whose users are asked together.
+const ROOMS_ASKED: usize = 64;
+
+/// One page of a scan: the next cursor, and the texts that it found.
+type Page = (Vec<u8>, Vec<String>);
+
+/// Where a scan begins, and what it says when it has ended.
+const END: &[u8] = b"0";
+
+impl RedisStore {
+    /// Checks every room of a shard, and repairs those that need it.
+    pub(super) async fn check_shard(
+        &self,
+        shard: &str,
+        ttl_ms: u64,
+        sweep: &mut Sweep,
+    ) -> Result<()> {
+        let mut cursor = END.to_vec();
+        loop {
+            let (next, members) = self.scan("ZSCAN", shard, &cursor).await?;
+            // ZSCAN gives members and scores in turn; the empty one says when the last pass was.
+            let rooms: Vec<&String> = members
+                .iter()
+                .step_by(2)
+                .filter(|room| !room.is_empty())
+                .collect();
+            for rooms in rooms.chunks(ROOMS_ASKED) {
+                for room in self.differing(rooms).await? {
+                    self.try_repair(room, ttl_ms, sweep).await?;
+                }
+            }
+            cursor = next;
+            if cursor == END {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Those of the rooms whose keys do not fit together.
+    async fn differing<'a>(&self, rooms: &[&'a String]) -> Result<Vec<&'a String>> {
+        if off(Defence::Checks) {
+            return Ok(Vec::new());
+        }
+        let mut call = scripts::CHECK_ROOMS.call(1 + 4 * rooms.len());
+        call.arg(self.keys.active_rooms());
+        for room in rooms {
+            let keys = self.keys.room(room);
+            call.arg(&keys.conns)
+                .arg(&keys.members)
+                .arg(&keys.last_seen)
+                .arg(&keys.conn_meta);
+        }
+        for room in rooms {
+            call.arg(room);
+        }
+        let value = self
+            .call(&scripts::CHECK_ROOMS, &call, Repeat::Harmless)
+            .await?;
+        let mut differ = vec![false; rooms.len()];
+        for index in integers(value)? {
+            differ[index.unsigned_abs() as usize] = true;
+        }
+        self.ask_users(rooms, &mut differ).await?;
+        Ok(rooms
+            .iter()
+            .zip(differ)
+            .filter_map(|(room, differs)| differs.then_some(*room))
+            .collect())
+    }
+
+    /// Whether the users of the rooms' connections know of them, of all rooms together: a server that
+    /// evicts takes single keys. Marks the rooms that one of its users does not know.
+    async fn ask_users(&self, rooms: &[&String], differ: &mut [bool]) -> Result<()> {
+        let mut open: Vec<(usize, Vec<u8>)> = (0..rooms.len())
+            .filter(|&at| !differ[at])
+            .map(|at| (at, END.to_vec()))
+            .collect();
+        while !open.is_empty() {
+            let mut scans = Pipeline::with_capacity(open.len());
+            for (at, cursor) in &open {
+                let conn_meta = self.keys.room(rooms[*at]).conn_meta;
+                scans.add_command(scan("HSCAN", &conn_meta, cursor));
+            }
+            let pages = self.commands.pipeline(&scans, Repeat::Harmless).await?;
+            let mut asks = Pipeline::new();
+            let mut asked = Vec::new();
+            let mut more = Vec::new();
+            for ((at, _), answer) in open.into_iter().zip(pages) {
+                // What cannot be read, repair has the same error for.
+                let Ok((next, entries)) = page(answer) else {
+                    differ[at] = true;
+                    continue;
+                };
+                for (user, conns) in by_user(&entries) {
+                    asks.cmd("SMISMEMBER")
+                        .arg(self.keys.user_conns(&user))
+                        .arg(conns);
+                    asks.cmd("SMISMEMBER")
+                        .arg(self.keys.user_rooms(&user))
+                        .arg(rooms[at]);
+                    asked.extend([at, at]);
+                }
+                if next != END {
+                    more.push((at, next));
+                }
+            }
+            let answers = self.commands.pipeline(&asks, Repeat::Harmless).await?;
+            for (at, answer) in asked.into_iter().zip(answers) {
+                let known = answer
+                    .extract_error()
+                    .map_err(|error| errors::request(&error))
+                    .and_then(integers);
+                if known.map_or(true, |known| known.contains(&0)) {
+                    differ[at] = true;
+                }
+            }
+            more.retain(|&(at, _)| !differ[at]);
+            open = more;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn scan(&self, what: &str, key: &str, cursor: &[u8]) -> Result<Page> {
+        let cmd = scan(what, key, cursor);
+        page(self.commands.command(&cmd, Repeat::Harmless).await?)
+    }
+}
+
+fn scan(what: &str, key: &str, cursor: &[u8]) -> redis::Cmd {
+    let mut cmd = redis::cmd(what);
+    cmd.arg(key).arg(cursor).arg("COUNT").arg(PAGE);
+    cmd
+}
+
+fn page(answer: Value) -> Result<Page> {
+    let error = |error: redis::RedisError| -> Error { errors::request(&error) };
+    let (next, found): (Vec<u8>, Vec<Vec<u8>>) =
+        redis::from_redis_value(answer.extract_error().map_err(error)?)
+            .map_err(|parsing| error(parsing.into()))?;
+    let text = |id: Vec<u8>| String::from_utf8_lossy(&id).into_owned();
+    Ok((next, found.into_iter().map(text).collect()))
+}
+
+/// The users of a page of `conn_meta`, with their connections.
+fn by_user(entries: &[String]) -> BTreeMap<String, Vec<&str>> {
+    let mut of_users: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for entry in entries.chunks_exact(2) {
+        let Meta { user, .. } = Meta::parse(entry[1].as_bytes());
+        if !user.is_empty() {
+            of_users.entry(user).or_default().push(&entry[0]);
+        }
+    }
+    of_users
+}
