@@ -2,7 +2,7 @@
 // Sizes and reserved names are checked in the core.
 
 import { invalid, RollcallError } from './errors.js';
-import type { Logger } from './types.js';
+import type { Logger, StateCompression } from './types.js';
 
 /** A value as a message may show it: its type, or a short form of it. */
 export function shown(value: unknown): string {
@@ -221,6 +221,7 @@ type Kind =
   | 'number'
   | 'count'
   | 'flag'
+  | 'lots of bytes'
   | readonly string[]
   | { readonly [field: string]: Kind };
 
@@ -252,7 +253,11 @@ const KINDS: Record<string, Kind> = {
     retryJitterMs: 'count',
   },
   stateStorage: ['inline', 'separate'],
-  stateCompression: { thresholdBytes: 'count', codec: ['gzip', 'zstd'] },
+  stateCompression: {
+    thresholdBytes: 'count',
+    codec: ['gzip', 'zstd'],
+    dictionaries: 'lots of bytes',
+  },
   metadataStorage: ['hash', 'json'],
   limits: {
     maxIdBytes: 'count',
@@ -276,7 +281,7 @@ const KINDS: Record<string, Kind> = {
 export function optionsText(options: object): string {
   try {
     checkKinds('', options, KINDS);
-    return JSON.stringify(withOneUrl(options));
+    return JSON.stringify(withBase64(withOneUrl(options)));
   } catch (error) {
     throw error instanceof RollcallError
       ? error
@@ -294,6 +299,18 @@ function withOneUrl(options: { url?: unknown; locks?: object }): object {
     throw invalid('url must name at least one server, got an empty array');
   }
   return { ...options, url: url[0], locks: url.length === 1 ? locks : { urls: url, ...locks } };
+}
+
+/** JSON has no bytes. */
+function withBase64(options: { stateCompression?: StateCompression }): object {
+  const { stateCompression } = options;
+  if (stateCompression?.dictionaries === undefined) {
+    return options;
+  }
+  const dictionaries = stateCompression.dictionaries.map((bytes) =>
+    Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64'),
+  );
+  return { ...options, stateCompression: { ...stateCompression, dictionaries } };
 }
 
 function isText(value: unknown): boolean {
@@ -340,6 +357,10 @@ function checkKinds(
       }
     } else if (kind === 'flag') {
       checkFlag(field, value, true);
+    } else if (kind === 'lots of bytes') {
+      if (!Array.isArray(value) || !value.every((one) => one instanceof Uint8Array)) {
+        throw invalid(`${field} must be an array of Uint8Arrays, got ${shown(value)}`);
+      }
     } else if (isTexts(kind)) {
       if (!isText(value) || !kind.includes(value)) {
         const names = kind.map((name) => JSON.stringify(name)).join(' or ');

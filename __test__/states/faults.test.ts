@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest';
 import { byConn, failure, useIoredis, useStore } from '../conformance/stores.js';
 import { keepLog } from '../support/clients.js';
 import { createRandom } from '../support/random.js';
-import { largeState } from './large.js';
+import { DICTIONARY, largeState } from './large.js';
 
 describe('states that cannot be read', () => {
   const store = useStore('redis');
@@ -115,5 +115,26 @@ describe('states that cannot be read', () => {
       expect(await redis.hget('prs:conn:c', 'compressed')).toBe('77');
       await later.leave('c');
     }
+  });
+
+  test('9.2 without the dictionary a state is null and left alone, with it it is read', async () => {
+    const stateCompression = { codec: 'zstd', dictionaries: [DICTIONARY] } as const;
+    const maker = await store.connect({ stateCompression });
+    await maker.join({ roomId: 'r', userId: 'u', connId: 'c', state });
+    const logger = keepLog();
+    const without = await store.connect({ logger });
+    expect((await without.fetchRoomSnapshot('r'))[0]?.state).toBeNull();
+    expect(without.metrics().statesUnreadable).toBe(1);
+    expect(logger.lines.join()).toContain('stateCompression.dictionaries');
+    await expect(without.heartbeat({ connId: 'c', patchState: { a: 1 } })).rejects.toEqual(
+      failure('CORRUPT_DATA', 'stateCompression.dictionaries'),
+    );
+    // One that writes in another way, and has it for reading.
+    const reader = await store.connect({ stateCompression: { dictionaries: [DICTIONARY] } });
+    expect((await reader.fetchRoomSnapshot('r'))[0]?.state).toEqual(state);
+    await reader.heartbeat({ connId: 'c', patchState: { a: 1 } });
+    expect(await redis.hget('prs:conn:c', 'compressed')).toBe('1');
+    expect((await maker.fetchRoomSnapshot('r'))[0]?.state).toEqual({ ...state, a: 1 });
+    await maker.leave('c');
   });
 });

@@ -1,5 +1,6 @@
 // States large enough to be written by transactions, and the nodes of a fleet in which every one
 // stores them in another way.
+import { readFileSync } from 'node:fs';
 import { Redis } from 'ioredis';
 import type { PresenceClient } from 'rollcall';
 import { onTestFinished } from 'vitest';
@@ -7,6 +8,9 @@ import type { StoreUnderTest } from '../conformance/stores.js';
 import { ReferencePresenceService } from '../reference/service.js';
 import type { Untyped } from '../support/clients.js';
 import type { Random } from '../support/random.js';
+
+/** Trained on states of all kinds of the benchmark's corpus (`benchmark/lib/train.mjs`). */
+export const DICTIONARY = readFileSync(new URL('fixtures/states.dict', import.meta.url));
 
 /** An object of about so many bytes of JSON, that compresses as states do. */
 export function largeState(random: Random, bytes = 20_000): Untyped {

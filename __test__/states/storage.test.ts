@@ -14,7 +14,7 @@ import {
 import { foreignJoin } from '../redis/foreign.js';
 import { createRandom } from '../support/random.js';
 import { eventually } from '../support/wait.js';
-import { commandsOf, largeState, type Node, referenceNode } from './large.js';
+import { commandsOf, DICTIONARY, largeState, type Node, referenceNode } from './large.js';
 
 describe('storage of states', () => {
   const store = useStore('redis');
@@ -114,15 +114,16 @@ describe('storage of states', () => {
   });
 
   test.each([
-    ['gzip', '1'],
-    ['zstd', '2'],
+    ['gzip', '1', []],
+    ['zstd', '2', []],
+    ['zstd', '3', [DICTIONARY]],
   ] as const)(
     '9.2 %s: states over the threshold are compressed, with `compressed` = %s',
-    async (codec, number) => {
+    async (codec, number, dictionaries) => {
       for (const stateStorage of ['inline', 'separate'] as const) {
         const client = await store.connect({
           stateStorage,
-          stateCompression: { thresholdBytes: 1000, codec },
+          stateCompression: { thresholdBytes: 1000, codec, dictionaries },
         });
         const recorder = await record(client);
         const stored = () =>

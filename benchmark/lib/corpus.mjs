@@ -295,6 +295,12 @@ export function statesOf(kind) {
   );
 }
 
+/** Other states of a kind, to learn from: none of them is among those of {@link statesOf}. */
+export function samplesOf(kind, count) {
+  const { make, sizes } = KINDS[kind];
+  return Array.from({ length: count }, (_, i) => make(1_000_003 + 7 * i, sizes[i % sizes.length]));
+}
+
 /** One canvas of about so many bytes. */
 export function canvasOf(bytes, seed = 1) {
   return canvas(seed, bytes);

@@ -66,7 +66,7 @@ async function changer(metadataStorage) {
         closedLoop(change, channels, { ms, inFlight: CHANNELS }),
       );
       const key = `prs:{chan:size${size}:0}:meta`;
-      return { ...result, memoryKB: (await control.memory('USAGE', key)) / 1024 };
+      return { ...result, memoryKB: (await control.memory('USAGE', key, 'SAMPLES', 0)) / 1024 };
     },
   };
 }

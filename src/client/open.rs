@@ -3,7 +3,7 @@
 use crate::{
     keys::Keys,
     lock::{Board, Keeper, Line, Quorum},
-    model::error::Result,
+    model::{codec::Codecs, error::Result},
     options::Options,
     store::{
         EventSink, LogLevel, Store,
@@ -18,6 +18,8 @@ pub(super) async fn store(options: &Options, sink: Arc<dyn EventSink>) -> Result
         None => Some(None),
         Some(url) => url.strip_prefix("memory://").map(Some),
     };
+    // Refused on every store, although only Redis compresses.
+    let codecs = Codecs::new(options.state_compression.as_ref())?;
     if let Some(name) = memory {
         sink.log(
             LogLevel::Info,
@@ -32,7 +34,7 @@ pub(super) async fn store(options: &Options, sink: Arc<dyn EventSink>) -> Result
     let storage = StorageOptions {
         states: StateOptions {
             storage: options.state_storage,
-            compression: options.state_compression,
+            codecs,
         },
         metadata: options.metadata_storage,
     };

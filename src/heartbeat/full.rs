@@ -112,7 +112,7 @@ impl Engine {
     /// open.
     async fn round(&self, works: Vec<Work>) -> Vec<Work> {
         let works = self.look_up(works).await;
-        let mut works = self.refuse_later_versions(works);
+        let mut works = self.refuse_those_for_others(works);
         for work in &mut works {
             self.merge(work);
         }
@@ -180,18 +180,19 @@ impl Engine {
         ready
     }
 
-    /// A state that a later version has compressed in a way of its own stays as it is.
-    fn refuse_later_versions(&self, works: Vec<Work>) -> Vec<Work> {
+    /// A state that is compressed in a way, or with a dictionary, that only others know stays as it is.
+    fn refuse_those_for_others(&self, works: Vec<Work>) -> Vec<Work> {
         let (later, works): (Vec<Work>, Vec<Work>) = works.into_iter().partition(|work| {
             let stored = work.base.as_ref();
-            work.group.has_patch() && stored.is_some_and(Stored::is_of_a_later_version)
+            work.group.has_patch() && stored.is_some_and(Stored::is_for_others)
         });
         for work in later {
             let error = Error::new(
                 Code::CorruptData,
                 format!(
-                    "patchState: the state of connection {} is compressed in a way that this version \
-                     of Rollcall does not know, and was left as it is; update this node",
+                    "patchState: the state of connection {} is compressed in a way that this node does \
+                     not know, and was left as it is; update this node, or give it the dictionary \
+                     (stateCompression.dictionaries)",
                     ids::shown(&work.group.conn)
                 ),
             );

@@ -41,18 +41,19 @@ struct Entry {
     /// empty.
     text: Box<str>,
     /// A state that is large, or not stored as its text.
-    aside: Option<Box<Aside>>,
+    aside: Option<Box<Stored>>,
+    // What a batch asks for is here, so that it does not go to `aside`, which lies beside a large state:
+    // a cache miss for every heartbeat.
+    /// [`Known::quiet`].
+    quiet: Cell<bool>,
+    /// The state is in a key of its own.
+    separate: bool,
     user_len: u32,
     /// Seconds since the directory was made when it was last of use.
     touched: Cell<u32>,
     epoch: Epoch,
     /// The batch that it was last in, and where.
     batch: Cell<(u32, u32)>,
-}
-
-struct Aside {
-    stored: Stored,
-    quiet: Cell<bool>,
 }
 
 impl Entry {
@@ -72,12 +73,9 @@ impl Entry {
         Entry {
             room,
             text: text.into(),
-            aside: aside.map(|stored| {
-                Box::new(Aside {
-                    stored: stored.clone(),
-                    quiet: Cell::new(known.quiet),
-                })
-            }),
+            quiet: Cell::new(known.quiet || aside.is_none()),
+            separate: aside.is_some_and(Stored::is_separate),
+            aside: aside.cloned().map(Box::new),
             user_len: u32::try_from(user.len()).unwrap_or(u32::MAX),
             touched: Cell::new(now),
             epoch: known.epoch,
@@ -95,20 +93,11 @@ impl Entry {
             },
             epoch: self.epoch,
             stored: match &self.aside {
-                Some(aside) => Some(aside.stored.clone()),
+                Some(stored) => Some(Stored::clone(stored)),
                 None => (!state.is_empty()).then(|| State::from_known(state).into()),
             },
-            quiet: self
-                .aside
-                .as_ref()
-                .is_none_or(|aside| aside.quiet.get() || aside.stored.is_separate()),
+            quiet: self.quiet.get() || self.separate,
         }
-    }
-
-    fn is_separate(&self) -> bool {
-        self.aside
-            .as_ref()
-            .is_some_and(|aside| aside.stored.is_separate())
     }
 }
 
@@ -210,8 +199,8 @@ impl Directory {
                 }
                 Some((conn, entry)) => {
                     entry.touched.set(now);
-                    if let Some(aside) = entry.aside.as_ref().filter(|_| plain) {
-                        aside.quiet.set(false);
+                    if plain && entry.aside.is_some() {
+                        entry.quiet.set(false);
                     }
                     entry
                         .batch
@@ -220,7 +209,7 @@ impl Directory {
                         conn: conn.clone(),
                         room: entry.room.clone(),
                         epoch: entry.epoch,
-                        separate: entry.is_separate(),
+                        separate: entry.separate,
                     }
                 }
             },

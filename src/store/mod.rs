@@ -127,9 +127,9 @@ pub struct Mark {
     pub separate: bool,
     /// The field `state_rev`: grows with every write by Rollcall. 0 if there is none.
     pub revision: u64,
-    /// A later version has compressed it in a way that this one does not know: to write over it
-    /// would destroy what others can read.
-    pub unknown_codec: bool,
+    /// It is compressed in a way, or with a dictionary, that this client does not know: to write over
+    /// it would destroy what others can read.
+    pub unreadable_here: bool,
 }
 
 impl From<State> for Stored {
@@ -159,9 +159,9 @@ impl Stored {
             .unwrap_or(self.state.as_str().as_bytes())
     }
 
-    /// It must not be written over ([`Mark::unknown_codec`]).
-    pub fn is_of_a_later_version(&self) -> bool {
-        self.mark.as_ref().is_some_and(|mark| mark.unknown_codec)
+    /// It must not be written over ([`Mark::unreadable_here`]).
+    pub fn is_for_others(&self) -> bool {
+        self.mark.as_ref().is_some_and(|mark| mark.unreadable_here)
     }
 
     pub fn is_separate(&self) -> bool {

@@ -4,41 +4,50 @@
 //!
 //! `docs/state.md` says why it is these two codecs.
 
-use crate::model::state::State;
+mod dictionary;
+
+use crate::model::{
+    error::{Error, Result},
+    state::State,
+};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use dictionary::Dictionary;
 use flate2::{read::GzDecoder, write::GzEncoder};
 use serde::Deserialize;
 use std::{
     borrow::Cow,
-    cell::RefCell,
     fmt,
     io::{Read, Write},
-    sync::LazyLock,
 };
-use zstd::{
-    bulk::{Compressor, Decompressor},
-    dict::{DecoderDictionary, EncoderDictionary},
-};
+use zstd::zstd_safe::{get_dict_id_from_frame, get_frame_content_size};
 
-/// A codec. Its number is what the field `compressed` of a connection's hash holds; what a number
-/// means never changes.
+/// A codec, as it is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Codec {
-    /// Number 1: gzip, in base64, as the TypeScript servers that compress do it.
+    /// Gzip, in base64, as the TypeScript servers that compress do it.
     #[default]
     Gzip,
-    /// Number 2: zstd with the dictionary that is built in, as bytes.
+    /// Zstd, as bytes: with the first of the application's dictionaries, or the one that is built in.
     Zstd,
 }
 
+// What the field `compressed` of a connection's hash holds. What a number means never changes.
+const GZIP: &str = "1";
+/// Zstd with the built-in dictionary.
+const ZSTD: &str = "2";
+/// Zstd with a dictionary of the application's, whose id is in the data.
+const ZSTD_TRAINED: &str = "3";
+
 /// Which states are compressed, and how. The defaults are those of the option `stateCompression`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Compression {
     /// States longer than this are compressed. In bytes of JSON; default 1024.
     pub threshold_bytes: usize,
     pub codec: Codec,
+    /// Zstd dictionaries of the application's, in base64: `Zstd` writes with the first, all are read.
+    pub dictionaries: Vec<String>,
 }
 
 impl Default for Compression {
@@ -46,66 +55,95 @@ impl Default for Compression {
         Compression {
             threshold_bytes: 1024,
             codec: Codec::default(),
+            dictionaries: Vec::new(),
         }
     }
 }
 
 /// As `zlib.gzip` of Node.js compresses where nothing else is said.
 const GZIP_LEVEL: u32 = 6;
-const ZSTD_LEVEL: i32 = 3;
 
-/// What states have in common, as one text: names of fields, values, browsers. It belongs to codec
-/// number 2 and can never be changed: another text is another number.
-const DICTIONARY: &[u8] = include_bytes!("dictionary.txt");
-static ZSTD_WRITE: LazyLock<EncoderDictionary<'static>> =
-    LazyLock::new(|| EncoderDictionary::copy(DICTIONARY, ZSTD_LEVEL));
-static ZSTD_READ: LazyLock<DecoderDictionary<'static>> =
-    LazyLock::new(|| DecoderDictionary::copy(DICTIONARY));
-
-// What they work in is large, and takes longer to make than a small state to compress.
-thread_local! {
-    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
-    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+/// How a client writes and reads states.
+#[derive(Debug, Default)]
+pub struct Codecs {
+    /// What is compressed: what is longer than so many bytes, and how.
+    writes: Option<(usize, Codec)>,
+    dictionaries: Vec<Dictionary>,
 }
 
-fn zstd(text: &[u8]) -> std::io::Result<Vec<u8>> {
-    COMPRESSOR.with_borrow_mut(|kept| match kept {
-        Some(zstd) => zstd.compress(text),
-        None => kept
-            .insert(Compressor::with_prepared_dictionary(&ZSTD_WRITE)?)
-            .compress(text),
-    })
-}
-
-/// `size`: what the text has at most.
-fn unzstd_into(stored: &[u8], size: usize) -> std::io::Result<Vec<u8>> {
-    DECOMPRESSOR.with_borrow_mut(|kept| match kept {
-        Some(zstd) => zstd.decompress(stored, size),
-        None => kept
-            .insert(Decompressor::with_prepared_dictionary(&ZSTD_READ)?)
-            .decompress(stored, size),
-    })
-}
-
-impl Codec {
-    pub fn number(self) -> &'static str {
-        match self {
-            Codec::Gzip => "1",
-            Codec::Zstd => "2",
+impl Codecs {
+    pub fn new(compression: Option<&Compression>) -> Result<Codecs> {
+        let Some(compression) = compression else {
+            return Ok(Codecs::default());
+        };
+        let mut dictionaries: Vec<Dictionary> = Vec::new();
+        for text in &compression.dictionaries {
+            let bytes = BASE64
+                .decode(text)
+                .map_err(|_| Error::invalid("stateCompression.dictionaries must be base64"))?;
+            let trained = Dictionary::trained(&bytes)?;
+            if dictionaries.iter().any(|one| one.id() == trained.id()) {
+                return Err(Error::invalid(
+                    "stateCompression.dictionaries: two have the same id; leave one out, or train \
+                     it anew",
+                ));
+            }
+            dictionaries.push(trained);
         }
+        Ok(Codecs {
+            writes: Some((compression.threshold_bytes, compression.codec)),
+            dictionaries,
+        })
     }
 
-    /// The compressed text; `None` if it would not be shorter.
-    pub fn encode(self, text: &str) -> Option<Vec<u8>> {
-        let encoded = match self {
-            Codec::Gzip => {
-                let mut gzip = GzEncoder::new(Vec::new(), flate2::Compression::new(GZIP_LEVEL));
-                gzip.write_all(text.as_bytes()).ok()?;
-                BASE64.encode(gzip.finish().ok()?).into_bytes()
-            }
-            Codec::Zstd => zstd(text.as_bytes()).ok()?,
+    /// The compressed text, and its codec's number; `None` if it is to be stored as it is.
+    pub fn encode(&self, text: &str) -> Option<(Vec<u8>, &'static str)> {
+        let (threshold, codec) = self.writes?;
+        if text.len() <= threshold {
+            return None;
+        }
+        let (encoded, number) = match (codec, self.dictionaries.first()) {
+            (Codec::Gzip, _) => (gzip(text.as_bytes())?, GZIP),
+            (Codec::Zstd, None) => (Dictionary::built_in().compress(text.as_bytes()).ok()?, ZSTD),
+            (Codec::Zstd, Some(own)) => (own.compress(text.as_bytes()).ok()?, ZSTD_TRAINED),
         };
-        (encoded.len() < text.len()).then_some(encoded)
+        (encoded.len() < text.len()).then_some((encoded, number))
+    }
+
+    /// Reads a state as it is stored. `compressed`: what the field of that name holds. No more than
+    /// `limit` bytes are ever unpacked.
+    pub fn decode(
+        &self,
+        stored: &[u8],
+        compressed: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<State, Fault> {
+        let compressed = compressed.unwrap_or_default();
+        let text = if compressed.is_empty() || compressed == b"0" {
+            Cow::Borrowed(stored)
+        } else if compressed == GZIP.as_bytes() {
+            // A server that does not compress has overwritten the state and left the field: base64 has
+            // no brace.
+            if stored.first() == Some(&b'{') {
+                Cow::Borrowed(stored)
+            } else {
+                Cow::Owned(gunzip(stored, limit)?)
+            }
+        } else if compressed == ZSTD.as_bytes() {
+            Cow::Owned(unzstd(stored, Dictionary::built_in(), limit)?)
+        } else if compressed == ZSTD_TRAINED.as_bytes() {
+            let id = get_dict_id_from_frame(stored).ok_or(Fault::Damaged)?;
+            let known = |one: &&Dictionary| one.id() == Some(id);
+            let dictionary = self.dictionaries.iter().find(known);
+            let dictionary = dictionary.ok_or(Fault::UnknownDictionary)?;
+            Cow::Owned(unzstd(stored, dictionary, limit)?)
+        } else {
+            return Err(Fault::UnknownCodec);
+        };
+        std::str::from_utf8(&text)
+            .ok()
+            .and_then(|text| State::parse("state", text).ok())
+            .ok_or(Fault::NotJson)
     }
 }
 
@@ -114,6 +152,8 @@ impl Codec {
 pub enum Fault {
     /// `compressed` holds a number that this version does not know.
     UnknownCodec,
+    /// It needs a dictionary that this client was not given.
+    UnknownDictionary,
     /// What is said to be base64 is none.
     Base64,
     /// The compressed data are cut off or damaged.
@@ -127,8 +167,9 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 6] = [
+    pub const ALL: [Fault; 7] = [
         Fault::UnknownCodec,
+        Fault::UnknownDictionary,
         Fault::Base64,
         Fault::Damaged,
         Fault::TooLarge,
@@ -137,11 +178,21 @@ impl Fault {
     ];
 }
 
+impl Fault {
+    /// Whether another client could read it: it is not to be written over.
+    pub fn may_be_read_elsewhere(self) -> bool {
+        matches!(self, Fault::UnknownCodec | Fault::UnknownDictionary)
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Fault::UnknownCodec => {
                 "it is compressed in a way that this version of Rollcall does not know"
+            }
+            Fault::UnknownDictionary => {
+                "it is compressed with a dictionary that is not among stateCompression.dictionaries"
             }
             Fault::Base64 => "it is said to be compressed, but is no base64",
             Fault::Damaged => "its compressed data are cut off or damaged",
@@ -152,22 +203,10 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Reads a state as it is stored. `compressed`: what the field of that name holds. No more than
-/// `limit` bytes are ever unpacked.
-pub fn decode(stored: &[u8], compressed: Option<&[u8]>, limit: usize) -> Result<State, Fault> {
-    let text = match compressed {
-        None | Some(b"" | b"0") => Cow::Borrowed(stored),
-        // A server that does not compress has overwritten the state and left the field: base64 has
-        // no brace.
-        Some(b"1") if stored.first() == Some(&b'{') => Cow::Borrowed(stored),
-        Some(b"1") => Cow::Owned(gunzip(stored, limit)?),
-        Some(b"2") => Cow::Owned(unzstd(stored, limit)?),
-        Some(_) => return Err(Fault::UnknownCodec),
-    };
-    std::str::from_utf8(&text)
-        .ok()
-        .and_then(|text| State::parse("state", text).ok())
-        .ok_or(Fault::NotJson)
+fn gzip(text: &[u8]) -> Option<Vec<u8>> {
+    let mut gzip = GzEncoder::new(Vec::new(), flate2::Compression::new(GZIP_LEVEL));
+    gzip.write_all(text).ok()?;
+    Some(BASE64.encode(gzip.finish().ok()?).into_bytes())
 }
 
 fn gunzip(stored: &[u8], limit: usize) -> Result<Vec<u8>, Fault> {
@@ -186,9 +225,9 @@ fn gunzip(stored: &[u8], limit: usize) -> Result<Vec<u8>, Fault> {
     }
 }
 
-fn unzstd(stored: &[u8], limit: usize) -> Result<Vec<u8>, Fault> {
+fn unzstd(stored: &[u8], dictionary: &Dictionary, limit: usize) -> Result<Vec<u8>, Fault> {
     // Rollcall always writes the size.
-    let size = match zstd::zstd_safe::get_frame_content_size(stored) {
+    let size = match get_frame_content_size(stored) {
         Ok(Some(size)) => size,
         Ok(None) | Err(_) => return Err(Fault::Damaged),
     };
@@ -196,117 +235,10 @@ fn unzstd(stored: &[u8], limit: usize) -> Result<Vec<u8>, Fault> {
         .ok()
         .filter(|size| *size <= limit)
         .ok_or(Fault::TooLarge)?;
-    unzstd_into(stored, size).map_err(|_| Fault::Damaged)
+    dictionary
+        .decompress(stored, size)
+        .map_err(|_| Fault::Damaged)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const LIMIT: usize = 1 << 20;
-    const CODECS: [Codec; 2] = [Codec::Gzip, Codec::Zstd];
-
-    fn big() -> String {
-        format!(r#"{{"text":"{}"}}"#, "over and over. ".repeat(1000))
-    }
-
-    fn read(stored: &[u8], compressed: &str) -> Result<String, Fault> {
-        decode(stored, Some(compressed.as_bytes()), LIMIT).map(|state| state.as_str().to_owned())
-    }
-
-    #[test]
-    fn spec_9_2_what_is_compressed_is_shorter_and_comes_back() {
-        for codec in CODECS {
-            let encoded = codec.encode(&big()).unwrap();
-            assert!(encoded.len() * 10 < big().len());
-            assert_eq!(read(&encoded, codec.number()), Ok(big()));
-            assert_eq!(codec.encode("{}"), None, "it would be longer");
-        }
-    }
-
-    #[test]
-    fn spec_9_2_gzip_is_what_other_servers_read_and_write() {
-        // zlib.gzipSync('{"a":1}').toString('base64') of Node.js
-        let theirs = b"H4sIAAAAAAAAA6tWSlSyMqwFAK+sG1YHAAAA";
-        assert_eq!(read(theirs, "1"), Ok(r#"{"a":1}"#.into()));
-        let ours = Codec::Gzip.encode(&big()).unwrap();
-        assert!(ours.starts_with(b"H4sI"));
-        assert!(
-            ours.iter()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(byte))
-        );
-    }
-
-    #[test]
-    fn spec_9_2_the_dictionary_of_codec_2_is_what_it_was_when_it_was_first_written() {
-        // FNV-1a. If this fails, states in Redis cannot be read any more: make another codec.
-        let hash = DICTIONARY
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-            });
-        assert_eq!((DICTIONARY.len(), hash), (6361, 7_812_095_593_107_457_074));
-    }
-
-    #[test]
-    fn spec_9_2_bad_data_are_told_apart() {
-        for codec in CODECS {
-            let whole = codec.encode(&big()).unwrap();
-            let cut = &whole[..whole.len() / 2 / 4 * 4];
-            assert_eq!(
-                read(cut, codec.number()).err(),
-                Some(Fault::Damaged),
-                "{codec:?}"
-            );
-        }
-        assert_eq!(read(b"no base64!", "1"), Err(Fault::Base64));
-        assert_eq!(
-            read(&BASE64.encode("no gzip").into_bytes(), "1"),
-            Err(Fault::Damaged)
-        );
-        assert_eq!(read(b"no zstd", "2"), Err(Fault::Damaged));
-        assert_eq!(read(b"{}", "99"), Err(Fault::UnknownCodec));
-        assert_eq!(decode(b"{\"a\":", None, LIMIT), Err(Fault::NotJson));
-        assert_eq!(decode(b"[1]", Some(b""), LIMIT), Err(Fault::NotJson));
-        assert_eq!(decode(&[0xff], Some(b"0"), LIMIT), Err(Fault::NotJson));
-        assert_eq!(read(br#"{"plain":1}"#, "1"), Ok(r#"{"plain":1}"#.into()));
-    }
-
-    #[test]
-    fn spec_9_2_a_bomb_is_refused_before_it_is_unpacked() {
-        let bomb = format!(r#"{{"text":"{}"}}"#, "0".repeat(8 << 20));
-        for codec in CODECS {
-            let encoded = codec.encode(&bomb).unwrap();
-            assert!(encoded.len() < 32 << 10);
-            assert_eq!(read(&encoded, codec.number()).err(), Some(Fault::TooLarge));
-        }
-        // One that lies about its size.
-        let mut zipped = BASE64.decode(Codec::Gzip.encode(&bomb).unwrap()).unwrap();
-        let size_at = zipped.len() - 4;
-        zipped[size_at..].copy_from_slice(&7_u32.to_le_bytes());
-        assert_eq!(
-            read(BASE64.encode(zipped).as_bytes(), "1").err(),
-            Some(Fault::TooLarge)
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn spec_9_2_no_bytes_at_all_can_do_harm(
-            bytes in prop::collection::vec(any::<u8>(), 0..200),
-            at in 0usize..10_000,
-            flipped in any::<u8>(),
-            codec in prop::sample::select(&CODECS[..]),
-        ) {
-            let _ = read(&bytes, codec.number());
-            let mut encoded = codec.encode(&big()).unwrap();
-            let at = at % encoded.len();
-            encoded[at] ^= flipped;
-            if let Ok(text) = read(&encoded, codec.number()) {
-                // A change that decoding does not see (a header's unused bits) changes nothing.
-                prop_assert!(text.len() <= LIMIT);
-            }
-        }
-    }
-}
+mod tests;

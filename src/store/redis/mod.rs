@@ -53,7 +53,7 @@ use subscriber::Subscriber;
 const OLDEST_SERVER: (u32, u32) = (6, 2);
 
 /// How things are stored, where there is a choice.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct StorageOptions {
     pub states: StateOptions,
     pub metadata: MetadataStorage,

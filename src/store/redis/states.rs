@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     model::{
-        codec::{self, Compression, Fault},
+        codec::{Codecs, Fault},
         error::{Error, Result},
         ids,
         limits::Limits,
@@ -33,10 +33,10 @@ pub const LARGE: usize = 4 * 1024;
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// How states are stored.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct StateOptions {
     pub storage: Storage,
-    pub compression: Option<Compression>,
+    pub codecs: Codecs,
 }
 
 /// The state as it is to be stored, where that is not its text.
@@ -63,7 +63,7 @@ impl Encoded {
                 compressed: self.compressed.as_bytes().to_vec(),
                 separate,
                 revision,
-                unknown_codec: false,
+                unreadable_here: false,
             })
         })
     }
@@ -94,17 +94,11 @@ impl States {
     }
 
     pub fn encode(&self, state: &State) -> Encoded {
-        let text = state.as_str();
-        let compressed = self
-            .options
-            .compression
-            .filter(|compression| text.len() > compression.threshold_bytes)
-            .and_then(|compression| Some((compression.codec, compression.codec.encode(text)?)));
-        match compressed {
+        match self.options.codecs.encode(state.as_str()) {
             None => Encoded::default(),
-            Some((codec, bytes)) => Encoded {
+            Some((bytes, compressed)) => Encoded {
                 bytes: Some(bytes),
-                compressed: codec.number(),
+                compressed,
             },
         }
     }
@@ -117,7 +111,7 @@ impl States {
         separate: bool,
         revision: u64,
     ) -> Stored {
-        let decoded = codec::decode(&bytes, Some(compressed), self.most);
+        let decoded = self.decode(&bytes, Some(compressed));
         let is_text = decoded
             .as_ref()
             .is_ok_and(|state| state.as_str().as_bytes() == bytes);
@@ -129,17 +123,23 @@ impl States {
                     compressed: compressed.to_vec(),
                     separate,
                     revision,
-                    unknown_codec: decoded == Err(Fault::UnknownCodec),
+                    unreadable_here: decoded
+                        .as_ref()
+                        .is_err_and(|fault| fault.may_be_read_elsewhere()),
                 })
             }),
             state: decoded.unwrap_or_else(|_| State::empty()),
         }
     }
 
+    fn decode(&self, stored: &[u8], compressed: Option<&[u8]>) -> Result<State, Fault> {
+        self.options.codecs.decode(stored, compressed, self.most)
+    }
+
     /// The state as it is shown: `None`, counted and logged, if it cannot be read.
     fn shown(&self, conn: &str, found: &Found) -> Option<State> {
         let read = match &found.state {
-            Some(bytes) => codec::decode(bytes, found.compressed.as_deref(), self.most),
+            Some(bytes) => self.decode(bytes, found.compressed.as_deref()),
             None if found.separate => Err(Fault::Gone),
             // Somebody else has written the connection without one.
             None => return None,

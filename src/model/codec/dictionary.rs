@@ -1,0 +1,95 @@
+//! zstd with a dictionary: the one that is built in, or one of the application's, trained on states
+//! like its own.
+
+use crate::model::error::{Error, Result};
+use std::{cell::RefCell, fmt, num::NonZeroU32, sync::LazyLock};
+use zstd::zstd_safe::{
+    CCtx, CDict, DCtx, DDict, compress_bound, get_dict_id_from_dict, get_error_name,
+};
+
+const LEVEL: i32 = 3;
+
+/// What states have in common, as one text: names of fields, values, browsers. It belongs to codec
+/// number 2 and can never be changed: another text is another number.
+pub(super) const BUILT_IN: &[u8] = include_bytes!("dictionary.txt");
+static OF_ALL: LazyLock<Dictionary> = LazyLock::new(|| Dictionary {
+    id: None,
+    write: CDict::create(BUILT_IN, LEVEL),
+    read: DDict::create(BUILT_IN),
+});
+
+// What zstd works in is large, and takes longer to make than a small state to compress.
+thread_local! {
+    static WRITER: RefCell<Option<CCtx<'static>>> = const { RefCell::new(None) };
+    static READER: RefCell<Option<DCtx<'static>>> = const { RefCell::new(None) };
+}
+
+/// A dictionary, made ready for both ways.
+pub struct Dictionary {
+    /// What it calls itself, and what is written with it; `None` for the one that is built in.
+    id: Option<NonZeroU32>,
+    write: CDict<'static>,
+    read: DDict<'static>,
+}
+
+impl fmt::Debug for Dictionary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Dictionary").field(&self.id).finish()
+    }
+}
+
+impl Dictionary {
+    pub fn built_in() -> &'static Dictionary {
+        &OF_ALL
+    }
+
+    /// One that was trained (`zstd --train`). Any other text has no id that it could be known by.
+    pub fn trained(bytes: &[u8]) -> Result<Dictionary> {
+        let digest = || {
+            Some(Dictionary {
+                id: Some(get_dict_id_from_dict(bytes)?),
+                write: CDict::try_create(bytes, LEVEL)?,
+                read: DDict::try_create(bytes)?,
+            })
+        };
+        digest().ok_or_else(|| {
+            Error::invalid(format!(
+                "stateCompression.dictionaries: one of {} bytes is no zstd dictionary; make one \
+                 with zstd --train",
+                bytes.len()
+            ))
+        })
+    }
+
+    pub fn id(&self) -> Option<NonZeroU32> {
+        self.id
+    }
+
+    pub fn compress(&self, text: &[u8]) -> Result<Vec<u8>, &'static str> {
+        let mut packed = Vec::with_capacity(compress_bound(text.len()));
+        WRITER.with_borrow_mut(|kept| {
+            let zstd = match kept {
+                Some(zstd) => zstd,
+                None => kept.insert(CCtx::try_create().ok_or("out of memory")?),
+            };
+            zstd.compress_using_cdict(&mut packed, text, &self.write)
+                .map_err(get_error_name)
+        })?;
+        packed.shrink_to_fit();
+        Ok(packed)
+    }
+
+    /// `size`: what the text has at most, in bytes.
+    pub fn decompress(&self, packed: &[u8], size: usize) -> Result<Vec<u8>, &'static str> {
+        let mut text = Vec::with_capacity(size);
+        READER.with_borrow_mut(|kept| {
+            let zstd = match kept {
+                Some(zstd) => zstd,
+                None => kept.insert(DCtx::try_create().ok_or("out of memory")?),
+            };
+            zstd.decompress_using_ddict(&mut text, packed, &self.read)
+                .map_err(get_error_name)
+        })?;
+        Ok(text)
+    }
+}
