@@ -22,6 +22,7 @@ export {
   type LuaHeartbeatExecutor,
   type PresenceHandle,
   type PresenceOptimizations,
+  type StartingPresence,
   type TransactionalMetadata,
 } from './swap/init.js';
 export { presenceKeys } from './swap/keys.js';

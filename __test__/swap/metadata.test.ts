@@ -8,9 +8,9 @@ import {
   type MetadataEvent,
   MetadataLockError,
   MetadataValidationError,
-  type PresenceHandle,
   presenceKeys,
   RollcallError,
+  type StartingPresence,
 } from 'rollcall';
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 import { keepLog, rejection, type Untyped } from '../support/clients.js';
@@ -184,7 +184,7 @@ describe('10: metadata of PresenceService', () => {
 describe('10: metadata over sockets', () => {
   let redis: Redis;
   let sockets: SocketServer;
-  let handle: PresenceHandle;
+  let handle: StartingPresence;
   beforeEach(async () => {
     redis = await ioredis();
     sockets = await socketServer();

@@ -3,9 +3,9 @@
 import type { Redis } from 'ioredis';
 import {
   initPresence,
-  type PresenceHandle,
   PresenceService,
   registerPresenceHandlers,
+  type StartingPresence,
 } from 'rollcall';
 import type { Socket } from 'socket.io-client';
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest';
@@ -16,9 +16,9 @@ import { ioredis, OPTIONS, type SocketServer, serviceOn, socketServer } from './
 
 let redis: Redis;
 let sockets: SocketServer;
-let handle: PresenceHandle;
+let handle: StartingPresence;
 
-function start(options: Untyped = {}): PresenceHandle {
+function start(options: Untyped = {}): StartingPresence {
   const started = initPresence({ io: sockets.io, redis, logger: {}, ...options });
   onTestFinished(() => started.dispose());
   return started;
@@ -54,6 +54,8 @@ describe('10: the socket protocol', () => {
       snapshot: [{ ...entry, lastSeenMs: expect.any(Number), epoch }],
       self: { connId: socket.id, epoch: expect.any(Number) },
     });
+    const [{ data } = { data: {} }] = await sockets.io.fetchSockets();
+    expect(data).toEqual({ presenceRoomId: 'r', presenceUserId: 'u' });
     // It hears of itself, too.
     await eventually(() =>
       expect(heard).toEqual([{ type: 'join', ...entry, ts: expect.any(Number), epoch }]),
@@ -401,7 +403,7 @@ describe('10: registerPresenceHandlers and initPresence', () => {
     await lua.warmup();
     const [entry] = await started.service.join(c);
     expect(await lua.getEpoch('c')).toBe(entry?.epoch);
-    expect(await lua.getEpoch('nobody')).toBeNull();
+    expect(await lua.getEpoch('nobody')).toBeUndefined();
     expect(await lua.heartbeat({ connId: 'c', patchState: { a: 1 } })).toBe(true);
     expect(await lua.heartbeat({ connId: 'nobody' })).toBe(false);
 
@@ -422,7 +424,18 @@ describe('10: registerPresenceHandlers and initPresence', () => {
   test('without optimizations the getters are there, too, before anything is connected', async () => {
     const started = start();
     expect(started.getHeartbeatBatcher().getBufferSize()).toBe(0);
-    expect(await started.getLuaHeartbeatExecutor().getEpoch('c')).toBeNull();
+    expect(await started.getLuaHeartbeatExecutor().getEpoch('c')).toBeUndefined();
+  });
+
+  test('it can be awaited, or used at once', async () => {
+    const started = start();
+    const handle = await started;
+    expect(handle).not.toHaveProperty('then');
+    expect(handle.service).toBe(started.service);
+    await new Promise((resolve) => start().then(resolve));
+    const early = start();
+    await early.dispose();
+    await expect(early).rejects.toThrow(/disposed/);
   });
 
   test('dispose takes handlers, bridge and reaper away, once and again', async () => {

@@ -59,8 +59,8 @@ export interface HeartbeatBatcher<State extends object = DefaultState> {
 
 export interface LuaHeartbeatExecutor<State extends object = DefaultState> {
   heartbeat(options: HeartbeatOptions<State>): Promise<boolean>;
-  /** The epoch of a connection; `null` if it is unknown. */
-  getEpoch(connId: string): Promise<number | null>;
+  /** The epoch of a connection; `undefined` if it is unknown. */
+  getEpoch(connId: string): Promise<number | undefined>;
   /** Connects, which loads the scripts. */
   warmup(): Promise<void>;
 }
@@ -86,13 +86,20 @@ export interface PresenceHandle<State extends object = DefaultState> {
   getTransactionalMetadata(): TransactionalMetadata;
 }
 
+/** The handle, at once; and a Promise of it, which is settled as `ready` is. */
+export type StartingPresence<State extends object = DefaultState> = PresenceHandle<State> &
+  Promise<PresenceHandle<State>>;
+
 /**
  * Serves presence to the sockets of a Socket.IO server: handlers, bridge and reaper. Does not block:
  * while Redis is away, it goes on trying.
+ *
+ * @returns the handle, which can be used at once; `await initPresence(…)` (or `.then`, as with the
+ * TypeScript implementation) waits until it is `ready`.
  */
 export function initPresence<State extends object = DefaultState>(
   options: InitPresenceOptions,
-): PresenceHandle<State> {
+): StartingPresence<State> {
   checkOptions('initPresence', options);
   const { io, redis, ttlMs = 30_000, reaperIntervalMs = 3_000, logger } = options;
   const { reaperLookbackMs = 2 * ttlMs, bridge = true, optimizations = {}, client = {} } = options;
@@ -126,10 +133,7 @@ export function initPresence<State extends object = DefaultState>(
       throw new RollcallError('CLOSED', 'presence was disposed before it was ready');
     }
   });
-  // Who does not ask is told by the log.
-  ready.catch(() => {});
-
-  return {
+  const handle: PresenceHandle<State> = {
     service,
     ready,
     dispose: () => {
@@ -147,7 +151,7 @@ export function initPresence<State extends object = DefaultState>(
     }),
     getLuaHeartbeatExecutor: () => ({
       heartbeat: (beat) => service.heartbeat(beat),
-      getEpoch: async (connId) => (await service.client()).getEpoch(connId),
+      getEpoch: async (connId) => (await (await service.client()).getEpoch(connId)) ?? undefined,
       warmup: async () => {
         await service.client();
       },
@@ -158,6 +162,10 @@ export function initPresence<State extends object = DefaultState>(
       removeChannelMetadata: (params) => service.removeChannelMetadata(params),
     }),
   };
+  const starting = ready.then(() => handle);
+  // Who does not ask is told by the log.
+  starting.catch(() => {});
+  return Object.assign(starting, handle);
 }
 
 /** What of the optimizations is an option here. */

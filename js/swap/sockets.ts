@@ -14,6 +14,9 @@ type Listener = (...args: any[]) => void;
 /** What of a socket is used; Socket.IO's is one. */
 export interface SocketLike {
   readonly id: string;
+  /** Is told `presenceRoomId` and `presenceUserId`, for the server's own handlers. */
+  // biome-ignore lint/suspicious/noExplicitAny: Socket.IO's is whatever the server makes of it
+  readonly data?: any;
   join(room: string): unknown;
   leave(room: string): unknown;
   on(event: string, listener: Listener): unknown;
@@ -38,6 +41,11 @@ type Fields = Record<string, unknown>;
 type Answer = { ok: true } & Fields;
 type Refusal = { ok: false; error: string; code?: string; current?: ChannelMetadata };
 type Ack = (answer: Answer | Refusal) => void;
+
+interface Place {
+  roomId: string;
+  userId: string;
+}
 
 type MetadataMethod =
   | 'setChannelMetadata'
@@ -109,7 +117,8 @@ class SocketSession<State extends object> {
   readonly #service: PresenceService<State>;
   readonly #logger: Logger;
   readonly #listeners: [event: string, listener: (...args: unknown[]) => void][] = [];
-  #place: { roomId: string; userId: string } | undefined;
+  /** Where it is; what is in the socket's `data` is only told, never believed. */
+  #place: Place | undefined;
   /** Joins and leaves of a socket come one after the other, and its disconnection after them. */
   #turn: Promise<unknown> | undefined;
 
@@ -164,7 +173,7 @@ class SocketSession<State extends object> {
         connId,
         ...(state === undefined ? {} : { state: state as State }),
       });
-      this.#place = { roomId, userId };
+      this.#isIn({ roomId, userId });
       return { ok: true, snapshot, self: { connId, epoch } };
     } catch (error) {
       if (isNew) {
@@ -178,10 +187,19 @@ class SocketSession<State extends object> {
     const place = this.#place;
     if (place !== undefined) {
       await (await this.#service.client()).leave(this.#socket.id);
-      this.#place = undefined;
+      this.#isIn(undefined);
       await this.#socket.leave(place.roomId);
     }
     return { ok: true };
+  }
+
+  #isIn(place: Place | undefined): void {
+    this.#place = place;
+    const { data } = this.#socket;
+    if (typeof data === 'object' && data !== null) {
+      data.presenceRoomId = place?.roomId;
+      data.presenceUserId = place?.userId;
+    }
   }
 
   async #heartbeat(payload: unknown): Promise<Answer> {
