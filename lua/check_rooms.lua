@@ -10,20 +10,16 @@
 -- its size.
 --
 -- Races: nothing is written; repair.lua looks again.
-
--- Of a key of another type: a size that no other key has.
-local function size(command, key)
-  local n = redis.pcall(command, key)
-  return type(n) == 'number' and n or -1
-end
+-- @include size
 
 local differ = {}
 for i = 0, #ARGV - 1 do
-  local conns = size('SCARD', KEYS[4 * i + 2])
-  local members = size('SCARD', KEYS[4 * i + 3])
+  -- -1: of another type, a size that no other key has.
+  local conns = size('SCARD', KEYS[4 * i + 2], -1)
+  local members = size('SCARD', KEYS[4 * i + 3], -1)
   if conns < 1 or members < 1 or members > conns
-    or conns ~= size('ZCARD', KEYS[4 * i + 4])
-    or conns ~= size('HLEN', KEYS[4 * i + 5])
+    or conns ~= size('ZCARD', KEYS[4 * i + 4], -1)
+    or conns ~= size('HLEN', KEYS[4 * i + 5], -1)
     or redis.call('SISMEMBER', KEYS[1], ARGV[i + 1]) == 0 then
     differ[#differ + 1] = i
   end

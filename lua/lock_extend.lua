@@ -18,8 +18,9 @@ if not record or record[BY] ~= by then
   return { NOT_HELD, held_by or '' }
 end
 local ends = integer(now + ttl)
-redis.call('HSET', KEYS[3], 'ends', ends)
+-- First: a server without memory refuses HSET, but only as long as the script has written nothing.
 redis.call('PEXPIRE', KEYS[1], ttl)
+redis.call('HSET', KEYS[3], 'ends', ends)
 redis.call('PEXPIRE', KEYS[2], ttl + tonumber(kept))
 redis.call('PEXPIRE', KEYS[3], ttl + tonumber(kept))
 redis.call('ZADD', KEYS[6], ends, name)

@@ -17,17 +17,19 @@
 -- again (reap.lua).
 -- @include now
 -- @include goes_on
+-- @include size
 -- @include forget_room
 local TAKEN = 0
 local PASS = 1
 
 local call = redis.call
 local limit, left, serves = now - tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local unindexed = call('SCARD', KEYS[1])
+local unindexed = size('SCARD', KEYS[1], 0)
 local answer = { PASS, 0, now, now }
 local mine = false
 for shard = 2, #KEYS do
-  local indexed = call('ZCARD', KEYS[shard])
+  -- What is no index has no entries.
+  local indexed = size('ZCARD', KEYS[shard], 0)
   if indexed > 0 and not mine then
     -- The first shard that has rooms says when the last pass was.
     local before = tonumber(call('ZSCORE', KEYS[shard], PASS_MEMBER))

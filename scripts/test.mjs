@@ -1,10 +1,11 @@
 // `npm test`: does the set-up, runs the Rust and the JavaScript tests on Redis servers of their
 // own, and sees to it that no process is left. The last line is `N passed, N failed, N skipped`.
 //
-//   node scripts/test.mjs [--only=rust|--only=js|--only=faults] [arguments for vitest]
+//   node scripts/test.mjs [--only=rust|--only=js|--only=faults|--only=soak] [arguments for vitest]
 //
 // `--only=faults` is `npm run test:faults`: the fault tests in their long form, with 100 000 cases
-// for each property. `npm test` has their short form.
+// for each property, and a soak of a minute. `--only=soak` is `npm run test:soak`: the soak alone,
+// for ten minutes, which says how memory grows. `npm test` has the short form of all of them.
 import { mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -29,10 +30,18 @@ import { requireRedis, setUp } from './setup.mjs';
 const CORE = ['--no-default-features'];
 
 /** The long form of the fault tests, in both languages. */
-const LONG = { ROLLCALL_FAULTS: 'long', PROPTEST_CASES: '100000' };
+const LONG = { ROLLCALL_FAULTS: 'long', PROPTEST_CASES: '100000', NEXTEST_PROFILE: 'long' };
 
 /** Words of the names of the property tests. */
-const PROPERTIES = ['property', 'quoted_as', 'entries_agree', 'read_back', 'never_make_the_same'];
+const PROPERTIES = [
+  'property',
+  'quoted_as',
+  'entries_agree',
+  'read_back',
+  'never_make_the_same',
+  'no_bytes_at_all',
+  'a_difference_is_all',
+];
 
 async function runRustTests(env, filter = []) {
   const hasNextest = read('cargo', ['nextest', '--version']) !== undefined;
@@ -144,17 +153,23 @@ main(async () => {
 
   const tallies = [];
   try {
-    if (only === 'faults') {
+    if (only === 'soak') {
+      console.log('· soak');
+      const soak = ['--project', 'faults', '__test__/faults/soak.test.ts'];
+      tallies.push(await runJsTests({ ...env, ROLLCALL_FAULTS: 'soak' }, [...soak, ...args]));
+    } else if (only === 'faults') {
       console.log('· fault tests, long form');
       tallies.push(await runJsTests({ ...env, ...LONG }, ['--project', 'faults', ...args]));
       tallies.push(await runRustTests({ ...env, ...LONG }, PROPERTIES));
-    } else if (only !== 'js') {
-      console.log('· Rust tests');
-      tallies.push(await runRustTests(env));
-    }
-    if (only !== 'rust' && only !== 'faults') {
-      console.log('· JavaScript tests');
-      tallies.push(await runJsTests(env, args));
+    } else {
+      if (only !== 'js') {
+        console.log('· Rust tests');
+        tallies.push(await runRustTests(env));
+      }
+      if (only !== 'rust') {
+        console.log('· JavaScript tests');
+        tallies.push(await runJsTests(env, args));
+      }
     }
     tallies.push(await sweepLeftovers(folder));
   } finally {

@@ -65,6 +65,8 @@ defences! {
     Merging: "merging",
     /// Passes of the reaper.
     Reaping: "reaping",
+    /// Renewing the leases of locks.
+    Renewing: "renewing",
     /// Not a defence: it is "off" when tasks are to panic.
     Calm: "calm",
     /// The same for what JavaScript calls at once.

@@ -6,6 +6,7 @@ import { createRandom } from '../support/random.js';
 import { startSentinels } from '../support/sentinel.js';
 import { eventually } from '../support/wait.js';
 import { writeChannels } from './claims.js';
+import { spread } from './figures.js';
 import { Ledger } from './ledger.js';
 import { count, LONG, proven } from './proven.js';
 import { type Client, connect } from './world.js';
@@ -33,7 +34,10 @@ describe('5: Sentinel failover', () => {
       onTestFinished(() => channels.stop());
       const random = createRandom(5);
       const ways = random.shuffle(['kill', 'stop', 'command'] as const);
-      const took: string[] = [];
+      const took = new Map<string, number[]>(ways.map((way) => [way, []]));
+      /** By way, acknowledged changes that the new master does not have. */
+      const gone = new Map<string, number>();
+      let lost = 0;
       for (let i = 0; i < failovers; i++) {
         const way = ways[i % ways.length] ?? 'kill';
         const old = await group.master();
@@ -57,7 +61,10 @@ describe('5: Sentinel failover', () => {
           async () => expect(await channels.revisions(fresh)).toBeGreaterThan(written + 20),
           { timeoutMs: RECOVERY_MS },
         );
-        took.push(`${way} ${Math.round(performance.now() - detected)}`);
+        took.get(way)?.push(performance.now() - detected);
+        const now = await channels.lost(fresh);
+        gone.set(way, (gone.get(way) ?? 0) + Math.max(0, now - lost));
+        lost = Math.max(lost, now);
         // Whoever is subscribed is told, once it has found the new master.
         await eventually(
           () => expect(resyncs.length, `resyncs after ${way}`).toBeGreaterThan(told),
@@ -69,8 +76,13 @@ describe('5: Sentinel failover', () => {
       await channels.stop();
       const master = await group.master();
       const healthy = await connect({ url: master.url });
-      console.log(`failovers, ms from detection to recovery: ${took.join(', ')}`);
-      console.log(`failovers: ${ledger.summary()}; ${await channels.lost(healthy)} lost`);
+      for (const [way, times] of took) {
+        console.log(
+          `failover by ${way}: from detection to recovery ${spread(times)}; ` +
+            `about ${gone.get(way)} acknowledged changes lost`,
+        );
+      }
+      console.log(`failovers: ${ledger.summary()}; ${await channels.lost(healthy)} lost in all`);
       expect(ledger.unsettled).toBe(0);
       expect(ledger.strange).toEqual([]);
     },

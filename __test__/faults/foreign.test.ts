@@ -13,7 +13,16 @@ import { connect, startWorld } from './world.js';
 const ROOM_KEYS = ['conns', 'members', 'last_seen', 'conn_meta'] as const;
 
 async function spoil(redis: Redis, key: string): Promise<void> {
-  await redis.multi().unlink(key).set(key, 'not ours').exec();
+  // Of no kind that Rollcall knows.
+  await redis.multi().unlink(key).rpush(key, 'not ours').exec();
+}
+
+/** How a call ends: `ok`, or the code of its error. */
+function codeOf(call: () => Promise<unknown>): Promise<string> {
+  return call().then(
+    () => 'ok',
+    (error: { code: string }) => error.code,
+  );
 }
 
 describe('6: keys of another type', () => {
@@ -41,11 +50,7 @@ describe('6: keys of another type', () => {
         () => short.reapOnce(),
       ];
       for (const call of calls) {
-        const code = await call().then(
-          () => 'ok',
-          (error: { code: string }) => error.code,
-        );
-        expect(['ok', 'CORRUPT_DATA', 'CONNECTION_NOT_FOUND']).toContain(code);
+        expect(['ok', 'CORRUPT_DATA', 'CONNECTION_NOT_FOUND']).toContain(await codeOf(call));
       }
       // In one batch with it, the others are refreshed.
       const beats = await short.heartbeatMany(ids.map((i) => ({ connId: `c${i}` })));
@@ -71,6 +76,111 @@ describe('6: keys of another type', () => {
       await world.emptied();
     });
   }
+
+  for (const part of ['user', 'due'] as const) {
+    proven(`of a ${part}: others are unaffected`, { without: 'isolation' }, async () => {
+      const world = await startWorld({ nodes: 1 });
+      const { redis, server } = world;
+      const short = await connect({
+        url: server.url,
+        ttlMs: 600,
+        sweepIntervalMs: 100,
+        fallbackSweepMs: 200,
+      });
+      const conn = (i: number) => ({ roomId: `x${i}`, userId: `u${i}`, connId: `c${i}` });
+      for (let i = 0; i < 40; i++) await short.join({ ...conn(i), snapshot: false });
+      const [shard = ''] = await redis.keys('prs:due:*');
+      const own = part === 'due' ? [shard] : ['prs:user:u0:conns', 'prs:user:u0:rooms'];
+      const same = part === 'due' ? await redis.zrange(shard, '0', '-1') : ['x0'];
+      expect(same.length).toBeLessThan(20);
+      for (const key of own) await spoil(redis, key);
+      await short.startReaper();
+      for (let i = 0; i < 40; i++) {
+        // Its own calls settle, with a code that fits; the others are as ever.
+        const fits = same.includes(`x${i}`) ? ['ok', 'CORRUPT_DATA'] : ['ok'];
+        for (const call of [
+          () => short.join(conn(i)),
+          () => short.heartbeat({ connId: `c${i}`, patchState: { i } }),
+          () => short.getUserPresence(`u${i}`),
+          () => short.join({ ...conn(i), connId: `left${i}` }),
+          () => short.leave(`left${i}`),
+        ]) {
+          expect(fits, `${call}`).toContain(await codeOf(call));
+        }
+      }
+      await eventually(
+        async () => {
+          const there = await redis.keys('prs:{room:*}:conns');
+          expect(
+            there.filter((key) => !same.some((room) => key.includes(`{room:${room}}`))),
+          ).toEqual([]);
+        },
+        { timeoutMs: 4000 },
+      );
+      expect(short.metrics().sweepsFailed).toBe(0);
+      // Without what is foreign, the rest goes too.
+      await redis.unlink(own);
+      await eventually(async () => expect(await redis.keys('*')).toEqual([]), { timeoutMs: 4000 });
+    });
+  }
+
+  proven(
+    'of all rooms, of locks, of metadata: typed errors',
+    { without: 'server-words' },
+    async () => {
+      const world = await startWorld({ nodes: 1 });
+      const [node] = world.nodes;
+      const { redis } = world;
+      if (!node) throw new Error('there is no node');
+      const channel = { channelType: 't', channelName: 'n' };
+      const data = [{ key: 'k', value: 'v' }];
+      const calls = (of: string) => ({
+        join: () => node.join({ roomId: `r${of}`, userId: of, connId: of }),
+        beat: () => node.heartbeat({ connId: of }),
+        leave: () => node.leave(of),
+        reap: () => node.reapOnce(),
+        acquire: async () => {
+          const lock = await node.locks.acquire(of, { ownerId: 'o' });
+          await lock.release();
+        },
+        inspect: () => node.locks.inspect(of),
+        revoke: () => node.locks.revoke(of),
+        set: () => node.metadata.set({ ...channel, channelName: of, data }),
+        get: () => node.metadata.get({ ...channel, channelName: of }),
+      });
+      /** By key, which calls may fail on what is of another name. */
+      const keys: [key: string, of: string, others: string[]][] = [
+        ['prs:active_rooms', '1', ['join', 'leave', 'reap']],
+        ['prs:lock_due', '1', ['acquire', 'reap']],
+        ['prs:lock:1', '1', []],
+        ...['token', 'holder', 'queue', 'living'].map((name): [string, string, string[]] => [
+          `prs:{prs:lock:1}:${name}`,
+          '1',
+          [],
+        ]),
+        ['prs:{chan:t:1}:meta', '1', []],
+      ];
+      for (const [key, of, others] of keys) {
+        await spoil(redis, key);
+        const failed: string[] = [];
+        for (const name of [of, '2']) {
+          for (const [what, call] of Object.entries(calls(name))) {
+            const code = await codeOf(call);
+            if (code !== 'ok') failed.push(`${name} ${what}: ${code}`);
+          }
+        }
+        const fits = ['ok', 'CORRUPT_DATA', 'CONNECTION_NOT_FOUND'];
+        expect(failed.filter((line) => !fits.some((code) => line.endsWith(code)))).toEqual([]);
+        expect(failed.length, key).toBeGreaterThan(key.endsWith('living') ? -1 : 0);
+        const unexpected = failed.filter((line) => line.startsWith('2 '));
+        expect(
+          unexpected.filter((line) => !others.some((what) => line.startsWith(`2 ${what}:`))),
+          key,
+        ).toEqual([]);
+        await redis.flushall();
+      }
+    },
+  );
 
   proven('a connection: those in its batch are unaffected', { without: 'isolation' }, async () => {
     const world = await startWorld({ nodes: 1 });
@@ -124,10 +234,7 @@ describe('6: keys of another type', () => {
           () => short.fetchRoomSnapshot('r0'),
           () => short.getUserPresence('u'),
         ]) {
-          const code = await call().then(
-            () => 'ok',
-            (error: { code: string }) => error.code,
-          );
+          const code = await codeOf(call);
           expect(['ok', 'CONNECTION_NOT_FOUND', 'CORRUPT_DATA'], field).toContain(code);
         }
       }

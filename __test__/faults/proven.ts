@@ -22,6 +22,7 @@ export type Defence =
   | 'may-publish'
   | 'merging'
   | 'reaping'
+  | 'renewing'
   | 'calm-at-once'
   | 'checks'
   | 'adopting'
@@ -33,17 +34,27 @@ export type Defence =
   | 'limits'
   | 'calm';
 
-/** What is no defence of the addon: the test itself leaves it out in its control. */
-export type Own = 'disk' | 'exit' | 'guard';
+/**
+ * What is no defence of the addon: the test itself leaves it out in its control. `disk`: the server
+ * writes none. `exit`: the program does not end. `guard`: that around handlers (js/). `panic`: there is
+ * none.
+ */
+export type Own = 'disk' | 'exit' | 'guard' | 'panic';
 
-const OWN: readonly string[] = ['disk', 'exit', 'guard'] satisfies Own[];
+const OWN: readonly string[] = ['disk', 'exit', 'guard', 'panic'] satisfies Own[];
 
 function isOwn(name: Defence | Own): name is Own {
   return OWN.includes(name);
 }
 
+const FORM = process.env.ROLLCALL_FAULTS ?? 'short';
+if (!['short', 'long', 'soak'].includes(FORM)) throw new Error(`ROLLCALL_FAULTS is ${FORM}`);
+
+/** The soak alone, at its full length (`npm run test:soak`). */
+export const SOAK = FORM === 'soak';
+
 /** The long form (`npm run test:faults`): ten times as much of everything, and longer waits. */
-export const LONG = process.env.ROLLCALL_FAULTS === 'long';
+export const LONG = SOAK || FORM === 'long';
 
 /** One number for the short form, another for the long one. */
 export function count(short: number, long: number): number {
@@ -90,6 +101,10 @@ export function proven(
         (reason: unknown) => reason,
       );
       expect(error, `it holds without ${without}, so it shows nothing`).toBeInstanceOf(Error);
+      // A mistake in the test is no proof.
+      for (const mistake of [TypeError, ReferenceError, SyntaxError]) {
+        expect(error).not.toBeInstanceOf(mistake);
+      }
       const [how = ''] = (error as Error).message.split('\n');
       console.log(`without ${without}: ${how}`);
       if (fails) expect((error as Error).message).toMatch(fails);

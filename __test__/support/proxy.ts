@@ -120,9 +120,12 @@ export class FaultProxy implements AsyncDisposable {
       from.on('data', (piece: Buffer) => {
         deaf ||= this.#swallows;
         if (deaf) return;
+        // Late, not slow: pieces that come together also arrive together.
+        const arrives = performance.now() + this.delayMs;
         before = before.then(async () => {
           const now = from === client ? await this.watch(piece) : piece;
-          if (this.delayMs > 0) await delay(this.delayMs);
+          const early = arrives - performance.now();
+          if (early > 0) await delay(early);
           if (from === server && pair.loseReply) {
             this.#lost(pair);
             return;

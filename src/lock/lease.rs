@@ -2,7 +2,10 @@
 //! stays over, whatever answer comes late.
 
 use super::Grant;
-use crate::store::lock::Claim;
+use crate::{
+    store::lock::Claim,
+    switches::{Defence, off},
+};
 use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::{
@@ -77,7 +80,7 @@ impl Lease {
         if state.is_over() {
             return Plan::Over;
         }
-        match self.renews {
+        match self.renews && !off(Defence::Renewing) {
             true if Instant::now() >= state.renew_at => Plan::Renew,
             true => Plan::Wait(state.renew_at.min(state.grant.until)),
             false => Plan::Wait(state.grant.until),

@@ -47,6 +47,9 @@ const EVENT_PAUSE: Duration = Duration::from_millis(1);
 const DRAIN_EVENTS: usize = 4_096;
 const DRAIN_BYTES: usize = 4 * 1024 * 1024;
 
+/// The notice that events were dropped.
+const OVERFLOW: &str = r#"["resync","overflow"]"#;
+
 pub struct Inbox {
     wake: Wake,
     /// For the timer that ends a pause.
@@ -292,7 +295,10 @@ impl EventSink for Inbox {
             let dropped = rest.events.len() as u64 + 1;
             rest.events.clear();
             rest.event_bytes = 0;
-            rest.notices.push(r#"["resync","overflow"]"#.into());
+            // As long as JavaScript has not heard of it, it is one gap.
+            if rest.notices.last().is_none_or(|last| last != OVERFLOW) {
+                rest.notices.push(OVERFLOW.into());
+            }
             self.schedule();
             return dropped;
         }

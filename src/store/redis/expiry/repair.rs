@@ -4,7 +4,7 @@
 use super::{CONNECTIONS_AT_A_TIME, Candidate, integers, isolate, user_json};
 use crate::{
     model::{
-        error::Result,
+        error::{Code, Result},
         json::quote,
         presence::{Epoch, Sweep},
     },
@@ -62,8 +62,17 @@ impl RedisStore {
         let mut without = Vec::new();
         let answers = self.commands.pipeline(&read, Repeat::Harmless).await?;
         for (rooms, answer) in by_shard.into_values().zip(answers) {
-            let scores: Vec<Value> =
-                redis::from_redis_value(answer).map_err(|error| errors::request(&error.into()))?;
+            let scores = answer
+                .extract_error()
+                .and_then(|answer| Ok(redis::from_redis_value::<Vec<Value>>(answer)?))
+                .map_err(|error| errors::request(&error));
+            let scores = match scores {
+                // Rooms of a shard that is none cannot be taken in; those of others can.
+                Err(error) if error.code == Code::CorruptData && !off(Defence::Isolation) => {
+                    continue;
+                }
+                scores => scores?,
+            };
             let entries = rooms.into_iter().zip(scores);
             without.extend(
                 entries.filter_map(|(room, score)| matches!(score, Value::Nil).then_some(room)),

@@ -69,8 +69,10 @@ impl RedisStore {
             sweep.rooms += due.len() as u64;
             self.look(&shards, &due.rooms, settings, &mut sweep).await?;
             for shard in due.to_be_checked(settings.check_ms, shards.len() as u64) {
-                self.check_shard(&shards[shard], settings.ttl_ms, &mut sweep)
-                    .await?;
+                let checked = self
+                    .check_shard(&shards[shard], settings.ttl_ms, &mut sweep)
+                    .await;
+                isolate(&mut sweep, checked)?;
                 // Numbers of rooms can agree by chance: a room that one of our nodes made was ended
                 // by another kind of node, which also made one.
                 if shard == 0 {

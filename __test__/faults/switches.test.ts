@@ -1,4 +1,4 @@
-// Defences can be turned off in the tests' own addon only: the published one does not know how.
+// The switches themselves: they are in the tests' own addon only, and none is without a use.
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { expect, test } from 'vitest';
@@ -22,4 +22,23 @@ test('the published addon has no switches, that of the fault tests has', () => {
 test('the addon of the fault tests is in no package', () => {
   const { files } = readJson('package.json') as { files: string[] };
   for (const file of files) expect(inRoot(file)).not.toBe(path.dirname(testAddon()));
+});
+
+/** The text of all files of a folder whose names match. */
+function texts(folder: string, names: RegExp, but: string): string {
+  return readdirSync(inRoot(folder), { recursive: true, encoding: 'utf8' })
+    .filter((name) => names.test(name) && !name.endsWith(but))
+    .map((name) => readFileSync(inRoot(folder, name), 'utf8'))
+    .join('\n');
+}
+
+test('each defence is in use, and has its control', () => {
+  const switches = readFileSync(inRoot('src', 'switches.rs'), 'utf8');
+  const defences = [...switches.matchAll(/^ {4}(\w+): "([\w-]+)",$/gm)];
+  expect(defences.length).toBeGreaterThan(20);
+  const core = texts('src', /\.rs$/, 'switches.rs');
+  const tests = texts('__test__/faults', /\.test\.ts$/, 'switches.test.ts');
+  const unused = defences.filter(([, name]) => !core.includes(`Defence::${name}`));
+  const unproven = defences.filter(([, , text]) => !tests.includes(`'${text}'`));
+  expect([unused, unproven]).toEqual([[], []]);
 });
