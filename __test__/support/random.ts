@@ -21,14 +21,19 @@ export interface Random {
   shuffle<T>(items: readonly T[]): T[];
 }
 
-/** A generator (mulberry32). `stream` gives several of them in one test different sequences. */
-export function createRandom(stream = 0): Random {
+/** The seed, for generators of others (fast-check). */
+export function announcedSeed(): number {
   if (!announced) {
     announced = true;
     console.log(`ROLLCALL_SEED=${seed}`);
   }
+  return seed;
+}
+
+/** A generator (mulberry32). `stream` gives several of them in one test different sequences. */
+export function createRandom(stream = 0): Random {
   // Streams are put far apart by an odd constant, so that neighbours do not overlap.
-  let state = (seed + Math.imul(stream, 0x9e3779b1)) >>> 0;
+  let state = (announcedSeed() + Math.imul(stream, 0x9e3779b1)) >>> 0;
   const next = () => {
     state = (state + 0x6d2b79f5) >>> 0;
     let mixed = Math.imul(state ^ (state >>> 15), state | 1);
