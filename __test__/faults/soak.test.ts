@@ -102,7 +102,7 @@ describe('8: soak', () => {
         ledger.forget();
         const looks = soaked.messages.length;
         soaked.send('look');
-        await eventually(() => soaked.messages.length > looks);
+        await eventually(() => soaked.messages.length > looks, { timeoutMs: 10_000 });
         const look = soaked.messages.at(-1);
         if (!look) throw new Error('it does not tell');
         expect(look.unhandled).toEqual([]);
