@@ -121,7 +121,8 @@ describe('4: a server in trouble', () => {
     { without: 'read-only', fails: /false|greater/ },
     async () => {
       const world = await startWorld({
-        client: { limits },
+        // Longer than writes are held up before the demotion, on a busy machine too.
+        client: { limits: { ...limits, commandTimeoutMs: 5000 } },
         server: { config: { 'repl-diskless-sync-delay': 0 } },
       });
       await using second = await startRedis();

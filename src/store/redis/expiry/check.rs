@@ -83,8 +83,9 @@ impl RedisStore {
             .collect())
     }
 
-    /// Whether the users of the rooms' connections know of them, of all rooms together: a server that
-    /// evicts takes single keys. Marks the rooms that one of its users does not know.
+    /// Whether the users of the rooms' connections know of them, and are known as members, of all rooms
+    /// together: a server that evicts takes single keys, and joins fill them again in part. Marks the
+    /// rooms where that is not so.
     async fn ask_users(&self, rooms: &[&String], differ: &mut [bool]) -> Result<()> {
         let mut open: Vec<(usize, Vec<u8>)> = (0..rooms.len())
             .filter(|&at| !differ[at])
@@ -106,7 +107,14 @@ impl RedisStore {
                     differ[at] = true;
                     continue;
                 };
-                for (user, conns) in by_user(&entries) {
+                let of_users = by_user(&entries);
+                if !of_users.is_empty() {
+                    let members = self.keys.room(rooms[at]).members;
+                    let users: Vec<&String> = of_users.keys().collect();
+                    asks.cmd("SMISMEMBER").arg(members).arg(users);
+                    asked.push(at);
+                }
+                for (user, conns) in of_users {
                     asks.cmd("SMISMEMBER")
                         .arg(self.keys.user_conns(&user))
                         .arg(conns);
