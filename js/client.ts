@@ -85,8 +85,9 @@ export class PresenceClient<State extends object = DefaultState> {
    * Connects to a store.
    *
    * @param target - a URL (`redis://`, `rediss://`, `redis+unix://`, `redis-sentinel://`,
-   * `memory://<name>`), those of several independent servers (see {@link ClientOptions.url}), or
-   * {@link ClientOptions}. Without one: an in-process store of the client's own.
+   * `redis-cluster://`, `memory://<name>`), those of several independent servers (see
+   * {@link ClientOptions.url}), or {@link ClientOptions}. Without one: an in-process store of the
+   * client's own.
    * @throws `UNAVAILABLE` when nothing answers within `limits.connectTimeoutMs`, `PERMISSION` for a
    * wrong password, `INVALID_ARGUMENT` for options that do not fit.
    */

@@ -192,7 +192,7 @@ export interface Limits {
   maxEventQueueBytes?: number;
 }
 
-/** TLS beside a `rediss://` or `redis-sentinel://` URL; texts are PEM. */
+/** TLS beside a `rediss://`, `redis-sentinel://` or `redis-cluster://` URL; texts are PEM. */
 export interface TlsOptions {
   /** The certificate authority to trust in place of the system's. */
   ca?: string;
@@ -258,6 +258,7 @@ export interface ClientOptions {
    * `redis://`, `rediss://` or `redis+unix://`, with user, password and db as usual;
    * `redis-sentinel://user:password@host:26379,host:26379/<master>/<db>` for the master that these
    * sentinels name, now and after a failover;
+   * `redis-cluster://user:password@host:7000,host:7001` for the cluster of which these are servers;
    * `memory://<name>` for an in-process store that clients of this process share under the name.
    * Default: an in-process store of the client's own.
    *
@@ -266,8 +267,8 @@ export interface ClientOptions {
    */
   url?: string | readonly string[];
   /**
-   * TLS material for `rediss://`. Beside `redis-sentinel://` it makes the connections to the Redis
-   * servers TLS ones (`{}`: with the system's certificates).
+   * TLS material for `rediss://`. Beside `redis-sentinel://` and `redis-cluster://` it makes the
+   * connections to the Redis servers TLS ones (`{}`: with the system's certificates).
    */
   tls?: TlsOptions;
   sentinel?: SentinelOptions;
@@ -289,6 +290,18 @@ export interface ClientOptions {
   fallbackSweepMs?: number;
   /** Shards of the index of due rooms; the same on every node. Default 10. */
   shardCount?: number;
+  /**
+   * How data are spread over keys; the same on every node. `"v1"`: as TypeScript nodes have them.
+   * `"slotted"`: everything of a room in one hash slot, see docs/cluster.md. Default: `"slotted"` on a
+   * Redis Cluster, where `"v1"` is refused, and `"v1"` otherwise.
+   */
+  layout?: 'v1' | 'slotted';
+  /**
+   * How events are published on a Redis Cluster; the same on every node. `"sharded"`: to the servers of
+   * the room's slot only; `"plain"`: to every server. Default `"auto"`: sharded where all masters can
+   * do it (Redis 7).
+   */
+  pubsub?: 'auto' | 'sharded' | 'plain';
   /** Start of every key and channel. Default `prs:`. */
   keyPrefix?: string;
   /**

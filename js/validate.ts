@@ -242,6 +242,8 @@ const KINDS: Record<string, Kind> = {
   expiry: ['sweep', 'notifications', 'both'],
   fallbackSweepMs: 'count',
   shardCount: 'count',
+  layout: ['v1', 'slotted'],
+  pubsub: ['auto', 'sharded', 'plain'],
   keyPrefix: 'text',
   channelPrefix: 'text',
   batchWindowMs: 'count',

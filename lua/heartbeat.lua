@@ -3,6 +3,7 @@
 --
 -- KEYS[1] – prs:conn:<connId>   KEYS[2] – prs:{room}:last_seen   KEYS[3] – prs:{room}:conn_meta
 -- KEYS[4] – prs:{room}:events (channel)   KEYS[5] – prs:conn:<connId>:state
+-- KEYS[6] – not on v1: prs:{room}:unsettled   KEYS[7] – with sharded events: the slot's channel
 --
 -- ARGV[1] – connId   ARGV[2] – userId   ARGV[3] – roomId   ARGV[4..6] – the same as JSON strings
 -- ARGV[7] – ttl (ms)
@@ -13,6 +14,7 @@
 -- ARGV[13] – with a patch: the state after it, '' when that is the same as before
 -- ARGV[14..15] – the same as it is to be stored, '' if as it is; its `compressed`, '' for none
 -- ARGV[16] – '1' if the state after it is large: then patch_check.lua is to know it again
+-- ARGV[17] – the layout: see include/layout.lua
 --
 -- Returns {REFRESHED, epoch, now, state_rev after it (0 for none)}
 --      or {UNKNOWN}: no such connection
@@ -20,21 +22,25 @@
 --      or {ELSEWHERE, roomId, userId, epoch}: the connection is in another place
 --      or {CONFLICT, state as it is stored, compressed, '1' if it is in KEYS[5] else '0', state_rev}:
 --         the stored state is not the one that the patch was merged into
+--      or {UNSETTLED}: not on v1: the epoch is higher, and the join is not settled; call again
 -- Only REFRESHED has written anything.
 --
 -- Races: all checks and writes are one step. Two patches of one connection: the second finds
 -- another state than the one it merged into, gets that state back, and is merged anew. Writes by
 -- nodes that know nothing of this script are seen too, because the whole text is compared. A state
 -- stays where its join has put it; but one that somebody wrote into the hash counts before one in
--- the key. state_rev grows with every write of a state that ever was large or in the key.
+-- the key. state_rev grows with every write of a state that ever was large or in the key. A join that
+-- comes too late is taken back by its epoch: so that stays as it is until the join is settled (another
+-- one may have had the higher epoch already).
 -- @include now
 -- @include event
--- @include may_publish
+-- @include layout
 local REFRESHED = 0
 local UNKNOWN = 1
 local STALE = 2
 local ELSEWHERE = 3
 local CONFLICT = 4
+local UNSETTLED = 5
 
 local conn, user, room = ARGV[1], ARGV[2], ARGV[3]
 local given, after = tonumber(ARGV[8]), ARGV[13]
@@ -50,6 +56,10 @@ if given and given < epoch then
 end
 if found[2] ~= room or found[3] ~= user then
   return { ELSEWHERE, found[2], found[3], found[1] }
+end
+if given and given > epoch and layout ~= 'v1'
+  and redis.call('HEXISTS', KEYS[6], integer(epoch) .. ':' .. conn) == 1 then
+  return { UNSETTLED }
 end
 local separate, rev = false, nil
 if ARGV[9] == '1' then
@@ -81,7 +91,7 @@ end
 -- A server that is out of memory refuses a script's HSET as long as it has written nothing. A patch
 -- is to be refused then, so its HSET comes first; a mere heartbeat is not, so PEXPIRE does.
 if after ~= '' then
-  may_publish(KEYS[4])
+  may_tell(KEYS[4], KEYS[7])
   if separate then
     redis.call('SET', KEYS[5], stored)
     redis.call('HSET', KEYS[1], 'last_seen_ms', seen)
@@ -109,7 +119,7 @@ if given and given > epoch then
 end
 redis.call('ZADD', KEYS[2], seen, conn)
 if after ~= '' then
-  redis.call('PUBLISH', KEYS[4], presence_event(
+  publish(KEYS[4], KEYS[7], presence_event(
     'update', ARGV[6], ARGV[5], ARGV[4], after, now, epoch))
 end
 return { REFRESHED, integer(epoch), seen, rev or '0' }

@@ -5,7 +5,8 @@
 -- KEYS[R+N+1..]  – prs:conn:<connId>:state of those that have one
 --
 -- ARGV[1] – ttl (ms)   ARGV[2] – R
--- ARGV[3] – where the connId begins in a connection's key (1-based)
+-- ARGV[3] – where the connId begins in a connection's key (1-based); on the layout slotted, where rooms
+--           are part of these keys, 0 or less: counted from the length of the room's key
 -- ARGV[4] – the expected epochs of all connections, one after the other, all of one length
 -- ARGV[5] – that length
 -- ARGV[6..R+5] – how many of the connections each room has
@@ -30,6 +31,7 @@ local key, at = rooms, 1
 
 for room = 1, rooms do
   local add, n = { KEYS[room] }, 1
+  local id_at = id_at > 0 and id_at or #KEYS[room] + id_at
   for _ = 1, tonumber(ARGV[room + 5]) do
     key = key + 1
     local conn = KEYS[key]

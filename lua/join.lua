@@ -17,11 +17,14 @@
 -- ARGV[12] – '1' to store it in KEYS[11], '0' in the hash
 -- ARGV[13..] – for each place to be left first: userId, roomId, both as JSON strings, '' if the
 --            connection lives there, else the conn_meta that an expired one left behind, its epoch
+-- ARGV[#ARGV] – the layout: see include/layout.lua. On all but v1, ARGV[9] is the very epoch that the
+--            join gets, and places are of this room
 --
--- Returns {JOINED, epoch}
+-- Returns {JOINED, epoch, '1' if the room was empty}
 --      or {ELSEWHERE, roomId, userId}: the connection lives in a place that was not given
 --      or {GHOST, conn_meta}: it expired in this room and is still in the room's indices
 --      or {EARLY, wait}: the clock has not come to the epoch that the join would get
+--      or {BEHIND, epoch}: not on v1: it had this epoch here, which is not lower than the given one
 -- But for JOINED nothing was written; call again, with that place too, or in wait ms.
 --
 -- Races: two joins of one connId run one after the other; the second sees the first's place and
@@ -33,12 +36,12 @@
 -- that ran ahead of the clock could be given again once the connection is forgotten.
 -- @include now
 -- @include event
--- @include may_publish
 -- @include leave_room
 local JOINED = 0
 local ELSEWHERE = 1
 local GHOST = 2
 local EARLY = 3
+local BEHIND = 4
 
 -- An epoch that is further ahead of the clock was given by a caller; waiting is no help.
 local MOST_WAIT = 5
@@ -66,14 +69,15 @@ local function leave_place(i, epoch, reason)
     conns = KEYS[key], members = KEYS[key + 1], last_seen = KEYS[key + 2],
     conn_meta = KEYS[key + 3], user_conns = KEYS[key + 5], user_rooms = KEYS[key + 6],
     active = KEYS[9], due = KEYS[key + 7],
-  }, ARGV[at + 1], ARGV[at], ARGV[at + 2], conn, false)
+  }, ARGV[at + 1], ARGV[at], ARGV[at + 2], conn, epoch, false)
   if ARGV[at] ~= '' then
-    redis.call('PUBLISH', KEYS[key + 4], presence_event(
+    publish(KEYS[key + 4], KEYS[key + 7], presence_event(
       'leave', ARGV[at + 3], ARGV[at + 2], conn_json, 'null', now, epoch, reason))
   end
 end
 
-local epoch = math.max(now, tonumber(ARGV[9]))
+local least = tonumber(ARGV[9])
+local epoch = layout == 'v1' and math.max(now, least) or least
 local before = redis.call('HMGET', KEYS[1], 'room_id', 'user_id', 'epoch')
 local old_room, old_user, old_epoch = before[1], before[2], before[3]
 local lives = old_room and old_user
@@ -102,10 +106,14 @@ local ghost_epoch = ghost and ARGV[18 + 6 * ghost]
 if ghost then
   epoch = math.max(epoch, tonumber(ghost_epoch) + 1)
 end
-if epoch > now and epoch - now <= MOST_WAIT then
+if layout ~= 'v1' then
+  if epoch > least then
+    return { BEHIND, integer(epoch - 1) }
+  end
+elseif epoch > now and epoch - now <= MOST_WAIT then
   return { EARLY, epoch - now }
 end
-may_publish(KEYS[6])
+may_tell(KEYS[6], KEYS[10])
 if ghost then
   leave_place(ghost, ghost_epoch, 'timeout')
 end
@@ -137,15 +145,20 @@ redis.call('PEXPIRE', KEYS[1], ttl)
 if ARGV[12] ~= '1' then
   redis.call('DEL', KEYS[11])
 end
+local was_empty = redis.call('EXISTS', KEYS[2]) == 0 and '1' or '0'
 redis.call('SADD', KEYS[2], conn)
 redis.call('SADD', KEYS[3], user)
 redis.call('ZADD', KEYS[4], now, conn)
 redis.call('HSET', KEYS[5], conn, '{"userId":' .. user_json .. ',"epoch":' .. integer(epoch) .. '}')
 redis.call('SADD', KEYS[7], conn)
-redis.call('SADD', KEYS[8], room)
-redis.call('SADD', KEYS[9], room)
--- The room's entry: nobody in it was last heard of before that. Only ever lowered here.
-redis.call('ZADD', KEYS[10], 'LT', now, room)
-redis.call('PUBLISH', KEYS[6], presence_event(
+if layout == 'v1' then
+  redis.call('SADD', KEYS[8], room)
+  redis.call('SADD', KEYS[9], room)
+  -- The room's entry: nobody in it was last heard of before that. Only ever lowered here.
+  redis.call('ZADD', KEYS[10], 'LT', now, room)
+else
+  redis.call('HSET', KEYS[9], integer(epoch) .. ':' .. conn, '+' .. user)
+end
+publish(KEYS[6], KEYS[10], presence_event(
   'join', room_json, user_json, conn_json, state, now, epoch))
-return { JOINED, integer(epoch) }
+return { JOINED, integer(epoch), was_empty }

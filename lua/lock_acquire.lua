@@ -47,7 +47,7 @@ local function grant(token)
   if mode ~= 'ask' then
     redis.call('SET', KEYS[2], token, 'PX', tonumber(ttl) + tonumber(kept))
   end
-  redis.call('ZADD', KEYS[6], integer(ends), name)
+  indexed(name, integer(ends))
   return { GRANTED, token, stored }
 end
 

@@ -23,5 +23,5 @@ redis.call('PEXPIRE', KEYS[1], ttl)
 redis.call('HSET', KEYS[3], 'ends', ends)
 redis.call('PEXPIRE', KEYS[2], ttl + tonumber(kept))
 redis.call('PEXPIRE', KEYS[3], ttl + tonumber(kept))
-redis.call('ZADD', KEYS[6], ends, name)
+indexed(name, ends)
 return { EXTENDED }

@@ -20,7 +20,7 @@ local record, held_by = look(name, name_json)
 local waited = leave_queue(ARGV[4] .. ' ' .. ARGV[5])
 if record and record[BY] == by then
   redis.call('DEL', KEYS[1], KEYS[3])
-  redis.call('ZREM', KEYS[6], name)
+  forgotten(name)
   local stored = redis.call('GET', KEYS[2])
   if tonumber(ARGV[6]) > (tonumber(stored) or 0) then
     redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7])

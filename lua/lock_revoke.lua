@@ -23,7 +23,7 @@ end
 local token = record and record[TOKEN] or ''
 if record then
   redis.call('DEL', KEYS[1], KEYS[3])
-  redis.call('ZREM', KEYS[6], name)
+  forgotten(name)
   tell('revoked', name_json, record[OWNER_JSON], token)
   tell_holder(record)
 elseif ARGV[3] ~= '' and ARGV[4] == held_by then

@@ -10,6 +10,7 @@
 -- ARGV[1] – roomId   ARGV[2] – roomId as JSON string   ARGV[3] – ttl (ms)
 -- ARGV[4..] – for each candidate: connId, connId as JSON string, userId, userId as JSON string
 --             ('' if nobody knows the user), epoch, raw conn_meta as it was read ('' if missing)
+-- ARGV[#ARGV] – the layout: see include/layout.lua
 --
 -- Returns {removed, lag, mended}: how many were removed; by how many ms the one that had been dead
 -- for longest is late; how many hashes without a TTL were found.
@@ -20,13 +21,12 @@
 -- else. So there is one `leave` for each (connId, epoch), however many reapers run.
 -- @include candidate
 -- @include goes_on
--- @include may_publish
 local candidates = (#KEYS - 7) / 4
 local removed, lag, mended = 0, 0, 0
 -- When the room comes due again is ttl after this.
 local limit = now - ttl
 local oldest = math.huge
-may_publish(KEYS[5])
+may_tell(KEYS[5], KEYS[7])
 goes_on(KEYS[7])
 
 for i = 0, candidates - 1 do
@@ -47,7 +47,7 @@ for i = 0, candidates - 1 do
   end
 end
 
-if redis.call('EXISTS', KEYS[1]) == 1 then
+if layout == 'v1' and redis.call('EXISTS', KEYS[1]) == 1 then
   local until_limit = integer(limit)
   if redis.call('ZCOUNT', KEYS[3], '-inf', until_limit) > candidates - removed then
     -- More candidates than this call was given: look again at once.

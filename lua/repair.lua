@@ -14,6 +14,7 @@
 -- ARGV[6..] – for each connection: connId, connId as JSON string, userId, userId as JSON string (''
 --             if nobody knows the user), epoch, raw conn_meta as it was read ('' if missing); then
 --             for each member: userId, and as JSON string
+-- ARGV[#ARGV] – the layout: see include/layout.lua
 --
 -- Returns {repairs, removed}: how many entries were put right (removed connections among them); how
 -- many connections were removed.
@@ -23,11 +24,10 @@
 -- is still what was read.
 -- @include candidate
 -- @include goes_on
--- @include may_publish
 local members, lives = tonumber(ARGV[4]), ARGV[5]
 local conns = #lives
 local repairs, removed = 0, 0
-may_publish(KEYS[5])
+may_tell(KEYS[5], KEYS[7])
 goes_on(KEYS[7])
 
 for i = 0, conns - 1 do
@@ -40,9 +40,15 @@ for i = 0, conns - 1 do
       repairs = repairs + redis.call('SADD', KEYS[1], c.conn) + redis.call('SADD', KEYS[2], c.user)
         + redis.call('ZADD', KEYS[3], 'NX', integer(c.last_seen), c.conn)
         + redis.call('HSETNX', KEYS[4], c.conn, meta)
-        + redis.call('SADD', c.user_conns, c.conn) + redis.call('SADD', KEYS[6], room)
-      -- TypeScript nodes do not write this one: no damage if it is missing.
-      redis.call('SADD', c.user_rooms, room)
+        + redis.call('SADD', c.user_conns, c.conn)
+      if layout == 'v1' then
+        repairs = repairs + redis.call('SADD', KEYS[6], room)
+        -- TypeScript nodes do not write this one: no damage if it is missing.
+        redis.call('SADD', c.user_rooms, room)
+      else
+        -- The node writes whatever of this is missing in other slots.
+        redis.call('HSETNX', KEYS[6], c.epoch .. ':' .. c.conn, '+' .. c.user)
+      end
     end
   elseif is_as_read(c) and remove_dead(c) then
     repairs = repairs + 1
@@ -55,10 +61,15 @@ for i = 0, members - 1 do
   local user_conns, user_rooms = KEYS[8 + 4 * conns + 2 * i], KEYS[9 + 4 * conns + 2 * i]
   if not user_is_in(KEYS[1], KEYS[4], user_conns, user_json) then
     repairs = repairs + redis.call('SREM', KEYS[2], user)
-    redis.call('SREM', user_rooms, room)
+    if layout == 'v1' then
+      redis.call('SREM', user_rooms, room)
+    end
   end
 end
 
+if layout ~= 'v1' then
+  return { repairs, removed }
+end
 if redis.call('EXISTS', KEYS[1]) == 0 then
   forget_room(KEYS[6], KEYS[7], room)
 else

@@ -4,12 +4,36 @@
 //! literal that contains no part of an id, so the id can be read back from the name. The one
 //! exception, `prs:conn:<connId>:state` against a connection id that ends in `:state`, is refused
 //! in `model/ids.rs`.
+//!
+//! On the layout `slotted` (docs/cluster.md) everything of a room has the room's hash tag; scripts
+//! get the same keys in the same places, and in place of keys that would lie in another slot the
+//! room's own `unsettled`.
 
-use crate::model::metadata::Channel;
-use std::fmt::Write as _;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+use crate::model::{
+    error::{Error, Result},
+    metadata::Channel,
+};
+use serde::Deserialize;
+use slots::SLOT_TAGS;
+pub use slots::{SLOTS, slot_of};
+use std::{borrow::Cow, fmt::Write as _};
 
 /// How many shards the due index has by default.
 pub const DEFAULT_SHARD_COUNT: u32 = 10;
+
+/// How data are spread over keys.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// The table of spec section 2, shared with TypeScript nodes.
+    V1,
+    /// Everything of a room in one slot.
+    Slotted,
+}
 
 /// Builds names under one prefix, which channels may not share with keys: ioredis puts its own prefix
 /// before keys only.
@@ -18,6 +42,9 @@ pub struct Keys {
     prefix: Box<str>,
     channel_prefix: Box<str>,
     shard_count: u32,
+    layout: Layout,
+    /// Events are published in their slot, and once more for whoever follows all rooms.
+    sharded: bool,
 }
 
 /// All names that belong to a room.
@@ -28,6 +55,10 @@ pub struct RoomKeys {
     pub last_seen: String,
     pub conn_meta: String,
     pub events: String,
+    /// The list of rooms.
+    pub active: String,
+    /// The room's shard of the due index. With sharded events, which never have a use for it, the
+    /// channel of its slot on which all rooms' events are.
     pub due: String,
 }
 
@@ -37,6 +68,53 @@ impl Keys {
             prefix: prefix.into(),
             channel_prefix: prefix.into(),
             shard_count: shard_count.max(1),
+            layout: Layout::V1,
+            sharded: false,
+        }
+    }
+
+    pub fn with_layout(self, layout: Layout) -> Self {
+        Keys { layout, ..self }
+    }
+
+    /// The same with events published in their slots.
+    pub fn with_sharded_events(self, sharded: bool) -> Self {
+        Keys { sharded, ..self }
+    }
+
+    pub fn is_slotted(&self) -> bool {
+        self.layout == Layout::Slotted
+    }
+
+    pub fn has_sharded_events(&self) -> bool {
+        self.sharded
+    }
+
+    /// On `slotted`, the prefixes must let a room's hash tag be one.
+    pub fn check(&self) -> Result<()> {
+        let slots = [
+            slot_of(self.room_conns("r").as_bytes()),
+            slot_of(self.room_last_seen("r").as_bytes()),
+            slot_of(self.room_events("r").as_bytes()),
+        ];
+        let lock = [self.lock("l"), self.lock_token("l"), self.lock_events("l")];
+        let lock = lock.map(|key| slot_of(key.as_bytes()));
+        let differ = |slots: [u16; 3]| slots.iter().any(|slot| *slot != slots[0]);
+        if self.is_slotted() && (differ(slots) || differ(lock)) {
+            return Err(Error::invalid(
+                "keyPrefix (and channelPrefix) must not hold `{}`, or braces that differ, with \
+                 layout \"slotted\": everything of a room has to lie in one slot",
+            ));
+        }
+        Ok(())
+    }
+
+    /// What scripts are told of all this.
+    pub fn layout_name(&self) -> &'static str {
+        match (self.layout, self.sharded) {
+            (Layout::V1, _) => "v1",
+            (Layout::Slotted, false) => "slotted",
+            (Layout::Slotted, true) => "sharded",
         }
     }
 
@@ -48,14 +126,36 @@ impl Keys {
         }
     }
 
-    pub fn conn(&self, conn: &str) -> String {
-        self.join(&["conn:", conn])
+    /// A connection's hash. Without a room: the start of its key on `v1`.
+    pub fn conn(&self, room: &str, conn: &str) -> String {
+        match self.layout {
+            Layout::V1 => self.join(&["conn:", conn]),
+            Layout::Slotted => self.in_room(room, &["conn:", conn]),
+        }
     }
 
     /// Where a connection keeps its state if that is stored apart from it.
-    pub fn conn_state(&self, conn: &str) -> String {
-        self.join(&["conn:", conn, ":state"])
+    pub fn conn_state(&self, room: &str, conn: &str) -> String {
+        let mut key = self.conn(room, conn);
+        key.push_str(":state");
+        key
     }
+
+    /// Whether a connection's hash has this key; that of a state is another one's.
+    pub fn is_conn(&self, key: &str) -> bool {
+        key.strip_prefix(&*self.prefix)
+            .is_some_and(|rest| match self.layout {
+                Layout::V1 => rest.starts_with("conn:"),
+                Layout::Slotted => rest
+                    .strip_prefix("{room:")
+                    .and_then(|rest| rest.split_once('}'))
+                    .is_some_and(|(_, rest)| rest.starts_with(":conn:")),
+            })
+    }
+
+    /// From the length of a room's `last_seen` to where the id begins in the key of a connection
+    /// of that room.
+    pub const ID_AFTER_LAST_SEEN: i64 = ":conn:".len() as i64 - ":last_seen".len() as i64;
 
     pub fn room(&self, room: &str) -> RoomKeys {
         RoomKeys {
@@ -64,7 +164,17 @@ impl Keys {
             last_seen: self.room_last_seen(room),
             conn_meta: self.room_part(room, "conn_meta"),
             events: self.room_events(room),
-            due: self.due_of(room),
+            active: match self.layout {
+                Layout::V1 => self.active_rooms(),
+                Layout::Slotted => self.unsettled(room),
+            },
+            due: match (self.layout, self.sharded) {
+                (Layout::V1, _) => self.due_of(room),
+                (Layout::Slotted, false) => self.unsettled(room),
+                (Layout::Slotted, true) => {
+                    self.slot_events(slot_of(self.room_events(room).as_bytes()))
+                }
+            },
         }
     }
 
@@ -77,15 +187,68 @@ impl Keys {
     }
 
     pub fn room_events(&self, room: &str) -> String {
-        join(&self.channel_prefix, &["{room:", room, "}:events"])
+        join(
+            &self.channel_prefix,
+            &["{room:", &self.tag(room), "}:events"],
+        )
     }
 
-    pub fn user_conns(&self, user: &str) -> String {
-        self.join(&["user:", user, ":conns"])
+    /// The connections of a user: all of them, or on `slotted` those in the room.
+    pub fn user_conns(&self, room: &str, user: &str) -> String {
+        match self.layout {
+            Layout::V1 => self.join(&["user:", user, ":conns"]),
+            Layout::Slotted => self.in_room(room, &["user:", user]),
+        }
     }
 
-    pub fn user_rooms(&self, user: &str) -> String {
-        self.join(&["user:", user, ":rooms"])
+    /// The rooms of a user.
+    pub fn user_rooms(&self, room: &str, user: &str) -> String {
+        match self.layout {
+            Layout::V1 => self.join(&["user:", user, ":rooms"]),
+            Layout::Slotted => self.unsettled(room),
+        }
+    }
+
+    /// `slotted`: joins and leaves of a room whose other indices may lag.
+    pub fn unsettled(&self, room: &str) -> String {
+        self.in_room(room, &["unsettled"])
+    }
+
+    /// `slotted`: where a connection is.
+    pub fn at(&self, conn: &str) -> String {
+        self.join(&["at:", conn])
+    }
+
+    /// `slotted`: where the connections of a user are.
+    pub fn user_at(&self, user: &str) -> String {
+        self.join(&["user:", user, ":at"])
+    }
+
+    /// `slotted`: matches the sets of connections of all rooms.
+    pub fn room_conns_pattern(&self) -> String {
+        format!("{}{{room:*}}:conns", glob_escape(&self.prefix))
+    }
+
+    /// The room whose set of connections this is, on `slotted`.
+    pub fn room_of_conns<'a>(&self, key: &'a str) -> Option<Cow<'a, str>> {
+        let room = key
+            .strip_prefix(&*self.prefix)?
+            .strip_prefix("{room:")?
+            .strip_suffix("}:conns")?;
+        self.untag(room)
+    }
+
+    /// The channel of a slot on which all events of its rooms are.
+    pub fn slot_events(&self, slot: u16) -> String {
+        let tag = &SLOT_TAGS[usize::from(slot)];
+        join(&self.channel_prefix, &["{", tag, "}:events"])
+    }
+
+    /// Whether this is the channel of a slot.
+    pub fn is_slot_events(&self, channel: &str) -> bool {
+        channel
+            .strip_prefix(&*self.channel_prefix)
+            .is_some_and(|rest| rest.starts_with("{slot:"))
     }
 
     pub fn active_rooms(&self) -> String {
@@ -121,7 +284,10 @@ impl Keys {
 
     /// A lock: the id of its owner, for as long as it is held.
     pub fn lock(&self, name: &str) -> String {
-        self.join(&["lock:", name])
+        match self.layout {
+            Layout::V1 => self.join(&["lock:", name]),
+            Layout::Slotted => self.join(&["{lock:", &self.tag(name), "}"]),
+        }
     }
 
     /// The newest fencing token of a lock, as decimal text.
@@ -146,23 +312,31 @@ impl Keys {
 
     pub fn lock_events(&self, name: &str) -> String {
         let prefix = &self.channel_prefix;
-        join(prefix, &["{", prefix, "lock:", name, "}:lock_events"])
+        match self.layout {
+            Layout::V1 => join(prefix, &["{", prefix, "lock:", name, "}:lock_events"]),
+            Layout::Slotted => join(prefix, &["{lock:", &self.tag(name), "}:lock_events"]),
+        }
     }
 
     /// The pattern that matches the event channel of every lock.
     pub fn lock_events_pattern(&self) -> String {
         let prefix = glob_escape(&self.channel_prefix);
-        format!("{prefix}{{{prefix}lock:*}}:lock_events")
+        match self.layout {
+            Layout::V1 => format!("{prefix}{{{prefix}lock:*}}:lock_events"),
+            Layout::Slotted => format!("{prefix}{{lock:*}}:lock_events"),
+        }
     }
 
     /// The lock whose event channel this is, if it is one.
-    pub fn lock_of_events<'a>(&self, channel: &'a str) -> Option<&'a str> {
-        channel
+    pub fn lock_of_events<'a>(&self, channel: &'a str) -> Option<Cow<'a, str>> {
+        let mut rest = channel
             .strip_prefix(&*self.channel_prefix)?
-            .strip_prefix('{')?
-            .strip_prefix(&*self.channel_prefix)?
-            .strip_prefix("lock:")?
-            .strip_suffix("}:lock_events")
+            .strip_prefix('{')?;
+        if self.layout == Layout::V1 {
+            rest = rest.strip_prefix(&*self.channel_prefix)?;
+        }
+        let name = rest.strip_prefix("lock:")?.strip_suffix("}:lock_events")?;
+        self.untag(name)
     }
 
     /// The index of locks by the end of their leases.
@@ -170,15 +344,27 @@ impl Keys {
         self.join(&["lock_due"])
     }
 
+    /// What scripts of a lock get as the index; on `slotted`, where that is in another slot, the lock
+    /// itself.
+    pub fn lock_index(&self, name: &str) -> String {
+        match self.layout {
+            Layout::V1 => self.lock_due(),
+            Layout::Slotted => self.lock(name),
+        }
+    }
+
     /// The channel on which a node hears that a lock is its turn, or lost.
     pub fn lock_wake(&self, node: &str) -> String {
         join(&self.channel_prefix, &["lock_wake:", node])
     }
 
-    /// What belongs to a lock hashes to the same slot as the lock itself (but for names with braces
-    /// of their own), so that one script can have it all.
+    /// What belongs to a lock hashes to the same slot as the lock itself (on `v1` but for names with
+    /// braces of their own), so that one script can have it all.
     fn lock_part(&self, name: &str, part: &str) -> String {
-        self.join(&["{", &self.prefix, "lock:", name, "}:", part])
+        match self.layout {
+            Layout::V1 => self.join(&["{", &self.prefix, "lock:", name, "}:", part]),
+            Layout::Slotted => self.join(&["{lock:", &self.tag(name), "}:", part]),
+        }
     }
 
     /// The pattern that matches the event channel of every room.
@@ -187,11 +373,12 @@ impl Keys {
     }
 
     /// The room whose event channel this is, if it is one.
-    pub fn room_of_events<'a>(&self, channel: &'a str) -> Option<&'a str> {
-        channel
+    pub fn room_of_events<'a>(&self, channel: &'a str) -> Option<Cow<'a, str>> {
+        let room = channel
             .strip_prefix(&*self.channel_prefix)?
             .strip_prefix("{room:")?
-            .strip_suffix("}:events")
+            .strip_suffix("}:events")?;
+        self.untag(room)
     }
 
     /// The hash with a channel's record.
@@ -223,7 +410,36 @@ impl Keys {
     }
 
     fn room_part(&self, room: &str, part: &str) -> String {
-        self.join(&["{room:", room, "}:", part])
+        self.join(&["{room:", &self.tag(room), "}:", part])
+    }
+
+    fn in_room(&self, room: &str, parts: &[&str]) -> String {
+        let mut key = self.join(&["{room:", &self.tag(room), "}:"]);
+        parts.iter().for_each(|part| key.push_str(part));
+        key
+    }
+
+    /// A room in its keys. On `slotted` without `}`, so that all of it is the hash tag, and nothing
+    /// of it can be taken for what follows.
+    fn tag<'a>(&self, room: &'a str) -> Cow<'a, str> {
+        if self.layout == Layout::V1 || !room.contains(['%', '}']) {
+            return Cow::Borrowed(room);
+        }
+        Cow::Owned(room.replace('%', "%25").replace('}', "%7D"))
+    }
+
+    fn untag<'a>(&self, tag: &'a str) -> Option<Cow<'a, str>> {
+        if self.layout == Layout::V1 {
+            return Some(Cow::Borrowed(tag));
+        }
+        if tag.contains('}') {
+            return None;
+        }
+        Some(if tag.contains('%') {
+            Cow::Owned(tag.replace("%7D", "}").replace("%25", "%"))
+        } else {
+            Cow::Borrowed(tag)
+        })
     }
 
     fn join(&self, parts: &[&str]) -> String {
@@ -258,112 +474,4 @@ fn glob_escape(text: &str) -> String {
         escaped.push(c);
     }
     escaped
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn keys() -> Keys {
-        Keys::new("prs:", DEFAULT_SHARD_COUNT)
-    }
-
-    #[test]
-    fn spec_2_names_are_those_of_the_table() {
-        let room = keys().room("r1");
-        assert_eq!(keys().conn("c1"), "prs:conn:c1");
-        assert_eq!(room.conns, "prs:{room:r1}:conns");
-        assert_eq!(room.members, "prs:{room:r1}:members");
-        assert_eq!(room.last_seen, "prs:{room:r1}:last_seen");
-        assert_eq!(room.conn_meta, "prs:{room:r1}:conn_meta");
-        assert_eq!(room.events, "prs:{room:r1}:events");
-        assert_eq!(keys().user_conns("u1"), "prs:user:u1:conns");
-        assert_eq!(keys().user_rooms("u1"), "prs:user:u1:rooms");
-        assert_eq!(keys().active_rooms(), "prs:active_rooms");
-        assert_eq!(keys().events_pattern(), "prs:{room:*}:events");
-        assert_eq!(keys().lock("l1"), "prs:lock:l1");
-        assert_eq!(keys().lock_token("l1"), "prs:{prs:lock:l1}:token");
-        let channel = Channel::new("doc", "a:b");
-        assert_eq!(keys().channel_meta(&channel), "prs:{chan:doc:a:b}:meta");
-        assert_eq!(
-            keys().channel_events(&channel),
-            "prs:{chan:doc:a:b}:meta_events"
-        );
-        assert_eq!(keys().channel_events_pattern(), "prs:{chan:*}:meta_events");
-        assert_eq!(keys().lock_events_pattern(), "prs:{prs:lock:*}:lock_events");
-    }
-
-    #[test]
-    fn a_room_can_be_cut_out_of_its_last_seen() {
-        let (from, to) = keys().room_in_last_seen();
-        let key = keys().room_last_seen("r}1:");
-        let end = key.len().checked_add_signed(to + 1).unwrap();
-        assert_eq!(&key[from - 1..end], "r}1:");
-    }
-
-    #[test]
-    fn a_prefix_with_glob_characters_is_matched_as_it_stands() {
-        assert_eq!(
-            Keys::new("a*[b]:", 1).events_pattern(),
-            "a\\*\\[b\\]:{room:*}:events"
-        );
-    }
-
-    #[test]
-    fn channels_can_have_a_prefix_of_their_own() {
-        let keys = Keys::new("app:prs:", 1).with_channel_prefix("prs:");
-        assert_eq!(keys.room_conns("r"), "app:prs:{room:r}:conns");
-        assert_eq!(keys.room_events("r"), "prs:{room:r}:events");
-        assert_eq!(keys.events_pattern(), "prs:{room:*}:events");
-        assert_eq!(keys.room_of_events("prs:{room:r}:events"), Some("r"));
-        assert_eq!(keys.room_of_events("app:prs:{room:r}:events"), None);
-    }
-
-    proptest! {
-        #[test]
-        fn spec_2_2_a_room_can_be_read_back_from_its_channel(room in ".*") {
-            let channel = keys().room_events(&room);
-            prop_assert_eq!(keys().room_of_events(&channel), Some(room.as_str()));
-        }
-
-        #[test]
-        fn spec_2_2_a_channel_can_be_read_back_from_its_events(kind in "[^:]*", name in ".*") {
-            let channel = Channel::new(&kind, &name);
-            let events = keys().channel_events(&channel);
-            prop_assert_eq!(keys().channel_of_events(&events), Some(channel));
-            prop_assert_eq!(keys().room_of_events(&events), None);
-        }
-
-        #[test]
-        fn spec_2_2_a_lock_can_be_read_back_from_its_channel(name in ".*") {
-            let channel = keys().lock_events(&name);
-            prop_assert_eq!(keys().lock_of_events(&channel), Some(name.as_str()));
-        }
-
-        #[test]
-        fn spec_2_2_different_ids_never_make_the_same_key(
-            a in "(\\{prs:lock:)?[:{}a-c]{0,6}(conns|rooms|:state|\\}:conns|\\}:token|\\}:queue)?",
-            b in "(\\{prs:lock:)?[:{}a-c]{0,6}(conns|rooms|:state|\\}:conns|\\}:token|\\}:queue)?",
-        ) {
-            let names = |id: &str| {
-                let r = keys().room(id);
-                vec![
-                    keys().conn(id), r.conns, r.members, r.last_seen, r.conn_meta, r.events,
-                    keys().user_conns(id), keys().user_rooms(id),
-                    keys().channel_meta(&Channel::new("t", id)),
-                    keys().channel_events(&Channel::new("t", id)),
-                    keys().lock(id), keys().lock_token(id), keys().lock_holder(id),
-                    keys().lock_queue(id), keys().lock_living(id), keys().lock_events(id),
-                    keys().lock_wake(id),
-                ]
-            };
-            let (of_a, of_b) = (names(&a), names(&b));
-            for (i, x) in of_a.iter().enumerate() {
-                for (j, y) in of_b.iter().enumerate() {
-                    prop_assert_eq!(x == y, i == j && a == b, "{} {}", x, y);
-                }
-            }
-        }
-    }
 }

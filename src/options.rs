@@ -3,7 +3,7 @@
 
 use crate::{
     expiry::Expiry,
-    keys::DEFAULT_SHARD_COUNT,
+    keys::{DEFAULT_SHARD_COUNT, Layout},
     lock::QuorumOptions,
     model::{
         codec::Compression,
@@ -12,7 +12,10 @@ use crate::{
         metadata::MetadataStorage,
         state::Storage,
     },
-    store::redis::config::{SentinelOptions, Tls},
+    store::redis::{
+        PubSub,
+        config::{SentinelOptions, Tls},
+    },
 };
 use serde::Deserialize;
 
@@ -36,6 +39,11 @@ pub struct Options {
     pub fallback_sweep_ms: u64,
     /// Shards of the due index; the same on every node. Default 10.
     pub shard_count: u32,
+    /// How data are spread over keys; the same on every node. Default: `slotted` on a cluster, where
+    /// nothing else is possible, and `v1` otherwise.
+    pub layout: Option<Layout>,
+    /// How events are published on a cluster; the same on every node. Default `auto`.
+    pub pubsub: PubSub,
     /// Start of every key and channel. Default `prs:`.
     pub key_prefix: String,
     /// Start of every channel, where it is not that of keys. Default: `key_prefix`.
@@ -64,6 +72,8 @@ impl Default for Options {
             expiry: Expiry::default(),
             fallback_sweep_ms: 30_000,
             shard_count: DEFAULT_SHARD_COUNT,
+            layout: None,
+            pubsub: PubSub::default(),
             key_prefix: "prs:".into(),
             channel_prefix: None,
             batch_window_ms: 0,

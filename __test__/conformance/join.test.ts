@@ -247,14 +247,19 @@ onEveryStore('3.2 a join of a connection that is elsewhere', (store) => {
       const { connections } = await one.getUserPresence('u');
       expect(connections.length).toBe(1);
     }
-    const where = new Map<string, string>();
-    for (const event of await recorder.settled()) {
-      if (event.type === 'leave') {
-        expect(where.get('c')).toBe(event.roomId);
-        where.delete('c');
-      } else {
-        expect([undefined, event.roomId]).toContain(where.get('c'));
-        where.set('c', event.roomId);
+    // Where rooms lie in different slots, only the events of each are in order (spec 4.2).
+    const events = await recorder.settled();
+    const oneOrder = store.name === 'redis' || store.name === 'memory';
+    for (const rooms of oneOrder ? [['r1', 'r2']] : [['r1'], ['r2']]) {
+      let where: string | undefined;
+      for (const event of events.filter(({ roomId }) => rooms.includes(roomId))) {
+        if (event.type === 'leave') {
+          expect(where).toBe(event.roomId);
+          where = undefined;
+        } else {
+          expect([undefined, event.roomId]).toContain(where);
+          where = event.roomId;
+        }
       }
     }
   });

@@ -1,17 +1,28 @@
 // What the tests of locks need on top of the stores: what stays of a lock, recorded events.
+import type { Redis } from 'ioredis';
 import type { Lock, LockEvent } from 'rollcall';
 import { afterEach } from 'vitest';
+import { sharedCluster } from '../support/cluster.js';
 import type { Client, StoreUnderTest } from './stores.js';
 
 /** The newest token of a lock stays for a week; everything else must be gone after each test. */
 export function onlyTokensStay(store: StoreUnderTest): void {
   afterEach(async () => {
-    if (store.name !== 'redis') return;
+    if (store.name === 'memory') return;
+    if (store.name === 'cluster') {
+      const cluster = await sharedCluster();
+      for (const master of await cluster.masters()) await forgetTokens(await cluster.on(master));
+      return;
+    }
     const { server, db } = store.redis();
     const redis = await server.client(db);
-    for (const key of await redis.keys('prs:{prs:lock:*}:token')) await redis.del(key);
+    await forgetTokens(redis);
     redis.disconnect();
   });
+}
+
+async function forgetTokens(redis: Redis): Promise<void> {
+  for (const key of await redis.keys('prs:{*lock:*}:token')) await redis.del(key);
 }
 
 export interface LockRecorder {

@@ -4,11 +4,11 @@ import { expect, test } from 'vitest';
 import { eventually } from '../support/wait.js';
 import { onlyTokensStay } from './locks.js';
 import { CHANNEL, items } from './metadata.js';
-import { failure, onEveryStore } from './stores.js';
+import { failure, onStoresWithLockName } from './stores.js';
 
 const UNDER = { ...CHANNEL, data: items({ a: '1' }), options: { lockName: 'l' } };
 
-onEveryStore('7.7 locks of Rollcall guard metadata', (store) => {
+onStoresWithLockName('7.7 locks of Rollcall guard metadata', (store) => {
   onlyTokensStay(store);
 
   test('7.7 not held, no actor, another owner, its owner', async () => {

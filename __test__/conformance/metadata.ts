@@ -2,7 +2,7 @@
 // events as they came.
 import type { ChannelMetadata, ChannelRef, MetadataEvent } from 'rollcall';
 import { eventually } from '../support/wait.js';
-import type { Client } from './stores.js';
+import { type Client, ofCluster } from './stores.js';
 
 export const CHANNEL: ChannelRef = { channelType: 'doc', channelName: 'one' };
 
@@ -38,14 +38,21 @@ export async function recordMetadata(client: Client): Promise<MetadataRecorder> 
     all.push(event);
     if (event.channelType !== MARKER.channelType) events.push(event);
   });
-  return {
-    events,
-    stop,
-    settled: async () => {
-      const key = `${++markers}`;
-      await client.metadata.set({ ...MARKER, data: [{ key }] });
+  const settled = async () => {
+    const number = ++markers;
+    // Channels with these names have their slots on the three masters of a cluster.
+    for (const i of ofCluster.has(client) ? [0, 1, 2] : ['']) {
+      const key = `${number}-${i}`;
+      const channelName = `${MARKER.channelName}${i}`;
+      await client.metadata.set({ ...MARKER, channelName, data: [{ key }] });
       await eventually(() => all.some((event) => event.items[0]?.key === key), { intervalMs: 1 });
-      return [...events];
-    },
+    }
+    return [...events];
   };
+  if (ofCluster.has(client)) {
+    // What was published before, by the test before, may still be on the cluster's bus.
+    await settled();
+    events.length = 0;
+  }
+  return { events, stop, settled };
 }

@@ -186,8 +186,4 @@ describe('12: URLs that are none: INVALID_ARGUMENT, and nothing of them is repea
   ])('case %#', async (url) => {
     expect((await failure({ url })).code).toBe('INVALID_ARGUMENT');
   });
-
-  test.each(['redis-cluster://127.0.0.1'])('%s: UNSUPPORTED, for the time being', async (url) => {
-    expect((await failure({ url })).code).toBe('UNSUPPORTED');
-  });
 });

@@ -21,6 +21,7 @@ export type Defence =
   | 'isolation'
   | 'may-publish'
   | 'merging'
+  | 'settling'
   | 'reaping'
   | 'renewing'
   | 'calm-at-once'

@@ -5,6 +5,7 @@ import { createClient, createClientPool, createCluster, createSentinel } from 'r
 import { PresenceService } from 'rollcall';
 import { beforeAll, describe, expect, test } from 'vitest';
 import type { Untyped } from '../support/clients.js';
+import { type RedisCluster, startCluster } from '../support/cluster.js';
 import { type RedisServer, startRedis } from '../support/redis.js';
 import { MASTER, startSentinels } from '../support/sentinel.js';
 import { certificates } from '../support/tls.js';
@@ -86,7 +87,8 @@ describe('10: settings of an ioredis client', () => {
       const keys = await (await server.client()).keys('*');
       expect(keys.filter((key) => !key.startsWith('app:prs:'))).toEqual([]);
     });
-    expect(channels).toEqual(['prs:{room:r}:events', 'prs:{room:r}:events']);
+    const room = 'prs:{room:r}:events';
+    await eventually(() => expect(channels).toEqual([room, room]));
     redis.disconnect();
   });
 
@@ -174,6 +176,34 @@ describe('10: TLS settings', () => {
   });
 });
 
+describe('10: settings of an ioredis Cluster', () => {
+  const password = 'p@ss/w:rd';
+  let cluster: RedisCluster;
+  beforeAll(async () => {
+    cluster = await startCluster({
+      replicas: 0,
+      server: { users: { 'al/ice': `on >${password} ~* &* +@all` } },
+    });
+    return () => cluster[Symbol.asyncDispose]();
+  });
+
+  test('startup nodes, username, password, keyPrefix', async () => {
+    const nodes = cluster.servers.map(({ host, port }) => ({ host, port }));
+    const redisOptions = { username: 'al/ice', password, keyPrefix: 'app:' };
+    await works(new Cluster(nodes, { lazyConnect: true, redisOptions }), async () => {
+      const keys = await cluster.keys();
+      expect(keys).toContain('app:prs:{room:r}:conns');
+      expect(keys.filter((key) => !key.startsWith('app:prs:'))).toEqual([]);
+    });
+  });
+
+  test('startup nodes as URLs', async () => {
+    const login = `${encodeURIComponent('al/ice')}:${encodeURIComponent(password)}`;
+    const urls = cluster.servers.map(({ host, port }) => `redis://${login}@${host}:${port}`);
+    await works(new Cluster(urls, { lazyConnect: true }));
+  });
+});
+
 describe('10: settings of a node-redis client', () => {
   let server: RedisServer;
   beforeAll(async () => {
@@ -225,14 +255,14 @@ describe('10: settings of a node-redis client', () => {
 describe('10: settings that cannot be taken over are refused, with what to do', () => {
   const unsupported: [string, () => unknown, RegExp][] = [
     [
-      'an ioredis Cluster',
-      () => new Cluster([{ host: 'h', port: 1 }], { lazyConnect: true }),
-      /^redis is a Redis Cluster client, .* hand over a client or URL of a single server/,
+      'natMap of an ioredis Cluster',
+      () => new Cluster([{ host: 'h', port: 1 }], { lazyConnect: true, natMap: {} }),
+      /redis\.options\.natMap is not supported/,
     ],
     [
       'a node-redis cluster',
       () => createCluster({ rootNodes: [{ url: 'redis://h' }] }),
-      /^redis is a Redis Cluster client/,
+      /^redis is a Redis Cluster client that does not show its options/,
     ],
     [
       'a node-redis sentinel client',

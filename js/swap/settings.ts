@@ -41,10 +41,13 @@ export function connectionSettings(redis: unknown): ConnectionSettings {
     const { url, tls, sentinel, keyPrefix, channelPrefix } = client as ConnectionSettings;
     return given({ url, tls, sentinel, keyPrefix, channelPrefix });
   }
+  if (client.isCluster === true && Array.isArray(client.startupNodes)) {
+    return ofIoredisCluster(client.startupNodes, (client.options ?? {}) as Fields);
+  }
   if (client.isCluster === true || 'slots' in client || 'getRandomNode' in client) {
     throw unsupported(
-      'redis is a Redis Cluster client, and Redis Cluster is not supported by this version of ' +
-        'Rollcall: hand over a client or URL of a single server, or of a master behind Sentinel',
+      'redis is a Redis Cluster client that does not show its options, as those of node-redis; hand ' +
+        'over { url: "redis-cluster://host:7000,host:7001", tls } instead',
     );
   }
   const isNodeRedis = typeof client.isOpen === 'boolean';
@@ -75,6 +78,47 @@ function ofIoredis(options: Fields): ConnectionSettings {
   const { host = 'localhost', port = 6379 } = options;
   const url = `${tls ? 'rediss' : 'redis'}://${userInfo(login)}${address(host, port)}${path(db)}`;
   return given({ url, tls, ...prefix });
+}
+
+function ofIoredisCluster(nodes: unknown[], options: Fields): ConnectionSettings {
+  for (const option of ['natMap', 'useSRVRecords']) {
+    if (options[option]) {
+      throw unsupported(
+        `redis.options.${option} is not supported: the addresses that the cluster names have to be ` +
+          'ones that can be reached (see cluster-announce-ip, cluster-preferred-endpoint-type)',
+      );
+    }
+  }
+  if (nodes.length === 0) {
+    throw invalid('redis has no startup nodes; hand over a URL instead');
+  }
+  const servers = nodes.map(clusterNode);
+  const all = (options.redisOptions ?? {}) as Fields;
+  const { username, password } = { ...servers[0], ...given(all) } as Fields;
+  const secure = all.tls ?? servers.find((server) => server.tls)?.tls;
+  const hosts = servers.map(({ host, port }) => address(host ?? '127.0.0.1', port ?? 6379));
+  const login = userInfo({ username, password });
+  const tls = secure ? tlsOptions('redisOptions.tls', secure) : undefined;
+  const prefix = prefixes(options.keyPrefix ?? all.keyPrefix);
+  return given({ url: `redis-cluster://${login}${hosts.join(',')}`, tls, ...prefix });
+}
+
+/** A startup node of ioredis: options, a URL or `host:port`, or a port. */
+function clusterNode(node: unknown): Fields {
+  if (typeof node === 'number') {
+    return { port: node };
+  }
+  if (typeof node === 'object' && node !== null) {
+    return node as Fields;
+  }
+  const url = new URL(/^rediss?:\/\//.test(String(node)) ? String(node) : `redis://${node}`);
+  return given({
+    host: url.hostname.replace(/^\[|\]$/g, '') || undefined,
+    port: url.port === '' ? undefined : Number(url.port),
+    username: decodeURIComponent(url.username) || undefined,
+    password: decodeURIComponent(url.password) || undefined,
+    tls: url.protocol === 'rediss:' ? true : undefined,
+  });
 }
 
 function ofSentinels(options: Fields): ConnectionSettings {

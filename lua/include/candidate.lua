@@ -61,12 +61,12 @@ local function remove_dead(c)
   local known = leave_room({
     conns = KEYS[1], members = KEYS[2], last_seen = KEYS[3], conn_meta = KEYS[4],
     user_conns = c.user_conns, user_rooms = c.user_rooms, active = KEYS[6], due = KEYS[7],
-  }, room, c.user, c.user_json, c.conn, lives_elsewhere)
+  }, room, c.user, c.user_json, c.conn, c.epoch, lives_elsewhere)
   if known == 0 then
     return false
   end
   if c.user_json ~= '' then
-    redis.call('PUBLISH', KEYS[5], presence_event(
+    publish(KEYS[5], KEYS[7], presence_event(
       'leave', room_json, c.user_json, c.conn_json, 'null', now, c.epoch, 'timeout'))
   end
   return true

@@ -1,3 +1,4 @@
+-- @include layout
 -- @include forget_room
 -- Users with more connections than this are taken to be in a room with any of them.
 local MOST_LOOKED_AT = 256
@@ -43,9 +44,10 @@ end
 -- leave_room: takes one connection out of every index of a room, the user out of `members` when
 -- it was the last of theirs there, and the room out of the global indices when it is empty.
 -- `at` names the keys: conns, members, last_seen, conn_meta, user_conns, user_rooms, active, due.
--- `keep_user_conn`: the connection lives on in another room of the same user.
+-- `keep_user_conn`: the connection lives on in another room of the same user. `epoch`: of the join
+-- that is over, for the note that the layouts of one slot make instead of writing to other slots.
 -- Returns how many of the room's own indices knew the connection (0: somebody else removed it).
-local function leave_room(at, room, user, user_json, conn, keep_user_conn)
+local function leave_room(at, room, user, user_json, conn, epoch, keep_user_conn)
   local known = redis.call('SREM', at.conns, conn)
     + redis.call('ZREM', at.last_seen, conn)
     + redis.call('HDEL', at.conn_meta, conn)
@@ -54,9 +56,15 @@ local function leave_room(at, room, user, user_json, conn, keep_user_conn)
   end
   if not user_is_in(at.conns, at.conn_meta, at.user_conns, user_json) then
     redis.call('SREM', at.members, user)
-    redis.call('SREM', at.user_rooms, room)
+    if layout == 'v1' then
+      redis.call('SREM', at.user_rooms, room)
+    end
   end
-  if redis.call('EXISTS', at.conns) == 0 then
+  if layout ~= 'v1' then
+    if known > 0 then
+      redis.call('HSET', at.active, integer(epoch) .. ':' .. conn, '-' .. user)
+    end
+  elseif redis.call('EXISTS', at.conns) == 0 then
     forget_room(at.active, at.due, room)
   end
   return known

@@ -5,6 +5,7 @@
 --   KEYS[1] – prs:lock:<name>        KEYS[2] – its newest token    KEYS[3] – the record of its holder
 --   KEYS[4] – the queue of waiters   KEYS[5] – the living: wake channel of a node → until when (ms)
 --   KEYS[6] – index: lock → when its lease ends                    KEYS[7] – its events (channel)
+-- On the layout slotted the index is in another slot: there KEYS[6] is KEYS[1], and the node keeps it.
 -- A waiter is '<number> <wake channel of its node>'. The channels that are published to are read from
 -- what the nodes themselves wrote: none is built here.
 
@@ -13,6 +14,19 @@ may_publish(KEYS[7])
 
 -- Waiters of nodes that are gone which one call takes out.
 local MOST_DEAD = 64
+
+-- indexed, forgotten: what the index is told of the lock.
+local function indexed(name, ends)
+  if KEYS[6] ~= KEYS[1] then
+    redis.call('ZADD', KEYS[6], ends, name)
+  end
+end
+
+local function forgotten(name)
+  if KEYS[6] ~= KEYS[1] then
+    redis.call('ZREM', KEYS[6], name)
+  end
+end
 
 local BY, OWNER, OWNER_JSON, TOKEN, ENDS, WAKE, NUMBER = 1, 2, 3, 4, 5, 6, 7
 
@@ -45,7 +59,7 @@ local function look(name, name_json)
     return record, owner
   end
   redis.call('DEL', KEYS[3])
-  redis.call('ZREM', KEYS[6], name)
+  forgotten(name)
   tell(now < tonumber(record[ENDS]) and 'revoked' or 'expired', name_json, record[OWNER_JSON],
     record[TOKEN])
   tell_holder(record)

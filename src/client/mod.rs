@@ -118,6 +118,7 @@ impl Client {
                 serves_ms: 0,
                 claim_ms: options.sweep_interval_ms.clamp(100, 5_000),
                 check_ms: expiry::CHECK_EVERY * options.fallback_sweep_ms,
+                settle_ms: options.fallback_sweep_ms,
             },
             due,
         });

@@ -1,9 +1,12 @@
 //! From options to what a client works on: its store, and what its locks are come by through.
 
 use crate::{
-    keys::Keys,
+    keys::{Keys, Layout},
     lock::{Board, Keeper, Line, Quorum},
-    model::{codec::Codecs, error::Result},
+    model::{
+        codec::Codecs,
+        error::{Error, Result},
+    },
     options::Options,
     store::{
         EventSink, LogLevel, Store,
@@ -38,9 +41,21 @@ pub(super) async fn store(options: &Options, sink: Arc<dyn EventSink>) -> Result
         },
         metadata: options.metadata_storage,
     };
-    Ok(Arc::new(
-        RedisStore::open(target, keys(options), &options.limits, storage, sink).await?,
-    ))
+    let layout = match (&target, options.layout) {
+        (Target::Cluster(_), Some(Layout::V1)) => {
+            return Err(Error::invalid(
+                "layout: \"v1\" is not possible on a Redis Cluster, whose scripts see one slot; \
+                 leave layout out, or set it to \"slotted\"",
+            ));
+        }
+        (Target::Cluster(_), _) => Layout::Slotted,
+        (Target::One { .. }, layout) => layout.unwrap_or(Layout::V1),
+    };
+    let keys = keys(options).with_layout(layout);
+    keys.check()?;
+    let (pubsub, limits) = (options.pubsub, &options.limits);
+    let store = RedisStore::open(target, keys, pubsub, limits, storage, sink).await?;
+    Ok(Arc::new(store))
 }
 
 fn keys(options: &Options) -> Keys {

@@ -93,20 +93,23 @@ struct Parts<'a> {
 
 /// Whether `payload` is a presence event of `room` (spec 4.5: what is not, is dropped and counted).
 pub fn is_presence_event(payload: &str, room: &str) -> bool {
-    let Ok(parts) = serde_json::from_str::<Parts<'_>>(payload) else {
-        return false;
-    };
+    room_of_presence_event(payload).is_some_and(|of| of == room)
+}
+
+/// The room of a presence event; `None` if it is none.
+pub fn room_of_presence_event(payload: &str) -> Option<Cow<'_, str>> {
+    let parts = serde_json::from_str::<Parts<'_>>(payload).ok()?;
     let state = parts.state.get();
     let state_fits = match parts.kind {
         Kind::Leave => state == "null",
         Kind::Join | Kind::Update => state == "null" || state.starts_with('{'),
     };
-    state_fits
-        && parts.room_id == room
+    let fits = state_fits
         && !parts.user_id.is_empty()
         && !parts.conn_id.is_empty()
         && parts.ts.is_finite()
-        && parts.epoch.is_finite()
+        && parts.epoch.is_finite();
+    fits.then_some(parts.room_id)
 }
 
 #[cfg(test)]

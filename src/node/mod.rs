@@ -53,3 +53,14 @@ pub fn error_codes() -> Vec<&'static str> {
 pub fn test_defences_off(names: Vec<String>) -> napi::Result<()> {
     crate::switches::turn_off(names.iter().map(String::as_str)).map_err(napi::Error::from_reason)
 }
+
+/// Has the process end in the middle of a step, in the tests' own build.
+#[cfg(feature = "test-faults")]
+#[napi]
+#[cfg_attr(
+    test,
+    allow(dead_code, reason = "exported by the macro, which tests leave out")
+)]
+pub fn test_end_in(step: String, done: u32) -> napi::Result<()> {
+    crate::switches::end_in(&step, done).map_err(napi::Error::from_reason)
+}

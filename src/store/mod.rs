@@ -285,6 +285,9 @@ pub struct SweepSettings {
     pub claim_ms: u64,
     /// Time between two checks of whether a room's indices agree.
     pub check_ms: u64,
+    /// Time between two looks for what an operation of several steps has left half way, in layouts that
+    /// have such.
+    pub settle_ms: u64,
 }
 
 /// Where a store hands over what it hears. Called in the order in which the store applied things;

@@ -5,7 +5,7 @@ use crate::{
     keys::Keys,
     model::limits::Limits,
     store::redis::{
-        RedisStore, StorageOptions,
+        PubSub, RedisStore, StorageOptions,
         config::{SentinelOptions, Target},
     },
 };
@@ -52,6 +52,7 @@ impl RedisServer {
             match RedisStore::open(
                 target,
                 keys,
+                PubSub::default(),
                 &Limits::default(),
                 StorageOptions::default(),
                 Arc::new(Deaf),

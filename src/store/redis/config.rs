@@ -3,7 +3,7 @@
 
 use super::server::{Endpoint, Sentinels, Server};
 use crate::{
-    model::error::{Code, Error, Result},
+    model::error::{Error, Result},
     switches::{Defence, off},
 };
 use percent_encoding::percent_decode_str;
@@ -39,11 +39,54 @@ pub struct SentinelOptions {
     pub tls: Option<Tls>,
 }
 
-/// Where to connect, and how it may be named in messages.
-pub struct Target {
-    pub server: Arc<Server>,
-    /// The database's number.
-    pub db: i64,
+/// Where to connect.
+pub enum Target {
+    One {
+        server: Arc<Server>,
+        /// The database's number.
+        db: i64,
+    },
+    Cluster(Arc<Nodes>),
+}
+
+/// The servers of a cluster: some addresses to begin with, and what leads to any of them.
+pub struct Nodes {
+    pub first: Vec<Address>,
+    /// User, password and TLS; only the address is not theirs.
+    data: ConnectionInfo,
+    tls: Option<Tls>,
+    /// The first addresses, for messages.
+    pub shown: String,
+}
+
+/// Host and port of a server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address {
+    pub host: String,
+    pub port: u16,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+impl Nodes {
+    pub fn server(&self, address: &Address) -> Result<Arc<Server>> {
+        let (host, port) = (address.host.clone(), address.port);
+        let addr = match self.data.addr() {
+            ConnectionAddr::TcpTls { .. } => ConnectionAddr::TcpTls {
+                host,
+                port,
+                insecure: false,
+                tls_params: None,
+            },
+            _ => ConnectionAddr::Tcp(host, port),
+        };
+        let endpoint = endpoint(self.data.clone().set_addr(addr), self.tls.as_ref())?;
+        Ok(Arc::new(Server::Fixed(endpoint)))
+    }
 }
 
 /// How long sent data may stay unacknowledged before the kernel gives the connection up: a host
@@ -55,6 +98,11 @@ const SENTINEL_FORM: &str = "url must have the form redis-sentinel://user:passwo
      name of the master being one that the sentinels know";
 const SENTINEL_PORT: u16 = 26379;
 
+const CLUSTER_SCHEME: &str = "redis-cluster://";
+const CLUSTER_FORM: &str = "url must have the form redis-cluster://user:password@host:7000,host:7001; a cluster has no \
+     database but 0";
+const REDIS_PORT: u16 = 6379;
+
 impl Target {
     /// `tls` stands beside `rediss://`; beside `redis-sentinel://` it makes the connections to the
     /// Redis servers TLS ones.
@@ -63,26 +111,72 @@ impl Target {
         match scheme {
             "redis" | "rediss" | "redis+unix" | "unix" | "valkey" | "valkeys" => {}
             "redis-sentinel" => return parse_sentinel(url, tls, sentinel),
-            "redis-cluster" => {
-                return Err(Error::new(
-                    Code::Unsupported,
-                    format!("{scheme}:// is not supported by this version of Rollcall"),
-                ));
-            }
+            "redis-cluster" => return parse_cluster(url, tls),
             _ => {
                 return Err(Error::invalid(
-                    "url must begin with redis://, rediss://, redis+unix://, redis-sentinel:// or \
-                     memory://",
+                    "url must begin with redis://, rediss://, redis+unix://, redis-sentinel://, \
+                     redis-cluster:// or memory://",
                 ));
             }
         }
         let info = connection_info(url)?;
         let db = info.redis_settings().db();
-        Ok(Target {
+        Ok(Target::One {
             server: Arc::new(Server::Fixed(endpoint(info, tls)?)),
             db,
         })
     }
+
+    /// The address without secrets, for messages.
+    pub fn shown(&self) -> &str {
+        match self {
+            Target::One { server, .. } => server.shown(),
+            Target::Cluster(nodes) => &nodes.shown,
+        }
+    }
+}
+
+fn parse_cluster(url: &str, tls: Option<&Tls>) -> Result<Target> {
+    let malformed = || Error::invalid(CLUSTER_FORM);
+    let rest = url.strip_prefix(CLUSTER_SCHEME).ok_or_else(malformed)?;
+    let (authority, db) = rest.split_once('/').unwrap_or((rest, ""));
+    if !matches!(db, "" | "0") {
+        return Err(malformed());
+    }
+    let (user, hosts) = match authority.rsplit_once('@') {
+        Some((user, hosts)) => (format!("{user}@"), hosts),
+        None => (String::new(), authority),
+    };
+    let scheme = if tls.is_some() { "rediss" } else { "redis" };
+    let data = connection_info(&format!("{scheme}://{user}cluster")).map_err(|_| malformed())?;
+    // Whether the material fits is known now, not at the first failover.
+    endpoint(data.clone(), tls)?;
+    let mut first = Vec::new();
+    for host in hosts.split(',') {
+        let has_port = host
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| !port.ends_with(']'));
+        let port = if has_port {
+            String::new()
+        } else {
+            format!(":{REDIS_PORT}")
+        };
+        let info = connection_info(&format!("redis://{host}{port}")).map_err(|_| malformed())?;
+        match info.addr() {
+            ConnectionAddr::Tcp(host, port) if !host.is_empty() => first.push(Address {
+                host: host.clone(),
+                port: *port,
+            }),
+            _ => return Err(malformed()),
+        }
+    }
+    let names: Vec<String> = first.iter().map(Address::to_string).collect();
+    Ok(Target::Cluster(Arc::new(Nodes {
+        shown: names.join(", "),
+        first,
+        data,
+        tls: tls.cloned(),
+    })))
 }
 
 /// redis-rs's errors do not repeat the URL, and neither may we: it can hold a password.
@@ -146,7 +240,7 @@ fn parse_sentinel(url: &str, tls: Option<&Tls>, sentinel: &SentinelOptions) -> R
             sentinel.tls.as_ref(),
         )?);
     }
-    Ok(Target {
+    Ok(Target::One {
         server: Arc::new(Server::Sentinels(Sentinels::new(
             master.into_owned(),
             sentinels,
@@ -252,6 +346,7 @@ fn settled(info: ConnectionInfo, tls: &Tls) -> (ConnectionInfo, Option<String>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::error::Code;
 
     fn parse(url: &str) -> Result<Target> {
         Target::parse(url, None, &SentinelOptions::default())
@@ -260,15 +355,19 @@ mod tests {
     #[test]
     fn no_secret_is_shown() {
         let target = parse("redis://user:hush@localhost:1/2").ok().unwrap();
-        assert_eq!(target.server.shown(), "localhost:1");
+        assert_eq!(target.shown(), "localhost:1");
         let target = parse("redis-sentinel://user:hush@a,b:5,[::1]/main/3")
             .ok()
             .unwrap();
         assert_eq!(
-            target.server.shown(),
+            target.shown(),
             "\"main\" (by the sentinels a:26379, b:5, ::1:26379)"
         );
-        assert_eq!(target.db, 3);
+        assert!(matches!(target, Target::One { db: 3, .. }));
+        let target = parse("redis-cluster://user:hush@a,b:5,[::1]:7/0")
+            .ok()
+            .unwrap();
+        assert_eq!(target.shown(), "a:6379, b:5, ::1:7");
         for bad in [
             "redis://user:hush@/x",
             "redis://u:hush@h/notanumber",
@@ -281,6 +380,10 @@ mod tests {
             "redis-sentinel://u:hush@h/main/notanumber",
             "redis-sentinel://u:hush@h/main/-1",
             "redis-sentinel://u:hush@h/%ff",
+            "redis-cluster://u:hush@",
+            "redis-cluster://u:hush@h,",
+            "redis-cluster://u:hush@h:x",
+            "redis-cluster://u:hush@h/1",
         ] {
             let error = parse(bad).err().unwrap();
             assert_eq!(error.code, Code::InvalidArgument, "{bad}");

@@ -8,6 +8,7 @@ use super::{
     states::{Encoded, LARGE},
 };
 use crate::{
+    keys::Keys,
     model::{
         error::{Code, Result},
         json::quote,
@@ -17,12 +18,35 @@ use crate::{
     switches::{Defence, off},
 };
 use redis::{Cmd, Value};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+/// How often a heartbeat that would raise the epoch of a join waits for that to be settled; joins are,
+/// before they are acknowledged. Then its node has ended half way, or is about to take it back.
+const MOST_UNSETTLED: usize = 20;
+const UNSETTLED_PAUSE: Duration = Duration::from_millis(5);
 
 impl RedisStore {
-    /// A key of another type fails a whole call of the script; then the batch is halved until what
-    /// is wrong stands alone. It goes on as an exception, and the long way has an error for it.
     pub(super) async fn do_beat_batch(
+        &self,
+        beats: &[PlainBeat],
+        ttl_ms: u64,
+    ) -> Result<Vec<Exception>> {
+        if !self.keys.is_slotted() {
+            return self.beat_isolated(beats, ttl_ms).await;
+        }
+        let mut exceptions = if self.commands.is_cluster() {
+            self.beat_rooms(beats, ttl_ms).await?
+        } else {
+            self.beat_isolated(beats, ttl_ms).await?
+        };
+        self.find_unknown(beats, &mut exceptions).await?;
+        Ok(exceptions)
+    }
+
+    /// Calls of the script for beats that it can take together. A key of another type fails a whole
+    /// call; then the batch is halved until what is wrong stands alone. It goes on as an exception,
+    /// and the long way has an error for it.
+    pub(super) async fn beat_isolated(
         &self,
         beats: &[PlainBeat],
         ttl_ms: u64,
@@ -78,13 +102,26 @@ impl RedisStore {
         Ok(exceptions)
     }
 
-    /// One call of the script, for beats that are sorted by room and have epochs of one length.
     async fn beat_batch_of<'a>(
         &self,
         beats: impl Iterator<Item = &'a PlainBeat> + Clone,
         width: usize,
         ttl_ms: u64,
     ) -> Result<Vec<Exception>> {
+        let call = self.beat_call(beats, width, ttl_ms);
+        let value = self
+            .call(&scripts::HEARTBEAT_BATCH, &call, Repeat::Harmless)
+            .await?;
+        read_exceptions(value)
+    }
+
+    /// One call of the script, for beats that are sorted by room and have epochs of one length.
+    pub(super) fn beat_call<'a>(
+        &self,
+        beats: impl Iterator<Item = &'a PlainBeat> + Clone,
+        width: usize,
+        ttl_ms: u64,
+    ) -> Cmd {
         let mut rooms: Vec<(&Arc<str>, usize)> = Vec::new();
         let (mut count, mut separate) = (0, 0);
         let mut epochs = String::new();
@@ -102,42 +139,33 @@ impl RedisStore {
         for (room, _) in &rooms {
             call.arg(self.keys.room_last_seen(room));
         }
-        let mut key = self.keys.conn("");
-        let prefix = key.len();
-        for beat in beats.clone() {
-            key.truncate(prefix);
-            key.push_str(&beat.conn);
-            call.arg(key.as_bytes());
-        }
+        let id_at = if self.keys.is_slotted() {
+            for beat in beats.clone() {
+                call.arg(self.keys.conn(&beat.room, &beat.conn));
+            }
+            Keys::ID_AFTER_LAST_SEEN + 1
+        } else {
+            let mut key = self.keys.conn("", "");
+            let prefix = key.len();
+            for beat in beats.clone() {
+                key.truncate(prefix);
+                key.push_str(&beat.conn);
+                call.arg(key.as_bytes());
+            }
+            prefix as i64 + 1
+        };
         for beat in beats.filter(|beat| beat.separate) {
-            call.arg(self.keys.conn_state(&beat.conn));
+            call.arg(self.keys.conn_state(&beat.room, &beat.conn));
         }
         call.arg(ttl_ms)
             .arg(rooms.len())
-            .arg(prefix + 1)
+            .arg(id_at)
             .arg(epochs)
             .arg(width);
         for (_, n) in &rooms {
             call.arg(*n);
         }
-        let value = self
-            .call(&scripts::HEARTBEAT_BATCH, &call, Repeat::Harmless)
-            .await?;
-        scripts::read(value, |reply| {
-            let mut exceptions = Vec::with_capacity(reply.left() / 2);
-            while reply.left() > 1 {
-                let index = reply.integer()? as usize;
-                let stored = reply.bytes()?;
-                if stored.is_empty() && off(Defence::NotFound) {
-                    continue;
-                }
-                exceptions.push(Exception {
-                    index,
-                    stored: (!stored.is_empty()).then(|| number(&stored)),
-                });
-            }
-            Ok(exceptions)
-        })
+        call
     }
 
     pub(super) async fn do_beat_full(
@@ -146,11 +174,33 @@ impl RedisStore {
         ttl_ms: u64,
     ) -> Vec<Result<Beaten>> {
         let mut results = self.patch_large(beats, ttl_ms).await;
-        let open: Vec<(&FullBeat, &mut Option<Result<Beaten>>)> = beats
-            .iter()
-            .zip(&mut results)
-            .filter(|(_, result)| result.is_none())
+        for round in 0..=MOST_UNSETTLED {
+            if round > 0 {
+                tokio::time::sleep(UNSETTLED_PAUSE).await;
+            }
+            let open: Vec<(&FullBeat, &mut Option<Result<Beaten>>)> = beats
+                .iter()
+                .zip(&mut results)
+                .filter(|(_, result)| result.is_none())
+                .collect();
+            if open.is_empty() {
+                break;
+            }
+            self.beat_open(open, ttl_ms).await;
+        }
+        let mut results: Vec<Result<Beaten>> = results
+            .into_iter()
+            .map(|result| result.unwrap_or(Ok(Beaten::Unknown)))
             .collect();
+        if self.keys.is_slotted() {
+            self.find_unknown_full(beats, &mut results).await;
+        }
+        results
+    }
+
+    /// Sends heartbeats that have no result yet. Those of connections whose joins are not settled get
+    /// none.
+    async fn beat_open(&self, open: Vec<(&FullBeat, &mut Option<Result<Beaten>>)>, ttl_ms: u64) {
         // With a patch a second run could find its own work and say "changed: false".
         let repeat = if open.iter().any(|(beat, _)| beat.write.is_some()) {
             Repeat::Never
@@ -163,25 +213,32 @@ impl RedisStore {
             .unzip();
         let answers = self.call_all(&scripts::HEARTBEAT, calls, repeat).await;
         for (((beat, result), written), answer) in open.into_iter().zip(written).zip(answers) {
-            *result = Some(answer.and_then(|value| {
+            let read = answer.and_then(|value| {
                 self.read_beat(beat, written, value)
                     .map_err(|error| errors::request(&error))
-            }));
+            });
+            *result = read.transpose();
         }
-        results.into_iter().flatten().collect()
     }
 
     /// The call, and how it stores the state that it brings.
     fn full_beat_call(&self, beat: &FullBeat, ttl_ms: u64) -> (Cmd, Encoded) {
         let (room, user) = (&*beat.place.room, &*beat.place.user);
         let keys = self.keys.room(room);
-        let mut call = scripts::HEARTBEAT.call(5);
-        call.arg(self.keys.conn(&beat.conn))
+        let (slotted, sharded) = (self.keys.is_slotted(), self.keys.has_sharded_events());
+        let mut call = scripts::HEARTBEAT.call(5 + usize::from(slotted) + usize::from(sharded));
+        call.arg(self.keys.conn(room, &beat.conn))
             .arg(&keys.last_seen)
             .arg(&keys.conn_meta)
             .arg(&keys.events)
-            .arg(self.keys.conn_state(&beat.conn))
-            .arg(&*beat.conn)
+            .arg(self.keys.conn_state(room, &beat.conn));
+        if slotted {
+            call.arg(self.keys.unsettled(room));
+        }
+        if sharded {
+            call.arg(&keys.due);
+        }
+        call.arg(&*beat.conn)
             .arg(user)
             .arg(room)
             .arg(quote(&beat.conn))
@@ -195,6 +252,7 @@ impl RedisStore {
             );
         let Some(write) = &beat.write else {
             call.arg(0).arg(&["", "", "0", "", "", "", "0"]);
+            call.arg(self.keys.layout_name());
             return (call, Encoded::default());
         };
         let mark = write.base.mark.as_deref();
@@ -204,25 +262,28 @@ impl RedisStore {
             .arg(i32::from(write.base.is_separate()));
         let Some(next) = &write.next else {
             call.arg(&["", "", "", "0"]);
+            call.arg(self.keys.layout_name());
             return (call, Encoded::default());
         };
         let encoded = self.states.encode(next);
         call.arg(next.as_str())
             .arg(encoded.bytes.as_deref().unwrap_or_default())
             .arg(encoded.compressed)
-            .arg(i32::from(next.as_str().len() >= LARGE));
+            .arg(i32::from(next.as_str().len() >= LARGE))
+            .arg(self.keys.layout_name());
         (call, encoded)
     }
 
-    /// `written`: how the state that the call brought is stored.
+    /// `written`: how the state that the call brought is stored. `None`: the join is not settled.
     fn read_beat(
         &self,
         beat: &FullBeat,
         written: Encoded,
         value: Value,
-    ) -> Result<Beaten, redis::RedisError> {
+    ) -> Result<Option<Beaten>, redis::RedisError> {
         let mut reply = Reply::new(value)?;
-        Ok(match reply.integer()? {
+        Ok(Some(match reply.integer()? {
+            scripts::heartbeat::UNSETTLED => return Ok(None),
             scripts::heartbeat::REFRESHED => {
                 let epoch = reply.integer()?.unsigned_abs();
                 self.clock.heard(reply.integer()?.unsigned_abs());
@@ -251,13 +312,31 @@ impl RedisStore {
                 }
             }
             code => return Err(unknown_code("heartbeat", code)),
-        })
+        }))
     }
+}
+
+pub(super) fn read_exceptions(value: Value) -> Result<Vec<Exception>> {
+    scripts::read(value, |reply| {
+        let mut exceptions = Vec::with_capacity(reply.left() / 2);
+        while reply.left() > 1 {
+            let index = reply.integer()? as usize;
+            let stored = reply.bytes()?;
+            if stored.is_empty() && off(Defence::NotFound) {
+                continue;
+            }
+            exceptions.push(Exception {
+                index,
+                stored: (!stored.is_empty()).then(|| number(&stored)),
+            });
+        }
+        Ok(exceptions)
+    })
 }
 
 /// Decimal digits of the largest epoch.
 const MOST_DIGITS: usize = 20;
 
-fn digits(epoch: Epoch) -> usize {
+pub(super) fn digits(epoch: Epoch) -> usize {
     epoch.checked_ilog10().map_or(1, |log| log as usize + 1)
 }

@@ -2,10 +2,12 @@
 //! breaks. Requests wait for it within their deadline; what was sent and not answered is said to
 //! be of unknown outcome, and is sent again only where that is harmless.
 
+mod supervisor;
+
 use crate::{
     model::error::{Code, Error, Result},
     store::{
-        ConnectionState, EventSink, LogLevel,
+        EventSink, LogLevel,
         redis::{errors, server::Server},
     },
     switches::{Defence, off},
@@ -27,10 +29,6 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-/// Pause between two pings of a connection; with [`PING_TIMEOUT`] a half-open one is noticed
-/// within five seconds.
-const PING_EVERY: Duration = Duration::from_millis(2_000);
-const PING_TIMEOUT: Duration = Duration::from_millis(2_000);
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const MOST_BACKOFF: Duration = Duration::from_millis(1_000);
 
@@ -58,6 +56,16 @@ pub enum Repeat {
     Harmless,
     /// It could be applied twice: the caller is told that the outcome is unknown.
     Never,
+}
+
+/// How one attempt to send went.
+pub enum Attempt {
+    /// An answer for each command, which may be an error of the server.
+    Answers(Vec<Value>),
+    /// There is no connection: nothing was sent.
+    Away,
+    /// The connection broke, or no answer came.
+    Broken(Error),
 }
 
 /// The server does not have the script that was called.
@@ -135,7 +143,7 @@ impl Link {
             }
         };
         inner.put(first);
-        let supervisor = tokio::spawn(supervise(inner.clone()));
+        let supervisor = tokio::spawn(supervisor::supervise(inner.clone()));
         Ok(Link { inner, supervisor })
     }
 
@@ -146,10 +154,54 @@ impl Link {
             let inner = inner.clone();
             async move {
                 inner.connect_again(false).await;
-                supervise(inner).await;
+                supervisor::supervise(inner).await;
             }
         });
         Link { inner, supervisor }
+    }
+
+    /// Resolves when there is a connection.
+    pub async fn becomes_live(&self) {
+        let mut live = self.inner.live.subscribe();
+        // An error means that the link was closed.
+        if live.wait_for(Option::is_some).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Sends commands once, if there is a connection, and says how it went: what to do then is the
+    /// caller's part.
+    pub async fn attempt(&self, pipeline: &Pipeline, deadline: Instant) -> Attempt {
+        let inner = &self.inner;
+        let Some(mut live) = inner.live.borrow().clone() else {
+            return Attempt::Away;
+        };
+        match timeout_at(deadline, Ask::Many(pipeline).send(&mut live.connection)).await {
+            Ok(Ok(Value::Array(answers))) if answers.len() == pipeline.len() => {
+                Attempt::Answers(answers)
+            }
+            Ok(Ok(_)) => Attempt::Broken(Error::internal("a pipeline was answered otherwise")),
+            Ok(Err(error)) => {
+                if errors::breaks_connection(&error) {
+                    inner.forget(live.number);
+                }
+                Attempt::Broken(errors::request(&error))
+            }
+            Err(_) => {
+                inner.suspect.notify_one();
+                Attempt::Broken(
+                    Error::new(
+                        Code::Timeout,
+                        format!(
+                            "Redis at {} did not answer within {} ms (limits.commandTimeoutMs)",
+                            inner.config.server.shown(),
+                            inner.config.command_timeout.as_millis()
+                        ),
+                    )
+                    .with_unknown_outcome(),
+                )
+            }
+        }
     }
 
     /// Sends one command.
@@ -168,6 +220,14 @@ impl Link {
             Ok(Value::Array(answers)) => Ok(answers),
             Ok(other) => Ok(vec![other]),
             Err(error) => Err(errors::request(&error)),
+        }
+    }
+
+    /// The same with the outcome of each.
+    pub async fn pipeline_each(&self, pipeline: &Pipeline, repeat: Repeat) -> Vec<Result<Value>> {
+        match self.pipeline(pipeline, repeat).await {
+            Ok(answers) => answers.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error); pipeline.len()],
         }
     }
 
@@ -390,66 +450,6 @@ impl Inner {
 
 fn is_loading(error: &Error) -> bool {
     error.code == Code::Unavailable && error.message.contains("loading")
-}
-
-/// Watches the connection and replaces it when it breaks, for as long as the link lives.
-async fn supervise(inner: Arc<Inner>) {
-    let mut demoted_pause = FIRST_BACKOFF;
-    loop {
-        watch_until_broken(&inner).await;
-        inner.live.send_replace(None);
-        if inner.config.reports_state {
-            inner
-                .config
-                .sink
-                .state(ConnectionState::Disconnected, inner.config.server.shown());
-        }
-        if off(Defence::Reconnect) {
-            return;
-        }
-        if inner.demoted.swap(false, Ordering::Relaxed) {
-            // It can be reached, so there is nothing that would slow us down.
-            sleep(demoted_pause.mul_f64(0.5 + jitter())).await;
-            demoted_pause = (demoted_pause * 2).min(MOST_BACKOFF / 4);
-        } else {
-            demoted_pause = FIRST_BACKOFF;
-        }
-        inner.connect_again(true).await;
-        if inner.config.reports_state {
-            inner
-                .config
-                .sink
-                .state(ConnectionState::Connected, inner.config.server.shown());
-        }
-    }
-}
-
-async fn watch_until_broken(inner: &Inner) {
-    loop {
-        tokio::select! {
-            () = inner.suspect.notified() => {}
-            () = sleep(PING_EVERY), if !off(Defence::Pings) => {}
-        }
-        let Some(Live {
-            mut connection,
-            address,
-            ..
-        }) = inner.live.borrow().clone()
-        else {
-            return;
-        };
-        let server = &inner.config.server;
-        let probe = server.probe();
-        match timeout(PING_TIMEOUT, connection.send_packed_command(&probe)).await {
-            Ok(Ok(answer)) if server.is_right(&answer) => {}
-            // An error reply (LOADING, NOAUTH, …) is an answer: the connection itself is sound.
-            Ok(Err(error)) if !errors::breaks_connection(&error) => {}
-            _ => return,
-        }
-        if server.has_moved(&address).await {
-            return;
-        }
-    }
 }
 
 /// A number in 0..1; its quality does not matter.

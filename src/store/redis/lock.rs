@@ -34,7 +34,7 @@ impl RedisStore {
             .arg(self.keys.lock_holder(name))
             .arg(self.keys.lock_queue(name))
             .arg(self.keys.lock_living(name))
-            .arg(self.keys.lock_due())
+            .arg(self.keys.lock_index(name))
             .arg(self.keys.lock_events(name))
             .arg(name)
             .arg(quote(name));
@@ -65,7 +65,7 @@ impl RedisStore {
             .arg(lease)
             .arg(place.map_or_else(String::new, |place| place.to_string()));
         let value = self
-            .call(&scripts::LOCK_ACQUIRE, &call, Repeat::Harmless)
+            .call_noted(&scripts::LOCK_ACQUIRE, call, &claim.name, take.ttl_ms)
             .await?;
         scripts::read(value, |reply| {
             Ok(match reply.integer()? {
@@ -93,7 +93,7 @@ impl RedisStore {
         let mut call = self.lock_call(&scripts::LOCK_EXTEND, &claim.name);
         call.arg(&*claim.proof).arg(ttl_ms).arg(TOKEN_KEPT_MS);
         let value = self
-            .call(&scripts::LOCK_EXTEND, &call, Repeat::Harmless)
+            .call_noted(&scripts::LOCK_EXTEND, call, &claim.name, ttl_ms)
             .await?;
         scripts::read(value, |reply| {
             Ok(match reply.integer()? {
@@ -227,6 +227,9 @@ impl RedisStore {
         let answers = self
             .call_all(&scripts::LOCK_SETTLE, calls, Repeat::Harmless)
             .await;
+        if self.keys.is_slotted() {
+            return self.note_lock_ends(names, answers).await;
+        }
         answers.into_iter().try_for_each(|answer| answer.map(drop))
     }
 }

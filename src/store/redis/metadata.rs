@@ -176,6 +176,14 @@ impl MetadataStore for RedisStore {
 
     fn commit_metadata<'a>(&'a self, commit: Commit<'a>) -> BoxFuture<'a, Result<Committed>> {
         Box::pin(async move {
+            if !commit.locks.is_empty() && self.commands.is_cluster() {
+                return Err(Error::new(
+                    Code::Unsupported,
+                    "lockName is not possible on a Redis Cluster: the lock and the metadata lie in \
+                     different slots, so that nothing can check one while it writes the other; use \
+                     majorRevision",
+                ));
+            }
             let done = match self.metadata {
                 MetadataStorage::Hash => self.do_commit_metadata(commit).await,
                 MetadataStorage::Json => self.commit_document(commit).await,

@@ -17,7 +17,7 @@ use crate::{
     },
     store::metadata::{Commit, Committed, Write},
 };
-use redis::{Value, aio::MultiplexedConnection};
+use redis::{ErrorKind, ServerErrorKind, Value, aio::MultiplexedConnection};
 use std::sync::Arc;
 
 /// No document has this as its majorRevision: a commit on it only looks.
@@ -103,6 +103,10 @@ pub(super) async fn require_module(mut connection: MultiplexedConnection, key: &
     let Err(error) = answer.and_then(Value::extract_error) else {
         return Ok(());
     };
+    // In a cluster: the command is known, and the key is elsewhere.
+    if let ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask) = error.kind() {
+        return Ok(());
+    }
     if error.to_string().contains("unknown command") {
         return Err(Error::new(
             Code::Unsupported,

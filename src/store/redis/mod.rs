@@ -1,8 +1,10 @@
-//! The store on one Redis server: the connections, and the operations as calls of scripts.
-//! Operations are grouped as the capabilities are: `presence.rs`, `heartbeat.rs`, `expiry/`,
-//! `metadata.rs`, `lock.rs`.
+//! The store on Redis, one server or a cluster: the operations as calls of scripts, grouped as the
+//! capabilities are: `presence.rs`, `heartbeat.rs`, `expiry/`, `metadata.rs`, `lock.rs`. `slotted/` has
+//! what takes several steps on the layout of that name; `open.rs` connects.
 
 mod clock;
+mod cluster;
+mod commands;
 pub mod config;
 mod errors;
 mod expiry;
@@ -11,20 +13,20 @@ mod link;
 mod lock;
 mod metadata;
 mod metadata_json;
+mod open;
 mod patch;
 mod presence;
 pub mod scripts;
 mod server;
+mod slotted;
 pub mod states;
 mod subscriber;
 
 use crate::{
     keys::Keys,
     model::{
-        error::{Code, Error, Result},
-        ids,
-        limits::Limits,
-        metadata::{Channel, MetadataStorage},
+        error::{Error, Result},
+        metadata::MetadataStorage,
         presence::{Member, Place, Sweep},
     },
     store::{
@@ -34,23 +36,15 @@ use crate::{
     switches::{Defence, off},
 };
 use clock::ServerClock;
-use config::Target;
+use commands::Commands;
 use futures_util::future::BoxFuture;
-use link::{Link, LinkConfig, NoScript, Repeat};
-use redis::{Cmd, Pipeline, Value, aio::MultiplexedConnection};
+use link::{NoScript, Repeat};
+use redis::{Cmd, Pipeline, Value};
 use scripts::Script;
+use serde::Deserialize;
 use states::{StateOptions, States};
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::sync::{Arc, atomic::AtomicBool};
 use subscriber::Subscriber;
-
-/// The oldest server that has what the scripts need (`ZADD LT`, `ZMSCORE`).
-const OLDEST_SERVER: (u32, u32) = (6, 2);
 
 /// How things are stored, where there is a choice.
 #[derive(Debug, Default)]
@@ -59,9 +53,20 @@ pub struct StorageOptions {
     pub metadata: MetadataStorage,
 }
 
+/// How events are published on a cluster.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum PubSub {
+    /// Sharded, if all masters can do it (Redis 7).
+    #[default]
+    Auto,
+    Sharded,
+    Plain,
+}
+
 pub struct RedisStore {
     keys: Keys,
-    commands: Link,
+    commands: Commands,
     subscriber: Subscriber,
     /// The channel on which this node is told of its claims on locks.
     wake: Box<str>,
@@ -70,82 +75,11 @@ pub struct RedisStore {
     clock: ServerClock,
     /// The user may send what `patch.rs` sends, and the server does with it what it should.
     transactions: Arc<AtomicBool>,
+    thoroughness: slotted::Thoroughness,
     sink: Arc<dyn EventSink>,
 }
 
 impl RedisStore {
-    /// Connects, or says why not.
-    pub async fn open(
-        target: Target,
-        keys: Keys,
-        limits: &Limits,
-        storage: StorageOptions,
-        sink: Arc<dyn EventSink>,
-    ) -> Result<RedisStore> {
-        let (config, store) = Self::parts(target, keys, limits, storage, sink, true)?;
-        Ok(store(Link::open(config).await?))
-    }
-
-    /// Connects in the background: one of several servers, of which some may be down.
-    pub fn begin(
-        target: Target,
-        keys: Keys,
-        limits: &Limits,
-        sink: Arc<dyn EventSink>,
-    ) -> Result<RedisStore> {
-        let (config, store) =
-            Self::parts(target, keys, limits, StorageOptions::default(), sink, false)?;
-        Ok(store(Link::begin(config)))
-    }
-
-    /// What the link for commands needs, and what makes a store of it.
-    fn parts(
-        target: Target,
-        keys: Keys,
-        limits: &Limits,
-        storage: StorageOptions,
-        sink: Arc<dyn EventSink>,
-        reports_state: bool,
-    ) -> Result<(LinkConfig, impl FnOnce(Link) -> RedisStore)> {
-        let wake = keys.lock_wake(&ids::random()?);
-        let subscriber = Subscriber::new(&target, keys.clone(), &wake, limits, sink.clone());
-        let transactions = Arc::new(AtomicBool::new(false));
-        let (tried, key) = (transactions.clone(), keys.conn(""));
-        let json = (storage.metadata == MetadataStorage::Json)
-            .then(|| keys.channel_meta(&Channel::new("", "")));
-        let config = LinkConfig {
-            server: target.server,
-            connect_timeout: Duration::from_millis(limits.connect_timeout_ms),
-            command_timeout: Duration::from_millis(limits.command_timeout_ms),
-            on_push: Arc::new(|_| {}),
-            prepare: Arc::new(move |connection, _| {
-                let (tried, key, json) = (tried.clone(), key.clone(), json.clone());
-                Box::pin(async move {
-                    let works = prepare(connection.clone(), &key).await?;
-                    tried.store(works, Ordering::Relaxed);
-                    match json {
-                        Some(key) => metadata_json::require_module(connection, &key).await,
-                        None => Ok(()),
-                    }
-                })
-            }),
-            sink: sink.clone(),
-            reports_state,
-        };
-        let store = move |commands| RedisStore {
-            keys,
-            commands,
-            subscriber,
-            wake: wake.into(),
-            states: States::new(storage.states, limits, sink.clone()),
-            metadata: storage.metadata,
-            clock: ServerClock::default(),
-            transactions,
-            sink,
-        };
-        Ok((config, store))
-    }
-
     /// Calls a script. A server that has lost it gets it with the call: `NOSCRIPT` means that
     /// nothing ran, so a second call is always harmless.
     async fn call(&self, script: &Script, call: &Cmd, repeat: Repeat) -> Result<Value> {
@@ -161,90 +95,38 @@ impl RedisStore {
     /// Calls scripts in one go; each call has its own result.
     async fn call_all(
         &self,
-        script: &Script,
+        script: &'static Script,
         calls: Vec<Cmd>,
         repeat: Repeat,
     ) -> Vec<Result<Value>> {
+        let calls = calls.into_iter().map(|call| (script, call)).collect();
+        self.call_each(calls, repeat).await
+    }
+
+    /// The same with a script for each call.
+    async fn call_each(
+        &self,
+        calls: Vec<(&'static Script, Cmd)>,
+        repeat: Repeat,
+    ) -> Vec<Result<Value>> {
         let mut pipeline = Pipeline::with_capacity(calls.len());
-        for call in &calls {
+        for (_, call) in &calls {
             pipeline.add_command(call.clone());
         }
-        let answers = match self.commands.pipeline(&pipeline, repeat).await {
-            Ok(answers) => answers,
-            Err(error) => return vec![Err(error); calls.len()],
-        };
+        let answers = self.commands.pipeline_each(&pipeline, repeat).await;
         let mut results = Vec::with_capacity(calls.len());
-        for (call, answer) in calls.iter().zip(answers) {
-            results.push(match answer.extract_error() {
-                Ok(value) => Ok(value),
-                Err(error) if errors::is_no_script(&error) => {
+        for ((script, call), answer) in calls.iter().zip(answers) {
+            results.push(match answer.map(Value::extract_error) {
+                Ok(Ok(value)) => Ok(value),
+                Ok(Err(error)) if errors::is_no_script(&error) => {
                     self.commands.command(&script.with_text(call), repeat).await
                 }
-                Err(error) => Err(errors::request(&error)),
+                Ok(Err(error)) => Err(errors::request(&error)),
+                Err(error) => Err(error),
             });
         }
         results
     }
-}
-
-/// Checks the server's version, loads the scripts, and finds out whether transactions that a script
-/// lets through (`patch.rs`) work here: not where the user lacks the rights, or where a proxy does not
-/// know them. All in one go; what is forbidden to the user, the first call that needs it says. `key`:
-/// one that is never written.
-async fn prepare(mut connection: MultiplexedConnection, key: &str) -> Result<bool> {
-    let mut pipeline = Pipeline::new();
-    pipeline.cmd("INFO").arg("server");
-    for script in scripts::all() {
-        pipeline.add_command(script.load());
-    }
-    let mut check = scripts::PATCH_CHECK.eval(2);
-    // Nothing is there: it refuses.
-    check.arg(key).arg(key).arg("").arg("").arg(&[0; 6]);
-    pipeline.cmd("WATCH").arg(key);
-    pipeline.add_command(check);
-    pipeline.cmd("MULTI");
-    pipeline.cmd("EXEC");
-    let answers = connection
-        .send_packed_commands(&pipeline, 0, pipeline.len())
-        .await
-        .map_err(|error| errors::request(&error))?;
-    for answer in &answers {
-        if let Err(error) = answer.clone().extract_error() {
-            let error = errors::request(&error);
-            if error.code == Code::Unavailable {
-                return Err(error);
-            }
-        }
-    }
-    let transactions = matches!(
-        &answers[..],
-        [.., Value::Okay, Value::Array(check), Value::Okay, Value::Nil]
-            if check.first() == Some(&Value::Int(scripts::patch_check::REFUSED))
-    );
-    if let Some(Ok(info)) = answers
-        .into_iter()
-        .next()
-        .map(redis::from_redis_value::<String>)
-        && let Some(version) = server_version(&info)
-        && version < OLDEST_SERVER
-    {
-        return Err(Error::new(
-            Code::Unsupported,
-            format!(
-                "Rollcall needs Redis {}.{} or later, this server is {}.{}",
-                OLDEST_SERVER.0, OLDEST_SERVER.1, version.0, version.1
-            ),
-        ));
-    }
-    Ok(transactions)
-}
-
-fn server_version(info: &str) -> Option<(u32, u32)> {
-    let version = info
-        .lines()
-        .find_map(|line| line.strip_prefix("redis_version:"))?;
-    let mut parts = version.trim().split('.').map(str::parse);
-    Some((parts.next()?.ok()?, parts.next()?.ok()?))
 }
 
 impl Store for RedisStore {
@@ -290,11 +172,23 @@ impl Store for RedisStore {
     }
 
     fn sweep<'a>(&'a self, settings: &'a SweepSettings) -> BoxFuture<'a, Result<Sweep>> {
-        Box::pin(self.do_sweep(settings))
+        Box::pin(async {
+            if self.keys.is_slotted() {
+                self.sweep_slotted(settings).await
+            } else {
+                self.do_sweep(settings).await
+            }
+        })
     }
 
     fn adopt(&self, ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>> {
-        Box::pin(self.do_adopt(ttl_ms))
+        Box::pin(async move {
+            if self.keys.is_slotted() {
+                self.adopt_slotted(ttl_ms).await
+            } else {
+                self.do_adopt(ttl_ms).await
+            }
+        })
     }
 
     fn watch_expirations(&self) -> BoxFuture<'_, Result<Watch>> {

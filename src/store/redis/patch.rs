@@ -100,8 +100,10 @@ impl RedisStore {
         let Patch {
             beat, mark, next, ..
         } = patch;
-        let (conn, state) = (self.keys.conn(&beat.conn), self.keys.conn_state(&beat.conn));
-        let room = self.keys.room(&beat.place.room);
+        let room = &*beat.place.room;
+        let conn = self.keys.conn(room, &beat.conn);
+        let state = self.keys.conn_state(room, &beat.conn);
+        let room = self.keys.room(room);
         let (before, after) = (patch.base.base.bytes(), encoded.bytes(next));
 
         pipeline.cmd("WATCH").arg(&conn).arg(&state);

@@ -13,6 +13,7 @@ use crate::{
         presence::{Epoch, Member, Place},
     },
     store::{Join, Joined, Left, Located},
+    switches::{Step, end_point},
 };
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use redis::{Cmd, Value};
@@ -37,6 +38,48 @@ impl RedisStore {
         previous: Option<&Place>,
         snapshot: bool,
     ) -> Result<Joined> {
+        let encoded = self.states.encode(&join.state);
+        let joined = if self.keys.is_slotted() {
+            self.join_slotted(join, &encoded, previous).await?
+        } else {
+            self.join_room(join, &encoded, previous).await?
+        };
+        match joined {
+            RoomJoined::Joined { epoch, .. } => {
+                let separate = self.states.are_separate();
+                let mark = encoded.into_mark(separate, u64::from(separate));
+                if !snapshot {
+                    return Ok(Joined::Joined {
+                        epoch,
+                        mark,
+                        snapshot: None,
+                    });
+                }
+                // The join is done: a failure to read the room leaves the caller without its
+                // epoch.
+                let members = self
+                    .do_room_snapshot(&join.place.room)
+                    .await
+                    .map_err(Error::with_unknown_outcome)?;
+                Ok(Joined::Joined {
+                    epoch,
+                    mark,
+                    snapshot: Some(members),
+                })
+            }
+            RoomJoined::Elsewhere(place) => Ok(Joined::Elsewhere(place)),
+            RoomJoined::Early { wait_ms } => Ok(Joined::Early { wait_ms }),
+            RoomJoined::Behind { .. } => Err(Error::internal("a join was behind itself")),
+        }
+    }
+
+    /// The step of a join that happens in the room.
+    pub(super) async fn join_room(
+        &self,
+        join: &Join,
+        encoded: &Encoded,
+        previous: Option<&Place>,
+    ) -> Result<RoomJoined> {
         let mut before: Vec<Before> = previous
             .filter(|place| **place != join.place)
             .map(|place| Before {
@@ -46,35 +89,11 @@ impl RedisStore {
             })
             .into_iter()
             .collect();
-        let encoded = self.states.encode(&join.state);
         for _ in 0..MOST_GHOSTS {
-            let call = self.join_call(join, &encoded, &before);
+            let call = self.join_call(join, encoded, &before);
             let value = self.call(&scripts::JOIN, &call, Repeat::Never).await?;
-            match scripts::read(value, read_join)? {
-                JoinReply::Joined(epoch) => {
-                    let separate = self.states.are_separate();
-                    let mark = encoded.into_mark(separate, u64::from(separate));
-                    if !snapshot {
-                        return Ok(Joined::Joined {
-                            epoch,
-                            mark,
-                            snapshot: None,
-                        });
-                    }
-                    // The join is done: a failure to read the room leaves the caller without
-                    // its epoch.
-                    let members = self
-                        .do_room_snapshot(&join.place.room)
-                        .await
-                        .map_err(Error::with_unknown_outcome)?;
-                    return Ok(Joined::Joined {
-                        epoch,
-                        mark,
-                        snapshot: Some(members),
-                    });
-                }
-                JoinReply::Elsewhere(place) => return Ok(Joined::Elsewhere(place)),
-                JoinReply::Early { wait_ms } => return Ok(Joined::Early { wait_ms }),
+            match scripts::read(value, |reply| read_join(reply, before.len()))? {
+                JoinReply::Done(joined) => return Ok(joined),
                 JoinReply::Ghost(ghost) => {
                     let meta = Meta::parse(&ghost);
                     before.retain(|place| place.ghost.is_empty());
@@ -95,17 +114,17 @@ impl RedisStore {
         let (room, user, conn) = (&*join.place.room, &*join.place.user, &*join.conn);
         let keys = self.keys.room(room);
         let mut call = scripts::JOIN.call(11 + 8 * before.len());
-        call.arg(self.keys.conn(conn))
+        call.arg(self.keys.conn(room, conn))
             .arg(&keys.conns)
             .arg(&keys.members)
             .arg(&keys.last_seen)
             .arg(&keys.conn_meta)
             .arg(&keys.events)
-            .arg(self.keys.user_conns(user))
-            .arg(self.keys.user_rooms(user))
-            .arg(self.keys.active_rooms())
+            .arg(self.keys.user_conns(room, user))
+            .arg(self.keys.user_rooms(room, user))
+            .arg(&keys.active)
             .arg(&keys.due)
-            .arg(self.keys.conn_state(conn));
+            .arg(self.keys.conn_state(room, conn));
         for Before { place, .. } in before {
             let old = self.keys.room(&place.room);
             call.arg(&old.conns)
@@ -113,8 +132,8 @@ impl RedisStore {
                 .arg(&old.last_seen)
                 .arg(&old.conn_meta)
                 .arg(&old.events)
-                .arg(self.keys.user_conns(&place.user))
-                .arg(self.keys.user_rooms(&place.user))
+                .arg(self.keys.user_conns(&place.room, &place.user))
+                .arg(self.keys.user_rooms(&place.room, &place.user))
                 .arg(&old.due);
         }
         call.arg(conn)
@@ -142,76 +161,126 @@ impl RedisStore {
                 .arg(ghost)
                 .arg(*epoch);
         }
+        call.arg(self.keys.layout_name());
         call
     }
 
     pub(super) async fn do_leave(&self, conn: &str, place: &Place) -> Result<Left> {
+        let left = self.leave_room(conn, place, "left", None).await?;
+        if let RoomLeft::Left { epoch } = left
+            && self.keys.is_slotted()
+        {
+            end_point(Step::Left);
+            self.settle_left(conn, place, epoch).await;
+        }
+        Ok(match left {
+            RoomLeft::Left { .. } => Left::Left,
+            RoomLeft::Early { wait_ms } => Left::Early { wait_ms },
+            RoomLeft::Unknown if self.keys.is_slotted() => self.left_elsewhere(conn, place).await?,
+            RoomLeft::Elsewhere(place) => Left::Elsewhere(place),
+            RoomLeft::Unknown | RoomLeft::Newer { .. } => Left::Unknown,
+        })
+    }
+
+    /// The step of a leave that happens in the room. `below`: only if its epoch is lower.
+    pub(super) async fn leave_room(
+        &self,
+        conn: &str,
+        place: &Place,
+        reason: &str,
+        below: Option<Epoch>,
+    ) -> Result<RoomLeft> {
         let (room, user) = (&*place.room, &*place.user);
         let keys = self.keys.room(room);
         let mut call = scripts::LEAVE.call(11);
-        call.arg(self.keys.conn(conn))
+        call.arg(self.keys.conn(room, conn))
             .arg(&keys.conns)
             .arg(&keys.members)
             .arg(&keys.last_seen)
             .arg(&keys.conn_meta)
             .arg(&keys.events)
-            .arg(self.keys.user_conns(user))
-            .arg(self.keys.user_rooms(user))
-            .arg(self.keys.active_rooms())
+            .arg(self.keys.user_conns(room, user))
+            .arg(self.keys.user_rooms(room, user))
+            .arg(&keys.active)
             .arg(&keys.due)
-            .arg(self.keys.conn_state(conn))
+            .arg(self.keys.conn_state(room, conn))
             .arg(conn)
             .arg(user)
             .arg(room)
             .arg(quote(conn))
             .arg(quote(user))
-            .arg(quote(room));
+            .arg(quote(room))
+            .arg(reason)
+            .arg(below.map(|epoch| epoch.to_string()).unwrap_or_default())
+            .arg(self.keys.layout_name());
         let value = self.call(&scripts::LEAVE, &call, Repeat::Never).await?;
         scripts::read(value, |reply| {
             Ok(match reply.integer()? {
-                scripts::leave::LEFT => Left::Left,
-                scripts::leave::EARLY => Left::Early {
+                scripts::leave::LEFT => RoomLeft::Left {
+                    epoch: reply.integer()?.unsigned_abs(),
+                },
+                scripts::leave::EARLY => RoomLeft::Early {
                     wait_ms: reply.integer()?.unsigned_abs(),
                 },
-                scripts::leave::UNKNOWN => Left::Unknown,
+                scripts::leave::UNKNOWN => RoomLeft::Unknown,
                 scripts::leave::ELSEWHERE => {
-                    Left::Elsewhere(Place::new(&reply.text()?, &reply.text()?))
+                    RoomLeft::Elsewhere(Place::new(&reply.text()?, &reply.text()?))
                 }
+                scripts::leave::NEWER => RoomLeft::Newer {
+                    epoch: reply.integer()?.unsigned_abs(),
+                },
                 code => return Err(unknown_code("leave", code)),
             })
         })
     }
 
     pub(super) async fn do_locate(&self, conns: &[Arc<str>]) -> Vec<Result<Option<Located>>> {
-        let located = |found: Found| Located {
+        if self.keys.is_slotted() {
+            let conns: Vec<&str> = conns.iter().map(|conn| &**conn).collect();
+            return self.find(&conns).await;
+        }
+        let pairs: Vec<(&str, &str)> = conns.iter().map(|conn| ("", &**conn)).collect();
+        self.read_located(&pairs).await
+    }
+
+    pub(super) async fn read_located(
+        &self,
+        pairs: &[(impl AsRef<str>, impl AsRef<str>)],
+    ) -> Vec<Result<Option<Located>>> {
+        let found = self.read_connections(pairs).await.into_iter();
+        found
+            .map(|found| Ok(found?.map(|found| self.located(found))))
+            .collect()
+    }
+
+    fn located(&self, found: Found) -> Located {
+        Located {
             place: Place::new(&found.room, &found.user),
             epoch: found.epoch,
             stored: self.stored_state(found),
-        };
-        match self.read_connections(conns).await {
-            Ok(found) => {
-                let each = found.into_iter();
-                each.map(|found| Ok(found?.map(located))).collect()
-            }
-            Err(error) => vec![Err(error); conns.len()],
         }
     }
 
     pub(super) async fn do_room_snapshot(&self, room: &str) -> Result<Vec<Member>> {
-        let mut members = self.members(&self.keys.room_conns(room)).await?;
+        let mut members = self.members(&self.keys.room_conns(room), room).await?;
         // An entry whose hash says another room is a ghost that waits for the reaper.
         members.retain(|member| member.room == room);
         Ok(members)
     }
 
     pub(super) async fn do_user_connections(&self, user: &str) -> Result<Vec<Member>> {
-        let mut members = self.members(&self.keys.user_conns(user)).await?;
+        let mut members = if self.keys.is_slotted() {
+            let pairs = self.user_pairs(user).await?;
+            self.read_members(&pairs).await?
+        } else {
+            self.members(&self.keys.user_conns("", user), "").await?
+        };
         members.retain(|member| member.user == user);
         Ok(members)
     }
 
-    /// The live connections whose ids a set holds.
-    async fn members(&self, set: &str) -> Result<Vec<Member>> {
+    /// The live connections whose ids a set holds. `room`: the one whose set it is.
+    async fn members(&self, set: &str, room: &str) -> Result<Vec<Member>> {
         let mut smembers = redis::cmd("SMEMBERS");
         smembers.arg(set);
         let ids = match self.commands.command(&smembers, Repeat::Harmless).await? {
@@ -219,15 +288,23 @@ impl RedisStore {
             other => return Err(Error::internal(format!("SMEMBERS answered {other:?}"))),
         };
         // An id that is no UTF-8 is none of ours and of no TypeScript node.
-        let ids: Vec<String> = ids
+        let pairs: Vec<(&str, String)> = ids
             .into_iter()
             .filter_map(|id| match id {
-                Value::BulkString(bytes) => utf8(bytes),
+                Value::BulkString(bytes) => Some((room, utf8(bytes)?)),
                 _ => None,
             })
             .collect();
-        let mut members = Vec::with_capacity(ids.len());
-        let pieces: Vec<_> = ids
+        self.read_members(&pairs).await
+    }
+
+    /// The live ones of connections of rooms.
+    async fn read_members(
+        &self,
+        pairs: &[(impl AsRef<str> + Sync, String)],
+    ) -> Result<Vec<Member>> {
+        let mut members = Vec::with_capacity(pairs.len());
+        let pieces: Vec<_> = pairs
             .chunks(READ_CHUNK)
             .map(|piece| self.members_of(piece))
             .collect();
@@ -238,14 +315,14 @@ impl RedisStore {
         Ok(members)
     }
 
-    async fn members_of(&self, conns: &[String]) -> Result<Vec<Member>> {
-        let found = self.read_connections(conns).await?;
+    async fn members_of(&self, pairs: &[(impl AsRef<str> + Sync, String)]) -> Result<Vec<Member>> {
+        let found = self.read_connections(pairs).await;
         let mut members = Vec::with_capacity(found.len());
-        for (conn, found) in conns.iter().zip(found) {
+        for ((_, conn), found) in pairs.iter().zip(found) {
             let found = match found {
                 Ok(Some(found)) => found,
                 Ok(None) => continue,
-                // It is left out; the others are there.
+                // One broken connection is not a broken room: the others are there.
                 Err(error) if error.code == Code::CorruptData => continue,
                 Err(error) => return Err(error),
             };
@@ -270,25 +347,58 @@ struct Before {
     epoch: Epoch,
 }
 
-enum JoinReply {
-    Joined(Epoch),
+/// What the step of a join in its room came to.
+pub(super) enum RoomJoined {
+    Joined {
+        epoch: Epoch,
+        /// Nobody was in the room before.
+        was_empty: bool,
+        /// How many earlier places in the room it was taken out of.
+        left: usize,
+    },
     Elsewhere(Place),
-    Ghost(Vec<u8>),
-    Early { wait_ms: u64 },
+    Early {
+        wait_ms: u64,
+    },
+    /// It had this epoch in the room, which is not lower than the one that it should get.
+    Behind {
+        epoch: Epoch,
+    },
 }
 
-fn read_join(reply: &mut Reply) -> Result<JoinReply, redis::RedisError> {
-    Ok(match reply.integer()? {
-        scripts::join::JOINED => JoinReply::Joined(reply.integer()?.unsigned_abs()),
+/// What the step of a leave in its room came to.
+pub(super) enum RoomLeft {
+    Left { epoch: Epoch },
+    Early { wait_ms: u64 },
+    Unknown,
+    Elsewhere(Place),
+    Newer { epoch: Epoch },
+}
+
+enum JoinReply {
+    Done(RoomJoined),
+    Ghost(Vec<u8>),
+}
+
+fn read_join(reply: &mut Reply, left: usize) -> Result<JoinReply, redis::RedisError> {
+    Ok(JoinReply::Done(match reply.integer()? {
+        scripts::join::JOINED => RoomJoined::Joined {
+            epoch: reply.integer()?.unsigned_abs(),
+            was_empty: reply.integer()? == 1,
+            left,
+        },
         scripts::join::ELSEWHERE => {
-            JoinReply::Elsewhere(Place::new(&reply.text()?, &reply.text()?))
+            RoomJoined::Elsewhere(Place::new(&reply.text()?, &reply.text()?))
         }
-        scripts::join::GHOST => JoinReply::Ghost(reply.bytes()?),
-        scripts::join::EARLY => JoinReply::Early {
+        scripts::join::GHOST => return Ok(JoinReply::Ghost(reply.bytes()?)),
+        scripts::join::EARLY => RoomJoined::Early {
             wait_ms: reply.integer()?.unsigned_abs(),
         },
+        scripts::join::BEHIND => RoomJoined::Behind {
+            epoch: reply.integer()?.unsigned_abs(),
+        },
         code => return Err(unknown_code("join", code)),
-    })
+    }))
 }
 
 /// What `conn_meta` holds of a connection.

@@ -1,8 +1,11 @@
-//! The Lua scripts (`lua/*.lua`, flattened by `build.rs`): how they are called, and the codes that
-//! they return. Each table of codes is held to its script by a test.
+//! The Lua scripts (`lua/*.lua`, flattened by `build.rs`): how they are called, and how their replies are
+//! read. `codes.rs`: what they answer with.
+
+mod codes;
 
 use super::errors;
 use crate::switches::{Defence, off};
+pub use codes::*;
 use redis::{Cmd, RedisError, Value};
 use std::{borrow::Cow, sync::LazyLock};
 
@@ -110,7 +113,13 @@ macro_rules! scripts {
     };
 }
 scripts!(
+    AT_CLAIM,
+    AT_FORGET,
+    AT_SETTLE,
     CHECK_ROOMS,
+    CONN_READ,
+    DUE_MOVE,
+    DUE_TAKE,
     HEARTBEAT,
     HEARTBEAT_BATCH,
     JOIN,
@@ -120,6 +129,7 @@ scripts!(
     LOCK_DUE,
     LOCK_EXTEND,
     LOCK_INSPECT,
+    LOCK_NOTE,
     LOCK_RAISE,
     LOCK_RELEASE,
     LOCK_REVOKE,
@@ -128,97 +138,13 @@ scripts!(
     PATCH_CHECK,
     REAP,
     REPAIR,
+    ROOM_LOOK,
+    ROOM_SETTLED,
     SWEEP_CANDIDATES,
     SWEEP_DUE,
-    SWEEP_ROOMS
+    SWEEP_ROOMS,
+    USER_NOTE
 );
-
-/// Codes of `join.lua`.
-pub mod join {
-    pub const JOINED: i64 = 0;
-    pub const ELSEWHERE: i64 = 1;
-    pub const GHOST: i64 = 2;
-    pub const EARLY: i64 = 3;
-}
-
-/// Codes of `leave.lua`.
-pub mod leave {
-    pub const LEFT: i64 = 0;
-    pub const UNKNOWN: i64 = 1;
-    pub const ELSEWHERE: i64 = 2;
-    pub const EARLY: i64 = 3;
-}
-
-/// Codes of `heartbeat.lua`.
-pub mod heartbeat {
-    pub const REFRESHED: i64 = 0;
-    pub const UNKNOWN: i64 = 1;
-    pub const STALE: i64 = 2;
-    pub const ELSEWHERE: i64 = 3;
-    pub const CONFLICT: i64 = 4;
-}
-
-/// Codes of `metadata_commit.lua`.
-pub mod metadata_commit {
-    pub const COMMITTED: i64 = 0;
-    pub const LOCKED: i64 = 1;
-    pub const CHANGED: i64 = 2;
-
-    pub const NOT_HELD: i64 = 0;
-    pub const HELD_BY_OTHER: i64 = 1;
-    pub const OUTRUN: i64 = 2;
-    pub const UNREADABLE: i64 = 3;
-}
-
-/// Codes of `lock_acquire.lua`.
-pub mod lock_acquire {
-    pub const GRANTED: i64 = 0;
-    pub const WAITING: i64 = 1;
-    pub const HELD: i64 = 2;
-}
-
-/// Codes of `lock_extend.lua`.
-pub mod lock_extend {
-    pub const EXTENDED: i64 = 0;
-    pub const NOT_HELD: i64 = 1;
-}
-
-/// Codes of `lock_inspect.lua`.
-pub mod lock_inspect {
-    pub const HELD: i64 = 0;
-    pub const FREE: i64 = 1;
-}
-
-/// Codes of `lock_raise.lua`.
-pub mod lock_raise {
-    pub const RAISED: i64 = 0;
-    pub const NEWER: i64 = 1;
-}
-
-/// Codes of `lock_release.lua`.
-pub mod lock_release {
-    pub const RELEASED: i64 = 0;
-    pub const NOT_HELD: i64 = 1;
-}
-
-/// Codes of `lock_revoke.lua`.
-pub mod lock_revoke {
-    pub const REVOKED: i64 = 0;
-    pub const FREE: i64 = 1;
-    pub const FOREIGN: i64 = 2;
-}
-
-/// Codes of `sweep_due.lua`.
-pub mod sweep_due {
-    pub const TAKEN: i64 = 0;
-    pub const PASS: i64 = 1;
-}
-
-/// Codes of `patch_check.lua`.
-pub mod patch_check {
-    pub const PASSED: i64 = 0;
-    pub const REFUSED: i64 = 1;
-}
 
 /// Reads a script's whole reply; one that is of another form is an error like what the server says.
 pub fn read<T>(
@@ -239,6 +165,23 @@ impl Reply {
             Value::Array(parts) => Ok(Reply(parts.into_iter())),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Pairs, in whatever form the server gives them: as one list.
+    pub fn flat(value: Value) -> Result<Self, RedisError> {
+        let parts = match value.extract_error()? {
+            Value::Nil => Vec::new(),
+            Value::Array(parts) => parts
+                .into_iter()
+                .flat_map(|part| match part {
+                    Value::Array(pair) => pair,
+                    one => vec![one],
+                })
+                .collect(),
+            Value::Map(pairs) => pairs.into_iter().flat_map(|(k, v)| [k, v]).collect(),
+            other => return Err(unexpected(&other)),
+        };
+        Ok(Reply(parts.into_iter()))
     }
 
     /// How many parts are left.
@@ -295,140 +238,6 @@ fn unexpected(value: &Value) -> RedisError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
-
-    /// `local NAME = 1` at the start of a line, as the scripts declare their codes. Other constants
-    /// begin with MOST_.
-    fn codes_in(source: Source) -> BTreeMap<String, i64> {
-        source
-            .text
-            .lines()
-            .filter_map(|line| line.strip_prefix("local ")?.split_once(" = "))
-            .filter(|(name, _)| !name.starts_with("MOST_"))
-            .filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
-            .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
-            .collect()
-    }
-
-    fn table<const N: usize>(codes: [(&str, i64); N]) -> BTreeMap<String, i64> {
-        codes.map(|(name, code)| (name.to_owned(), code)).into()
-    }
-
-    #[test]
-    fn the_codes_are_those_of_the_scripts() {
-        let known = BTreeMap::from([
-            (
-                "join",
-                table([
-                    ("JOINED", join::JOINED),
-                    ("ELSEWHERE", join::ELSEWHERE),
-                    ("GHOST", join::GHOST),
-                    ("EARLY", join::EARLY),
-                ]),
-            ),
-            (
-                "leave",
-                table([
-                    ("LEFT", leave::LEFT),
-                    ("UNKNOWN", leave::UNKNOWN),
-                    ("ELSEWHERE", leave::ELSEWHERE),
-                    ("EARLY", leave::EARLY),
-                ]),
-            ),
-            (
-                "heartbeat",
-                table([
-                    ("REFRESHED", heartbeat::REFRESHED),
-                    ("UNKNOWN", heartbeat::UNKNOWN),
-                    ("STALE", heartbeat::STALE),
-                    ("ELSEWHERE", heartbeat::ELSEWHERE),
-                    ("CONFLICT", heartbeat::CONFLICT),
-                ]),
-            ),
-            (
-                "metadata_commit",
-                table([
-                    ("COMMITTED", metadata_commit::COMMITTED),
-                    ("LOCKED", metadata_commit::LOCKED),
-                    ("CHANGED", metadata_commit::CHANGED),
-                    ("NOT_HELD", metadata_commit::NOT_HELD),
-                    ("HELD_BY_OTHER", metadata_commit::HELD_BY_OTHER),
-                    ("OUTRUN", metadata_commit::OUTRUN),
-                    ("UNREADABLE", metadata_commit::UNREADABLE),
-                ]),
-            ),
-            (
-                "lock_acquire",
-                table([
-                    ("GRANTED", lock_acquire::GRANTED),
-                    ("WAITING", lock_acquire::WAITING),
-                    ("HELD", lock_acquire::HELD),
-                ]),
-            ),
-            (
-                "lock_extend",
-                table([
-                    ("EXTENDED", lock_extend::EXTENDED),
-                    ("NOT_HELD", lock_extend::NOT_HELD),
-                ]),
-            ),
-            (
-                "lock_inspect",
-                table([("HELD", lock_inspect::HELD), ("FREE", lock_inspect::FREE)]),
-            ),
-            (
-                "lock_raise",
-                table([("RAISED", lock_raise::RAISED), ("NEWER", lock_raise::NEWER)]),
-            ),
-            (
-                "lock_release",
-                table([
-                    ("RELEASED", lock_release::RELEASED),
-                    ("NOT_HELD", lock_release::NOT_HELD),
-                ]),
-            ),
-            (
-                "lock_revoke",
-                table([
-                    ("REVOKED", lock_revoke::REVOKED),
-                    ("FREE", lock_revoke::FREE),
-                    ("FOREIGN", lock_revoke::FOREIGN),
-                ]),
-            ),
-            (
-                "sweep_due",
-                table([("TAKEN", sweep_due::TAKEN), ("PASS", sweep_due::PASS)]),
-            ),
-            (
-                "metadata_commit_json",
-                table([
-                    ("COMMITTED", metadata_commit::COMMITTED),
-                    ("LOCKED", metadata_commit::LOCKED),
-                    ("CHANGED", metadata_commit::CHANGED),
-                    ("NOT_HELD", metadata_commit::NOT_HELD),
-                    ("HELD_BY_OTHER", metadata_commit::HELD_BY_OTHER),
-                    ("OUTRUN", metadata_commit::OUTRUN),
-                    ("UNREADABLE", metadata_commit::UNREADABLE),
-                ]),
-            ),
-            (
-                "patch_check",
-                table([
-                    ("PASSED", patch_check::PASSED),
-                    ("REFUSED", patch_check::REFUSED),
-                ]),
-            ),
-        ]);
-        for source in embedded::ALL {
-            let codes = codes_in(*source);
-            assert_eq!(
-                codes,
-                known.get(source.name).cloned().unwrap_or_default(),
-                "{}.lua",
-                source.name
-            );
-        }
-    }
 
     #[test]
     fn every_script_is_loaded_and_has_the_header_that_the_house_asks_for() {

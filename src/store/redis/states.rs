@@ -6,6 +6,7 @@ use super::{
     RedisStore, errors,
     link::Repeat,
     presence::{fields, number, utf8},
+    scripts,
 };
 use crate::{
     model::{
@@ -190,7 +191,6 @@ const FIELDS: [&str; 7] = [
 ];
 
 impl Found {
-    /// A key of another type is `CORRUPT_DATA`: one broken connection, not a broken room.
     fn read(answer: Value) -> Result<Option<Found>> {
         let [user, room, seen, epoch, state, compressed, revision] = fields::<7>(answer)?;
         let (Some(user), Some(room)) = (user.and_then(utf8), room.and_then(utf8)) else {
@@ -208,51 +208,86 @@ impl Found {
             revision: revision.as_deref().map_or(0, number),
         }))
     }
+
+    /// From the answers for the hash and for the key of the state.
+    fn read_both(hash: Value, state: Value) -> Result<Option<Found>> {
+        let mut found = Found::read(hash)?;
+        if let (Some(found), Value::BulkString(state)) = (&mut found, state)
+            && found.separate
+        {
+            found.state = Some(state);
+        }
+        Ok(found)
+    }
 }
 
 impl RedisStore {
-    /// Reads connections, each for itself, in order; `None` for those that are not there.
+    /// Reads connections of rooms, each for itself, in order; `None` for those that are not there.
+    /// The room matters on `slotted` only. A key of another type is `CORRUPT_DATA`.
     pub(super) async fn read_connections(
         &self,
-        conns: &[impl AsRef<str>],
-    ) -> Result<Vec<Result<Option<Found>>>> {
+        pairs: &[(impl AsRef<str>, impl AsRef<str>)],
+    ) -> Vec<Result<Option<Found>>> {
         if self.states.are_separate() {
-            return self.read_with_keys(conns).await;
+            return self.read_with_keys(pairs).await;
         }
-        let mut pipeline = Pipeline::with_capacity(conns.len());
-        for conn in conns {
+        let mut pipeline = Pipeline::with_capacity(pairs.len());
+        for (room, conn) in pairs {
             pipeline
                 .cmd("HMGET")
-                .arg(self.keys.conn(conn.as_ref()))
+                .arg(self.keys.conn(room.as_ref(), conn.as_ref()))
                 .arg(&FIELDS);
         }
-        let answers = self.commands.pipeline(&pipeline, Repeat::Harmless).await?;
-        let mut found: Vec<_> = answers.into_iter().map(Found::read).collect();
+        let answers = self
+            .commands
+            .pipeline_each(&pipeline, Repeat::Harmless)
+            .await;
+        let read = |answer: Result<Value>| answer.and_then(Found::read);
+        let mut found: Vec<_> = answers.into_iter().map(read).collect();
         let separate: Vec<usize> = (0..found.len())
             .filter(|&i| matches!(&found[i], Ok(Some(found)) if found.separate))
             .collect();
         if !separate.is_empty() {
-            let conns: Vec<&str> = separate.iter().map(|&i| conns[i].as_ref()).collect();
-            let again = self.read_with_keys(&conns).await?;
+            let separate_pairs: Vec<(&str, &str)> = separate
+                .iter()
+                .map(|&i| (pairs[i].0.as_ref(), pairs[i].1.as_ref()))
+                .collect();
+            let again = self.read_with_keys(&separate_pairs).await;
             for (i, again) in separate.into_iter().zip(again) {
                 found[i] = again;
             }
         }
-        Ok(found)
+        found
     }
 
     /// Reads hashes and keys of states in one step: a hash that is older or newer than the state
     /// could say something else of how it is compressed.
     async fn read_with_keys(
         &self,
-        conns: &[impl AsRef<str>],
+        pairs: &[(impl AsRef<str>, impl AsRef<str>)],
+    ) -> Vec<Result<Option<Found>>> {
+        if self.commands.is_cluster() {
+            return self.read_by_script(pairs).await;
+        }
+        match self.read_by_transaction(pairs).await {
+            Ok(found) => found,
+            Err(error) => pairs.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
+    async fn read_by_transaction(
+        &self,
+        pairs: &[(impl AsRef<str>, impl AsRef<str>)],
     ) -> Result<Vec<Result<Option<Found>>>> {
-        let mut pipeline = Pipeline::with_capacity(2 * conns.len() + 2);
+        let mut pipeline = Pipeline::with_capacity(2 * pairs.len() + 2);
         pipeline.cmd("MULTI");
-        for conn in conns {
-            let conn = conn.as_ref();
-            pipeline.cmd("HMGET").arg(self.keys.conn(conn)).arg(&FIELDS);
-            pipeline.cmd("GET").arg(self.keys.conn_state(conn));
+        for (room, conn) in pairs {
+            let (room, conn) = (room.as_ref(), conn.as_ref());
+            pipeline
+                .cmd("HMGET")
+                .arg(self.keys.conn(room, conn))
+                .arg(&FIELDS);
+            pipeline.cmd("GET").arg(self.keys.conn_state(room, conn));
         }
         pipeline.cmd("EXEC");
         let mut answers = self.commands.pipeline(&pipeline, Repeat::Harmless).await?;
@@ -271,17 +306,41 @@ impl RedisStore {
             }
         };
         let mut answers = answers.into_iter();
-        let mut found = Vec::with_capacity(conns.len());
+        let mut found = Vec::with_capacity(pairs.len());
         while let (Some(hash), Some(state)) = (answers.next(), answers.next()) {
-            let mut one = Found::read(hash);
-            if let (Ok(Some(one)), Value::BulkString(state)) = (&mut one, state)
-                && one.separate
-            {
-                one.state = Some(state);
-            }
-            found.push(one);
+            found.push(Found::read_both(hash, state));
         }
         Ok(found)
+    }
+
+    /// The same on a cluster, where connections are in many slots, and a transaction has no answer to
+    /// `ASK`: a call of a script for each.
+    async fn read_by_script(
+        &self,
+        pairs: &[(impl AsRef<str>, impl AsRef<str>)],
+    ) -> Vec<Result<Option<Found>>> {
+        let calls = pairs
+            .iter()
+            .map(|(room, conn)| {
+                let (room, conn) = (room.as_ref(), conn.as_ref());
+                let mut call = scripts::CONN_READ.call(2);
+                call.arg(self.keys.conn(room, conn))
+                    .arg(self.keys.conn_state(room, conn))
+                    .arg(&FIELDS);
+                call
+            })
+            .collect();
+        let answers = self
+            .call_all(&scripts::CONN_READ, calls, Repeat::Harmless)
+            .await;
+        let read = |answer: Result<Value>| match answer? {
+            Value::Array(mut parts) if parts.len() == 2 => {
+                let state = parts.pop().unwrap_or(Value::Nil);
+                Found::read_both(parts.pop().unwrap_or(Value::Nil), state)
+            }
+            other => Err(Error::internal(format!("conn_read answered {other:?}"))),
+        };
+        answers.into_iter().map(read).collect()
     }
 
     pub(super) fn shown_state(&self, conn: &str, found: &Found) -> Option<State> {

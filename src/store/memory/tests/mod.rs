@@ -35,6 +35,7 @@ const SETTINGS: crate::store::SweepSettings = crate::store::SweepSettings {
     serves_ms: 0,
     claim_ms: TTL,
     check_ms: TTL,
+    settle_ms: TTL,
 };
 const START: u64 = 1_700_000_000_000;
 

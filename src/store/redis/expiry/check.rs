@@ -17,7 +17,7 @@ const PAGE: usize = 512;
 const ROOMS_ASKED: usize = 64;
 
 /// One page of a scan: the next cursor, and the texts that it found.
-type Page = (Vec<u8>, Vec<String>);
+pub(in crate::store::redis) type Page = (Vec<u8>, Vec<String>);
 
 /// Where a scan begins, and what it says when it has ended.
 const END: &[u8] = b"0";
@@ -116,10 +116,10 @@ impl RedisStore {
                 }
                 for (user, conns) in of_users {
                     asks.cmd("SMISMEMBER")
-                        .arg(self.keys.user_conns(&user))
+                        .arg(self.keys.user_conns("", &user))
                         .arg(conns);
                     asks.cmd("SMISMEMBER")
-                        .arg(self.keys.user_rooms(&user))
+                        .arg(self.keys.user_rooms("", &user))
                         .arg(rooms[at]);
                     asked.extend([at, at]);
                 }
@@ -143,7 +143,12 @@ impl RedisStore {
         Ok(())
     }
 
-    pub(super) async fn scan(&self, what: &str, key: &str, cursor: &[u8]) -> Result<Page> {
+    pub(in crate::store::redis) async fn scan(
+        &self,
+        what: &str,
+        key: &str,
+        cursor: &[u8],
+    ) -> Result<Page> {
         let cmd = scan(what, key, cursor);
         page(self.commands.command(&cmd, Repeat::Harmless).await?)
     }

@@ -97,7 +97,12 @@ impl RedisStore {
     }
 
     /// Looks at every connection of a room that any of its indices knows.
-    async fn repair(&self, room: &str, ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
+    pub(in crate::store::redis) async fn repair(
+        &self,
+        room: &str,
+        ttl_ms: u64,
+        sweep: &mut Sweep,
+    ) -> Result<()> {
         let keys = self.keys.room(room);
         let mut read = Pipeline::new();
         read.cmd("SMEMBERS").arg(&keys.conns);
@@ -144,7 +149,7 @@ impl RedisStore {
         let mut read = Pipeline::with_capacity(2 * conns.len());
         for conn in conns {
             read.cmd("HMGET")
-                .arg(self.keys.conn(conn))
+                .arg(self.keys.conn(room, conn))
                 .arg(&["room_id", "user_id", "epoch"]);
             read.cmd("HGET").arg(&conn_meta).arg(conn);
         }
@@ -205,11 +210,11 @@ impl RedisStore {
             candidate, user, ..
         } in found
         {
-            self.connection_keys(&mut call, &candidate.conn, user);
+            self.connection_keys(&mut call, room, &candidate.conn, user);
         }
         for user in members {
-            call.arg(self.keys.user_conns(user))
-                .arg(self.keys.user_rooms(user));
+            call.arg(self.keys.user_conns(room, user))
+                .arg(self.keys.user_rooms(room, user));
         }
         call.arg(room)
             .arg(quote(room))
@@ -237,6 +242,7 @@ impl RedisStore {
         for user in members {
             call.arg(user).arg(quote(user));
         }
+        call.arg(self.keys.layout_name());
         let value = self.call(&scripts::REPAIR, &call, Repeat::Never).await?;
         if let [repairs, removed] = integers(value)?[..] {
             sweep.repairs += repairs.unsigned_abs();

@@ -220,12 +220,17 @@ impl RedisStore {
         Ok(())
     }
 
-    fn reap_call(&self, room: &str, candidates: &[Candidate], ttl_ms: u64) -> Cmd {
+    pub(in crate::store::redis) fn reap_call(
+        &self,
+        room: &str,
+        candidates: &[Candidate],
+        ttl_ms: u64,
+    ) -> Cmd {
         let metas: Vec<_> = candidates.iter().map(Candidate::parsed).collect();
         let mut call = scripts::REAP.call(7 + 4 * candidates.len());
         self.room_keys(&mut call, room);
         for (candidate, meta) in candidates.iter().zip(&metas) {
-            self.connection_keys(&mut call, &candidate.conn, &meta.user);
+            self.connection_keys(&mut call, room, &candidate.conn, &meta.user);
         }
         call.arg(room).arg(quote(room)).arg(ttl_ms);
         for (candidate, meta) in candidates.iter().zip(&metas) {
@@ -236,6 +241,7 @@ impl RedisStore {
                 .arg(meta.epoch())
                 .arg(&candidate.meta);
         }
+        call.arg(self.keys.layout_name());
         call
     }
 }

@@ -1,0 +1,123 @@
+// Load on a cluster while things happen to it: connections that beat, move and leave, everything that
+// was acknowledged remembered, and the events that told of it.
+import { setTimeout as delay } from 'node:timers/promises';
+import { PresenceClient, type PresenceEvent } from 'rollcall';
+import type { Random } from '../support/random.js';
+
+interface Placed {
+  roomId: string;
+  epoch: number;
+}
+
+export interface LoadOptions {
+  url: string;
+  random: Random;
+  connections?: number;
+  rooms?: number;
+  /** Default 600 000: longer than any test. */
+  ttlMs?: number;
+  layout?: 'v1' | 'slotted';
+}
+
+/** Codes that a call may be refused with while a master is away. */
+const OF_THE_SERVER = ['UNAVAILABLE', 'TIMEOUT'];
+
+export class Load implements AsyncDisposable {
+  /** Where each connection is, by what was acknowledged; `undefined` if the outcome is unknown. */
+  readonly placed = new Map<string, Placed | undefined>();
+  readonly errors: { code: string; outcome?: string; message: string }[] = [];
+  /** Connections that were acknowledged and not there afterwards. */
+  lost = 0;
+  calls = 0;
+  resyncs = 0;
+  readonly seen: PresenceEvent[] = [];
+
+  #running: Promise<unknown> = Promise.resolve();
+  #stopped = false;
+
+  private constructor(
+    readonly client: PresenceClient,
+    readonly watcher: PresenceClient,
+    private readonly options: Required<Omit<LoadOptions, 'layout'>>,
+  ) {}
+
+  static async start(options: LoadOptions): Promise<Load> {
+    const all = { connections: 40, rooms: 12, ttlMs: 600_000, ...options };
+    const of = { url: all.url, ttlMs: all.ttlMs, layout: options.layout, logger: {} };
+    const connect = () => PresenceClient.connect(JSON.parse(JSON.stringify(of)));
+    const load = new Load(await connect(), await connect(), all);
+    load.watcher.on('resync', () => {
+      load.resyncs++;
+    });
+    await load.watcher.subscribe((event) => {
+      load.seen.push(event);
+    });
+    const { connections } = all;
+    for (let i = 0; i < connections; i++) await load.#join(`c${i}`);
+    load.#running = Promise.all([...load.placed.keys()].map((conn) => load.#lane(conn)));
+    return load;
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    await this.#running;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+    await Promise.all([this.client.close(), this.watcher.close()]);
+  }
+
+  async #lane(connId: string): Promise<void> {
+    const { random } = this.options;
+    while (!this.#stopped) {
+      const placed = this.placed.get(connId);
+      if (!placed || random.chance(0.2)) await this.#join(connId);
+      else await this.#beat(connId, placed, random.chance(0.3));
+      await delay(random.int(1, 10));
+    }
+  }
+
+  async #join(connId: string): Promise<void> {
+    const roomId = `r${this.options.random.int(0, this.options.rooms - 1)}`;
+    await this.#call(async () => {
+      const { epoch } = await this.client.join({
+        roomId,
+        userId: `u-${connId}`,
+        connId,
+        snapshot: false,
+      });
+      this.placed.set(connId, { roomId, epoch });
+    }, connId);
+  }
+
+  async #beat(connId: string, { epoch }: Placed, patch: boolean): Promise<void> {
+    const patchState = patch ? { n: this.options.random.int(0, 1000) } : undefined;
+    await this.#call(async () => {
+      await this.client.heartbeat({ connId, epoch, ...(patchState && { patchState }) });
+    }, connId);
+  }
+
+  async #call(run: () => Promise<void>, connId: string): Promise<void> {
+    this.calls++;
+    try {
+      await run();
+    } catch (error) {
+      const { code, outcome, message } = error as {
+        code: string;
+        outcome?: string;
+        message: string;
+      };
+      if (OF_THE_SERVER.includes(code)) {
+        this.errors.push({ code, message, ...(outcome && { outcome }) });
+        if (outcome === 'unknown') this.placed.set(connId, undefined);
+      } else if (code === 'CONNECTION_NOT_FOUND' || code === 'STALE_EPOCH') {
+        // What a failover took back, or what was left half way by a call of unknown outcome.
+        if (this.placed.get(connId)) this.lost++;
+        this.placed.set(connId, undefined);
+      } else {
+        throw error;
+      }
+    }
+  }
+}

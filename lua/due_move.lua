@@ -1,0 +1,34 @@
+-- due_move: notes when rooms of one shard can be due (layout slotted).
+--
+-- KEYS[1] – the shard of the due index
+--
+-- ARGV[1] – '1' if entries may only be made, or lowered
+-- ARGV[2..] – for each room: roomId, in how many ms anything in it can be due; -1 if it is gone
+--
+-- Returns how many rooms had no entry before.
+--
+-- Races: whoever has looked at a room moves its entry only while it is there: the room may have ended
+-- since. An entry is a hint. One that is taken out while its room comes to life again is made again by
+-- the join, which knows that the room was empty.
+-- @include now
+-- @include event
+-- @include due_check
+-- @include goes_on
+local added = 0
+if ARGV[1] ~= '1' then
+  goes_on(KEYS[1])
+end
+for i = 2, #ARGV, 2 do
+  local room, wait = ARGV[i], tonumber(ARGV[i + 1])
+  if wait < 0 then
+    redis.call('ZREM', KEYS[1], room)
+  elseif ARGV[1] == '1' then
+    added = added + redis.call('ZADD', KEYS[1], 'LT', integer(now + wait), room)
+  else
+    redis.call('ZADD', KEYS[1], 'XX', integer(now + wait), room)
+  end
+end
+if redis.call('ZCARD', KEYS[1]) == 1 then
+  redis.call('ZREM', KEYS[1], CHECK_MEMBER)
+end
+return added

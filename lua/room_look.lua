@@ -1,0 +1,46 @@
+-- room_look: what there is to do in a room that may be due (layout slotted).
+--
+-- KEYS[1] – prs:{room}:last_seen   KEYS[2] – prs:{room}:conn_meta   KEYS[3] – prs:{room}:conns
+-- KEYS[4] – prs:{room}:members     KEYS[5] – prs:{room}:unsettled
+--
+-- ARGV[1] – ttl (ms)   ARGV[2] – how many candidates at most
+--
+-- Returns {state, wait, connId, conn_meta, …}. state: EMPTY: nothing is left of the room; UNSETTLED: it
+-- has notes that nobody has carried out; UNEQUAL: its indices do not have the same size; else SOUND.
+-- wait: in how many ms anything in it can be due (0: now; -1: nobody is there). Then those connections
+-- that were last seen longer ago than the ttl, with the raw conn_meta ('' if missing).
+--
+-- Races: nothing is written. Times of this server do not leave it: another has another clock.
+-- @include now
+-- @include event
+local SOUND = 0
+local EMPTY = 1
+local UNSETTLED = 2
+local UNEQUAL = 3
+
+local conns, members = redis.call('SCARD', KEYS[3]), redis.call('SCARD', KEYS[4])
+local seen, metas = redis.call('ZCARD', KEYS[1]), redis.call('HLEN', KEYS[2])
+local state = SOUND
+if redis.call('EXISTS', KEYS[5]) == 1 then
+  state = UNSETTLED
+elseif conns + members + seen + metas == 0 then
+  state = EMPTY
+elseif conns ~= seen or conns ~= metas or members == 0 or members > conns then
+  state = UNEQUAL
+end
+local ttl = tonumber(ARGV[1])
+local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
+local wait = first and math.max(first + ttl - now, 0) or -1
+local answer = { state, integer(wait) }
+if wait == 0 then
+  local candidates = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', integer(now - ttl),
+    'LIMIT', 0, ARGV[2])
+  if #candidates > 0 then
+    local found = redis.call('HMGET', KEYS[2], unpack(candidates))
+    for i = 1, #candidates do
+      answer[#answer + 1] = candidates[i]
+      answer[#answer + 1] = found[i] or ''
+    end
+  end
+end
+return answer

@@ -1,0 +1,34 @@
+//! Hash slots of a Redis Cluster.
+
+use std::sync::LazyLock;
+
+/// How many slots a cluster has.
+pub const SLOTS: u16 = 16384;
+
+/// The slot of a key: CRC16 of its hash tag, or of all of it.
+pub fn slot_of(key: &[u8]) -> u16 {
+    let tagged = || {
+        let rest = &key[key.iter().position(|byte| *byte == b'{')? + 1..];
+        let end = rest.iter().position(|byte| *byte == b'}')?;
+        (end > 0).then_some(&rest[..end])
+    };
+    crc16::State::<crc16::XMODEM>::calculate(tagged().unwrap_or(key)) % SLOTS
+}
+
+/// For each slot a hash tag that leads to it.
+pub(super) static SLOT_TAGS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let mut tags = vec![String::new(); usize::from(SLOTS)];
+    let mut missing = tags.len();
+    for number in 0_u32.. {
+        let tag = format!("slot:{number:x}");
+        let slot = &mut tags[usize::from(slot_of(tag.as_bytes()))];
+        if slot.is_empty() {
+            *slot = tag;
+            missing -= 1;
+            if missing == 0 {
+                break;
+            }
+        }
+    }
+    tags
+});

@@ -1,0 +1,375 @@
+//! The connections to a cluster: one supervised link for each master, commands routed by slot.
+//!
+//! A command is sent to another server, or again, only when the server said that nothing ran
+//! (`MOVED`, `ASK`, `TRYAGAIN`, `CLUSTERDOWN`), or when running it twice is harmless. Everything
+//! happens within the deadline of the request.
+
+mod map;
+mod refresh;
+
+use super::{
+    config::{Address, Nodes},
+    link::{Attempt, Link, LinkConfig, Prepare, Repeat},
+};
+use crate::{
+    keys::slot_of,
+    model::error::{Code, Error, Result},
+    store::EventSink,
+};
+use futures_util::future::{join_all, select_all};
+use map::{Map, redirected};
+use parking_lot::Mutex;
+use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until},
+};
+
+/// Pause before a command is sent again that a server could not take yet.
+const RETRY_PAUSE: Duration = Duration::from_millis(15);
+/// Redirections of one request that are followed without a pause.
+const FAST_REDIRECTIONS: usize = 3;
+
+/// What all connections of a client have in common.
+pub struct Settings {
+    pub nodes: Arc<Nodes>,
+    pub connect_timeout: Duration,
+    pub command_timeout: Duration,
+    pub prepare: Prepare,
+    pub sink: Arc<dyn EventSink>,
+}
+
+pub struct Cluster {
+    shared: Arc<Shared>,
+    keeper: JoinHandle<()>,
+}
+
+struct Shared {
+    settings: Settings,
+    map: watch::Sender<Arc<Map>>,
+    links: Mutex<HashMap<Address, Arc<Link>>>,
+    /// Told when something points at a change of the map.
+    stale: Notify,
+    /// Which server to ask next.
+    turn: AtomicUsize,
+}
+
+impl Cluster {
+    /// Connects: to one of the given servers, then to all masters.
+    pub async fn open(settings: Settings) -> Result<Cluster> {
+        let deadline = Instant::now() + settings.connect_timeout;
+        let (map, _) = watch::channel(Arc::new(Map::empty()));
+        let shared = Arc::new(Shared {
+            settings,
+            map,
+            links: Mutex::default(),
+            stale: Notify::new(),
+            turn: AtomicUsize::new(0),
+        });
+        shared.find().await?;
+        for link in shared.masters() {
+            tokio::select! {
+                () = link.becomes_live() => {}
+                // The cluster works without it, but for its slots.
+                () = sleep_until(deadline) => {}
+            }
+        }
+        let keeper = tokio::spawn(refresh::keep(shared.clone()));
+        Ok(Cluster { shared, keeper })
+    }
+
+    /// The links to all masters.
+    pub fn masters(&self) -> Vec<Arc<Link>> {
+        self.shared.masters()
+    }
+
+    /// The map, now and whenever it changes.
+    pub fn map(&self) -> watch::Receiver<Arc<Map>> {
+        self.shared.map.subscribe()
+    }
+
+    pub fn nodes(&self) -> &Nodes {
+        &self.shared.settings.nodes
+    }
+
+    /// The map may be out of date.
+    pub fn suspect(&self) {
+        self.shared.stale.notify_one();
+    }
+
+    /// Sends commands, each to where its key is. Each has its own outcome; error replies that are no
+    /// redirections are answers.
+    pub async fn send(&self, commands: &[Cmd], repeat: Repeat) -> Vec<Result<Value>> {
+        let shared = &self.shared;
+        let deadline = Instant::now() + shared.settings.command_timeout;
+        let mut outcomes: Vec<Option<Result<Value>>> = vec![None; commands.len()];
+        let mut slot = 0;
+        let mut open: Vec<Sending> = commands
+            .iter()
+            .enumerate()
+            .map(|(index, command)| {
+                // What has no key goes where the one before went.
+                slot = key_of(command).map_or(slot, slot_of);
+                Sending {
+                    index,
+                    slot,
+                    asking: None,
+                }
+            })
+            .collect();
+        for round in 0.. {
+            let (groups, homeless) = shared.group(open);
+            let answers = groups.into_iter().map(|(address, group)| async move {
+                let link = shared.link(&address);
+                let mut pipeline = Pipeline::with_capacity(group.len());
+                for sending in &group {
+                    if sending.asking.is_some() {
+                        pipeline.cmd("ASKING");
+                    }
+                    pipeline.add_command(commands[sending.index].clone());
+                }
+                let attempt = match &link {
+                    Ok(link) => link.attempt(&pipeline, deadline).await,
+                    Err(error) => Attempt::Broken(error.clone()),
+                };
+                (address, group, attempt)
+            });
+            let mut again = homeless;
+            let mut pause = !again.is_empty();
+            for (address, group, attempt) in join_all(answers).await {
+                match attempt {
+                    Attempt::Answers(answers) => {
+                        let mut answers = answers.into_iter();
+                        for mut sending in group {
+                            if sending.asking.take().is_some() {
+                                answers.next();
+                            }
+                            let answer = answers.next().unwrap_or(Value::Nil);
+                            match shared.redirection(&answer, &address, sending.slot) {
+                                None => outcomes[sending.index] = Some(Ok(answer)),
+                                Some(Redirection::Elsewhere) => again.push(sending),
+                                Some(Redirection::Ask(address)) => {
+                                    sending.asking = Some(address);
+                                    again.push(sending);
+                                }
+                                Some(Redirection::Later) => {
+                                    pause = true;
+                                    again.push(sending);
+                                }
+                            }
+                        }
+                    }
+                    Attempt::Away => {
+                        pause = true;
+                        shared.stale.notify_one();
+                        again.extend(group);
+                    }
+                    Attempt::Broken(error) => {
+                        shared.stale.notify_one();
+                        let late = error.code == Code::Timeout;
+                        for sending in group {
+                            if error.outcome_unknown && repeat == Repeat::Harmless && !late {
+                                again.push(sending);
+                            } else {
+                                outcomes[sending.index] = Some(Err(error.clone()));
+                            }
+                        }
+                    }
+                }
+            }
+            if again.is_empty() {
+                break;
+            }
+            if Instant::now() >= deadline {
+                for sending in again {
+                    outcomes[sending.index] = Some(Err(shared.out_of_reach(sending.slot)));
+                }
+                break;
+            }
+            if pause || round >= FAST_REDIRECTIONS {
+                shared.wait(&again, deadline).await;
+            }
+            open = again;
+        }
+        outcomes
+            .into_iter()
+            .map(|outcome| outcome.unwrap_or_else(|| Err(Error::closed())))
+            .collect()
+    }
+
+    pub fn close(&self) {
+        self.keeper.abort();
+        for (_, link) in self.shared.links.lock().drain() {
+            link.close();
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A command on its way.
+struct Sending {
+    index: usize,
+    slot: u16,
+    /// Where `ASK` has sent it, for once.
+    asking: Option<Address>,
+}
+
+enum Redirection {
+    /// The slot is elsewhere, and the map knows it now.
+    Elsewhere,
+    /// The slot is moving, and what the command needs is there already.
+    Ask(Address),
+    /// The server cannot take it yet.
+    Later,
+}
+
+impl Shared {
+    fn masters(&self) -> Vec<Arc<Link>> {
+        let map = self.map.borrow().clone();
+        let links = map.masters().iter().map(|address| self.link(address));
+        links.filter_map(Result::ok).collect()
+    }
+
+    /// The link to a server, made if need be.
+    fn link(&self, address: &Address) -> Result<Arc<Link>> {
+        let mut links = self.links.lock();
+        if let Some(link) = links.get(address) {
+            return Ok(link.clone());
+        }
+        let link = Arc::new(Link::begin(self.config(address)?));
+        links.insert(address.clone(), link.clone());
+        Ok(link)
+    }
+
+    fn config(&self, address: &Address) -> Result<LinkConfig> {
+        let settings = &self.settings;
+        Ok(LinkConfig {
+            server: settings.nodes.server(address)?,
+            connect_timeout: settings.connect_timeout,
+            command_timeout: settings.command_timeout,
+            on_push: Arc::new(|_| {}),
+            prepare: settings.prepare.clone(),
+            sink: settings.sink.clone(),
+            reports_state: false,
+        })
+    }
+
+    /// By server; then those whose slot nobody has.
+    fn group(&self, open: Vec<Sending>) -> (Vec<(Address, Vec<Sending>)>, Vec<Sending>) {
+        let map = self.map.borrow().clone();
+        let mut groups: Vec<(Address, Vec<Sending>)> = Vec::new();
+        let mut homeless = Vec::new();
+        for sending in open {
+            let address = sending.asking.as_ref().or_else(|| map.owner(sending.slot));
+            let Some(address) = address else {
+                self.stale.notify_one();
+                homeless.push(sending);
+                continue;
+            };
+            match groups.iter_mut().find(|(known, _)| known == address) {
+                Some((_, group)) => group.push(sending),
+                None => groups.push((address.clone(), vec![sending])),
+            }
+        }
+        (groups, homeless)
+    }
+
+    /// Whether an answer means that nothing ran, and what to do then.
+    fn redirection(&self, answer: &Value, asked: &Address, slot: u16) -> Option<Redirection> {
+        let Value::ServerError(error) = answer else {
+            return None;
+        };
+        let error = RedisError::from(error.clone());
+        let ErrorKind::Server(kind) = error.kind() else {
+            return None;
+        };
+        let to = error
+            .redirect_node()
+            .and_then(|(address, _)| redirected(address, asked));
+        match (kind, to) {
+            (ServerErrorKind::Moved, Some(to)) => {
+                self.map.send_if_modified(|map| {
+                    let moved = map.owner(slot) != Some(&to);
+                    if moved {
+                        *map = Arc::new(map.with_owner(slot, &to));
+                    }
+                    moved
+                });
+                self.stale.notify_one();
+                Some(Redirection::Elsewhere)
+            }
+            (ServerErrorKind::Ask, Some(to)) => Some(Redirection::Ask(to)),
+            (ServerErrorKind::TryAgain, _) => Some(Redirection::Later),
+            (
+                ServerErrorKind::ClusterDown
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ReadOnly
+                | ServerErrorKind::BusyLoading,
+                _,
+            ) => {
+                self.stale.notify_one();
+                Some(Redirection::Later)
+            }
+            _ => None,
+        }
+    }
+
+    /// Until a retry has a chance: a moment, or a new map, or a connection that was away.
+    async fn wait(&self, again: &[Sending], deadline: Instant) {
+        let mut map = self.map.subscribe();
+        let owners: Vec<Arc<Link>> = {
+            let map = map.borrow_and_update();
+            let owners = again.iter().filter_map(|sending| map.owner(sending.slot));
+            owners.filter_map(|owner| self.link(owner).ok()).collect()
+        };
+        let away: Vec<_> = owners.iter().filter(|link| !link.is_live()).collect();
+        if away.is_empty() {
+            return sleep(RETRY_PAUSE).await;
+        }
+        let becoming = select_all(away.iter().map(|link| Box::pin(link.becomes_live())));
+        tokio::select! {
+            _ = becoming => {}
+            _ = map.changed() => {}
+            () = sleep_until(deadline) => {}
+        }
+    }
+
+    fn out_of_reach(&self, slot: u16) -> Error {
+        let map = self.map.borrow().clone();
+        let message = match map.owner(slot) {
+            Some(owner) => format!(
+                "the master {owner} of the Redis Cluster cannot be reached or does not serve its \
+                 slots; nothing was sent, reconnecting goes on"
+            ),
+            None => format!(
+                "no master of the Redis Cluster at {} has slot {slot}; nothing was sent",
+                self.settings.nodes.shown
+            ),
+        };
+        Error::new(Code::Unavailable, message)
+    }
+}
+
+/// The first key of a command of ours.
+fn key_of(command: &Cmd) -> Option<&[u8]> {
+    let mut args = command.args_iter().map(|arg| match arg {
+        Arg::Simple(bytes) => bytes,
+        _ => b"",
+    });
+    match args.next()? {
+        b"EVALSHA" | b"EVAL" => args.nth(2),
+        b"TIME" | b"MULTI" | b"EXEC" | b"INFO" | b"SCRIPT" | b"CONFIG" => None,
+        _ => args.next(),
+    }
+}

@@ -1,0 +1,167 @@
+//! Coming by the map of slots, and keeping it up to date.
+
+use super::{Shared, map::Map};
+use crate::{
+    model::error::{Code, Error, Result},
+    store::{
+        ConnectionState, LogLevel,
+        redis::{
+            config::Address,
+            errors,
+            link::{Attempt, Link},
+        },
+    },
+};
+use redis::{Pipeline, Value};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::time::{Instant, sleep, timeout};
+
+/// How often the map is asked for when nothing points at a change.
+const REFRESH_EVERY: Duration = Duration::from_millis(1_000);
+/// Pause between two questions when something does.
+const REFRESH_PAUSE: Duration = Duration::from_millis(50);
+/// How long a server may take to tell the map before another is asked.
+const REFRESH_PATIENCE: Duration = Duration::from_millis(500);
+impl Shared {
+    /// The first map, by the first server that answers.
+    pub(super) async fn find(&self) -> Result<()> {
+        let mut failed = None;
+        for address in &self.settings.nodes.first {
+            match Link::open(self.config(address)?).await {
+                Ok(link) => {
+                    let link = Arc::new(link);
+                    self.links.lock().insert(address.clone(), link.clone());
+                    match self.ask(address, &link).await {
+                        Ok(map) if !map.masters().is_empty() => {
+                            self.adopt(map);
+                            return Ok(());
+                        }
+                        Ok(_) => {
+                            failed = Some(Error::new(
+                                Code::Unavailable,
+                                format!("the Redis Cluster at {address} has no slots yet"),
+                            ));
+                        }
+                        Err(error) => failed = Some(error),
+                    }
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed.unwrap_or_else(|| Error::invalid("url names no server")))
+    }
+
+    async fn ask(&self, address: &Address, link: &Link) -> Result<Map> {
+        let mut pipeline = Pipeline::new();
+        pipeline
+            .cmd("CLUSTER")
+            .arg("INFO")
+            .cmd("CLUSTER")
+            .arg("SLOTS");
+        let deadline = Instant::now() + REFRESH_PATIENCE.max(self.settings.command_timeout / 4);
+        match link.attempt(&pipeline, deadline).await {
+            Attempt::Answers(answers) => {
+                let mut parts = Vec::with_capacity(2);
+                for answer in answers {
+                    parts.push(answer.extract_error().map_err(|error| {
+                        if error.to_string().contains("cluster support disabled") {
+                            return Error::new(
+                                Code::Unsupported,
+                                format!(
+                                    "Redis at {address} is not part of a cluster: its URL begins \
+                                     with redis:// or rediss://"
+                                ),
+                            );
+                        }
+                        errors::request(&error)
+                    })?);
+                }
+                let slots = parts.pop().unwrap_or(Value::Nil);
+                Map::parse(parts.pop().unwrap_or(Value::Nil), slots, address)
+            }
+            Attempt::Away => Err(self.out_of_reach(0)),
+            Attempt::Broken(error) => Err(error),
+        }
+    }
+
+    /// Takes a map, unless a newer one is known, and gives up links that lead nowhere any more.
+    fn adopt(&self, map: Map) {
+        let mut kept = None;
+        self.map.send_if_modified(|known| {
+            if map.epoch < known.epoch || map.masters().is_empty() || map == **known {
+                return false;
+            }
+            kept = Some(map.masters().to_vec());
+            *known = Arc::new(map);
+            true
+        });
+        if let Some(masters) = kept {
+            self.links.lock().retain(|address, link| {
+                // A request on its way keeps its link until it is answered.
+                masters.contains(address) || Arc::strong_count(link) > 1
+            });
+            for address in &masters {
+                let _ = self.link(address);
+            }
+        }
+    }
+
+    /// Asks one server after the other for the map, until one answers.
+    async fn refresh(&self) {
+        let known: Vec<(Address, Arc<Link>)> = self
+            .links
+            .lock()
+            .iter()
+            .map(|(address, link)| (address.clone(), link.clone()))
+            .collect();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        for i in 0..known.len() {
+            let (address, link) = &known[(turn + i) % known.len()];
+            if let Ok(Ok(map)) = timeout(REFRESH_PATIENCE, self.ask(address, link)).await {
+                return self.adopt(map);
+            }
+        }
+        // All that we know are away; those of the beginning may be back.
+        for address in &self.settings.nodes.first {
+            let _ = self.link(address);
+        }
+    }
+}
+
+/// Keeps the map up to date and tells when parts of the cluster are out of reach.
+pub(super) async fn keep(shared: Arc<Shared>) {
+    let sink = shared.settings.sink.clone();
+    let shown = shared.settings.nodes.shown.clone();
+    let mut whole = true;
+    loop {
+        let away: Vec<Arc<Link>> = shared.masters();
+        let is_whole = away.iter().all(|link| link.is_live());
+        if is_whole != whole {
+            whole = is_whole;
+            let state = if whole {
+                ConnectionState::Connected
+            } else {
+                sink.log(
+                    LogLevel::Warn,
+                    &format!("A master of the Redis Cluster at {shown} is away"),
+                );
+                ConnectionState::Disconnected
+            };
+            sink.state(state, &shown);
+        }
+        drop(away);
+        let pause = if whole {
+            REFRESH_EVERY
+        } else {
+            2 * REFRESH_PAUSE
+        };
+        tokio::select! {
+            () = shared.stale.notified() => sleep(REFRESH_PAUSE).await,
+            () = sleep(pause) => {}
+        }
+        shared.refresh().await;
+    }
+}

@@ -1,0 +1,282 @@
+//! How the store connects, to one server or to a cluster, and what it does on each fresh connection.
+
+use super::{
+    PubSub, RedisStore, StorageOptions,
+    clock::ServerClock,
+    cluster::{self, Cluster},
+    commands::Commands,
+    config::{Nodes, Target},
+    errors,
+    link::{Link, LinkConfig, Repeat},
+    metadata_json, scripts,
+    server::Server,
+    slotted,
+    states::States,
+    subscriber::Subscriber,
+};
+use crate::{
+    keys::Keys,
+    model::{
+        error::{Code, Error, Result},
+        ids,
+        limits::Limits,
+        metadata::{Channel, MetadataStorage},
+    },
+    store::EventSink,
+};
+use redis::{Pipeline, Value, aio::MultiplexedConnection};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+/// The oldest server that has what the scripts need (`ZADD LT`, `ZMSCORE`).
+const OLDEST_SERVER: (u32, u32) = (6, 2);
+
+/// The oldest server that has `SSUBSCRIBE`.
+const FIRST_WITH_SHARDED_EVENTS: (u32, u32) = (7, 0);
+
+impl RedisStore {
+    /// Connects, or says why not.
+    pub async fn open(
+        target: Target,
+        keys: Keys,
+        pubsub: PubSub,
+        limits: &Limits,
+        storage: StorageOptions,
+        sink: Arc<dyn EventSink>,
+    ) -> Result<RedisStore> {
+        match target {
+            Target::One { server, db } => {
+                let (config, store) = Self::parts(server, db, keys, limits, storage, sink, true)?;
+                Ok(store(Link::open(config).await?))
+            }
+            Target::Cluster(nodes) => {
+                Self::open_cluster(nodes, keys, pubsub, limits, storage, sink).await
+            }
+        }
+    }
+
+    async fn open_cluster(
+        nodes: Arc<Nodes>,
+        keys: Keys,
+        pubsub: PubSub,
+        limits: &Limits,
+        storage: StorageOptions,
+        sink: Arc<dyn EventSink>,
+    ) -> Result<RedisStore> {
+        let wake = keys.lock_wake(&ids::random()?);
+        let json = module_key(&keys, &storage);
+        let cluster = Cluster::open(cluster::Settings {
+            nodes,
+            connect_timeout: Duration::from_millis(limits.connect_timeout_ms),
+            command_timeout: Duration::from_millis(limits.command_timeout_ms),
+            prepare: Arc::new(move |connection, _| {
+                let json = json.clone();
+                Box::pin(async move {
+                    prepare(connection.clone(), Standing::InCluster).await?;
+                    match json {
+                        Some(key) => metadata_json::require_module(connection, &key).await,
+                        None => Ok(()),
+                    }
+                })
+            }),
+            sink: sink.clone(),
+        })
+        .await?;
+        let sharded = match pubsub {
+            PubSub::Plain => false,
+            PubSub::Sharded => true,
+            PubSub::Auto => can_shard(&cluster).await?,
+        };
+        let keys = keys.with_sharded_events(sharded);
+        let cluster = Arc::new(cluster);
+        let ears = cluster.clone();
+        Ok(RedisStore {
+            subscriber: Subscriber::of_cluster(ears, keys.clone(), &wake, limits, sink.clone()),
+            keys,
+            commands: Commands::Cluster(cluster),
+            wake: wake.into(),
+            states: States::new(storage.states, limits, sink.clone()),
+            metadata: storage.metadata,
+            clock: ServerClock::default(),
+            // A slot may come to a server between the check, refused with MOVED, and EXEC: then a state
+            // would be written unchecked. So patches are written by scripts.
+            transactions: Arc::new(AtomicBool::new(false)),
+            thoroughness: slotted::Thoroughness::default(),
+            sink,
+        })
+    }
+
+    /// Connects in the background: one of several servers, of which some may be down.
+    pub fn begin(
+        target: Target,
+        keys: Keys,
+        limits: &Limits,
+        sink: Arc<dyn EventSink>,
+    ) -> Result<RedisStore> {
+        let Target::One { server, db } = target else {
+            return Err(Error::invalid(
+                "several independent servers are single ones: redis-cluster:// cannot be one of them",
+            ));
+        };
+        let storage = StorageOptions::default();
+        let (config, store) = Self::parts(server, db, keys, limits, storage, sink, false)?;
+        Ok(store(Link::begin(config)))
+    }
+
+    /// What the link for commands needs, and what makes a store of it.
+    fn parts(
+        server: Arc<Server>,
+        db: i64,
+        keys: Keys,
+        limits: &Limits,
+        storage: StorageOptions,
+        sink: Arc<dyn EventSink>,
+        reports_state: bool,
+    ) -> Result<(LinkConfig, impl FnOnce(Link) -> RedisStore)> {
+        let wake = keys.lock_wake(&ids::random()?);
+        let ear = server.clone();
+        let subscriber = Subscriber::of_server(ear, db, keys.clone(), &wake, limits, sink.clone());
+        let transactions = Arc::new(AtomicBool::new(false));
+        let (tried, key) = (transactions.clone(), keys.conn("", ""));
+        let json = module_key(&keys, &storage);
+        let config = LinkConfig {
+            server,
+            connect_timeout: Duration::from_millis(limits.connect_timeout_ms),
+            command_timeout: Duration::from_millis(limits.command_timeout_ms),
+            on_push: Arc::new(|_| {}),
+            prepare: Arc::new(move |connection, _| {
+                let (tried, key, json) = (tried.clone(), key.clone(), json.clone());
+                Box::pin(async move {
+                    let works = prepare(connection.clone(), Standing::Alone { key: &key }).await?;
+                    tried.store(works, Ordering::Relaxed);
+                    match json {
+                        Some(key) => metadata_json::require_module(connection, &key).await,
+                        None => Ok(()),
+                    }
+                })
+            }),
+            sink: sink.clone(),
+            reports_state,
+        };
+        let store = move |link| RedisStore {
+            keys,
+            commands: Commands::One(Arc::new(link)),
+            subscriber,
+            wake: wake.into(),
+            states: States::new(storage.states, limits, sink.clone()),
+            metadata: storage.metadata,
+            clock: ServerClock::default(),
+            transactions,
+            thoroughness: slotted::Thoroughness::default(),
+            sink,
+        };
+        Ok((config, store))
+    }
+}
+
+/// A key to ask RedisJSON about, if it is needed; it is never written.
+fn module_key(keys: &Keys, storage: &StorageOptions) -> Option<String> {
+    (storage.metadata == MetadataStorage::Json).then(|| keys.channel_meta(&Channel::new("", "")))
+}
+
+/// Whether all masters have sharded pub/sub.
+async fn can_shard(cluster: &Cluster) -> Result<bool> {
+    for master in cluster.masters() {
+        let info = redis::cmd("INFO").arg("server").to_owned();
+        let info = master.command(&info, Repeat::Harmless).await?;
+        let info: String = redis::from_redis_value(info).unwrap_or_default();
+        if server_version(&info).is_some_and(|version| version < FIRST_WITH_SHARDED_EVENTS) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What a connection leads to.
+enum Standing<'a> {
+    /// `key`: one that is never written.
+    Alone {
+        key: &'a str,
+    },
+    InCluster,
+}
+
+/// Checks the server's version, loads the scripts, and finds out whether transactions that a script
+/// lets through (`patch.rs`) work here: not where the user lacks the rights, or where a proxy does not
+/// know them; in a cluster nobody asks. All in one go; what is forbidden to the user, the first call
+/// that needs it says.
+async fn prepare(mut connection: MultiplexedConnection, standing: Standing<'_>) -> Result<bool> {
+    let mut pipeline = Pipeline::new();
+    pipeline.cmd("INFO").arg("server");
+    for script in scripts::all() {
+        pipeline.add_command(script.load());
+    }
+    if let Standing::Alone { key } = standing {
+        let mut check = scripts::PATCH_CHECK.eval(2);
+        // Nothing is there: it refuses.
+        check.arg(key).arg(key).arg("").arg("").arg(&[0; 6]);
+        pipeline.cmd("WATCH").arg(key);
+        pipeline.add_command(check);
+        pipeline.cmd("MULTI");
+        pipeline.cmd("EXEC");
+    }
+    let answers = connection
+        .send_packed_commands(&pipeline, 0, pipeline.len())
+        .await
+        .map_err(|error| errors::request(&error))?;
+    for answer in &answers {
+        if let Err(error) = answer.clone().extract_error() {
+            let error = errors::request(&error);
+            if error.code == Code::Unavailable {
+                return Err(error);
+            }
+        }
+    }
+    let transactions = matches!(
+        &answers[..],
+        [.., Value::Okay, Value::Array(check), Value::Okay, Value::Nil]
+            if check.first() == Some(&Value::Int(scripts::patch_check::REFUSED))
+    );
+    if let Some(Ok(info)) = answers
+        .into_iter()
+        .next()
+        .map(redis::from_redis_value::<String>)
+    {
+        check_server(&info, &standing)?;
+    }
+    Ok(transactions)
+}
+
+fn check_server(info: &str, standing: &Standing<'_>) -> Result<()> {
+    if matches!(standing, Standing::Alone { .. }) && info.contains("redis_mode:cluster") {
+        return Err(Error::new(
+            Code::Unsupported,
+            "this server is part of a Redis Cluster: give its URL as redis-cluster://",
+        ));
+    }
+    if let Some(version) = server_version(info)
+        && version < OLDEST_SERVER
+    {
+        return Err(Error::new(
+            Code::Unsupported,
+            format!(
+                "Rollcall needs Redis {}.{} or later, this server is {}.{}",
+                OLDEST_SERVER.0, OLDEST_SERVER.1, version.0, version.1
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn server_version(info: &str) -> Option<(u32, u32)> {
+    let version = info
+        .lines()
+        .find_map(|line| line.strip_prefix("redis_version:"))?;
+    let mut parts = version.trim().split('.').map(str::parse);
+    Some((parts.next()?.ok()?, parts.next()?.ok()?))
+}

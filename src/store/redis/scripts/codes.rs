@@ -1,0 +1,274 @@
+//! What the scripts answer with: for each script a table of its codes, held to it by a test.
+
+/// Codes of `at_claim.lua`.
+pub mod at_claim {
+    pub const CLAIMED: i64 = 0;
+    pub const EARLY: i64 = 1;
+}
+
+/// Codes of `at_settle.lua`.
+pub mod at_settle {
+    pub const SETTLED: i64 = 0;
+    pub const SUPERSEDED: i64 = 1;
+}
+
+/// Codes of `room_look.lua`.
+pub mod room_look {
+    pub const SOUND: i64 = 0;
+    pub const EMPTY: i64 = 1;
+    pub const UNSETTLED: i64 = 2;
+    pub const UNEQUAL: i64 = 3;
+}
+
+/// Codes of `join.lua`.
+pub mod join {
+    pub const JOINED: i64 = 0;
+    pub const ELSEWHERE: i64 = 1;
+    pub const GHOST: i64 = 2;
+    pub const EARLY: i64 = 3;
+    pub const BEHIND: i64 = 4;
+}
+
+/// Codes of `leave.lua`.
+pub mod leave {
+    pub const LEFT: i64 = 0;
+    pub const UNKNOWN: i64 = 1;
+    pub const ELSEWHERE: i64 = 2;
+    pub const EARLY: i64 = 3;
+    pub const NEWER: i64 = 4;
+}
+
+/// Codes of `heartbeat.lua`.
+pub mod heartbeat {
+    pub const REFRESHED: i64 = 0;
+    pub const UNKNOWN: i64 = 1;
+    pub const STALE: i64 = 2;
+    pub const ELSEWHERE: i64 = 3;
+    pub const CONFLICT: i64 = 4;
+    pub const UNSETTLED: i64 = 5;
+}
+
+/// Codes of `metadata_commit.lua`.
+pub mod metadata_commit {
+    pub const COMMITTED: i64 = 0;
+    pub const LOCKED: i64 = 1;
+    pub const CHANGED: i64 = 2;
+
+    pub const NOT_HELD: i64 = 0;
+    pub const HELD_BY_OTHER: i64 = 1;
+    pub const OUTRUN: i64 = 2;
+    pub const UNREADABLE: i64 = 3;
+}
+
+/// Codes of `lock_acquire.lua`.
+pub mod lock_acquire {
+    pub const GRANTED: i64 = 0;
+    pub const WAITING: i64 = 1;
+    pub const HELD: i64 = 2;
+}
+
+/// Codes of `lock_extend.lua`.
+pub mod lock_extend {
+    pub const EXTENDED: i64 = 0;
+    pub const NOT_HELD: i64 = 1;
+}
+
+/// Codes of `lock_inspect.lua`.
+pub mod lock_inspect {
+    pub const HELD: i64 = 0;
+    pub const FREE: i64 = 1;
+}
+
+/// Codes of `lock_raise.lua`.
+pub mod lock_raise {
+    pub const RAISED: i64 = 0;
+    pub const NEWER: i64 = 1;
+}
+
+/// Codes of `lock_release.lua`.
+pub mod lock_release {
+    pub const RELEASED: i64 = 0;
+    pub const NOT_HELD: i64 = 1;
+}
+
+/// Codes of `lock_revoke.lua`.
+pub mod lock_revoke {
+    pub const REVOKED: i64 = 0;
+    pub const FREE: i64 = 1;
+    pub const FOREIGN: i64 = 2;
+}
+
+/// Codes of `sweep_due.lua`.
+pub mod sweep_due {
+    pub const TAKEN: i64 = 0;
+    pub const PASS: i64 = 1;
+}
+
+/// Codes of `patch_check.lua`.
+pub mod patch_check {
+    pub const PASSED: i64 = 0;
+    pub const REFUSED: i64 = 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::redis::scripts::{Source, embedded};
+    use std::collections::BTreeMap;
+
+    /// `local NAME = 1` at the start of a line, as the scripts declare their codes. Other constants
+    /// begin with MOST_.
+    fn codes_in(source: Source) -> BTreeMap<String, i64> {
+        source
+            .text
+            .lines()
+            .filter_map(|line| line.strip_prefix("local ")?.split_once(" = "))
+            .filter(|(name, _)| !name.starts_with("MOST_"))
+            .filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+            .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+            .collect()
+    }
+
+    fn table<const N: usize>(codes: [(&str, i64); N]) -> BTreeMap<String, i64> {
+        codes.map(|(name, code)| (name.to_owned(), code)).into()
+    }
+
+    #[test]
+    fn the_codes_are_those_of_the_scripts() {
+        let known = BTreeMap::from([
+            (
+                "at_claim",
+                table([("CLAIMED", at_claim::CLAIMED), ("EARLY", at_claim::EARLY)]),
+            ),
+            (
+                "at_settle",
+                table([
+                    ("SETTLED", at_settle::SETTLED),
+                    ("SUPERSEDED", at_settle::SUPERSEDED),
+                ]),
+            ),
+            (
+                "room_look",
+                table([
+                    ("SOUND", room_look::SOUND),
+                    ("EMPTY", room_look::EMPTY),
+                    ("UNSETTLED", room_look::UNSETTLED),
+                    ("UNEQUAL", room_look::UNEQUAL),
+                ]),
+            ),
+            (
+                "join",
+                table([
+                    ("JOINED", join::JOINED),
+                    ("ELSEWHERE", join::ELSEWHERE),
+                    ("GHOST", join::GHOST),
+                    ("EARLY", join::EARLY),
+                    ("BEHIND", join::BEHIND),
+                ]),
+            ),
+            (
+                "leave",
+                table([
+                    ("LEFT", leave::LEFT),
+                    ("UNKNOWN", leave::UNKNOWN),
+                    ("ELSEWHERE", leave::ELSEWHERE),
+                    ("EARLY", leave::EARLY),
+                    ("NEWER", leave::NEWER),
+                ]),
+            ),
+            (
+                "heartbeat",
+                table([
+                    ("REFRESHED", heartbeat::REFRESHED),
+                    ("UNKNOWN", heartbeat::UNKNOWN),
+                    ("STALE", heartbeat::STALE),
+                    ("ELSEWHERE", heartbeat::ELSEWHERE),
+                    ("CONFLICT", heartbeat::CONFLICT),
+                    ("UNSETTLED", heartbeat::UNSETTLED),
+                ]),
+            ),
+            (
+                "metadata_commit",
+                table([
+                    ("COMMITTED", metadata_commit::COMMITTED),
+                    ("LOCKED", metadata_commit::LOCKED),
+                    ("CHANGED", metadata_commit::CHANGED),
+                    ("NOT_HELD", metadata_commit::NOT_HELD),
+                    ("HELD_BY_OTHER", metadata_commit::HELD_BY_OTHER),
+                    ("OUTRUN", metadata_commit::OUTRUN),
+                    ("UNREADABLE", metadata_commit::UNREADABLE),
+                ]),
+            ),
+            (
+                "lock_acquire",
+                table([
+                    ("GRANTED", lock_acquire::GRANTED),
+                    ("WAITING", lock_acquire::WAITING),
+                    ("HELD", lock_acquire::HELD),
+                ]),
+            ),
+            (
+                "lock_extend",
+                table([
+                    ("EXTENDED", lock_extend::EXTENDED),
+                    ("NOT_HELD", lock_extend::NOT_HELD),
+                ]),
+            ),
+            (
+                "lock_inspect",
+                table([("HELD", lock_inspect::HELD), ("FREE", lock_inspect::FREE)]),
+            ),
+            (
+                "lock_raise",
+                table([("RAISED", lock_raise::RAISED), ("NEWER", lock_raise::NEWER)]),
+            ),
+            (
+                "lock_release",
+                table([
+                    ("RELEASED", lock_release::RELEASED),
+                    ("NOT_HELD", lock_release::NOT_HELD),
+                ]),
+            ),
+            (
+                "lock_revoke",
+                table([
+                    ("REVOKED", lock_revoke::REVOKED),
+                    ("FREE", lock_revoke::FREE),
+                    ("FOREIGN", lock_revoke::FOREIGN),
+                ]),
+            ),
+            (
+                "sweep_due",
+                table([("TAKEN", sweep_due::TAKEN), ("PASS", sweep_due::PASS)]),
+            ),
+            (
+                "metadata_commit_json",
+                table([
+                    ("COMMITTED", metadata_commit::COMMITTED),
+                    ("LOCKED", metadata_commit::LOCKED),
+                    ("CHANGED", metadata_commit::CHANGED),
+                    ("NOT_HELD", metadata_commit::NOT_HELD),
+                    ("HELD_BY_OTHER", metadata_commit::HELD_BY_OTHER),
+                    ("OUTRUN", metadata_commit::OUTRUN),
+                    ("UNREADABLE", metadata_commit::UNREADABLE),
+                ]),
+            ),
+            (
+                "patch_check",
+                table([
+                    ("PASSED", patch_check::PASSED),
+                    ("REFUSED", patch_check::REFUSED),
+                ]),
+            ),
+        ]);
+        for source in embedded::ALL {
+            let codes = codes_in(*source);
+            assert_eq!(
+                codes,
+                known.get(source.name).cloned().unwrap_or_default(),
+                "{}.lua",
+                source.name
+            );
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Heartbeats of connections in many slots, and those of connections that are elsewhere.
+
+use crate::{
+    model::error::{Code, Result},
+    store::{
+        Beaten, Exception, FullBeat, PlainBeat,
+        redis::{
+            RedisStore,
+            heartbeat::{digits, read_exceptions},
+            link::Repeat,
+            scripts,
+        },
+    },
+    switches::{Defence, off},
+};
+
+impl RedisStore {
+    /// On a cluster, calls of the script for the beats of each room; they go to all masters at once.
+    pub(in crate::store::redis) async fn beat_rooms(
+        &self,
+        beats: &[PlainBeat],
+        ttl_ms: u64,
+    ) -> Result<Vec<Exception>> {
+        let mut calls = Vec::new();
+        let mut indices: Vec<Vec<usize>> = Vec::new();
+        let mut first = 0;
+        for room in beats.chunk_by(|a, b| a.room == b.room) {
+            for of_width in by_width(room) {
+                let of = of_width.iter().map(|&i| &room[i]);
+                let width = digits(room[of_width[0]].epoch);
+                calls.push(self.beat_call(of, width, ttl_ms));
+                indices.push(of_width.into_iter().map(|i| first + i).collect());
+            }
+            first += room.len();
+        }
+        let answers = self
+            .call_all(&scripts::HEARTBEAT_BATCH, calls, Repeat::Harmless)
+            .await;
+        let mut exceptions = Vec::new();
+        for (indices, answer) in indices.iter().zip(answers) {
+            let found = match answer.and_then(read_exceptions) {
+                Err(error) if error.code == Code::CorruptData && !off(Defence::Isolation) => {
+                    let room: Vec<PlainBeat> = indices.iter().map(|&i| beats[i].clone()).collect();
+                    self.beat_isolated(&room, ttl_ms).await?
+                }
+                found => found?,
+            };
+            for exception in found {
+                exceptions.push(Exception {
+                    index: indices[exception.index],
+                    ..exception
+                });
+            }
+        }
+        exceptions.sort_unstable_by_key(|exception| exception.index);
+        Ok(exceptions)
+    }
+
+    /// What is not where the node remembers it may be elsewhere.
+    pub(in crate::store::redis) async fn find_unknown(
+        &self,
+        beats: &[PlainBeat],
+        exceptions: &mut [Exception],
+    ) -> Result<()> {
+        let unknown: Vec<&mut Exception> = exceptions
+            .iter_mut()
+            .filter(|exception| exception.stored.is_none())
+            .collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let conns: Vec<&str> = unknown.iter().map(|one| &*beats[one.index].conn).collect();
+        let found = self.find(&conns).await;
+        for (exception, found) in unknown.into_iter().zip(found) {
+            exception.stored = match found {
+                Ok(found) => found.map(|located| located.epoch),
+                // It goes on as an exception, and the long way has an error for it.
+                Err(error) if error.code == Code::CorruptData => Some(0),
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(())
+    }
+
+    /// The same for heartbeats that bring more.
+    pub(in crate::store::redis) async fn find_unknown_full(
+        &self,
+        beats: &[FullBeat],
+        outcomes: &mut [Result<Beaten>],
+    ) {
+        let unknown: Vec<usize> = (0..outcomes.len())
+            .filter(|&i| matches!(outcomes[i], Ok(Beaten::Unknown)))
+            .collect();
+        if unknown.is_empty() {
+            return;
+        }
+        let conns: Vec<&str> = unknown.iter().map(|&i| &*beats[i].conn).collect();
+        for (i, found) in unknown.into_iter().zip(self.find(&conns).await) {
+            match found {
+                Ok(Some(found)) if found.place.room != beats[i].place.room => {
+                    outcomes[i] = Ok(Beaten::Elsewhere(found.place));
+                }
+                Ok(_) => {}
+                Err(error) => outcomes[i] = Err(error),
+            }
+        }
+    }
+}
+
+/// Indices of beats, those with epochs of one length together.
+fn by_width(beats: &[PlainBeat]) -> Vec<Vec<usize>> {
+    let mut indices: Vec<usize> = (0..beats.len()).collect();
+    indices.sort_by_key(|&i| digits(beats[i].epoch));
+    indices
+        .chunk_by(|&a, &b| digits(beats[a].epoch) == digits(beats[b].epoch))
+        .map(<[usize]>::to_vec)
+        .collect()
+}

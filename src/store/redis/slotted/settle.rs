@@ -1,0 +1,338 @@
+//! Carrying out what a step in a room has noted in its `unsettled`: where a connection is, in which
+//! rooms a user is, when a room is due. All of it can be done twice, and by anybody.
+//!
+//! A failure here changes nothing for the caller: the room has decided, and the note stays until the
+//! reaper has carried it out.
+
+use super::{CLAIM_MS, Call, Entry};
+use crate::{
+    model::{
+        error::{Code, Error, Result},
+        presence::{Epoch, Place},
+    },
+    store::{
+        Join,
+        redis::{
+            RedisStore, errors,
+            expiry::integers,
+            link::Repeat,
+            scripts::{self, Reply, at_settle},
+        },
+    },
+    switches::{Defence, Step, end_point, off},
+};
+use redis::Value;
+
+/// Notes that are read and carried out at a time.
+const NOTES_AT_A_TIME: usize = 256;
+/// Rounds in which notes are read and carried out before the rest is left to the next pass.
+const MOST_ROUNDS: usize = 64;
+
+/// What a room's step has noted.
+pub(super) struct Note {
+    field: String,
+    value: String,
+}
+
+impl Note {
+    pub fn joined(conn: &str, epoch: Epoch, user: &str) -> Note {
+        Note {
+            field: format!("{epoch}:{conn}"),
+            value: format!("+{user}"),
+        }
+    }
+
+    pub fn left(conn: &str, epoch: Epoch, user: &str) -> Note {
+        Note {
+            field: format!("{epoch}:{conn}"),
+            value: format!("-{user}"),
+        }
+    }
+
+    /// Connection, epoch and user.
+    fn parts(&self) -> Option<(&str, Epoch, &str)> {
+        let (epoch, conn) = self.field.split_once(':')?;
+        Some((conn, epoch.parse().ok()?, self.value.get(1..)?))
+    }
+}
+
+/// What settling a room has found.
+#[derive(Default)]
+pub(super) struct Settled {
+    /// Nothing is left of the room.
+    pub empty: bool,
+    /// How many notes were carried out.
+    pub notes: usize,
+}
+
+impl RedisStore {
+    /// Steps 4 and 5 of a join. `before`: what the claim has found.
+    pub(super) async fn settle_joined(
+        &self,
+        join: &Join,
+        epoch: Epoch,
+        was_empty: bool,
+        left: bool,
+        before: &[Entry],
+    ) {
+        let (conn, room, user) = (&*join.conn, &*join.place.room, &*join.place.user);
+        let mut calls = vec![
+            self.settle_at(conn, room, user, epoch, true),
+            self.note_user(user, conn, epoch, room),
+        ];
+        if was_empty {
+            calls.push((&scripts::DUE_MOVE, self.lower_due(join)));
+        }
+        let mut answers = self.step(Step::JoinNoted, calls).await;
+        if answers.iter().any(Result::is_err) {
+            return;
+        }
+        let done = match read_settled(answers.swap_remove(0)) {
+            // A newer join has come between: this one is over.
+            Ok(None) => {
+                let _ = self.replaced(conn, &join.place, epoch).await;
+                return;
+            }
+            Ok(Some(gone)) => gone,
+            Err(_) => return,
+        };
+        // Who had only claimed when this join left the other rooms may have joined since.
+        let late = done.into_iter().filter(|entry| {
+            !before
+                .iter()
+                .any(|seen| seen.settled && seen.room == entry.room && seen.epoch == entry.epoch)
+        });
+        for entry in late {
+            if self.replace(conn, entry.place(), epoch).await.is_err() {
+                return;
+            }
+        }
+        if left {
+            // Notes of others than this join.
+            let _ = self.settle_room(room).await;
+            return;
+        }
+        let note = Note::joined(conn, epoch, user);
+        let _ = self.note_carried_out(room, &[note]).await;
+    }
+
+    /// Steps 2 to 4 of a leave.
+    pub(in crate::store::redis) async fn settle_left(
+        &self,
+        conn: &str,
+        place: &Place,
+        epoch: Epoch,
+    ) {
+        let (room, user) = (&*place.room, &*place.user);
+        let calls = vec![
+            self.forget_at(conn, room, epoch),
+            self.note_user(user, conn, epoch, ""),
+        ];
+        let answers = self.step(Step::LeaveNoted, calls).await;
+        if answers.iter().any(Result::is_err) {
+            return;
+        }
+        let note = Note::left(conn, epoch, user);
+        let _ = self.note_carried_out(room, &[note]).await;
+    }
+
+    /// Takes a connection out of a room that it has joined although a newer join was settled.
+    async fn replaced(&self, conn: &str, place: &Place, epoch: Epoch) -> Result<()> {
+        self.leave_room(conn, place, "replaced", Some(epoch + 1))
+            .await?;
+        // Whoever has taken it out: what this join has written elsewhere is to go.
+        self.settle_left(conn, place, epoch).await;
+        Ok(())
+    }
+
+    /// Takes notes out of a room's `unsettled`; when they have changed in the meantime, looks at what is
+    /// there now. A room that is empty then goes from the due index.
+    async fn note_carried_out(&self, room: &str, notes: &[Note]) -> Result<()> {
+        let (changed, mut empty) = self.room_settled(room, notes).await?;
+        end_point(Step::Settled);
+        if changed {
+            // What was written elsewhere may be of no use any more, and nobody else knows of it.
+            self.carry_out(room, notes).await?;
+            empty = self.settle_room(room).await?.empty;
+        }
+        if empty {
+            self.move_due(&[(room, -1)], false).await?;
+        }
+        Ok(())
+    }
+
+    /// Carries out all that a room's `unsettled` says.
+    pub(super) async fn settle_room(&self, room: &str) -> Result<Settled> {
+        let mut done = Settled::default();
+        if off(Defence::Settling) {
+            return Ok(done);
+        }
+        for _ in 0..MOST_ROUNDS {
+            let notes = self.notes(room).await?;
+            done.notes += notes.len();
+            let more = self.carry_out(room, &notes).await?;
+            let (changed, empty) = self.room_settled(room, &notes).await?;
+            end_point(Step::RoomSettled);
+            done.empty = empty;
+            if !more && !changed && notes.len() < NOTES_AT_A_TIME {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    async fn notes(&self, room: &str) -> Result<Vec<Note>> {
+        let some = redis::cmd("HRANDFIELD")
+            .arg(self.keys.unsettled(room))
+            .arg(NOTES_AT_A_TIME)
+            .arg("WITHVALUES")
+            .to_owned();
+        let answer = self.commands.command(&some, Repeat::Harmless).await?;
+        let read = || {
+            let mut reply = Reply::flat(answer)?;
+            let mut notes = Vec::with_capacity(reply.left() / 2);
+            while reply.left() > 1 {
+                notes.push(Note {
+                    field: reply.text()?,
+                    value: reply.text()?,
+                });
+            }
+            Ok(notes)
+        };
+        read().map_err(|error: redis::RedisError| errors::request(&error))
+    }
+
+    /// Makes the indices agree with what the hashes say now. Says whether there are new notes.
+    async fn carry_out(&self, room: &str, notes: &[Note]) -> Result<bool> {
+        let parts: Vec<_> = notes.iter().filter_map(Note::parts).collect();
+        let pairs: Vec<(&str, &str)> = parts.iter().map(|(conn, ..)| (room, *conn)).collect();
+        let mut hashes = Vec::with_capacity(pairs.len());
+        for hash in self.read_located(&pairs).await {
+            hashes.push(match hash {
+                // What is there is no connection.
+                Err(error) if error.code == Code::CorruptData => None,
+                hash => hash?,
+            });
+        }
+        let mut calls = Vec::with_capacity(3 * parts.len());
+        let mut settling = Vec::new();
+        for ((conn, epoch, user), hash) in parts.iter().zip(&hashes) {
+            match hash {
+                Some(hash) => {
+                    settling.push((calls.len(), *conn, hash));
+                    calls.push(self.settle_at(conn, room, &hash.place.user, hash.epoch, false));
+                    calls.push(self.note_user(&hash.place.user, conn, hash.epoch, room));
+                    if *user != &*hash.place.user && !user.is_empty() {
+                        calls.push(self.note_user(user, conn, *epoch, ""));
+                    }
+                }
+                None => {
+                    calls.push(self.forget_at(conn, room, *epoch));
+                    if !user.is_empty() {
+                        calls.push(self.note_user(user, conn, *epoch, ""));
+                    }
+                }
+            }
+        }
+        let mut answers = Vec::with_capacity(calls.len());
+        for answer in self.step(Step::CarriedOut, calls).await {
+            answers.push(answer?);
+        }
+        let mut more = false;
+        for (index, conn, hash) in settling {
+            if read_settled(Ok(answers[index].clone()))?.is_none() {
+                // A newer join was settled elsewhere.
+                more = true;
+                self.leave_room(conn, &hash.place, "replaced", Some(hash.epoch + 1))
+                    .await?;
+            }
+        }
+        Ok(more)
+    }
+
+    async fn room_settled(&self, room: &str, notes: &[Note]) -> Result<(bool, bool)> {
+        let mut call = scripts::ROOM_SETTLED.call(2);
+        call.arg(self.keys.unsettled(room))
+            .arg(self.keys.room_conns(room));
+        for note in notes {
+            call.arg(&note.field).arg(&note.value);
+        }
+        let value = self
+            .call(&scripts::ROOM_SETTLED, &call, Repeat::Harmless)
+            .await?;
+        match integers(value)?[..] {
+            [changed, empty] => Ok((changed > 0, empty == 1)),
+            _ => Err(Error::internal("room_settled answered otherwise")),
+        }
+    }
+
+    /// Moves the entries of rooms in the due index; -1: they go.
+    pub(super) async fn move_due(&self, rooms: &[(&str, i64)], lower: bool) -> Result<u64> {
+        let mut sorted: Vec<(String, &str, i64)> = rooms
+            .iter()
+            .map(|(room, wait)| (self.keys.due_of(room), *room, *wait))
+            .collect();
+        sorted.sort_unstable();
+        let mut calls = Vec::new();
+        for shard in sorted.chunk_by(|a, b| a.0 == b.0) {
+            let mut call = scripts::DUE_MOVE.call(1);
+            call.arg(&shard[0].0).arg(i32::from(lower));
+            for (_, room, wait) in shard {
+                call.arg(*room).arg(*wait);
+            }
+            calls.push(call);
+        }
+        let mut added = 0;
+        for answer in self
+            .call_all(&scripts::DUE_MOVE, calls, Repeat::Harmless)
+            .await
+        {
+            if let Value::Int(n) = answer? {
+                added += n.unsigned_abs();
+            }
+        }
+        Ok(added)
+    }
+
+    /// `own`: by the join itself.
+    fn settle_at(&self, conn: &str, room: &str, user: &str, epoch: Epoch, own: bool) -> Call {
+        let mut call = scripts::AT_SETTLE.call(1);
+        call.arg(self.keys.at(conn))
+            .arg(room)
+            .arg(user)
+            .arg(epoch)
+            .arg(CLAIM_MS)
+            .arg(i32::from(own));
+        (&scripts::AT_SETTLE, call)
+    }
+
+    pub(super) fn forget_at(&self, conn: &str, room: &str, epoch: Epoch) -> Call {
+        let mut call = scripts::AT_FORGET.call(1);
+        call.arg(self.keys.at(conn))
+            .arg(room)
+            .arg(epoch)
+            .arg(CLAIM_MS);
+        (&scripts::AT_FORGET, call)
+    }
+
+    /// `room`: where the connection is; empty if it is there no more.
+    pub(super) fn note_user(&self, user: &str, conn: &str, epoch: Epoch, room: &str) -> Call {
+        let mut call = scripts::USER_NOTE.call(1);
+        call.arg(self.keys.user_at(user))
+            .arg(conn)
+            .arg(epoch)
+            .arg(room);
+        (&scripts::USER_NOTE, call)
+    }
+}
+
+/// The older entries that are gone; `None` if a newer join was settled elsewhere.
+fn read_settled(answer: Result<Value>) -> Result<Option<Vec<Entry>>> {
+    let value = answer?;
+    scripts::read(value, |reply| {
+        Ok(match reply.integer()? {
+            at_settle::SUPERSEDED => None,
+            _ => Some(Entry::read_all(reply)?),
+        })
+    })
+}

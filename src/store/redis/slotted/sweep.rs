@@ -1,0 +1,361 @@
+//! The reaper on the layout `slotted`: the same passes as on `v1`, but the due index and the rooms lie
+//! in different slots, so what is due is taken, looked at and moved in steps of their own.
+
+use super::Settled;
+use crate::{
+    model::{error::Result, presence::Sweep},
+    store::{
+        SweepSettings,
+        redis::{
+            RedisStore, errors,
+            expiry::{CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, integers, isolate},
+            link::Repeat,
+            presence::utf8,
+            scripts::{self, room_look},
+        },
+    },
+    switches::{Step, end_point},
+};
+use redis::Value;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// Steps after which a pass ends although more is due; the next pass goes on.
+const MOST_STEPS: usize = 1_000;
+/// Of how many checks of a shard one is thorough.
+const THOROUGH_EVERY: u64 = 20;
+/// Keys that one step of a scan of a server looks at.
+const SCAN_PAGE: usize = 1_000;
+
+/// How thorough the checks of this node are to be.
+#[derive(Default)]
+pub struct Thoroughness {
+    checks: AtomicU64,
+}
+
+/// What a look at a room has found.
+struct Look {
+    state: i64,
+    wait: i64,
+    candidates: Vec<Candidate>,
+}
+
+impl RedisStore {
+    pub(in crate::store::redis) async fn sweep_slotted(
+        &self,
+        settings: &SweepSettings,
+    ) -> Result<Sweep> {
+        let shards = self.keys.due_shards();
+        let mut sweep = Sweep::default();
+        for _ in 0..MOST_STEPS {
+            let calls = shards
+                .iter()
+                .map(|shard| {
+                    let mut call = scripts::DUE_TAKE.call(1);
+                    call.arg(shard)
+                        .arg(ROOMS_AT_A_TIME)
+                        .arg(settings.claim_ms)
+                        .arg(settings.settle_ms);
+                    call
+                })
+                .collect();
+            let mut due = Vec::new();
+            let mut checks = Vec::new();
+            let mut first = None;
+            let mut more = false;
+            // What is lost with an answer comes due again by itself.
+            for (shard, answer) in self
+                .call_all(&scripts::DUE_TAKE, calls, Repeat::Harmless)
+                .await
+                .into_iter()
+                .enumerate()
+            {
+                let (rooms, taken) = read_taken(answer?)?;
+                if rooms > 0 {
+                    first = first.or(Some(shard));
+                }
+                more |= taken.len() >= ROOMS_AT_A_TIME;
+                for room in taken {
+                    if room.is_empty() {
+                        checks.push(shard);
+                    } else {
+                        due.push(room);
+                    }
+                }
+            }
+            // Without any entry there is no shard whose turn it could be.
+            sweep.unindexed = first.is_none();
+            sweep.rooms += due.len() as u64;
+            for rooms in due.chunks(ROOMS_AT_A_TIME) {
+                self.tend(rooms, settings.ttl_ms, &mut sweep).await?;
+            }
+            for shard in checks {
+                self.check_slotted(&shards[shard], settings.ttl_ms, &mut sweep)
+                    .await?;
+                if first == Some(shard) {
+                    sweep += self.adopt_slotted(settings.ttl_ms).await?;
+                }
+            }
+            if !more {
+                break;
+            }
+        }
+        Ok(sweep)
+    }
+
+    /// Looks at rooms, removes what is dead, and notes when they are due again.
+    async fn tend(&self, rooms: &[String], ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
+        let mut open: Vec<&str> = rooms.iter().map(String::as_str).collect();
+        let mut later = Vec::with_capacity(rooms.len());
+        let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
+        for _ in 0..MOST_STEPS {
+            let looks = self.look_at_rooms(&open, ttl_ms).await;
+            let mut reaps = Vec::new();
+            let mut again = Vec::new();
+            for (room, look) in open.iter().zip(looks) {
+                let look = match look {
+                    Ok(look) => look,
+                    Err(error) => {
+                        isolate(sweep, Err(error))?;
+                        later.push((*room, ttl));
+                        continue;
+                    }
+                };
+                match look.state {
+                    room_look::EMPTY => later.push((*room, -1)),
+                    room_look::UNEQUAL => {
+                        let mended = self.mend(room, ttl_ms, sweep).await;
+                        if mended.is_ok() {
+                            again.push(*room);
+                        } else {
+                            later.push((*room, ttl));
+                        }
+                        isolate(sweep, mended.map(drop))?;
+                    }
+                    state => {
+                        if state == room_look::UNSETTLED {
+                            self.settle_room(room).await?;
+                        }
+                        if look.candidates.is_empty() {
+                            if state == room_look::UNSETTLED {
+                                again.push(*room);
+                            } else {
+                                later.push((*room, look.wait));
+                            }
+                        } else {
+                            reaps.push((*room, look.candidates));
+                        }
+                    }
+                }
+            }
+            let calls = reaps
+                .iter()
+                .map(|(room, candidates)| self.reap_call(room, candidates, ttl_ms))
+                .collect();
+            let results = self.call_all(&scripts::REAP, calls, Repeat::Never).await;
+            for ((room, _), result) in reaps.iter().zip(results) {
+                let counts = match result.and_then(integers) {
+                    Ok(counts) => counts,
+                    Err(error) => {
+                        isolate(sweep, Err(error))?;
+                        later.push((*room, ttl));
+                        continue;
+                    }
+                };
+                let [removed, lag, mended] = counts[..] else {
+                    continue;
+                };
+                if removed > 0 {
+                    end_point(Step::Reaped);
+                }
+                sweep.expired += removed.unsigned_abs();
+                sweep.repairs += mended.unsigned_abs();
+                sweep.lag_ms = sweep.lag_ms.max(lag.unsigned_abs());
+                self.settle_room(room).await?;
+                if removed > 0 {
+                    again.push(*room);
+                } else {
+                    // They live longer than our ttl, by their own nodes' word.
+                    later.push((*room, (ttl / 4).max(1)));
+                }
+            }
+            if again.is_empty() {
+                break;
+            }
+            open = again;
+        }
+        self.move_due(&later, false).await.map(drop)
+    }
+
+    async fn look_at_rooms(&self, rooms: &[&str], ttl_ms: u64) -> Vec<Result<Look>> {
+        let calls = rooms
+            .iter()
+            .map(|room| {
+                let keys = self.keys.room(room);
+                let mut call = scripts::ROOM_LOOK.call(5);
+                call.arg(&keys.last_seen)
+                    .arg(&keys.conn_meta)
+                    .arg(&keys.conns)
+                    .arg(&keys.members)
+                    .arg(self.keys.unsettled(room))
+                    .arg(ttl_ms)
+                    .arg(CONNECTIONS_AT_A_TIME);
+                call
+            })
+            .collect();
+        let looks = self
+            .call_all(&scripts::ROOM_LOOK, calls, Repeat::Harmless)
+            .await;
+        looks
+            .into_iter()
+            .map(|look| look.and_then(read_look))
+            .collect()
+    }
+
+    /// Makes all indices of a room agree with the hashes of its connections.
+    async fn mend(&self, room: &str, ttl_ms: u64, sweep: &mut Sweep) -> Result<Settled> {
+        self.repair(room, ttl_ms, sweep).await?;
+        end_point(Step::Repaired);
+        self.settle_room(room).await
+    }
+
+    /// Checks every room of a shard.
+    async fn check_slotted(&self, shard: &str, ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
+        let checks = self.thoroughness.checks.fetch_add(1, Ordering::Relaxed);
+        let thorough = checks % THOROUGH_EVERY == THOROUGH_EVERY - 1;
+        let mut cursor = b"0".to_vec();
+        loop {
+            let (next, members) = self.scan("ZSCAN", shard, &cursor).await?;
+            // ZSCAN gives members and scores in turn; the empty one is the shard's own entry.
+            let rooms: Vec<&str> = members
+                .iter()
+                .step_by(2)
+                .map(String::as_str)
+                .filter(|room| !room.is_empty())
+                .collect();
+            for rooms in rooms.chunks(ROOMS_AT_A_TIME) {
+                for (room, look) in rooms.iter().zip(self.look_at_rooms(rooms, ttl_ms).await) {
+                    let checked = match look {
+                        Ok(look) => self.check_room(room, &look, thorough, ttl_ms, sweep).await,
+                        Err(error) => Err(error),
+                    };
+                    isolate(sweep, checked)?;
+                }
+            }
+            cursor = next;
+            if cursor == b"0" {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn check_room(
+        &self,
+        room: &str,
+        look: &Look,
+        thorough: bool,
+        ttl_ms: u64,
+        sweep: &mut Sweep,
+    ) -> Result<()> {
+        if look.state == room_look::SOUND && !thorough {
+            return Ok(());
+        }
+        let settled = if look.state == room_look::UNSETTLED && !thorough {
+            let settled = self.settle_room(room).await?;
+            sweep.repairs += settled.notes as u64;
+            settled
+        } else {
+            self.mend(room, ttl_ms, sweep).await?
+        };
+        if settled.empty {
+            self.move_due(&[(room, -1)], false).await?;
+        }
+        Ok(())
+    }
+
+    /// Scans the servers for rooms that have no entry in the due index.
+    pub(in crate::store::redis) async fn adopt_slotted(&self, ttl_ms: u64) -> Result<Sweep> {
+        let mut sweep = Sweep::default();
+        let rooms = self.keys.room_conns_pattern();
+        for server in self.commands.servers() {
+            let mut cursor = b"0".to_vec();
+            loop {
+                let mut scan = redis::cmd("SCAN");
+                scan.arg(&cursor)
+                    .arg("MATCH")
+                    .arg(&rooms)
+                    .arg("COUNT")
+                    .arg(SCAN_PAGE);
+                let page = server.command(&scan, Repeat::Harmless).await?;
+                let (next, keys): (Vec<u8>, Vec<Vec<u8>>) = redis::from_redis_value(page)
+                    .map_err(|error| errors::request(&error.into()))?;
+                let rooms: BTreeSet<String> = keys
+                    .into_iter()
+                    .filter_map(utf8)
+                    .filter_map(|key| self.keys.room_of_conns(&key).map(Into::into))
+                    .collect();
+                self.adopt_rooms(rooms, ttl_ms, &mut sweep).await?;
+                cursor = next;
+                if cursor == b"0" {
+                    break;
+                }
+            }
+        }
+        Ok(sweep)
+    }
+
+    async fn adopt_rooms(
+        &self,
+        rooms: BTreeSet<String>,
+        ttl_ms: u64,
+        sweep: &mut Sweep,
+    ) -> Result<()> {
+        let mut scores = redis::Pipeline::with_capacity(rooms.len());
+        for room in &rooms {
+            scores.cmd("ZSCORE").arg(self.keys.due_of(room)).arg(room);
+        }
+        let scores = self.commands.pipeline(&scores, Repeat::Harmless).await?;
+        for (room, score) in rooms.iter().zip(scores) {
+            if matches!(score, Value::Nil) {
+                sweep.rooms += 1;
+                sweep.repairs += self.move_due(&[(room, 0)], true).await?;
+                end_point(Step::Indexed);
+                let mended = self.mend(room, ttl_ms, sweep).await;
+                isolate(sweep, mended.map(drop))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many rooms a shard has, and those that were taken.
+fn read_taken(value: Value) -> Result<(i64, Vec<String>)> {
+    scripts::read(value, |reply| {
+        let rooms = reply.integer()?;
+        let mut taken = Vec::with_capacity(reply.left());
+        while reply.left() > 0 {
+            taken.push(reply.text()?);
+        }
+        Ok((rooms, taken))
+    })
+}
+
+fn read_look(value: Value) -> Result<Look> {
+    scripts::read(value, |reply| {
+        let (state, wait) = (reply.integer()?, reply.integer()?);
+        let mut candidates = Vec::with_capacity(reply.left() / 2);
+        while reply.left() > 1 {
+            candidates.push(Candidate {
+                conn: reply.text()?,
+                meta: reply.bytes()?,
+            });
+        }
+        Ok(Look {
+            state,
+            wait,
+            candidates,
+        })
+    })
+}

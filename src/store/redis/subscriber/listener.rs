@@ -1,0 +1,150 @@
+//! What comes in on subscriptions, and to whom it goes.
+
+use super::Channel;
+use crate::{
+    keys::{Keys, slot_of},
+    model::{event, limits::Limits, lock::is_lock_event, metadata::event::is_metadata_event},
+    store::{
+        EventSink, Feed, LogLevel,
+        lock::LockCall,
+        redis::{expiry, lock},
+    },
+    switches::{Defence, off},
+};
+use redis::{PushInfo, PushKind, Value};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+/// Bytes that an event may have beside its state: ids (escaped at worst six-fold), numbers, names.
+const EVENT_OVERHEAD: usize = 3 * 6 * 4096 + 1024;
+
+pub struct Listener {
+    pub keys: Keys,
+    pub sink: Arc<dyn EventSink>,
+    most_event_bytes: usize,
+    most_metadata_event_bytes: usize,
+    /// Where a server says which keys have expired.
+    pub expired_channel: String,
+    /// Where the scripts tell this node of its claims on locks.
+    pub wake_channel: String,
+    /// Whether the log says already that the flags cannot be set.
+    told_refusal: AtomicBool,
+}
+
+impl Listener {
+    pub fn new(
+        db: i64,
+        keys: Keys,
+        wake_channel: &str,
+        limits: &Limits,
+        sink: Arc<dyn EventSink>,
+    ) -> Self {
+        Listener {
+            sink,
+            most_event_bytes: limits.max_state_bytes.saturating_add(EVENT_OVERHEAD),
+            // An item is a little longer in an event than in a record: at worst by a third.
+            most_metadata_event_bytes: limits
+                .max_metadata_record_bytes
+                .saturating_mul(2)
+                .saturating_add(EVENT_OVERHEAD),
+            expired_channel: expiry::expired_channel(db),
+            wake_channel: wake_channel.into(),
+            keys,
+            told_refusal: AtomicBool::new(false),
+        }
+    }
+
+    /// A server does not allow to be asked for notifications any more. Said once.
+    pub fn flags_are_refused(&self) {
+        if !self.told_refusal.swap(true, Ordering::Relaxed) {
+            self.sink.log(
+                LogLevel::Warn,
+                "The server does not let this user set notify-keyspace-events (CONFIG) \
+                 any more; without notifications, dead connections are found within \
+                 fallbackSweepMs",
+            );
+        }
+    }
+
+    /// What came on these channels may have been missed.
+    pub fn missed<'a>(&self, channels: impl IntoIterator<Item = &'a Channel>) {
+        let (mut calls, mut events) = (false, false);
+        for channel in channels {
+            match channel {
+                Channel::Plain(name) if *name == self.wake_channel => calls = true,
+                _ => events = true,
+            }
+        }
+        if calls {
+            self.sink.lock_call(LockCall::Gap);
+        }
+        if events && !off(Defence::Gaps) {
+            self.sink.gap();
+        }
+    }
+
+    /// Runs on the connection's task, in the order in which the server sent.
+    pub fn receive(&self, push: &PushInfo) {
+        let (is_pattern, channel, payload) = match (&push.kind, push.data.as_slice()) {
+            (PushKind::Message | PushKind::SMessage, [channel, payload]) => {
+                (false, channel, payload)
+            }
+            (PushKind::PMessage, [_, channel, payload]) => (true, channel, payload),
+            _ => return,
+        };
+        if text(channel).is_some_and(|channel| channel == self.expired_channel) {
+            if text(payload).is_some_and(|key| self.keys.is_conn(key)) {
+                self.sink.expired();
+            }
+            return;
+        }
+        let (Some(channel), Some(payload)) = (text(channel), text(payload)) else {
+            return self.sink.malformed();
+        };
+        if channel == self.wake_channel {
+            return match lock::parse_call(payload) {
+                Some(call) => self.sink.lock_call(call),
+                None => self.sink.malformed(),
+            };
+        }
+        match self.feed(is_pattern, channel, payload) {
+            Some(feed) => {
+                self.sink.event(feed, payload);
+            }
+            None => self.sink.malformed(),
+        }
+    }
+
+    /// To which feed a message belongs; `None` if it is no event of the channel that it came on.
+    fn feed(&self, is_pattern: bool, channel: &str, payload: &str) -> Option<Feed> {
+        let fits = || payload.len() <= self.most_event_bytes;
+        if self.keys.is_slot_events(channel) {
+            let room = event::room_of_presence_event(payload).filter(|_| fits())?;
+            let events = self.keys.room_events(&room);
+            let fits = slot_of(events.as_bytes()) == slot_of(channel.as_bytes());
+            return fits.then_some(Feed::AllRooms);
+        }
+        let (fits, of_all, of_one) = if let Some(room) = self.keys.room_of_events(channel) {
+            let fits = fits() && event::is_presence_event(payload, &room);
+            (fits, Feed::AllRooms, Feed::Room)
+        } else if let Some(of) = self.keys.channel_of_events(channel) {
+            let fits =
+                payload.len() <= self.most_metadata_event_bytes && is_metadata_event(payload, &of);
+            (fits, Feed::AllChannels, Feed::Channel)
+        } else {
+            let name = self.keys.lock_of_events(channel)?;
+            (is_lock_event(payload, &name), Feed::AllLocks, Feed::Lock)
+        };
+        (fits || off(Defence::Forged)).then_some(if is_pattern { of_all } else { of_one })
+    }
+}
+
+pub fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}

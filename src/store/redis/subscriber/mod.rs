@@ -1,0 +1,142 @@
+//! Subscriptions: one connection to a server (`ear.rs`), several to a cluster (`ears.rs`), and what
+//! comes in on them (`listener.rs`).
+
+mod ear;
+mod ears;
+mod listener;
+
+use super::{cluster::Cluster, server::Server};
+use crate::{
+    keys::Keys,
+    model::{error::Result, limits::Limits},
+    store::{EventSink, Topic, Watch},
+};
+use ear::{Ear, is_refusal};
+use ears::Ears;
+use listener::Listener;
+use redis::Cmd;
+use std::sync::Arc;
+
+/// A channel as the server knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Channel {
+    Pattern(String),
+    Plain(String),
+    /// Lies in a slot.
+    Sharded(String),
+}
+
+impl Channel {
+    /// The channel of a topic, where channels lie in no slot.
+    fn of(topic: &Topic, listener: &Listener) -> Channel {
+        let keys = &listener.keys;
+        match topic {
+            Topic::AllRooms => Channel::Pattern(keys.events_pattern()),
+            Topic::Room(room) => Channel::Plain(keys.room_events(room)),
+            Topic::Expirations => Channel::Plain(listener.expired_channel.clone()),
+            Topic::AllChannels => Channel::Pattern(keys.channel_events_pattern()),
+            Topic::Channel(of) => Channel::Plain(keys.channel_events(of)),
+            Topic::AllLocks => Channel::Pattern(keys.lock_events_pattern()),
+            Topic::Lock(name) => Channel::Plain(keys.lock_events(name)),
+            Topic::LockCalls => Channel::Plain(listener.wake_channel.clone()),
+        }
+    }
+
+    fn subscribe(&self) -> Cmd {
+        self.cmd("PSUBSCRIBE", "SUBSCRIBE", "SSUBSCRIBE")
+    }
+
+    fn unsubscribe(&self) -> Cmd {
+        self.cmd("PUNSUBSCRIBE", "UNSUBSCRIBE", "SUNSUBSCRIBE")
+    }
+
+    fn cmd(&self, pattern: &str, plain: &str, sharded: &str) -> Cmd {
+        let (verb, name) = match self {
+            Channel::Pattern(name) => (pattern, name),
+            Channel::Plain(name) => (plain, name),
+            Channel::Sharded(name) => (sharded, name),
+        };
+        redis::cmd(verb).arg(name).to_owned()
+    }
+}
+
+pub struct Subscriber {
+    listener: Arc<Listener>,
+    at: At,
+}
+
+enum At {
+    One(Ear),
+    Cluster(Ears),
+}
+
+impl Subscriber {
+    pub fn of_server(
+        server: Arc<Server>,
+        db: i64,
+        keys: Keys,
+        wake_channel: &str,
+        limits: &Limits,
+        sink: Arc<dyn EventSink>,
+    ) -> Self {
+        let listener = Arc::new(Listener::new(db, keys, wake_channel, limits, sink));
+        Subscriber {
+            at: At::One(Ear::new(server, listener.clone(), limits, None)),
+            listener,
+        }
+    }
+
+    pub fn of_cluster(
+        cluster: Arc<Cluster>,
+        keys: Keys,
+        wake_channel: &str,
+        limits: &Limits,
+        sink: Arc<dyn EventSink>,
+    ) -> Self {
+        let listener = Arc::new(Listener::new(0, keys, wake_channel, limits, sink));
+        Subscriber {
+            at: At::Cluster(Ears::new(cluster, listener.clone(), limits)),
+            listener,
+        }
+    }
+
+    /// Resolves when the server has confirmed the subscription.
+    pub async fn subscribe(&self, topic: &Topic) -> Result<()> {
+        match &self.at {
+            At::One(ear) => ear.add(&Channel::of(topic, &self.listener)).await,
+            At::Cluster(ears) => ears.subscribe(topic).await,
+        }
+    }
+
+    pub async fn unsubscribe(&self, topic: &Topic) -> Result<()> {
+        match &self.at {
+            At::One(ear) => ear.remove(&Channel::of(topic, &self.listener)).await,
+            At::Cluster(ears) => ears.unsubscribe(topic).await,
+        }
+    }
+
+    /// Has the server tell of expirations, unless it forbids `CONFIG`.
+    pub async fn watch_expirations(&self) -> Result<Watch> {
+        let flags = match &self.at {
+            At::One(ear) => ear.ensure_flags().await,
+            At::Cluster(ears) => ears.ensure_flags().await,
+        };
+        match flags {
+            Ok(()) => {}
+            Err(error) if is_refusal(&error) => return Ok(Watch::Refused),
+            Err(error) => return Err(error),
+        }
+        match self.subscribe(&Topic::Expirations).await {
+            Ok(()) => Ok(Watch::Told),
+            Err(error) if is_refusal(&error) => Ok(Watch::Refused),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn close(&self) {
+        match &self.at {
+            At::One(ear) => ear.close(),
+            At::Cluster(ears) => ears.close(),
+        }
+    }
+}
