@@ -2,6 +2,12 @@
 //! test of that defence can be seen to fail without it. In the published build a defence is always
 //! on and nothing of this is left but a constant.
 
+mod steps;
+
+#[cfg(feature = "test-faults")]
+pub use steps::end_in;
+pub use steps::{Step, end_point, ends_in};
+
 macro_rules! defences {
     ($($(#[$doc:meta])* $name:ident: $text:literal,)*) => {
         /// What can be turned off.
@@ -75,62 +81,6 @@ defences! {
     CalmAtOnce: "calm-at-once",
 }
 
-macro_rules! steps {
-    ($($(#[$doc:meta])* $name:ident: $text:literal,)*) => {
-        /// Steps of operations that take several (docs/cluster.md). A test can have the process end in the
-        /// middle of any.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u32)]
-        pub enum Step {
-            $($(#[$doc])* $name,)*
-        }
-
-        #[cfg(feature = "test-faults")]
-        const STEPS: &[&str] = &[$($text),*];
-    };
-}
-
-steps! {
-    /// A join has claimed its epoch, and a room's entry in the due index.
-    Claim: "claim",
-    /// It is in its room.
-    Joined: "joined",
-    /// It is in the indices of other slots.
-    JoinNoted: "join-noted",
-    /// A leave, or the leave that is part of a join, is out of its room.
-    Left: "left",
-    /// It is out of the indices of other slots.
-    LeaveNoted: "leave-noted",
-    /// A join's or leave's own note is taken out of its room.
-    Settled: "settled",
-    /// The reaper has taken connections out of a room.
-    Reaped: "reaped",
-    /// It has made the indices of a room agree.
-    Repaired: "repaired",
-    /// It has carried out notes of a room in the indices of other slots.
-    CarriedOut: "carried-out",
-    /// It has taken them out of the room.
-    RoomSettled: "room-settled",
-    /// It has given a room an entry in the due index.
-    Indexed: "indexed",
-}
-
-/// Which calls of the step are still made, as bits, if the process is to end in it. Never, in the
-/// published build.
-#[cfg(not(feature = "test-faults"))]
-#[inline(always)]
-pub const fn ends_in(_: Step) -> Option<u32> {
-    None
-}
-
-/// Ends the process, as a crash would, if a test asks for it.
-#[inline(always)]
-pub fn end_point(step: Step) {
-    if ends_in(step).is_some() {
-        std::process::abort();
-    }
-}
-
 /// Whether the defence is turned off. Never, in the published build.
 #[cfg(not(feature = "test-faults"))]
 #[inline(always)]
@@ -145,14 +95,14 @@ pub fn panic_point(calm: Defence) {
 }
 
 #[cfg(feature = "test-faults")]
-pub use in_tests::{end_in, ends_in, off, turn_off};
+pub use in_tests::{off, turn_off};
 
 #[cfg(feature = "test-faults")]
 mod in_tests {
-    use super::{Defence, NAMES, STEPS, Step};
+    use super::{Defence, NAMES};
     use std::sync::{
         LazyLock,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, Ordering},
     };
 
     /// What a process begins with: names, separated by commas.
@@ -175,26 +125,6 @@ mod in_tests {
     /// A name that is no defence's.
     pub fn turn_off<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<(), String> {
         OFF.store(bits(names)?, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// The step in which to end, and one: 0 for none; above 32 bits, what is still done of it.
-    static END: AtomicU64 = AtomicU64::new(0);
-
-    pub fn ends_in(step: Step) -> Option<u32> {
-        let end = END.load(Ordering::Relaxed);
-        (end & 0xffff_ffff == step as u64 + 1).then_some((end >> 32) as u32)
-    }
-
-    /// The process is to end when it next comes to the step.
-    ///
-    /// # Errors
-    ///
-    /// A name that is no step's.
-    pub fn end_in(name: &str, done: u32) -> Result<(), String> {
-        let at = STEPS.iter().position(|known| *known == name);
-        let at = at.ok_or_else(|| format!("there is no step {name:?}"))?;
-        END.store(u64::from(done) << 32 | (at as u64 + 1), Ordering::Relaxed);
         Ok(())
     }
 

@@ -1,8 +1,9 @@
-// Load on a cluster while things happen to it: connections that beat, move and leave, everything that
-// was acknowledged remembered, and the events that told of it.
+// Load on a cluster while things happen to it: connections that beat and move, channels whose metadata
+// change, everything that was acknowledged remembered, and the events that told of it.
 import { setTimeout as delay } from 'node:timers/promises';
 import { PresenceClient, type PresenceEvent } from 'rollcall';
 import type { Random } from '../support/random.js';
+import { deferred, eventually } from '../support/wait.js';
 
 interface Placed {
   roomId: string;
@@ -19,6 +20,11 @@ export interface LoadOptions {
   layout?: 'v1' | 'slotted';
 }
 
+const CLIENT = { logger: {}, fallbackSweepMs: 500 };
+
+/** Channels whose metadata are written. */
+const CHANNELS = 4;
+
 /** Codes that a call may be refused with while a master is away. */
 const OF_THE_SERVER = ['UNAVAILABLE', 'TIMEOUT'];
 
@@ -31,9 +37,16 @@ export class Load implements AsyncDisposable {
   calls = 0;
   resyncs = 0;
   readonly seen: PresenceEvent[] = [];
+  /** What was acknowledged of each channel: the newest revision. */
+  readonly revisions = new Map<string, number>();
+  /** Values of channels → how often their change was told of. Each is given once. */
+  readonly told = new Map<string, number>();
 
   #running: Promise<unknown> = Promise.resolve();
   #stopped = false;
+  #underWay = 0;
+  /** Calls wait for it. */
+  #gate: Promise<void> = Promise.resolve();
 
   private constructor(
     readonly client: PresenceClient,
@@ -43,7 +56,8 @@ export class Load implements AsyncDisposable {
 
   static async start(options: LoadOptions): Promise<Load> {
     const all = { connections: 40, rooms: 12, ttlMs: 600_000, ...options };
-    const of = { url: all.url, ttlMs: all.ttlMs, layout: options.layout, logger: {} };
+    // A failover may have lost what was written last: the first check after it finds that.
+    const of = { ...CLIENT, url: all.url, ttlMs: all.ttlMs, layout: options.layout };
     const connect = () => PresenceClient.connect(JSON.parse(JSON.stringify(of)));
     const load = new Load(await connect(), await connect(), all);
     load.watcher.on('resync', () => {
@@ -52,10 +66,28 @@ export class Load implements AsyncDisposable {
     await load.watcher.subscribe((event) => {
       load.seen.push(event);
     });
+    await load.watcher.metadata.subscribe(({ items }) => {
+      for (const { value = '' } of items) load.told.set(value, (load.told.get(value) ?? 0) + 1);
+    });
     const { connections } = all;
     for (let i = 0; i < connections; i++) await load.#join(`c${i}`);
-    load.#running = Promise.all([...load.placed.keys()].map((conn) => load.#lane(conn)));
+    load.#running = Promise.all([
+      ...[...load.placed.keys()].map((conn) => load.#lane(conn)),
+      ...Array.from({ length: CHANNELS }, (_, i) => load.#writer(`ch${i}`)),
+    ]);
     return load;
+  }
+
+  /** Looks at something while no call is under way. */
+  async quiet<T>(look: () => Promise<T>): Promise<T> {
+    const gate = deferred();
+    this.#gate = gate.promise;
+    try {
+      await eventually(() => this.#underWay === 0, { timeoutMs: 10_000 });
+      return await look();
+    } finally {
+      gate.resolve();
+    }
   }
 
   async stop(): Promise<void> {
@@ -75,6 +107,21 @@ export class Load implements AsyncDisposable {
       if (!placed || random.chance(0.2)) await this.#join(connId);
       else await this.#beat(connId, placed, random.chance(0.3));
       await delay(random.int(1, 10));
+    }
+  }
+
+  /** The only one who writes that channel, one change after the other. */
+  async #writer(channelName: string): Promise<void> {
+    const { random } = this.options;
+    for (let i = 0; !this.#stopped; i++) {
+      const value = `${channelName} ${i}`;
+      await this.#call(async () => {
+        const data = [{ key: 'k', value }];
+        const channel = { channelType: 'load', channelName };
+        const { majorRevision } = await this.client.metadata.set({ ...channel, data });
+        this.revisions.set(channelName, majorRevision);
+      });
+      await delay(random.int(5, 30));
     }
   }
 
@@ -98,8 +145,10 @@ export class Load implements AsyncDisposable {
     }, connId);
   }
 
-  async #call(run: () => Promise<void>, connId: string): Promise<void> {
+  async #call(run: () => Promise<void>, connId = ''): Promise<void> {
+    await this.#gate;
     this.calls++;
+    this.#underWay++;
     try {
       await run();
     } catch (error) {
@@ -118,6 +167,8 @@ export class Load implements AsyncDisposable {
       } else {
         throw error;
       }
+    } finally {
+      this.#underWay--;
     }
   }
 }

@@ -5,7 +5,12 @@ import { expect, test } from 'vitest';
 import { testAddon } from '../../scripts/lib/build.mjs';
 import { inRoot, readJson } from '../../scripts/lib/paths.mjs';
 
-const TRACES = ['ROLLCALL_TEST_DEFENCES_OFF', 'testDefencesOff', 'a test asked for a panic'];
+const TRACES = [
+  'ROLLCALL_TEST_DEFENCES_OFF',
+  'testDefencesOff',
+  'testEndIn',
+  'a test asked for a panic',
+];
 
 test('the published addon has no switches, that of the fault tests has', () => {
   const published = readdirSync(inRoot('binding')).filter((name) => name.endsWith('.node'));
@@ -41,4 +46,14 @@ test('each defence is in use, and has its control', () => {
   const unused = defences.filter(([, name]) => !core.includes(`Defence::${name}`));
   const unproven = defences.filter(([, , text]) => !tests.includes(`'${text}'`));
   expect([unused, unproven]).toEqual([[], []]);
+});
+
+test('each step is in use, and a process has ended in it', () => {
+  const switches = readFileSync(inRoot('src', 'switches', 'steps.rs'), 'utf8');
+  const steps = [...switches.matchAll(/^ {4}(\w+): "([\w-]+)",$/gm)];
+  expect(steps.length).toBeGreaterThan(10);
+  const core = texts('src', /\.rs$/, 'steps.rs');
+  const tests = texts('__test__/faults', /steps\.test\.ts$/, '-');
+  expect(steps.filter(([, name]) => !core.includes(`Step::${name}`))).toEqual([]);
+  expect(steps.filter(([, , text]) => !tests.includes(`'${text}'`))).toEqual([]);
 });

@@ -71,6 +71,14 @@ impl Commands {
         }
     }
 
+    /// Grows with every failover of a cluster, and when slots move.
+    pub fn config_epoch(&self) -> u64 {
+        match self {
+            Commands::One(_) => 0,
+            Commands::Cluster(cluster) => cluster.map().borrow().epoch,
+        }
+    }
+
     pub fn is_cluster(&self) -> bool {
         matches!(self, Commands::Cluster(_))
     }

@@ -16,9 +16,10 @@ use crate::{
     },
     switches::{Step, end_point},
 };
+use parking_lot::Mutex;
 use redis::Value;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -29,10 +30,13 @@ const THOROUGH_EVERY: u64 = 20;
 /// Keys that one step of a scan of a server looks at.
 const SCAN_PAGE: usize = 1_000;
 
-/// How thorough the checks of this node are to be.
+/// How thorough the checks of this node are to be: after a failover, which may have lost what was written
+/// last, and now and then.
 #[derive(Default)]
 pub struct Thoroughness {
     checks: AtomicU64,
+    /// For each shard the cluster's epoch when it was checked last.
+    epochs: Mutex<HashMap<String, u64>>,
 }
 
 /// What a look at a room has found.
@@ -224,7 +228,9 @@ impl RedisStore {
     /// Checks every room of a shard.
     async fn check_slotted(&self, shard: &str, ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
         let checks = self.thoroughness.checks.fetch_add(1, Ordering::Relaxed);
-        let thorough = checks % THOROUGH_EVERY == THOROUGH_EVERY - 1;
+        let epoch = self.commands.config_epoch();
+        let known = self.thoroughness.epochs.lock().get(shard).copied();
+        let thorough = known != Some(epoch) || checks % THOROUGH_EVERY == THOROUGH_EVERY - 1;
         let mut cursor = b"0".to_vec();
         loop {
             let (next, members) = self.scan("ZSCAN", shard, &cursor).await?;
@@ -246,6 +252,10 @@ impl RedisStore {
             }
             cursor = next;
             if cursor == b"0" {
+                self.thoroughness
+                    .epochs
+                    .lock()
+                    .insert(shard.to_owned(), epoch);
                 return Ok(());
             }
         }

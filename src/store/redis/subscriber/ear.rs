@@ -104,7 +104,8 @@ impl Ear {
         done
     }
 
-    fn want_no_more(&self, channels: &[Channel]) {
+    /// From here on nothing of these is heard.
+    pub fn want_no_more(&self, channels: &[Channel]) {
         let mut wanted = self.shared.wanted.lock();
         for channel in channels {
             wanted.remove(channel);
@@ -236,7 +237,24 @@ impl Shared {
             }
             return;
         }
-        self.listener.receive(push);
+        if self.lost.is_none() || self.is_wanted(push) {
+            self.listener.receive(push);
+        }
+    }
+
+    /// Whether a message is of a subscription that belongs here. One that has moved is ended with the old
+    /// server, too, but that may be stopped or away; and a master that is none any more hears what the
+    /// new one publishes. Nothing is to come twice.
+    fn is_wanted(&self, push: &PushInfo) -> bool {
+        let Some(name) = push.data.first().and_then(super::listener::text) else {
+            return false;
+        };
+        let channel = match push.kind {
+            PushKind::SMessage => Channel::Sharded(name.to_owned()),
+            PushKind::PMessage => Channel::Pattern(name.to_owned()),
+            _ => Channel::Plain(name.to_owned()),
+        };
+        self.wanted.lock().contains(&channel)
     }
 
     async fn resubscribe(

@@ -194,6 +194,8 @@ impl Shared {
             let has = ear.wanted();
             let add: Vec<Channel> = channels.difference(&has).cloned().collect();
             let remove: Vec<Channel> = has.difference(&channels).cloned().collect();
+            // Before anything is subscribed elsewhere.
+            ear.want_no_more(&remove);
             steps.push((address, ear, channels, add, remove));
         }
         // Something that was subscribed already, and is to be again: it was lost in between.
