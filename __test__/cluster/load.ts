@@ -18,6 +18,8 @@ export interface LoadOptions {
   /** Default 600 000: longer than any test. */
   ttlMs?: number;
   layout?: 'v1' | 'slotted';
+  /** Default 2000. */
+  commandTimeoutMs?: number;
 }
 
 const CLIENT = { logger: {}, fallbackSweepMs: 500 };
@@ -55,9 +57,10 @@ export class Load implements AsyncDisposable {
   ) {}
 
   static async start(options: LoadOptions): Promise<Load> {
-    const all = { connections: 40, rooms: 12, ttlMs: 600_000, ...options };
+    const all = { connections: 40, rooms: 12, ttlMs: 600_000, commandTimeoutMs: 2_000, ...options };
     // A failover may have lost what was written last: the first check after it finds that.
-    const of = { ...CLIENT, url: all.url, ttlMs: all.ttlMs, layout: options.layout };
+    const { url, ttlMs, layout, commandTimeoutMs } = all;
+    const of = { ...CLIENT, url, ttlMs, layout, limits: { commandTimeoutMs } };
     const connect = () => PresenceClient.connect(JSON.parse(JSON.stringify(of)));
     const load = new Load(await connect(), await connect(), all);
     load.watcher.on('resync', () => {

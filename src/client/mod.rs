@@ -81,6 +81,8 @@ impl Client {
         let store = open::store(&options, sink.clone()).await?;
         let directory = Arc::new(Directory::default());
         let limits = options.limits.clone();
+        let by_room = store.beats_by_room();
+        let max_batch = limits.max_batch_size * if by_room { heartbeat::BY_ROOM } else { 1 };
         let engine = Engine::new(
             store.clone(),
             directory.clone(),
@@ -89,7 +91,12 @@ impl Client {
             heartbeat::Settings {
                 ttl_ms: options.ttl_ms,
                 window: Duration::from_millis(options.batch_window_ms),
-                max_batch: limits.max_batch_size,
+                max_batch,
+                second_from: if by_room {
+                    max_batch
+                } else {
+                    heartbeat::SECOND_FLIGHT_FROM.min(max_batch)
+                },
                 max_queue: limits.max_queue,
                 max_state_bytes: limits.max_state_bytes,
                 patience: Duration::from_millis(limits.command_timeout_ms),

@@ -47,7 +47,10 @@ use tokio::sync::Notify;
 const MOST_FLIGHTS: usize = 4;
 /// Size from which a second batch leaves before the first is back. Below it, waiting for the
 /// first makes the batch larger at no cost in latency that a caller would notice.
-const SECOND_FLIGHT_FROM: usize = 64;
+pub const SECOND_FLIGHT_FROM: usize = 64;
+/// How many times as large batches are that are carried out room by room: what they are made of are the
+/// calls for single rooms, which are to be as large as can be.
+pub const BY_ROOM: usize = 8;
 /// Batches of heartbeats with more to say that may be on their way at once.
 const MOST_FULL_FLIGHTS: usize = 16;
 
@@ -118,6 +121,8 @@ pub struct Settings {
     pub ttl_ms: u64,
     pub window: Duration,
     pub max_batch: usize,
+    /// Size from which a second batch leaves before the first is back.
+    pub second_from: usize,
     pub max_queue: usize,
     pub max_state_bytes: usize,
     /// How long a heartbeat waits for its batch to leave before it fails.
@@ -231,7 +236,7 @@ impl Engine {
         let queued = self.queue.lock().len();
         match flights {
             0 => queued > 0,
-            n => n < MOST_FLIGHTS && queued >= SECOND_FLIGHT_FROM.min(self.settings.max_batch),
+            n => n < MOST_FLIGHTS && queued >= self.settings.second_from,
         }
     }
 

@@ -367,6 +367,11 @@ pub trait Store: MetadataStore + LockStore {
         ttl_ms: u64,
     ) -> BoxFuture<'a, Result<Vec<Exception>>>;
 
+    /// Whether a batch is carried out room by room: then one that is large costs the store less.
+    fn beats_by_room(&self) -> bool {
+        false
+    }
+
     /// Refreshes connections one by one, with all that a heartbeat can bring, in order.
     fn beat_full<'a>(
         &'a self,

@@ -151,6 +151,10 @@ impl Store for RedisStore {
         Box::pin(self.do_beat_batch(beats, ttl_ms))
     }
 
+    fn beats_by_room(&self) -> bool {
+        self.commands.is_cluster()
+    }
+
     fn beat_full<'a>(
         &'a self,
         beats: &'a [FullBeat],

@@ -14,6 +14,9 @@ use crate::{
     switches::{Defence, off},
 };
 
+/// Heartbeats of one room in one call of the script.
+const ONE_CALL: usize = 256;
+
 impl RedisStore {
     /// On a cluster, calls of the script for the beats of each room; they go to all masters at once.
     pub(in crate::store::redis) async fn beat_rooms(
@@ -25,11 +28,11 @@ impl RedisStore {
         let mut indices: Vec<Vec<usize>> = Vec::new();
         let mut first = 0;
         for room in beats.chunk_by(|a, b| a.room == b.room) {
-            for of_width in by_width(room) {
+            for of_width in by_width(room).iter().flat_map(|all| all.chunks(ONE_CALL)) {
                 let of = of_width.iter().map(|&i| &room[i]);
                 let width = digits(room[of_width[0]].epoch);
                 calls.push(self.beat_call(of, width, ttl_ms));
-                indices.push(of_width.into_iter().map(|i| first + i).collect());
+                indices.push(of_width.iter().map(|i| first + i).collect());
             }
             first += room.len();
         }
