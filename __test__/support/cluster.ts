@@ -24,6 +24,8 @@ export interface NodeInfo {
   flags: string[];
   /** The id of its master, for a replica. */
   master: string | undefined;
+  /** Its configuration epoch. */
+  epoch: number;
   slots: [number, number][];
 }
 
@@ -147,12 +149,14 @@ export class RedisCluster implements AsyncDisposable {
       .trim()
       .split('\n')
       .map((line) => {
-        const [id = '', address = '', flags = '', master = '-', , , , , ...slots] = line.split(' ');
+        const [id = '', address = '', flags = '', master = '-', , , epoch, , ...slots] =
+          line.split(' ');
         return {
           id,
           port: Number(/:(\d+)@/.exec(address)?.[1]),
           flags: flags.split(','),
           master: master === '-' ? undefined : master,
+          epoch: Number(epoch),
           slots: slots
             .filter((range) => !range.startsWith('['))
             .map((range) => {
@@ -224,6 +228,22 @@ export class RedisCluster implements AsyncDisposable {
     // The target first: it must know before the source forgets.
     await target.call('CLUSTER', 'SETSLOT', slot, 'NODE', `${toId}`);
     await source.call('CLUSTER', 'SETSLOT', slot, 'NODE', `${toId}`);
+    await this.agreed();
+  }
+
+  /**
+   * Resolves when all masters see the same. Before that, no other slot is to move: a target that has not
+   * heard of the source's newest epoch takes no newer one, what the source said before is held against
+   * it, and in the end each says that the other has the slot.
+   */
+  async agreed(): Promise<void> {
+    await eventually(async () => {
+      const views = (await this.masters()).map(async (one) => {
+        const nodes = (await this.nodes(one)).filter(({ slots }) => slots.length > 0);
+        return JSON.stringify(nodes.map(({ id, epoch, slots }) => [id, epoch, slots]).sort());
+      });
+      return new Set(await Promise.all(views)).size === 1;
+    });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
