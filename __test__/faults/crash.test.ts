@@ -85,24 +85,24 @@ describe('1: kill -9, and a restart with nothing', () => {
 
   proven('heartbeats say so, and clients join again', { without: 'not-found' }, async () => {
     const world = await startWorld({ client: { limits } });
-    const [node] = world.nodes;
+    const node = world.node();
     const ids = Array.from({ length: 20 }, (_, i) => ({
       roomId: `r${i % 4}`,
       userId: `u${i}`,
       connId: `c${i}`,
     }));
     const epochs = new Map<string, number>();
-    for (const id of ids) epochs.set(id.connId, (await node?.join(id))?.epoch ?? 0);
+    for (const id of ids) epochs.set(id.connId, (await node.join(id)).epoch);
     await world.server.kill();
     await world.server.start();
     await world.listenAgain();
-    await eventually(() => node?.fetchRoomSnapshot('r0'));
-    const results = (await node?.heartbeatMany(ids)) ?? [];
+    await eventually(() => node.fetchRoomSnapshot('r0'));
+    const results = await node.heartbeatMany(ids);
     expect(results.map((result) => (result as { code?: string }).code)).toEqual(
       ids.map(() => 'CONNECTION_NOT_FOUND'),
     );
     for (const id of ids) {
-      const { epoch } = (await node?.join(id)) ?? { epoch: 0 };
+      const { epoch } = await node.join(id);
       // Epochs follow the clock: a server that has forgotten them does not give them again.
       expect(epoch).toBeGreaterThan(epochs.get(id.connId) ?? 0);
     }
@@ -112,8 +112,7 @@ describe('1: kill -9, and a restart with nothing', () => {
 
   proven('revisions and fencing tokens do not go back unnoticed', { without: 'gaps' }, async () => {
     const world = await startWorld({ nodes: 1, client: { limits } });
-    const [node] = world.nodes;
-    if (!node) throw new Error('there is no node');
+    const node = world.node();
     const channel = { channelType: 't', channelName: 'n' };
     const data = [{ key: 'k', value: 'v' }];
     for (let i = 0; i < 5; i++) await node.metadata.set({ ...channel, data });

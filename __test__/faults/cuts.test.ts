@@ -68,10 +68,10 @@ describe('3: the connections for calls', () => {
 
   /** A join that arrives and whose reply does not. */
   async function lostJoin(world: World): Promise<void> {
-    const [node] = world.nodes;
+    const node = world.node();
     const join = { roomId: 'r0', userId: 'u', connId: 'lost', state: { mark: 'lost' } };
     world.proxy.loseReplies(/lost/);
-    if (node) await world.ledger.follow('join', node.join(join), 'join lost');
+    await world.ledger.follow('join', node.join(join), 'join lost');
     await world.healthy.fetchRoomSnapshot('r0');
   }
 
@@ -80,8 +80,7 @@ describe('3: the connections for calls', () => {
     { without: 'once', fails: /deeply equal/ },
     async () => {
       const world = await startWorld({ nodes: 1 });
-      const [node] = world.nodes;
-      if (!node) throw new Error('there is no node');
+      const node = world.node();
       const { ledger, proxy, healthy } = world;
       const at = { roomId: 'r0', userId: 'u' };
       await node.join({ ...at, connId: 'beaten' });

@@ -129,9 +129,8 @@ describe('6: keys of another type', () => {
     { without: 'server-words' },
     async () => {
       const world = await startWorld({ nodes: 1 });
-      const [node] = world.nodes;
+      const node = world.node();
       const { redis } = world;
-      if (!node) throw new Error('there is no node');
       const channel = { channelType: 't', channelName: 'n' };
       const data = [{ key: 'k', value: 'v' }];
       const calls = (of: string) => ({
@@ -184,8 +183,7 @@ describe('6: keys of another type', () => {
 
   proven('a connection: those in its batch are unaffected', { without: 'isolation' }, async () => {
     const world = await startWorld({ nodes: 1 });
-    const [node] = world.nodes;
-    if (!node) throw new Error('there is no node');
+    const node = world.node();
     const ids = Array.from({ length: 50 }, (_, i) => `c${i}`);
     for (const connId of ids) await node.join({ roomId: 'r0', userId: connId, connId });
     await spoil(world.redis, 'prs:conn:c7');

@@ -13,8 +13,7 @@ describe('4: maxmemory with noeviction', () => {
     { without: 'freeing' },
     async () => {
       const world = await startWorld({ nodes: 1 });
-      const [node] = world.nodes;
-      if (!node) throw new Error('there is no node');
+      const node = world.node();
       const { url } = world.proxy;
       const short = await connect({ url, ttlMs: 1500, sweepIntervalMs: 200 });
       const ids = Array.from({ length: 12 }, (_, i) => i);
@@ -97,8 +96,7 @@ async function inhabited({
     nodes: 1,
     client: { sweepIntervalMs: 100, fallbackSweepMs: 200, ttlMs: beats ? 2000 : 60_000 },
   });
-  const [node] = world.nodes;
-  if (!node) throw new Error('there is no node');
+  const node = world.node();
   await node.startReaper();
   let stopped = false;
   onTestFinished(() => {
@@ -229,7 +227,7 @@ describe('4: keys that are evicted', () => {
       // come back with the next join (docs/reliability.md): connection ci is in room ri.
       for (const [i, roomId] of ROOMS.entries()) {
         const connId = `c${i}`;
-        await world.nodes[0]?.join({ roomId, userId: `u${i}`, connId, snapshot: false });
+        await world.node().join({ roomId, userId: `u${i}`, connId, snapshot: false });
       }
       // The last one is not left to chance: it may have hit nothing that needs a repair.
       await redis.unlink('prs:{room:r0}:members');
@@ -250,16 +248,16 @@ describe('4: keys of locks that are evicted', () => {
       const world = await startWorld({ nodes: 2 });
       const ttlMs = 3000;
       // A node looks again at what it holds when it begins to listen for losses: that comes first.
-      const before = await world.nodes[0]?.locks.acquire('before', { ownerId: 'first' });
+      const before = await world.node().locks.acquire('before', { ownerId: 'first' });
       await eventually(async () => {
         expect(await world.redis.pubsub('CHANNELS', 'prs:lock_wake:*')).toHaveLength(1);
       });
       await before?.release();
-      const held = await world.nodes[0]?.locks.acquire('l', { ownerId: 'first', ttlMs });
+      const held = await world.node().locks.acquire('l', { ownerId: 'first', ttlMs });
       expect(await world.redis.unlink(key)).toBe(1);
       // By its next renewal, long before the lease ends.
       await eventually(() => expect(held?.lost.aborted).toBe(true), { timeoutMs: (ttlMs * 2) / 3 });
-      const next = await world.nodes[1]?.locks.acquire('l', second);
+      const next = await world.node(1).locks.acquire('l', second);
       expect(next?.fencingToken).toBeGreaterThan(held?.fencingToken ?? 0);
       await next?.release();
     });
@@ -274,8 +272,7 @@ describe('4: keys of locks that are evicted', () => {
     proven(`${key}: it stays held, and goes to who waits`, { without: 'renewing' }, async () => {
       const world = await startWorld({ nodes: 2 });
       const ttlMs = 1000;
-      const [node, other] = world.nodes;
-      if (!node || !other) throw new Error('there are no nodes');
+      const [node, other] = [world.node(), world.node(1)];
       const held = await node.locks.acquire('l', { ownerId: 'first', ttlMs });
       let granted = false;
       const next = other.locks.acquire('l', second).finally(() => {

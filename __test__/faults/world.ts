@@ -34,6 +34,8 @@ export interface World {
   server: RedisServer;
   proxy: FaultProxy;
   nodes: Client[];
+  /** One of them; the first unless told. */
+  node(i?: number): Client;
   views: View[];
   ledger: Ledger;
   random: Random;
@@ -102,6 +104,11 @@ export async function startWorld(options: WorldOptions = {}): Promise<World> {
     server,
     proxy,
     nodes,
+    node: (i = 0) => {
+      const node = nodes[i];
+      if (!node) throw new Error(`there is no node ${i}`);
+      return node;
+    },
     views,
     ledger,
     random,

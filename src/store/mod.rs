@@ -129,7 +129,7 @@ pub struct Mark {
     pub revision: u64,
     /// It is compressed in a way, or with a dictionary, that this client does not know: to write over
     /// it would destroy what others can read.
-    pub unreadable_here: bool,
+    pub is_for_others: bool,
 }
 
 impl From<State> for Stored {
@@ -159,9 +159,9 @@ impl Stored {
             .unwrap_or(self.state.as_str().as_bytes())
     }
 
-    /// It must not be written over ([`Mark::unreadable_here`]).
+    /// It must not be written over ([`Mark::is_for_others`]).
     pub fn is_for_others(&self) -> bool {
-        self.mark.as_ref().is_some_and(|mark| mark.unreadable_here)
+        self.mark.as_ref().is_some_and(|mark| mark.is_for_others)
     }
 
     pub fn is_separate(&self) -> bool {

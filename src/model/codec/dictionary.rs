@@ -2,9 +2,9 @@
 //! like its own.
 
 use crate::model::error::{Error, Result};
-use std::{cell::RefCell, fmt, num::NonZeroU32, sync::LazyLock};
+use std::{cell::RefCell, fmt, num::NonZeroU32, sync::LazyLock, thread::LocalKey};
 use zstd::zstd_safe::{
-    CCtx, CDict, DCtx, DDict, compress_bound, get_dict_id_from_dict, get_error_name,
+    CCtx, CDict, DCtx, DDict, SafeResult, compress_bound, get_dict_id_from_dict, get_error_name,
 };
 
 const LEVEL: i32 = 3;
@@ -13,7 +13,6 @@ const LEVEL: i32 = 3;
 /// number 2 and can never be changed: another text is another number.
 pub(super) const BUILT_IN: &[u8] = include_bytes!("dictionary.txt");
 static OF_ALL: LazyLock<Dictionary> = LazyLock::new(|| Dictionary {
-    id: None,
     write: CDict::create(BUILT_IN, LEVEL),
     read: DDict::create(BUILT_IN),
 });
@@ -26,15 +25,13 @@ thread_local! {
 
 /// A dictionary, made ready for both ways.
 pub struct Dictionary {
-    /// What it calls itself, and what is written with it; `None` for the one that is built in.
-    id: Option<NonZeroU32>,
     write: CDict<'static>,
     read: DDict<'static>,
 }
 
 impl fmt::Debug for Dictionary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Dictionary").field(&self.id).finish()
+        f.debug_tuple("Dictionary").field(&self.id()).finish()
     }
 }
 
@@ -46,8 +43,8 @@ impl Dictionary {
     /// One that was trained (`zstd --train`). Any other text has no id that it could be known by.
     pub fn trained(bytes: &[u8]) -> Result<Dictionary> {
         let digest = || {
+            get_dict_id_from_dict(bytes)?;
             Some(Dictionary {
-                id: Some(get_dict_id_from_dict(bytes)?),
                 write: CDict::try_create(bytes, LEVEL)?,
                 read: DDict::try_create(bytes)?,
             })
@@ -61,19 +58,15 @@ impl Dictionary {
         })
     }
 
+    /// What it calls itself, and what is written with it; `None` for the one that is built in.
     pub fn id(&self) -> Option<NonZeroU32> {
-        self.id
+        self.write.get_dict_id()
     }
 
     pub fn compress(&self, text: &[u8]) -> Result<Vec<u8>, &'static str> {
         let mut packed = Vec::with_capacity(compress_bound(text.len()));
-        WRITER.with_borrow_mut(|kept| {
-            let zstd = match kept {
-                Some(zstd) => zstd,
-                None => kept.insert(CCtx::try_create().ok_or("out of memory")?),
-            };
+        with_kept(&WRITER, CCtx::try_create, |zstd| {
             zstd.compress_using_cdict(&mut packed, text, &self.write)
-                .map_err(get_error_name)
         })?;
         packed.shrink_to_fit();
         Ok(packed)
@@ -82,14 +75,25 @@ impl Dictionary {
     /// `size`: what the text has at most, in bytes.
     pub fn decompress(&self, packed: &[u8], size: usize) -> Result<Vec<u8>, &'static str> {
         let mut text = Vec::with_capacity(size);
-        READER.with_borrow_mut(|kept| {
-            let zstd = match kept {
-                Some(zstd) => zstd,
-                None => kept.insert(DCtx::try_create().ok_or("out of memory")?),
-            };
+        with_kept(&READER, DCtx::try_create, |zstd| {
             zstd.decompress_using_ddict(&mut text, packed, &self.read)
-                .map_err(get_error_name)
         })?;
         Ok(text)
     }
+}
+
+/// Does `work` with what this thread keeps for it.
+fn with_kept<T>(
+    kept: &'static LocalKey<RefCell<Option<T>>>,
+    make: impl FnOnce() -> Option<T>,
+    work: impl FnOnce(&mut T) -> SafeResult,
+) -> Result<(), &'static str> {
+    kept.with_borrow_mut(|kept| {
+        let zstd = match kept {
+            Some(zstd) => zstd,
+            None => kept.insert(make().ok_or("out of memory")?),
+        };
+        work(zstd).map_err(get_error_name)?;
+        Ok(())
+    })
 }

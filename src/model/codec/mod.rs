@@ -33,6 +33,7 @@ pub enum Codec {
 }
 
 // What the field `compressed` of a connection's hash holds. What a number means never changes.
+const NONE: &str = "0";
 const GZIP: &str = "1";
 /// Zstd with the built-in dictionary.
 const ZSTD: &str = "2";
@@ -118,32 +119,29 @@ impl Codecs {
         compressed: Option<&[u8]>,
         limit: usize,
     ) -> Result<State, Fault> {
-        let compressed = compressed.unwrap_or_default();
-        let text = if compressed.is_empty() || compressed == b"0" {
-            Cow::Borrowed(stored)
-        } else if compressed == GZIP.as_bytes() {
+        let text = match std::str::from_utf8(compressed.unwrap_or_default()) {
+            Ok("" | NONE) => Cow::Borrowed(stored),
             // A server that does not compress has overwritten the state and left the field: base64 has
             // no brace.
-            if stored.first() == Some(&b'{') {
-                Cow::Borrowed(stored)
-            } else {
-                Cow::Owned(gunzip(stored, limit)?)
-            }
-        } else if compressed == ZSTD.as_bytes() {
-            Cow::Owned(unzstd(stored, Dictionary::built_in(), limit)?)
-        } else if compressed == ZSTD_TRAINED.as_bytes() {
-            let id = get_dict_id_from_frame(stored).ok_or(Fault::Damaged)?;
-            let known = |one: &&Dictionary| one.id() == Some(id);
-            let dictionary = self.dictionaries.iter().find(known);
-            let dictionary = dictionary.ok_or(Fault::UnknownDictionary)?;
-            Cow::Owned(unzstd(stored, dictionary, limit)?)
-        } else {
-            return Err(Fault::UnknownCodec);
+            Ok(GZIP) if stored.first() == Some(&b'{') => Cow::Borrowed(stored),
+            Ok(GZIP) => Cow::Owned(gunzip(stored, limit)?),
+            Ok(ZSTD) => Cow::Owned(unzstd(stored, Dictionary::built_in(), limit)?),
+            Ok(ZSTD_TRAINED) => Cow::Owned(unzstd(stored, self.trained(stored)?, limit)?),
+            _ => return Err(Fault::UnknownCodec),
         };
         std::str::from_utf8(&text)
             .ok()
             .and_then(|text| State::parse("state", text).ok())
             .ok_or(Fault::NotJson)
+    }
+
+    /// The application's dictionary that something was compressed with.
+    fn trained(&self, stored: &[u8]) -> Result<&Dictionary, Fault> {
+        let id = get_dict_id_from_frame(stored).ok_or(Fault::Damaged)?;
+        let mut known = self.dictionaries.iter();
+        known
+            .find(|one| one.id() == Some(id))
+            .ok_or(Fault::UnknownDictionary)
     }
 }
 
@@ -176,11 +174,9 @@ impl Fault {
         Fault::NotJson,
         Fault::Gone,
     ];
-}
 
-impl Fault {
     /// Whether another client could read it: it is not to be written over.
-    pub fn may_be_read_elsewhere(self) -> bool {
+    pub fn is_for_others(self) -> bool {
         matches!(self, Fault::UnknownCodec | Fault::UnknownDictionary)
     }
 }

@@ -147,7 +147,7 @@ fn spec_9_2_a_dictionary_is_found_by_its_id_and_missed_by_those_who_have_it_not(
     let (encoded, number) = codecs(Codec::Zstd, &[STATES]).encode(&big()).unwrap();
     let without = codecs(Codec::Zstd, &[]).decode(&encoded, Some(number.as_bytes()), LIMIT);
     assert_eq!(without, Err(Fault::UnknownDictionary));
-    assert!(Fault::UnknownDictionary.may_be_read_elsewhere());
+    assert!(Fault::UnknownDictionary.is_for_others());
 }
 
 #[test]

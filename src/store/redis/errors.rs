@@ -32,6 +32,11 @@ pub fn request(error: &RedisError) -> Error {
     }
 }
 
+/// Whether it is about one key alone, which is of another type or holds nonsense: others are not to suffer.
+pub fn is_of_one_key(error: &Error) -> bool {
+    error.code == Code::CorruptData && !off(Defence::Isolation)
+}
+
 /// A failed attempt to connect to `shown` (an address without secrets).
 pub fn connecting(error: &RedisError, shown: &str) -> Error {
     let detail = error.to_string();

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     keys::Keys,
     model::{
-        error::{Code, Result},
+        error::Result,
         json::quote,
         presence::{Epoch, Place},
     },
@@ -59,9 +59,7 @@ impl RedisStore {
                     index: found.index + start,
                     ..found
                 })),
-                Err(error) if error.code != Code::CorruptData || off(Defence::Isolation) => {
-                    return Err(error);
-                }
+                Err(error) if !errors::is_of_one_key(&error) => return Err(error),
                 Err(_) if end - start == 1 => exceptions.push(Exception {
                     index: start,
                     stored: Some(0),

@@ -64,7 +64,7 @@ impl Encoded {
                 compressed: self.compressed.as_bytes().to_vec(),
                 separate,
                 revision,
-                unreadable_here: false,
+                is_for_others: false,
             })
         })
     }
@@ -124,9 +124,7 @@ impl States {
                     compressed: compressed.to_vec(),
                     separate,
                     revision,
-                    unreadable_here: decoded
-                        .as_ref()
-                        .is_err_and(|fault| fault.may_be_read_elsewhere()),
+                    is_for_others: decoded.as_ref().is_err_and(|fault| fault.is_for_others()),
                 })
             }),
             state: decoded.unwrap_or_else(|_| State::empty()),

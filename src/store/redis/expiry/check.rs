@@ -3,6 +3,7 @@
 
 use super::integers;
 use crate::{
+    keys::RoomKeys,
     model::error::{Error, Result},
     model::presence::Sweep,
     store::redis::{RedisStore, errors, link::Repeat, presence::Meta, scripts},
@@ -56,10 +57,10 @@ impl RedisStore {
         if off(Defence::Checks) {
             return Ok(Vec::new());
         }
+        let of_rooms: Vec<RoomKeys> = rooms.iter().map(|room| self.keys.room(room)).collect();
         let mut call = scripts::CHECK_ROOMS.call(1 + 4 * rooms.len());
         call.arg(self.keys.active_rooms());
-        for room in rooms {
-            let keys = self.keys.room(room);
+        for keys in &of_rooms {
             call.arg(&keys.conns)
                 .arg(&keys.members)
                 .arg(&keys.last_seen)
@@ -75,7 +76,7 @@ impl RedisStore {
         for index in integers(value)? {
             differ[index.unsigned_abs() as usize] = true;
         }
-        self.ask_users(rooms, &mut differ).await?;
+        self.ask_users(rooms, &of_rooms, &mut differ).await?;
         Ok(rooms
             .iter()
             .zip(differ)
@@ -86,7 +87,12 @@ impl RedisStore {
     /// Whether the users of the rooms' connections know of them, and are known as members, of all rooms
     /// together: a server that evicts takes single keys, and joins fill them again in part. Marks the
     /// rooms where that is not so.
-    async fn ask_users(&self, rooms: &[&String], differ: &mut [bool]) -> Result<()> {
+    async fn ask_users(
+        &self,
+        rooms: &[&String],
+        keys: &[RoomKeys],
+        differ: &mut [bool],
+    ) -> Result<()> {
         let mut open: Vec<(usize, Vec<u8>)> = (0..rooms.len())
             .filter(|&at| !differ[at])
             .map(|at| (at, END.to_vec()))
@@ -94,8 +100,7 @@ impl RedisStore {
         while !open.is_empty() {
             let mut scans = Pipeline::with_capacity(open.len());
             for (at, cursor) in &open {
-                let conn_meta = self.keys.room(rooms[*at]).conn_meta;
-                scans.add_command(scan("HSCAN", &conn_meta, cursor));
+                scans.add_command(scan("HSCAN", &keys[*at].conn_meta, cursor));
             }
             let pages = self.commands.pipeline(&scans, Repeat::Harmless).await?;
             let mut asks = Pipeline::new();
@@ -109,9 +114,8 @@ impl RedisStore {
                 };
                 let of_users = by_user(&entries);
                 if !of_users.is_empty() {
-                    let members = self.keys.room(rooms[at]).members;
                     let users: Vec<&String> = of_users.keys().collect();
-                    asks.cmd("SMISMEMBER").arg(members).arg(users);
+                    asks.cmd("SMISMEMBER").arg(&keys[at].members).arg(users);
                     asked.push(at);
                 }
                 for (user, conns) in of_users {

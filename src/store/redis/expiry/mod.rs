@@ -9,15 +9,8 @@ mod watch;
 
 pub(super) use watch::{ensure_flags, expired_channel};
 
-use super::{RedisStore, presence::Meta, scripts};
-use crate::{
-    model::{
-        error::{Code, Result},
-        json::quote,
-        presence::Sweep,
-    },
-    switches::{Defence, off},
-};
+use super::{RedisStore, errors, presence::Meta, scripts};
+use crate::model::{error::Result, json::quote, presence::Sweep};
 use redis::{Cmd, Value};
 
 // These bound how long one script holds the server: 1 to 2 ms each.
@@ -37,7 +30,7 @@ pub(super) struct Candidate {
 /// Counts a room whose data are of no use, in place of failing for all others.
 pub(super) fn isolate(sweep: &mut Sweep, of_a_room: Result<()>) -> Result<()> {
     match of_a_room {
-        Err(error) if error.code == Code::CorruptData && !off(Defence::Isolation) => {
+        Err(error) if errors::is_of_one_key(&error) => {
             sweep.corrupt += 1;
             Ok(())
         }

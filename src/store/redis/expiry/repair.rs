@@ -4,7 +4,7 @@
 use super::{CONNECTIONS_AT_A_TIME, Candidate, integers, isolate, user_json};
 use crate::{
     model::{
-        error::{Code, Result},
+        error::Result,
         json::quote,
         presence::{Epoch, Sweep},
     },
@@ -68,9 +68,7 @@ impl RedisStore {
                 .map_err(|error| errors::request(&error));
             let scores = match scores {
                 // Rooms of a shard that is none cannot be taken in; those of others can.
-                Err(error) if error.code == Code::CorruptData && !off(Defence::Isolation) => {
-                    continue;
-                }
+                Err(error) if errors::is_of_one_key(&error) => continue,
                 scores => scores?,
             };
             let entries = rooms.into_iter().zip(scores);

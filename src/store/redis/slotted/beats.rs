@@ -5,13 +5,12 @@ use crate::{
     store::{
         Beaten, Exception, FullBeat, PlainBeat,
         redis::{
-            RedisStore,
+            RedisStore, errors,
             heartbeat::{digits, read_exceptions},
             link::Repeat,
             scripts,
         },
     },
-    switches::{Defence, off},
 };
 
 /// Heartbeats of one room in one call of the script.
@@ -42,7 +41,7 @@ impl RedisStore {
         let mut exceptions = Vec::new();
         for (indices, answer) in indices.iter().zip(answers) {
             let found = match answer.and_then(read_exceptions) {
-                Err(error) if error.code == Code::CorruptData && !off(Defence::Isolation) => {
+                Err(error) if errors::is_of_one_key(&error) => {
                     let room: Vec<PlainBeat> = indices.iter().map(|&i| beats[i].clone()).collect();
                     self.beat_isolated(&room, ttl_ms).await?
                 }
