@@ -58,6 +58,7 @@ main(async () => {
   if (options.setup) await setUp();
   // Not before: they need what the set-up installs and builds.
   const { scenarios } = await import('./scenarios/index.mjs');
+  const { startCluster } = await import('./lib/redis-cluster.mjs');
   const { startRedis } = await import('./lib/redis-server.mjs');
   const { killWorkers, startWorker } = await import('./lib/workers.mjs');
   const { describeMachine, machineLine } = await import('./lib/machine.mjs');
@@ -78,9 +79,12 @@ main(async () => {
   );
   const folder = options.out ?? (options.quick ? undefined : RESULTS);
 
-  const redis = await startRedis(await requireRedis());
+  const program = await requireRedis();
+  const redis = await startRedis(program);
+  const clusters = new Set();
   const cleanUp = () => {
     killWorkers();
+    for (const cluster of clusters) cluster.stop();
     redis.stop();
   };
   onInterrupt(cleanUp);
@@ -96,14 +100,24 @@ main(async () => {
     for (const scenario of chosen) {
       console.log(`\n\n══ ${scenario.title}\n${scenario.about}`);
       const workers = [];
-      const start = async (subject) => {
-        const worker = await startWorker({ port: redis.port, scenario: scenario.name, subject });
+      const { port } = redis;
+      const start = async (subject, options) => {
+        const worker = await startWorker({ port, scenario: scenario.name, subject, options });
         workers.push(worker);
         return worker;
       };
+      const openCluster = async (options) => {
+        const cluster = await startCluster(program, options);
+        clusters.add(cluster);
+        return cluster;
+      };
       const { quick, long } = options;
-      const found = await scenario.run({ start, interleave, scale: scaleOf(quick), long });
+      const scale = scaleOf(quick);
+      const tools = { start, openCluster, port, interleave, scale, long };
+      const found = await scenario.run(tools);
       for (const worker of workers) await worker.end();
+      for (const cluster of clusters) cluster.stop();
+      clusters.clear();
       await redis.flush();
       const { name, title, about } = scenario;
       const result = { scenario: name, title, about, command, date, machine, quick, ...found };
@@ -114,7 +128,7 @@ main(async () => {
     }
     const written = folder === undefined ? results : report.writeSummary(folder, all);
     if (folder === RESULTS) report.writeDocument(DOCUMENT, written);
-    console.log(`\n\n══ What issue 3 asks for`);
+    console.log(`\n\n══ What the issues ask for`);
     console.log(asText(cellsOfTargets(report.sortTargets(results)), 2));
     if (folder !== undefined) console.log(`\nwritten to ${path.relative('.', folder) || '.'}`);
   } finally {

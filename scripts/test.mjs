@@ -1,8 +1,9 @@
 // `npm test`: does the set-up, runs the Rust and the JavaScript tests on Redis servers of their
 // own, and sees to it that no process is left. The last line is `N passed, N failed, N skipped`.
 //
-//   node scripts/test.mjs [--only=rust|--only=js|--only=faults|--only=soak] [arguments for vitest]
+//   node scripts/test.mjs [--only=rust|js|redis8|faults|soak] [arguments for vitest]
 //
+// After the JavaScript tests those of `ON_REDIS_8` run once more, on a Redis 8 (`--only=redis8`).
 // `--only=faults` is `npm run test:faults`: the fault tests in their long form, with 100 000 cases
 // for each property, and a soak of a minute. `--only=soak` is `npm run test:soak`: the soak alone,
 // for ten minutes, which says how memory grows. `npm test` has the short form of all of them.
@@ -14,6 +15,7 @@ import { findChromium } from './lib/chromium.mjs';
 import { findFaketime } from './lib/faketime.mjs';
 import { endLeftovers, findLeftovers } from './lib/leftovers.mjs';
 import { inRoot, packageBin } from './lib/paths.mjs';
+import { locateRedis8 } from './lib/redis8.mjs';
 import {
   emptyTally,
   readCargoTest,
@@ -31,6 +33,9 @@ const CORE = ['--no-default-features'];
 
 /** The long form of the fault tests, in both languages. */
 const LONG = { ROLLCALL_FAULTS: 'long', PROPTEST_CASES: '100000', NEXTEST_PROFILE: 'long' };
+
+/** What is run on Redis 8, too: all that a client does, on a single server and on a cluster. */
+const ON_REDIS_8 = ['conformance', 'fleet', 'cluster'].map((part) => `__test__/${part}/`);
 
 /** Words of the names of the property tests. */
 const PROPERTIES = [
@@ -111,6 +116,15 @@ async function runJsTests(env, args) {
   return withExitCode(readVitest(file), code);
 }
 
+async function runOnRedis8(env, args) {
+  const found = locateRedis8();
+  if ('why' in found) {
+    return { ...emptyTally(), skipped: [{ name: 'tests on Redis 8', reason: found.why }] };
+  }
+  const tests = ['--project', 'rollcall', ...ON_REDIS_8, ...args];
+  return runJsTests({ ...env, REDIS_SERVER_BIN: found.program }, tests);
+}
+
 /** Fails the run for every process that is still there shortly after the tests have ended. */
 async function sweepLeftovers(folder) {
   // A server that got its signal just now may take a moment to write its data and end.
@@ -161,6 +175,9 @@ main(async () => {
       console.log('· fault tests, long form');
       tallies.push(await runJsTests({ ...env, ...LONG }, ['--project', 'faults', ...args]));
       tallies.push(await runRustTests({ ...env, ...LONG }, PROPERTIES));
+    } else if (only === 'redis8') {
+      console.log('· on Redis 8');
+      tallies.push(await runOnRedis8(env, args));
     } else {
       if (only !== 'js') {
         console.log('· Rust tests');
@@ -169,6 +186,10 @@ main(async () => {
       if (only !== 'rust') {
         console.log('· JavaScript tests');
         tallies.push(await runJsTests(env, args));
+      }
+      if (only === undefined && args.length === 0) {
+        console.log('· JavaScript tests on Redis 8');
+        tallies.push(await runOnRedis8(env, args));
       }
     }
     tallies.push(await sweepLeftovers(folder));

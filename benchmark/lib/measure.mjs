@@ -1,6 +1,8 @@
 // Measuring a piece of work: what it cost the process, its JavaScript thread and the server.
 import { processCpuMs, threadCpuMs } from './clock.mjs';
 
+const sum = (values) => values.reduce((total, value) => total + value, 0);
+
 /** CPU time of the server's main thread so far, in milliseconds (of all threads before Redis 7). */
 export async function serverCpuMs(redis) {
   const info = parseInfo(await redis.info('cpu'));
@@ -22,6 +24,18 @@ async function commandStats(redis) {
   );
 }
 
+async function statsOfAll(servers) {
+  const total = {};
+  for (const stats of await Promise.all(servers.map(commandStats))) {
+    for (const [name, { calls, usec }] of Object.entries(stats)) {
+      total[name] ??= { calls: 0, usec: 0 };
+      total[name].calls += calls;
+      total[name].usec += usec;
+    }
+  }
+  return total;
+}
+
 function parseInfo(text) {
   const fields = text.split('\r\n').flatMap((line) => {
     const at = line.indexOf(':');
@@ -32,12 +46,15 @@ function parseInfo(text) {
 
 /**
  * Runs `work`, which resolves to `{ ops, …more }`, and adds what it cost. `control` is an ioredis
- * client on which nothing else runs; asking the server is outside of what is measured.
+ * client on which nothing else runs, or one of each server of a cluster, whose costs are added up;
+ * asking the servers is outside of what is measured.
  */
 export async function measure(control, work) {
   globalThis.gc?.();
-  const stats = await commandStats(control);
-  const server = await serverCpuMs(control);
+  const servers = [control].flat();
+  const spent = async () => sum(await Promise.all(servers.map(serverCpuMs)));
+  const stats = await statsOfAll(servers);
+  const server = await spent();
   const cpu = processCpuMs();
   const thread = threadCpuMs();
   const start = performance.now();
@@ -45,9 +62,9 @@ export async function measure(control, work) {
   const ms = performance.now() - start;
   const threadMs = threadCpuMs() - thread;
   const cpuMs = processCpuMs() - cpu;
-  const serverMs = (await serverCpuMs(control)) - server;
-  const commands = difference(await commandStats(control), stats);
-  const calls = Object.values(commands).reduce((sum, command) => sum + command.calls, 0);
+  const serverMs = (await spent()) - server;
+  const commands = difference(await statsOfAll(servers), stats);
+  const calls = sum(Object.values(commands).map((command) => command.calls));
   return {
     ops,
     seconds: ms / 1000,

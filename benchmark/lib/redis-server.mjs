@@ -8,21 +8,22 @@ import path from 'node:path';
 
 /**
  * @param {string} program path of a redis-server
+ * @param {Record<string, (string | number)[]>} [more] further settings
  * @returns {Promise<{ port: number, flush(): Promise<unknown>, stop(): void }>} `stop` is
  *   synchronous, so that it can run when the process is about to end.
  */
-export async function startRedis(program) {
+export async function startRedis(program, more = {}) {
   // A port that was free a moment ago may be taken by now.
   for (let attempt = 1; ; attempt++) {
     try {
-      return await tryStart(program, await freePort());
+      return await tryStart(program, await freePort(), more);
     } catch (error) {
       if (attempt === 3) throw error;
     }
   }
 }
 
-async function tryStart(program, port) {
+async function tryStart(program, port, more) {
   const folder = mkdtempSync(path.join(tmpdir(), 'rollcall-bench-'));
   const settings = {
     port: [port],
@@ -34,6 +35,7 @@ async function tryStart(program, port) {
     loglevel: ['warning'],
     // A subscriber that is slow is measured, not cut off.
     'client-output-buffer-limit': ['pubsub', 0, 0, 0],
+    ...more,
   };
   const args = Object.entries(settings).flatMap(([name, values]) => [`--${name}`, ...values]);
   const child = spawn(program, args.map(String), {
@@ -83,7 +85,8 @@ async function ask(port, command) {
   }
 }
 
-async function freePort() {
+/** A port that was free a moment ago. */
+export async function freePort() {
   const probe = createServer();
   probe.listen(0, '127.0.0.1');
   await once(probe, 'listening');

@@ -63,7 +63,7 @@ function sections(results) {
   const head = [
     ...sources,
     asMarkdown(cellsOfTargets(sortTargets(results)), 5),
-    'Numbers in the first column are those of the list in issue 3, after `state` those of issue 7; 6.2 and 7.8 are clauses of the specification.',
+    'Numbers in the first column are those of the list in issue 3, after `state` those of issue 7, after `cluster` those of issue 9; 6.2 and 7.8 are clauses of the specification.',
   ];
   const details = results.flatMap((result) => [
     `## ${result.title}`,

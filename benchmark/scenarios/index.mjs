@@ -4,6 +4,8 @@
 // that open one in a process of its own (worker.mjs) and return its methods. `run` orchestrates: it
 // starts subjects, lets them take turns, and returns `{ tables, targets, charts, notes?, rounds }`.
 import heartbeats from '../presence-optimizations.mjs';
+import cluster from './cluster.mjs';
+import clusterEvents from './cluster-events.mjs';
 import codecs from './codecs.mjs';
 import events from './events.mjs';
 import heartbeatMany from './heartbeat-many.mjs';
@@ -39,6 +41,8 @@ export const scenarios = [
   statePatches,
   metadataJson,
   codecs,
+  cluster,
+  clusterEvents,
 ];
 
 export function findScenario(name) {

@@ -1,0 +1,178 @@
+// What events cost on a Redis Cluster where one node follows 10 of 1000 rooms and another changes states
+// in all of them: sharded against plain pub/sub, in bytes between the servers and in CPU.
+import { PresenceClient } from 'rollcall';
+import { openLoop } from '../lib/load.mjs';
+import { measure } from '../lib/measure.mjs';
+import { joinAll, people, STATE, TTL_MS } from '../lib/population.mjs';
+import { medians, ratio } from '../lib/statistics.mjs';
+import { atMost, part } from '../lib/targets.mjs';
+
+const ROOMS = 1000;
+const FOLLOWED = 10;
+const PER_SECOND = 4000;
+const MODES = { sharded: 'sharded pub/sub', plain: 'plain pub/sub' };
+const SHAPES = [
+  { key: 'bare', title: 'three masters', replicas: 0 },
+  { key: 'replicated', title: 'three masters, each with a replica', replicas: 1 },
+];
+
+const COLUMNS = [
+  { key: 'busBytes', label: 'bus bytes/event' },
+  { key: 'serversMicros', label: 'all servers’ CPU µs/event' },
+  { key: 'nodeCpuMs', label: 'following node’s CPU ms/s' },
+  { key: 'writerMicros', label: 'writing node’s CPU µs/event' },
+];
+
+const connect = ({ options: { url, pubsub } }) =>
+  PresenceClient.connect({ url, pubsub, ttlMs: TTL_MS });
+
+async function writer(env) {
+  const client = await connect(env);
+  const list = people({ rooms: ROOMS, perRoom: 1 });
+  await joinAll(client, list);
+  let n = 0;
+  const change = ({ connId, epoch }) =>
+    client.heartbeat({ connId, epoch, patchState: { ...STATE, n: n++ } });
+  return {
+    write: ({ ms }) => measure([], () => openLoop(change, list, { perSecond: PER_SECOND, ms })),
+  };
+}
+
+async function follower(env) {
+  const client = await connect(env);
+  let heard = 0;
+  let round;
+  let finish;
+  for (let i = 0; i < FOLLOWED; i++) {
+    const roomId = `room-${(i * ROOMS) / FOLLOWED}`;
+    const count = ({ type }) => {
+      if (type === 'update') heard++;
+    };
+    await client.subscribe(count, { roomId });
+  }
+  return {
+    listen: async () => {
+      heard = 0;
+      const end = new Promise((resolve) => {
+        finish = resolve;
+      });
+      round = measure([], async () => {
+        await end;
+        return { ops: heard };
+      });
+      round.catch(() => {});
+    },
+    result: async ({ expected }) => {
+      // Everything was acknowledged; what is not here in a second does not come.
+      for (let i = 0; heard < expected && i < 100; i++) {
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }
+      finish();
+      const { ops, seconds, nodeCpuMicros } = await round;
+      if (ops !== expected) throw new Error(`${ops} of ${expected} events came`);
+      return { nodeCpuMs: (nodeCpuMicros * ops) / 1000 / seconds };
+    },
+  };
+}
+
+/** Rounds of one shape of cluster. */
+async function measured({ replicas }, { start, openCluster, interleave, scale }) {
+  const cluster = await openCluster({ replicas });
+  const pairs = [];
+  for (const pubsub of Object.keys(MODES)) {
+    const options = { url: cluster.url, pubsub };
+    pairs.push({
+      subject: pubsub,
+      write: await start('writer', options),
+      follow: await start('follower', options),
+    });
+  }
+  const total = (ms) => Math.round((PER_SECOND * ms) / 1000 / ROOMS) * ROOMS;
+  const spent = async () => ({ cpu: await cluster.cpuMs(), bus: cluster.busBytes() });
+  /** What the bus and the servers spend while nothing happens, in a millisecond. */
+  const idle = async (ms) => {
+    const before = await spent();
+    await new Promise((resolve) => setTimeout(resolve, ms));
+    const after = await spent();
+    return { bus: (after.bus - before.bus) / ms, cpu: (after.cpu - before.cpu) / ms };
+  };
+  const round =
+    (ms) =>
+    async ({ write, follow }) => {
+      const events = total(ms);
+      const took = (events / PER_SECOND) * 1000;
+      const nothing = await idle(500);
+      await follow.call('listen');
+      const before = await spent();
+      const { nodeCpuMicros, ops } = await write.call('write', { ms: took });
+      const after = await spent();
+      if (ops !== events) throw new Error(`${ops} of ${events} events were made`);
+      const { nodeCpuMs } = await follow.call('result', {
+        expected: (events / ROOMS) * FOLLOWED,
+      });
+      return {
+        busBytes: (after.bus - before.bus - nothing.bus * took) / events,
+        serversMicros: ((after.cpu - before.cpu - nothing.cpu * took) * 1000) / events,
+        nodeCpuMs,
+        writerMicros: nodeCpuMicros,
+      };
+    };
+  await interleave(pairs, 1, round(scale.ms(1500)));
+  return interleave(pairs, scale.rounds(3), round(scale.ms(5000)));
+}
+
+export default {
+  name: 'cluster-events',
+  title: `Events on a Redis Cluster, ${FOLLOWED} of ${ROOMS} rooms followed`,
+  about:
+    `${PER_SECOND} changes of states a second, each an event; the change itself is part of the servers’ ` +
+    'CPU. What servers send each other and spend while nothing happens is taken off.',
+
+  subjects: { writer, follower },
+
+  async run(tools) {
+    const results = {};
+    for (const shape of SHAPES) results[shape.key] = await measured(shape, tools);
+    return {
+      tables: SHAPES.map(({ key, title }) => ({
+        title,
+        columns: COLUMNS,
+        rows: Object.entries(MODES).map(([subject, label]) => ({
+          label,
+          values: medians(results[key][subject]),
+        })),
+      })),
+      targets: SHAPES.flatMap(({ key, title }) => {
+        const { sharded, plain } = results[key];
+        return [
+          atMost(
+            'cluster 5c',
+            `bytes on the bus per event, sharded, of plain (${title})`,
+            1,
+            ratio(sharded, plain, 'busBytes'),
+            part,
+          ),
+          atMost(
+            'cluster 5d',
+            `all servers’ CPU per event, sharded, of plain (${title})`,
+            1,
+            ratio(sharded, plain, 'serversMicros'),
+            part,
+          ),
+        ];
+      }),
+      charts: [
+        ['Bytes on the bus per event', 'busBytes'],
+        ['CPU of all servers per event, µs', 'serversMicros'],
+      ].map(([title, metric]) => ({
+        title,
+        series: Object.values(MODES),
+        groups: SHAPES.map((shape) => ({
+          label: shape.title,
+          values: Object.keys(MODES).map((mode) => medians(results[shape.key][mode])[metric]),
+        })),
+      })),
+      rounds: results,
+    };
+  },
+};
