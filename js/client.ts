@@ -131,16 +131,15 @@ export class PresenceClient<State extends object = DefaultState> {
     checkId('connId', connId);
     const text = stateText('state', state);
     const withSnapshot = checkFlag('snapshot', snapshot, true);
-    const result = (await this.#session.call(
+    const [members, epoch] = await this.#session.callForItems(
       'join',
       roomId,
       userId,
       connId,
       text,
       withSnapshot,
-    )) as JoinResult<State>;
-    result.snapshot ??= [];
-    return result;
+    );
+    return { epoch: epoch as number, snapshot: members as PresenceSnapshotEntry<State>[] };
   }
 
   /**
@@ -204,7 +203,8 @@ export class PresenceClient<State extends object = DefaultState> {
   /** The live connections of a room, in no particular order. */
   async fetchRoomSnapshot(roomId: string): Promise<PresenceSnapshotEntry<State>[]> {
     checkId('roomId', roomId);
-    return (await this.#session.call('roomSnapshot', roomId)) as PresenceSnapshotEntry<State>[];
+    const [members] = await this.#session.callForItems('roomSnapshot', roomId);
+    return members as PresenceSnapshotEntry<State>[];
   }
 
   /** The live connections of a user, in whatever room. */

@@ -19,12 +19,18 @@ export interface Sink {
 }
 
 interface Pending {
+  /** Pieces of an answer that comes in several. */
+  readonly pieces?: unknown[][];
   resolve(value: never): void;
   reject(error: Error): void;
 }
 
-/** Answers of calls, notices, and events, among which a number says to which feed those after it belong. */
-type Drained = [[number, unknown, NativeErrorData?][], [string, string, string?][], unknown[]];
+/** Answers of calls (0: some items of one, more comes), notices, and events, among which a number says to which feed those after it belong. */
+type Drained = [
+  [number, unknown, (NativeErrorData | 0)?][],
+  [string, string, string?][],
+  unknown[],
+];
 
 /** The methods that take a call's number first and answer under it. */
 type Call = Exclude<
@@ -89,6 +95,24 @@ export class Bridge {
   }
 
   call<Name extends Call>(name: Name, ...args: CallArgs<Name>): Promise<unknown> {
+    return this.#call(name, args);
+  }
+
+  /** For answers whose items come in pieces: all items, and what came last. */
+  async callForItems<Name extends Call>(
+    name: Name,
+    ...args: CallArgs<Name>
+  ): Promise<[items: unknown[], last: unknown]> {
+    const pieces: unknown[][] = [];
+    const last = await this.#call(name, args, pieces);
+    return [pieces.length === 1 ? (pieces[0] ?? []) : pieces.flat(), last];
+  }
+
+  #call<Name extends Call>(
+    name: Name,
+    args: CallArgs<Name>,
+    pieces?: unknown[][],
+  ): Promise<unknown> {
     return new Promise((resolve, reject) => {
       const number = this.#nextCall++;
       this.heartbeats.flush();
@@ -99,7 +123,10 @@ export class Bridge {
         reject(failedInside(error));
         return;
       }
-      this.#calls.set(number, { resolve, reject });
+      this.#calls.set(
+        number,
+        pieces === undefined ? { resolve, reject } : { pieces, resolve, reject },
+      );
       this.hold();
     });
   }
@@ -173,9 +200,13 @@ export class Bridge {
     }
   }
 
-  #answer(number: number, value: unknown, error: NativeErrorData | undefined): void {
+  #answer(number: number, value: unknown, error: NativeErrorData | 0 | undefined): void {
     const pending = this.#calls.get(number);
     if (pending === undefined) {
+      return;
+    }
+    if (error === 0) {
+      pending.pieces?.push(value as unknown[]);
       return;
     }
     this.#calls.delete(number);

@@ -30,6 +30,11 @@ export class Session {
     return this.bridge.call(name, ...args);
   };
 
+  callForItems: Bridge['callForItems'] = async (name, ...args) => {
+    this.checkOpen();
+    return this.bridge.callForItems(name, ...args);
+  };
+
   /**
    * Subscribes to a feed. `remove` takes the handler out again that has been added for it.
    *

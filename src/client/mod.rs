@@ -21,7 +21,7 @@ use crate::{
     },
     options::Options,
     presence::{self, directory::Directory},
-    store::{EventSink, Join, Store, SweepSettings, Topic},
+    store::{EachPiece, EventSink, Join, Store, SweepSettings, Topic},
 };
 use parking_lot::Mutex;
 use sink::CountingSink;
@@ -152,15 +152,15 @@ impl Client {
         })
     }
 
-    /// Joins `conn` to a room (spec 3.1).
+    /// Joins `conn` to a room (spec 3.1). `snapshot`: takes the room as it is afterwards.
     pub async fn join(
         &self,
         room: &str,
         user: &str,
         conn: &str,
         state: &str,
-        snapshot: bool,
-    ) -> Result<(Epoch, Option<Vec<Member>>)> {
+        snapshot: Option<EachPiece<'_>>,
+    ) -> Result<Epoch> {
         self.call(async {
             ids::check("roomId", room, &self.limits)?;
             ids::check("userId", user, &self.limits)?;
@@ -173,9 +173,14 @@ impl Client {
                 ttl_ms: self.ttl_ms,
                 floor: 0,
             };
-            let joined = presence::join(&*self.store, &self.directory, &mut join, snapshot).await?;
+            let epoch = presence::join(&*self.store, &self.directory, &mut join).await?;
             count(&self.metrics.counters.joins, 1);
-            Ok(joined)
+            if let Some(each) = snapshot {
+                // The join is done: a failure to read the room leaves the caller without its epoch.
+                let read = self.store.room_snapshot(room, each).await;
+                read.map_err(Error::with_unknown_outcome)?;
+            }
+            Ok(epoch)
         })
         .await
     }
@@ -224,11 +229,11 @@ impl Client {
         .await
     }
 
-    /// The live connections of a room (spec 3.8).
-    pub async fn room_snapshot(&self, room: &str) -> Result<Vec<Member>> {
+    /// The live connections of a room (spec 3.8), in pieces as they are read.
+    pub async fn room_snapshot(&self, room: &str, each: EachPiece<'_>) -> Result<()> {
         self.call(async {
             ids::check("roomId", room, &self.limits)?;
-            self.store.room_snapshot(room).await
+            self.store.room_snapshot(room, each).await
         })
         .await
     }

@@ -15,7 +15,7 @@ use crate::{
         state::Patch,
     },
     options::Options,
-    store::{Feed, Topic},
+    store::{EachPiece, Feed, Topic},
     switches::{Defence, off, panic_point},
 };
 use futures_util::FutureExt;
@@ -78,12 +78,12 @@ impl NativeClient {
         state: String,
         snapshot: bool,
     ) -> napi::Result<()> {
+        let inbox = self.inbox.clone();
         self.call(call, async move |client| {
-            let (epoch, members) = client.join(&room, &user, &conn, &state, snapshot).await?;
-            let members = members
-                .as_deref()
-                .map_or_else(|| "null".into(), members_json);
-            Ok(format!(r#"{{"epoch":{epoch},"snapshot":{members}}}"#))
+            let each = |members: Vec<Member>| inbox.items(call, members_json(&members));
+            let snapshot: Option<EachPiece> = if snapshot { Some(&each) } else { None };
+            let epoch = client.join(&room, &user, &conn, &state, snapshot).await?;
+            Ok(epoch.to_string())
         })
     }
 
@@ -175,8 +175,11 @@ impl NativeClient {
 
     #[napi(catch_unwind)]
     pub fn room_snapshot(&self, call: f64, room: String) -> napi::Result<()> {
+        let inbox = self.inbox.clone();
         self.call(call, async move |client| {
-            Ok(members_json(&client.room_snapshot(&room).await?))
+            let each = |members: Vec<Member>| inbox.items(call, members_json(&members));
+            client.room_snapshot(&room, &each).await?;
+            Ok("null".into())
         })
     }
 

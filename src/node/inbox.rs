@@ -68,9 +68,17 @@ struct Beats {
     errors: Vec<Error>,
 }
 
+/// What a call is answered with.
+enum Answer {
+    /// All that is missing.
+    Last(Result<String>),
+    /// Some of many items, as a JSON array; more comes.
+    Items(String),
+}
+
 #[derive(Default)]
 struct Rest {
-    answers: Vec<(f64, Result<String>)>,
+    answers: Vec<(f64, Answer)>,
     notices: Vec<String>,
     events: VecDeque<(Feed, Box<str>)>,
     event_bytes: usize,
@@ -110,12 +118,18 @@ impl Inbox {
     }
 
     pub fn answer(&self, call: f64, result: Result<String>) {
-        self.put(|rest| rest.answers.push((call, result)));
+        self.put(|rest| rest.answers.push((call, Answer::Last(result))));
+    }
+
+    /// Items of an answer, a JSON array, so that JavaScript can take them in while others are read: its
+    /// thread is not blocked by all of them in one piece.
+    pub fn items(&self, call: f64, items: String) {
+        self.put(|rest| rest.answers.push((call, Answer::Items(items))));
     }
 
     /// Takes out what waits. Settled heartbeats go into `out`: their number, then three numbers for
     /// each. The rest comes back as JSON text, if there is any: `[calls, notices, events]`, where a
-    /// call is `[number, value]` or `[number, null, error]`, and among the events, in the order in
+    /// call is `[number, value]`, `[number, null, error]` or, with more to come, `[number, items, 0]`, and among the events, in the order in
     /// which they came, a number says to which feed those after it belong.
     pub fn drain(&self, out: &mut [f64]) -> Option<String> {
         self.scheduled.store(false, Ordering::Release);
@@ -177,11 +191,12 @@ impl Inbox {
         }
         let mut text = String::with_capacity(256 + rest.event_bytes.min(DRAIN_BYTES));
         text.push_str("[[");
-        for (index, (call, result)) in answers.into_iter().enumerate() {
+        for (index, (call, answer)) in answers.into_iter().enumerate() {
             separate(&mut text, index);
-            match result {
-                Ok(value) => write!(text, "[{call},{value}]"),
-                Err(error) => write!(text, "[{call},null,{}]", error_json(&error)),
+            match answer {
+                Answer::Items(items) => write!(text, "[{call},{items},0]"),
+                Answer::Last(Ok(value)) => write!(text, "[{call},{value}]"),
+                Answer::Last(Err(error)) => write!(text, "[{call},null,{}]", error_json(&error)),
             }
             .expect("a String takes any text");
         }

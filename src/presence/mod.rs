@@ -5,7 +5,7 @@ pub mod directory;
 use crate::{
     model::{
         error::{Code, Error, Result},
-        presence::{Epoch, Member, Place},
+        presence::{Epoch, Place},
     },
     store::{Join, Joined, Left, Located, Store, Stored},
 };
@@ -17,23 +17,14 @@ use std::time::Duration;
 const MOST_ROUNDS: usize = 32;
 
 /// Joins, wherever the connection was before (spec 3.1, 3.2).
-pub async fn join(
-    store: &dyn Store,
-    directory: &Directory,
-    join: &mut Join,
-    snapshot: bool,
-) -> Result<(Epoch, Option<Vec<Member>>)> {
+pub async fn join(store: &dyn Store, directory: &Directory, join: &mut Join) -> Result<Epoch> {
     let known = directory.get(&join.conn);
     join.floor = known.as_ref().map_or(0, |known| known.epoch + 1);
     let mut previous = known.map(|known| known.place);
     let mut moves = 0;
     while moves < MOST_ROUNDS {
-        match store.join(join, previous.as_ref(), snapshot).await? {
-            Joined::Joined {
-                epoch,
-                mark,
-                snapshot,
-            } => {
+        match store.join(join, previous.as_ref()).await? {
+            Joined::Joined { epoch, mark } => {
                 let state = join.state.clone();
                 let known = Known {
                     place: join.place.clone(),
@@ -42,7 +33,7 @@ pub async fn join(
                     quiet: true,
                 };
                 directory.learn(&join.conn, &known);
-                return Ok((epoch, snapshot));
+                return Ok(epoch);
             }
             Joined::Elsewhere(place) => {
                 moves += 1;

@@ -42,8 +42,6 @@ pub enum Joined {
         epoch: Epoch,
         /// How the state is stored.
         mark: Option<Arc<Mark>>,
-        /// The room after the join, if it was asked for.
-        snapshot: Option<Vec<Member>>,
     },
     /// The connection is in this place; nothing was written, call again with it.
     Elsewhere(Place),
@@ -346,6 +344,9 @@ impl LogLevel {
     }
 }
 
+/// Takes a piece of a snapshot.
+pub type EachPiece<'a> = &'a (dyn Fn(Vec<Member>) + Send + Sync);
+
 /// The atomic operations; those on metadata and on locks are in traits of their own.
 pub trait Store: MetadataStore + LockStore {
     /// Joins (spec 3.1, 3.2). `previous`: where the connection is, if the caller knows.
@@ -353,7 +354,6 @@ pub trait Store: MetadataStore + LockStore {
         &'a self,
         join: &'a Join,
         previous: Option<&'a Place>,
-        snapshot: bool,
     ) -> BoxFuture<'a, Result<Joined>>;
 
     /// Leaves (spec 3.6) a place.
@@ -382,8 +382,10 @@ pub trait Store: MetadataStore + LockStore {
     /// Where connections are, each for itself; in order, `None` for the unknown.
     fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<Option<Located>>>>;
 
-    /// The live connections of a room (spec 3.8).
-    fn room_snapshot<'a>(&'a self, room: &'a str) -> BoxFuture<'a, Result<Vec<Member>>>;
+    /// The live connections of a room (spec 3.8), in pieces as they are read: what is done with the first
+    /// need not wait for the last. An error can come after some.
+    fn room_snapshot<'a>(&'a self, room: &'a str, each: EachPiece<'a>)
+    -> BoxFuture<'a, Result<()>>;
 
     /// The live connections of a user, in whatever room (spec 3.9).
     fn user_connections<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<Vec<Member>>>;

@@ -25,8 +25,8 @@ use crate::{
         presence::{Member, Place, Sweep},
     },
     store::{
-        Beaten, EventSink, Exception, FullBeat, Join, Joined, Left, Located, PlainBeat, Store,
-        SweepSettings, Topic, Watch,
+        Beaten, EachPiece, EventSink, Exception, FullBeat, Join, Joined, Left, Located, PlainBeat,
+        Store, SweepSettings, Topic, Watch,
     },
 };
 use futures_util::future::BoxFuture;
@@ -41,6 +41,9 @@ use std::{
 
 /// Connections that a sweep removes before it lets others at the data.
 const REAPED_AT_A_TIME: usize = 256;
+
+/// Members of a room that are handed over together.
+const PIECE: usize = 256;
 
 /// The cores that have a name. A core takes itself out when its last handle goes.
 static NAMED: LazyLock<Mutex<HashMap<Box<str>, Weak<Core>>>> = LazyLock::new(Mutex::default);
@@ -182,14 +185,9 @@ impl Store for MemoryStore {
         &'a self,
         join: &'a Join,
         previous: Option<&'a Place>,
-        snapshot: bool,
     ) -> BoxFuture<'a, Result<Joined>> {
         Box::pin(async move {
-            let joined = self.step(|data, now| {
-                data.presence
-                    .join(&data.feeds, now, join, previous, snapshot)
-            })?;
-            Ok(joined.into())
+            self.step(|data, now| data.presence.join(&data.feeds, now, join, previous))
         })
     }
 
@@ -223,10 +221,17 @@ impl Store for MemoryStore {
         Box::pin(async move { conns.iter().map(locate).collect() })
     }
 
-    fn room_snapshot<'a>(&'a self, room: &'a str) -> BoxFuture<'a, Result<Vec<Member>>> {
+    fn room_snapshot<'a>(
+        &'a self,
+        room: &'a str,
+        each: EachPiece<'a>,
+    ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let found = self.step(|data, now| data.presence.in_room(room, now))?;
-            Ok(found.into_iter().map(Member::from).collect())
+            for piece in found.chunks(PIECE) {
+                each(piece.iter().cloned().map(Member::from).collect());
+            }
+            Ok(())
         })
     }
 

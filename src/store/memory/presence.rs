@@ -80,32 +80,6 @@ impl From<Entry> for Member {
 /// one millisecond apart, cheaper than the id would.
 type Due = BTreeMap<(u64, JoinNumber), Arc<str>>;
 
-/// What a join came to; the snapshot is still to be copied, outside of the lock.
-pub(super) enum JoinStep {
-    Joined {
-        epoch: Epoch,
-        snapshot: Option<Vec<Entry>>,
-    },
-    Elsewhere(Place),
-    Early {
-        wait_ms: u64,
-    },
-}
-
-impl From<JoinStep> for Joined {
-    fn from(step: JoinStep) -> Self {
-        match step {
-            JoinStep::Joined { epoch, snapshot } => Joined::Joined {
-                epoch,
-                mark: None,
-                snapshot: snapshot.map(|found| found.into_iter().map(Member::from).collect()),
-            },
-            JoinStep::Elsewhere(place) => Joined::Elsewhere(place),
-            JoinStep::Early { wait_ms } => Joined::Early { wait_ms },
-        }
-    }
-}
-
 #[derive(Default)]
 pub(super) struct Presence {
     conns: HashMap<Arc<str>, Entry>,
@@ -125,14 +99,13 @@ impl Presence {
         now: u64,
         join: &Join,
         previous: Option<&Place>,
-        snapshot: bool,
-    ) -> JoinStep {
+    ) -> Joined {
         let before = self.conns.get(&join.conn);
         let epoch = now
             .max(join.floor)
             .max(before.map_or(0, |before| before.epoch.saturating_add(1)));
         if let wait_ms @ 1..=MOST_WAIT_MS = epoch - now {
-            return JoinStep::Early { wait_ms };
+            return Joined::Early { wait_ms };
         }
         if let Some(before) = before {
             let moves = before.place != join.place;
@@ -143,7 +116,7 @@ impl Presence {
             } else if previous == Some(&before.place) {
                 self.depart(feeds, now, &join.conn, Reason::Replaced);
             } else {
-                return JoinStep::Elsewhere(before.place.clone());
+                return Joined::Elsewhere(before.place.clone());
             }
         }
         self.joins += 1;
@@ -160,10 +133,7 @@ impl Presence {
             entry.event(Change::Join(&entry.state), now)
         });
         self.insert(entry);
-        JoinStep::Joined {
-            epoch,
-            snapshot: snapshot.then(|| self.in_room(&join.place.room, now)),
-        }
+        Joined::Joined { epoch, mark: None }
     }
 
     /// `leave.lua`.

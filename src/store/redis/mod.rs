@@ -30,8 +30,8 @@ use crate::{
         presence::{Member, Place, Sweep},
     },
     store::{
-        Beaten, EventSink, Exception, FullBeat, Join, Joined, Left, Located, PlainBeat, Store,
-        SweepSettings, Topic, Watch,
+        Beaten, EachPiece, EventSink, Exception, FullBeat, Join, Joined, Left, Located, PlainBeat,
+        Store, SweepSettings, Topic, Watch,
     },
     switches::{Defence, off},
 };
@@ -134,9 +134,8 @@ impl Store for RedisStore {
         &'a self,
         join: &'a Join,
         previous: Option<&'a Place>,
-        snapshot: bool,
     ) -> BoxFuture<'a, Result<Joined>> {
-        Box::pin(self.do_join(join, previous, snapshot))
+        Box::pin(self.do_join(join, previous))
     }
 
     fn leave<'a>(&'a self, conn: &'a str, place: &'a Place) -> BoxFuture<'a, Result<Left>> {
@@ -167,8 +166,12 @@ impl Store for RedisStore {
         Box::pin(self.do_locate(conns))
     }
 
-    fn room_snapshot<'a>(&'a self, room: &'a str) -> BoxFuture<'a, Result<Vec<Member>>> {
-        Box::pin(self.do_room_snapshot(room))
+    fn room_snapshot<'a>(
+        &'a self,
+        room: &'a str,
+        each: EachPiece<'a>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.do_room_snapshot(room, each))
     }
 
     fn user_connections<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<Vec<Member>>> {

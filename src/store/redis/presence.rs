@@ -12,7 +12,7 @@ use crate::{
         json::quote,
         presence::{Epoch, Member, Place},
     },
-    store::{Join, Joined, Left, Located},
+    store::{EachPiece, Join, Joined, Left, Located},
     switches::{Step, end_point},
 };
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 /// How many hashes one pipeline reads: a big room is read in pieces, so that heartbeats on the same
 /// connection get their turn in between.
-const READ_CHUNK: usize = 128;
+const READ_CHUNK: usize = 192;
 /// How many pieces are on their way at once, so that the server reads one while the node takes in
 /// another.
 const READS_AT_ONCE: usize = 4;
@@ -32,12 +32,7 @@ const READS_AT_ONCE: usize = 4;
 const MOST_GHOSTS: usize = 16;
 
 impl RedisStore {
-    pub(super) async fn do_join(
-        &self,
-        join: &Join,
-        previous: Option<&Place>,
-        snapshot: bool,
-    ) -> Result<Joined> {
+    pub(super) async fn do_join(&self, join: &Join, previous: Option<&Place>) -> Result<Joined> {
         let encoded = self.states.encode(&join.state);
         let joined = if self.keys.is_slotted() {
             self.join_slotted(join, &encoded, previous).await?
@@ -48,24 +43,7 @@ impl RedisStore {
             RoomJoined::Joined { epoch, .. } => {
                 let separate = self.states.are_separate();
                 let mark = encoded.into_mark(separate, u64::from(separate));
-                if !snapshot {
-                    return Ok(Joined::Joined {
-                        epoch,
-                        mark,
-                        snapshot: None,
-                    });
-                }
-                // The join is done: a failure to read the room leaves the caller without its
-                // epoch.
-                let members = self
-                    .do_room_snapshot(&join.place.room)
-                    .await
-                    .map_err(Error::with_unknown_outcome)?;
-                Ok(Joined::Joined {
-                    epoch,
-                    mark,
-                    snapshot: Some(members),
-                })
+                Ok(Joined::Joined { epoch, mark })
             }
             RoomJoined::Elsewhere(place) => Ok(Joined::Elsewhere(place)),
             RoomJoined::Early { wait_ms } => Ok(Joined::Early { wait_ms }),
@@ -261,26 +239,32 @@ impl RedisStore {
         }
     }
 
-    pub(super) async fn do_room_snapshot(&self, room: &str) -> Result<Vec<Member>> {
-        let mut members = self.members(&self.keys.room_conns(room), room).await?;
-        // An entry whose hash says another room is a ghost that waits for the reaper.
-        members.retain(|member| member.room == room);
-        Ok(members)
+    pub(super) async fn do_room_snapshot(&self, room: &str, each: EachPiece<'_>) -> Result<()> {
+        let pairs = self.pairs(&self.keys.room_conns(room), room).await?;
+        self.read_members(&pairs, |mut members| {
+            // An entry whose hash says another room is a ghost that waits for the reaper.
+            members.retain(|member| member.room == room);
+            each(members);
+        })
+        .await
     }
 
     pub(super) async fn do_user_connections(&self, user: &str) -> Result<Vec<Member>> {
-        let mut members = if self.keys.is_slotted() {
+        let mut members = Vec::new();
+        let add = |piece: Vec<Member>| members.extend(piece);
+        if self.keys.is_slotted() {
             let pairs = self.user_pairs(user).await?;
-            self.read_members(&pairs).await?
+            self.read_members(&pairs, add).await?;
         } else {
-            self.members(&self.keys.user_conns("", user), "").await?
-        };
+            let pairs = self.pairs(&self.keys.user_conns("", user), "").await?;
+            self.read_members(&pairs, add).await?;
+        }
         members.retain(|member| member.user == user);
         Ok(members)
     }
 
-    /// The live connections whose ids a set holds. `room`: the one whose set it is.
-    async fn members(&self, set: &str, room: &str) -> Result<Vec<Member>> {
+    /// The connections whose ids a set holds, each with `room`, the one whose set it is.
+    async fn pairs<'a>(&self, set: &str, room: &'a str) -> Result<Vec<(&'a str, String)>> {
         let mut smembers = redis::cmd("SMEMBERS");
         smembers.arg(set);
         let ids = match self.commands.command(&smembers, Repeat::Harmless).await? {
@@ -288,31 +272,28 @@ impl RedisStore {
             other => return Err(Error::internal(format!("SMEMBERS answered {other:?}"))),
         };
         // An id that is no UTF-8 is none of ours and of no TypeScript node.
-        let pairs: Vec<(&str, String)> = ids
-            .into_iter()
-            .filter_map(|id| match id {
-                Value::BulkString(bytes) => Some((room, utf8(bytes)?)),
-                _ => None,
-            })
-            .collect();
-        self.read_members(&pairs).await
+        let with_room = |id| match id {
+            Value::BulkString(bytes) => Some((room, utf8(bytes)?)),
+            _ => None,
+        };
+        Ok(ids.into_iter().filter_map(with_room).collect())
     }
 
-    /// The live ones of connections of rooms.
+    /// The live ones of connections of rooms, in pieces.
     async fn read_members(
         &self,
         pairs: &[(impl AsRef<str> + Sync, String)],
-    ) -> Result<Vec<Member>> {
-        let mut members = Vec::with_capacity(pairs.len());
+        mut each: impl FnMut(Vec<Member>),
+    ) -> Result<()> {
         let pieces: Vec<_> = pairs
             .chunks(READ_CHUNK)
             .map(|piece| self.members_of(piece))
             .collect();
         let mut pieces = stream::iter(pieces).buffered(READS_AT_ONCE);
         while let Some(piece) = pieces.try_next().await? {
-            members.extend(piece);
+            each(piece);
         }
-        Ok(members)
+        Ok(())
     }
 
     async fn members_of(&self, pairs: &[(impl AsRef<str> + Sync, String)]) -> Result<Vec<Member>> {

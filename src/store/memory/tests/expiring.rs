@@ -103,7 +103,6 @@ fn spec_4_2_who_expired_unnoticed_and_joins_elsewhere_has_left_first() {
             Joined::Joined {
                 epoch: START + TTL,
                 mark: None,
-                snapshot: None
             }
         );
         assert_eq!(world.sweep(), Sweep::default());
@@ -172,7 +171,7 @@ fn spec_4_3_topics_are_separate_feeds_of_each_handle() {
 #[test]
 fn spec_11_2_one_name_is_one_store_until_the_last_handle_goes() {
     let open = |name| MemoryStore::open(name, Arc::new(Recorder::default()));
-    let count = |store: &MemoryStore| now(store.room_snapshot("r")).unwrap().len();
+    let count = |store: &MemoryStore| snapshot(store, "r").unwrap().len();
     let name = "tests::one_name_is_one_store";
 
     let (a, b) = (open(Some(name)), open(Some(name)));
@@ -185,7 +184,7 @@ fn spec_11_2_one_name_is_one_store_until_the_last_handle_goes() {
 
     now(a.close());
     now(a.close());
-    assert_eq!(now(a.room_snapshot("r")).unwrap_err().code, Code::Closed);
+    assert_eq!(snapshot(&a, "r").unwrap_err().code, Code::Closed);
     assert_eq!(
         now(a.subscribe(&Topic::AllRooms)).unwrap_err().code,
         Code::Closed

@@ -31,14 +31,10 @@ fn spec_3_1_the_snapshot_of_a_join_holds_the_joined_too_in_join_order() {
         state: text(r#"{"x":[]}"#),
         ttl_ms: TTL,
     };
-    let Joined::Joined {
-        epoch,
-        snapshot: Some(members),
-        ..
-    } = now(world.store.join(&join, None, true)).unwrap()
-    else {
-        panic!("no snapshot");
+    let Joined::Joined { epoch, .. } = now(world.store.join(&join, None)).unwrap() else {
+        panic!("not joined");
     };
+    let members = snapshot(&world.store, "r").unwrap();
     let conns: Vec<_> = members.iter().map(|m| m.conn.as_str()).collect();
     assert_eq!(conns, ["c", "a", "b", "d"]);
     assert_eq!(
@@ -76,7 +72,6 @@ fn spec_3_2_a_join_elsewhere_leaves_first_in_the_same_step() {
             Joined::Joined {
                 epoch: START + 7,
                 mark: None,
-                snapshot: None
             }
         );
         assert_eq!(
@@ -107,7 +102,6 @@ fn spec_3_2_a_place_that_is_no_longer_right_does_not_matter_to_who_is_nowhere() 
         Joined::Joined {
             epoch: START,
             mark: None,
-            snapshot: None
         }
     );
 }
@@ -122,10 +116,7 @@ fn spec_3_3_a_heartbeat_refreshes_and_its_epoch_is_refused_or_adopted() {
     assert_eq!(world.beat("c", &place, None), refreshed(epoch));
     let seen = world.pass(TTL - 1);
     assert_eq!(world.beat("c", &place, Some(epoch)), refreshed(epoch));
-    assert_eq!(
-        now(world.store.room_snapshot("r")).unwrap()[0].last_seen_ms,
-        seen
-    );
+    assert_eq!(snapshot(&world.store, "r").unwrap()[0].last_seen_ms, seen);
 
     world.pass(TTL - 1);
     assert_eq!(
@@ -142,10 +133,7 @@ fn spec_3_3_a_heartbeat_refreshes_and_its_epoch_is_refused_or_adopted() {
         world.beat("c", &wrong, Some(epoch + 1)),
         Beaten::Elsewhere(place.clone())
     );
-    assert_eq!(
-        now(world.store.room_snapshot("r")).unwrap()[0].last_seen_ms,
-        seen
-    );
+    assert_eq!(snapshot(&world.store, "r").unwrap()[0].last_seen_ms, seen);
     world.pass(1);
     assert_eq!(
         world.beat("c", &place, None),
@@ -257,7 +245,7 @@ fn spec_3_5_what_goes_in_comes_out() {
     );
     let room = "a:{b}\0 *\"\\ü";
     join(&world.store, "c\n", room, "u", &state, |ms| world.pass(ms));
-    let member = now(world.store.room_snapshot(room)).unwrap().remove(0);
+    let member = snapshot(&world.store, room).unwrap().remove(0);
     assert_eq!(member.state.unwrap().as_str(), state);
     let located = now(world.store.locate(&["c\n".into()]))
         .remove(0)

@@ -77,6 +77,12 @@ fn now<T>(future: impl Future<Output = T>) -> T {
         .expect("the in-process store does not wait")
 }
 
+fn snapshot(store: &MemoryStore, room: &str) -> Result<Vec<Member>> {
+    let all = Mutex::new(Vec::new());
+    now(store.room_snapshot(room, &|piece| all.lock().extend(piece)))?;
+    Ok(all.into_inner())
+}
+
 /// A store with a clock of its own and handles on it that listen to all rooms.
 struct World {
     clock: Arc<AtomicU64>,
@@ -131,7 +137,7 @@ impl World {
     }
 
     fn in_room(&self, room: &str) -> Vec<String> {
-        let members = now(self.store.room_snapshot(room)).unwrap();
+        let members = snapshot(&self.store, room).unwrap();
         members.into_iter().map(|member| member.conn).collect()
     }
 }
@@ -162,7 +168,7 @@ fn try_join(
         state: State::empty(),
         ttl_ms: TTL,
     };
-    now(store.join(&join, previous, false))
+    now(store.join(&join, previous))
 }
 
 /// Joins as the presence layer does: again, with the place that the store answered.
@@ -184,7 +190,7 @@ fn join<T>(
     };
     let mut previous = None;
     loop {
-        match now(store.join(&join, previous.as_ref(), false)).unwrap() {
+        match now(store.join(&join, previous.as_ref())).unwrap() {
             Joined::Joined { epoch, .. } => return epoch,
             Joined::Elsewhere(place) => previous = Some(place),
             Joined::Early { wait_ms } => drop(pass(wait_ms)),

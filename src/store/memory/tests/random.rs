@@ -155,7 +155,7 @@ impl Replay {
 fn audit(store: &MemoryStore) -> BTreeMap<String, (String, String, Epoch)> {
     let stored = store.step(|data, now| data.presence.audit(now)).unwrap();
     for room in ["r0", "r1", "r2"] {
-        let found = now(store.room_snapshot(room)).unwrap();
+        let found = snapshot(store, room).unwrap();
         let found: BTreeSet<_> = found.into_iter().map(|member| member.conn).collect();
         let live = stored
             .iter()
