@@ -41,8 +41,8 @@ export class Load implements AsyncDisposable {
   readonly seen: PresenceEvent[] = [];
   /** What was acknowledged of each channel: the newest revision. */
   readonly revisions = new Map<string, number>();
-  /** Values of channels → how often their change was told of. Each is given once. */
-  readonly told = new Map<string, number>();
+  /** Values of channels → the changes that told of them, by revision and time. Each value is given once. */
+  readonly told = new Map<string, string[]>();
 
   #running: Promise<unknown> = Promise.resolve();
   #stopped = false;
@@ -69,8 +69,11 @@ export class Load implements AsyncDisposable {
     await load.watcher.subscribe((event) => {
       load.seen.push(event);
     });
-    await load.watcher.metadata.subscribe(({ items }) => {
-      for (const { value = '' } of items) load.told.set(value, (load.told.get(value) ?? 0) + 1);
+    await load.watcher.metadata.subscribe(({ items, majorRevision, timestamp }) => {
+      for (const { value = '' } of items) {
+        const changes = load.told.get(value) ?? [];
+        load.told.set(value, [...changes, `${majorRevision} at ${timestamp}`]);
+      }
     });
     const { connections } = all;
     for (let i = 0; i < connections; i++) await load.#join(`c${i}`);

@@ -40,7 +40,11 @@ const AT_A_TIME: usize = 1_024;
 /// How often channels are asked for again because answers were out of step.
 const MOST_TRIES: usize = 16;
 
+/// Numbers for connections.
+static EARS: AtomicU64 = AtomicU64::new(0);
+
 struct Shared {
+    number: u64,
     listener: Arc<Listener>,
     /// What should be subscribed, now and after every reconnection.
     wanted: Mutex<BTreeSet<Channel>>,
@@ -58,6 +62,7 @@ impl Ear {
     ) -> Self {
         Ear {
             shared: Arc::new(Shared {
+                number: EARS.fetch_add(1, Ordering::Relaxed),
                 listener,
                 wanted: Mutex::default(),
                 lost,
@@ -237,8 +242,10 @@ impl Shared {
             }
             return;
         }
-        if self.lost.is_none() || self.is_wanted(push) {
-            self.listener.receive(push);
+        if self.lost.is_none() {
+            self.listener.receive(push, None);
+        } else if self.is_wanted(push) {
+            self.listener.receive(push, Some(self.number));
         }
     }
 

@@ -1,6 +1,6 @@
 //! What comes in on subscriptions, and to whom it goes.
 
-use super::Channel;
+use super::{Channel, heard::Heard};
 use crate::{
     keys::{Keys, slot_of},
     model::{event, limits::Limits, lock::is_lock_event, metadata::event::is_metadata_event},
@@ -31,6 +31,7 @@ pub struct Listener {
     pub wake_channel: String,
     /// Whether the log says already that the flags cannot be set.
     told_refusal: AtomicBool,
+    heard: Heard,
 }
 
 impl Listener {
@@ -53,6 +54,7 @@ impl Listener {
             wake_channel: wake_channel.into(),
             keys,
             told_refusal: AtomicBool::new(false),
+            heard: Heard::default(),
         }
     }
 
@@ -85,8 +87,9 @@ impl Listener {
         }
     }
 
-    /// Runs on the connection's task, in the order in which the server sent.
-    pub fn receive(&self, push: &PushInfo) {
+    /// Runs on the connection's task, in the order in which the server sent. `of_cluster`: the number of
+    /// that connection, if there are several.
+    pub fn receive(&self, push: &PushInfo, of_cluster: Option<u64>) {
         let (is_pattern, channel, payload) = match (&push.kind, push.data.as_slice()) {
             (PushKind::Message | PushKind::SMessage, [channel, payload]) => {
                 (false, channel, payload)
@@ -108,6 +111,15 @@ impl Listener {
                 Some(call) => self.sink.lock_call(call),
                 None => self.sink.malformed(),
             };
+        }
+        // Sharded messages stay within their slot. Others reach all servers, each in its time.
+        if let Some(connection) = of_cluster
+            && push.kind != PushKind::SMessage
+            && !self
+                .heard
+                .is_new(connection, (is_pattern, channel, payload))
+        {
+            return;
         }
         match self.feed(is_pattern, channel, payload) {
             Some(feed) => {

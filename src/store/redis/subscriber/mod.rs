@@ -1,8 +1,9 @@
 //! Subscriptions: one connection to a server (`ear.rs`), several to a cluster (`ears.rs`), and what
-//! comes in on them (`listener.rs`).
+//! comes in on them (`listener.rs`), where `heard.rs` sorts out what comes by two of them.
 
 mod ear;
 mod ears;
+mod heard;
 mod listener;
 
 use super::{cluster::Cluster, server::Server};

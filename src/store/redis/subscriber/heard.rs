@@ -1,0 +1,73 @@
+//! What has been heard lately, so that nothing is heard twice when a subscription goes from one server of
+//! a cluster to another: a message that the old one has handed over may still be on its way to the new one.
+
+use parking_lot::Mutex;
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasher, Hash, RandomState},
+};
+
+/// How many messages are remembered: more than are on their way between servers.
+const MOST: usize = 4_096;
+
+#[derive(Default)]
+pub struct Heard {
+    hashing: RandomState,
+    recent: Mutex<Recent>,
+}
+
+#[derive(Default)]
+struct Recent {
+    /// Hash of a message → the subscriber connection that heard it first.
+    by: HashMap<u64, u64>,
+    /// Oldest first.
+    order: VecDeque<u64>,
+}
+
+impl Heard {
+    /// Whether nobody else has heard the message. One server sends each once, so what a connection hears
+    /// again is another message.
+    pub fn is_new(&self, connection: u64, message: impl Hash) -> bool {
+        let hash = self.hashing.hash_one(message);
+        let mut recent = self.recent.lock();
+        if let Some(first) = recent.by.get(&hash) {
+            return *first == connection;
+        }
+        if recent.order.len() == MOST
+            && let Some(oldest) = recent.order.pop_front()
+        {
+            recent.by.remove(&oldest);
+        }
+        recent.by.insert(hash, connection);
+        recent.order.push_back(hash);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_connection_has_heard_no_other_hears_again() {
+        let heard = Heard::default();
+        assert!(heard.is_new(1, "a"));
+        assert!(!heard.is_new(2, "a"));
+        // Another one that says the same.
+        assert!(heard.is_new(1, "a"));
+        assert!(heard.is_new(2, "b"));
+        assert!(!heard.is_new(1, "b"));
+    }
+
+    #[test]
+    fn it_remembers_a_bounded_number() {
+        let heard = Heard::default();
+        for i in 0..=MOST {
+            assert!(heard.is_new(1, i));
+        }
+        assert!(!heard.is_new(2, MOST));
+        assert!(heard.is_new(2, 0));
+        let recent = heard.recent.lock();
+        assert_eq!((recent.order.len(), recent.by.len()), (MOST, MOST));
+    }
+}
