@@ -1,10 +1,11 @@
 //! What has been heard lately, so that nothing is heard twice when a subscription goes from one server of
 //! a cluster to another: a message that the old one has handed over may still be on its way to the new one.
 
+use foldhash::{HashMap, fast::RandomState};
 use parking_lot::Mutex;
 use std::{
-    collections::{HashMap, VecDeque},
-    hash::{BuildHasher, Hash, RandomState},
+    collections::VecDeque,
+    hash::{BuildHasher, Hash},
 };
 
 /// How many messages are remembered: more than are on their way between servers.

@@ -112,9 +112,8 @@ impl Listener {
                 None => self.sink.malformed(),
             };
         }
-        // Sharded messages stay within their slot. Others reach all servers, each in its time.
+        // A message reaches all servers, a sharded one the replicas of its master, each in its time.
         if let Some(connection) = of_cluster
-            && push.kind != PushKind::SMessage
             && !self
                 .heard
                 .is_new(connection, (is_pattern, channel, payload))
