@@ -138,4 +138,45 @@ describe('the reaper', () => {
     await client.leave('c');
     await eventually(async () => expect(await redis.keys('*')).toEqual([]));
   });
+
+  test('connections that a failover has brought back to rooms that they had left are taken out', async () => {
+    const options = { url: server.url, layout: 'slotted', ttlMs: 60_000 } as const;
+    const client = await openClient(options);
+    const redis = await server.client();
+    const conns = Array.from({ length: 10 }, (_, i) => `c${i}`);
+    for (const [i, connId] of conns.entries()) {
+      await client.join({ roomId: `old${i}`, userId: 'u', connId });
+    }
+    const kept: [string, Buffer][] = [];
+    for (const key of await redis.keys('prs:*')) {
+      if (/\{room:old/.test(key) || key.startsWith('prs:at:')) {
+        kept.push([key, await redis.dumpBuffer(key)]);
+      }
+    }
+    for (const [i, connId] of conns.entries()) {
+      await client.join({ roomId: `new${i}`, userId: 'u', connId });
+    }
+    // What their master had written last is gone.
+    for (const [key, data] of kept) await redis.restore(key, 60_000, data, 'REPLACE');
+    const before = await client.fetchRoomSnapshot('old0');
+    expect(before.map(({ connId }) => connId)).toEqual(['c0']);
+
+    const reasons: string[] = [];
+    await client.subscribe((event) => {
+      if (event.type === 'leave') reasons.push(`${event.roomId} ${event.reason}`);
+    });
+    // The first check of all shards is a thorough one.
+    const judge = await openClient({ ...options, fallbackSweepMs: 1000 });
+    await judge.startReaper();
+    const expected = conns.map((_, i) => `old${i} replaced`);
+    await eventually(() => expect(reasons.sort()).toEqual(expected), { timeoutMs: 4000 });
+    await eventually(async () => {
+      for (const [i, connId] of conns.entries()) {
+        expect(await client.fetchRoomSnapshot(`old${i}`)).toEqual([]);
+        expect(await redis.hkeys(`prs:at:${connId}`)).toEqual([`s:new${i}`]);
+      }
+    });
+    for (const connId of conns) await client.leave(connId);
+    await eventually(async () => expect(await redis.keys('*')).toEqual([]));
+  });
 });

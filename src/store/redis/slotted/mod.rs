@@ -200,20 +200,30 @@ impl RedisStore {
 
     /// Takes a connection out of another room for a join with `epoch`. Says which epoch it has there,
     /// if that is not lower.
-    async fn replace(&self, conn: &str, mut place: Place, epoch: Epoch) -> Result<Option<Epoch>> {
+    async fn replace(&self, conn: &str, place: Place, epoch: Epoch) -> Result<Option<Epoch>> {
+        match self.take_out(conn, place, epoch).await? {
+            (place, RoomLeft::Left { epoch }) => {
+                end_point(Step::Left);
+                self.settle_left(conn, &place, epoch).await;
+                Ok(None)
+            }
+            (_, RoomLeft::Newer { epoch }) => Ok(Some(epoch)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The first step of that: under whatever user it is there. The room notes it.
+    async fn take_out(
+        &self,
+        conn: &str,
+        mut place: Place,
+        epoch: Epoch,
+    ) -> Result<(Place, RoomLeft)> {
         for _ in 0..MOST_ROUNDS {
-            match self
-                .leave_room(conn, &place, "replaced", Some(epoch))
-                .await?
-            {
-                RoomLeft::Left { epoch } => {
-                    end_point(Step::Left);
-                    self.settle_left(conn, &place, epoch).await;
-                    return Ok(None);
-                }
-                RoomLeft::Newer { epoch } => return Ok(Some(epoch)),
+            let left = self.leave_room(conn, &place, "replaced", Some(epoch));
+            match left.await? {
                 RoomLeft::Elsewhere(actual) => place = actual,
-                RoomLeft::Unknown | RoomLeft::Early { .. } => return Ok(None),
+                left => return Ok((place, left)),
             }
         }
         Err(Error::internal("a connection kept changing its user"))

@@ -240,11 +240,18 @@ impl RedisStore {
         }
         let mut more = false;
         for (index, conn, hash) in settling {
-            if read_settled(Ok(answers[index].clone()))?.is_none() {
+            let Some(gone) = read_settled(Ok(answers[index].clone()))? else {
                 // A newer join was settled elsewhere.
                 more = true;
                 self.leave_room(conn, &hash.place, "replaced", Some(hash.epoch + 1))
                     .await?;
+                continue;
+            };
+            // A failover can bring a connection back to a room that it had left. That room notes that it is
+            // taken out, and has an entry before, by which somebody looks at it and settles it.
+            for older in gone.iter().filter(|entry| entry.room != room) {
+                self.move_due(&[(&older.room, 0)], true).await?;
+                self.take_out(conn, older.place(), hash.epoch).await?;
             }
         }
         Ok(more)
