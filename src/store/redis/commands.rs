@@ -63,6 +63,20 @@ impl Commands {
         }
     }
 
+    /// The same of commands that are in no pipeline yet.
+    pub async fn each(&self, commands: &[Cmd], repeat: Repeat) -> Vec<Result<Value>> {
+        match self {
+            Commands::One(link) => {
+                let mut pipeline = Pipeline::with_capacity(commands.len());
+                for command in commands {
+                    pipeline.add_command(command.clone());
+                }
+                link.pipeline_each(&pipeline, repeat).await
+            }
+            Commands::Cluster(cluster) => cluster.send(commands, repeat).await,
+        }
+    }
+
     /// A link to each server that has keys.
     pub fn servers(&self) -> Vec<Arc<Link>> {
         match self {

@@ -39,7 +39,7 @@ use clock::ServerClock;
 use commands::Commands;
 use futures_util::future::BoxFuture;
 use link::{NoScript, Repeat};
-use redis::{Cmd, Pipeline, Value};
+use redis::{Cmd, Value};
 use scripts::Script;
 use serde::Deserialize;
 use states::{StateOptions, States};
@@ -109,13 +109,10 @@ impl RedisStore {
         calls: Vec<(&'static Script, Cmd)>,
         repeat: Repeat,
     ) -> Vec<Result<Value>> {
-        let mut pipeline = Pipeline::with_capacity(calls.len());
-        for (_, call) in &calls {
-            pipeline.add_command(call.clone());
-        }
-        let answers = self.commands.pipeline_each(&pipeline, repeat).await;
+        let (scripts, calls): (Vec<_>, Vec<Cmd>) = calls.into_iter().unzip();
+        let answers = self.commands.each(&calls, repeat).await;
         let mut results = Vec::with_capacity(calls.len());
-        for ((script, call), answer) in calls.iter().zip(answers) {
+        for ((script, call), answer) in scripts.iter().zip(&calls).zip(answers) {
             results.push(match answer.map(Value::extract_error) {
                 Ok(Ok(value)) => Ok(value),
                 Ok(Err(error)) if errors::is_no_script(&error) => {
