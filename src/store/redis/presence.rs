@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 /// How many hashes one pipeline reads: a big room is read in pieces, so that heartbeats on the same
 /// connection get their turn in between.
-const READ_CHUNK: usize = 192;
+const READ_CHUNK: usize = 384;
 /// How many pieces are on their way at once, so that the server reads one while the node takes in
 /// another.
 const READS_AT_ONCE: usize = 4;

@@ -117,6 +117,7 @@ scripts!(
     AT_FORGET,
     AT_SETTLE,
     CHECK_ROOMS,
+    CHECK_USERS,
     CONN_READ,
     DUE_MOVE,
     DUE_TAKE,

@@ -20,6 +20,9 @@ const ROOMS_ASKED: usize = 64;
 /// One page of a scan: the next cursor, and the texts that it found.
 pub(in crate::store::redis) type Page = (Vec<u8>, Vec<String>);
 
+/// A page of a room's `conn_meta`: the index of the room, then connections and what is kept of them in turn.
+type PageOf = (usize, Vec<String>);
+
 /// Where a scan begins, and what it says when it has ended.
 const END: &[u8] = b"0";
 
@@ -103,8 +106,7 @@ impl RedisStore {
                 scans.add_command(scan("HSCAN", &keys[*at].conn_meta, cursor));
             }
             let pages = self.commands.pipeline(&scans, Repeat::Harmless).await?;
-            let mut asks = Pipeline::new();
-            let mut asked = Vec::new();
+            let mut asks = Vec::new();
             let mut more = Vec::new();
             for ((at, _), answer) in open.into_iter().zip(pages) {
                 // What cannot be read, repair has the same error for.
@@ -112,39 +114,55 @@ impl RedisStore {
                     differ[at] = true;
                     continue;
                 };
-                let of_users = by_user(&entries);
-                if !of_users.is_empty() {
-                    let users: Vec<&String> = of_users.keys().collect();
-                    asks.cmd("SMISMEMBER").arg(&keys[at].members).arg(users);
-                    asked.push(at);
-                }
-                for (user, conns) in of_users {
-                    asks.cmd("SMISMEMBER")
-                        .arg(self.keys.user_conns("", &user))
-                        .arg(conns);
-                    asks.cmd("SMISMEMBER")
-                        .arg(self.keys.user_rooms("", &user))
-                        .arg(rooms[at]);
-                    asked.extend([at, at]);
-                }
+                asks.push((at, entries));
                 if next != END {
                     more.push((at, next));
                 }
             }
-            let answers = self.commands.pipeline(&asks, Repeat::Harmless).await?;
-            for (at, answer) in asked.into_iter().zip(answers) {
-                let known = answer
-                    .extract_error()
-                    .map_err(|error| errors::request(&error))
-                    .and_then(integers);
-                if known.map_or(true, |known| known.contains(&0)) {
-                    differ[at] = true;
+            let mut connections = 0;
+            let in_one_call = |(_, before): &PageOf, (_, entries): &PageOf| {
+                connections += before.len() / 2;
+                let fits = connections + entries.len() / 2 <= PAGE;
+                connections *= usize::from(fits);
+                fits
+            };
+            for asks in asks.chunk_by(in_one_call) {
+                let value = self
+                    .call(
+                        &scripts::CHECK_USERS,
+                        &self.users_call(rooms, keys, asks),
+                        Repeat::Harmless,
+                    )
+                    .await?;
+                for index in integers(value)? {
+                    differ[asks[index.unsigned_abs() as usize].0] = true;
                 }
             }
             more.retain(|&(at, _)| !differ[at]);
             open = more;
         }
         Ok(())
+    }
+
+    /// Asks for the users of pages of `conn_meta`, each with the index of its room.
+    fn users_call(&self, rooms: &[&String], keys: &[RoomKeys], pages: &[PageOf]) -> redis::Cmd {
+        let of_users: Vec<_> = pages.iter().map(|(_, entries)| by_user(entries)).collect();
+        let count: usize = of_users.iter().map(BTreeMap::len).sum();
+        let mut call = scripts::CHECK_USERS.call(pages.len() + 2 * count);
+        for ((at, _), users) in pages.iter().zip(&of_users) {
+            call.arg(&keys[*at].members);
+            for user in users.keys() {
+                call.arg(self.keys.user_conns("", user))
+                    .arg(self.keys.user_rooms("", user));
+            }
+        }
+        for ((at, _), users) in pages.iter().zip(&of_users) {
+            call.arg(rooms[*at]).arg(users.len());
+            for (user, conns) in users {
+                call.arg(user).arg(conns.len()).arg(conns);
+            }
+        }
+        call
     }
 
     pub(in crate::store::redis) async fn scan(
