@@ -14,6 +14,8 @@ const NODE_TIMEOUT_MS = 1_000;
 const RECOVERED_MS = NODE_TIMEOUT_MS + 5_000;
 const WAYS = ['handed over', 'killed', 'stopped'] as const;
 const ROOMS = 12;
+/** What is sent to a master that is stopped waits for that long, and is sent anew by its caller. */
+const COMMAND_TIMEOUT_MS = 1_000;
 
 test(`3: ${FAILOVERS} failovers under load: back within the node timeout + 5 s, converged after each (seed ${seed})`, {
   timeout: 20_000 + FAILOVERS * 30_000,
@@ -21,7 +23,12 @@ test(`3: ${FAILOVERS} failovers under load: back within the node timeout + 5 s, 
   const cluster = await startCluster({ nodeTimeoutMs: NODE_TIMEOUT_MS });
   onTestFinished(() => cluster[Symbol.asyncDispose]());
   const random = createRandom(2);
-  const load = await Load.start({ url: cluster.url, random, rooms: ROOMS });
+  const load = await Load.start({
+    url: cluster.url,
+    random,
+    rooms: ROOMS,
+    commandTimeoutMs: COMMAND_TIMEOUT_MS,
+  });
   onTestFinished(() => load[Symbol.asyncDispose]());
   const took: Record<string, number[]> = {};
   const sum = { failed: 0, connections: 0, changes: 0 };
