@@ -74,19 +74,29 @@ impl std::fmt::Display for Address {
 
 impl Nodes {
     pub fn server(&self, address: &Address) -> Result<Arc<Server>> {
-        let (host, port) = (address.host.clone(), address.port);
-        let addr = match self.data.addr() {
-            ConnectionAddr::TcpTls { .. } => ConnectionAddr::TcpTls {
-                host,
-                port,
-                insecure: false,
-                tls_params: None,
-            },
-            _ => ConnectionAddr::Tcp(host, port),
-        };
-        let endpoint = endpoint(self.data.clone().set_addr(addr), self.tls.as_ref())?;
+        let Address { host, port } = address.clone();
+        let endpoint = endpoint_at(&self.data, host, port, self.tls.as_ref())?;
         Ok(Arc::new(Server::Fixed(endpoint)))
     }
+}
+
+/// One of several servers that have all but the address in common.
+pub fn endpoint_at(
+    data: &ConnectionInfo,
+    host: String,
+    port: u16,
+    tls: Option<&Tls>,
+) -> Result<Endpoint> {
+    let addr = match data.addr() {
+        ConnectionAddr::TcpTls { .. } => ConnectionAddr::TcpTls {
+            host,
+            port,
+            insecure: false,
+            tls_params: None,
+        },
+        _ => ConnectionAddr::Tcp(host, port),
+    };
+    endpoint(data.clone().set_addr(addr), tls)
 }
 
 /// How long sent data may stay unacknowledged before the kernel gives the connection up: a host
@@ -143,26 +153,14 @@ fn parse_cluster(url: &str, tls: Option<&Tls>) -> Result<Target> {
     if !matches!(db, "" | "0") {
         return Err(malformed());
     }
-    let (user, hosts) = match authority.rsplit_once('@') {
-        Some((user, hosts)) => (format!("{user}@"), hosts),
-        None => (String::new(), authority),
-    };
-    let scheme = if tls.is_some() { "rediss" } else { "redis" };
+    let (user, hosts) = user_and_hosts(authority);
+    let scheme = scheme_with(tls);
     let data = connection_info(&format!("{scheme}://{user}cluster")).map_err(|_| malformed())?;
     // Whether the material fits is known now, not at the first failover.
     endpoint(data.clone(), tls)?;
     let mut first = Vec::new();
-    for host in hosts.split(',') {
-        let has_port = host
-            .rsplit_once(':')
-            .is_some_and(|(_, port)| !port.ends_with(']'));
-        let port = if has_port {
-            String::new()
-        } else {
-            format!(":{REDIS_PORT}")
-        };
-        let info = connection_info(&format!("redis://{host}{port}")).map_err(|_| malformed())?;
-        match info.addr() {
+    for info in each_host(hosts, "redis", REDIS_PORT) {
+        match info.map_err(|_| malformed())?.addr() {
             ConnectionAddr::Tcp(host, port) if !host.is_empty() => first.push(Address {
                 host: host.clone(),
                 port: *port,
@@ -177,6 +175,32 @@ fn parse_cluster(url: &str, tls: Option<&Tls>) -> Result<Target> {
         data,
         tls: tls.cloned(),
     })))
+}
+
+/// `user:password@`, if it is there, and the hosts behind it.
+fn user_and_hosts(authority: &str) -> (String, &str) {
+    match authority.rsplit_once('@') {
+        Some((user, hosts)) => (format!("{user}@"), hosts),
+        None => (String::new(), authority),
+    }
+}
+
+fn scheme_with(tls: Option<&Tls>) -> &'static str {
+    if tls.is_some() { "rediss" } else { "redis" }
+}
+
+/// Each of the hosts as if it were the only one. `port`: of those that name none.
+fn each_host(hosts: &str, scheme: &str, port: u16) -> impl Iterator<Item = Result<ConnectionInfo>> {
+    hosts.split(',').map(move |host| {
+        let has_port = host
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| !port.ends_with(']'));
+        connection_info(&if has_port {
+            format!("{scheme}://{host}")
+        } else {
+            format!("{scheme}://{host}:{port}")
+        })
+    })
 }
 
 /// redis-rs's errors do not repeat the URL, and neither may we: it can hold a password.
@@ -194,10 +218,7 @@ fn parse_sentinel(url: &str, tls: Option<&Tls>, sentinel: &SentinelOptions) -> R
     let malformed = || Error::invalid(SENTINEL_FORM);
     let rest = url.strip_prefix(SENTINEL_SCHEME).ok_or_else(malformed)?;
     let (authority, path) = rest.split_once('/').ok_or_else(malformed)?;
-    let (user, hosts) = match authority.rsplit_once('@') {
-        Some((user, hosts)) => (format!("{user}@"), hosts),
-        None => (String::new(), authority),
-    };
+    let (user, hosts) = user_and_hosts(authority);
     let (master, db) = path.split_once('/').unwrap_or((path, "0"));
     let master = percent_decode_str(master)
         .decode_utf8()
@@ -206,28 +227,16 @@ fn parse_sentinel(url: &str, tls: Option<&Tls>, sentinel: &SentinelOptions) -> R
         return Err(malformed());
     }
     // redis-rs reads what a URL of one server can say; the addresses are put in later.
-    let scheme = if tls.is_some() { "rediss" } else { "redis" };
+    let scheme = scheme_with(tls);
     let data = connection_info(&format!("{scheme}://{user}sentinel/{db}"))?;
     let db = data.redis_settings().db();
     // Whether the material fits is known now, not at the first failover.
     endpoint(data.clone(), tls)?;
 
-    let scheme = if sentinel.tls.is_some() {
-        "rediss"
-    } else {
-        "redis"
-    };
+    let scheme = scheme_with(sentinel.tls.as_ref());
     let mut sentinels = Vec::new();
-    for host in hosts.split(',') {
-        let has_port = host
-            .rsplit_once(':')
-            .is_some_and(|(_, port)| !port.ends_with(']'));
-        let port = if has_port {
-            String::new()
-        } else {
-            format!(":{SENTINEL_PORT}")
-        };
-        let info = connection_info(&format!("{scheme}://{host}{port}")).map_err(|_| malformed())?;
+    for info in each_host(hosts, scheme, SENTINEL_PORT) {
+        let info = info.map_err(|_| malformed())?;
         let mut settings = info.redis_settings().clone();
         if let Some(username) = &sentinel.username {
             settings = settings.set_username(username);

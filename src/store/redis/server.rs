@@ -10,7 +10,7 @@ use crate::{
     switches::{Defence, off},
 };
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, RedisFuture, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, RedisFuture, Value,
     aio::MultiplexedConnection, io::AsyncDNSResolver,
 };
 use std::{
@@ -210,16 +210,7 @@ impl Sentinels {
     }
 
     fn endpoint(&self, host: String, port: u16) -> Result<Endpoint> {
-        let addr = match self.data.addr() {
-            ConnectionAddr::TcpTls { .. } => ConnectionAddr::TcpTls {
-                host,
-                port,
-                insecure: false,
-                tls_params: None,
-            },
-            _ => ConnectionAddr::Tcp(host, port),
-        };
-        config::endpoint(self.data.clone().set_addr(addr), self.tls.as_ref())
+        config::endpoint_at(&self.data, host, port, self.tls.as_ref())
     }
 }
 
