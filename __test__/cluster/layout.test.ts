@@ -169,7 +169,7 @@ describe('the reaper', () => {
     const judge = await openClient({ ...options, fallbackSweepMs: 1000 });
     await judge.startReaper();
     const expected = conns.map((_, i) => `old${i} replaced`);
-    await eventually(() => expect(reasons.sort()).toEqual(expected), { timeoutMs: 4000 });
+    await eventually(() => expect(reasons.sort()).toEqual(expected), { timeoutMs: 8000 });
     await eventually(async () => {
       for (const [i, connId] of conns.entries()) {
         expect(await client.fetchRoomSnapshot(`old${i}`)).toEqual([]);
