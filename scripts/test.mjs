@@ -122,7 +122,7 @@ async function runOnRedis8(env, args) {
     return { ...emptyTally(), skipped: [{ name: 'tests on Redis 8', reason: found.why }] };
   }
   const tests = ['--project', 'rollcall', ...ON_REDIS_8, ...args];
-  return runJsTests({ ...env, REDIS_SERVER_BIN: found.program }, tests);
+  return runJsTests({ ...env, REDIS_SERVER_BIN: found.file }, tests);
 }
 
 /** Fails the run for every process that is still there shortly after the tests have ended. */

@@ -2,83 +2,92 @@
 //! test of that defence can be seen to fail without it. In the published build a defence is always
 //! on and nothing of this is left but a constant.
 
+/// An enumeration, and the names that tests know its variants by, in their order.
+macro_rules! named {
+    (
+        $(#[$about:meta])*
+        pub enum $set:ident in $names:ident {
+            $($(#[$doc:meta])* $name:ident: $text:literal,)*
+        }
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum $set {
+            $($(#[$doc])* $name,)*
+        }
+
+        #[cfg(feature = "test-faults")]
+        const $names: &[&str] = &[$($text),*];
+    };
+}
+
 mod steps;
 
 #[cfg(feature = "test-faults")]
 pub use steps::end_in;
 pub use steps::{Step, end_point, ends_in};
 
-macro_rules! defences {
-    ($($(#[$doc:meta])* $name:ident: $text:literal,)*) => {
-        /// What can be turned off.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u32)]
-        pub enum Defence {
-            $($(#[$doc])* $name,)*
-        }
-
-        #[cfg(feature = "test-faults")]
-        const NAMES: &[&str] = &[$($text),*];
-    };
-}
-
-defences! {
-    /// Pings of idle connections.
-    Pings: "pings",
-    /// Deadlines of requests.
-    Deadlines: "deadlines",
-    /// Waiting for as long as `commandTimeoutMs` says, and not a tenth of it.
-    Patience: "patience",
-    /// Telling the server's errors from each other.
-    ServerWords: "server-words",
-    /// Connecting again after a connection broke.
-    Reconnect: "reconnect",
-    /// Asking sentinels now and then whether the master is still the one.
-    Moved: "moved",
-    /// Telling of gaps in the events.
-    Gaps: "gaps",
-    /// Sending a script along when the server has lost it.
-    NoScript: "no-script",
-    /// Never sending twice what could be applied twice.
-    Once: "once",
-    /// Looking for the master again when a server turns out to be a replica.
-    ReadOnly: "read-only",
-    /// Looking at what fits the channel only, of messages of a sensible size.
-    Forged: "forged",
-    /// The bound of the events that wait for JavaScript.
-    EventBound: "event-bound",
-    /// Looking at rooms and connections one by one when one of many is corrupt.
-    Isolation: "isolation",
-    /// Asking whether an event may be published before anything is written.
-    MayPublish: "may-publish",
-    /// Comparing the indices of rooms.
-    Checks: "checks",
-    /// Taking rooms in that are active and not indexed.
-    Adopting: "adopting",
-    /// Telling a heartbeat that its connection is not there.
-    NotFound: "not-found",
-    /// Freeing memory on a server that has none left.
-    Freeing: "freeing",
-    /// Ending what a client held when its JavaScript is gone.
-    Ending: "ending",
-    /// Catching panics.
-    Panics: "panics",
-    /// Checking the certificate of a server.
-    Certificates: "certificates",
-    /// Checking the size of ids and states.
-    Limits: "limits",
-    /// Carrying out what rooms have noted, for whoever has ended half way.
-    Settling: "settling",
-    /// Merging patches in the order of their calls.
-    Merging: "merging",
-    /// Passes of the reaper.
-    Reaping: "reaping",
-    /// Renewing the leases of locks.
-    Renewing: "renewing",
-    /// Not a defence: it is "off" when tasks are to panic.
-    Calm: "calm",
-    /// The same for what JavaScript calls at once.
-    CalmAtOnce: "calm-at-once",
+named! {
+    /// What can be turned off.
+    pub enum Defence in NAMES {
+        /// Pings of idle connections.
+        Pings: "pings",
+        /// Deadlines of requests.
+        Deadlines: "deadlines",
+        /// Waiting for as long as `commandTimeoutMs` says, and not a tenth of it.
+        Patience: "patience",
+        /// Telling the server's errors from each other.
+        ServerWords: "server-words",
+        /// Connecting again after a connection broke.
+        Reconnect: "reconnect",
+        /// Asking sentinels now and then whether the master is still the one.
+        Moved: "moved",
+        /// Telling of gaps in the events.
+        Gaps: "gaps",
+        /// Sending a script along when the server has lost it.
+        NoScript: "no-script",
+        /// Never sending twice what could be applied twice.
+        Once: "once",
+        /// Looking for the master again when a server turns out to be a replica.
+        ReadOnly: "read-only",
+        /// Looking at what fits the channel only, of messages of a sensible size.
+        Forged: "forged",
+        /// The bound of the events that wait for JavaScript.
+        EventBound: "event-bound",
+        /// Looking at rooms and connections one by one when one of many is corrupt.
+        Isolation: "isolation",
+        /// Asking whether an event may be published before anything is written.
+        MayPublish: "may-publish",
+        /// Comparing the indices of rooms.
+        Checks: "checks",
+        /// Taking rooms in that are active and not indexed.
+        Adopting: "adopting",
+        /// Telling a heartbeat that its connection is not there.
+        NotFound: "not-found",
+        /// Freeing memory on a server that has none left.
+        Freeing: "freeing",
+        /// Ending what a client held when its JavaScript is gone.
+        Ending: "ending",
+        /// Catching panics.
+        Panics: "panics",
+        /// Checking the certificate of a server.
+        Certificates: "certificates",
+        /// Checking the size of ids and states.
+        Limits: "limits",
+        /// Carrying out what rooms have noted, for whoever has ended half way.
+        Settling: "settling",
+        /// Merging patches in the order of their calls.
+        Merging: "merging",
+        /// Passes of the reaper.
+        Reaping: "reaping",
+        /// Renewing the leases of locks.
+        Renewing: "renewing",
+        /// Not a defence: it is "off" when tasks are to panic.
+        Calm: "calm",
+        /// The same for what JavaScript calls at once.
+        CalmAtOnce: "calm-at-once",
+    }
 }
 
 /// Whether the defence is turned off. Never, in the published build.

@@ -39,7 +39,7 @@ function texts(folder: string, names: RegExp, but: string): string {
 
 test('each defence is in use, and has its control', () => {
   const switches = readFileSync(inRoot('src', 'switches.rs'), 'utf8');
-  const defences = [...switches.matchAll(/^ {4}(\w+): "([\w-]+)",$/gm)];
+  const defences = [...switches.matchAll(/^ {8}(\w+): "([\w-]+)",$/gm)];
   expect(defences.length).toBeGreaterThan(20);
   const core = texts('src', /\.rs$/, 'switches.rs');
   const tests = texts('__test__/faults', /\.test\.ts$/, 'switches.test.ts');
@@ -50,7 +50,7 @@ test('each defence is in use, and has its control', () => {
 
 test('each step is in use, and a process has ended in it', () => {
   const switches = readFileSync(inRoot('src', 'switches', 'steps.rs'), 'utf8');
-  const steps = [...switches.matchAll(/^ {4}(\w+): "([\w-]+)",$/gm)];
+  const steps = [...switches.matchAll(/^ {8}(\w+): "([\w-]+)",$/gm)];
   expect(steps.length).toBeGreaterThan(10);
   const core = texts('src', /\.rs$/, 'steps.rs');
   const tests = texts('__test__/faults', /steps\.test\.ts$/, '-');

@@ -1,6 +1,7 @@
 // Real Redis Clusters for tests: three masters, each with a replica, on free ports of the loopback,
 // ended with the test's process.
 import type { Redis } from 'ioredis';
+import { started } from './process.js';
 import { freePort, type RedisServer, type RedisServerOptions, startRedis } from './redis.js';
 import { eventually } from './wait.js';
 
@@ -29,15 +30,8 @@ export interface NodeInfo {
   slots: [number, number][];
 }
 
-export async function startCluster(options: ClusterOptions = {}): Promise<RedisCluster> {
-  const cluster = new RedisCluster(options);
-  try {
-    await cluster.start();
-  } catch (error) {
-    await cluster[Symbol.asyncDispose]();
-    throw error;
-  }
-  return cluster;
+export function startCluster(options: ClusterOptions = {}): Promise<RedisCluster> {
+  return started(new RedisCluster(options));
 }
 
 export class RedisCluster implements AsyncDisposable {

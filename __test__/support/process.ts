@@ -33,6 +33,19 @@ export function removeWithProcess(folder: string): () => void {
   };
 }
 
+/** Starts a group of servers; those of a group that does not get going are ended. */
+export async function started<Group extends AsyncDisposable & { start(): Promise<void> }>(
+  group: Group,
+): Promise<Group> {
+  try {
+    await group.start();
+  } catch (error) {
+    await group[Symbol.asyncDispose]();
+    throw error;
+  }
+  return group;
+}
+
 export interface Exit {
   code: number | null;
   signal: NodeJS.Signals | null;

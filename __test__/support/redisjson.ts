@@ -13,8 +13,8 @@ let nextDb = 0;
 
 /** An empty database of the shared server, as `sharedDb` gives one without the module. */
 export async function jsonDb(): Promise<{ server: RedisServer; db: number; url: string }> {
-  if (!('module' in found)) throw new Error(noRedisJson);
-  shared ??= startRedis({ config: { loadmodule: found.module } });
+  if (!('file' in found)) throw new Error(noRedisJson);
+  shared ??= startRedis({ config: { loadmodule: found.file } });
   const server = await shared;
   const db = 1 + (nextDb++ % 15);
   await server.flush(db);

@@ -5,7 +5,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { Redis } from 'ioredis';
 import { locateRedis, NO_REDIS } from '../../scripts/lib/redis.mjs';
-import { endWithProcess } from './process.js';
+import { endWithProcess, started } from './process.js';
 import { freePort, type RedisServer, startRedis } from './redis.js';
 import { eventually } from './wait.js';
 
@@ -30,15 +30,8 @@ interface Sentinel {
   process: ChildProcess;
 }
 
-export async function startSentinels(options: SentinelOptions = {}): Promise<SentinelGroup> {
-  const group = new SentinelGroup(options);
-  try {
-    await group.start();
-  } catch (error) {
-    await group[Symbol.asyncDispose]();
-    throw error;
-  }
-  return group;
+export function startSentinels(options: SentinelOptions = {}): Promise<SentinelGroup> {
+  return started(new SentinelGroup(options));
 }
 
 export class SentinelGroup implements AsyncDisposable {

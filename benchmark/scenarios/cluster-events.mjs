@@ -1,10 +1,11 @@
 // What events cost on a Redis Cluster where one node follows 10 of 1000 rooms and another changes states
 // in all of them: sharded against plain pub/sub, in bytes between the servers and in CPU.
 import { PresenceClient } from 'rollcall';
+import { gridCharts, gridTables } from '../lib/grid.mjs';
 import { openLoop } from '../lib/load.mjs';
 import { measure } from '../lib/measure.mjs';
 import { joinAll, people, STATE, TTL_MS } from '../lib/population.mjs';
-import { medians, ratio } from '../lib/statistics.mjs';
+import { ratio } from '../lib/statistics.mjs';
 import { atMost, times } from '../lib/targets.mjs';
 
 const ROOMS = 1000;
@@ -136,14 +137,7 @@ export default {
     const results = {};
     for (const shape of SHAPES) results[shape.key] = await measured(shape, tools);
     return {
-      tables: SHAPES.map(({ key, title }) => ({
-        title,
-        columns: COLUMNS,
-        rows: Object.entries(MODES).map(([subject, label]) => ({
-          label,
-          values: medians(results[key][subject]),
-        })),
-      })),
+      tables: gridTables(SHAPES, MODES, results, COLUMNS),
       targets: SHAPES.flatMap(({ key, title }) => {
         const { sharded, plain } = results[key];
         return [
@@ -163,17 +157,10 @@ export default {
           ),
         ];
       }),
-      charts: [
+      charts: gridCharts(SHAPES, MODES, results, [
         ['Bytes on the bus per event', 'busBytes'],
         ['CPU of all servers per event, µs', 'serversMicros'],
-      ].map(([title, metric]) => ({
-        title,
-        series: Object.values(MODES),
-        groups: SHAPES.map((shape) => ({
-          label: shape.title,
-          values: Object.keys(MODES).map((mode) => medians(results[shape.key][mode])[metric]),
-        })),
-      })),
+      ]),
       rounds: results,
     };
   },

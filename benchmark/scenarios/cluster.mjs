@@ -2,10 +2,11 @@
 // and what each heartbeat costs the servers and Node.js.
 import { PresenceClient } from 'rollcall';
 import { connectIoredis } from '../lib/connect.mjs';
+import { gridCharts, gridTables } from '../lib/grid.mjs';
 import { closedLoop } from '../lib/load.mjs';
 import { measure } from '../lib/measure.mjs';
 import { joinAll, people, TTL_MS } from '../lib/population.mjs';
-import { medians, ratio } from '../lib/statistics.mjs';
+import { ratio } from '../lib/statistics.mjs';
 import { atLeast, atMost, times } from '../lib/targets.mjs';
 
 const IN_FLIGHT = 1000;
@@ -89,14 +90,7 @@ export default {
       results[key] = await interleave(workers, scale.rounds(5), round(1200));
     }
     return {
-      tables: CROWDS.map(({ key, title }) => ({
-        title,
-        columns: COLUMNS,
-        rows: Object.entries(LABELS).map(([subject, label]) => ({
-          label,
-          values: medians(results[key][subject]),
-        })),
-      })),
+      tables: gridTables(CROWDS, LABELS, results, COLUMNS),
       targets: CROWDS.flatMap(({ key, title }) => {
         const { cluster, v1 } = results[key];
         return [
@@ -116,19 +110,10 @@ export default {
           ),
         ];
       }),
-      charts: [
+      charts: gridCharts(CROWDS, LABELS, results, [
         ['heartbeats a second', 'opsPerSecond'],
         ['Redis CPU per heartbeat, µs', 'redisCpuMicros'],
-      ].map(([title, metric]) => ({
-        title,
-        series: Object.values(LABELS),
-        groups: CROWDS.map((crowd) => ({
-          label: crowd.title,
-          values: Object.keys(LABELS).map(
-            (subject) => medians(results[crowd.key][subject])[metric],
-          ),
-        })),
-      })),
+      ]),
       rounds: results,
     };
   },

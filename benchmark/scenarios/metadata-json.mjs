@@ -28,12 +28,12 @@ const COLUMNS = [
 
 async function changer(metadataStorage) {
   const found = locateRedisJson();
-  if (!('module' in found)) throw new Error(found.why);
+  if (!('file' in found)) throw new Error(found.why);
   const folder = mkdtempSync(path.join(tmpdir(), 'rollcall-bench-json-'));
   const socket = path.join(folder, 'redis.sock');
   const server = spawn(
     locateRedis(),
-    ['--port', '0', '--unixsocket', socket, '--save', '', '--loadmodule', found.module],
+    ['--port', '0', '--unixsocket', socket, '--save', '', '--loadmodule', found.file],
     { cwd: folder, stdio: 'ignore' },
   );
   process.once('exit', () => {

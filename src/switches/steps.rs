@@ -1,43 +1,32 @@
 //! The steps in which a test can have the process end.
 
-macro_rules! steps {
-    ($($(#[$doc:meta])* $name:ident: $text:literal,)*) => {
-        /// Steps of operations that take several (docs/cluster.md). A test can have the process end in the
-        /// middle of any.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u32)]
-        pub enum Step {
-            $($(#[$doc])* $name,)*
-        }
-
-        #[cfg(feature = "test-faults")]
-        const STEPS: &[&str] = &[$($text),*];
-    };
-}
-
-steps! {
-    /// A join has claimed its epoch, and a room's entry in the due index.
-    Claim: "claim",
-    /// It is in its room.
-    Joined: "joined",
-    /// It is in the indices of other slots.
-    JoinNoted: "join-noted",
-    /// A leave, or the leave that is part of a join, is out of its room.
-    Left: "left",
-    /// It is out of the indices of other slots.
-    LeaveNoted: "leave-noted",
-    /// A join's or leave's own note is taken out of its room.
-    Settled: "settled",
-    /// The reaper has taken connections out of a room.
-    Reaped: "reaped",
-    /// It has made the indices of a room agree.
-    Repaired: "repaired",
-    /// It has carried out notes of a room in the indices of other slots.
-    CarriedOut: "carried-out",
-    /// It has taken them out of the room.
-    RoomSettled: "room-settled",
-    /// It has given a room an entry in the due index.
-    Indexed: "indexed",
+named! {
+    /// Steps of operations that take several (docs/cluster.md). A test can have the process end in the
+    /// middle of any.
+    pub enum Step in STEPS {
+        /// A join has claimed its epoch, and a room's entry in the due index.
+        Claim: "claim",
+        /// It is in its room.
+        Joined: "joined",
+        /// It is in the indices of other slots.
+        JoinNoted: "join-noted",
+        /// A leave, or the leave that is part of a join, is out of its room.
+        Left: "left",
+        /// It is out of the indices of other slots.
+        LeaveNoted: "leave-noted",
+        /// A join's or leave's own note is taken out of its room.
+        Settled: "settled",
+        /// The reaper has taken connections out of a room.
+        Reaped: "reaped",
+        /// It has made the indices of a room agree.
+        Repaired: "repaired",
+        /// It has carried out notes of a room in the indices of other slots.
+        CarriedOut: "carried-out",
+        /// It has taken them out of the room.
+        RoomSettled: "room-settled",
+        /// It has given a room an entry in the due index.
+        Indexed: "indexed",
+    }
 }
 
 /// Which calls of the step are still made, as bits, if the process is to end in it. Never, in the

@@ -5,7 +5,7 @@ use crate::{
     keys::Keys,
     model::limits::Limits,
     store::redis::{
-        PubSub, RedisStore, StorageOptions,
+        PubSub, RedisStore, Settings, StorageOptions,
         config::{SentinelOptions, Target},
     },
 };
@@ -48,17 +48,13 @@ impl RedisServer {
         let url = format!("redis+unix://{}", self.folder.join("redis.sock").display());
         for _ in 0..500 {
             let target = Target::parse(&url, None, &SentinelOptions::default()).unwrap();
-            let keys = Keys::new("prs:", 1);
-            match RedisStore::open(
-                target,
-                keys,
-                PubSub::default(),
-                &Limits::default(),
-                StorageOptions::default(),
-                Arc::new(Deaf),
-            )
-            .await
-            {
+            let settings = Settings {
+                keys: Keys::new("prs:", 1),
+                limits: &Limits::default(),
+                storage: StorageOptions::default(),
+                sink: Arc::new(Deaf),
+            };
+            match RedisStore::open(target, PubSub::default(), settings).await {
                 Ok(store) => return store,
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }

@@ -22,6 +22,8 @@ mod slotted;
 pub mod states;
 mod subscriber;
 
+pub use open::Settings;
+
 use crate::{
     keys::Keys,
     model::{

@@ -12,7 +12,7 @@ use super::{
     server::Server,
     slotted,
     states::States,
-    subscriber::Subscriber,
+    subscriber::{Listener, Subscriber},
 };
 use crate::{
     keys::Keys,
@@ -39,35 +39,41 @@ const OLDEST_SERVER: (u32, u32) = (6, 2);
 /// The oldest server that has `SSUBSCRIBE`.
 const FIRST_WITH_SHARDED_EVENTS: (u32, u32) = (7, 0);
 
+/// What a store is, wherever its servers are.
+pub struct Settings<'a> {
+    pub keys: Keys,
+    pub limits: &'a Limits,
+    pub storage: StorageOptions,
+    pub sink: Arc<dyn EventSink>,
+}
+
 impl RedisStore {
     /// Connects, or says why not.
     pub async fn open(
         target: Target,
-        keys: Keys,
         pubsub: PubSub,
-        limits: &Limits,
-        storage: StorageOptions,
-        sink: Arc<dyn EventSink>,
+        settings: Settings<'_>,
     ) -> Result<RedisStore> {
         match target {
             Target::One { server, db } => {
-                let (config, store) = Self::parts(server, db, keys, limits, storage, sink, true)?;
+                let (config, store) = Self::parts(server, db, settings, true)?;
                 Ok(store(Link::open(config).await?))
             }
-            Target::Cluster(nodes) => {
-                Self::open_cluster(nodes, keys, pubsub, limits, storage, sink).await
-            }
+            Target::Cluster(nodes) => Self::open_cluster(nodes, pubsub, settings).await,
         }
     }
 
     async fn open_cluster(
         nodes: Arc<Nodes>,
-        keys: Keys,
         pubsub: PubSub,
-        limits: &Limits,
-        storage: StorageOptions,
-        sink: Arc<dyn EventSink>,
+        settings: Settings<'_>,
     ) -> Result<RedisStore> {
+        let Settings {
+            keys,
+            limits,
+            storage,
+            sink,
+        } = settings;
         let wake = keys.lock_wake(&ids::random()?);
         let json = module_key(&keys, &storage);
         let cluster = Cluster::open(cluster::Settings {
@@ -94,9 +100,9 @@ impl RedisStore {
         };
         let keys = keys.with_sharded_events(sharded);
         let cluster = Arc::new(cluster);
-        let ears = cluster.clone();
+        let listener = Listener::new(0, keys.clone(), &wake, limits, sink.clone());
         Ok(RedisStore {
-            subscriber: Subscriber::of_cluster(ears, keys.clone(), &wake, limits, sink.clone()),
+            subscriber: Subscriber::of_cluster(cluster.clone(), listener, limits),
             keys,
             commands: Commands::Cluster(cluster),
             wake: wake.into(),
@@ -112,19 +118,13 @@ impl RedisStore {
     }
 
     /// Connects in the background: one of several servers, of which some may be down.
-    pub fn begin(
-        target: Target,
-        keys: Keys,
-        limits: &Limits,
-        sink: Arc<dyn EventSink>,
-    ) -> Result<RedisStore> {
+    pub fn begin(target: Target, settings: Settings<'_>) -> Result<RedisStore> {
         let Target::One { server, db } = target else {
             return Err(Error::invalid(
                 "several independent servers are single ones: redis-cluster:// cannot be one of them",
             ));
         };
-        let storage = StorageOptions::default();
-        let (config, store) = Self::parts(server, db, keys, limits, storage, sink, false)?;
+        let (config, store) = Self::parts(server, db, settings, false)?;
         Ok(store(Link::begin(config)))
     }
 
@@ -132,15 +132,18 @@ impl RedisStore {
     fn parts(
         server: Arc<Server>,
         db: i64,
-        keys: Keys,
-        limits: &Limits,
-        storage: StorageOptions,
-        sink: Arc<dyn EventSink>,
+        settings: Settings<'_>,
         reports_state: bool,
     ) -> Result<(LinkConfig, impl FnOnce(Link) -> RedisStore)> {
+        let Settings {
+            keys,
+            limits,
+            storage,
+            sink,
+        } = settings;
         let wake = keys.lock_wake(&ids::random()?);
-        let ear = server.clone();
-        let subscriber = Subscriber::of_server(ear, db, keys.clone(), &wake, limits, sink.clone());
+        let listener = Listener::new(db, keys.clone(), &wake, limits, sink.clone());
+        let subscriber = Subscriber::of_server(server.clone(), listener, limits);
         let transactions = Arc::new(AtomicBool::new(false));
         let (tried, key) = (transactions.clone(), keys.conn("", ""));
         let json = module_key(&keys, &storage);

@@ -38,6 +38,21 @@ pub(super) fn isolate(sweep: &mut Sweep, of_a_room: Result<()>) -> Result<()> {
     }
 }
 
+/// Takes in what `reap.lua` did in a room. How many connections it removed, unless the room's data are of
+/// no use.
+pub(super) fn reaped(sweep: &mut Sweep, answer: Result<Value>) -> Result<Option<u64>> {
+    let mut counts = Vec::new();
+    isolate(sweep, answer.and_then(integers).map(|found| counts = found))?;
+    let [removed, lag, mended] = counts[..] else {
+        return Ok(None);
+    };
+    let removed = removed.unsigned_abs();
+    sweep.expired += removed;
+    sweep.repairs += mended.unsigned_abs();
+    sweep.lag_ms = sweep.lag_ms.max(lag.unsigned_abs());
+    Ok(Some(removed))
+}
+
 /// The integers of a reply.
 pub(super) fn integers(value: Value) -> Result<Vec<i64>> {
     scripts::read(value, |reply| {

@@ -1,7 +1,9 @@
 //! The sweep: `sweep_due.lua` gives rooms that are due, `sweep_rooms.lua` takes those in which
 //! something may be dead, `sweep_candidates.lua` reads what, and `reap.lua` removes what is.
 
-use super::{CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, integers, isolate, user_json};
+use super::{
+    CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, integers, isolate, reaped, user_json,
+};
 use crate::{
     model::{error::Result, json::quote, presence::Sweep},
     store::{
@@ -203,16 +205,11 @@ impl RedisStore {
             let results = self.call_all(&scripts::REAP, calls, Repeat::Never).await;
             rooms = Vec::new();
             for ((room, candidates), result) in reaps.iter().zip(results) {
-                let mut counts = Vec::new();
-                isolate(sweep, result.and_then(integers).map(|found| counts = found))?;
-                let [removed, lag, mended] = counts[..] else {
-                    continue;
-                };
-                sweep.expired += removed.unsigned_abs();
-                sweep.repairs += mended.unsigned_abs();
-                sweep.lag_ms = sweep.lag_ms.max(lag.unsigned_abs());
+                let removed = reaped(sweep, result)?;
                 // A page of which nothing was dead is left to the entry's new time.
-                if removed > 0 && candidates.len() == CONNECTIONS_AT_A_TIME {
+                if removed.is_some_and(|removed| removed > 0)
+                    && candidates.len() == CONNECTIONS_AT_A_TIME
+                {
                     rooms.push(room);
                 }
             }

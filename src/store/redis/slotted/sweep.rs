@@ -8,7 +8,7 @@ use crate::{
         SweepSettings,
         redis::{
             RedisStore, errors,
-            expiry::{CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, integers, isolate},
+            expiry::{CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, isolate, reaped},
             link::Repeat,
             presence::utf8,
             scripts::{self, room_look},
@@ -160,23 +160,13 @@ impl RedisStore {
                 .collect();
             let results = self.call_all(&scripts::REAP, calls, Repeat::Never).await;
             for ((room, _), result) in reaps.iter().zip(results) {
-                let counts = match result.and_then(integers) {
-                    Ok(counts) => counts,
-                    Err(error) => {
-                        isolate(sweep, Err(error))?;
-                        later.push((*room, ttl));
-                        continue;
-                    }
-                };
-                let [removed, lag, mended] = counts[..] else {
+                let Some(removed) = reaped(sweep, result)? else {
+                    later.push((*room, ttl));
                     continue;
                 };
                 if removed > 0 {
                     end_point(Step::Reaped);
                 }
-                sweep.expired += removed.unsigned_abs();
-                sweep.repairs += mended.unsigned_abs();
-                sweep.lag_ms = sweep.lag_ms.max(lag.unsigned_abs());
                 self.settle_room(room).await?;
                 if removed > 0 {
                     again.push(*room);

@@ -8,13 +8,12 @@ mod listener;
 
 use super::{cluster::Cluster, server::Server};
 use crate::{
-    keys::Keys,
     model::{error::Result, limits::Limits},
-    store::{EventSink, Topic, Watch},
+    store::{Topic, Watch},
 };
 use ear::{Ear, is_refusal};
 use ears::Ears;
-use listener::Listener;
+pub use listener::Listener;
 use redis::Cmd;
 use std::sync::Arc;
 
@@ -72,29 +71,16 @@ enum At {
 }
 
 impl Subscriber {
-    pub fn of_server(
-        server: Arc<Server>,
-        db: i64,
-        keys: Keys,
-        wake_channel: &str,
-        limits: &Limits,
-        sink: Arc<dyn EventSink>,
-    ) -> Self {
-        let listener = Arc::new(Listener::new(db, keys, wake_channel, limits, sink));
+    pub fn of_server(server: Arc<Server>, listener: Listener, limits: &Limits) -> Self {
+        let listener = Arc::new(listener);
         Subscriber {
             at: At::One(Ear::new(server, listener.clone(), limits, None)),
             listener,
         }
     }
 
-    pub fn of_cluster(
-        cluster: Arc<Cluster>,
-        keys: Keys,
-        wake_channel: &str,
-        limits: &Limits,
-        sink: Arc<dyn EventSink>,
-    ) -> Self {
-        let listener = Arc::new(Listener::new(0, keys, wake_channel, limits, sink));
+    pub fn of_cluster(cluster: Arc<Cluster>, listener: Listener, limits: &Limits) -> Self {
+        let listener = Arc::new(listener);
         Subscriber {
             at: At::Cluster(Ears::new(cluster, listener.clone(), limits)),
             listener,
