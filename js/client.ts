@@ -6,6 +6,7 @@ import { invalid } from './errors.js';
 import { iterate } from './events.js';
 import type { Patch } from './heartbeats.js';
 import { Locks } from './locks.js';
+import { addMembers, type MemberColumns } from './members.js';
 import { Metadata } from './metadata.js';
 import { Bridge } from './native.js';
 import { Session } from './session.js';
@@ -131,15 +132,17 @@ export class PresenceClient<State extends object = DefaultState> {
     checkId('connId', connId);
     const text = stateText('state', state);
     const withSnapshot = checkFlag('snapshot', snapshot, true);
-    const [members, epoch] = await this.#session.callForItems(
+    const members: PresenceSnapshotEntry<State>[] = [];
+    const epoch = await this.#session.callInPieces(
       'join',
+      (piece: MemberColumns) => addMembers(members, piece),
       roomId,
       userId,
       connId,
       text,
       withSnapshot,
     );
-    return { epoch: epoch as number, snapshot: members as PresenceSnapshotEntry<State>[] };
+    return { epoch: epoch as number, snapshot: members };
   }
 
   /**
@@ -203,14 +206,20 @@ export class PresenceClient<State extends object = DefaultState> {
   /** The live connections of a room, in no particular order. */
   async fetchRoomSnapshot(roomId: string): Promise<PresenceSnapshotEntry<State>[]> {
     checkId('roomId', roomId);
-    const [members] = await this.#session.callForItems('roomSnapshot', roomId);
-    return members as PresenceSnapshotEntry<State>[];
+    const members: PresenceSnapshotEntry<State>[] = [];
+    const take = (piece: MemberColumns) => addMembers(members, piece);
+    await this.#session.callInPieces('roomSnapshot', take, roomId);
+    return members;
   }
 
   /** The live connections of a user, in whatever room. */
   async getUserPresence(userId: string): Promise<UserPresence<State>> {
     checkId('userId', userId);
-    return (await this.#session.call('userPresence', userId)) as UserPresence<State>;
+    const answer = await this.#session.call('userPresence', userId);
+    const [rooms, columns] = answer as [string[], MemberColumns];
+    const connections: PresenceSnapshotEntry<State>[] = [];
+    addMembers(connections, columns);
+    return { userId, rooms, connections };
   }
 
   /**

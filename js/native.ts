@@ -19,13 +19,13 @@ export interface Sink {
 }
 
 interface Pending {
-  /** Pieces of an answer that comes in several. */
-  readonly pieces?: unknown[][];
+  /** Takes a piece of an answer that comes in several. Must not throw. */
+  readonly take: ((piece: never) => void) | undefined;
   resolve(value: never): void;
   reject(error: Error): void;
 }
 
-/** Answers of calls (0: some items of one, more comes), notices, and events, among which a number says to which feed those after it belong. */
+/** Answers of calls (0: a piece of one, more comes), notices, and events, among which a number says to which feed those after it belong. */
 type Drained = [
   [number, unknown, (NativeErrorData | 0)?][],
   [string, string, string?][],
@@ -98,20 +98,19 @@ export class Bridge {
     return this.#call(name, args);
   }
 
-  /** For answers whose items come in pieces: all items, and what came last. */
-  async callForItems<Name extends Call>(
+  /** For answers of which pieces come before: `take` gets each at once. Gives what came last. */
+  callInPieces<Name extends Call, Piece>(
     name: Name,
+    take: (piece: Piece) => void,
     ...args: CallArgs<Name>
-  ): Promise<[items: unknown[], last: unknown]> {
-    const pieces: unknown[][] = [];
-    const last = await this.#call(name, args, pieces);
-    return [pieces.length === 1 ? (pieces[0] ?? []) : pieces.flat(), last];
+  ): Promise<unknown> {
+    return this.#call(name, args, take);
   }
 
   #call<Name extends Call>(
     name: Name,
     args: CallArgs<Name>,
-    pieces?: unknown[][],
+    take?: (piece: never) => void,
   ): Promise<unknown> {
     return new Promise((resolve, reject) => {
       const number = this.#nextCall++;
@@ -123,10 +122,7 @@ export class Bridge {
         reject(failedInside(error));
         return;
       }
-      this.#calls.set(
-        number,
-        pieces === undefined ? { resolve, reject } : { pieces, resolve, reject },
-      );
+      this.#calls.set(number, { take, resolve, reject });
       this.hold();
     });
   }
@@ -206,7 +202,7 @@ export class Bridge {
       return;
     }
     if (error === 0) {
-      pending.pieces?.push(value as unknown[]);
+      pending.take?.(value as never);
       return;
     }
     this.#calls.delete(number);

@@ -30,9 +30,9 @@ export class Session {
     return this.bridge.call(name, ...args);
   };
 
-  callForItems: Bridge['callForItems'] = async (name, ...args) => {
+  callInPieces: Bridge['callInPieces'] = async (name, take, ...args) => {
     this.checkOpen();
-    return this.bridge.callForItems(name, ...args);
+    return this.bridge.callInPieces(name, take, ...args);
   };
 
   /**

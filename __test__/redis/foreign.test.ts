@@ -67,6 +67,41 @@ describe('connections of TypeScript nodes', () => {
     await redis.flushdb();
   });
 
+  test('3.8 times and epochs that others wrote are shown as they are, near and far ones together', async () => {
+    const client = await store.connect();
+    const expected = [];
+    const numbers = [1_700_000_000_000, 0, 1, 2 ** 53 - 1, 2 ** 53, 1_800_000_000_001];
+    for (const [i, lastSeenMs] of numbers.entries()) {
+      const conn = { roomId: 'r', userId: `u${i % 2}`, connId: `c${i}`, lastSeenMs };
+      const epoch = numbers.at(-1 - i) as number;
+      await foreignJoin(redis, { ...conn, epoch });
+      expected.push({ ...conn, state: {}, epoch });
+      expect(byConn(await client.fetchRoomSnapshot('r'))).toStrictEqual(byConn(expected));
+    }
+    // So large that what lies between is no exact number any more.
+    for (const entry of expected) {
+      await redis.hset(`prs:conn:${entry.connId}`, 'last_seen_ms', `${2n ** 60n}`);
+      entry.lastSeenMs = 2 ** 60;
+    }
+    expect(byConn(await client.fetchRoomSnapshot('r'))).toStrictEqual(byConn(expected));
+    await redis.flushdb();
+  });
+
+  test('3.8, 9.2 compressed ones among others, which this client would not write', async () => {
+    const packer = await store.connect({ stateCompression: { thresholdBytes: 10, codec: 'zstd' } });
+    const client = await store.connect();
+    const packed = { text: 'a'.repeat(500) };
+    await foreignJoin(redis, { ...c, state: { plain: 1 } });
+    await packer.join({ ...c, connId: 'packed', state: packed });
+    // The first time it finds that there are such, the second it knows.
+    for (let i = 0; i < 2; i++) {
+      const found = byConn(await client.fetchRoomSnapshot('r'));
+      expect(found.map(({ state }) => state)).toStrictEqual([{ plain: 1 }, packed]);
+    }
+    await packer.leave('packed');
+    await redis.flushdb();
+  });
+
   test('3.9 are in user presence, although nobody wrote prs:user:<id>:rooms', async () => {
     const client = await store.connect();
     const epochs = [

@@ -36,40 +36,75 @@ pub struct Member {
     pub epoch: Epoch,
 }
 
-impl Member {
-    /// Appends the member as JSON. The state goes in as the text that was stored.
-    pub fn write_json(&self, out: &mut String) {
-        for (name, id) in [
-            ("{\"connId\":", &self.conn),
-            (",\"userId\":", &self.user),
-            (",\"roomId\":", &self.room),
-        ] {
-            out.push_str(name);
-            json::quote_into(out, id);
-        }
-        out.push_str(",\"state\":");
-        out.push_str(self.state.as_ref().map_or("null", State::as_str));
-        write!(
-            out,
-            ",\"lastSeenMs\":{},\"epoch\":{}}}",
-            self.last_seen_ms, self.epoch
-        )
-        .expect("a String takes any text");
-    }
+/// Members as JavaScript takes them, a column for each field: its parser is quicker with columns than with
+/// objects that repeat the names, and their text is half as long. `[connIds, userIds, roomIds, states,
+/// base, lastSeen, epochs]`; users and rooms are one text if all have the same, times and epochs are what
+/// they are more than `base`.
+pub fn member_columns(members: &[Member]) -> String {
+    let mut out = String::with_capacity(32 + members.len() * 160);
+    out.push('[');
+    column(&mut out, members, |out, member| {
+        json::quote_into(out, &member.conn)
+    });
+    out.push(',');
+    shared_column(&mut out, members, |member| &member.user);
+    out.push(',');
+    shared_column(&mut out, members, |member| &member.room);
+    out.push(',');
+    column(&mut out, members, |out, member| {
+        out.push_str(member.state.as_ref().map_or("null", State::as_str));
+    });
+    let base = base(members);
+    write!(out, ",{base},").expect("a String takes any text");
+    column(&mut out, members, |out, member| {
+        more_than(out, base, member.last_seen_ms)
+    });
+    out.push(',');
+    column(&mut out, members, |out, member| {
+        more_than(out, base, member.epoch)
+    });
+    out.push(']');
+    out
 }
 
-/// The members as one JSON array.
-pub fn members_json(members: &[Member]) -> String {
-    let mut out = String::with_capacity(2 + members.len() * 128);
+fn column(out: &mut String, members: &[Member], mut value: impl FnMut(&mut String, &Member)) {
     out.push('[');
     for (i, member) in members.iter().enumerate() {
         if i > 0 {
             out.push(',');
         }
-        member.write_json(&mut out);
+        value(out, member);
     }
     out.push(']');
-    out
+}
+
+fn shared_column(out: &mut String, members: &[Member], id: impl Fn(&Member) -> &str) {
+    match members {
+        [first, rest @ ..] if rest.iter().all(|member| id(member) == id(first)) => {
+            json::quote_into(out, id(first));
+        }
+        _ => column(out, members, |out, member| {
+            json::quote_into(out, id(member))
+        }),
+    }
+}
+
+/// Near to all times and epochs. 0 if one of them is so large that a sum would not be exact in JavaScript.
+fn base(members: &[Member]) -> u64 {
+    const MOST_EXACT: u64 = 1 << 53;
+    let exact = |member: &Member| member.last_seen_ms <= MOST_EXACT && member.epoch <= MOST_EXACT;
+    match members {
+        [first, ..] if members.iter().all(exact) => first.last_seen_ms,
+        _ => 0,
+    }
+}
+
+fn more_than(out: &mut String, base: u64, value: u64) {
+    if value < base {
+        out.push('-');
+    }
+    let mut text = itoa::Buffer::new();
+    out.push_str(text.format(value.abs_diff(base)));
 }
 
 /// What a heartbeat came to.

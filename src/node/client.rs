@@ -11,7 +11,7 @@ use crate::{
     model::{
         error::{Error, Result},
         json::quote,
-        presence::{Member, members_json},
+        presence::{Member, member_columns},
         state::Patch,
     },
     options::Options,
@@ -80,7 +80,7 @@ impl NativeClient {
     ) -> napi::Result<()> {
         let inbox = self.inbox.clone();
         self.call(call, async move |client| {
-            let each = |members: Vec<Member>| inbox.items(call, members_json(&members));
+            let each = |members: Vec<Member>| inbox.piece(call, member_columns(&members));
             let snapshot: Option<EachPiece> = if snapshot { Some(&each) } else { None };
             let epoch = client.join(&room, &user, &conn, &state, snapshot).await?;
             Ok(epoch.to_string())
@@ -177,7 +177,7 @@ impl NativeClient {
     pub fn room_snapshot(&self, call: f64, room: String) -> napi::Result<()> {
         let inbox = self.inbox.clone();
         self.call(call, async move |client| {
-            let each = |members: Vec<Member>| inbox.items(call, members_json(&members));
+            let each = |members: Vec<Member>| inbox.piece(call, member_columns(&members));
             client.room_snapshot(&room, &each).await?;
             Ok("null".into())
         })
@@ -188,10 +188,9 @@ impl NativeClient {
         self.call(call, async move |client| {
             let connections = client.user_connections(&user).await?;
             Ok(format!(
-                r#"{{"userId":{},"rooms":{},"connections":{}}}"#,
-                quote(&user),
+                "[{},{}]",
                 rooms_json(&connections),
-                members_json(&connections)
+                member_columns(&connections)
             ))
         })
     }

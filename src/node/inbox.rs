@@ -72,8 +72,8 @@ struct Beats {
 enum Answer {
     /// All that is missing.
     Last(Result<String>),
-    /// Some of many items, as a JSON array; more comes.
-    Items(String),
+    /// A piece of it, as JSON; more comes.
+    Piece(String),
 }
 
 #[derive(Default)]
@@ -121,16 +121,17 @@ impl Inbox {
         self.put(|rest| rest.answers.push((call, Answer::Last(result))));
     }
 
-    /// Items of an answer, a JSON array, so that JavaScript can take them in while others are read: its
-    /// thread is not blocked by all of them in one piece.
-    pub fn items(&self, call: f64, items: String) {
-        self.put(|rest| rest.answers.push((call, Answer::Items(items))));
+    /// A piece of an answer, as JSON, so that JavaScript can take it in while others are read: its thread is
+    /// not blocked by all of them in one.
+    pub fn piece(&self, call: f64, piece: String) {
+        self.put(|rest| rest.answers.push((call, Answer::Piece(piece))));
     }
 
     /// Takes out what waits. Settled heartbeats go into `out`: their number, then three numbers for
     /// each. The rest comes back as JSON text, if there is any: `[calls, notices, events]`, where a
-    /// call is `[number, value]`, `[number, null, error]` or, with more to come, `[number, items, 0]`, and among the events, in the order in
-    /// which they came, a number says to which feed those after it belong.
+    /// call is `[number, value]`, `[number, null, error]` or, with more to come, `[number, piece, 0]`, and
+    /// among the events, in the order in which they came, a number says to which feed those after it
+    /// belong.
     pub fn drain(&self, out: &mut [f64]) -> Option<String> {
         self.scheduled.store(false, Ordering::Release);
         let all_settled = self.drain_heartbeats(out);
@@ -194,7 +195,7 @@ impl Inbox {
         for (index, (call, answer)) in answers.into_iter().enumerate() {
             separate(&mut text, index);
             match answer {
-                Answer::Items(items) => write!(text, "[{call},{items},0]"),
+                Answer::Piece(piece) => write!(text, "[{call},{piece},0]"),
                 Answer::Last(Ok(value)) => write!(text, "[{call},{value}]"),
                 Answer::Last(Err(error)) => write!(text, "[{call},null,{}]", error_json(&error)),
             }

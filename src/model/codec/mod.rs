@@ -15,7 +15,6 @@ use dictionary::Dictionary;
 use flate2::{read::GzDecoder, write::GzEncoder};
 use serde::Deserialize;
 use std::{
-    borrow::Cow,
     fmt,
     io::{Read, Write},
 };
@@ -97,6 +96,11 @@ impl Codecs {
         })
     }
 
+    /// Whether states are compressed, if they are long enough.
+    pub fn compress(&self) -> bool {
+        self.writes.is_some()
+    }
+
     /// The compressed text, and its codec's number; `None` if it is to be stored as it is.
     pub fn encode(&self, text: &str) -> Option<(Vec<u8>, &'static str)> {
         let (threshold, codec) = self.writes?;
@@ -119,20 +123,23 @@ impl Codecs {
         compressed: Option<&[u8]>,
         limit: usize,
     ) -> Result<State, Fault> {
-        let text = match std::str::from_utf8(compressed.unwrap_or_default()) {
-            Ok("" | NONE) => Cow::Borrowed(stored),
-            // A server that does not compress has overwritten the state and left the field: base64 has
-            // no brace.
-            Ok(GZIP) if stored.first() == Some(&b'{') => Cow::Borrowed(stored),
-            Ok(GZIP) => Cow::Owned(gunzip(stored, limit)?),
-            Ok(ZSTD) => Cow::Owned(unzstd(stored, Dictionary::built_in(), limit)?),
-            Ok(ZSTD_TRAINED) => Cow::Owned(unzstd(stored, self.trained(stored)?, limit)?),
+        let codec = std::str::from_utf8(compressed.unwrap_or_default());
+        if let Ok("" | NONE) = codec {
+            return as_it_is(stored).ok_or(Fault::NotJson);
+        }
+        // A server that does not compress has overwritten the state and left the field.
+        if stored.first() == Some(&b'{')
+            && let Some(state) = as_it_is(stored)
+        {
+            return Ok(state);
+        }
+        let unpacked = match codec {
+            Ok(GZIP) => gunzip(stored, limit)?,
+            Ok(ZSTD) => unzstd(stored, Dictionary::built_in(), limit)?,
+            Ok(ZSTD_TRAINED) => unzstd(stored, self.trained(stored)?, limit)?,
             _ => return Err(Fault::UnknownCodec),
         };
-        std::str::from_utf8(&text)
-            .ok()
-            .and_then(|text| State::parse("state", text).ok())
-            .ok_or(Fault::NotJson)
+        as_it_is(&unpacked).ok_or(Fault::NotJson)
     }
 
     /// The application's dictionary that something was compressed with.
@@ -143,6 +150,12 @@ impl Codecs {
             .find(|one| one.id() == Some(id))
             .ok_or(Fault::UnknownDictionary)
     }
+}
+
+/// The state whose text this is.
+pub fn as_it_is(text: &[u8]) -> Option<State> {
+    let text = std::str::from_utf8(text).ok()?;
+    State::parse("state", text).ok()
 }
 
 /// What is wrong with a stored state.

@@ -297,11 +297,11 @@ impl RedisStore {
     }
 
     async fn members_of(&self, pairs: &[(impl AsRef<str> + Sync, String)]) -> Result<Vec<Member>> {
-        let found = self.read_connections(pairs).await;
-        let mut members = Vec::with_capacity(found.len());
-        for ((_, conn), found) in pairs.iter().zip(found) {
-            let found = match found {
-                Ok(Some(found)) => found,
+        let shown = self.read_shown(pairs).await;
+        let mut members = Vec::with_capacity(shown.len());
+        for ((_, conn), shown) in pairs.iter().zip(shown) {
+            let (found, state) = match shown {
+                Ok(Some(shown)) => shown,
                 Ok(None) => continue,
                 // One broken connection is not a broken room: the others are there.
                 Err(error) if error.code == Code::CorruptData => continue,
@@ -309,7 +309,7 @@ impl RedisStore {
             };
             members.push(Member {
                 conn: conn.clone(),
-                state: self.shown_state(conn, &found),
+                state,
                 user: found.user,
                 room: found.room,
                 last_seen_ms: found.last_seen_ms,

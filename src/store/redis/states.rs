@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     model::{
-        codec::{Codecs, Fault},
+        codec::{self, Codecs, Fault},
         error::{Error, Result},
         ids,
         limits::Limits,
@@ -22,7 +22,10 @@ use crate::{
 use parking_lot::Mutex;
 use redis::{Pipeline, Value};
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -76,6 +79,8 @@ pub struct States {
     /// Longest text that is unpacked, in bytes.
     most: usize,
     sink: Arc<dyn EventSink>,
+    /// A state was met that is compressed or in a key of its own.
+    met_others: AtomicBool,
     warned: Mutex<[Option<Instant>; Fault::ALL.len()]>,
 }
 
@@ -85,6 +90,7 @@ impl States {
             options,
             most: limits.max_state_bytes,
             sink,
+            met_others: AtomicBool::new(false),
             warned: Mutex::default(),
         }
     }
@@ -135,8 +141,19 @@ impl States {
         self.options.codecs.decode(stored, compressed, self.most)
     }
 
+    /// Whether states may be compressed or in keys of their own: this client stores them so, or has come
+    /// upon such.
+    fn may_be_stored_otherwise(&self) -> bool {
+        self.are_separate()
+            || self.options.codecs.compress()
+            || self.met_others.load(Ordering::Relaxed)
+    }
+
     /// The state as it is shown: `None`, counted and logged, if it cannot be read.
     fn shown(&self, conn: &str, found: &Found) -> Option<State> {
+        if found.separate || found.compressed.is_some() {
+            self.met_others.store(true, Ordering::Relaxed);
+        }
         let read = match &found.state {
             Some(bytes) => self.decode(bytes, found.compressed.as_deref()),
             None if found.separate => Err(Fault::Gone),
@@ -188,13 +205,26 @@ const FIELDS: [&str; 7] = [
     "state_rev",
 ];
 
+/// How many of them say nothing of how the state is stored.
+const BRIEF: usize = 5;
+
 impl Found {
     fn read(answer: Value) -> Result<Option<Found>> {
-        let [user, room, seen, epoch, state, compressed, revision] = fields::<7>(answer)?;
+        fields::<{ FIELDS.len() }>(answer).map(Found::of)
+    }
+
+    /// From an answer with the first fields only.
+    fn read_brief(answer: Value) -> Result<Option<Found>> {
+        let [user, room, seen, epoch, state] = fields::<BRIEF>(answer)?;
+        Ok(Found::of([user, room, seen, epoch, state, None, None]))
+    }
+
+    fn of(fields: [Option<Vec<u8>>; FIELDS.len()]) -> Option<Found> {
+        let [user, room, seen, epoch, state, compressed, revision] = fields;
         let (Some(user), Some(room)) = (user.and_then(utf8), room.and_then(utf8)) else {
-            return Ok(None);
+            return None;
         };
-        Ok(Some(Found {
+        Some(Found {
             user,
             room,
             last_seen_ms: seen.as_deref().map_or(0, number),
@@ -204,7 +234,7 @@ impl Found {
             state,
             compressed,
             revision: revision.as_deref().map_or(0, number),
-        }))
+        })
     }
 
     /// From the answers for the hash and for the key of the state.
@@ -229,33 +259,79 @@ impl RedisStore {
         if self.states.are_separate() {
             return self.read_with_keys(pairs).await;
         }
-        let mut pipeline = Pipeline::with_capacity(pairs.len());
-        for (room, conn) in pairs {
-            pipeline
-                .cmd("HMGET")
-                .arg(self.keys.conn(room.as_ref(), conn.as_ref()))
-                .arg(&FIELDS);
-        }
-        let answers = self
-            .commands
-            .pipeline_each(&pipeline, Repeat::Harmless)
-            .await;
-        let read = |answer: Result<Value>| answer.and_then(Found::read);
-        let mut found: Vec<_> = answers.into_iter().map(read).collect();
+        let mut found = self.read_hashes(pairs, &FIELDS, Found::read).await;
         let separate: Vec<usize> = (0..found.len())
             .filter(|&i| matches!(&found[i], Ok(Some(found)) if found.separate))
             .collect();
         if !separate.is_empty() {
-            let separate_pairs: Vec<(&str, &str)> = separate
-                .iter()
-                .map(|&i| (pairs[i].0.as_ref(), pairs[i].1.as_ref()))
-                .collect();
+            let separate_pairs = picked(pairs, &separate);
             let again = self.read_with_keys(&separate_pairs).await;
             for (i, again) in separate.into_iter().zip(again) {
                 found[i] = again;
             }
         }
         found
+    }
+
+    /// Reads connections as they are shown, with their states, as [`RedisStore::read_connections`] does. How a
+    /// state is stored is asked only of those that are not what they should be as they are, until
+    /// there was one: its node will have stored more.
+    pub(super) async fn read_shown(
+        &self,
+        pairs: &[(impl AsRef<str>, String)],
+    ) -> Vec<Result<Option<(Found, Option<State>)>>> {
+        if self.states.may_be_stored_otherwise() {
+            let found = self.read_connections(pairs).await.into_iter().zip(pairs);
+            return found
+                .map(|(found, (_, conn))| Ok(found?.map(|found| self.with_state(conn, found))))
+                .collect();
+        }
+        let found = self.read_hashes(pairs, &FIELDS[..BRIEF], Found::read_brief);
+        let as_it_is = |found: Found| {
+            let state = found.state.as_deref().and_then(codec::as_it_is);
+            (found, state)
+        };
+        let mut shown: Vec<_> = (found.await.into_iter())
+            .map(|found| Ok(found?.map(as_it_is)))
+            .collect();
+        let unclear: Vec<usize> = (0..shown.len())
+            .filter(|&i| matches!(&shown[i], Ok(Some((_, None)))))
+            .collect();
+        if !unclear.is_empty() {
+            let again = self.read_connections(&picked(pairs, &unclear)).await;
+            for (i, again) in unclear.into_iter().zip(again) {
+                shown[i] =
+                    again.map(|found| found.map(|found| self.with_state(&pairs[i].1, found)));
+            }
+        }
+        shown
+    }
+
+    fn with_state(&self, conn: &str, found: Found) -> (Found, Option<State>) {
+        let state = self.states.shown(conn, &found);
+        (found, state)
+    }
+
+    /// Reads fields of the hashes of connections.
+    async fn read_hashes(
+        &self,
+        pairs: &[(impl AsRef<str>, impl AsRef<str>)],
+        fields: &[&str],
+        read: impl Fn(Value) -> Result<Option<Found>>,
+    ) -> Vec<Result<Option<Found>>> {
+        let mut pipeline = Pipeline::with_capacity(pairs.len());
+        for (room, conn) in pairs {
+            pipeline
+                .cmd("HMGET")
+                .arg(self.keys.conn(room.as_ref(), conn.as_ref()))
+                .arg(fields);
+        }
+        let answers = self
+            .commands
+            .pipeline_each(&pipeline, Repeat::Harmless)
+            .await;
+        let read = |answer: Result<Value>| answer.and_then(&read);
+        answers.into_iter().map(read).collect()
     }
 
     /// Reads hashes and keys of states in one step: a hash that is older or newer than the state
@@ -341,10 +417,6 @@ impl RedisStore {
         answers.into_iter().map(read).collect()
     }
 
-    pub(super) fn shown_state(&self, conn: &str, found: &Found) -> Option<State> {
-        self.states.shown(conn, found)
-    }
-
     pub(super) fn stored_state(&self, found: Found) -> Stored {
         self.states.stored(
             found.state.unwrap_or_default(),
@@ -353,4 +425,12 @@ impl RedisStore {
             found.revision,
         )
     }
+}
+
+fn picked<'a>(
+    pairs: &'a [(impl AsRef<str>, impl AsRef<str>)],
+    which: &[usize],
+) -> Vec<(&'a str, &'a str)> {
+    let pair = |&i: &usize| (pairs[i].0.as_ref(), pairs[i].1.as_ref());
+    which.iter().map(pair).collect()
 }
