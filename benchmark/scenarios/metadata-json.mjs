@@ -9,12 +9,14 @@ import { Redis } from 'ioredis';
 import { PresenceClient } from 'rollcall';
 import { locateRedis } from '../../scripts/lib/redis.mjs';
 import { locateRedisJson } from '../../scripts/lib/redisjson.mjs';
+import { gridCharts, gridTables } from '../lib/grid.mjs';
 import { closedLoop } from '../lib/load.mjs';
 import { measure } from '../lib/measure.mjs';
-import { medians, ratio } from '../lib/statistics.mjs';
+import { ratio } from '../lib/statistics.mjs';
 import { atMost, times } from '../lib/targets.mjs';
 
 const SIZES = [10, 100, 1000];
+const CASES = SIZES.map((size) => ({ key: size, title: `${size} items` }));
 const LABELS = { hash: 'hash', json: 'RedisJSON' };
 const CHANNELS = 16;
 
@@ -92,14 +94,7 @@ export default {
       results[size] = await interleave(workers, scale.rounds(4), run(800));
     }
     return {
-      tables: SIZES.map((size) => ({
-        title: `${size} items`,
-        columns: COLUMNS,
-        rows: Object.entries(LABELS).map(([subject, label]) => ({
-          label,
-          values: medians(results[size][subject]),
-        })),
-      })),
+      tables: gridTables(CASES, LABELS, results, COLUMNS),
       targets: [
         atMost(
           'state 6',
@@ -109,16 +104,7 @@ export default {
           times,
         ),
       ],
-      charts: [
-        {
-          title: 'Redis CPU per change, µs',
-          series: Object.values(LABELS),
-          groups: SIZES.map((size) => ({
-            label: `${size} items`,
-            values: Object.keys(LABELS).map((s) => medians(results[size][s]).redisCpuMicros),
-          })),
-        },
-      ],
+      charts: gridCharts(CASES, LABELS, results, [['Redis CPU per change, µs', 'redisCpuMicros']]),
       rounds: results,
     };
   },

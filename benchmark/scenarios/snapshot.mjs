@@ -1,12 +1,14 @@
 // Reading a room of 100, 1000 and 5000 members: Rollcall beside SMEMBERS and pipelined HGETALLs.
 import { AsWritten } from '../baselines/as-written.mjs';
 import { connectIoredis, connectRollcall } from '../lib/connect.mjs';
+import { gridCharts, gridTables } from '../lib/grid.mjs';
 import { measure } from '../lib/measure.mjs';
 import { people, seed } from '../lib/population.mjs';
-import { medians, ratio, Samples } from '../lib/statistics.mjs';
+import { ratio, Samples } from '../lib/statistics.mjs';
 import { atMost, part } from '../lib/targets.mjs';
 
 const SIZES = [100, 1000, 5000];
+const CASES = SIZES.map((size) => ({ key: size, title: `${size} members` }));
 const LABELS = { rollcall: 'Rollcall', baseline: 'HGETALL pipelined through ioredis' };
 
 const COLUMNS = [
@@ -75,14 +77,7 @@ export default {
     }
     const of1000 = (key) => ratio(results[1000].rollcall, results[1000].baseline, key);
     return {
-      tables: SIZES.map((size) => ({
-        title: `${size} members`,
-        columns: COLUMNS,
-        rows: Object.entries(LABELS).map(([subject, label]) => ({
-          label,
-          values: medians(results[size][subject]),
-        })),
-      })),
+      tables: gridTables(CASES, LABELS, results, COLUMNS),
       targets: [
         atMost(
           '5a',
@@ -99,17 +94,10 @@ export default {
           part,
         ),
       ],
-      charts: [
+      charts: gridCharts(CASES, LABELS, results, [
         ['time per snapshot, ms', 'ms'],
         ['JavaScript-thread time per snapshot, ms', 'jsThreadMs'],
-      ].map(([title, key]) => ({
-        title,
-        series: Object.values(LABELS),
-        groups: SIZES.map((size) => ({
-          label: `${size} members`,
-          values: Object.keys(LABELS).map((subject) => medians(results[size][subject])[key]),
-        })),
-      })),
+      ]),
       rounds: results,
     };
   },

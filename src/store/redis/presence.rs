@@ -27,6 +27,9 @@ const READ_CHUNK: usize = 384;
 /// another.
 const READS_AT_ONCE: usize = 4;
 
+/// How many keys `place_keys` appends.
+const OF_A_PLACE: usize = 11;
+
 /// How often a join is tried again because the connection had expired in the room. More than once
 /// means that others join and expire it in between.
 const MOST_GHOSTS: usize = 16;
@@ -88,10 +91,10 @@ impl RedisStore {
         ))
     }
 
-    fn join_call(&self, join: &Join, encoded: &Encoded, before: &[Before]) -> Cmd {
-        let (room, user, conn) = (&*join.place.room, &*join.place.user, &*join.conn);
+    /// Appends the keys of a connection and its place, as `join.lua` and `leave.lua` take them.
+    fn place_keys(&self, call: &mut Cmd, conn: &str, place: &Place) {
+        let (room, user) = (&*place.room, &*place.user);
         let keys = self.keys.room(room);
-        let mut call = scripts::JOIN.call(11 + 8 * before.len());
         call.arg(self.keys.conn(room, conn))
             .arg(&keys.conns)
             .arg(&keys.members)
@@ -103,6 +106,12 @@ impl RedisStore {
             .arg(&keys.active)
             .arg(&keys.due)
             .arg(self.keys.conn_state(room, conn));
+    }
+
+    fn join_call(&self, join: &Join, encoded: &Encoded, before: &[Before]) -> Cmd {
+        let (room, user, conn) = (&*join.place.room, &*join.place.user, &*join.conn);
+        let mut call = scripts::JOIN.call(OF_A_PLACE + 8 * before.len());
+        self.place_keys(&mut call, conn, &join.place);
         for Before { place, .. } in before {
             let old = self.keys.room(&place.room);
             call.arg(&old.conns)
@@ -169,20 +178,9 @@ impl RedisStore {
         below: Option<Epoch>,
     ) -> Result<RoomLeft> {
         let (room, user) = (&*place.room, &*place.user);
-        let keys = self.keys.room(room);
-        let mut call = scripts::LEAVE.call(11);
-        call.arg(self.keys.conn(room, conn))
-            .arg(&keys.conns)
-            .arg(&keys.members)
-            .arg(&keys.last_seen)
-            .arg(&keys.conn_meta)
-            .arg(&keys.events)
-            .arg(self.keys.user_conns(room, user))
-            .arg(self.keys.user_rooms(room, user))
-            .arg(&keys.active)
-            .arg(&keys.due)
-            .arg(self.keys.conn_state(room, conn))
-            .arg(conn)
+        let mut call = scripts::LEAVE.call(OF_A_PLACE);
+        self.place_keys(&mut call, conn, place);
+        call.arg(conn)
             .arg(user)
             .arg(room)
             .arg(quote(conn))
