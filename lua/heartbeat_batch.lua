@@ -9,7 +9,7 @@
 --           are part of these keys, 0 or less: counted from the length of the room's key
 -- ARGV[4] – the expected epochs of all connections, one after the other, all of one length
 -- ARGV[5] – that length
--- ARGV[6..R+5] – how many of the connections each room has
+-- ARGV[6] – how many of the connections each room has: two bytes for each, the higher first
 --
 -- Returns the exceptions only, flat: index (0-based), stored epoch (text; '' if there is no such
 -- connection), index, … An exception was not written.
@@ -19,22 +19,25 @@
 -- and then nothing is written here: no connection is brought back, no foreign room is touched. A
 -- state whose connection is gone lives for another ttl at most, unless reap.lua removes it before.
 --
--- Every argument and every call costs the server; docs/heartbeats.md has what was measured.
-local call, sub = redis.call, string.sub
+-- Every argument, every call and every table costs the server; docs/heartbeats.md has what was measured.
+local call, sub, byte, unpack = redis.call, string.sub, string.byte, unpack
 -- @include now
 local rooms, id_at = tonumber(ARGV[2]), tonumber(ARGV[3])
-local epochs, width = ARGV[4], tonumber(ARGV[5])
+local epochs, width, counts = ARGV[4], tonumber(ARGV[5]), ARGV[6]
 local seen = string.format('%.0f', now)
 local expires = string.format('%.0f', now + tonumber(ARGV[1]))
 local exceptions = {}
-local key, at = rooms, 1
+local keys, key, at = KEYS, rooms, 1
+-- The arguments of a ZADD. One table for all rooms: what is beyond n is of another one.
+local add = {}
 
 for room = 1, rooms do
-  local add, n = { KEYS[room] }, 1
-  local id_at = id_at > 0 and id_at or #KEYS[room] + id_at
-  for _ = 1, tonumber(ARGV[room + 5]) do
+  local n = 1
+  local id_at = id_at > 0 and id_at or #keys[room] + id_at
+  local high, low = byte(counts, 2 * room - 1, 2 * room)
+  for _ = 1, 256 * high + low do
     key = key + 1
-    local conn = KEYS[key]
+    local conn = keys[key]
     local epoch = call('HGET', conn, 'epoch')
     if epoch == sub(epochs, at, at + width - 1) then
       -- In this order: a server that is out of memory refuses a script's HSET as long as it has
@@ -50,11 +53,14 @@ for room = 1, rooms do
     end
     at = at + width
   end
-  if n > 1 then
-    call('ZADD', unpack(add))
+  if n == 3 then
+    call('ZADD', keys[room], seen, add[3])
+  elseif n > 1 then
+    add[1] = keys[room]
+    call('ZADD', unpack(add, 1, n))
   end
 end
-for state = key + 1, #KEYS do
-  call('PEXPIREAT', KEYS[state], expires)
+for state = key + 1, #keys do
+  call('PEXPIREAT', keys[state], expires)
 end
 return exceptions

@@ -123,8 +123,9 @@ end
 
 -- SET or HSET first: a server that is out of memory refuses it, and with it the whole join, only as
 -- long as the script has written nothing (a DEL, even of nothing, would count).
-local fields = { 'conn_id', conn, 'user_id', user, 'room_id', room,
-  'last_seen_ms', integer(now), 'epoch', integer(epoch) }
+-- What each heartbeat looks for comes first: a small hash is searched from its beginning.
+local fields = { 'epoch', integer(epoch), 'last_seen_ms', integer(now),
+  'conn_id', conn, 'user_id', user, 'room_id', room }
 if ARGV[12] == '1' then
   redis.call('SET', KEYS[11], stored, 'PX', ttl)
   -- A hash with a state_rev and no state: the state is in the key.

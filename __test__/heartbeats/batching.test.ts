@@ -1,8 +1,9 @@
 // Batching of heartbeats (spec section 5).
 import { describe, expect, test } from 'vitest';
 import { openClient, type Untyped } from '../support/clients.js';
+import { createRandom } from '../support/random.js';
 import { sharedDb, startRedis } from '../support/redis.js';
-import { within } from '../support/wait.js';
+import { eventually, within } from '../support/wait.js';
 
 const IDS = { roomId: 'r', userId: 'u', connId: 'c' };
 
@@ -211,6 +212,75 @@ describe('5.4: the queue is bounded', () => {
     // And then it takes heartbeats again.
     await client.heartbeat({ connId: conns[0] ?? '' });
   });
+});
+
+describe('5.1, 3.3: rooms of a batch', () => {
+  test.each(['v1', 'slotted'] as const)(
+    'on %s: of one connection and of hundreds, each is refreshed and no other',
+    async (layout) => {
+      const { server, db, url } = await sharedDb();
+      // All of them in one batch.
+      const limits = { maxBatchSize: 2000 };
+      const client: Untyped = await openClient({ url, layout, limits, batchWindowMs: 30 });
+      const redis = await server.client(db);
+      const sizes = [1, 300, 2, 257, 1, 256, 3, 255, 5, 1];
+      const conns = sizes.flatMap((size, room) =>
+        Array.from({ length: size }, (_, i) => ({
+          roomId: `room-${room}`,
+          connId: `${room}/${i}`,
+        })),
+      );
+      const hash = ({ roomId, connId }: (typeof conns)[number]) =>
+        layout === 'v1' ? `prs:conn:${connId}` : `prs:{room:${roomId}}:conn:${connId}`;
+      for (const conn of conns) await client.join({ ...conn, userId: 'u', snapshot: false });
+      const scores = async () => {
+        const all = new Map<string, number>();
+        for (const room of sizes.keys()) {
+          const list = await redis.zrange(
+            `prs:{room:room-${room}}:last_seen`,
+            '0',
+            '-1',
+            'WITHSCORES',
+          );
+          for (let i = 0; i < list.length; i += 2) {
+            all.set(`room-${room} ${list[i]}`, Number(list[i + 1]));
+          }
+        }
+        return all;
+      };
+      // Some are gone, though their rooms know them still.
+      const gone = new Set(conns.filter((_, i) => i % 7 === 0));
+      await redis.del(...[...gone].map(hash));
+      const before = await scores();
+      expect(before.size).toBe(conns.length);
+      const newest = Math.max(...before.values());
+      await eventually(async () => {
+        const [seconds = 0, micros = 0] = (await redis.time()).map(Number);
+        return seconds * 1000 + Math.floor(micros / 1000) > newest;
+      });
+      const results = await client.heartbeatMany(
+        createRandom()
+          .shuffle(conns)
+          .map(({ connId }) => ({ connId })),
+      );
+      expect(client.metrics().heartbeatBatches).toBe(1);
+      const refused = results.filter((result: Untyped) => result.code === 'CONNECTION_NOT_FOUND');
+      expect(refused).toHaveLength(gone.size);
+      const after = await scores();
+      expect([...after.keys()].sort()).toEqual([...before.keys()].sort());
+      for (const conn of conns) {
+        const member = `${conn.roomId} ${conn.connId}`;
+        const score = after.get(member);
+        if (gone.has(conn)) {
+          expect(score).toBe(before.get(member));
+          continue;
+        }
+        expect(score).toBeGreaterThan(newest);
+        expect(await redis.hget(hash(conn), 'last_seen_ms')).toBe(`${score}`);
+      }
+      redis.disconnect();
+    },
+  );
 });
 
 describe('5.5: heartbeatMany', () => {

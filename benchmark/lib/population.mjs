@@ -27,9 +27,8 @@ export function connIdOf(number) {
 }
 
 /**
- * Connections, each with a user of its own, in an order in which neighbours share no room:
- * heartbeats come as sockets happen to tick, not room by room. `first`: the number from which their
- * ids are made.
+ * Connections, each with a user of its own, in a random order, the same in every run: heartbeats come as
+ * sockets happen to tick, not room by room. `first`: the number from which their ids are made.
  */
 export function people({ rooms, perRoom, prefix = 'room', first = 1 }) {
   const list = Array.from({ length: rooms * perRoom }, (_, i) => ({

@@ -133,6 +133,11 @@ impl RedisStore {
             separate += usize::from(beat.separate);
             epochs.push_str(digits_of.format(beat.epoch));
         }
+        // Two bytes for each: `limits.maxBatchSize` is 2000 at most.
+        let counts: Vec<u8> = rooms
+            .iter()
+            .flat_map(|(_, n)| (*n as u16).to_be_bytes())
+            .collect();
         let mut call = scripts::HEARTBEAT_BATCH.call(rooms.len() + count + separate);
         for (room, _) in &rooms {
             call.arg(self.keys.room_last_seen(room));
@@ -159,10 +164,8 @@ impl RedisStore {
             .arg(rooms.len())
             .arg(id_at)
             .arg(epochs)
-            .arg(width);
-        for (_, n) in &rooms {
-            call.arg(*n);
-        }
+            .arg(width)
+            .arg(counts);
         call
     }
 
