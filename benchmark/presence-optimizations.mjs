@@ -19,7 +19,9 @@ const LOADS = [
   { key: 'open20k', title: '20 000/s, open loop', perSecond: 20_000, ms: 1500, rounds: 3 },
   { key: 'closed1', title: '1 in flight', inFlight: 1, ms: 1000, rounds: 3 },
   { key: 'closed64', title: '64 in flight', inFlight: 64, ms: 1000, rounds: 3 },
-  { key: 'closed256', title: '256 in flight', inFlight: 256, ms: 1200, rounds: 5 },
+  // Most of what the issue asks for is said of this one. A process may be a quarter faster or slower than
+  // another of the same program for as long as it lives (what V8 makes of it), so each round has its own.
+  { key: 'closed256', title: '256 in flight', inFlight: 256, ms: 1200, rounds: 7, apart: true },
   { key: 'closed1000', title: '1000 in flight', inFlight: 1000, ms: 1200, rounds: 5 },
 ];
 
@@ -53,12 +55,19 @@ export default {
     const loop = medians(own.nothing).jsThreadMicros;
 
     const results = {};
-    for (const { key, ms, rounds, perSecond, inFlight } of LOADS) {
+    for (const { key, ms, rounds, perSecond, inFlight, apart } of LOADS) {
       const load = { perSecond, inFlight };
-      for (const worker of workers) await worker.call('beat', { ...load, ms: scale.ms(400) });
-      results[key] = await interleave(workers, scale.rounds(rounds), (worker) =>
-        worker.call('beat', { ...load, ms: scale.ms(ms) }),
-      );
+      const warmUp = (worker) => worker.call('beat', { ...load, ms: scale.ms(400) });
+      const round = (worker) => worker.call('beat', { ...load, ms: scale.ms(ms) });
+      const roundApart = async ({ subject }) => {
+        const worker = await start(subject);
+        await warmUp(worker);
+        const result = await round(worker);
+        await worker.end();
+        return result;
+      };
+      if (!apart) for (const worker of workers) await warmUp(worker);
+      results[key] = await interleave(workers, scale.rounds(rounds), apart ? roundApart : round);
     }
 
     const { closed256, closed1000, open20k } = results;
