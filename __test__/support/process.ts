@@ -33,17 +33,17 @@ export function removeWithProcess(folder: string): () => void {
   };
 }
 
-/** Starts a group of servers; those of a group that does not get going are ended. */
-export async function started<Group extends AsyncDisposable & { start(): Promise<void> }>(
-  group: Group,
-): Promise<Group> {
+/** Starts a server or a group of them; what does not get going is ended. */
+export async function started<Server extends AsyncDisposable & { start(): Promise<void> }>(
+  server: Server,
+): Promise<Server> {
   try {
-    await group.start();
+    await server.start();
   } catch (error) {
-    await group[Symbol.asyncDispose]();
+    await server[Symbol.asyncDispose]();
     throw error;
   }
-  return group;
+  return server;
 }
 
 export interface Exit {

@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { Redis } from 'ioredis';
 import { locateRedis, NO_REDIS } from '../../scripts/lib/redis.mjs';
-import { endWithProcess, removeWithProcess } from './process.js';
+import { endWithProcess, removeWithProcess, started } from './process.js';
 import { certificates } from './tls.js';
 
 export interface RedisServerOptions {
@@ -33,14 +33,7 @@ const PORT_ATTEMPTS = 5;
 
 /** Starts a server; it answers when this resolves, and ends with the test's process at the latest. */
 export async function startRedis(options: RedisServerOptions = {}): Promise<RedisServer> {
-  const server = new RedisServer(options, options.tls ? await certificates() : undefined);
-  try {
-    await server.start();
-  } catch (error) {
-    await server[Symbol.asyncDispose]();
-    throw error;
-  }
-  return server;
+  return started(new RedisServer(options, options.tls ? await certificates() : undefined));
 }
 
 export class RedisServer implements AsyncDisposable {

@@ -47,6 +47,35 @@ pub struct Settings<'a> {
     pub sink: Arc<dyn EventSink>,
 }
 
+impl Settings<'_> {
+    /// What hears for the store. `wake_channel`: where it is told of its claims on locks.
+    fn listener(&self, db: i64, wake_channel: &str) -> Listener {
+        let (keys, sink) = (self.keys.clone(), self.sink.clone());
+        Listener::new(db, keys, wake_channel, self.limits, sink)
+    }
+
+    fn into_store(
+        self,
+        commands: Commands,
+        subscriber: Subscriber,
+        wake_channel: &str,
+        transactions: Arc<AtomicBool>,
+    ) -> RedisStore {
+        RedisStore {
+            keys: self.keys,
+            commands,
+            subscriber,
+            wake: wake_channel.into(),
+            states: States::new(self.storage.states, self.limits, self.sink.clone()),
+            metadata: self.storage.metadata,
+            clock: ServerClock::default(),
+            transactions,
+            thoroughness: slotted::Thoroughness::default(),
+            sink: self.sink,
+        }
+    }
+}
+
 impl RedisStore {
     /// Connects, or says why not.
     pub async fn open(
@@ -66,20 +95,14 @@ impl RedisStore {
     async fn open_cluster(
         nodes: Arc<Nodes>,
         pubsub: PubSub,
-        settings: Settings<'_>,
+        mut settings: Settings<'_>,
     ) -> Result<RedisStore> {
-        let Settings {
-            keys,
-            limits,
-            storage,
-            sink,
-        } = settings;
-        let wake = keys.lock_wake(&ids::random()?);
-        let json = module_key(&keys, &storage);
+        let wake = settings.keys.lock_wake(&ids::random()?);
+        let json = module_key(&settings.keys, &settings.storage);
         let cluster = Cluster::open(cluster::Settings {
             nodes,
-            connect_timeout: Duration::from_millis(limits.connect_timeout_ms),
-            command_timeout: Duration::from_millis(limits.command_timeout_ms),
+            connect_timeout: Duration::from_millis(settings.limits.connect_timeout_ms),
+            command_timeout: Duration::from_millis(settings.limits.command_timeout_ms),
             prepare: Arc::new(move |connection, _| {
                 let json = json.clone();
                 Box::pin(async move {
@@ -90,7 +113,7 @@ impl RedisStore {
                     }
                 })
             }),
-            sink: sink.clone(),
+            sink: settings.sink.clone(),
         })
         .await?;
         let sharded = match pubsub {
@@ -98,23 +121,14 @@ impl RedisStore {
             PubSub::Sharded => true,
             PubSub::Auto => can_shard(&cluster).await?,
         };
-        let keys = keys.with_sharded_events(sharded);
+        settings.keys = settings.keys.with_sharded_events(sharded);
         let cluster = Arc::new(cluster);
-        let listener = Listener::new(0, keys.clone(), &wake, limits, sink.clone());
-        Ok(RedisStore {
-            subscriber: Subscriber::of_cluster(cluster.clone(), listener, limits),
-            keys,
-            commands: Commands::Cluster(cluster),
-            wake: wake.into(),
-            states: States::new(storage.states, limits, sink.clone()),
-            metadata: storage.metadata,
-            clock: ServerClock::default(),
-            // A slot may come to a server between the check, refused with MOVED, and EXEC: then a state
-            // would be written unchecked. So patches are written by scripts.
-            transactions: Arc::new(AtomicBool::new(false)),
-            thoroughness: slotted::Thoroughness::default(),
-            sink,
-        })
+        let listener = settings.listener(0, &wake);
+        let subscriber = Subscriber::of_cluster(cluster.clone(), listener, settings.limits);
+        // A slot may come to a server between the check, refused with MOVED, and EXEC: then a state would be
+        // written unchecked. So patches are written by scripts.
+        let transactions = Arc::new(AtomicBool::new(false));
+        Ok(settings.into_store(Commands::Cluster(cluster), subscriber, &wake, transactions))
     }
 
     /// Connects in the background: one of several servers, of which some may be down.
@@ -135,22 +149,16 @@ impl RedisStore {
         settings: Settings<'_>,
         reports_state: bool,
     ) -> Result<(LinkConfig, impl FnOnce(Link) -> RedisStore)> {
-        let Settings {
-            keys,
-            limits,
-            storage,
-            sink,
-        } = settings;
-        let wake = keys.lock_wake(&ids::random()?);
-        let listener = Listener::new(db, keys.clone(), &wake, limits, sink.clone());
-        let subscriber = Subscriber::of_server(server.clone(), listener, limits);
+        let wake = settings.keys.lock_wake(&ids::random()?);
+        let listener = settings.listener(db, &wake);
+        let subscriber = Subscriber::of_server(server.clone(), listener, settings.limits);
         let transactions = Arc::new(AtomicBool::new(false));
-        let (tried, key) = (transactions.clone(), keys.conn("", ""));
-        let json = module_key(&keys, &storage);
+        let (tried, key) = (transactions.clone(), settings.keys.conn("", ""));
+        let json = module_key(&settings.keys, &settings.storage);
         let config = LinkConfig {
             server,
-            connect_timeout: Duration::from_millis(limits.connect_timeout_ms),
-            command_timeout: Duration::from_millis(limits.command_timeout_ms),
+            connect_timeout: Duration::from_millis(settings.limits.connect_timeout_ms),
+            command_timeout: Duration::from_millis(settings.limits.command_timeout_ms),
             on_push: Arc::new(|_| {}),
             prepare: Arc::new(move |connection, _| {
                 let (tried, key, json) = (tried.clone(), key.clone(), json.clone());
@@ -163,20 +171,12 @@ impl RedisStore {
                     }
                 })
             }),
-            sink: sink.clone(),
+            sink: settings.sink.clone(),
             reports_state,
         };
-        let store = move |link| RedisStore {
-            keys,
-            commands: Commands::One(Arc::new(link)),
-            subscriber,
-            wake: wake.into(),
-            states: States::new(storage.states, limits, sink.clone()),
-            metadata: storage.metadata,
-            clock: ServerClock::default(),
-            transactions,
-            thoroughness: slotted::Thoroughness::default(),
-            sink,
+        let store = move |link| {
+            let commands = Commands::One(Arc::new(link));
+            settings.into_store(commands, subscriber, &wake, transactions)
         };
         Ok((config, store))
     }

@@ -273,9 +273,9 @@ impl RedisStore {
         found
     }
 
-    /// Reads connections as they are shown, with their states, as [`RedisStore::read_connections`] does. How a
-    /// state is stored is asked only of those that are not what they should be as they are, until
-    /// there was one: its node will have stored more.
+    /// Like [`RedisStore::read_connections`], with the states as they are shown. How a state is stored is
+    /// asked only of those that are no JSON object by themselves; of all, once one was stored otherwise:
+    /// there will be more.
     pub(super) async fn read_shown(
         &self,
         pairs: &[(impl AsRef<str>, String)],
