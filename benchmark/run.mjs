@@ -81,10 +81,11 @@ main(async () => {
 
   const program = await requireRedis();
   const redis = await startRedis(program);
-  const clusters = new Set();
+  /** What scenarios have started beside it. */
+  const others = new Set();
   const cleanUp = () => {
     killWorkers();
-    for (const cluster of clusters) cluster.stop();
+    for (const other of others) other.stop();
     redis.stop();
   };
   onInterrupt(cleanUp);
@@ -108,16 +109,21 @@ main(async () => {
       };
       const openCluster = async (options) => {
         const cluster = await startCluster(program, options);
-        clusters.add(cluster);
+        others.add(cluster);
         return cluster;
+      };
+      const openServer = async () => {
+        const server = await startRedis(program);
+        others.add(server);
+        return server;
       };
       const { quick, long } = options;
       const scale = scaleOf(quick);
-      const tools = { start, openCluster, port, interleave, scale, long };
+      const tools = { start, openCluster, openServer, port, interleave, scale, long };
       const found = await scenario.run(tools);
       for (const worker of workers) await worker.end();
-      for (const cluster of clusters) cluster.stop();
-      clusters.clear();
+      for (const other of others) other.stop();
+      others.clear();
       await redis.flush();
       const { name, title, about } = scenario;
       const result = { scenario: name, title, about, command, date, machine, quick, ...found };

@@ -17,6 +17,7 @@ import memory from './memory.mjs';
 import metadata from './metadata.mjs';
 import metadataJson from './metadata-json.mjs';
 import reaper from './reaper.mjs';
+import reaping from './reaping.mjs';
 import serverLimit from './server-limit.mjs';
 import snapshot from './snapshot.mjs';
 import state from './state.mjs';
@@ -33,6 +34,7 @@ export const scenarios = [
   leave,
   events,
   reaper,
+  reaping,
   metadata,
   memory,
   locks,
