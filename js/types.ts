@@ -285,7 +285,8 @@ export interface ClientOptions {
   expiry?: 'sweep' | 'notifications' | 'both';
   /**
    * Within what time the reaper finds what notifications missed. It checks that the indices of every
-   * room agree once in ten times as long. Milliseconds, default 30 000.
+   * room agree once in ten times as long, and with those of users when there is reason to, or every fourth
+   * time. Milliseconds, default 30 000.
    */
   fallbackSweepMs?: number;
   /** Shards of the index of due rooms; the same on every node. Default 10. */
@@ -397,6 +398,8 @@ export interface Metrics {
   locksHeld: number;
   /** Calls for locks that wait. */
   locksWaiting: number;
+  /** Rooms that this node's reaper looks at by itself, so that the passes of all need not. */
+  roomsAttended: number;
   heartbeatLatencyMs: Summary;
   callLatencyMs: Summary;
   heartbeatBatchSize: Summary;

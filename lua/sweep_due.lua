@@ -1,20 +1,21 @@
 -- sweep_due: begins a pass, unless another node has just made one: gives the rooms in which
--- something may be due.
+-- something may be due. In any case, renews what the asking node says of the rooms that it attends.
 --
 -- KEYS[1] – prs:active_rooms   KEYS[2..S+1] – the shards of the due index
 -- ARGV[1] – ttl (ms)   ARGV[2] – how many rooms at most
 -- ARGV[3] – for how long one node's pass serves all (ms); 0 for a pass in any case
+-- ARGV[4] – the node's id, '' if it attends none   ARGV[5] – for how long it answers for them (ms)
 --
--- Returns {TAKEN, wait}: another node's pass serves for so many ms more
---      or {PASS, unindexed, before, now, {shard (0-based), roomId, roomId, …}, {shard, …}, …}
--- unindexed: by how much the numbers of active and of indexed rooms differ; other than 0, other nodes
--- may have made rooms that have no entry yet. before: when the pass before this one was (now, if
--- nobody knows).
+-- Returns {TAKEN, now, wait}: another node's pass serves for so many ms more
+--      or {PASS, now, before, unindexed, {shard (0-based), roomId, roomId, …}, {shard, …}, …}
+-- before: when the pass before this one was (now, if nobody knows). unindexed: by how much the numbers of
+-- active and of indexed rooms differ; other than 0, other nodes may have made rooms that have no entry yet.
 --
 -- Races: of nodes that ask at the same time, one is given the pass. It owns nothing by that: a room
 -- stays due until somebody has looked at it (sweep_rooms.lua), so if that node dies, the next pass
 -- finds the rest. An entry is only a hint of when to look; what dies is decided by looking at it
--- again (reap.lua).
+-- again (reap.lua). Rooms of a node that has not renewed its word are due, whatever is in them. It may
+-- still be there and look at them too; it takes another id before it attends any room again.
 -- @include now
 -- @include goes_on
 -- @include size
@@ -24,31 +25,57 @@ local PASS = 1
 
 local call = redis.call
 local limit, left, serves = now - tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local unindexed = size('SCARD', KEYS[1], 0)
-local answer = { PASS, 0, now, now }
+local answer = { PASS, now, now, 0 }
 local mine = false
+if ARGV[4] ~= '' then
+  goes_on(KEYS[1])
+  local answers_until = mark_at(now + tonumber(ARGV[5]))
+  for shard = 2, #KEYS do
+    -- The mark is made by the first claim (sweep_rooms.lua).
+    redis.pcall('ZADD', KEYS[shard], 'XX', answers_until, NODE_MARK .. ARGV[4])
+  end
+end
+
+-- attended_by_the_gone: adds rooms of nodes that no longer answer for them.
+local function attended_by_the_gone(shard, rooms)
+  local marks = call('ZRANGEBYSCORE', shard, FROM_MARKS, mark_at(now))
+  for i = 1, #marks do
+    if marks[i] ~= PASS_MEMBER and left > #rooms then
+      local score = '-' .. string.sub(marks[i], 2)
+      local theirs = call('ZRANGEBYSCORE', shard, score, score, 'LIMIT', 0, left - #rooms)
+      for j = 1, #theirs do
+        rooms[#rooms + 1] = theirs[j]
+      end
+      if #theirs == 0 then
+        call('ZREM', shard, marks[i])
+      end
+    end
+  end
+end
+
+local unindexed = size('SCARD', KEYS[1], 0)
 for shard = 2, #KEYS do
-  -- What is no index has no entries.
-  local indexed = size('ZCARD', KEYS[shard], 0)
+  local indexed = room_count(KEYS[shard])
+  unindexed = unindexed - indexed
   if indexed > 0 and not mine then
-    -- The first shard that has rooms says when the last pass was.
-    local before = tonumber(call('ZSCORE', KEYS[shard], PASS_MEMBER))
+    local pass = call('ZSCORE', KEYS[shard], PASS_MEMBER)
+    local before = pass and tonumber(pass) - MARKS
     if before and before <= now then
       if before + serves > now then
-        return { TAKEN, before + serves - now }
+        return { TAKEN, now, before + serves - now }
       end
       answer[3] = before
     end
     mine = true
     goes_on(KEYS[1])
-    indexed = indexed + call('ZADD', KEYS[shard], now, PASS_MEMBER) - 1
+    call('ZADD', KEYS[shard], mark_at(now), PASS_MEMBER)
   elseif indexed > 0 then
     -- It may have been the first before.
-    indexed = indexed - call('ZREM', KEYS[shard], PASS_MEMBER)
+    call('ZREM', KEYS[shard], PASS_MEMBER)
   end
-  unindexed = unindexed - indexed
   if indexed > 0 and left > 0 then
-    local rooms = call('ZRANGEBYSCORE', KEYS[shard], '-inf', limit, 'LIMIT', 0, left)
+    local rooms = call('ZRANGEBYSCORE', KEYS[shard], '0', limit, 'LIMIT', 0, left)
+    attended_by_the_gone(KEYS[shard], rooms)
     if #rooms > 0 then
       left = left - #rooms
       table.insert(rooms, 1, shard - 2)
@@ -56,5 +83,5 @@ for shard = 2, #KEYS do
     end
   end
 end
-answer[2] = unindexed
+answer[4] = unindexed
 return answer

@@ -8,6 +8,12 @@ import type { AnyEvent, AnyState, Client } from '../conformance/stores.js';
 /** For a machine that is busy with other things: how much later than promised something may be. */
 export const MARGIN_MS = 1500;
 
+/** Redis's clock. */
+export async function millis(redis: Redis): Promise<number> {
+  const [seconds, micros] = await redis.time();
+  return Number(seconds) * 1000 + Math.floor(Number(micros) / 1000);
+}
+
 export function leavesOf(events: readonly AnyEvent[]): PresenceLeaveEvent[] {
   return events.filter((event) => event.type === 'leave');
 }

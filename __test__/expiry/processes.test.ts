@@ -1,8 +1,7 @@
 // Issue 4, "It must show" 4 and 5: reapers as processes of their own, which are killed, race, are
 // stopped past their claims, or have clocks that are wrong.
-import type { Redis } from 'ioredis';
-import { type ClientOptions, type Metrics, PresenceClient } from 'rollcall';
-import { beforeEach, describe, expect, onTestFinished, test } from 'vitest';
+import { PresenceClient } from 'rollcall';
+import { beforeEach, describe, expect, test } from 'vitest';
 import { locateFaketime } from '../../scripts/lib/faketime.mjs';
 import {
   type AnyState,
@@ -12,61 +11,15 @@ import {
   record,
   silent,
 } from '../conformance/stores.js';
-import { type Fixture, startFixture, untilStopped } from '../support/process.js';
+import { untilStopped } from '../support/process.js';
 import { startProxy } from '../support/proxy.js';
 import { type RedisServer, startRedis } from '../support/redis.js';
 import { deferred, eventually, within } from '../support/wait.js';
 import { CALLS } from './calls.js';
-import { expectOnce, expectTimely, leavesOf, MARGIN_MS } from './expiry.js';
+import { expectOnce, expectTimely, leavesOf, MARGIN_MS, millis } from './expiry.js';
+import { endAll, startNode } from './nodes.js';
 
 const TTL_MS = 500;
-
-interface Message {
-  ready?: number;
-  done?: number;
-  epochs?: number[];
-  metrics?: Metrics;
-}
-
-interface Node extends Fixture<Message> {
-  /** Its clock when it was ready. */
-  readonly clock: number;
-  tell(way: string, args?: object): Promise<Message>;
-}
-
-async function startNode(options: ClientOptions, env: Record<string, string> = {}): Promise<Node> {
-  const child = startFixture<Message>('expiry/fixtures/node.mjs', {
-    args: [JSON.stringify({ ttlMs: TTL_MS, ...options })],
-    env,
-  });
-  onTestFinished(async () => {
-    await child.kill();
-  });
-  const { ready = 0 } = await child.message((message) => message.ready !== undefined);
-  let calls = 0;
-  return Object.assign(child, {
-    clock: ready,
-    tell: (way: string, args = {}) => {
-      const number = ++calls;
-      child.send({ way, number, ...args });
-      return child.message((message) => message.done === number);
-    },
-  });
-}
-
-async function endAll(...nodes: Node[]): Promise<void> {
-  for (const node of nodes) node.send({ way: 'end' });
-  for (const node of nodes) {
-    const end = await within(node.exited, 10_000, 'the end of a node');
-    expect(end, node.stderr).toEqual({ code: 0, signal: null });
-  }
-}
-
-/** Redis's clock. */
-async function millis(redis: Redis): Promise<number> {
-  const [seconds, micros] = await redis.time();
-  return Number(seconds) * 1000 + Math.floor(Number(micros) / 1000);
-}
 
 let server: RedisServer;
 /** Joins with the TTL of the fleet, or with one that outlives the test; neither of them reaps. */
@@ -96,10 +49,10 @@ describe('reapers', () => {
     await using proxy = await startProxy(server.port);
     const killed = deferred<string>();
     // The node that will be killed asks so much more often that it makes all passes.
-    const victim = await startNode({ url: proxy.url, sweepIntervalMs: 100 });
+    const victim = await startNode({ ttlMs: TTL_MS, url: proxy.url, sweepIntervalMs: 100 });
     const others = [
-      await startNode({ url: server.url, sweepIntervalMs: 1000 }),
-      await startNode({ url: server.url, sweepIntervalMs: 1000 }),
+      await startNode({ ttlMs: TTL_MS, url: server.url, sweepIntervalMs: 1000 }),
+      await startNode({ ttlMs: TTL_MS, url: server.url, sweepIntervalMs: 1000 }),
     ];
     let reaps = 0;
     proxy.watch = async (piece) => {
@@ -134,7 +87,7 @@ describe('reapers', () => {
 
   test('issue 4, 4: three that race: one leave each, none for what came back in time', async () => {
     const nodes = await Promise.all(
-      [1, 2, 3].map(() => startNode({ url: server.url, sweepIntervalMs: 100 })),
+      [1, 2, 3].map(() => startNode({ ttlMs: TTL_MS, url: server.url, sweepIntervalMs: 100 })),
     );
     for (const node of nodes) await node.tell('race');
     const joins = new Map<string, string>();
@@ -179,8 +132,8 @@ describe('reapers', () => {
     await using proxy = await startProxy(server.port);
     const stopped = deferred();
     const resumed = deferred();
-    const victim = await startNode({ url: proxy.url, sweepIntervalMs: 100 });
-    const other = await startNode({ url: server.url, sweepIntervalMs: 100 });
+    const victim = await startNode({ ttlMs: TTL_MS, url: proxy.url, sweepIntervalMs: 100 });
+    const other = await startNode({ ttlMs: TTL_MS, url: server.url, sweepIntervalMs: 100 });
     let seen = false;
     proxy.watch = async (piece) => {
       if (seen || !CALLS[call].test(piece.toString('latin1'))) return piece;

@@ -23,6 +23,8 @@ export type Defence =
   | 'merging'
   | 'settling'
   | 'reaping'
+  | 'attending'
+  | 'lapsing'
   | 'renewing'
   | 'calm-at-once'
   | 'checks'

@@ -113,6 +113,7 @@ impl Client {
         let engine_task = tokio::spawn(engine.clone().run());
         let upkeep_task = tokio::spawn(upkeep(directory.clone(), options.ttl_ms)).abort_handle();
         let reaper = Arc::new(Reaper {
+            directory: directory.clone(),
             locks: locks.clone(),
             store: store.clone(),
             metrics: metrics.clone(),
@@ -372,6 +373,7 @@ impl Client {
             pending_calls: self.calls.len() as u64,
             locks_held: self.locks.held() as u64,
             locks_waiting: self.locks.waiting() as u64,
+            rooms_attended: self.store.attended() as u64,
         })
     }
 

@@ -5,7 +5,8 @@ use crate::{
     lock::Locks,
     metrics::{Metrics, count},
     model::{error::Result, presence::Sweep},
-    store::{EventSink, LogLevel, Store, SweepSettings, Watch},
+    presence::directory::Directory,
+    store::{Attend, Attending, EventSink, LogLevel, Store, SweepSettings, Watch},
     switches::{Defence, off},
 };
 use serde::Deserialize;
@@ -34,8 +35,41 @@ pub const CHECK_EVERY: u64 = 10;
 /// Notifications that come within this time are answered by one pass.
 const GATHER: Duration = Duration::from_millis(5);
 
+/// A node makes at least so many passes before it leaves one to others on purpose.
+const YIELDS_AFTER: u32 = 8;
+
+/// How nodes take turns.
+struct Pace {
+    /// What dies right after a pass waits for the next one: three quarters of the interval to wait, the
+    /// rest to work.
+    pause: Duration,
+    /// For how long a pass serves all. Less than the pause: whoever made a pass makes the next one, unless
+    /// it is late.
+    serves: Duration,
+    /// Others look so long after that: a fifth of the pause after the next one is due, so that a node that
+    /// died in between costs no more than that; less than an interval from pass to pass even then.
+    behind: Duration,
+    /// The pause of a node that leaves the next pass to others, if there are any.
+    yielding: Duration,
+}
+
+impl Pace {
+    fn new(interval: Duration) -> Self {
+        let pause = interval * 3 / 4;
+        let serves = pause * 3 / 4;
+        Pace {
+            pause,
+            serves,
+            behind: pause - serves + pause / 5,
+            yielding: pause + pause / 4,
+        }
+    }
+}
+
 pub struct Reaper {
     pub store: Arc<dyn Store>,
+    /// Where this node has connections.
+    pub directory: Arc<Directory>,
     /// Those that ended with nobody there to say so are told of in passing.
     pub locks: Arc<Locks>,
     pub metrics: Arc<Metrics>,
@@ -52,11 +86,16 @@ impl Reaper {
     /// One full pass: all that is due is looked at, and rooms that only other nodes wrote are taken
     /// in.
     pub async fn pass(&self) -> Result<Sweep> {
-        self.look(true, Duration::ZERO).await
+        self.look(true, Duration::ZERO, None).await
     }
 
     /// A pass, unless another node has made one within the time that one serves all.
-    async fn look(&self, adopt: bool, serves: Duration) -> Result<Sweep> {
+    async fn look(
+        &self,
+        adopt: bool,
+        serves: Duration,
+        attending: Option<Attending>,
+    ) -> Result<Sweep> {
         if off(Defence::Reaping) {
             return Ok(Sweep::default());
         }
@@ -67,7 +106,9 @@ impl Reaper {
                 serves_ms: serves.as_millis() as u64,
                 ..self.settings
             };
-            let mut sweep = self.store.sweep(&settings).await?;
+            let ours = |room: &str| self.directory.room(room);
+            let attend = attending.map(|how| Attend { how, ours: &ours });
+            let mut sweep = self.store.sweep(&settings, attend).await?;
             if sweep.served_ms == 0 {
                 self.locks.settle().await?;
             }
@@ -77,9 +118,11 @@ impl Reaper {
             Ok(sweep)
         };
         match work.await {
-            Ok(sweep) if sweep.served_ms > 0 => Ok(sweep),
             Ok(sweep) => {
-                count(&counters.sweeps, 1);
+                if sweep.served_ms == 0 {
+                    count(&counters.sweeps, 1);
+                    self.metrics.sweep_duration.record(start.elapsed());
+                }
                 count(&counters.rooms_swept, sweep.rooms);
                 count(&counters.expired, sweep.expired);
                 count(&counters.repairs, sweep.repairs);
@@ -89,7 +132,6 @@ impl Reaper {
                         .sweep_lag
                         .record(Duration::from_millis(sweep.lag_ms));
                 }
-                self.metrics.sweep_duration.record(start.elapsed());
                 Ok(sweep)
             }
             Err(error) => {
@@ -106,18 +148,15 @@ impl Reaper {
             Expiry::Notifications if watching => self.fallback_interval,
             _ => self.sweep_interval,
         };
-        // What dies right after a pass waits for the next one: three quarters of the interval to wait,
-        // the rest to work.
-        let pause = interval * 3 / 4;
-        // Less than the pause: whoever made a pass makes the next one, unless it is late.
-        let serves = pause * 3 / 4;
-        // Others look a fifth of the pause after the next one is due, so that a node that died in
-        // between costs no more than that: less than an interval from pass to pass even then.
-        let behind = pause - serves + pause / 5;
+        let pace = Pace::new(interval);
         // Looking for rooms of others costs a scan of all; often enough to be in time for most.
         let between_adoptions = self
             .sweep_interval
             .max(Duration::from_millis(self.settings.ttl_ms / 4));
+        let attending = Attending::new(self.settings.ttl_ms, interval.as_millis() as u64)
+            .filter(|_| !off(Defence::Attending));
+        // Since it left passes to others: passes, and whether some may attend rooms that it cannot.
+        let (mut passes, mut others) = (0, false);
         let mut adopted: Option<Instant> = None;
         let mut failing = false;
         let mut corrupt = false;
@@ -128,12 +167,12 @@ impl Reaper {
             let serves = if called_for || failing {
                 Duration::ZERO
             } else {
-                serves
+                pace.serves
             };
-            let pause = match self.look(adopt, serves).await {
-                Ok(sweep) if sweep.served_ms > 0 => Duration::from_millis(sweep.served_ms) + behind,
+            let pause = match self.look(adopt, serves, attending).await {
                 Ok(sweep) => {
                     failing = false;
+                    others |= sweep.others;
                     if sweep.corrupt > 0 && !corrupt {
                         corrupt = true;
                         self.sink.log(
@@ -145,7 +184,15 @@ impl Reaper {
                     if adopt && sweep.unindexed {
                         adopted = Some(Instant::now());
                     }
-                    pause
+                    if sweep.served_ms > 0 {
+                        Duration::from_millis(sweep.served_ms) + pace.behind
+                    } else if others && passes >= YIELDS_AFTER {
+                        (passes, others) = (0, false);
+                        pace.yielding
+                    } else {
+                        passes += 1;
+                        pace.pause
+                    }
                 }
                 Err(error) => {
                     if !failing {
@@ -154,7 +201,7 @@ impl Reaper {
                     }
                     failing = true;
                     // The next pass must not wait for a slow fallback.
-                    pause.min(self.sweep_interval)
+                    pace.pause.min(self.sweep_interval)
                 }
             };
             called_for = tokio::select! {

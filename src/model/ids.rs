@@ -43,10 +43,21 @@ pub fn check_conn(field: &str, id: &str, limits: &Limits) -> Result<()> {
 /// An id that nobody else has or can guess: 128 random bits in hexadecimal.
 pub fn random() -> Result<String> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| {
-        Error::internal("the system has no random numbers to give").with_cause(error)
-    })?;
+    fill(&mut bytes)?;
     Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
+}
+
+/// A number that nobody else has: 51 random bits, and not 0, so that a double has it exactly.
+pub fn random_number() -> Result<u64> {
+    let mut bytes = [0; 8];
+    fill(&mut bytes)?;
+    Ok((u64::from_ne_bytes(bytes) >> 13).max(1))
+}
+
+fn fill(bytes: &mut [u8]) -> Result<()> {
+    getrandom::fill(bytes).map_err(|error| {
+        Error::internal("the system has no random numbers to give").with_cause(error)
+    })
 }
 
 /// An id as it may stand in a message: quoted, and cut when it is long.

@@ -131,6 +131,8 @@ pub struct Sweep {
     pub corrupt: u64,
     /// There may be rooms that only other nodes wrote and that no sweep would look at.
     pub unindexed: bool,
+    /// Rooms were looked at to which this node sends no heartbeats: another node may attend them.
+    pub others: bool,
     /// Not 0: another node has just swept, and this one has done nothing; it may for so many ms more.
     pub served_ms: u64,
 }
@@ -143,6 +145,7 @@ impl std::ops::AddAssign for Sweep {
         self.lag_ms = self.lag_ms.max(other.lag_ms);
         self.corrupt += other.corrupt;
         self.unindexed |= other.unindexed;
+        self.others |= other.others;
         self.served_ms = self.served_ms.max(other.served_ms);
     }
 }

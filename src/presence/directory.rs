@@ -216,6 +216,14 @@ impl Directory {
         );
     }
 
+    /// The copy of a room's name, if the node remembers connections there.
+    pub fn room(&self, room: &str) -> Option<Arc<str>> {
+        let inner = self.inner.lock();
+        let ours = inner.rooms.get(room)?;
+        // A name that only the set itself holds is in nobody's use.
+        (Arc::strong_count(ours) > 1).then(|| ours.clone())
+    }
+
     pub fn len(&self) -> usize {
         self.inner.lock().conns.len()
     }

@@ -93,6 +93,14 @@ impl Commands {
         }
     }
 
+    /// How many connections have been made; 0 of a cluster, which nobody asks.
+    pub fn connections(&self) -> u64 {
+        match self {
+            Commands::One(link) => link.connections(),
+            Commands::Cluster(_) => 0,
+        }
+    }
+
     pub fn is_cluster(&self) -> bool {
         matches!(self, Commands::Cluster(_))
     }

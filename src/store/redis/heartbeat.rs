@@ -2,6 +2,7 @@
 
 use super::{
     RedisStore, errors,
+    expiry::Looks,
     link::Repeat,
     presence::{number, unknown_code},
     scripts::{self, Reply},
@@ -24,6 +25,13 @@ use std::{sync::Arc, time::Duration};
 /// before they are acknowledged. Then its node has ended half way, or is about to take it back.
 const MOST_UNSETTLED: usize = 20;
 const UNSETTLED_PAUSE: Duration = Duration::from_millis(5);
+
+/// What a heartbeat with more to say was sent with.
+struct Sent {
+    /// How the state that it brings is stored.
+    written: Encoded,
+    looks: Option<Looks>,
+}
 
 impl RedisStore {
     pub(super) async fn do_beat_batch(
@@ -106,20 +114,25 @@ impl RedisStore {
         width: usize,
         ttl_ms: u64,
     ) -> Result<Vec<Exception>> {
-        let call = self.beat_call(beats, width, ttl_ms);
+        let (call, looks) = self.beat_call(beats, width, ttl_ms);
         let value = self
             .call(&scripts::HEARTBEAT_BATCH, &call, Repeat::Harmless)
             .await?;
-        read_exceptions(value)
+        let (exceptions, silent) = read_exceptions(value)?;
+        if let Some(looks) = looks {
+            self.attendance.looked(&looks, &silent);
+        }
+        Ok(exceptions)
     }
 
-    /// One call of the script, for beats that are sorted by room and have epochs of one length.
+    /// One call of the script, for beats that are sorted by room and have epochs of one length; and which
+    /// rooms it looks at.
     pub(super) fn beat_call<'a>(
         &self,
         beats: impl Iterator<Item = &'a PlainBeat> + Clone,
         width: usize,
         ttl_ms: u64,
-    ) -> Cmd {
+    ) -> (Cmd, Option<Looks>) {
         let mut rooms: Vec<(&Arc<str>, usize)> = Vec::new();
         let (mut count, mut separate) = (0, 0);
         let mut epochs = String::new();
@@ -133,11 +146,7 @@ impl RedisStore {
             separate += usize::from(beat.separate);
             epochs.push_str(digits_of.format(beat.epoch));
         }
-        // Two bytes for each: `limits.maxBatchSize` is 2000 at most.
-        let counts: Vec<u8> = rooms
-            .iter()
-            .flat_map(|(_, n)| (*n as u16).to_be_bytes())
-            .collect();
+        let counts = two_bytes_each(rooms.iter().map(|(_, n)| *n));
         let mut call = scripts::HEARTBEAT_BATCH.call(rooms.len() + count + separate);
         for (room, _) in &rooms {
             call.arg(self.keys.room_last_seen(room));
@@ -166,7 +175,12 @@ impl RedisStore {
             .arg(epochs)
             .arg(width)
             .arg(counts);
-        call
+        let looks = self.attendance.looks(rooms.iter().map(|(room, _)| *room));
+        if let Some(looks) = &looks {
+            call.arg(two_bytes_each(looks.places.iter().copied()))
+                .arg(looks.silence_ms);
+        }
+        (call, looks)
     }
 
     pub(super) async fn do_beat_full(
@@ -208,22 +222,33 @@ impl RedisStore {
         } else {
             Repeat::Harmless
         };
-        let (calls, written): (Vec<Cmd>, Vec<Encoded>) = open
+        let (calls, sent): (Vec<Cmd>, Vec<Sent>) = open
             .iter()
             .map(|(beat, _)| self.full_beat_call(beat, ttl_ms))
             .unzip();
         let answers = self.call_all(&scripts::HEARTBEAT, calls, repeat).await;
-        for (((beat, result), written), answer) in open.into_iter().zip(written).zip(answers) {
+        for (((beat, result), sent), answer) in open.into_iter().zip(sent).zip(answers) {
             let read = answer.and_then(|value| {
-                self.read_beat(beat, written, value)
+                self.read_beat(beat, sent, value)
                     .map_err(|error| errors::request(&error))
             });
             *result = read.transpose();
         }
     }
 
-    /// The call, and how it stores the state that it brings.
-    fn full_beat_call(&self, beat: &FullBeat, ttl_ms: u64) -> (Cmd, Encoded) {
+    fn full_beat_call(&self, beat: &FullBeat, ttl_ms: u64) -> (Cmd, Sent) {
+        let (mut call, written) = self.full_beat_but_look(beat, ttl_ms);
+        let looks = self.attendance.looks(std::iter::once(&beat.place.room));
+        match &looks {
+            Some(looks) => call.arg(looks.silence_ms),
+            None => call.arg(""),
+        };
+        call.arg(self.keys.layout_name());
+        (call, Sent { written, looks })
+    }
+
+    /// The call but for its last arguments, and how it stores the state that it brings.
+    fn full_beat_but_look(&self, beat: &FullBeat, ttl_ms: u64) -> (Cmd, Encoded) {
         let (room, user) = (&*beat.place.room, &*beat.place.user);
         let keys = self.keys.room(room);
         let (slotted, sharded) = (self.keys.is_slotted(), self.keys.has_sharded_events());
@@ -253,7 +278,6 @@ impl RedisStore {
             );
         let Some(write) = &beat.write else {
             call.arg(0).arg(&["", "", "0", "", "", "", "0"]);
-            call.arg(self.keys.layout_name());
             return (call, Encoded::default());
         };
         let mark = write.base.mark.as_deref();
@@ -263,23 +287,21 @@ impl RedisStore {
             .arg(i32::from(write.base.is_separate()));
         let Some(next) = &write.next else {
             call.arg(&["", "", "", "0"]);
-            call.arg(self.keys.layout_name());
             return (call, Encoded::default());
         };
         let encoded = self.states.encode(next);
         call.arg(next.as_str())
             .arg(encoded.bytes.as_deref().unwrap_or_default())
             .arg(encoded.compressed)
-            .arg(i32::from(next.as_str().len() >= LARGE))
-            .arg(self.keys.layout_name());
+            .arg(i32::from(next.as_str().len() >= LARGE));
         (call, encoded)
     }
 
-    /// `written`: how the state that the call brought is stored. `None`: the join is not settled.
+    /// `None`: the join is not settled.
     fn read_beat(
         &self,
         beat: &FullBeat,
-        written: Encoded,
+        Sent { written, looks }: Sent,
         value: Value,
     ) -> Result<Option<Beaten>, redis::RedisError> {
         let mut reply = Reply::new(value)?;
@@ -289,6 +311,10 @@ impl RedisStore {
                 let epoch = reply.integer()?.unsigned_abs();
                 self.clock.heard(reply.integer()?.unsigned_abs());
                 let revision = reply.integer()?.unsigned_abs();
+                if let Some(looks) = looks {
+                    let silent: &[usize] = if reply.integer()? > 0 { &[0] } else { &[] };
+                    self.attendance.looked(&looks, silent);
+                }
                 let write = beat.write.as_ref();
                 Beaten::Refreshed {
                     epoch,
@@ -317,12 +343,18 @@ impl RedisStore {
     }
 }
 
-pub(super) fn read_exceptions(value: Value) -> Result<Vec<Exception>> {
+/// What was not written; and places of rooms in which somebody has been silent for long.
+pub(super) fn read_exceptions(value: Value) -> Result<(Vec<Exception>, Vec<usize>)> {
     scripts::read(value, |reply| {
         let mut exceptions = Vec::with_capacity(reply.left() / 2);
+        let mut silent = Vec::new();
         while reply.left() > 1 {
-            let index = reply.integer()? as usize;
+            let index = reply.integer()?;
             let stored = reply.bytes()?;
+            let Ok(index) = usize::try_from(index) else {
+                silent.push((-1 - index) as usize);
+                continue;
+            };
             if stored.is_empty() && off(Defence::NotFound) {
                 continue;
             }
@@ -331,8 +363,13 @@ pub(super) fn read_exceptions(value: Value) -> Result<Vec<Exception>> {
                 stored: (!stored.is_empty()).then(|| number(&stored)),
             });
         }
-        Ok(exceptions)
+        Ok((exceptions, silent))
     })
+}
+
+/// Numbers as the script takes them: `limits.maxBatchSize` is 2000 at most.
+fn two_bytes_each(numbers: impl Iterator<Item = usize>) -> Vec<u8> {
+    numbers.flat_map(|n| (n as u16).to_be_bytes()).collect()
 }
 
 /// Decimal digits of the largest epoch.

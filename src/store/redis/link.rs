@@ -340,6 +340,11 @@ impl Link {
         self.inner.live.borrow().is_some()
     }
 
+    /// How many connections have been made.
+    pub fn connections(&self) -> u64 {
+        self.inner.connections.load(Ordering::Relaxed)
+    }
+
     pub fn close(&self) {
         self.supervisor.abort();
         self.inner.live.send_replace(None);

@@ -32,8 +32,8 @@ use crate::{
         presence::{Member, Place, Sweep},
     },
     store::{
-        Beaten, EachPiece, EventSink, Exception, FullBeat, Join, Joined, Left, Located, PlainBeat,
-        Store, SweepSettings, Topic, Watch,
+        Attend, Beaten, EachPiece, EventSink, Exception, FullBeat, Join, Joined, Left, Located,
+        PlainBeat, Store, SweepSettings, Topic, Watch,
     },
     switches::{Defence, off},
 };
@@ -78,6 +78,8 @@ pub struct RedisStore {
     /// The user may send what `patch.rs` sends, and the server does with it what it should.
     transactions: Arc<AtomicBool>,
     thoroughness: slotted::Thoroughness,
+    attendance: expiry::Attendance,
+    checks: expiry::Checks,
     sink: Arc<dyn EventSink>,
 }
 
@@ -177,14 +179,22 @@ impl Store for RedisStore {
         Box::pin(self.do_user_connections(user))
     }
 
-    fn sweep<'a>(&'a self, settings: &'a SweepSettings) -> BoxFuture<'a, Result<Sweep>> {
-        Box::pin(async {
+    fn sweep<'a>(
+        &'a self,
+        settings: &'a SweepSettings,
+        attend: Option<Attend<'a>>,
+    ) -> BoxFuture<'a, Result<Sweep>> {
+        Box::pin(async move {
             if self.keys.is_slotted() {
                 self.sweep_slotted(settings).await
             } else {
-                self.do_sweep(settings).await
+                self.do_sweep(settings, attend).await
             }
         })
+    }
+
+    fn attended(&self) -> usize {
+        self.attendance.count()
     }
 
     fn adopt(&self, ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>> {

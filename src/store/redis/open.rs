@@ -6,7 +6,7 @@ use super::{
     cluster::{self, Cluster},
     commands::Commands,
     config::{Nodes, Target},
-    errors,
+    errors, expiry,
     link::{Link, LinkConfig, Repeat},
     metadata_json, scripts,
     server::Server,
@@ -71,6 +71,8 @@ impl Settings<'_> {
             clock: ServerClock::default(),
             transactions,
             thoroughness: slotted::Thoroughness::default(),
+            attendance: expiry::Attendance::default(),
+            checks: expiry::Checks::default(),
             sink: self.sink,
         }
     }

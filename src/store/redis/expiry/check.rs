@@ -1,16 +1,26 @@
-//! Checks: every room of a shard is looked at, whether its indices fit together and its users know of
-//! it. What does not is left to `repair.rs`.
+//! Checks: every room of a shard is looked at, whether its indices fit together; and, where there is reason
+//! to, whether its users know of it. What does not is left to `repair.rs`.
 
-use super::integers;
+use super::{
+    integers,
+    sweep::{Onlooker, Room},
+};
 use crate::{
     keys::RoomKeys,
     model::error::{Error, Result},
     model::presence::Sweep,
-    store::redis::{RedisStore, errors, link::Repeat, presence::Meta, scripts},
+    store::{
+        SweepSettings,
+        redis::{RedisStore, errors, link::Repeat, presence::Meta, scripts},
+    },
     switches::{Defence, off},
 };
+use parking_lot::Mutex;
 use redis::{Pipeline, Value};
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::OnceLock,
+};
 
 /// Rooms, or connections of a room, that one step of a scan looks at.
 const PAGE: usize = 512;
@@ -23,42 +33,129 @@ pub(in crate::store::redis) type Page = (Vec<u8>, Vec<String>);
 /// A page of a room's `conn_meta`: the index of the room, then connections and what is kept of them in turn.
 type PageOf = (usize, Vec<String>);
 
+/// Scores from here on are those of marks (`lua/include/marks.lua`).
+const MARKS: f64 = 4_503_599_627_370_496.0;
+/// When nobody has looked at a room for so many sweeps after it was due, nobody will.
+const SWEEPS_MISSED: u64 = 5;
+
+/// Of so many checks of a shard one asks the users without any reason to.
+pub(super) const USERS_EVERY: u64 = 4;
+
+/// What users' indices may have suffered from: a server that evicts takes single keys, and joins fill them
+/// again in part; another one has perhaps not seen the last writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Perils {
+    /// Keys that the server has evicted.
+    evicted: u64,
+    /// Connections that this node has made to it.
+    connections: u64,
+}
+
+/// What this node knows of its checks.
+#[derive(Default)]
+pub(in crate::store::redis) struct Checks {
+    first: OnceLock<Perils>,
+    /// For each shard, as of when its users were asked last.
+    shards: Mutex<HashMap<usize, Perils>>,
+}
+
+impl Checks {
+    /// Whether anything has happened since the users of a shard were asked.
+    fn suspects(&self, shard: usize, now: Perils) -> bool {
+        // What was before this node is for others to find, or in its time.
+        let first = self.first.get_or_init(|| Perils {
+            connections: 1,
+            ..now
+        });
+        *self.shards.lock().get(&shard).unwrap_or(first) != now
+    }
+
+    fn asked(&self, shard: usize, then: Perils) {
+        self.shards.lock().insert(shard, then);
+    }
+}
+
+/// What a check finds.
+#[derive(Default)]
+struct Found<'a> {
+    /// Rooms whose keys do not fit together.
+    differing: Vec<&'a String>,
+    /// Rooms of which a connection should have been removed.
+    overdue: Vec<&'a String>,
+}
+
 /// Where a scan begins, and what it says when it has ended.
 const END: &[u8] = b"0";
 
 impl RedisStore {
-    /// Checks every room of a shard, and repairs those that need it.
+    /// Checks every room of a shard, and repairs those that need it. `users`: asks users in any case.
     pub(super) async fn check_shard(
         &self,
-        shard: &str,
-        ttl_ms: u64,
+        shard: usize,
+        users: bool,
+        shards: &[String],
+        settings: &SweepSettings,
         sweep: &mut Sweep,
     ) -> Result<()> {
+        let perils = self.perils().await;
+        let users = users || perils.is_none_or(|now| self.checks.suspects(shard, now));
         let mut cursor = END.to_vec();
         loop {
-            let (next, members) = self.scan("ZSCAN", shard, &cursor).await?;
-            // ZSCAN gives members and scores in turn; the empty one says when the last pass was.
+            let (next, members) = self.scan("ZSCAN", &shards[shard], &cursor).await?;
+            // ZSCAN gives members and scores in turn; some are marks.
             let rooms: Vec<&String> = members
-                .iter()
-                .step_by(2)
-                .filter(|room| !room.is_empty())
+                .chunks_exact(2)
+                .filter(|entry| entry[1].parse().is_ok_and(|score: f64| score < MARKS))
+                .map(|entry| &entry[0])
                 .collect();
             for rooms in rooms.chunks(ROOMS_ASKED) {
-                for room in self.differing(rooms).await? {
-                    self.try_repair(room, ttl_ms, sweep).await?;
+                let Found { differing, overdue } = self.differing(rooms, users, settings).await?;
+                for room in differing {
+                    self.try_repair(room, settings.ttl_ms, sweep).await?;
                 }
+                // Whoever was to look at them has not: they are due from now on.
+                let overdue = overdue.into_iter().map(|room| Room {
+                    name: room.as_str().into(),
+                    wanted: false,
+                });
+                let overdue = vec![(shard, overdue.collect())];
+                self.look(shards, &overdue, settings, Onlooker::Check, sweep)
+                    .await?;
             }
             cursor = next;
             if cursor == END {
-                return Ok(());
+                break;
             }
         }
+        if let (true, Some(then)) = (users, perils) {
+            self.checks.asked(shard, then);
+        }
+        Ok(())
     }
 
-    /// Those of the rooms whose keys do not fit together.
-    async fn differing<'a>(&self, rooms: &[&'a String]) -> Result<Vec<&'a String>> {
+    /// `None` if the server does not say.
+    async fn perils(&self) -> Option<Perils> {
+        let info = redis::cmd("INFO").arg("stats").to_owned();
+        let info = self.commands.command(&info, Repeat::Harmless).await.ok()?;
+        let info: String = redis::from_redis_value(info).ok()?;
+        let evicted = info
+            .lines()
+            .find_map(|line| line.strip_prefix("evicted_keys:"))?;
+        Some(Perils {
+            evicted: evicted.trim().parse().ok()?,
+            connections: self.commands.connections(),
+        })
+    }
+
+    /// Those of the rooms whose keys do not fit together, or that should have been looked at.
+    async fn differing<'a>(
+        &self,
+        rooms: &[&'a String],
+        users: bool,
+        settings: &SweepSettings,
+    ) -> Result<Found<'a>> {
         if off(Defence::Checks) {
-            return Ok(Vec::new());
+            return Ok(Found::default());
         }
         let of_rooms: Vec<RoomKeys> = rooms.iter().map(|room| self.keys.room(room)).collect();
         let mut call = scripts::CHECK_ROOMS.call(1 + 4 * rooms.len());
@@ -69,6 +166,7 @@ impl RedisStore {
                 .arg(&keys.last_seen)
                 .arg(&keys.conn_meta);
         }
+        call.arg(settings.ttl_ms + SWEEPS_MISSED * settings.claim_ms);
         for room in rooms {
             call.arg(room);
         }
@@ -76,20 +174,23 @@ impl RedisStore {
             .call(&scripts::CHECK_ROOMS, &call, Repeat::Harmless)
             .await?;
         let mut differ = vec![false; rooms.len()];
+        let mut found = Found::default();
         for index in integers(value)? {
-            differ[index.unsigned_abs() as usize] = true;
+            match usize::try_from(index) {
+                Ok(index) => differ[index] = true,
+                Err(_) => found.overdue.push(rooms[(-1 - index) as usize]),
+            }
         }
-        self.ask_users(rooms, &of_rooms, &mut differ).await?;
-        Ok(rooms
-            .iter()
-            .zip(differ)
-            .filter_map(|(room, differs)| differs.then_some(*room))
-            .collect())
+        if users {
+            self.ask_users(rooms, &of_rooms, &mut differ).await?;
+        }
+        let differing = rooms.iter().zip(differ).filter(|(_, differs)| *differs);
+        found.differing = differing.map(|(room, _)| *room).collect();
+        Ok(found)
     }
 
     /// Whether the users of the rooms' connections know of them, and are known as members, of all rooms
-    /// together: a server that evicts takes single keys, and joins fill them again in part. Marks the
-    /// rooms where that is not so.
+    /// together. Marks the rooms where that is not so.
     async fn ask_users(
         &self,
         rooms: &[&String],
