@@ -18,6 +18,7 @@ import { eventually } from '../support/wait.js';
 import {
   attendants,
   BEAT_MS,
+  fewestLooks,
   nodeMarks,
   OPTIONS,
   passed,
@@ -144,15 +145,21 @@ describe('a room that is attended', () => {
     await node.client.startReaper();
     await allAttended(node);
     node.drop('p');
-    const before = node.client.metrics().roomsSwept;
-    const end = (await millis(redis)) + 2 * TTL_MS;
-    for (let n = 0; (await millis(redis)) < end; n++) {
-      const patches = ROOM_IDS.map((_, room) => ({ connId: `p${room}`, patchState: { n } }));
-      await node.client.heartbeatMany(patches);
-      await passed(redis, BEAT_MS);
-    }
-    expect(node.client.metrics().roomsAttended).toBe(ROOMS);
-    expect(node.client.metrics().roomsSwept - before).toBeLessThan(ROOMS / 2);
+    let n = 0;
+    const looks = await fewestLooks(
+      () => node.client.metrics().roomsSwept,
+      async () => {
+        const end = (await millis(redis)) + 2 * TTL_MS;
+        while ((await millis(redis)) < end) {
+          const patchState = { n: n++ };
+          await node.client.heartbeatMany(
+            ROOM_IDS.map((_, room) => ({ connId: `p${room}`, patchState })),
+          );
+          await passed(redis, BEAT_MS);
+        }
+      },
+    );
+    expect(looks, 'looks in two TTLs').toBeLessThan(ROOMS / 2);
   }, 60_000);
 
   test('that its node never takes care of is found by the check of all rooms', async () => {
@@ -190,7 +197,6 @@ describe('a node that attends rooms', () => {
     await victim.tell('startReaper');
     const attended = async () => (await victim.tell('metrics')).metrics?.roomsAttended;
     await eventually(async () => expect(await attended()).toBe(ROOMS), { timeoutMs: 4 * TTL_MS });
-    const [before] = new Set((await attendants(redis)).values());
     const other = await startBeating(server.url);
     await other.join('o', ROOMS);
     await other.client.startReaper();
@@ -201,7 +207,8 @@ describe('a node that attends rooms', () => {
     const lastSeen = await lastSeenOf('o');
     process.kill(victim.pid, 'SIGSTOP');
     await untilStopped(victim.pid);
-    expect([...new Set((await attendants(redis)).values())]).toEqual([before]);
+    const [before, ...others] = new Set((await attendants(redis)).values());
+    expect([typeof before, others]).toEqual(['string', []]);
     await eventually(async () => {
       expect([...(await attendants(redis)).values()]).not.toContain(before);
     });

