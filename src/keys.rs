@@ -266,15 +266,11 @@ impl Keys {
     /// The shard of the due index (room → a time before which nobody in it was last heard of) that a
     /// room belongs to.
     pub fn due_of(&self, room: &str) -> String {
-        self.due_shard(self.shard_number(room))
+        self.due_shard(self.shard_of(room))
     }
 
     /// The place of that shard among [`Keys::due_shards`].
-    pub fn shard_of(&self, room: &str) -> usize {
-        self.shard_number(room) as usize
-    }
-
-    fn shard_number(&self, room: &str) -> u32 {
+    pub fn shard_of(&self, room: &str) -> u32 {
         fnv1a(room.as_bytes()) % self.shard_count
     }
 

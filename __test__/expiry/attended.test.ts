@@ -4,80 +4,77 @@ import type { Redis } from 'ioredis';
 import { PresenceClient } from 'rollcall';
 import { beforeEach, describe, expect, test } from 'vitest';
 import { writeJoin } from '../../benchmark/lib/population.mjs';
-import {
-  type AnyState,
-  type Client,
-  LONG_TTL_MS,
-  type Recorder,
-  record,
-  silent,
-} from '../conformance/stores.js';
+import { type AnyState, type Recorder, silent } from '../conformance/stores.js';
+import { MARKS } from '../redis/indices.js';
 import { untilStopped } from '../support/process.js';
-import { type RedisServer, startRedis } from '../support/redis.js';
+import type { RedisServer } from '../support/redis.js';
 import { eventually } from '../support/wait.js';
 import {
   attendants,
+  attendedBy,
   BEAT_MS,
+  type Beating,
   fewestLooks,
+  LATE,
+  nameOf,
   nodeMarks,
   OPTIONS,
   passed,
   place,
+  ROOM_IDS,
+  ROOMS,
+  roomsAttended,
   SWEEP_MS,
   startBeating,
+  startReaping,
+  startVictim,
   TTL_MS,
 } from './attended.js';
-import { expectOnce, expectTimely, leavesOf, MARGIN_MS, millis, readLastSeen } from './expiry.js';
-import { endAll, startNode } from './nodes.js';
-
-const ROOMS = 30;
-const ROOM_IDS = Array.from({ length: ROOMS }, (_, room) => `r${room}`);
-const LATE = { ttlMs: TTL_MS, latestMs: SWEEP_MS + MARGIN_MS };
+import {
+  expectOnce,
+  expectTimely,
+  leavesOf,
+  millis,
+  readLastSeen,
+  startRecorded,
+} from './expiry.js';
+import { endAll } from './nodes.js';
 
 let server: RedisServer;
 let redis: Redis;
-/** Neither reaps nor sends heartbeats. */
-let long: Client;
 let recorder: Recorder;
 
 beforeEach(async () => {
-  server = await startRedis();
-  redis = await server.client();
-  long = await PresenceClient.connect<AnyState>({
-    url: server.url,
-    ttlMs: LONG_TTL_MS,
-    logger: silent,
-  });
-  recorder = await record(long);
-  return async () => {
-    await long.close();
-    await server[Symbol.asyncDispose]();
-  };
+  const world = await startRecorded();
+  ({ server, redis, recorder } = world);
+  return () => world[Symbol.asyncDispose]();
 });
 
 /** When connections of all rooms were last heard of, those named so. */
 async function lastSeenOf(name: string): Promise<Map<string, number>> {
   const all = await readLastSeen(redis, ROOM_IDS);
-  return new Map([...all].filter(([connId]) => connId.replace(/\d+$/, '') === name));
+  return new Map([...all].filter(([connId]) => nameOf(connId) === name));
 }
 
-async function allAttended(...clients: { client: Client }[]): Promise<void> {
-  const sum = () =>
-    clients.reduce((total, { client }) => total + client.metrics().roomsAttended, 0);
-  await eventually(() => expect(sum()).toBe(ROOMS), { timeoutMs: 4 * TTL_MS });
+async function allAttended(...nodes: Beating[]): Promise<void> {
+  await eventually(() => expect(roomsAttended(nodes)).toBe(ROOMS), { timeoutMs: 4 * TTL_MS });
+}
+
+/** That one node attends all rooms, by another id than that. */
+async function expectAnotherThan(before: string | undefined): Promise<void> {
+  const by = [...new Set((await attendants(redis)).values())];
+  expect(by).toHaveLength(1);
+  expect(by).not.toContain(undefined);
+  expect(by).not.toContain(before);
 }
 
 describe('a room that is attended', () => {
   test('is attended by one node, whoever has connections there; 6.1 what dies is found in time', async () => {
     const nodes = [
-      await startBeating(server.url),
-      await startBeating(server.url),
-      await startBeating(server.url),
+      await startReaping(server.url, 'n0-'),
+      await startReaping(server.url, 'n1-'),
+      await startReaping(server.url, 'n2-'),
     ] as const;
-    for (const [n, node] of nodes.entries()) {
-      await node.join(`n${n}-`, ROOMS);
-      await node.client.startReaper();
-    }
     await allAttended(...nodes);
     const by = new Set((await attendants(redis)).values());
     expect(by.has(undefined)).toBe(false);
@@ -118,9 +115,7 @@ describe('a room that is attended', () => {
   }, 60_000);
 
   test('whose heartbeats come slowly: nobody is removed; and when none comes: all are, in time', async () => {
-    const node = await startBeating(server.url);
-    await node.join('slow', ROOMS);
-    await node.client.startReaper();
+    const node = await startReaping(server.url, 'slow');
     await allAttended(node);
     node.drop('slow');
     const ids = ROOM_IDS.map((_, room) => ({ connId: `slow${room}` }));
@@ -140,9 +135,7 @@ describe('a room that is attended', () => {
   }, 60_000);
 
   test('whose heartbeats all bring patches stays attended', async () => {
-    const node = await startBeating(server.url);
-    await node.join('p', ROOMS);
-    await node.client.startReaper();
+    const node = await startReaping(server.url, 'p');
     await allAttended(node);
     node.drop('p');
     let n = 0;
@@ -160,6 +153,7 @@ describe('a room that is attended', () => {
       },
     );
     expect(looks, 'looks in two TTLs').toBeLessThan(ROOMS / 2);
+    expect(node.client.metrics().roomsAttended).toBe(ROOMS);
   }, 60_000);
 
   test('that its node never takes care of is found by the check of all rooms', async () => {
@@ -175,7 +169,7 @@ describe('a room that is attended', () => {
     for (const one of places) await joining.client.join(one);
     // As if a node had claimed them and knew nothing of it; nothing says until when it answers for them.
     for (const shard of await redis.keys('prs:due:*')) {
-      const rooms = await redis.zrangebyscore(shard, 0, `(${2 ** 52}`);
+      const rooms = await redis.zrangebyscore(shard, 0, `(${MARKS}`);
       await redis.zadd(shard, ...rooms.flatMap((room) => [-12345, room]));
     }
     await reaper.startReaper();
@@ -190,16 +184,8 @@ describe('a room that is attended', () => {
 
 describe('a node that attends rooms', () => {
   test('is SIGSTOPped for longer than it answers for them: others find what dies; it takes another id', async () => {
-    const victim = await startNode({ url: server.url, ...OPTIONS });
-    const items = ROOM_IDS.map((_, room) => place('v', room));
-    const alive = items.map(({ connId }) => connId);
-    await victim.tell('join', { items, alive, everyMs: BEAT_MS });
-    await victim.tell('startReaper');
-    const attended = async () => (await victim.tell('metrics')).metrics?.roomsAttended;
-    await eventually(async () => expect(await attended()).toBe(ROOMS), { timeoutMs: 4 * TTL_MS });
-    const other = await startBeating(server.url);
-    await other.join('o', ROOMS);
-    await other.client.startReaper();
+    const victim = await startVictim(server.url);
+    const other = await startReaping(server.url, 'o');
 
     // Not conspicuous yet.
     other.drop('o');
@@ -219,11 +205,8 @@ describe('a node that attends rooms', () => {
     expectTimely(leavesOf(await recorder.settled()), lastSeen, LATE);
     await eventually(
       async () => {
-        const by = [...new Set((await attendants(redis)).values())];
-        expect(by).toHaveLength(1);
-        expect(by).not.toContain(undefined);
-        expect(by).not.toContain(before);
-        expect(await attended()).toBe(ROOMS);
+        await expectAnotherThan(before);
+        expect(await attendedBy(victim)).toBe(ROOMS);
       },
       { timeoutMs: 4 * TTL_MS },
     );
@@ -236,21 +219,11 @@ describe('a node that attends rooms', () => {
   }, 60_000);
 
   test('loses its connection: it takes another id, and attends them again', async () => {
-    const node = await startBeating(server.url);
-    await node.join('n', ROOMS);
-    await node.client.startReaper();
+    const node = await startReaping(server.url, 'n');
     await allAttended(node);
     const [before] = new Set((await attendants(redis)).values());
     await redis.call('CLIENT', 'KILL', 'TYPE', 'normal');
-    await eventually(
-      async () => {
-        const by = [...new Set((await attendants(redis)).values())];
-        expect(by).toHaveLength(1);
-        expect(by).not.toContain(undefined);
-        expect(by).not.toContain(before);
-      },
-      { timeoutMs: 4 * TTL_MS },
-    );
+    await eventually(() => expectAnotherThan(before), { timeoutMs: 4 * TTL_MS });
     expect(node.client.metrics().roomsAttended).toBe(ROOMS);
     expect(leavesOf(recorder.events)).toEqual([]);
   }, 60_000);

@@ -2,26 +2,36 @@
 // some of its connections.
 import type { Redis } from 'ioredis';
 import { PresenceClient } from 'rollcall';
-import { onTestFinished } from 'vitest';
+import { expect, onTestFinished } from 'vitest';
 import { type AnyState, type Client, silent } from '../conformance/stores.js';
+import { MARKS } from '../redis/indices.js';
 import { eventually } from '../support/wait.js';
-import { millis } from './expiry.js';
+import { MARGIN_MS, millis } from './expiry.js';
+import { type Node, startNode } from './nodes.js';
 
 export const TTL_MS = 4000;
 export const SWEEP_MS = 200;
 export const BEAT_MS = 500;
 export const OPTIONS = { ttlMs: TTL_MS, sweepIntervalMs: SWEEP_MS };
+/** How late a leave may be. */
+export const LATE = { ttlMs: TTL_MS, latestMs: SWEEP_MS + MARGIN_MS };
+export const ROOMS = 30;
+export const ROOM_IDS = Array.from({ length: ROOMS }, (_, room) => `r${room}`);
 
-/** A connection of a room of the fleet. */
+/** A connection of a room of the fleet. Its name is followed by the number of the room. */
 export function place(name: string, room: number) {
   return { roomId: `r${room}`, userId: `u${room % 3}`, connId: `${name}${room}`, snapshot: false };
+}
+
+export function nameOf(connId: string): string {
+  return connId.replace(/\d+$/, '');
 }
 
 /** A client that sends heartbeats for those that it has joined until told to let some go. */
 export interface Beating {
   readonly client: Client;
-  /** Joins a connection in each of so many rooms, named so. */
-  join(name: string, rooms: number): Promise<void>;
+  /** Joins a connection in each of the rooms, or of so many of them, named so. */
+  join(name: string, rooms?: number): Promise<void>;
   /** Sends no more heartbeats for what is named so. */
   drop(name: string): void;
 }
@@ -38,15 +48,45 @@ export async function startBeating(url: string): Promise<Beating> {
   });
   return {
     client,
-    async join(name, rooms) {
+    async join(name, rooms = ROOMS) {
       const places = Array.from({ length: rooms }, (_, room) => place(name, room));
       const joined = await Promise.all(places.map((one) => client.join(one)));
       beats.push(...places.map(({ connId }, i) => ({ connId, epoch: joined[i]?.epoch ?? 0 })));
     },
     drop(name) {
-      beats = beats.filter(({ connId }) => connId.replace(/\d+$/, '') !== name);
+      beats = beats.filter(({ connId }) => nameOf(connId) !== name);
     },
   };
+}
+
+/** One that reaps, and has a connection in each room. */
+export async function startReaping(url: string, name: string): Promise<Beating> {
+  const node = await startBeating(url);
+  await node.join(name);
+  await node.client.startReaper();
+  return node;
+}
+
+/** How many rooms they attend together. */
+export function roomsAttended(nodes: readonly { client: Client }[]): number {
+  return nodes.reduce((sum, { client }) => sum + client.metrics().roomsAttended, 0);
+}
+
+/** A node as a process of its own that attends all rooms, and is to come to harm. */
+export async function startVictim(url: string, env: Record<string, string> = {}): Promise<Node> {
+  const victim = await startNode({ url, ...OPTIONS }, env);
+  const items = ROOM_IDS.map((_, room) => place('v', room));
+  const alive = items.map(({ connId }) => connId);
+  await victim.tell('join', { items, alive, everyMs: BEAT_MS });
+  await victim.tell('startReaper');
+  await eventually(async () => expect(await attendedBy(victim)).toBe(ROOMS), {
+    timeoutMs: 4 * TTL_MS,
+  });
+  return victim;
+}
+
+export async function attendedBy(node: Node): Promise<number | undefined> {
+  return (await node.tell('metrics')).metrics?.roomsAttended;
 }
 
 /** Resolves when Redis's clock has gone on so far. */
@@ -73,7 +113,7 @@ export async function fewestLooks(looks: () => number, work: () => Promise<void>
 export async function nodeMarks(redis: Redis): Promise<string[]> {
   const marks: string[] = [];
   for (const shard of await redis.keys('prs:due:*')) {
-    const members = await redis.zrangebyscoreBuffer(shard, 2 ** 52, '+inf');
+    const members = await redis.zrangebyscoreBuffer(shard, MARKS, '+inf');
     for (const member of members)
       if (member[0] === 0xff) marks.push(`${member.subarray(1)} ${shard}`);
   }
@@ -84,7 +124,7 @@ export async function nodeMarks(redis: Redis): Promise<string[]> {
 export async function attendants(redis: Redis): Promise<Map<string, string | undefined>> {
   const found = new Map<string, string | undefined>();
   for (const shard of await redis.keys('prs:due:*')) {
-    const flat = await redis.zrangebyscore(shard, '-inf', `(${2 ** 52}`, 'WITHSCORES');
+    const flat = await redis.zrangebyscore(shard, '-inf', `(${MARKS}`, 'WITHSCORES');
     for (let at = 0; at < flat.length; at += 2) {
       const score = flat[at + 1] ?? '';
       found.set(flat[at] ?? '', score.startsWith('-') ? score.slice(1) : undefined);

@@ -1,9 +1,37 @@
 // What the tests of expiry share: when a connection was last heard of, by Redis's clock, and how
 // its `leave` compares with that.
 import type { Redis } from 'ioredis';
-import type { JoinOptions, PresenceLeaveEvent } from 'rollcall';
+import { type JoinOptions, PresenceClient, type PresenceLeaveEvent } from 'rollcall';
 import { expect } from 'vitest';
-import type { AnyEvent, AnyState, Client } from '../conformance/stores.js';
+import {
+  type AnyEvent,
+  type AnyState,
+  type Client,
+  LONG_TTL_MS,
+  record,
+  silent,
+} from '../conformance/stores.js';
+import { startRedis } from '../support/redis.js';
+
+/** A server of the test's own, and a client that hears of every room and whose connections outlive the test. */
+export async function startRecorded() {
+  const server = await startRedis();
+  const long: Client = await PresenceClient.connect<AnyState>({
+    url: server.url,
+    ttlMs: LONG_TTL_MS,
+    logger: silent,
+  });
+  return {
+    server,
+    redis: await server.client(),
+    long,
+    recorder: await record(long),
+    async [Symbol.asyncDispose]() {
+      await long.close();
+      await server[Symbol.asyncDispose]();
+    },
+  };
+}
 
 /** For a machine that is busy with other things: how much later than promised something may be. */
 export const MARGIN_MS = 1500;

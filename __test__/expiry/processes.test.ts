@@ -3,20 +3,13 @@
 import { PresenceClient } from 'rollcall';
 import { beforeEach, describe, expect, test } from 'vitest';
 import { locateFaketime } from '../../scripts/lib/faketime.mjs';
-import {
-  type AnyState,
-  type Client,
-  LONG_TTL_MS,
-  type Recorder,
-  record,
-  silent,
-} from '../conformance/stores.js';
+import { type AnyState, type Client, type Recorder, silent } from '../conformance/stores.js';
 import { untilStopped } from '../support/process.js';
 import { startProxy } from '../support/proxy.js';
-import { type RedisServer, startRedis } from '../support/redis.js';
+import type { RedisServer } from '../support/redis.js';
 import { deferred, eventually, within } from '../support/wait.js';
 import { CALLS } from './calls.js';
-import { expectOnce, expectTimely, leavesOf, MARGIN_MS, millis } from './expiry.js';
+import { expectOnce, expectTimely, leavesOf, MARGIN_MS, millis, startRecorded } from './expiry.js';
 import { endAll, startNode } from './nodes.js';
 
 const TTL_MS = 500;
@@ -28,14 +21,16 @@ let long: Client;
 let recorder: Recorder;
 
 beforeEach(async () => {
-  server = await startRedis();
-  const connect = (ttlMs: number): Promise<Client> =>
-    PresenceClient.connect<AnyState>({ url: server.url, ttlMs, logger: silent });
-  [short, long] = [await connect(TTL_MS), await connect(LONG_TTL_MS)];
-  recorder = await record(long);
+  const world = await startRecorded();
+  ({ server, long, recorder } = world);
+  short = await PresenceClient.connect<AnyState>({
+    url: server.url,
+    ttlMs: TTL_MS,
+    logger: silent,
+  });
   return async () => {
-    await Promise.all([short.close(), long.close()]);
-    await server[Symbol.asyncDispose]();
+    await short.close();
+    await world[Symbol.asyncDispose]();
   };
 });
 

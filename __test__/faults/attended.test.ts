@@ -1,20 +1,29 @@
 // Rooms that nodes attend, each claim with its control: what they save, and that a node that dies takes
 // nothing with it.
-import { PresenceClient } from 'rollcall';
 import { expect, test } from 'vitest';
-import { LONG_TTL_MS, record, silent } from '../conformance/stores.js';
 import {
   attendants,
   BEAT_MS,
   fewestLooks,
+  LATE,
   OPTIONS,
   passed,
   place,
-  SWEEP_MS,
+  ROOM_IDS,
+  ROOMS,
+  roomsAttended,
   startBeating,
+  startReaping,
+  startVictim,
   TTL_MS,
 } from '../expiry/attended.js';
-import { expectOnce, expectTimely, leavesOf, MARGIN_MS, readLastSeen } from '../expiry/expiry.js';
+import {
+  expectOnce,
+  expectTimely,
+  leavesOf,
+  readLastSeen,
+  startRecorded,
+} from '../expiry/expiry.js';
 import { type Node, startNode } from '../expiry/nodes.js';
 import { startProxy } from '../support/proxy.js';
 import { createRandom } from '../support/random.js';
@@ -22,29 +31,21 @@ import { startRedis } from '../support/redis.js';
 import { eventually } from '../support/wait.js';
 import { count, environmentWithout, proven } from './proven.js';
 
-const ROOMS = 30;
-
 proven(
   'issue 4, 1: as long as heartbeats come, no pass looks at a room',
   { without: 'attending', fails: /looks in two TTLs/, timeoutMs: 60_000 },
   async () => {
     await using server = await startRedis();
     const redis = await server.client();
-    const nodes = [await startBeating(server.url), await startBeating(server.url)];
-    for (const [n, node] of nodes.entries()) {
-      await node.join(`n${n}-`, ROOMS);
-      await node.client.startReaper();
-    }
+    const nodes = [await startReaping(server.url, 'n0-'), await startReaping(server.url, 'n1-')];
     const looks = () => nodes.reduce((sum, { client }) => sum + client.metrics().roomsSwept, 0);
-    const attended = () =>
-      nodes.reduce((sum, { client }) => sum + client.metrics().roomsAttended, 0);
     // Each comes due once before anybody can attend it.
     await eventually(() => looks() >= ROOMS, { timeoutMs: 3 * TTL_MS });
     await passed(redis, TTL_MS);
     const fewest = await fewestLooks(looks, () => passed(redis, 2 * TTL_MS));
     // Now and then a heartbeat is late on a busy machine.
     expect(fewest, 'looks in two TTLs').toBeLessThan(ROOMS / 2);
-    await eventually(() => expect(attended()).toBe(ROOMS), { timeoutMs: 3 * TTL_MS });
+    await eventually(() => expect(roomsAttended(nodes)).toBe(ROOMS), { timeoutMs: 3 * TTL_MS });
   },
 );
 
@@ -52,43 +53,22 @@ proven(
   'issue 4, 4: a node that is SIGKILLed: what dies in the rooms that it attended is found in time',
   { without: 'lapsing', timeoutMs: 60_000 },
   async (off) => {
-    await using server = await startRedis();
-    const redis = await server.client();
-    await using long = await PresenceClient.connect({
-      url: server.url,
-      ttlMs: LONG_TTL_MS,
-      logger: silent,
-    });
-    const recorder = await record(long);
-    const victim = await startNode({ url: server.url, ...OPTIONS }, environmentWithout(...off));
-    const items = Array.from({ length: ROOMS }, (_, room) => place('v', room));
-    const alive = items.map(({ connId }) => connId);
-    await victim.tell('join', { items, alive, everyMs: BEAT_MS });
-    await victim.tell('startReaper');
-    await eventually(
-      async () => {
-        const { metrics } = await victim.tell('metrics');
-        expect(metrics?.roomsAttended).toBe(ROOMS);
-      },
-      { timeoutMs: 4 * TTL_MS },
-    );
+    await using world = await startRecorded();
+    const { server, redis, recorder } = world;
+    const victim = await startVictim(server.url, environmentWithout(...off));
     // Another node's, in the same rooms; when it is killed, they have not been silent for long enough to be
     // conspicuous.
-    const other = await startBeating(server.url);
-    await other.join('o', ROOMS);
-    await other.client.startReaper();
+    const other = await startReaping(server.url, 'o');
     other.drop('o');
     await passed(redis, 2 * BEAT_MS);
     await victim.kill();
     expect((await attendants(redis)).get('r0'), 'who attends r0').toBeDefined();
-    const rooms = Array.from({ length: ROOMS }, (_, room) => `r${room}`);
-    const lastSeen = await readLastSeen(redis, rooms);
+    const lastSeen = await readLastSeen(redis, ROOM_IDS);
     expect(lastSeen.size).toBe(2 * ROOMS);
     await eventually(() => expect(leavesOf(recorder.events)).toHaveLength(2 * ROOMS), {
       timeoutMs: 3 * TTL_MS,
     });
-    const late = { ttlMs: TTL_MS, latestMs: SWEEP_MS + MARGIN_MS };
-    expectTimely(leavesOf(await recorder.settled()), lastSeen, late);
+    expectTimely(leavesOf(await recorder.settled()), lastSeen, LATE);
     expect(await server.dbsize()).toBe(0);
   },
 );
@@ -100,15 +80,8 @@ test('issue 4, 4: nodes killed, stopped and cut off at random: one leave each, i
   timeout: RANDOM_MS + 60_000,
 }, async () => {
   const random = createRandom();
-  await using server = await startRedis();
-  const redis = await server.client();
-  await using long = await PresenceClient.connect({
-    url: server.url,
-    ttlMs: LONG_TTL_MS,
-    logger: silent,
-  });
-  const recorder = await record(long);
-  const rooms = Array.from({ length: ROOMS }, (_, room) => `r${room}`);
+  await using world = await startRecorded();
+  const { server, redis, recorder } = world;
   // What Redis has heard of whom, and when, looked at all the time.
   const lastSeen = new Map<string, number>();
   /** Of nodes that have attended rooms. */
@@ -116,7 +89,7 @@ test('issue 4, 4: nodes killed, stopped and cut off at random: one leave each, i
   let sampling = true;
   const sampled = (async () => {
     while (sampling) {
-      for (const [conn, ms] of await readLastSeen(redis, rooms)) lastSeen.set(conn, ms);
+      for (const [conn, ms] of await readLastSeen(redis, ROOM_IDS)) lastSeen.set(conn, ms);
       for (const id of (await attendants(redis)).values()) if (id !== undefined) ids.add(id);
       await passed(redis, 20);
     }
@@ -196,6 +169,6 @@ test('issue 4, 4: nodes killed, stopped and cut off at random: one leave each, i
   );
   expect(late.length).toBeGreaterThan(50);
   expect(Math.min(...late)).toBeGreaterThanOrEqual(0);
-  expect(Math.max(...late)).toBeLessThanOrEqual(SWEEP_MS + MARGIN_MS);
+  expect(Math.max(...late)).toBeLessThanOrEqual(LATE.latestMs);
   expect(ids.size, 'nodes that attended rooms, by the index').toBeGreaterThan(2);
 });

@@ -117,7 +117,7 @@ export async function readIndices(redis: Redis, prefix = 'prs:'): Promise<Indice
 }
 
 /** Entries of the due index with scores from here on are no rooms (`lua/include/marks.lua`). */
-const MARKS = 2 ** 52;
+export const MARKS = 2 ** 52;
 
 const FIELDS = ['conn_id', 'epoch', 'last_seen_ms', 'room_id', 'state', 'user_id'];
 

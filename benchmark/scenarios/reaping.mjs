@@ -108,10 +108,11 @@ async function member({ port, number, place, fleet }) {
   const { reaping = 0, asking = 0 } = FLEETS[fleet];
   /** The client that reaps, if one does. */
   let reaper = client;
+  let redis;
   return {
     async reap() {
       if (number < asking) {
-        const redis = connectIoredis({ port, db: 0 });
+        redis = connectIoredis({ port, db: 0 });
         // Not at the end of what is measured.
         const after = ((fleet === 'atOnce' ? 2 : number + 1) * REFERENCE_MS) / (NODES + 1);
         loop(
@@ -133,6 +134,7 @@ async function member({ port, number, place, fleet }) {
     async end() {
       stopped = true;
       await Promise.all(loops);
+      redis?.disconnect();
       await Promise.all([client.close(), reaper.close()]);
     },
   };

@@ -220,8 +220,7 @@ impl Directory {
     pub fn room(&self, room: &str) -> Option<Arc<str>> {
         let inner = self.inner.lock();
         let ours = inner.rooms.get(room)?;
-        // A name that only the set itself holds is in nobody's use.
-        (Arc::strong_count(ours) > 1).then(|| ours.clone())
+        is_in_use(ours).then(|| ours.clone())
     }
 
     pub fn len(&self) -> usize {
@@ -245,13 +244,17 @@ impl Directory {
         if inner.conns.len() < before / 2 {
             inner.conns.shrink_to_fit();
         }
-        // A name that only the set itself holds is in nobody's use.
-        inner.rooms.retain(|room| Arc::strong_count(room) > 1);
+        inner.rooms.retain(is_in_use);
     }
 
     fn now(&self) -> u32 {
         u32::try_from(self.born.elapsed().as_secs()).unwrap_or(u32::MAX)
     }
+}
+
+/// A name that only the set itself holds is in nobody's use.
+fn is_in_use(room: &Arc<str>) -> bool {
+    Arc::strong_count(room) > 1
 }
 
 #[cfg(test)]

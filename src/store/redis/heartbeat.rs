@@ -351,9 +351,12 @@ pub(super) fn read_exceptions(value: Value) -> Result<(Vec<Exception>, Vec<usize
         while reply.left() > 1 {
             let index = reply.integer()?;
             let stored = reply.bytes()?;
-            let Ok(index) = usize::try_from(index) else {
-                silent.push((-1 - index) as usize);
-                continue;
+            let index = match scripts::place(index) {
+                Ok(index) => index,
+                Err(room) => {
+                    silent.push(room);
+                    continue;
+                }
             };
             if stored.is_empty() && off(Defence::NotFound) {
                 continue;

@@ -83,6 +83,12 @@ pub struct RedisStore {
     sink: Arc<dyn EventSink>,
 }
 
+/// What `INFO` says under a name.
+fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    let value = |line: &'a str| line.strip_prefix(name)?.strip_prefix(':');
+    Some(info.lines().find_map(value)?.trim())
+}
+
 impl RedisStore {
     /// Calls a script. A server that has lost it gets it with the call: `NOSCRIPT` means that
     /// nothing ran, so a second call is always harmless.

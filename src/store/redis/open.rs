@@ -6,7 +6,7 @@ use super::{
     cluster::{self, Cluster},
     commands::Commands,
     config::{Nodes, Target},
-    errors, expiry,
+    errors, expiry, info_field,
     link::{Link, LinkConfig, Repeat},
     metadata_json, scripts,
     server::Server,
@@ -279,9 +279,7 @@ fn check_server(info: &str, standing: &Standing<'_>) -> Result<()> {
 }
 
 fn server_version(info: &str) -> Option<(u32, u32)> {
-    let version = info
-        .lines()
-        .find_map(|line| line.strip_prefix("redis_version:"))?;
-    let mut parts = version.trim().split('.').map(str::parse);
+    let version = info_field(info, "redis_version")?;
+    let mut parts = version.split('.').map(str::parse);
     Some((parts.next()?.ok()?, parts.next()?.ok()?))
 }

@@ -157,6 +157,12 @@ pub fn read<T>(
         .map_err(|error| errors::request(&error))
 }
 
+/// A place in what a script was given. `Err`: it was given back as `-1 - place`, which says something else
+/// of it.
+pub fn place(index: i64) -> Result<usize, usize> {
+    usize::try_from(index).map_err(|_| !index as usize)
+}
+
 /// Reads a script's reply, part by part.
 pub struct Reply(std::vec::IntoIter<Value>);
 
@@ -166,6 +172,11 @@ impl Reply {
             Value::Array(parts) => Ok(Reply(parts.into_iter())),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// All that is left, integers.
+    pub fn integers(&mut self) -> Result<Vec<i64>, RedisError> {
+        (0..self.left()).map(|_| self.integer()).collect()
     }
 
     /// Pairs, in whatever form the server gives them: as one list.

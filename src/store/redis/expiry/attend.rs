@@ -17,10 +17,10 @@ use crate::{
     model::{error::Result, ids},
     store::Attending,
 };
+use foldhash::HashMap;
 use parking_lot::Mutex;
 use std::{
-    collections::{HashMap, hash_map::Entry},
-    hash::{BuildHasherDefault, Hasher},
+    collections::hash_map::Entry,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -47,7 +47,7 @@ pub(in crate::store::redis) struct Attendance {
 struct Inner {
     node: Option<Node>,
     /// By the address of the name, of which the node has one copy for each room.
-    rooms: HashMap<usize, Attended, BuildHasherDefault<AddressHasher>>,
+    rooms: HashMap<usize, Attended>,
 }
 
 struct Node {
@@ -265,26 +265,6 @@ impl Attendance {
             .values()
             .filter(|room| !room.is_spurned())
             .count()
-    }
-}
-
-/// Addresses are spread well enough by a multiplication (Knuth's).
-#[derive(Default)]
-struct AddressHasher(u64);
-
-impl Hasher for AddressHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_usize(usize::from(*byte));
-        }
-    }
-
-    fn write_usize(&mut self, address: usize) {
-        self.0 = (self.0.rotate_left(5) ^ address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
 }
 

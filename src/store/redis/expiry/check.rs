@@ -11,7 +11,7 @@ use crate::{
     model::presence::Sweep,
     store::{
         SweepSettings,
-        redis::{RedisStore, errors, link::Repeat, presence::Meta, scripts},
+        redis::{RedisStore, errors, info_field, link::Repeat, presence::Meta, scripts},
     },
     switches::{Defence, off},
 };
@@ -138,11 +138,8 @@ impl RedisStore {
         let info = redis::cmd("INFO").arg("stats").to_owned();
         let info = self.commands.command(&info, Repeat::Harmless).await.ok()?;
         let info: String = redis::from_redis_value(info).ok()?;
-        let evicted = info
-            .lines()
-            .find_map(|line| line.strip_prefix("evicted_keys:"))?;
         Some(Perils {
-            evicted: evicted.trim().parse().ok()?,
+            evicted: info_field(&info, "evicted_keys")?.parse().ok()?,
             connections: self.commands.connections(),
         })
     }
@@ -176,9 +173,9 @@ impl RedisStore {
         let mut differ = vec![false; rooms.len()];
         let mut found = Found::default();
         for index in integers(value)? {
-            match usize::try_from(index) {
-                Ok(index) => differ[index] = true,
-                Err(_) => found.overdue.push(rooms[(-1 - index) as usize]),
+            match scripts::place(index) {
+                Ok(differing) => differ[differing] = true,
+                Err(overdue) => found.overdue.push(rooms[overdue]),
             }
         }
         if users {

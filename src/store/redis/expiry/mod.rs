@@ -1,6 +1,6 @@
 //! Expiry on Redis. `sweep.rs`: what is due is claimed, looked at, removed. `attend.rs`: rooms that the
-//! node looks at by itself. `check.rs`: whether the indices of rooms agree. `repair.rs`: those that do not, or that only other nodes wrote.
-//! `watch.rs`: keyspace notifications.
+//! node looks at by itself. `check.rs`: whether the indices of rooms agree. `repair.rs`: those that do
+//! not, or that only other nodes wrote. `watch.rs`: keyspace notifications.
 
 mod attend;
 mod check;
@@ -12,7 +12,11 @@ pub(super) use attend::{Attendance, Looks};
 pub(super) use check::Checks;
 pub(super) use watch::{ensure_flags, expired_channel};
 
-use super::{RedisStore, errors, presence::Meta, scripts};
+use super::{
+    RedisStore, errors,
+    presence::Meta,
+    scripts::{self, Reply},
+};
 use crate::model::{error::Result, json::quote, presence::Sweep};
 use redis::{Cmd, Value};
 
@@ -58,9 +62,7 @@ pub(super) fn reaped(sweep: &mut Sweep, answer: Result<Value>) -> Result<Option<
 
 /// The integers of a reply.
 pub(super) fn integers(value: Value) -> Result<Vec<i64>> {
-    scripts::read(value, |reply| {
-        (0..reply.left()).map(|_| reply.integer()).collect()
-    })
+    scripts::read(value, Reply::integers)
 }
 
 impl RedisStore {

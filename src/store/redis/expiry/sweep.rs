@@ -57,6 +57,11 @@ pub(super) enum Onlooker<'a> {
 }
 
 impl Onlooker<'_> {
+    /// Whether it is a node that attends rooms.
+    fn attends(&self) -> bool {
+        matches!(self, Onlooker::Node(..) | Onlooker::Attendant(_))
+    }
+
     /// The node that may attend rooms that are found.
     fn node(&self) -> Option<(u64, Attending)> {
         match *self {
@@ -234,13 +239,11 @@ impl RedisStore {
         for due in due.chunks(ROOMS_AT_A_TIME) {
             let mut rooms: BTreeMap<usize, Vec<Room>> = BTreeMap::new();
             for name in due {
-                rooms
-                    .entry(self.keys.shard_of(name))
-                    .or_default()
-                    .push(Room {
-                        name: name.clone(),
-                        wanted: false,
-                    });
+                let shard = self.keys.shard_of(name) as usize;
+                rooms.entry(shard).or_default().push(Room {
+                    name: name.clone(),
+                    wanted: false,
+                });
             }
             let rooms = rooms.into_iter().collect();
             self.look(shards, &rooms, settings, Onlooker::Attendant(id), sweep)
@@ -263,17 +266,16 @@ impl RedisStore {
             return Ok(());
         }
         sweep.rooms += rooms.len() as u64;
-        sweep.others |= matches!(onlooker, Onlooker::Node(..) | Onlooker::Attendant(_))
-            && rooms.iter().any(|room| !room.wanted);
+        sweep.others |= onlooker.attends() && rooms.iter().any(|room| !room.wanted);
         let call = self.look_call(shards, due, settings, onlooker);
         let open = self.send_look(&call, &rooms, onlooker).await?;
         let mut with_candidates = Vec::new();
         for index in open {
-            match usize::try_from(index) {
-                Ok(index) => with_candidates.push(&*rooms[index].name),
-                Err(_) => {
-                    let room = &rooms[(-1 - index) as usize].name;
-                    self.try_repair(room, settings.ttl_ms, sweep).await?
+            match scripts::place(index) {
+                Ok(room) => with_candidates.push(&*rooms[room].name),
+                Err(room) => {
+                    self.try_repair(&rooms[room].name, settings.ttl_ms, sweep)
+                        .await?
                 }
             }
         }
@@ -332,7 +334,7 @@ impl RedisStore {
         rooms: &[&Room],
         onlooker: Onlooker<'_>,
     ) -> Result<Vec<i64>> {
-        let attends = matches!(onlooker, Onlooker::Node(..) | Onlooker::Attendant(_));
+        let attends = onlooker.attends();
         let _one_at_a_time = self.attendance.looking.lock().await;
         let sent = Instant::now();
         if attends {
@@ -343,11 +345,7 @@ impl RedisStore {
             .call(&scripts::SWEEP_ROOMS, call, Repeat::Harmless)
             .await?;
         let (open, attended) = scripts::read(value, |reply| {
-            let mut list = || -> Result<Vec<i64>, RedisError> {
-                let mut list = reply.nested()?;
-                (0..list.left()).map(|_| list.integer()).collect()
-            };
-            Ok((list()?, list()?))
+            Ok((reply.nested()?.integers()?, reply.nested()?.integers()?))
         })?;
         if attends {
             let mut is_attended = vec![false; rooms.len()];
