@@ -1,5 +1,18 @@
 // How vitest runs the JavaScript tests. (.mts: vitest is ESM only, this package is CommonJS.)
+//
+// What belongs where: `npm test` runs the project `rollcall`, which shows the contract: what the
+// specification promises, on Redis and in the process, and the package as users install it. It has
+// at most 8 minutes on two processors, build included. A new folder is part of it. `npm run
+// test:more` runs the projects `more` and `faults`: whole programs (the demo, the benchmark), fleets
+// and clusters at work, and faults. A test whose size is a number of steps can be in `npm test` with
+// fewer of them; `test:more` then runs it in its long form (`__test__/support/size.ts`).
 import { defineConfig } from 'vitest/config';
+
+/** The folders of the project `more`. */
+const MORE = ['benchmark', 'cluster', 'demo', 'fleet'].map(
+  (folder) => `__test__/${folder}/**/*.test.ts`,
+);
+const FAULTS = ['__test__/faults/**/*.test.ts'];
 
 export default defineConfig({
   test: {
@@ -20,15 +33,19 @@ export default defineConfig({
         test: {
           name: 'rollcall',
           include: ['__test__/**/*.test.ts'],
-          exclude: ['__test__/faults/**'],
+          exclude: [...MORE, ...FAULTS],
         },
+      },
+      {
+        extends: true,
+        test: { name: 'more', include: MORE },
       },
       {
         extends: true,
         test: {
           // With an addon of their own, in which defences can be turned off.
           name: 'faults',
-          include: ['__test__/faults/**/*.test.ts'],
+          include: FAULTS,
           globalSetup: '__test__/faults/build.ts',
           setupFiles: '__test__/faults/load.ts',
         },

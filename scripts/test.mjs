@@ -1,41 +1,47 @@
-// `npm test`: does the set-up, runs the Rust and the JavaScript tests on Redis servers of their
-// own, and sees to it that no process is left. The last line is `N passed, N failed, N skipped`.
+// The tests: does the set-up, runs the Rust and the JavaScript tests on Redis servers of their own,
+// and fails for every process that is left. The last line is `N passed, N failed, N skipped`.
 //
-//   node scripts/test.mjs [--only=rust|js|redis8|faults|soak] [arguments for vitest]
+//   node scripts/test.mjs [--part=contract|more|all] [--only=rust|js|redis8|faults|soak]
+//                         [arguments for vitest]
 //
-// After the JavaScript tests those of `ON_REDIS_8` run once more, on a Redis 8 (`--only=redis8`).
-// `--only=faults` is `npm run test:faults`: the fault tests in their long form, with 100 000 cases
-// for each property, and a soak of a minute. `--only=soak` is `npm run test:soak`: the soak alone,
-// for ten minutes, which says how memory grows. `npm test` has the short form of all of them.
-import { mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+// There are two parts. `contract` (`npm test`) shows the contract: the Rust tests and vitest's
+// project `rollcall`. `more` (`npm run test:more`) has the rest: vitest's projects `more` and
+// `faults`, the tests of `SIZED` in their long form, and those of `ON_REDIS_8` on a Redis 8.
+// `npm run test:all` runs both. vitest.config.mts says which test belongs where. With arguments for
+// vitest, only vitest runs, on all projects unless `--project` is among the arguments.
+//
+// `--only=faults` (`npm run test:faults`) runs the fault tests in their long form, with 100 000
+// cases for each property and a soak of a minute. `--only=soak` (`npm run test:soak`) runs the soak
+// alone, for ten minutes, and prints how memory grows. `test:more` has the short form of both.
+import { mkdtempSync, realpathSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { findChromium } from './lib/chromium.mjs';
 import { findFaketime } from './lib/faketime.mjs';
-import { endLeftovers, findLeftovers } from './lib/leftovers.mjs';
-import { inRoot, packageBin } from './lib/paths.mjs';
+import { runJsTests } from './lib/js-tests.mjs';
+import { endLeftovers, findLeftovers, sweepLeftovers } from './lib/leftovers.mjs';
 import { locateRedis8 } from './lib/redis8.mjs';
-import {
-  emptyTally,
-  readCargoTest,
-  readNextest,
-  readNextestList,
-  readVitest,
-  sum,
-  withExitCode,
-} from './lib/reports.mjs';
-import { main, onInterrupt, read, run } from './lib/run.mjs';
+import { emptyTally, report, sum } from './lib/reports.mjs';
+import { main, onInterrupt, SetupError } from './lib/run.mjs';
+import { buildRustTests, runRustTests } from './lib/rust-tests.mjs';
 import { checkNode } from './lib/toolchain.mjs';
 import { requireRedis, setUp } from './setup.mjs';
 
-const CORE = ['--no-default-features'];
-
 /** The long form of the fault tests, in both languages. */
-const LONG = { ROLLCALL_FAULTS: 'long', PROPTEST_CASES: '100000', NEXTEST_PROFILE: 'long' };
+const LONG_FAULTS = { ROLLCALL_FAULTS: 'long', PROPTEST_CASES: '100000', NEXTEST_PROFILE: 'long' };
+
+/** Tests whose size is a number of steps (`__test__/support/size.ts`), and what makes it large. */
+const SIZED = ['conformance/interleavings', 'swap/mixed'].map((file) => `__test__/${file}.test.ts`);
+const LONG = { ROLLCALL_LONG: '1' };
+
+const PARTS = ['contract', 'more', 'all'];
+const ONLY = ['rust', 'js', 'redis8', 'faults', 'soak'];
+
+/** vitest's projects by part. */
+const PROJECTS = { contract: ['rollcall'], more: ['more', 'faults'], all: [] };
 
 /** What is run on Redis 8, too: all that a client does, on a single server and on a cluster. */
-const ON_REDIS_8 = ['conformance', 'fleet', 'cluster'].map((part) => `__test__/${part}/`);
+const ON_REDIS_8 = ['conformance', 'fleet', 'cluster'].map((folder) => `__test__/${folder}/`);
 
 /** Words of the names of the property tests. */
 const PROPERTIES = [
@@ -48,107 +54,74 @@ const PROPERTIES = [
   'a_difference_is_all',
 ];
 
-async function runRustTests(env, filter = []) {
-  const hasNextest = read('cargo', ['nextest', '--version']) !== undefined;
-  // Compiled apart from the run: compilers may start daemons (a build cache), which are not ours.
-  const build = await run('cargo', ['test', ...CORE, '--no-run']);
-  if (build.code !== 0) return { ...emptyTally(), failed: 1 };
-  if (!hasNextest) {
-    const all = await run('cargo', ['test', ...CORE, '--no-fail-fast'], {
-      env,
-      capture: true,
-    });
-    return withExitCode(readCargoTest(all.output), all.code);
-  }
-  const list = ['nextest', 'list', ...CORE, '--run-ignored', 'only', '--message-format', 'json'];
-  const ignored = readNextestList(read('cargo', list) ?? '{"rust-suites":{}}', ignoreReason);
-  const tests = await run('cargo', ['nextest', 'run', ...CORE, '--no-tests', 'pass', ...filter], {
-    env,
-    capture: true,
-  });
-  if (filter.length > 0) return withExitCode(readNextest(tests.output, []), tests.code);
-  // Nextest does not know the examples in doc comments.
-  const docs = await run('cargo', ['test', ...CORE, '--doc'], { env, capture: true });
-  return sum([
-    withExitCode(readNextest(tests.output, ignored), tests.code),
-    withExitCode(readCargoTest(docs.output), docs.code),
-  ]);
-}
-
-/** The text of `#[ignore = "…"]` before the function; nextest does not hand it on. */
-function ignoreReason(testName) {
-  const name = testName.split('::').at(-1);
-  const pattern = new RegExp(
-    `#\\[ignore = "([^"]*)"\\]\\s*(?:#\\[[^\\]]*\\]\\s*)*(?:async )?fn ${name}\\b`,
-  );
-  for (const folder of ['src', 'tests']) {
-    for (const file of listFiles(inRoot(folder))) {
-      const reason = pattern.exec(readFileSync(file, 'utf8'))?.[1];
-      if (reason !== undefined) return reason;
-    }
-  }
-  return undefined;
-}
-
-function listFiles(folder) {
-  try {
-    return readdirSync(folder, { recursive: true })
-      .filter((name) => name.endsWith('.rs'))
-      .map((name) => path.join(folder, name));
-  } catch {
-    return [];
-  }
-}
-
-async function runJsTests(env, args) {
-  const file = path.join(env.TMPDIR, 'vitest-tally.json');
-  const { code } = await run(
-    process.execPath,
-    [
-      packageBin('vitest', 'vitest'),
-      'run',
-      '--reporter=default',
-      `--reporter=${inRoot('scripts', 'lib', 'vitest-reporter.mjs')}`,
-      ...args,
-    ],
-    { env: { ...env, ROLLCALL_TALLY_FILE: file } },
-  );
-  return withExitCode(readVitest(file), code);
-}
-
 async function runOnRedis8(env, args) {
   const found = locateRedis8();
   if ('why' in found) {
     return { ...emptyTally(), skipped: [{ name: 'tests on Redis 8', reason: found.why }] };
   }
-  const tests = ['--project', 'rollcall', ...ON_REDIS_8, ...args];
-  return runJsTests({ ...env, REDIS_SERVER_BIN: found.file }, tests);
+  const tests = [...ON_REDIS_8, ...args];
+  return runJsTests({ ...env, REDIS_SERVER_BIN: found.file }, ['rollcall', 'more'], tests);
 }
 
-/** Fails the run for every process that is still there shortly after the tests have ended. */
-async function sweepLeftovers(folder) {
-  // A server that got its signal just now may take a moment to write its data and end.
-  const deadline = Date.now() + 3000;
-  let leftovers = findLeftovers(folder);
-  while (leftovers.length > 0 && Date.now() < deadline) {
-    await delay(50);
-    leftovers = findLeftovers(folder);
+/** What is to be run, in order: titles, and functions that run it. */
+function plan({ part, only, args }) {
+  const js =
+    (projects, variables = {}, files = []) =>
+    (env) =>
+      runJsTests({ ...env, ...variables }, projects, [...files, ...args]);
+  const soak = { ROLLCALL_FAULTS: 'soak' };
+  const redis8 = { 'JavaScript tests on Redis 8': (env) => runOnRedis8(env, args) };
+  if (only === 'rust') return { 'Rust tests': (env) => runRustTests(env) };
+  if (only === 'js') return { 'JavaScript tests': js(PROJECTS[part]) };
+  if (only === 'redis8') return redis8;
+  if (only === 'soak') return { soak: js(['faults'], soak, ['__test__/faults/soak.test.ts']) };
+  if (only === 'faults') {
+    return {
+      'fault tests, long form': js(['faults'], LONG_FAULTS),
+      'Rust tests of properties': (env) => runRustTests({ ...env, ...LONG_FAULTS }, PROPERTIES),
+    };
   }
-  for (const { pid, command } of leftovers) console.error(`left behind: ${pid} ${command}`);
-  endLeftovers(leftovers);
-  return { ...emptyTally(), failed: leftovers.length };
+  // The arguments choose the tests; options of vitest can choose among its projects.
+  if (args.length > 0) return { 'JavaScript tests': js([]) };
+  return {
+    ...(part !== 'more' && { 'Rust tests': (env) => runRustTests(env) }),
+    'JavaScript tests': js(PROJECTS[part]),
+    ...(part !== 'contract' && {
+      'JavaScript tests, long form': js(['rollcall'], LONG, SIZED),
+      ...redis8,
+    }),
+  };
+}
+
+function readArguments() {
+  const given = process.argv.slice(2);
+  const take = (name, allowed, otherwise) => {
+    const start = `--${name}=`;
+    const value = given.find((arg) => arg.startsWith(start))?.slice(start.length) ?? otherwise;
+    if (value === undefined || allowed.includes(value)) return value;
+    throw new SetupError(`${start}${value}: it is one of ${allowed.join(', ')}.`);
+  };
+  return {
+    part: take('part', PARTS, 'contract'),
+    only: take('only', ONLY),
+    args: given.filter((arg) => !/^--(part|only)=/.test(arg)),
+  };
 }
 
 main(async () => {
-  const only = process.argv.find((arg) => arg.startsWith('--only='))?.slice('--only='.length);
-  const args = process.argv.slice(2).filter((arg) => !arg.startsWith('--only='));
+  const { part, only, args } = readArguments();
+  const steps = plan({ part, only, args });
+  const withRust = Object.keys(steps).some((title) => title.startsWith('Rust'));
+  const withJs = only !== 'rust';
+  const contractAlone = part === 'contract' && args.length === 0;
 
   checkNode();
   const redis = await requireRedis();
   // Without these, the tests that need them say that they are skipped.
-  const chromium = only === 'rust' ? undefined : await findChromium();
-  if (only !== 'rust') await findFaketime();
-  await setUp();
+  const chromium = withJs && !contractAlone ? await findChromium() : undefined;
+  if (withJs) await findFaketime();
+  // At the same time: each has stretches in which it keeps one processor busy at most.
+  await Promise.all([setUp(), ...(withRust ? [buildRustTests()] : [])]);
 
   // All temporary files of the run are in here, which is also how its processes are recognised.
   const folder = mkdtempSync(path.join(realpathSync(tmpdir()), 'rollcall-test-'));
@@ -167,41 +140,14 @@ main(async () => {
 
   const tallies = [];
   try {
-    if (only === 'soak') {
-      console.log('· soak');
-      const soak = ['--project', 'faults', '__test__/faults/soak.test.ts'];
-      tallies.push(await runJsTests({ ...env, ROLLCALL_FAULTS: 'soak' }, [...soak, ...args]));
-    } else if (only === 'faults') {
-      console.log('· fault tests, long form');
-      tallies.push(await runJsTests({ ...env, ...LONG }, ['--project', 'faults', ...args]));
-      tallies.push(await runRustTests({ ...env, ...LONG }, PROPERTIES));
-    } else if (only === 'redis8') {
-      console.log('· on Redis 8');
-      tallies.push(await runOnRedis8(env, args));
-    } else {
-      if (only !== 'js') {
-        console.log('· Rust tests');
-        tallies.push(await runRustTests(env));
-      }
-      if (only !== 'rust') {
-        console.log('· JavaScript tests');
-        tallies.push(await runJsTests(env, args));
-      }
-      if (only === undefined && args.length === 0) {
-        console.log('· JavaScript tests on Redis 8');
-        tallies.push(await runOnRedis8(env, args));
-      }
+    for (const [title, tests] of Object.entries(steps)) {
+      console.log(`· ${title}`);
+      tallies.push(await tests(env));
     }
     tallies.push(await sweepLeftovers(folder));
   } finally {
     cleanUp();
   }
 
-  const { passed, failed, skipped } = sum(tallies);
-  for (const { name, reason } of skipped) {
-    console.log(`skipped: ${name} (${reason ?? 'no reason given'})`);
-  }
-  console.log(`${passed} passed, ${failed} failed, ${skipped.length} skipped`);
-  // A run in which nothing ran has shown nothing.
-  return failed === 0 && passed > 0 ? 0 : 1;
+  return report(sum(tallies));
 });

@@ -1,5 +1,7 @@
 // Finding and ending processes that a test run left behind.
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
+import { failure, sum } from './reports.mjs';
 import { read } from './run.mjs';
 
 /**
@@ -45,6 +47,19 @@ function listPs(folder) {
 /** Ends leftovers, by pid. SIGKILL: one that was stopped (SIGSTOP) would not see anything else. */
 export function endLeftovers(leftovers) {
   for (const { pid } of leftovers) attempt(() => process.kill(pid, 'SIGKILL'));
+}
+
+/** Fails the run for every process that is still there shortly after the tests have ended. */
+export async function sweepLeftovers(folder) {
+  // A server that got its signal just now may take a moment to write its data and end.
+  const deadline = Date.now() + 3000;
+  let leftovers = findLeftovers(folder);
+  while (leftovers.length > 0 && Date.now() < deadline) {
+    await delay(50);
+    leftovers = findLeftovers(folder);
+  }
+  endLeftovers(leftovers);
+  return sum(leftovers.map(({ pid, command }) => failure(`left behind: ${pid} ${command}`)));
 }
 
 // Processes end while they are looked at, and others' may not be looked at.

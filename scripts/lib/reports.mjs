@@ -2,11 +2,21 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { stripVTControlCharacters } from 'node:util';
 
-/** @typedef {{ passed: number, failed: number, skipped: { name: string, reason?: string }[] }} Tally */
+/**
+ * `failures` names what failed, as far as the runner says so; `failed` is the count.
+ *
+ * @typedef {{ passed: number, failed: number, failures: string[],
+ *   skipped: { name: string, reason?: string }[] }} Tally
+ */
 
 /** @returns {Tally} */
 export function emptyTally() {
-  return { passed: 0, failed: 0, skipped: [] };
+  return { passed: 0, failed: 0, failures: [], skipped: [] };
+}
+
+/** One failure that is not a test's. @returns {Tally} */
+export function failure(what) {
+  return { ...emptyTally(), failed: 1, failures: [what] };
 }
 
 /** @param {Tally[]} tallies @returns {Tally} */
@@ -14,13 +24,42 @@ export function sum(tallies) {
   return {
     passed: tallies.reduce((total, { passed }) => total + passed, 0),
     failed: tallies.reduce((total, { failed }) => total + failed, 0),
+    failures: tallies.flatMap(({ failures }) => failures),
     skipped: tallies.flatMap(({ skipped }) => skipped),
   };
 }
 
 /** A runner that failed without a failed test (it did not compile, it crashed) is a failure too. */
-export function withExitCode(tally, code) {
-  return code !== 0 && tally.failed === 0 ? { ...tally, failed: 1 } : tally;
+export function withExitCode(tally, code, runner) {
+  if (code === 0 || tally.failed > 0) return tally;
+  return sum([tally, failure(`${runner} ended with exit code ${code}`)]);
+}
+
+/** @param {Tally} tally */
+function closingLine({ passed, failed, skipped }) {
+  return `${passed} passed, ${failed} failed, ${skipped.length} skipped`;
+}
+
+/**
+ * Prints a run's closing lines, and gives its exit code.
+ * @param {Tally} tally
+ */
+export function report(tally) {
+  for (const { name, reason } of tally.skipped) {
+    console.log(`skipped: ${name} (${reason ?? 'no reason given'})`);
+  }
+  for (const name of tally.failures) console.log(`failed: ${name}`);
+  console.log(closingLine(tally));
+  // A run in which nothing ran has shown nothing.
+  return tally.failed === 0 && tally.passed > 0 ? 0 : 1;
+}
+
+/** The last closing line in the output of a run, if there is one. */
+export function readClosingLine(output) {
+  const found = [...output.matchAll(/^(\d+) passed, (\d+) failed, (\d+) skipped$/gm)].at(-1);
+  if (found === undefined) return undefined;
+  const [passed, failed, skipped] = found.slice(1).map(Number);
+  return { passed, failed, skipped };
 }
 
 /**
@@ -36,6 +75,7 @@ export function readCargoTest(output) {
     tally.passed += Number(passed);
     tally.failed += Number(failed);
   }
+  for (const [, name] of text.matchAll(/^test (.+) \.\.\. FAILED$/gm)) tally.failures.push(name);
   for (const [, name, reason] of text.matchAll(/^test (.+) \.\.\. ignored(?:, (.+))?$/gm)) {
     tally.skipped.push({ name, reason });
   }
@@ -47,7 +87,10 @@ export function readCargoTest(output) {
  * @returns {Tally}
  */
 export function readNextest(output, ignored) {
-  const summary = stripVTControlCharacters(output).match(/^\s*Summary \[.*$/m)?.[0] ?? '';
+  const text = stripVTControlCharacters(output);
+  const start = text.search(/^ *Summary \[/m);
+  // The summary is one line; those after it name the tests that failed.
+  const [summary = '', ...list] = start === -1 ? [] : text.slice(start).split('\n');
   const count = (...words) =>
     words.reduce(
       (total, word) => total + Number(summary.match(new RegExp(`(\\d+) ${word}`))?.[1] ?? 0),
@@ -58,6 +101,9 @@ export function readNextest(output, ignored) {
   return {
     passed: count('passed'),
     failed: count('failed', 'exec failed', 'timed out') + (total ? Number(total) - Number(ran) : 0),
+    failures: list.flatMap(
+      (line) => /^ *[A-Z]+ \[[^\]]*\] (?:\(.*?\) )?(.+)$/.exec(line)?.[1] ?? [],
+    ),
     skipped: ignored,
   };
 }
@@ -79,6 +125,6 @@ export function readNextestList(json, reasonOf) {
  * @returns {Tally}
  */
 export function readVitest(file) {
-  if (!existsSync(file)) return { ...emptyTally(), failed: 1 };
+  if (!existsSync(file)) return failure('vitest ended without a report');
   return JSON.parse(readFileSync(file, 'utf8'));
 }

@@ -51,21 +51,30 @@ function interrupt(signal) {
  *
  * @param {string} command
  * @param {string[]} args
- * @param {{ env?: Record<string, string | undefined>, capture?: boolean }} [options] `env` is
- *   added to this process's own; `capture` also collects the output.
+ * @param {{ env?: Record<string, string | undefined>, capture?: boolean, output?: number,
+ *   timeoutMs?: number }} [options] `env` is added to this process's own; `capture` also collects
+ *   the output; `output` is a file that the output goes to instead; after `timeoutMs` the program
+ *   is told to end, and 15 s later it is killed.
  * @returns {Promise<{ code: number, output: string }>} A program that a signal ended has the code
  *   that a shell would give.
  */
-export function run(command, args, { env = {}, capture = false } = {}) {
+export function run(command, args, { env = {}, capture = false, output: file, timeoutMs } = {}) {
   return new Promise((resolve, reject) => {
     // The script is about to end; what it would do next must not happen.
     if (interrupted) return;
     const child = spawn(command, args, {
       cwd: root,
       env: { ...process.env, ...env },
-      stdio: ['ignore', capture ? 'pipe' : 'inherit', capture ? 'pipe' : 'inherit'],
+      stdio: ['ignore', ...Array(2).fill(capture ? 'pipe' : (file ?? 'inherit'))],
     });
     running.add(child);
+    const timers =
+      timeoutMs === undefined
+        ? []
+        : [
+            setTimeout(() => child.kill('SIGTERM'), timeoutMs),
+            setTimeout(() => child.kill('SIGKILL'), timeoutMs + 15_000),
+          ];
     let output = '';
     for (const name of capture ? ['stdout', 'stderr'] : []) {
       child[name].setEncoding('utf8').on('data', (text) => {
@@ -79,6 +88,7 @@ export function run(command, args, { env = {}, capture = false } = {}) {
     });
     child.on('exit', (code, signal) => {
       running.delete(child);
+      for (const timer of timers) clearTimeout(timer);
       if (interrupted) return;
       const done = () => resolve({ code: code ?? 128 + constants.signals[signal], output });
       // A grandchild that kept our pipe open must not hold us up.
