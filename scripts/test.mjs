@@ -6,20 +6,21 @@
 //
 // There are two parts. `contract` (`npm test`) shows the contract: the Rust tests and vitest's
 // project `rollcall`. `more` (`npm run test:more`) has the rest: vitest's projects `more` and
-// `faults`, the tests of `SIZED` in their long form, and those of `ON_REDIS_8` on a Redis 8.
+// `faults`, those of `sizedTests` in their long form, and those of `ON_REDIS_8` on a Redis 8.
 // `npm run test:all` runs both. vitest.config.mts says which test belongs where. With arguments for
 // vitest, only vitest runs, on all projects unless `--project` is among the arguments.
 //
 // `--only=faults` (`npm run test:faults`) runs the fault tests in their long form, with 100 000
 // cases for each property and a soak of a minute. `--only=soak` (`npm run test:soak`) runs the soak
 // alone, for ten minutes, and prints how memory grows. `test:more` has the short form of both.
-import { mkdtempSync, realpathSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { findChromium } from './lib/chromium.mjs';
 import { findFaketime } from './lib/faketime.mjs';
 import { runJsTests } from './lib/js-tests.mjs';
 import { endLeftovers, findLeftovers, sweepLeftovers } from './lib/leftovers.mjs';
+import { inRoot } from './lib/paths.mjs';
 import { locateRedis8 } from './lib/redis8.mjs';
 import { emptyTally, report, sum } from './lib/reports.mjs';
 import { main, onInterrupt, SetupError } from './lib/run.mjs';
@@ -30,9 +31,16 @@ import { requireRedis, setUp } from './setup.mjs';
 /** The long form of the fault tests, in both languages. */
 const LONG_FAULTS = { ROLLCALL_FAULTS: 'long', PROPTEST_CASES: '100000', NEXTEST_PROFILE: 'long' };
 
-/** Tests whose size is a number of steps (`__test__/support/size.ts`), and what makes it large. */
-const SIZED = ['conformance/interleavings', 'swap/mixed'].map((file) => `__test__/${file}.test.ts`);
+/** Makes tests large whose size is a number of steps (`__test__/support/size.ts`). */
 const LONG = { ROLLCALL_LONG: '1' };
+
+/** The files of the project `rollcall` with such tests. */
+function sizedTests() {
+  return readdirSync(inRoot('__test__'), { recursive: true })
+    .filter((name) => name.endsWith('.test.ts'))
+    .map((name) => `__test__/${name.replaceAll(path.sep, '/')}`)
+    .filter((file) => readFileSync(inRoot(file), 'utf8').includes("/support/size.js'"));
+}
 
 const PARTS = ['contract', 'more', 'all'];
 const ONLY = ['rust', 'js', 'redis8', 'faults', 'soak'];
@@ -87,7 +95,7 @@ function plan({ part, only, args }) {
     ...(part !== 'more' && { 'Rust tests': (env) => runRustTests(env) }),
     'JavaScript tests': js(PROJECTS[part]),
     ...(part !== 'contract' && {
-      'JavaScript tests, long form': js(['rollcall'], LONG, SIZED),
+      'JavaScript tests, long form': js(['rollcall'], LONG, sizedTests()),
       ...redis8,
     }),
   };

@@ -3,9 +3,11 @@
 import fc from 'fast-check';
 import { afterEach, expect, test } from 'vitest';
 import { seed } from '../support/random.js';
+import { size } from '../support/size.js';
 import { anyPatch, anyState, awkwardStates, merged } from './states.js';
 import { type AnyState, failure, onEveryStorage, record } from './stores.js';
 
+const RUNS = size(30, 100);
 const prototypeNames = Object.getOwnPropertyNames(Object.prototype).sort();
 
 afterEach(() => {
@@ -73,13 +75,13 @@ onEveryStorage('3.5 states', (store) => {
   test('3.5 a state of exactly 1 MiB round-trips, one byte more is refused', async () => {
     const client = await store.connect();
     const recorder = await record(client);
-    const size = (state: AnyState) => Buffer.byteLength(JSON.stringify(state));
+    const bytes = (state: AnyState) => Buffer.byteLength(JSON.stringify(state));
     const limit = 1024 * 1024;
     // Characters of one, two, three and four bytes, and one that JSON escapes.
     const some = 'aé€😀\n'.repeat(1_000);
     const state = { some, fill: '' };
-    state.fill = 'x'.repeat(limit - size(state));
-    expect(size(state)).toBe(limit);
+    state.fill = 'x'.repeat(limit - bytes(state));
+    expect(bytes(state)).toBe(limit);
     const { snapshot } = await client.join({ roomId: 'r', userId: 'u', connId: 'c', state });
     expectSame(snapshot[0]?.state, state, 'join');
     expectSame((await recorder.settled())[0]?.state, state, 'event');
@@ -98,7 +100,7 @@ onEveryStorage('3.5 states', (store) => {
     );
   });
 
-  test(`3.5 any state and any patches (fast-check, seed ${seed})`, {
+  test(`3.5 any ${RUNS} states and any patches (fast-check, seed ${seed})`, {
     timeout: 60_000,
   }, async () => {
     const [maker, other] = [await store.connect(), await store.connect()];
@@ -123,7 +125,7 @@ onEveryStorage('3.5 states', (store) => {
         const events = await recorder.settled();
         expect(events.map((event) => JSON.stringify(event.state))).toEqual(texts);
       }),
-      { seed, numRuns: 100 },
+      { seed, numRuns: RUNS },
     );
   });
 });

@@ -76,6 +76,26 @@ export function environmentWithout(...names: (Defence | Own)[]): Record<string, 
   return { ROLLCALL_TEST_DEFENCES_OFF: names.filter((name) => !isOwn(name)).join(',') };
 }
 
+/**
+ * Catches what nobody catches, until the test has finished: without a defence, an exception can be
+ * thrown where only the process itself sees it. That is how the fault shows then, and no failure of
+ * the run.
+ */
+function catchStrays(): unknown[] {
+  const strays: unknown[] = [];
+  for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
+    const usual = process.listeners(event as 'uncaughtException');
+    const keep = (reason: unknown) => void strays.push(reason);
+    process.removeAllListeners(event);
+    process.on(event, keep);
+    onTestFinished(() => {
+      process.off(event, keep);
+      for (const listener of usual) process.on(event as 'uncaughtException', listener);
+    });
+  }
+  return strays;
+}
+
 interface Control {
   /** What is turned off. */
   without: Defence | Own;
@@ -97,10 +117,12 @@ export function proven(
     test('holds', { timeout: timeoutMs }, () => body([]));
 
     test(`fails without: ${without}`, { timeout: timeoutMs }, async () => {
+      // First, and so in force until everything that the test has opened is closed.
+      const strays = catchStrays();
       onTestFinished(() => turnOff());
       if (!isOwn(without)) turnOff(without);
       const error = await body([without]).then(
-        () => undefined,
+        () => (strays.length > 0 ? new Error(`nobody caught: ${strays[0]}`) : undefined),
         (reason: unknown) => reason,
       );
       expect(error, `it holds without ${without}, so it shows nothing`).toBeInstanceOf(Error);
