@@ -26,10 +26,14 @@ describe('5.1: heartbeats that come while a batch is on its way form the next on
   test('one at a time: no timer, one batch each', async () => {
     const client = await openClient((await sharedDb()).url);
     await client.join(IDS);
-    const began = performance.now();
-    for (let i = 0; i < 100; i++) await client.heartbeat({ connId: 'c' });
-    // A timer of whatever length would show: 100 of the reference's would be 5 s.
-    expect(performance.now() - began).toBeLessThan(1000);
+    const took: number[] = [];
+    for (let i = 0; i < 100; i++) {
+      const began = performance.now();
+      await client.heartbeat({ connId: 'c' });
+      took.push(performance.now() - began);
+    }
+    // A timer (the reference's is 50 ms) would delay each of them, a busy machine only some.
+    expect(Math.min(...took)).toBeLessThan(10);
     expect(client.metrics().heartbeatBatches).toBe(100);
     await client.leave('c');
   });
@@ -48,7 +52,7 @@ describe('5.1: heartbeats that come while a batch is on its way form the next on
     await leaveAll(client, conns);
   });
 
-  test('batchWindowMs: 50: those of 50 ms share a batch, and none waits much longer', async () => {
+  test('batchWindowMs: 50: those of 50 ms share a batch', async () => {
     const client = await openClient({ url: (await sharedDb()).url, batchWindowMs: 50 });
     const conns = ids(20);
     await joinAll(client, conns);
@@ -58,11 +62,11 @@ describe('5.1: heartbeats that come while a batch is on its way form the next on
       beats.push(client.heartbeat({ connId }));
       await new Promise(setImmediate);
     }
+    const sent = performance.now() - began;
     await Promise.all(beats);
     expect(performance.now() - began).toBeGreaterThanOrEqual(45);
-    expect(performance.now() - began).toBeLessThan(1000);
-    // One, unless this thread was held up for longer than the window.
-    expect(client.metrics().heartbeatBatches).toBeLessThanOrEqual(3);
+    // One, unless this thread was held up for longer than the window; and one for each window then.
+    expect(client.metrics().heartbeatBatches).toBeLessThanOrEqual(1 + Math.ceil(sent / 50));
     await leaveAll(client, conns);
   });
 
@@ -219,11 +223,11 @@ describe('5.1, 3.3: rooms of a batch', () => {
     'on %s: of one connection and of hundreds, each is refreshed and no other',
     async (layout) => {
       const { server, db, url } = await sharedDb();
-      // All of them in one batch.
-      const limits = { maxBatchSize: 2000 };
-      const client: Untyped = await openClient({ url, layout, limits, batchWindowMs: 30 });
-      const redis = await server.client(db);
       const sizes = [1, 300, 2, 257, 1, 256, 3, 255, 5, 1];
+      // All of them in one batch: it is sent when it is full.
+      const limits = { maxBatchSize: sizes.reduce((sum, size) => sum + size, 0) };
+      const client: Untyped = await openClient({ url, layout, limits, batchWindowMs: 60_000 });
+      const redis = await server.client(db);
       const conns = sizes.flatMap((size, room) =>
         Array.from({ length: size }, (_, i) => ({
           roomId: `room-${room}`,

@@ -63,3 +63,26 @@ export async function within<T>(promise: Promise<T>, timeoutMs: number, what: st
     timer.abort();
   }
 }
+
+/** See {@link startClock}. */
+export interface Clock extends Disposable {
+  readonly ms: number;
+}
+
+const TICK_MS = 5;
+
+/**
+ * A clock that stands still while this process gets no processor: it counts the turns of a timer.
+ * For upper bounds of what a timeout promises, which a busy machine must not break.
+ */
+export function startClock(): Clock {
+  let ticks = 0;
+  const timer = setInterval(() => ticks++, TICK_MS);
+  timer.unref();
+  return {
+    get ms() {
+      return ticks * TICK_MS;
+    },
+    [Symbol.dispose]: () => clearInterval(timer),
+  };
+}
