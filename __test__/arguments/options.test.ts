@@ -204,7 +204,7 @@ describe('13: limits are options; beyond them INVALID_ARGUMENT names field, size
     await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
     server.pause();
     const began = performance.now();
-    using clock = startClock();
+    const clock = startClock();
     const error = await rejection(() => client.leave('c'));
     expect(performance.now() - began).toBeGreaterThan(280);
     // The default is 2000 ms.

@@ -37,7 +37,7 @@ describe('12: Redis is away', () => {
     };
     await Promise.all(
       Object.entries(calls).map(async ([name, call]) => {
-        using clock = startClock();
+        const clock = startClock();
         const error = await rejection(call);
         const took = clock.ms;
         expect(error.code, name).toBe('UNAVAILABLE');

@@ -15,7 +15,7 @@ const SECRET = 'hush-hush-4711';
 /** How `connect` fails; checks what holds for all failures. */
 async function failure(options: ClientOptions) {
   const logger = keepLog();
-  using clock = startClock();
+  const clock = startClock();
   const error = await rejection(() =>
     PresenceClient.connect({ limits: { connectTimeoutMs: TIMEOUT_MS }, logger, ...options }),
   );

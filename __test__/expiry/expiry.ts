@@ -12,6 +12,7 @@ import {
   silent,
 } from '../conformance/stores.js';
 import { startRedis } from '../support/redis.js';
+import { slowness } from '../support/wait.js';
 
 /** A server of the test's own, and a client that hears of every room and whose connections outlive the test. */
 export async function startRecorded() {
@@ -81,7 +82,7 @@ export async function readLastSeen(
 
 /**
  * That each of `lastSeen` has timed out, with exactly one leave, not before its TTL was over and
- * not later than `latestMs` after that.
+ * not later than `latestMs` after that, or what this is on a busy machine.
  */
 export function expectTimely(
   leaves: readonly PresenceLeaveEvent[],
@@ -93,7 +94,7 @@ export function expectTimely(
     expect([reason, state], connId).toEqual(['timeout', null]);
     const late = ts - (lastSeen.get(connId) ?? 0) - ttlMs;
     expect(late, `${connId} left before its time`).toBeGreaterThanOrEqual(0);
-    expect(late, `${connId} left late`).toBeLessThanOrEqual(latestMs);
+    expect(late, `${connId} left late`).toBeLessThanOrEqual(latestMs * slowness());
   }
 }
 

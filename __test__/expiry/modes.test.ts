@@ -50,27 +50,49 @@ describe.each(['sweep', 'notifications', 'both'] as const)('issue 4, 3: expiry b
     const leaves = leavesOf(await recorder.settled());
     expectTimely(leaves, lastSeen, LATE);
     expect(new Map(leaves.map(({ connId, epoch }) => [connId, epoch]))).toEqual(lastSeen);
-    const metrics = nodes.map((node) => node.metrics());
-    expect(metrics.reduce((sum, { expired }) => sum + expired, 0)).toBe(300);
-    for (const { notifications } of metrics) {
-      if (expiry === 'sweep') expect(notifications).toBe(0);
-      else expect(notifications).toBeGreaterThanOrEqual(300);
-    }
+    // A pass counts when it has ended, and its events come before.
+    await eventually(() => {
+      const metrics = nodes.map((node) => node.metrics());
+      expect(metrics.reduce((sum, { expired }) => sum + expired, 0)).toBe(300);
+      for (const { notifications } of metrics) {
+        if (expiry === 'sweep') expect(notifications).toBe(0);
+        else expect(notifications).toBeGreaterThanOrEqual(300);
+      }
+    });
     expect(await redis.dbsize()).toBe(0);
   });
 
   test('6.1 heartbeats and joins that come in time keep a connection', async () => {
-    const ttlMs = 800;
+    // Where a round of them takes so long that they do not come in time, nothing is shown.
+    for (let ttlMs = 800; (await slowestRound(ttlMs)) > ttlMs / 2; ttlMs *= 2) {
+      expect(ttlMs, 'the TTL that this machine needs').toBeLessThan(10_000);
+      await redis.flushdb();
+    }
+  }, 60_000);
+
+  /** Checks what is promised if no round of heartbeats takes longer than half a TTL; gives the longest. */
+  async function slowestRound(ttlMs: number): Promise<number> {
     const node = await reaping({ ttlMs });
     await reaping({ ttlMs });
     const recorder = await record(await store.connect());
     await joinAll(node, places(60));
     // c0 … c19 have heartbeats, c20 … c39 are joined again and again, the others die.
     let ended = false;
+    let slowest = 0;
+    const errors: unknown[] = [];
+    const refused = (error: unknown) => void errors.push(error);
     const keptAlive = (async () => {
       while (!ended) {
-        for (let i = 0; i < 20; i++) await node.heartbeat({ connId: `c${i}` });
-        for (let i = 20; i < 40; i++) await node.join({ ...place(i), snapshot: false });
+        const began = performance.now();
+        // All at once: one after the other they would take longer than the TTL on a busy machine.
+        await Promise.all(
+          places(40).map((at, i) =>
+            i < 20
+              ? node.heartbeat({ connId: at.connId }).catch(refused)
+              : node.join({ ...at, snapshot: false }),
+          ),
+        );
+        slowest = Math.max(slowest, performance.now() - began);
       }
     })();
     await eventually(() => leavesOf(recorder.events).length >= 20);
@@ -79,11 +101,14 @@ describe.each(['sweep', 'notifications', 'both'] as const)('issue 4, 3: expiry b
     await eventually(async () => Number((await redis.time())[0]) * 1000 > ts + 1.5 * ttlMs);
     ended = true;
     await keptAlive;
+    if (slowest > ttlMs / 2) return slowest;
+    expect(errors).toEqual([]);
     const dead = Array.from({ length: 20 }, (_, i) => `c${i + 40}`);
     const left = leavesOf(recorder.events).map(({ connId }) => connId);
     expect(left.sort()).toEqual(dead.sort());
     for (let i = 0; i < 40; i++) expect(await node.leave(`c${i}`)).not.toBeNull();
-  });
+    return slowest;
+  }
 
   test('4.2 a connection that expires and comes back, again and again: one leave for each join', async () => {
     const node = await reaping({ ttlMs: 60, sweepIntervalMs: 30 });

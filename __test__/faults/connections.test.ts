@@ -55,7 +55,7 @@ describe('2: SIGSTOP of Redis', () => {
       await eventually(() => world.ledger.ended('done') > 200);
       world.server.pause();
       const calls = world.nodes.map(async (node) => {
-        using clock = startClock();
+        const clock = startClock();
         await world.ledger.follow('leave', node.leave('n0-0'));
         return clock.ms;
       });
@@ -119,7 +119,7 @@ describe('2: a blackholed connection', () => {
       reap: () => node.reapOnce(),
     };
     const waits = Object.entries(calls).map(async ([name, call]) => {
-      using clock = startClock();
+      const clock = startClock();
       const error = await call().then(
         () => ({ code: 'ok' }),
         (reason: { code: string; outcome?: string }) => reason,

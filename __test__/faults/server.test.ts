@@ -102,7 +102,7 @@ describe('4: a server in trouble', () => {
     await works(world);
     await world.redis.call('CLIENT', 'PAUSE', '2500', 'WRITE');
     const node = world.node();
-    using clock = startClock();
+    const clock = startClock();
     const error = await rejection(async () => {
       await node.join({ roomId: 'r0', userId: 'u', connId: 'paused', state: { mark: 'paused' } });
     });

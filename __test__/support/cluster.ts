@@ -259,8 +259,11 @@ export class RedisCluster implements AsyncDisposable {
 
 let shared: Promise<RedisCluster> | undefined;
 
-/** The cluster that the tests of one file share: three masters, without replicas. */
+/**
+ * The cluster that the tests of one file share: three masters, without replicas. None of them is to be
+ * given up because the machine is busy: the node timeout is Redis's own default.
+ */
 export function sharedCluster(): Promise<RedisCluster> {
-  shared ??= startCluster({ replicas: 0 });
+  shared ??= startCluster({ replicas: 0, nodeTimeoutMs: 15_000 });
   return shared;
 }

@@ -1,9 +1,40 @@
 // Waiting in tests: for a condition, or for a Promise that something else settles. Tests never
-// sleep for a fixed time in the hope that it was enough.
+// sleep for a fixed time in the hope that it was enough, and how long they wait goes by a clock that
+// a busy machine slows down with everything else.
 import { setTimeout as delay } from 'node:timers/promises';
 
+const TICK_MS = 10;
+const began = performance.now();
+let ticks = 0;
+setInterval(() => ticks++, TICK_MS).unref();
+
+export interface Clock {
+  readonly ms: number;
+}
+
+/**
+ * A clock of this process's own: it counts turns of a timer, and so stands still while the process
+ * gets no processor. For upper bounds, which a busy machine must not break.
+ */
+export function startClock(): Clock {
+  const start = ticks;
+  return {
+    get ms() {
+      return (ticks - start) * TICK_MS;
+    },
+  };
+}
+
+/**
+ * How many times longer than on an idle machine everything takes, as far as this process has seen:
+ * 1 or more. For upper bounds of what other processes do, by their own clocks.
+ */
+export function slowness(): number {
+  return Math.max(1, (performance.now() - began) / ((ticks + 1) * TICK_MS));
+}
+
 export interface EventuallyOptions {
-  /** How long to try, in milliseconds. Default 5000. */
+  /** How long to try, in milliseconds of {@link startClock}. Default 5000. */
   timeoutMs?: number;
   /** The pause between two tries, in milliseconds. Default 10. */
   intervalMs?: number;
@@ -17,14 +48,14 @@ export async function eventually<T>(
   fn: () => T | Promise<T>,
   { timeoutMs = 5000, intervalMs = 10 }: EventuallyOptions = {},
 ): Promise<T> {
-  const deadline = performance.now() + timeoutMs;
+  const clock = startClock();
   for (;;) {
     try {
       const result = await fn();
       if (result !== false) return result;
-      if (performance.now() >= deadline) throw new Error(`still false after ${timeoutMs} ms`);
+      if (clock.ms >= timeoutMs) throw new Error(`still false after ${timeoutMs} ms`);
     } catch (error) {
-      if (performance.now() >= deadline) throw error;
+      if (clock.ms >= timeoutMs) throw error;
     }
     await delay(intervalMs);
   }
@@ -47,42 +78,16 @@ export function deferred<T = void>(): Deferred<T> {
   return { promise, resolve, reject };
 }
 
-/** Rejects unless `promise` settles in time; `what` is named in the message. */
+/** Rejects unless `promise` settles in time (of {@link startClock}); `what` is named in the message. */
 export async function within<T>(promise: Promise<T>, timeoutMs: number, what: string): Promise<T> {
-  const timer = new AbortController();
-  const timeout = delay(timeoutMs, undefined, { signal: timer.signal }).then(
-    () => {
-      throw new Error(`${what}: not within ${timeoutMs} ms`);
-    },
-    // Aborted: `promise` has won, nobody looks at this one any more.
-    () => new Promise<never>(() => {}),
-  );
+  const clock = startClock();
+  const late = deferred<never>();
+  const timer = setInterval(() => {
+    if (clock.ms >= timeoutMs) late.reject(new Error(`${what}: not within ${timeoutMs} ms`));
+  }, TICK_MS);
   try {
-    return await Promise.race([promise, timeout]);
+    return await Promise.race([promise, late.promise]);
   } finally {
-    timer.abort();
+    clearInterval(timer);
   }
-}
-
-/** See {@link startClock}. */
-export interface Clock extends Disposable {
-  readonly ms: number;
-}
-
-const TICK_MS = 5;
-
-/**
- * A clock that stands still while this process gets no processor: it counts the turns of a timer.
- * For upper bounds of what a timeout promises, which a busy machine must not break.
- */
-export function startClock(): Clock {
-  let ticks = 0;
-  const timer = setInterval(() => ticks++, TICK_MS);
-  timer.unref();
-  return {
-    get ms() {
-      return ticks * TICK_MS;
-    },
-    [Symbol.dispose]: () => clearInterval(timer),
-  };
 }
