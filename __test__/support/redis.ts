@@ -24,6 +24,8 @@ export interface RedisServerOptions {
   notifyKeyspaceEvents?: string;
   /** Further lines of configuration. */
   config?: Record<string, string | number>;
+  /** Added to the server's environment. */
+  env?: Record<string, string>;
 }
 
 /** The user as whom the harness itself connects, whatever the test does to the default user. */
@@ -192,6 +194,7 @@ export class RedisServer implements AsyncDisposable {
     const child = spawn(program, [configFile], {
       // The test runner recognises servers that were left behind by their working directory.
       cwd: this.folder,
+      env: { ...process.env, ...this.#options.env },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     endWithProcess(child);

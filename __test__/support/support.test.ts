@@ -2,10 +2,11 @@
 import { statSync } from 'node:fs';
 import { connect } from 'node:tls';
 import { Redis } from 'ioredis';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, onTestFinished, test } from 'vitest';
 import { startFixture } from './process.js';
 import { createRandom } from './random.js';
 import { sharedDb, sharedRedis, startRedis } from './redis.js';
+import { startClockedRedis, whyNoServerClock } from './server-clock.js';
 import { deferred, eventually, within } from './wait.js';
 
 /** Whether a process is there (signal 0 only asks). */
@@ -174,5 +175,25 @@ describe('random', () => {
     expect(new Set(rolls)).toEqual(new Set([1, 2, 3, 4, 5, 6]));
     expect(random.shuffle([1, 2, 3]).sort()).toEqual([1, 2, 3]);
     expect(() => random.pick([])).toThrow(RangeError);
+  });
+});
+
+const noClock = whyNoServerClock();
+if (noClock !== undefined) console.log(`skipped: server clocks (${noClock})`);
+
+describe.skipIf(noClock !== undefined)('a server with a clock of its own', () => {
+  test('it is moved while the server runs, and TTLs follow it', async () => {
+    const { server, clock } = await startClockedRedis();
+    onTestFinished(() => server[Symbol.asyncDispose]());
+    const redis = await server.client();
+    const now = async () => Number((await redis.time())[0]) * 1000;
+    const ahead = async () => Math.round(((await now()) - Date.now()) / 60_000) + 0;
+    expect(await ahead()).toBe(0);
+    await redis.set('k', 'v', 'PX', 60_000);
+    clock.set(-3_600_000);
+    await eventually(async () => expect(await ahead()).toBe(-60));
+    expect(await redis.pttl('k')).toBeGreaterThan(3_600_000);
+    clock.set(120_000);
+    await eventually(async () => expect(await redis.get('k')).toBeNull());
   });
 });
