@@ -25,8 +25,9 @@ export default defineConfig({
     pool: 'forks',
     // Each worker may run a Redis server and child processes of its own beside itself.
     maxWorkers: 2,
-    testTimeout: 20_000,
-    hookTimeout: 30_000,
+    // For what hangs: how long a test waits for something it says itself (`support/wait.ts`).
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
     teardownTimeout: 10_000,
     projects: [
       {

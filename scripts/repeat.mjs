@@ -19,8 +19,8 @@ const MAX_RUN_MS = 60 * 60_000;
 
 const LOGS = inRoot('target', 'repeat');
 
-/** Keeps a processor busy for as long as its parent is there, however that ends. */
-const HOG = 'const parent = process.ppid; while (process.ppid === parent);';
+/** Keeps a processor busy for as long as this process is there, however that ends. */
+const HOG = `while (process.ppid === ${process.pid});`;
 
 function startHogs(count) {
   const hogs = Array.from({ length: count }, () =>
@@ -82,12 +82,12 @@ main(async () => {
       const seed = randomInt(2 ** 32);
       const file = path.join(LOGS, `${began}-${number}.log`);
       const start = Date.now();
+      console.log(
+        `run ${number} of ${times}: ROLLCALL_SEED=${seed}, ${path.relative(inRoot(), file)}`,
+      );
       const { passed, failed, skipped, failures } = await runOnce(args, seed, file);
       const seconds = Math.round((Date.now() - start) / 1000);
-      console.log(
-        `run ${number} of ${times}, ROLLCALL_SEED=${seed}: ` +
-          `${passed} passed, ${failed} failed, ${skipped} skipped (${seconds} s)`,
-      );
+      console.log(`  ${passed} passed, ${failed} failed, ${skipped} skipped (${seconds} s)`);
       if (failures.length === 0) {
         rmSync(file);
         continue;
@@ -97,7 +97,6 @@ main(async () => {
         console.log(`  ${failure}`);
         seen.set(failure, (seen.get(failure) ?? 0) + 1);
       }
-      console.log(`  output: ${path.relative(inRoot(), file)}`);
     }
   } finally {
     endHogs();

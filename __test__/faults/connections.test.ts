@@ -11,6 +11,10 @@ import { connect, ROOMS, startWorld, type World } from './world.js';
 const NOTICED_MS = 5000;
 const GRACE_MS = 1000;
 const limits = { commandTimeoutMs: 1000, connectTimeoutMs: 1000 };
+/** Deadlines end calls before pings do, whose first can notice after four seconds. */
+const BEFORE_PINGS_MS = 3500;
+
+const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
 /** Joins one connection a room; gives what brings news into every room, from outside. */
 async function populate(world: World): Promise<void> {
@@ -54,14 +58,18 @@ describe('2: SIGSTOP of Redis', () => {
       const load = world.load();
       await eventually(() => world.ledger.ended('done') > 200);
       world.server.pause();
+      const paused = performance.now();
       const calls = world.nodes.map(async (node) => {
         const clock = startClock();
         await world.ledger.follow('leave', node.leave('n0-0'));
         return clock.ms;
       });
-      await new Promise((resolve) => setTimeout(resolve, ms));
+      const inTime = Promise.all(calls).then(() => true);
+      const ended = await Promise.race([inTime, pause(BEFORE_PINGS_MS).then(() => false)]);
+      await pause(paused + ms - performance.now());
       world.server.resume();
       const took = await Promise.all(calls);
+      expect(ended, 'calls end while it is stopped').toBe(true);
       for (const ms of took) {
         expect(ms, 'a call takes').toBeLessThan(limits.commandTimeoutMs + GRACE_MS);
       }
@@ -119,11 +127,13 @@ describe('2: a blackholed connection', () => {
       reap: () => node.reapOnce(),
     };
     const waits = Object.entries(calls).map(async ([name, call]) => {
+      const began = performance.now();
       const clock = startClock();
       const error = await call().then(
         () => ({ code: 'ok' }),
         (reason: { code: string; outcome?: string }) => reason,
       );
+      expect(performance.now() - began, name).toBeLessThan(BEFORE_PINGS_MS);
       const took = clock.ms;
       times.push(took);
       expect(['TIMEOUT', 'UNAVAILABLE'], name).toContain(error.code);

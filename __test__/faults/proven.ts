@@ -110,7 +110,7 @@ interface Control {
  */
 export function proven(
   name: string,
-  { without, fails, timeoutMs = 30_000 }: Control,
+  { without, fails, timeoutMs = 120_000 }: Control,
   body: (off: readonly (Defence | Own)[]) => Promise<void>,
 ): void {
   describe(name, () => {
