@@ -2,14 +2,14 @@
 import { PresenceClient } from 'rollcall';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openClient, rejection } from '../support/clients.js';
-import { type RedisCluster, startCluster } from '../support/cluster.js';
+import { type RedisCluster, startCluster, UNHURRIED_MS } from '../support/cluster.js';
 import { type RedisServer, sharedRedis, startRedis } from '../support/redis.js';
 import { eventually } from '../support/wait.js';
 
 describe('connecting', () => {
   let cluster: RedisCluster;
   beforeAll(async () => {
-    cluster = await startCluster({ replicas: 0 });
+    cluster = await startCluster({ replicas: 0, nodeTimeoutMs: UNHURRIED_MS });
   });
   afterAll(() => cluster[Symbol.asyncDispose]());
 
@@ -92,6 +92,7 @@ describe('connecting', () => {
 test('user, password and TLS are those of all servers', async () => {
   const cluster = await startCluster({
     replicas: 0,
+    nodeTimeoutMs: UNHURRIED_MS,
     server: { users: { app: 'on >s3cret ~* &* +@all' } },
   });
   try {

@@ -1,12 +1,12 @@
 // From `v1` on one Redis to a cluster, as docs/cluster.md says: for one TTL, a server has two clients.
 import { PresenceClient } from 'rollcall';
 import { expect, onTestFinished, test } from 'vitest';
-import { startCluster } from '../support/cluster.js';
+import { startCluster, UNHURRIED_MS } from '../support/cluster.js';
 import { sharedDb } from '../support/redis.js';
 import { eventually } from '../support/wait.js';
 
 test('a migration from v1 on one Redis to a cluster loses nobody who is online', async () => {
-  const cluster = await startCluster({ replicas: 0 });
+  const cluster = await startCluster({ replicas: 0, nodeTimeoutMs: UNHURRIED_MS });
   onTestFinished(() => cluster[Symbol.asyncDispose]());
   const { server, db, url } = await sharedDb();
   const ttlMs = 3_000;

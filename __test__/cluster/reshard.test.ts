@@ -2,7 +2,7 @@
 // lost.
 import { PresenceClient } from 'rollcall';
 import { expect, onTestFinished, test } from 'vitest';
-import { startCluster } from '../support/cluster.js';
+import { startCluster, UNHURRIED_MS } from '../support/cluster.js';
 import { createRandom, seed } from '../support/random.js';
 import { eventually } from '../support/wait.js';
 import { Load } from './load.js';
@@ -11,7 +11,7 @@ test(`live resharding under load: no error, nothing lost, subscriptions survive 
   timeout: 60_000,
 }, async () => {
   // Without replicas there is no failover, and no timeout comes of a machine that is busy.
-  const cluster = await startCluster({ replicas: 0 });
+  const cluster = await startCluster({ replicas: 0, nodeTimeoutMs: UNHURRIED_MS });
   onTestFinished(() => cluster[Symbol.asyncDispose]());
   const random = createRandom(1);
   const load = await Load.start({ url: cluster.url, random, commandTimeoutMs: 15_000 });

@@ -143,6 +143,8 @@ export function useStore(
       ...(name === 'slotted' ? { layout: 'slotted' } : {}),
       ...defaults,
       ...options,
+      // That a busy machine answers late is no fault of a store.
+      limits: { commandTimeoutMs: 30_000, ...defaults.limits, ...options.limits },
     });
     clients.push(client);
     if (cluster) ofCluster.add(client);

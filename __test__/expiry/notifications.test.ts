@@ -118,7 +118,7 @@ describe.each(['notifications', 'both'] as const)('a server without CONFIG [%s]'
       }
       for (const { client, logger } of nodes) {
         await client.startReaper();
-        expect(logger.lines.filter((line) => /sweep/.test(line))).toEqual([
+        expect(logger.lines.filter((line) => /sweeping/.test(line))).toEqual([
           expect.stringMatching(/^warn .*does not let this user.*found by sweeping/),
         ]);
       }

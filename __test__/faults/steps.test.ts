@@ -3,7 +3,7 @@
 // is missing, nobody is there who is not.
 import { PresenceClient, type PresenceEvent } from 'rollcall';
 import { describe, expect, onTestFinished } from 'vitest';
-import { type RedisCluster, startCluster } from '../support/cluster.js';
+import { type RedisCluster, startCluster, UNHURRIED_MS } from '../support/cluster.js';
 import { type Fixture, startFixture } from '../support/process.js';
 import { eventually } from '../support/wait.js';
 import { proven } from './proven.js';
@@ -46,6 +46,9 @@ const CASES: Case[] = [
   { operation: 'check', step: 'indexed' },
 ];
 
+/** That a busy machine answers late is no fault. */
+const limits = { commandTimeoutMs: 30_000, connectTimeoutMs: 30_000 };
+
 /** Each has data of its own: the reaper looks at every room, and would go on with what others have left. */
 const GROUPS: Case['operation'][][] = [['join', 'move', 'leave', 'empty'], ['reap'], ['check']];
 
@@ -54,12 +57,13 @@ describe('4: the end of a process between two steps', () => {
     'indices agree within one fallback sweep; no ghost, no missing leave',
     { without: 'settling', fails: /agree/, timeoutMs: 120_000 },
     async () => {
-      await using cluster = await startCluster({ replicas: 0 });
+      await using cluster = await startCluster({ replicas: 0, nodeTimeoutMs: UNHURRIED_MS });
       const worlds = await Promise.all(
         GROUPS.map(async (operations) => {
           const world = { keyPrefix: `${operations[0]}:prs:`, events: [] as PresenceEvent[] };
           const { keyPrefix } = world;
-          const watcher = await PresenceClient.connect({ url: cluster.url, keyPrefix, logger: {} });
+          const { url } = cluster;
+          const watcher = await PresenceClient.connect({ url, keyPrefix, limits, logger: {} });
           onTestFinished(() => watcher.close());
           await watcher.subscribe((event) => {
             world.events.push(event);
@@ -87,6 +91,7 @@ async function mended(cluster: RedisCluster, { keyPrefix, events }: World): Prom
     // As short as that of those that are to be reaped; the others live on, by their hashes.
     ttlMs: 30,
     fallbackSweepMs: FALLBACK_MS,
+    limits,
     logger: {},
   });
   onTestFinished(() => judge.close());

@@ -17,6 +17,9 @@ export type Client = PresenceClient<any>;
 /** What calls may end with although nothing is wrong. */
 const CODES = ['CONNECTION_NOT_FOUND', 'STALE_EPOCH', 'LOCK_UNAVAILABLE', 'LOCK_LOST'];
 
+/** For who looks at what is: that a busy machine answers late is no fault. */
+const PATIENT = { commandTimeoutMs: 30_000 };
+
 export const ROOMS = ['r0', 'r1', 'r2', 'r3'] as const;
 /** Outlives any test. */
 const TTL_MS = 600_000;
@@ -92,6 +95,7 @@ export async function startWorld(options: WorldOptions = {}): Promise<World> {
   await ledger.listen(server);
   const healthy = await connect({
     url: `redis+unix://${server.socketPath}?user=looker&pass=looker`,
+    limits: PATIENT,
   });
   const nodes: Client[] = [];
   const views: View[] = [];
@@ -120,7 +124,7 @@ export async function startWorld(options: WorldOptions = {}): Promise<World> {
     emptied: (how) => emptied(world, how),
     listenAgain: () => world.moveTo(world.server),
     moveTo: async (to) => {
-      if (to !== world.server) world.healthy = await connect({ url: to.url });
+      if (to !== world.server) world.healthy = await connect({ url: to.url, limits: PATIENT });
       world.server = to;
       world.redis = await to.client();
       await ledger.listen(to);

@@ -63,9 +63,9 @@ test('12 an acquire of unknown outcome leaves no lock that nobody holds', async 
 });
 
 test('8.5 lost fires when no renewal comes through, before the lock can be anybody else’s', async () => {
-  const client = await openClient({ url: server.url, limits: { commandTimeoutMs: 100 } });
+  const client = await openClient({ url: server.url, limits: { commandTimeoutMs: 500 } });
   const other = await openClient(server.url);
-  const lock = await client.locks.acquire('l', { ...ADA, ttlMs: 500 });
+  const lock = await client.locks.acquire('l', { ...ADA, ttlMs: 2_000 });
   server.pause();
   expect(await fired(lock.lost)).toEqual(failure('LOCK_LOST', 'not renewed in time'));
   server.resume();
@@ -78,8 +78,8 @@ test('8.5 lost fires when no renewal comes through, before the lock can be anybo
 });
 
 test('8.5 a renewal that fails for a moment loses nothing', async () => {
-  const client = await openClient({ url: server.url, limits: { commandTimeoutMs: 100 } });
-  const lock = await client.locks.acquire('l', { ...ADA, ttlMs: 3_000 });
+  const client = await openClient({ url: server.url, limits: { commandTimeoutMs: 500 } });
+  const lock = await client.locks.acquire('l', { ...ADA, ttlMs: 4_000 });
   server.pause();
   await eventually(() => client.metrics().lockRenewalsFailed > 0);
   server.resume();

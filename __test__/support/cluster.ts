@@ -7,6 +7,9 @@ import { eventually } from './wait.js';
 
 export const SLOTS = 16_384;
 
+/** A node timeout for clusters that are not to fail over because the machine is busy: Redis's default. */
+export const UNHURRIED_MS = 15_000;
+
 export interface ClusterOptions {
   /** Default 3. */
   masters?: number;
@@ -259,11 +262,8 @@ export class RedisCluster implements AsyncDisposable {
 
 let shared: Promise<RedisCluster> | undefined;
 
-/**
- * The cluster that the tests of one file share: three masters, without replicas. None of them is to be
- * given up because the machine is busy: the node timeout is Redis's own default.
- */
+/** The cluster that the tests of one file share: three masters, without replicas. */
 export function sharedCluster(): Promise<RedisCluster> {
-  shared ??= startCluster({ replicas: 0, nodeTimeoutMs: 15_000 });
+  shared ??= startCluster({ replicas: 0, nodeTimeoutMs: UNHURRIED_MS });
   return shared;
 }

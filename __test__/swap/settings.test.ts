@@ -5,7 +5,7 @@ import { createClient, createClientPool, createCluster, createSentinel } from 'r
 import { PresenceService } from 'rollcall';
 import { beforeAll, describe, expect, test } from 'vitest';
 import type { Untyped } from '../support/clients.js';
-import { type RedisCluster, startCluster } from '../support/cluster.js';
+import { type RedisCluster, startCluster, UNHURRIED_MS } from '../support/cluster.js';
 import { type RedisServer, startRedis } from '../support/redis.js';
 import { MASTER, startSentinels } from '../support/sentinel.js';
 import { certificates } from '../support/tls.js';
@@ -182,6 +182,7 @@ describe('10: settings of an ioredis Cluster', () => {
   beforeAll(async () => {
     cluster = await startCluster({
       replicas: 0,
+      nodeTimeoutMs: UNHURRIED_MS,
       server: { users: { 'al/ice': `on >${password} ~* &* +@all` } },
     });
     return () => cluster[Symbol.asyncDispose]();
