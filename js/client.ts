@@ -284,7 +284,12 @@ export class PresenceClient<State extends object = DefaultState> {
     await this.#session.call('startReaper');
   }
 
-  /** One full pass of the reaper, now. */
+  /**
+   * One full pass of the reaper, now. A part that cannot be processed (a master of a cluster is away, a
+   * room's keys hold other types) is logged and left to the next pass.
+   *
+   * @throws `UNAVAILABLE`, `TIMEOUT` if nothing at all could be processed.
+   */
   async reapOnce(): Promise<ReapResult> {
     return (await this.#session.call('reapOnce')) as ReapResult;
   }

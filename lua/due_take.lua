@@ -4,6 +4,7 @@
 --
 -- ARGV[1] – how many rooms at most   ARGV[2] – for how long they are taken (ms)
 -- ARGV[3] – time between two checks of the shard (ms)
+-- ARGV[4] – the longest that a room's entry can lie in the future (ms)
 --
 -- Returns {rooms, roomId, …}: how many rooms the shard has; the empty roomId: it is to be checked.
 --
@@ -14,7 +15,10 @@
 -- @include event
 -- @include due_check
 -- @include goes_on
+-- @include impossible
 local rooms = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', integer(now), 'LIMIT', 0, ARGV[1])
+local longest = math.max(tonumber(ARGV[3]), tonumber(ARGV[4]))
+add_impossible(rooms, KEYS[1], now + longest, tonumber(ARGV[1]))
 local later = { KEYS[1] }
 for i = 1, #rooms do
   later[2 * i] = integer(now + tonumber(rooms[i] == CHECK_MEMBER and ARGV[3] or ARGV[2]))

@@ -38,7 +38,7 @@ for i = 0, conns - 1 do
     if string.sub(lives, i + 1, i + 1) == '1' and c.hash_user == c.user then
       local meta = '{"userId":' .. c.user_json .. ',"epoch":' .. c.epoch .. '}'
       repairs = repairs + redis.call('SADD', KEYS[1], c.conn) + redis.call('SADD', KEYS[2], c.user)
-        + redis.call('ZADD', KEYS[3], 'NX', integer(c.last_seen), c.conn)
+        + redis.call('ZADD', KEYS[3], 'NX', integer(math.min(tonumber(c.last_seen) or 0, now)), c.conn)
         + redis.call('HSETNX', KEYS[4], c.conn, meta)
         + redis.call('SADD', c.user_conns, c.conn)
       if layout == 'v1' then

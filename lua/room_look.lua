@@ -8,11 +8,13 @@
 -- Returns {state, wait, connId, conn_meta, …}. state: EMPTY: nothing is left of the room; UNSETTLED: it
 -- has notes that nobody has carried out; UNEQUAL: its indices do not have the same size; else SOUND.
 -- wait: in how many ms anything in it can be due (0: now; -1: nobody is there). Then those connections
--- that were last seen longer ago than the ttl, with the raw conn_meta ('' if missing).
+-- that were last heard of longer ago than the ttl, or in the future, with the raw conn_meta ('' if
+-- missing).
 --
 -- Races: nothing is written. Times of this server do not leave it: another has another clock.
 -- @include now
 -- @include event
+-- @include impossible
 local SOUND = 0
 local EMPTY = 1
 local UNSETTLED = 2
@@ -31,10 +33,14 @@ end
 local ttl = tonumber(ARGV[1])
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
 local wait = first and math.max(first + ttl - now, 0) or -1
+if wait > 0 and redis.call('ZCOUNT', KEYS[1], '(' .. integer(now), '+inf') > 0 then
+  wait = 0
+end
 local answer = { state, integer(wait) }
 if wait == 0 then
   local candidates = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', integer(now - ttl),
     'LIMIT', 0, ARGV[2])
+  add_impossible(candidates, KEYS[1], now, tonumber(ARGV[2]))
   if #candidates > 0 then
     local found = redis.call('HMGET', KEYS[2], unpack(candidates))
     for i = 1, #candidates do

@@ -5,6 +5,7 @@
 -- ARGV[1] – ttl (ms)   ARGV[2] – how many rooms at most
 -- ARGV[3] – for how long one node's pass serves all (ms); 0 for a pass in any case
 -- ARGV[4] – the node's id, '' if it attends none   ARGV[5] – for how long it answers for them (ms)
+-- ARGV[6] – for how long a room with candidates is taken (ms)
 --
 -- Returns {TAKEN, now, wait}: another node's pass serves for so many ms more
 --      or {PASS, now, before, unindexed, {shard (0-based), roomId, roomId, …}, {shard, …}, …}
@@ -24,7 +25,10 @@ local TAKEN = 0
 local PASS = 1
 
 local call = redis.call
-local limit, left, serves = now - tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local ttl = tonumber(ARGV[1])
+local limit, left, serves = now - ttl, tonumber(ARGV[2]), tonumber(ARGV[3])
+-- The latest that an entry can be: a join now, or a room that was taken just now.
+local latest = now + tonumber(ARGV[6])
 local answer = { PASS, now, now, 0 }
 local mine = false
 if ARGV[4] ~= '' then
@@ -39,6 +43,11 @@ end
 -- attended_by_the_gone: adds rooms of nodes that no longer answer for them.
 local function attended_by_the_gone(shard, rooms)
   local marks = call('ZRANGEBYSCORE', shard, FROM_MARKS, mark_at(now))
+  -- No lease is longer than a TTL: the server's clock went back.
+  local ahead = call('ZRANGEBYSCORE', shard, '(' .. mark_at(now + ttl), '+inf')
+  for i = 1, #ahead do
+    marks[#marks + 1] = ahead[i]
+  end
   for i = 1, #marks do
     if marks[i] ~= PASS_MEMBER and left > #rooms then
       local score = '-' .. string.sub(marks[i], 2)
@@ -75,6 +84,13 @@ for shard = 2, #KEYS do
   end
   if indexed > 0 and left > 0 then
     local rooms = call('ZRANGEBYSCORE', KEYS[shard], '0', limit, 'LIMIT', 0, left)
+    if #rooms < left then
+      local ahead = call('ZRANGEBYSCORE', KEYS[shard], string.format('(%.0f', latest), BELOW_MARKS,
+        'LIMIT', 0, left - #rooms)
+      for i = 1, #ahead do
+        rooms[#rooms + 1] = ahead[i]
+      end
+    end
     attended_by_the_gone(KEYS[shard], rooms)
     if #rooms > 0 then
       left = left - #rooms

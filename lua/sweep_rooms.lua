@@ -27,12 +27,17 @@
 -- @include marks
 -- Numbers as text: Lua's conversion of each argument would cost a tenth of the look.
 local call, sub, byte = redis.call, string.sub, string.byte
-local limit = now - tonumber(ARGV[1])
+local ttl = tonumber(ARGV[1])
+local limit = now - ttl
 local taken_until = limit + tonumber(ARGV[2])
+-- The latest that an entry can be: a join now, or a room that was taken just now.
+local latest = now + tonumber(ARGV[2])
 local id_from, id_to = tonumber(ARGV[3]), tonumber(ARGV[4])
 local wanted, attendant = ARGV[5], '-' .. ARGV[6]
 local young = now - tonumber(ARGV[8])
 local WANTED, MINUS = byte('1'), byte('-')
+-- Nobody can have been heard of then: the server's clock went back, or a legacy node's is ahead.
+local from_future = string.format('(%.0f', now)
 local shards = #ARGV - 9
 
 -- is_due: whether a room's entry says that it is to be looked at. One that a node attends is, if that is
@@ -41,10 +46,11 @@ local function is_due(shard, entry)
   if not entry or entry == attendant then
     return true
   elseif byte(entry) ~= MINUS then
-    return tonumber(entry) <= limit
+    local at = tonumber(entry)
+    return at <= limit or at > latest
   end
   local mark = tonumber(call('ZSCORE', shard, NODE_MARK .. sub(entry, 2)))
-  return not mark or mark <= MARKS + now or ARGV[9] == '1'
+  return not mark or mark <= MARKS + now or mark > MARKS + now + ttl or ARGV[9] == '1'
 end
 
 goes_on(KEYS[1])
@@ -66,7 +72,7 @@ for shard = 1, shards do
       local oldest = redis.pcall('ZRANGE', KEYS[key], '0', '0', 'WITHSCORES')[2]
       local seen = tonumber(oldest)
       local later_at
-      if seen and seen > limit then
+      if seen and seen > limit and call('ZCOUNT', KEYS[key], from_future, '+inf') == 0 then
         later_at = oldest
         if seen > young and byte(wanted, index + 1) == WANTED then
           later_at = attendant

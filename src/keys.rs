@@ -22,6 +22,9 @@ use slots::SLOT_TAGS;
 pub use slots::{SLOTS, slot_of};
 use std::{borrow::Cow, fmt::Write as _};
 
+/// Ends the key of a connection's separate state.
+const STATE_SUFFIX: &str = ":state";
+
 /// How many shards the due index has by default.
 pub const DEFAULT_SHARD_COUNT: u32 = 10;
 
@@ -137,20 +140,23 @@ impl Keys {
     /// Where a connection keeps its state if that is stored apart from it.
     pub fn conn_state(&self, room: &str, conn: &str) -> String {
         let mut key = self.conn(room, conn);
-        key.push_str(":state");
+        key.push_str(STATE_SUFFIX);
         key
     }
 
-    /// Whether a connection's hash has this key; that of a state is another one's.
+    /// Whether this is the key of a connection's hash. The key of its separate state begins alike and ends in
+    /// `:state`, which no connection id does.
     pub fn is_conn(&self, key: &str) -> bool {
-        key.strip_prefix(&*self.prefix)
-            .is_some_and(|rest| match self.layout {
-                Layout::V1 => rest.starts_with("conn:"),
+        let of_conn = key
+            .strip_prefix(&*self.prefix)
+            .and_then(|rest| match self.layout {
+                Layout::V1 => rest.strip_prefix("conn:"),
                 Layout::Slotted => rest
                     .strip_prefix("{room:")
-                    .and_then(|rest| rest.split_once('}'))
-                    .is_some_and(|(_, rest)| rest.starts_with(":conn:")),
-            })
+                    .and_then(|rest| rest.split_once("}:conn:"))
+                    .map(|(_, conn)| conn),
+            });
+        of_conn.is_some_and(|conn| !conn.ends_with(STATE_SUFFIX))
     }
 
     /// From the length of a room's `last_seen` to where the id begins in the key of a connection

@@ -129,6 +129,7 @@ impl Client {
                 settle_ms: options.fallback_sweep_ms,
             },
             due,
+            ending_locks: tokio::sync::Mutex::new(()),
         });
         let metadata = Metadata::new(store.clone(), metrics.clone(), (&limits).into());
         Ok(Client {

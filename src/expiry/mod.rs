@@ -4,7 +4,10 @@
 use crate::{
     lock::Locks,
     metrics::{Metrics, count},
-    model::{error::Result, presence::Sweep},
+    model::{
+        error::{Error, Result},
+        presence::Sweep,
+    },
     presence::directory::Directory,
     store::{Attend, Attending, EventSink, LogLevel, Store, SweepSettings, Watch},
     switches::{Defence, off},
@@ -80,13 +83,39 @@ pub struct Reaper {
     pub settings: SweepSettings,
     /// Told when something may be due at once: a notification, or a gap in them.
     pub due: Arc<Notify>,
+    pub ending_locks: tokio::sync::Mutex<()>,
 }
 
 impl Reaper {
     /// One full pass: all that is due is looked at, and rooms that only other nodes wrote are taken
     /// in.
+    ///
+    /// Fails only if nothing at all could be processed. What could not be is logged, and is part of the
+    /// next pass.
     pub async fn pass(&self) -> Result<Sweep> {
-        self.look(true, Duration::ZERO, None).await
+        let (sweep, ()) = tokio::join!(self.look(true, Duration::ZERO, None), self.end_locks());
+        let sweep = sweep?;
+        if let Some(error) = &sweep.failure {
+            self.log_part(error);
+        }
+        Ok(sweep)
+    }
+
+    fn log_part(&self, error: &Error) {
+        self.sink.log(
+            LogLevel::Warn,
+            &format!("The reaper cannot process some of the rooms: {error}"),
+        );
+    }
+
+    /// Has the ends of locks announced whose holders have died: apart from the rooms, and one at a time, so
+    /// that a server of locks that does not answer holds up nothing else.
+    async fn end_locks(&self) {
+        let Ok(_one_at_a_time) = self.ending_locks.try_lock() else {
+            return;
+        };
+        // What fails is found again by the next look.
+        let _ = self.locks.settle().await;
     }
 
     /// A pass, unless another node has made one within the time that one serves all.
@@ -109,18 +138,19 @@ impl Reaper {
             let ours = |room: &str| self.directory.room(room);
             let attend = attending.map(|how| Attend { how, ours: &ours });
             let mut sweep = self.store.sweep(&settings, attend).await?;
-            if sweep.served_ms == 0 {
-                self.locks.settle().await?;
-            }
             if sweep.unindexed && adopt && !off(Defence::Adopting) {
                 sweep += self.store.adopt(self.settings.ttl_ms).await?;
             }
-            Ok(sweep)
+            match &sweep.failure {
+                Some(error) if sweep.is_in_vain() => Err(error.clone()),
+                _ => Ok(sweep),
+            }
         };
         match work.await {
             Ok(sweep) => {
                 if sweep.served_ms == 0 {
                     count(&counters.sweeps, 1);
+                    count(&counters.sweeps_failed, u64::from(sweep.failure.is_some()));
                     self.metrics.sweep_duration.record(start.elapsed());
                 }
                 count(&counters.rooms_swept, sweep.rooms);
@@ -159,6 +189,7 @@ impl Reaper {
         let (mut passes, mut others) = (0, false);
         let mut adopted: Option<Instant> = None;
         let mut failing = false;
+        let mut failing_in_part = false;
         let mut corrupt = false;
         // The first pass comes in any case, and so does one that something calls for.
         let mut called_for = true;
@@ -172,6 +203,16 @@ impl Reaper {
             let pause = match self.look(adopt, serves, attending).await {
                 Ok(sweep) => {
                     failing = false;
+                    if let Some(error) = &sweep.failure
+                        && !failing_in_part
+                    {
+                        self.log_part(error);
+                    }
+                    failing_in_part = sweep.failure.is_some();
+                    if sweep.served_ms == 0 {
+                        let reaper = self.clone();
+                        tokio::spawn(async move { reaper.end_locks().await });
+                    }
                     others |= sweep.others;
                     if sweep.corrupt > 0 && !corrupt {
                         corrupt = true;

@@ -76,7 +76,7 @@ impl fmt::Display for Code {
 }
 
 /// An error of the core.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
     pub code: Code,

@@ -1,7 +1,7 @@
 //! What presence calls take and give: places, members, the results of joins, heartbeats, leaves
 //! and sweeps.
 
-use crate::model::{json, state::State};
+use crate::model::{error::Error, json, state::State};
 use std::{fmt::Write as _, sync::Arc};
 
 /// Fences connections: grows with every join of a connection id. Milliseconds since 1970 at the
@@ -117,7 +117,7 @@ pub struct Beat {
 }
 
 /// What one pass of the reaper did (spec 6.6).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sweep {
     /// Rooms looked at.
     pub rooms: u64,
@@ -133,8 +133,22 @@ pub struct Sweep {
     pub unindexed: bool,
     /// Rooms were looked at to which this node sends no heartbeats: another node may attend them.
     pub others: bool,
+    /// Why a part could not be processed: a master of a cluster that is away. The other parts were.
+    pub failure: Option<Error>,
     /// Not 0: another node has just swept, and this one has done nothing; it may for so many ms more.
     pub served_ms: u64,
+}
+
+impl Sweep {
+    /// Remembers that a part could not be processed.
+    pub fn fail(&mut self, error: Error) {
+        self.failure.get_or_insert(error);
+    }
+
+    /// Whether parts failed and nothing at all was done.
+    pub fn is_in_vain(&self) -> bool {
+        self.failure.is_some() && self.rooms == 0 && self.expired == 0 && self.repairs == 0
+    }
 }
 
 impl std::ops::AddAssign for Sweep {
@@ -147,5 +161,6 @@ impl std::ops::AddAssign for Sweep {
         self.unindexed |= other.unindexed;
         self.others |= other.others;
         self.served_ms = self.served_ms.max(other.served_ms);
+        self.failure = self.failure.take().or(other.failure);
     }
 }

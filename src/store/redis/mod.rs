@@ -192,7 +192,7 @@ impl Store for RedisStore {
     ) -> BoxFuture<'a, Result<Sweep>> {
         Box::pin(async move {
             if self.keys.is_slotted() {
-                self.sweep_slotted(settings).await
+                Ok(cluster::without_patience(self.sweep_slotted(settings)).await)
             } else {
                 self.do_sweep(settings, attend).await
             }
@@ -206,7 +206,7 @@ impl Store for RedisStore {
     fn adopt(&self, ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>> {
         Box::pin(async move {
             if self.keys.is_slotted() {
-                self.adopt_slotted(ttl_ms).await
+                Ok(cluster::without_patience(self.adopt_slotted(ttl_ms)).await)
             } else {
                 self.do_adopt(ttl_ms).await
             }

@@ -36,6 +36,24 @@ const RETRY_PAUSE: Duration = Duration::from_millis(15);
 /// Redirections of one request that are followed without a pause.
 const FAST_REDIRECTIONS: usize = 3;
 
+/// For how long a server that has not answered in time is left out by work that does not wait for one.
+/// By then pings have found out whether its connection is of any use.
+const LEFT_OUT: Duration = Duration::from_secs(5);
+
+tokio::task_local! {
+    static WITHOUT_PATIENCE: ();
+}
+
+/// Runs work on many independent keys: a server that is away, or has just not answered in time, fails its
+/// commands at once, so that it does not hold up the keys of the others.
+pub async fn without_patience<T>(work: impl Future<Output = T>) -> T {
+    WITHOUT_PATIENCE.scope((), work).await
+}
+
+fn has_patience() -> bool {
+    WITHOUT_PATIENCE.try_with(|()| ()).is_err()
+}
+
 /// What all connections of a client have in common.
 pub struct Settings {
     pub nodes: Arc<Nodes>,
@@ -56,6 +74,8 @@ struct Shared {
     links: Mutex<HashMap<Address, Arc<Link>>>,
     /// Told when something points at a change of the map.
     stale: Notify,
+    /// Servers that have not answered in time, and when. An answer takes them out.
+    silent: Mutex<HashMap<Address, Instant>>,
     /// Which server to ask next.
     turn: AtomicUsize,
 }
@@ -70,6 +90,7 @@ impl Cluster {
             map,
             links: Mutex::default(),
             stale: Notify::new(),
+            silent: Mutex::default(),
             turn: AtomicUsize::new(0),
         });
         shared.find().await?;
@@ -123,8 +144,15 @@ impl Cluster {
                 }
             })
             .collect();
+        let patient = has_patience();
         for round in 0.. {
             let (groups, homeless) = shared.group(open);
+            let (groups, left_out): (Vec<_>, Vec<_>) = groups
+                .into_iter()
+                .partition(|(address, _)| patient || shared.is_responsive(address));
+            for sending in left_out.into_iter().flat_map(|(_, group)| group) {
+                outcomes[sending.index] = Some(Err(shared.out_of_reach(sending.slot)));
+            }
             let answers = groups.into_iter().map(|(address, group)| async move {
                 let link = shared.link(&address);
                 let mut pipeline = Pipeline::with_capacity(group.len());
@@ -145,6 +173,7 @@ impl Cluster {
             for (address, group, attempt) in join_all(answers).await {
                 match attempt {
                     Attempt::Answers(answers) => {
+                        shared.silent.lock().remove(&address);
                         let mut answers = answers.into_iter();
                         for mut sending in group {
                             if sending.asking.take().is_some() {
@@ -173,6 +202,9 @@ impl Cluster {
                     Attempt::Broken(error) => {
                         shared.stale.notify_one();
                         let late = error.code == Code::Timeout;
+                        if late {
+                            shared.silent.lock().insert(address, Instant::now());
+                        }
                         for sending in group {
                             if error.outcome_unknown && repeat == Repeat::Harmless && !late {
                                 again.push(sending);
@@ -186,7 +218,7 @@ impl Cluster {
             if again.is_empty() {
                 break;
             }
-            if Instant::now() >= deadline {
+            if Instant::now() >= deadline || (pause && !patient) {
                 for sending in again {
                     outcomes[sending.index] = Some(Err(shared.out_of_reach(sending.slot)));
                 }
@@ -263,6 +295,16 @@ impl Shared {
             sink: settings.sink.clone(),
             reports_state: false,
         })
+    }
+
+    /// Whether a server is connected and has not failed to answer just now.
+    fn is_responsive(&self, address: &Address) -> bool {
+        let is_silent = self
+            .silent
+            .lock()
+            .get(address)
+            .is_some_and(|since| since.elapsed() < LEFT_OUT);
+        !is_silent && self.link(address).is_ok_and(|link| link.is_live())
     }
 
     /// By server; then those whose slot nobody has.

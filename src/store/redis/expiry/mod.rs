@@ -17,7 +17,11 @@ use super::{
     presence::Meta,
     scripts::{self, Reply},
 };
-use crate::model::{error::Result, json::quote, presence::Sweep};
+use crate::model::{
+    error::{Code, Result},
+    json::quote,
+    presence::Sweep,
+};
 use redis::{Cmd, Value};
 
 // These bound how long one script holds the server: 1 to 2 ms each.
@@ -34,10 +38,10 @@ pub(super) struct Candidate {
     pub meta: Vec<u8>,
 }
 
-/// Counts a room whose data are of no use, in place of failing for all others.
+/// Counts a room whose data cannot be used. Fails only where the server could not be asked.
 pub(super) fn isolate(sweep: &mut Sweep, of_a_room: Result<()>) -> Result<()> {
     match of_a_room {
-        Err(error) if errors::is_of_one_key(&error) => {
+        Err(error) if errors::is_of_one_key(&error) || error.code == Code::Internal => {
             sweep.corrupt += 1;
             Ok(())
         }
@@ -45,19 +49,37 @@ pub(super) fn isolate(sweep: &mut Sweep, of_a_room: Result<()>) -> Result<()> {
     }
 }
 
-/// Takes in what `reap.lua` did in a room. How many connections it removed, unless the room's data are of
-/// no use.
-pub(super) fn reaped(sweep: &mut Sweep, answer: Result<Value>) -> Result<Option<u64>> {
+/// The same where rooms are on different servers: one that cannot be asked is remembered, and the other
+/// rooms are processed.
+pub(super) fn isolate_part(sweep: &mut Sweep, of_a_part: Result<()>) {
+    if let Err(error) = isolate(sweep, of_a_part) {
+        sweep.fail(error);
+    }
+}
+
+/// What `reap.lua` did in a room.
+pub(super) struct Reaped {
+    /// Connections that it removed.
+    pub removed: u64,
+    /// Connections that were last heard of in the future by the server's clock, which has gone back.
+    pub rescored: u64,
+}
+
+/// Takes in what `reap.lua` did in a room; `None` if the room's data cannot be used.
+pub(super) fn reaped(sweep: &mut Sweep, answer: Result<Value>) -> Result<Option<Reaped>> {
     let mut counts = Vec::new();
     isolate(sweep, answer.and_then(integers).map(|found| counts = found))?;
-    let [removed, lag, mended] = counts[..] else {
+    let [removed, lag, mended, rescored] = counts[..] else {
         return Ok(None);
     };
     let removed = removed.unsigned_abs();
     sweep.expired += removed;
     sweep.repairs += mended.unsigned_abs();
     sweep.lag_ms = sweep.lag_ms.max(lag.unsigned_abs());
-    Ok(Some(removed))
+    Ok(Some(Reaped {
+        removed,
+        rescored: rescored.unsigned_abs(),
+    }))
 }
 
 /// The integers of a reply.

@@ -119,9 +119,7 @@ impl RedisStore {
             None => Onlooker::Anybody,
         };
         for step in 0..MOST_STEPS {
-            let answer = self
-                .due(&shards, settings.ttl_ms, serves_ms, onlooker)
-                .await?;
+            let answer = self.due(&shards, settings, serves_ms, onlooker).await?;
             if let (0, Some((id, _))) = (step, onlooker.node()) {
                 self.give_back(&shards, settings, id, &mut sweep).await?;
             }
@@ -158,10 +156,13 @@ impl RedisStore {
     async fn due(
         &self,
         shards: &[String],
-        ttl_ms: u64,
+        settings: &SweepSettings,
         serves_ms: u64,
         onlooker: Onlooker<'_>,
     ) -> Result<Answer> {
+        let SweepSettings {
+            ttl_ms, claim_ms, ..
+        } = *settings;
         let node = onlooker.node();
         let lease_ms = node.map_or(0, |(_, how)| how.lease_ms);
         let lease_ms = if off(Defence::Lapsing) {
@@ -176,7 +177,8 @@ impl RedisStore {
             .arg(ROOMS_AT_A_TIME)
             .arg(serves_ms)
             .arg(node.map(|(id, _)| id.to_string()).unwrap_or_default())
-            .arg(lease_ms);
+            .arg(lease_ms)
+            .arg(claim_ms);
         let sent = Instant::now();
         // A pass that is lost with the answer is made up for by the next.
         let value = self
@@ -392,9 +394,9 @@ impl RedisStore {
             let results = self.call_all(&scripts::REAP, calls, Repeat::Never).await;
             rooms = Vec::new();
             for ((room, candidates), result) in reaps.iter().zip(results) {
-                let removed = reaped(sweep, result)?;
+                let reaped = reaped(sweep, result)?;
                 // A page of which nothing was dead is left to the entry's new time.
-                if removed.is_some_and(|removed| removed > 0)
+                if reaped.is_some_and(|reaped| reaped.removed + reaped.rescored > 0)
                     && candidates.len() == CONNECTIONS_AT_A_TIME
                 {
                     rooms.push(room);

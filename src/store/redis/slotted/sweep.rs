@@ -8,8 +8,10 @@ use crate::{
         SweepSettings,
         redis::{
             RedisStore, errors,
-            expiry::{CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, isolate, reaped},
-            link::Repeat,
+            expiry::{
+                CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, Reaped, isolate_part, reaped,
+            },
+            link::{Link, Repeat},
             presence::utf8,
             scripts::{self, room_look},
         },
@@ -47,10 +49,7 @@ struct Look {
 }
 
 impl RedisStore {
-    pub(in crate::store::redis) async fn sweep_slotted(
-        &self,
-        settings: &SweepSettings,
-    ) -> Result<Sweep> {
+    pub(in crate::store::redis) async fn sweep_slotted(&self, settings: &SweepSettings) -> Sweep {
         let shards = self.keys.due_shards();
         let mut sweep = Sweep::default();
         for _ in 0..MOST_STEPS {
@@ -61,7 +60,8 @@ impl RedisStore {
                     call.arg(shard)
                         .arg(ROOMS_AT_A_TIME)
                         .arg(settings.claim_ms)
-                        .arg(settings.settle_ms);
+                        .arg(settings.settle_ms)
+                        .arg(settings.ttl_ms.max(settings.claim_ms));
                     call
                 })
                 .collect();
@@ -69,6 +69,7 @@ impl RedisStore {
             let mut checks = Vec::new();
             let mut first = None;
             let mut more = false;
+            let mut answered = true;
             // What is lost with an answer comes due again by itself.
             for (shard, answer) in self
                 .call_all(&scripts::DUE_TAKE, calls, Repeat::Harmless)
@@ -76,7 +77,15 @@ impl RedisStore {
                 .into_iter()
                 .enumerate()
             {
-                let (rooms, taken) = read_taken(answer?)?;
+                let (rooms, taken) = match answer.and_then(read_taken) {
+                    Ok(taken) => taken,
+                    Err(error) => {
+                        isolate_part(&mut sweep, Err(error));
+                        // Whether it has rooms is not known.
+                        answered = false;
+                        continue;
+                    }
+                };
                 if rooms > 0 {
                     first = first.or(Some(shard));
                 }
@@ -90,27 +99,29 @@ impl RedisStore {
                 }
             }
             // Without any entry there is no shard whose turn it could be.
-            sweep.unindexed = first.is_none();
+            sweep.unindexed = answered && first.is_none();
             sweep.rooms += due.len() as u64;
             for rooms in due.chunks(ROOMS_AT_A_TIME) {
-                self.tend(rooms, settings.ttl_ms, &mut sweep).await?;
+                self.tend(rooms, settings.ttl_ms, &mut sweep).await;
             }
             for shard in checks {
-                self.check_slotted(&shards[shard], settings.ttl_ms, &mut sweep)
-                    .await?;
+                let checked = self
+                    .check_slotted(&shards[shard], settings.ttl_ms, &mut sweep)
+                    .await;
+                isolate_part(&mut sweep, checked);
                 if first == Some(shard) {
-                    sweep += self.adopt_slotted(settings.ttl_ms).await?;
+                    sweep += self.adopt_slotted(settings.ttl_ms).await;
                 }
             }
             if !more {
                 break;
             }
         }
-        Ok(sweep)
+        sweep
     }
 
     /// Looks at rooms, removes what is dead, and notes when they are due again.
-    async fn tend(&self, rooms: &[String], ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
+    async fn tend(&self, rooms: &[String], ttl_ms: u64, sweep: &mut Sweep) {
         let mut open: Vec<&str> = rooms.iter().map(String::as_str).collect();
         let mut later = Vec::with_capacity(rooms.len());
         let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
@@ -122,7 +133,7 @@ impl RedisStore {
                 let look = match look {
                     Ok(look) => look,
                     Err(error) => {
-                        isolate(sweep, Err(error))?;
+                        isolate_part(sweep, Err(error));
                         later.push((*room, ttl));
                         continue;
                     }
@@ -136,15 +147,21 @@ impl RedisStore {
                         } else {
                             later.push((*room, ttl));
                         }
-                        isolate(sweep, mended.map(drop))?;
+                        isolate_part(sweep, mended.map(drop));
                     }
                     state => {
+                        let mut settled = false;
                         if state == room_look::UNSETTLED {
-                            self.settle_room(room).await?;
+                            let done = self.settle_room(room).await;
+                            settled = done.is_ok();
+                            isolate_part(sweep, done.map(drop));
                         }
                         if look.candidates.is_empty() {
-                            if state == room_look::UNSETTLED {
+                            if settled {
                                 again.push(*room);
+                            } else if state == room_look::UNSETTLED {
+                                // The notes stay until the server that they are about is back.
+                                later.push((*room, look.wait.clamp(1, ttl)));
                             } else {
                                 later.push((*room, look.wait));
                             }
@@ -160,15 +177,24 @@ impl RedisStore {
                 .collect();
             let results = self.call_all(&scripts::REAP, calls, Repeat::Never).await;
             for ((room, _), result) in reaps.iter().zip(results) {
-                let Some(removed) = reaped(sweep, result)? else {
+                let reaped = match reaped(sweep, result) {
+                    Ok(reaped) => reaped,
+                    Err(error) => {
+                        isolate_part(sweep, Err(error));
+                        None
+                    }
+                };
+                let Some(Reaped { removed, rescored }) = reaped else {
                     later.push((*room, ttl));
                     continue;
                 };
                 if removed > 0 {
                     end_point(Step::Reaped);
                 }
-                self.settle_room(room).await?;
-                if removed > 0 {
+                // The room has announced it. Where this fails, the notes stay.
+                let settled = self.settle_room(room).await;
+                isolate_part(sweep, settled.map(drop));
+                if removed + rescored > 0 {
                     again.push(*room);
                 } else {
                     // They live longer than our ttl, by their own nodes' word.
@@ -180,7 +206,8 @@ impl RedisStore {
             }
             open = again;
         }
-        self.move_due(&later, false).await.map(drop)
+        let moved = self.move_due(&later, false).await;
+        isolate_part(sweep, moved.map(drop));
     }
 
     async fn look_at_rooms(&self, rooms: &[&str], ttl_ms: u64) -> Vec<Result<Look>> {
@@ -237,7 +264,7 @@ impl RedisStore {
                         Ok(look) => self.check_room(room, &look, thorough, ttl_ms, sweep).await,
                         Err(error) => Err(error),
                     };
-                    isolate(sweep, checked)?;
+                    isolate_part(sweep, checked);
                 }
             }
             cursor = next;
@@ -276,57 +303,65 @@ impl RedisStore {
     }
 
     /// Scans the servers for rooms that have no entry in the due index.
-    pub(in crate::store::redis) async fn adopt_slotted(&self, ttl_ms: u64) -> Result<Sweep> {
+    pub(in crate::store::redis) async fn adopt_slotted(&self, ttl_ms: u64) -> Sweep {
         let mut sweep = Sweep::default();
-        let rooms = self.keys.room_conns_pattern();
         for server in self.commands.servers() {
-            let mut cursor = b"0".to_vec();
-            loop {
-                let mut scan = redis::cmd("SCAN");
-                scan.arg(&cursor)
-                    .arg("MATCH")
-                    .arg(&rooms)
-                    .arg("COUNT")
-                    .arg(SCAN_PAGE);
-                let page = server.command(&scan, Repeat::Harmless).await?;
-                let (next, keys): (Vec<u8>, Vec<Vec<u8>>) = redis::from_redis_value(page)
-                    .map_err(|error| errors::request(&error.into()))?;
-                let rooms: BTreeSet<String> = keys
-                    .into_iter()
-                    .filter_map(utf8)
-                    .filter_map(|key| self.keys.room_of_conns(&key).map(Into::into))
-                    .collect();
-                self.adopt_rooms(rooms, ttl_ms, &mut sweep).await?;
-                cursor = next;
-                if cursor == b"0" {
-                    break;
-                }
+            // One that is away is scanned with the next check.
+            if server.is_live() {
+                let adopted = self.adopt_from(&server, ttl_ms, &mut sweep).await;
+                isolate_part(&mut sweep, adopted);
             }
         }
-        Ok(sweep)
+        sweep
     }
 
-    async fn adopt_rooms(
-        &self,
-        rooms: BTreeSet<String>,
-        ttl_ms: u64,
-        sweep: &mut Sweep,
-    ) -> Result<()> {
+    async fn adopt_from(&self, server: &Link, ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
+        let rooms = self.keys.room_conns_pattern();
+        let mut cursor = b"0".to_vec();
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(&cursor)
+                .arg("MATCH")
+                .arg(&rooms)
+                .arg("COUNT")
+                .arg(SCAN_PAGE);
+            let page = server.command(&scan, Repeat::Harmless).await?;
+            let (next, keys): (Vec<u8>, Vec<Vec<u8>>) =
+                redis::from_redis_value(page).map_err(|error| errors::request(&error.into()))?;
+            let rooms: BTreeSet<String> = keys
+                .into_iter()
+                .filter_map(utf8)
+                .filter_map(|key| self.keys.room_of_conns(&key).map(Into::into))
+                .collect();
+            self.adopt_rooms(rooms, ttl_ms, sweep).await;
+            cursor = next;
+            if cursor == b"0" {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn adopt_rooms(&self, rooms: BTreeSet<String>, ttl_ms: u64, sweep: &mut Sweep) {
         let mut scores = redis::Pipeline::with_capacity(rooms.len());
         for room in &rooms {
             scores.cmd("ZSCORE").arg(self.keys.due_of(room)).arg(room);
         }
-        let scores = self.commands.pipeline(&scores, Repeat::Harmless).await?;
+        let scores = self.commands.pipeline_each(&scores, Repeat::Harmless).await;
         for (room, score) in rooms.iter().zip(scores) {
-            if matches!(score, Value::Nil) {
-                sweep.rooms += 1;
-                sweep.repairs += self.move_due(&[(room, 0)], true).await?;
-                end_point(Step::Indexed);
-                let mended = self.mend(room, ttl_ms, sweep).await;
-                isolate(sweep, mended.map(drop))?;
-            }
+            let adopted = match score {
+                Ok(Value::Nil) => self.adopt_room(room, ttl_ms, sweep).await,
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            };
+            isolate_part(sweep, adopted);
         }
-        Ok(())
+    }
+
+    async fn adopt_room(&self, room: &str, ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
+        sweep.rooms += 1;
+        sweep.repairs += self.move_due(&[(room, 0)], true).await?;
+        end_point(Step::Indexed);
+        self.mend(room, ttl_ms, sweep).await.map(drop)
     }
 }
 
