@@ -2,7 +2,7 @@
 // through the bridge, and gives events to handlers.
 
 import { Dispatcher, FEEDS } from './dispatcher.js';
-import { invalid } from './errors.js';
+import { invalid, RollcallError } from './errors.js';
 import { iterate } from './events.js';
 import type { Patch } from './heartbeats.js';
 import { Locks } from './locks.js';
@@ -38,14 +38,19 @@ import {
   checkId,
   checkLogger,
   checkOptions,
+  isArray,
   optionsText,
   patchTexts,
   readFields,
+  readItems,
+  refuseUnknown,
+  shown,
   stateText,
   unreadable,
 } from './validate.js';
 
-const JOIN_FIELDS = ['roomId', 'userId', 'connId', 'state', 'snapshot'] as const;
+export const JOIN_FIELDS = ['roomId', 'userId', 'connId', 'state', 'snapshot'] as const;
+export const HEARTBEAT_FIELDS = ['connId', 'epoch', 'patchState'] as const;
 const EVENTS = ['resync', 'error', 'state'] as const;
 
 const consoleLogger: Logger = {
@@ -102,7 +107,7 @@ export class PresenceClient<State extends object = DefaultState> {
     try {
       ({ logger = consoleLogger, ...options } = given);
     } catch (error) {
-      throw unreadable(given, Object.keys(given), error);
+      throw unreadable(given, namesIn(given), error);
     }
     checkLogger(logger);
     return PresenceClient.#open<State>(optionsText(options), logger);
@@ -126,7 +131,7 @@ export class PresenceClient<State extends object = DefaultState> {
    */
   async join(options: JoinOptions<State>): Promise<JoinResult<State>> {
     checkOptions('join', options);
-    const { roomId, userId, connId, state, snapshot } = readFields(options, JOIN_FIELDS);
+    const { roomId, userId, connId, state, snapshot } = readFields('join', options, JOIN_FIELDS);
     checkId('roomId', roomId);
     checkId('userId', userId);
     checkId('connId', connId);
@@ -167,18 +172,19 @@ export class PresenceClient<State extends object = DefaultState> {
    * @returns one result for each item, in order. An item that fails has its error as its result.
    */
   async heartbeatMany(items: readonly HeartbeatOptions<State>[]): Promise<HeartbeatManyResult[]> {
-    if (!Array.isArray(items)) {
+    if (!isArray(items)) {
       throw invalid('heartbeatMany takes an array');
     }
+    const all = readItems('heartbeatMany', items);
     this.#session.checkOpen();
-    const many = this.#session.bridge.heartbeats.many(items.length);
-    for (let place = 0; place < items.length; place++) {
+    const many = this.#session.bridge.heartbeats.many(all.length);
+    for (let place = 0; place < all.length; place++) {
       try {
-        const item = items[place] as HeartbeatOptions<State>;
-        if (typeof item !== 'object' || item === null || Array.isArray(item)) {
+        const item = all[place];
+        if (typeof item !== 'object' || item === null || isArray(item)) {
           checkOptions(`heartbeatMany: item ${place}`, item);
         }
-        const { connId, fence, patch } = heartbeatArguments(item);
+        const { connId, fence, patch } = heartbeatArguments(item as HeartbeatOptions<State>);
         many.add(place, connId, fence, patch);
       } catch (error) {
         many.settle(place, error as Error);
@@ -235,7 +241,7 @@ export class PresenceClient<State extends object = DefaultState> {
   ): Promise<Unsubscribe> {
     checkHandler('handler', handler);
     checkOptions('subscribe', options);
-    const { roomId } = readFields(options, ['roomId']);
+    const { roomId } = readFields('subscribe', options, ['roomId']);
     if (roomId !== undefined) {
       checkId('roomId', roomId);
     }
@@ -252,7 +258,7 @@ export class PresenceClient<State extends object = DefaultState> {
    */
   events(options: EventsOptions = {}): AsyncGenerator<PresenceEvent<State>, void, undefined> {
     return iterate<PresenceEvent<State>>(
-      (handler) => this.subscribe(handler, options),
+      (handler, roomId) => this.subscribe(handler, roomId === undefined ? {} : { roomId }),
       (ended) => this.#session.onClose(ended),
       options,
     );
@@ -270,7 +276,8 @@ export class PresenceClient<State extends object = DefaultState> {
     handler: (event: ClientEvents[Name]) => void | Promise<void>,
   ): () => void {
     if (!EVENTS.includes(name)) {
-      throw invalid(`there is no event ${JSON.stringify(name)}; there are ${EVENTS.join(', ')}`);
+      const given = typeof name === 'string' ? JSON.stringify(name) : shown(name);
+      throw invalid(`there is no event ${given}; there are ${EVENTS.join(', ')}`);
     }
     checkHandler('handler', handler);
     return this.#dispatcher.addListener(name, handler);
@@ -321,7 +328,15 @@ export class PresenceClient<State extends object = DefaultState> {
 }
 
 function isUrl(target: unknown): target is string | readonly string[] {
-  return typeof target === 'string' || Array.isArray(target);
+  return typeof target === 'string' || isArray(target);
+}
+
+function namesIn(options: object): string[] {
+  try {
+    return Object.keys(options);
+  } catch {
+    return [];
+  }
 }
 
 /** What a heartbeat's options come to; throws what is wrong with them. */
@@ -333,8 +348,14 @@ function heartbeatArguments(options: HeartbeatOptions<object>): {
   let connId: unknown, epoch: unknown, patchState: unknown;
   try {
     ({ connId, epoch, patchState } = options);
+    // `for … in` makes no list, which would be most of what a heartbeat costs here.
+    for (const name in options) {
+      if (name !== 'connId' && name !== 'epoch' && name !== 'patchState') {
+        refuseUnknown('heartbeat', options, name, HEARTBEAT_FIELDS);
+      }
+    }
   } catch (error) {
-    throw unreadable(options, ['connId', 'epoch', 'patchState'], error);
+    throw error instanceof RollcallError ? error : unreadable(options, HEARTBEAT_FIELDS, error);
   }
   checkId('connId', connId);
   const fence = checkEpoch(epoch);

@@ -6,9 +6,15 @@ import { checkCount, checkOptions, checkSignal, readFields } from './validate.js
 
 const DEFAULT_BUFFERED = 10_000;
 
+/** Checks `roomId` itself. */
+type Subscribe<Event> = (
+  handler: (event: Event) => void,
+  roomId: string | undefined,
+) => Promise<Unsubscribe>;
+
 /** Subscribes when the iteration begins, unsubscribes when it ends, however it ends. */
 export function iterate<Event>(
-  subscribe: (handler: (event: Event) => void) => Promise<Unsubscribe>,
+  subscribe: Subscribe<Event>,
   onClose: (ended: () => void) => () => void,
   options: EventsOptions,
 ): AsyncGenerator<Event, void, undefined> {
@@ -67,12 +73,16 @@ class Buffer<Event> {
 
 async function* run<Event>(
   buffer: Buffer<Event>,
-  subscribe: (handler: (event: Event) => void) => Promise<Unsubscribe>,
+  subscribe: Subscribe<Event>,
   onClose: (ended: () => void) => () => void,
   options: EventsOptions,
 ): AsyncGenerator<Event, void, undefined> {
   checkOptions('events', options);
-  const { signal, maxBuffered = DEFAULT_BUFFERED } = readFields(options, ['signal', 'maxBuffered']);
+  const {
+    roomId,
+    signal,
+    maxBuffered = DEFAULT_BUFFERED,
+  } = readFields('events', options, ['roomId', 'signal', 'maxBuffered']);
   checkSignal('signal', signal);
   checkCount('maxBuffered', maxBuffered);
   if (signal?.aborted) {
@@ -83,7 +93,10 @@ async function* run<Event>(
   const forget = onClose(end);
   let unsubscribe: Unsubscribe | undefined;
   try {
-    unsubscribe = await subscribe((event) => buffer.put(event, maxBuffered));
+    unsubscribe = await subscribe(
+      (event) => buffer.put(event, maxBuffered),
+      roomId as string | undefined,
+    );
     while (!buffer.ended) {
       for (const event of buffer.take()) {
         yield event;

@@ -54,7 +54,7 @@ export class Locks {
       waitMs = 0,
       autoRenew,
       signal,
-    } = readFields(options, ACQUIRE_OPTIONS);
+    } = readFields('locks.acquire', options, ACQUIRE_OPTIONS);
     checkId('ownerId', ownerId);
     checkCount('ttlMs', ttlMs);
     checkWait('waitMs', waitMs);
@@ -108,7 +108,7 @@ export class Locks {
   async subscribe(handler: LockHandler, options: LockSubscribeOptions = {}): Promise<Unsubscribe> {
     checkHandler('handler', handler);
     checkOptions('locks.subscribe', options);
-    const { name } = readFields(options, ['name']);
+    const { name } = readFields('locks.subscribe', options, ['name']);
     if (name !== undefined) {
       checkId('name', name);
     }

@@ -7,6 +7,11 @@ export interface ChannelRef {
   channelType: string;
 }
 
+export interface GetMetadata extends ChannelRef {
+  /** Who asks. Checked, and not used. */
+  actorUserId?: string;
+}
+
 /** An item that a change names. */
 export interface MetadataItemInput {
   key: string;

@@ -5,7 +5,7 @@ import { channelKey, type Dispatcher, FEEDS } from './dispatcher.js';
 import { invalid } from './errors.js';
 import type {
   ChannelMetadata,
-  ChannelRef,
+  GetMetadata,
   MetadataHandler,
   MetadataSubscribeOptions,
   RemoveMetadata,
@@ -23,15 +23,19 @@ import {
   checkRevision,
   checkText,
   checkWhole,
+  isArray,
   readFields,
+  readItems,
 } from './validate.js';
 
 type Operation = 'set' | 'update' | 'remove';
 
 const CHANNEL_FIELDS = ['channelName', 'channelType'] as const;
-const FIELDS = [...CHANNEL_FIELDS, 'data', 'options', 'actorUserId', 'fencingToken'] as const;
-const OPTION_FIELDS = ['majorRevision', 'lockName', 'addTimestamp', 'addUserId'] as const;
-const ITEM_FIELDS = ['key', 'value', 'revision'] as const;
+/** Every call may say who makes it. */
+export const GET_FIELDS = [...CHANNEL_FIELDS, 'actorUserId'] as const;
+export const CHANGE_FIELDS = [...GET_FIELDS, 'data', 'options', 'fencingToken'] as const;
+export const OPTION_FIELDS = ['majorRevision', 'lockName', 'addTimestamp', 'addUserId'] as const;
+export const ITEM_FIELDS = ['key', 'value', 'revision'] as const;
 
 /**
  * The metadata of channels: a small versioned record of items for each. Every change is one atomic
@@ -73,11 +77,18 @@ export class Metadata {
   }
 
   /** The record; of a channel that is unknown, one without items and with major revision 0. */
-  async get(channel: ChannelRef): Promise<ChannelMetadata> {
+  async get(channel: GetMetadata): Promise<ChannelMetadata> {
     checkOptions('metadata.get', channel);
-    const { channelName, channelType } = readFields(channel, CHANNEL_FIELDS);
+    const { channelName, channelType, actorUserId } = readFields(
+      'metadata.get',
+      channel,
+      GET_FIELDS,
+    );
     checkId('channelName', channelName);
     checkId('channelType', channelType);
+    if (actorUserId !== undefined) {
+      checkId('actorUserId', actorUserId);
+    }
     return (await this.#session.call('metadataGet', channelType, channelName)) as ChannelMetadata;
   }
 
@@ -93,7 +104,7 @@ export class Metadata {
   ): Promise<Unsubscribe> {
     checkHandler('handler', handler);
     checkOptions('metadata.subscribe', options);
-    const { channelName, channelType } = readFields(options, CHANNEL_FIELDS);
+    const { channelName, channelType } = readFields('metadata.subscribe', options, CHANNEL_FIELDS);
     if (channelName === undefined && channelType === undefined) {
       const remove = this.#dispatcher.addMetadata(undefined, handler);
       return this.#session.subscribe(FEEDS.allChannels, '', remove);
@@ -109,8 +120,9 @@ export class Metadata {
   async #change(operation: Operation, change: object): Promise<ChannelMetadata> {
     checkOptions(`metadata.${operation}`, change);
     const { channelName, channelType, data, options, actorUserId, fencingToken } = readFields(
+      `metadata.${operation}`,
       change,
-      FIELDS,
+      CHANGE_FIELDS,
     );
     checkId('channelName', channelName);
     checkId('channelType', channelType);
@@ -141,7 +153,11 @@ function optionsOf(options: unknown): object {
     return {};
   }
   checkOptions('options', options);
-  const { majorRevision, lockName, addTimestamp, addUserId } = readFields(options, OPTION_FIELDS);
+  const { majorRevision, lockName, addTimestamp, addUserId } = readFields(
+    'options',
+    options,
+    OPTION_FIELDS,
+  );
   if (lockName !== undefined) {
     checkId('options.lockName', lockName);
   }
@@ -157,15 +173,13 @@ function itemsOf(operation: Operation, data: unknown): object[] {
   if (data === undefined) {
     return [];
   }
-  if (!Array.isArray(data)) {
+  if (!isArray(data)) {
     throw invalid('data must be an array of items, each with a key');
   }
-  // By index: a hole is an item too, and no good one.
-  return Array.from({ length: data.length }, (_, place) => {
+  return readItems('data', data).map((item, place) => {
     const field = `data[${place}]`;
-    const item: unknown = data[place];
     checkOptions(field, item);
-    const { key, value, revision } = readFields(item, ITEM_FIELDS);
+    const { key, value, revision } = readFields(field, item, ITEM_FIELDS);
     checkText(`${field}.key`, key);
     if (!key.isWellFormed()) {
       throw invalid(`${field}.key holds half a surrogate pair, which is no Unicode text`);

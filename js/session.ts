@@ -79,8 +79,12 @@ export class Session {
         ended();
       }
       this.bridge.leases.end();
-      await this.bridge.call('close');
-      this.bridge.end(closed());
+      try {
+        await this.bridge.call('close');
+      } finally {
+        // However it ended, nothing keeps the process alive any more.
+        this.bridge.end(closed());
+      }
     })();
     return this.#closing;
   }

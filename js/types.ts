@@ -192,9 +192,12 @@ export interface Limits {
   maxEventQueueBytes?: number;
 }
 
-/** TLS beside a `rediss://`, `redis-sentinel://` or `redis-cluster://` URL; texts are PEM. */
+/** TLS to the Redis servers; texts are PEM. */
 export interface TlsOptions {
-  /** The certificate authority to trust in place of the system's. */
+  /**
+   * The certificates to trust in place of the system's and those of `NODE_EXTRA_CA_CERTS`: authorities,
+   * or the server's own.
+   */
   ca?: string;
   /** Client certificate, for servers that ask for one. */
   cert?: string;
@@ -255,7 +258,7 @@ export interface StateCompression {
 
 export interface ClientOptions {
   /**
-   * `redis://`, `rediss://` or `redis+unix://`, with user, password and db as usual;
+   * `redis://`, `rediss://` or `redis+unix://`, with user, password and db as usual (see README.md);
    * `redis-sentinel://user:password@host:26379,host:26379/<master>/<db>` for the master that these
    * sentinels name, now and after a failover;
    * `redis-cluster://user:password@host:7000,host:7001` for the cluster of which these are servers;
@@ -267,8 +270,8 @@ export interface ClientOptions {
    */
   url?: string | readonly string[];
   /**
-   * TLS material for `rediss://`. Beside `redis-sentinel://` and `redis-cluster://` it makes the
-   * connections to the Redis servers TLS ones (`{}`: with the system's certificates).
+   * Makes the connections to the Redis servers TLS ones, whatever the scheme of the URL (`{}`: with the
+   * system's certificates). Refused beside `redis+unix://` and `memory://`.
    */
   tls?: TlsOptions;
   sentinel?: SentinelOptions;

@@ -9,7 +9,7 @@ export function shown(value: unknown): string {
   if (value === null) {
     return 'null';
   }
-  if (Array.isArray(value)) {
+  if (isArray(value)) {
     return 'an array';
   }
   switch (typeof value) {
@@ -25,8 +25,17 @@ export function shown(value: unknown): string {
   }
 }
 
+/** `Array.isArray`, which throws for a revoked Proxy. */
+export function isArray(value: unknown): value is readonly unknown[] {
+  try {
+    return Array.isArray(value);
+  } catch {
+    return false;
+  }
+}
+
 export function checkOptions(what: string, options: unknown): asserts options is object {
-  if (typeof options !== 'object' || options === null || Array.isArray(options)) {
+  if (typeof options !== 'object' || options === null || isArray(options)) {
     throw invalid(`${what} takes an object, got ${shown(options)}`);
   }
 }
@@ -50,8 +59,29 @@ export function unreadable(options: object, fields: readonly string[], error: un
 /**
  * Fields of an object that a caller made, each read once; one that throws is named. Not for heartbeats,
  * which are many.
+ *
+ * @throws `INVALID_ARGUMENT` for a field that `what` does not have.
  */
 export function readFields<Field extends string>(
+  what: string,
+  from: object,
+  fields: readonly Field[],
+): { [Name in Field]: unknown } {
+  const values = readKnown(from, fields);
+  try {
+    for (const name of Object.keys(from)) {
+      if (!fields.includes(name as Field)) {
+        refuseUnknown(what, from, name, fields);
+      }
+    }
+  } catch (error) {
+    throw error instanceof RollcallError ? error : unreadable(from, fields, error);
+  }
+  return values;
+}
+
+/** The same for callers of the legacy interface, which ignores what it does not know. */
+export function readKnown<Field extends string>(
   from: object,
   fields: readonly Field[],
 ): { [Name in Field]: unknown } {
@@ -64,6 +94,38 @@ export function readFields<Field extends string>(
     throw unreadable(from, fields, error);
   }
   return values;
+}
+
+/** A copy of an object that a caller made. */
+export function copyOf<T extends object>(field: string, from: T): T {
+  try {
+    return { ...from };
+  } catch (error) {
+    throw invalid(`${field} cannot be read: ${messageOf(error)}`, error);
+  }
+}
+
+/** A field without a value counts as absent; any other that is not known would be dropped in silence. */
+export function refuseUnknown(
+  what: string,
+  from: object,
+  name: string,
+  fields: readonly string[],
+): void {
+  if (Object.hasOwn(from, name) && (from as Record<string, unknown>)[name] !== undefined) {
+    throw invalid(
+      `${what} has no field ${JSON.stringify(name.slice(0, 64))}; there are ${fields.join(', ')}`,
+    );
+  }
+}
+
+/** Items of a list that a caller made, each read once. A hole is an item too, and no good one. */
+export function readItems(field: string, list: readonly unknown[]): unknown[] {
+  try {
+    return Array.from({ length: list.length }, (_, place) => list[place]);
+  } catch (error) {
+    throw invalid(`${field} cannot be read: ${messageOf(error)}`, error);
+  }
 }
 
 /** With a colon in the type, two channels would share a key; names may hold colons. */
@@ -159,13 +221,22 @@ export function checkSignal(
   field: string,
   signal: unknown,
 ): asserts signal is AbortSignal | undefined {
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
+  if (signal !== undefined && !isSignal(signal)) {
     throw invalid(`${field} must be an AbortSignal, got ${shown(signal)}`);
   }
 }
 
+function isSignal(value: unknown): value is AbortSignal {
+  try {
+    return value instanceof AbortSignal;
+  } catch {
+    // A Proxy with a trap that throws.
+    return false;
+  }
+}
+
 export function checkObject(field: string, value: unknown): asserts value is object {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+  if (typeof value !== 'object' || value === null || isArray(value)) {
     throw invalid(`${field} must be a JSON object, got ${shown(value)}`);
   }
 }
@@ -206,7 +277,8 @@ export function patchTexts(field: string, patch: unknown): { set: string; remove
   return { set, remove: removed === undefined ? '' : JSON.stringify(removed) };
 }
 
-function messageOf(error: unknown): string {
+/** What was thrown, in a line. */
+export function messageOf(error: unknown): string {
   try {
     return error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error);
   } catch {
@@ -379,8 +451,10 @@ export function checkLogger(logger: unknown): asserts logger is Logger {
   if (typeof logger !== 'object' || logger === null) {
     throw invalid(`logger must be an object, got ${shown(logger)}`);
   }
-  for (const level of ['debug', 'info', 'warn', 'error'] as const) {
-    const method = (logger as Logger)[level] as unknown;
+  const levels = ['debug', 'info', 'warn', 'error'] as const;
+  const methods = readKnown(logger, levels);
+  for (const level of levels) {
+    const method = methods[level];
     if (method !== undefined && typeof method !== 'function') {
       throw invalid(`logger.${level} must be a function, got ${shown(method)}`);
     }

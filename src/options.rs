@@ -27,7 +27,7 @@ pub struct Options {
     /// in-process store of the client's own.
     pub url: Option<String>,
     pub tls: Option<Tls>,
-    pub sentinel: SentinelOptions,
+    pub sentinel: Option<SentinelOptions>,
     /// How long a connection lives without a heartbeat. Default 30 000.
     pub ttl_ms: u64,
     /// Within what time of its TTL a dead connection is removed. Default 1000.
@@ -66,7 +66,7 @@ impl Default for Options {
         Options {
             url: None,
             tls: None,
-            sentinel: SentinelOptions::default(),
+            sentinel: None,
             ttl_ms: 30_000,
             sweep_interval_ms: 1_000,
             expiry: Expiry::default(),

@@ -176,7 +176,7 @@ describe('11: rediss://', () => {
           tls: { ...tls, servername },
         }),
       );
-      expect(error.code).toBe('UNAVAILABLE');
+      expect(error.code).toBe('PERMISSION');
     }
   });
 });

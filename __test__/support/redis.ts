@@ -9,15 +9,15 @@ import path from 'node:path';
 import { Redis } from 'ioredis';
 import { locateRedis, NO_REDIS } from '../../scripts/lib/redis.mjs';
 import { endWithProcess, removeWithProcess, started } from './process.js';
-import { certificates } from './tls.js';
+import { type Certificates, certificates } from './tls.js';
 
 export interface RedisServerOptions {
   /** Password of the default user. */
   requirepass?: string;
   /** ACL rules of further users by name, or of `default`: `{ alice: 'on >secret ~* &* +@all' }`. */
   users?: Record<string, string>;
-  /** Serves TLS only on its port, with a certificate by `server.tls.ca`. */
-  tls?: boolean;
+  /** Serves TLS only on its port, with a certificate by `server.tls.ca`, or with the given one. */
+  tls?: boolean | Certificates;
   /** Writes every change to disk, so that data outlive `restart()` and `kill()`. */
   appendonly?: boolean;
   /** The `notify-keyspace-events` flags. */
@@ -26,6 +26,8 @@ export interface RedisServerOptions {
   config?: Record<string, string | number>;
   /** Added to the server's environment. */
   env?: Record<string, string>;
+  /** Another program than the machine's `redis-server`. */
+  program?: string;
 }
 
 /** The user as whom the harness itself connects, whatever the test does to the default user. */
@@ -35,7 +37,8 @@ const PORT_ATTEMPTS = 5;
 
 /** Starts a server; it answers when this resolves, and ends with the test's process at the latest. */
 export async function startRedis(options: RedisServerOptions = {}): Promise<RedisServer> {
-  return started(new RedisServer(options, options.tls ? await certificates() : undefined));
+  const { tls } = options;
+  return started(new RedisServer(options, tls === true ? await certificates() : tls || undefined));
 }
 
 export class RedisServer implements AsyncDisposable {
@@ -186,7 +189,7 @@ export class RedisServer implements AsyncDisposable {
   }
 
   async #launch(): Promise<void> {
-    const program = locateRedis();
+    const program = this.#options.program ?? locateRedis();
     if (program === undefined) throw new Error(NO_REDIS);
     this.#log = '';
     const configFile = path.join(this.folder, 'redis.conf');
@@ -263,7 +266,8 @@ export class RedisServer implements AsyncDisposable {
       ['appendfsync', 'always'],
       ['databases', 16],
       ['daemonize', 'no'],
-      ['enable-debug-command', 'local'],
+      // Redis 6 does not know it.
+      ...(this.#options.program ? [] : [['enable-debug-command', 'local'] as [string, string]]),
       ['user', `${ADMIN.username} on >${ADMIN.password} ~* &* +@all`],
     ];
     if (this.tls) {

@@ -1,5 +1,9 @@
 // Certificates for tests of TLS: made anew for each run, so that no private key is ever committed
 // and none runs out.
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { generate } from 'selfsigned';
 
 export interface Certificates {
@@ -47,4 +51,90 @@ async function make(): Promise<Certificates> {
     ],
   });
   return { ca: ca.cert, cert: server.cert, key: server.private };
+}
+
+/**
+ * A certificate by `openssl`, for forms that the library above does not make.
+ *
+ * @param form - `selfSigned`: it is its own `ca`, as `openssl req -x509` makes it; else signed by an
+ * authority with a key on `curve`.
+ */
+export function opensslCertificates(form: {
+  curve?: string;
+  selfSigned?: boolean;
+  /** Extensions of the certificate; none makes it one of X.509 version 1. */
+  extensions?: string[];
+  commonName?: string;
+  days?: number;
+}): Certificates {
+  const { curve = 'prime256v1', selfSigned, extensions = [], commonName = 'localhost' } = form;
+  const folder = mkdtempSync(path.join(tmpdir(), 'rollcall-certificates-'));
+  const file = (name: string) => path.join(folder, name);
+  const read = (name: string) => readFileSync(file(name), 'utf8');
+  const openssl = (...args: string[]) =>
+    execFileSync('openssl', args, { cwd: folder, stdio: ['ignore', 'ignore', 'pipe'] });
+  const newKey = ['-newkey', 'ec', '-pkeyopt', `ec_paramgen_curve:${curve}`, '-nodes'];
+  const days = ['-days', `${form.days ?? 2}`];
+  try {
+    // With a configuration of its own: those of systems add extensions.
+    writeFileSync(file('req.cnf'), '[req]\ndistinguished_name=dn\n[dn]\n');
+    writeFileSync(file('ext.cnf'), extensions.join('\n'));
+    const config = ['-config', 'req.cnf'];
+    const subject = ['-subj', `/CN=${commonName}`];
+    const extfile = extensions.length === 0 ? [] : ['-extfile', 'ext.cnf'];
+    if (selfSigned && form.days !== undefined) {
+      openssl('req', ...config, ...newKey, ...subject, '-keyout', 'key.pem', '-out', 'request.pem');
+      const signing = ['-req', '-in', 'request.pem', '-signkey', 'key.pem'];
+      openssl('x509', ...signing, ...days, ...extfile, '-out', 'cert.pem');
+      return { ca: read('cert.pem'), cert: read('cert.pem'), key: read('key.pem') };
+    }
+    if (selfSigned) {
+      const adds = extensions.flatMap((one) => ['-addext', one]);
+      openssl(
+        'req',
+        '-x509',
+        ...config,
+        ...newKey,
+        ...days,
+        ...subject,
+        ...adds,
+        '-keyout',
+        'key.pem',
+        '-out',
+        'cert.pem',
+      );
+      return { ca: read('cert.pem'), cert: read('cert.pem'), key: read('key.pem') };
+    }
+    const ca = ['-addext', 'basicConstraints=critical,CA:TRUE'];
+    openssl(
+      'req',
+      '-x509',
+      ...config,
+      ...newKey,
+      '-days',
+      '9',
+      '-subj',
+      '/CN=CA',
+      ...ca,
+      '-keyout',
+      'ca.key',
+      '-out',
+      'ca.pem',
+    );
+    openssl('req', ...config, ...newKey, ...subject, '-keyout', 'key.pem', '-out', 'request.pem');
+    const signing = [
+      '-req',
+      '-in',
+      'request.pem',
+      '-CA',
+      'ca.pem',
+      '-CAkey',
+      'ca.key',
+      '-CAcreateserial',
+    ];
+    openssl('x509', ...signing, ...days, ...extfile, '-out', 'cert.pem');
+    return { ca: read('ca.pem'), cert: read('cert.pem'), key: read('key.pem') };
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 }

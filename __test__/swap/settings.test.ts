@@ -149,7 +149,7 @@ describe('10: TLS settings', () => {
     const limits = { connectTimeoutMs: 1000 };
     for (const tls of [{}, { ca, servername: 'elsewhere' }]) {
       const service = serviceOn(lazy({ ...common, tls }), { client: { limits } });
-      await expect(service.join(c)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+      await expect(service.join(c)).rejects.toMatchObject({ code: 'PERMISSION' });
     }
   });
 

@@ -1,10 +1,11 @@
 // The socket bridge: presence events go to the sockets of their room, metadata events to those of the
 // room that has the channel's name.
 
+import type { PresenceClient } from '../client.js';
 import { invalid } from '../errors.js';
-import type { MetadataEvent, MetadataHandler } from '../metadata-types.js';
-import type { PresenceEvent, PresenceHandler, Unsubscribe } from '../types.js';
-import { checkName, checkOptions } from '../validate.js';
+import type { MetadataEvent } from '../metadata-types.js';
+import type { PresenceEvent, Unsubscribe } from '../types.js';
+import { checkName, checkOptions, messageOf, readKnown } from '../validate.js';
 
 /** What events are emitted by; a Socket.IO server or namespace is one. */
 export interface RoomEmitter {
@@ -23,29 +24,32 @@ export interface Bridge {
   stop(): Promise<void>;
 }
 
-interface Source<State> {
-  subscribe(handler: PresenceHandler<State>): Promise<Unsubscribe>;
-  subscribeMetadata(handler: MetadataHandler): Promise<Unsubscribe>;
-}
-
-export async function bridge<State>(
-  source: Source<State>,
+/**
+ * @param connect - gives the client of both subscriptions. It is asked once: after a `stop()` between
+ * the two, a second question would open a new client that nobody closes.
+ */
+export async function bridge<State extends object>(
+  connect: () => Promise<PresenceClient<State>>,
   adapter: RoomEmitter,
   options: SocketBridgeOptions,
 ): Promise<Bridge> {
   checkAdapter(adapter);
   checkOptions('createSocketBridge', options);
-  const { eventName = 'presence:event', metadataEventName = 'metadata:event' } = options;
+  const { eventName = 'presence:event', metadataEventName = 'metadata:event' } = readKnown(
+    options,
+    ['eventName', 'metadataEventName'],
+  );
   checkName('eventName', eventName);
   checkName('metadataEventName', metadataEventName);
-  const stopPresence = await source.subscribe((event: PresenceEvent<State>) => {
+  const client = await connect();
+  const stopPresence = await client.subscribe((event: PresenceEvent<State>) => {
     local(adapter)
       .to(event.roomId)
       .emit(eventName, event as never);
   });
   let stopMetadata: Unsubscribe;
   try {
-    stopMetadata = await source.subscribeMetadata((event: MetadataEvent) => {
+    stopMetadata = await client.metadata.subscribe((event: MetadataEvent) => {
       local(adapter)
         .to(event.channelName)
         .emit(metadataEventName, event as never);
@@ -62,7 +66,13 @@ export async function bridge<State>(
 }
 
 function checkAdapter(adapter: unknown): asserts adapter is RoomEmitter {
-  if (typeof (adapter as RoomEmitter | undefined)?.to !== 'function') {
+  let to: unknown;
+  try {
+    to = (adapter as RoomEmitter | undefined)?.to;
+  } catch (error) {
+    throw invalid(`adapter cannot be read: ${messageOf(error)}`, error);
+  }
+  if (typeof to !== 'function') {
     throw invalid('adapter must have a method to(room), as a Socket.IO server has');
   }
 }

@@ -3,8 +3,8 @@
 
 import { RollcallError } from '../errors.js';
 import type { DefaultState, HeartbeatOptions, Logger } from '../types.js';
-import { checkCount, checkFlag, checkOptions } from '../validate.js';
-import type { Bridge, RoomEmitter, SocketBridgeOptions } from './bridge.js';
+import { checkCount, checkFlag, checkOptions, copyOf, readKnown } from '../validate.js';
+import type { RoomEmitter, SocketBridgeOptions } from './bridge.js';
 import { untilDone } from './retry.js';
 import { PresenceService, type ServiceClientOptions } from './service.js';
 import type { RedisSource } from './settings.js';
@@ -79,7 +79,10 @@ export interface PresenceHandle<State extends object = DefaultState> {
    * (settings that Redis refuses), or if it was disposed before.
    */
   readonly ready: Promise<void>;
-  /** Takes the handlers away, ends bridge and reaper, and closes the connections. */
+  /**
+   * Takes the handlers away, ends bridge and reaper, and closes the connections, also while they are
+   * being made. Calls that come later reject with `CLOSED`.
+   */
   dispose(): Promise<void>;
   getHeartbeatBatcher(): HeartbeatBatcher<State>;
   getLuaHeartbeatExecutor(): LuaHeartbeatExecutor<State>;
@@ -101,35 +104,51 @@ export function initPresence<State extends object = DefaultState>(
   options: InitPresenceOptions,
 ): StartingPresence<State> {
   checkOptions('initPresence', options);
-  const { io, redis, ttlMs = 30_000, reaperIntervalMs = 3_000, logger } = options;
-  const { reaperLookbackMs = 2 * ttlMs, bridge = true, optimizations = {}, client = {} } = options;
+  const {
+    io,
+    redis,
+    ttlMs = 30_000,
+    reaperIntervalMs = 3_000,
+    reaperLookbackMs,
+    logger,
+    bridge = true,
+    optimizations = {},
+    client = {},
+  } = readKnown(options, INIT_FIELDS) as InitPresenceOptions;
+  checkOptions('client', client);
+  if (typeof bridge !== 'boolean') {
+    checkOptions('bridge', bridge);
+  }
+  const bridgeOptions = typeof bridge === 'boolean' ? {} : readKnown(bridge, BRIDGE_FIELDS);
   const service = new PresenceService<State>(redis, {
     ttlMs,
     reaperIntervalMs,
-    reaperLookbackMs,
+    ...(reaperLookbackMs === undefined ? {} : { reaperLookbackMs }),
     logger,
-    client: { ...client, ...clientOptions(optimizations, client) },
+    client: clientOptions(optimizations, copyOf('client', client)),
   });
   const unregister = registerPresenceHandlers({ io, logger }, service);
   service.startReaper();
 
+  const stop = new AbortController();
   let disposed: Promise<void> | undefined;
-  let open: Bridge | undefined;
   const start = async () => {
     if (bridge === false) {
       await service.client();
       return;
     }
-    const { adapter = io, ...names } = bridge === true ? {} : bridge;
-    open = await service.createSocketBridge(adapter, names);
+    const { adapter = io, ...names } = bridgeOptions as SocketBridgeOptions & {
+      adapter?: RoomEmitter;
+    };
+    await service.createSocketBridge(adapter, names);
   };
   const ready = untilDone(
     'Starting the presence bridge',
     start,
-    () => disposed !== undefined,
+    stop.signal,
     logger ?? console,
   ).then(() => {
-    if (disposed !== undefined) {
+    if (stop.signal.aborted) {
       throw new RollcallError('CLOSED', 'presence was disposed before it was ready');
     }
   });
@@ -138,9 +157,12 @@ export function initPresence<State extends object = DefaultState>(
     ready,
     dispose: () => {
       disposed ??= (async () => {
-        unregister();
-        await open?.stop();
-        await service.stop();
+        stop.abort();
+        try {
+          unregister();
+        } finally {
+          await service.end();
+        }
       })();
       return disposed;
     },
@@ -168,24 +190,49 @@ export function initPresence<State extends object = DefaultState>(
   return Object.assign(starting, handle);
 }
 
-/** What of the optimizations is an option here. */
+const INIT_FIELDS = [
+  'io',
+  'redis',
+  'ttlMs',
+  'reaperIntervalMs',
+  'reaperLookbackMs',
+  'logger',
+  'bridge',
+  'optimizations',
+  'client',
+] as const satisfies readonly (keyof InitPresenceOptions)[];
+
+const BRIDGE_FIELDS = ['adapter', 'eventName', 'metadataEventName'] as const;
+
+const OPTIMIZATION_FIELDS = [
+  'enableHeartbeatBatching',
+  'heartbeatBatchWindowMs',
+  'heartbeatMaxBatchSize',
+  'enableLuaHeartbeat',
+  'enableLuaJoin',
+  'enableTransactionalMetadata',
+  'metadataMaxRetries',
+] as const satisfies readonly (keyof PresenceOptimizations)[];
+
+/** The client's options with what of the optimizations is an option here. */
 function clientOptions(
   optimizations: PresenceOptimizations,
   client: ServiceClientOptions,
 ): ServiceClientOptions {
   checkOptions('optimizations', optimizations);
+  const given = readKnown(optimizations, OPTIMIZATION_FIELDS);
   const field = (name: string) => `optimizations.${name}`;
-  for (const [name, value] of Object.entries(optimizations)) {
+  for (const [name, value] of Object.entries(given)) {
     if (name.startsWith('enable')) {
       checkFlag(field(name), value, false);
     }
   }
-  const { heartbeatBatchWindowMs, heartbeatMaxBatchSize, metadataMaxRetries } = optimizations;
+  const { heartbeatBatchWindowMs, heartbeatMaxBatchSize, metadataMaxRetries } = given;
   if (metadataMaxRetries !== undefined && metadataMaxRetries !== 0) {
     checkCount(field('metadataMaxRetries'), metadataMaxRetries);
   }
-  const mapped: ServiceClientOptions = {};
-  if (heartbeatBatchWindowMs !== undefined && optimizations.enableHeartbeatBatching !== false) {
+  const mapped: ServiceClientOptions = { ...client };
+  if (heartbeatBatchWindowMs !== undefined && given.enableHeartbeatBatching !== false) {
     if (heartbeatBatchWindowMs !== 0) {
       checkCount(field('heartbeatBatchWindowMs'), heartbeatBatchWindowMs);
     }
@@ -193,7 +240,10 @@ function clientOptions(
   }
   if (heartbeatMaxBatchSize !== undefined) {
     checkCount(field('heartbeatMaxBatchSize'), heartbeatMaxBatchSize);
-    mapped.limits = { ...client.limits, maxBatchSize: heartbeatMaxBatchSize };
+    mapped.limits = {
+      ...copyOf('limits', client.limits ?? {}),
+      maxBatchSize: heartbeatMaxBatchSize,
+    };
   }
   return mapped;
 }

@@ -6,32 +6,54 @@ import type { Logger } from '../types.js';
 const PAUSE_MS = 1000;
 
 /**
- * Tries until `work` has succeeded, or `stopped()`; a failure that is no matter of waiting ends it.
+ * Tries until `work` has succeeded, or `stop` fires; a failure that is no matter of waiting ends it.
  * Failures are logged, the first of each kind. The pauses do not keep the process alive.
  */
 export async function untilDone(
   what: string,
   work: () => Promise<void>,
-  stopped: () => boolean,
+  stop: AbortSignal,
   logger: Logger,
 ): Promise<void> {
   let logged: string | undefined;
-  while (!stopped()) {
+  while (!stop.aborted) {
     try {
       return await work();
     } catch (error) {
-      if (stopped()) {
+      if (stop.aborted) {
         return;
       }
       const code = error instanceof RollcallError ? error.code : undefined;
       if (logged !== code || code === undefined) {
         logged = code;
-        logger.error?.(`${what} failed`, error);
+        log(logger, `${what} failed`, error);
       }
       if (code !== 'UNAVAILABLE' && code !== 'TIMEOUT') {
         throw error;
       }
     }
-    await new Promise<void>((resolve) => setTimeout(resolve, PAUSE_MS).unref());
+    await pause(stop);
+  }
+}
+
+/** Ends early when `stop` fires. */
+function pause(stop: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const ended = () => {
+      clearTimeout(timer);
+      stop.removeEventListener('abort', ended);
+      resolve();
+    };
+    const timer = setTimeout(ended, PAUSE_MS);
+    timer.unref();
+    stop.addEventListener('abort', ended);
+  });
+}
+
+function log(logger: Logger, message: string, error: unknown): void {
+  try {
+    logger.error?.(message, error);
+  } catch {
+    // A logger that throws has nobody left to tell.
   }
 }

@@ -1,7 +1,8 @@
 // PresenceService: the interface of the TypeScript implementation, on a PresenceClient.
 
-import { PresenceClient } from '../client.js';
+import { HEARTBEAT_FIELDS, JOIN_FIELDS, PresenceClient } from '../client.js';
 import { RollcallError } from '../errors.js';
+import { CHANGE_FIELDS, GET_FIELDS, ITEM_FIELDS, OPTION_FIELDS } from '../metadata.js';
 import type {
   ChannelMetadata,
   ChannelRef,
@@ -22,7 +23,15 @@ import type {
   PresenceSnapshotEntry,
   Unsubscribe,
 } from '../types.js';
-import { checkCount, checkLogger, checkOptions } from '../validate.js';
+import {
+  checkCount,
+  checkLogger,
+  checkOptions,
+  copyOf,
+  isArray,
+  readItems,
+  readKnown,
+} from '../validate.js';
 import { type Bridge, bridge, type RoomEmitter, type SocketBridgeOptions } from './bridge.js';
 import { untilDone } from './retry.js';
 import { connectionSettings, type RedisSource } from './settings.js';
@@ -71,9 +80,10 @@ export class PresenceService<State extends object = DefaultState> {
   #opening: Promise<PresenceClient<State>> | undefined;
   /** The opened client: heartbeats do not wait for a Promise that has long been settled. */
   #open: PresenceClient<State> | undefined;
-  /** Counts the stops: what was begun before one must not go on after it. */
-  #stops = 0;
+  /** Fires at the next stop: what was begun before it must not go on after it. */
+  #stop = new AbortController();
   #reaping = false;
+  #ended = false;
 
   /**
    * @param redis - an ioredis client, a node-redis client (neither is used for commands, nor needs to
@@ -83,18 +93,25 @@ export class PresenceService<State extends object = DefaultState> {
    */
   constructor(redis: RedisSource, options: PresenceServiceOptions = {}) {
     checkOptions('PresenceService', options);
-    const { ttlMs = 30_000, reaperIntervalMs = 3_000, logger, client = {} } = options;
-    const { reaperLookbackMs = 2 * ttlMs } = options;
+    const {
+      ttlMs = 30_000,
+      reaperIntervalMs = 3_000,
+      reaperLookbackMs,
+      logger,
+      client = {},
+    } = readKnown(options, SERVICE_FIELDS);
     checkCount('ttlMs', ttlMs);
     checkCount('reaperIntervalMs', reaperIntervalMs);
-    checkCount('reaperLookbackMs', reaperLookbackMs);
+    if (reaperLookbackMs !== undefined) {
+      checkCount('reaperLookbackMs', reaperLookbackMs);
+    }
     checkOptions('client', client);
     if (logger !== undefined) {
       checkLogger(logger);
     }
     this.#logger = logger ?? console;
     this.#options = {
-      ...client,
+      ...copyOf('client', client),
       ...connectionSettings(redis),
       ttlMs,
       sweepIntervalMs: Math.max(2, reaperIntervalMs),
@@ -107,17 +124,20 @@ export class PresenceService<State extends object = DefaultState> {
    * users, locks, metrics).
    */
   client(): Promise<PresenceClient<State>> {
+    if (this.#ended) {
+      return Promise.reject(new RollcallError('CLOSED', 'presence was disposed'));
+    }
     if (this.#opening === undefined) {
-      const stops = this.#stops;
+      const { signal } = this.#stop;
       const opening = PresenceClient.connect<State>(this.#options).then(
         (client) => {
-          if (stops === this.#stops) {
+          if (!signal.aborted) {
             this.#open = client;
           }
           return client;
         },
         (error) => {
-          if (stops === this.#stops) {
+          if (!signal.aborted) {
             this.#opening = undefined;
           }
           throw error;
@@ -136,7 +156,7 @@ export class PresenceService<State extends object = DefaultState> {
   async join(
     options: Omit<JoinOptions<State>, 'snapshot'>,
   ): Promise<PresenceSnapshotEntry<State>[]> {
-    return (await this.#with((client) => client.join(options))).snapshot;
+    return (await this.#with((client) => client.join(known(options, LEGACY_JOIN_FIELDS)))).snapshot;
   }
 
   /**
@@ -146,7 +166,10 @@ export class PresenceService<State extends object = DefaultState> {
    * join again) and for an epoch that is older than the stored one.
    */
   heartbeat(options: HeartbeatOptions<State>): Promise<boolean> {
-    return this.#with((client) => client.heartbeat(options)).then(changed, refused);
+    return this.#with((client) => client.heartbeat(known(options, HEARTBEAT_FIELDS))).then(
+      changed,
+      refused,
+    );
   }
 
   /** Heartbeats that wait to be sent. */
@@ -180,7 +203,7 @@ export class PresenceService<State extends object = DefaultState> {
    * @throws {@link MetadataConflictError}, {@link MetadataLockError}
    */
   setChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
-    return this.#with((client) => client.metadata.set(params));
+    return this.#with((client) => client.metadata.set(change(params)));
   }
 
   /**
@@ -189,7 +212,7 @@ export class PresenceService<State extends object = DefaultState> {
    * @throws {@link MetadataConflictError}, {@link MetadataLockError}, {@link MetadataValidationError}
    */
   updateChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
-    return this.#with((client) => client.metadata.update(params as UpdateMetadata));
+    return this.#with((client) => client.metadata.update(change(params) as UpdateMetadata));
   }
 
   /**
@@ -198,12 +221,12 @@ export class PresenceService<State extends object = DefaultState> {
    * @throws {@link MetadataConflictError}, {@link MetadataLockError}
    */
   removeChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
-    return this.#with((client) => client.metadata.remove(params));
+    return this.#with((client) => client.metadata.remove(change(params)));
   }
 
   /** A channel's record; of an unknown channel, one without items and with major revision 0. */
   getChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
-    return this.#with((client) => client.metadata.get(params));
+    return this.#with((client) => client.metadata.get(known(params, GET_FIELDS)));
   }
 
   /**
@@ -212,7 +235,7 @@ export class PresenceService<State extends object = DefaultState> {
    * Socket.IO server, only to those of this process, because every process has a bridge.
    */
   createSocketBridge(adapter: RoomEmitter, options: SocketBridgeOptions = {}): Promise<Bridge> {
-    return bridge(this, adapter, options);
+    return bridge(() => this.client(), adapter, options);
   }
 
   /**
@@ -224,15 +247,17 @@ export class PresenceService<State extends object = DefaultState> {
       return;
     }
     this.#reaping = true;
-    const stops = this.#stops;
+    const { signal } = this.#stop;
     untilDone(
       'Starting the presence reaper',
       async () => (await this.client()).startReaper(),
-      () => stops !== this.#stops,
+      signal,
       this.#logger,
     ).catch(() => {
       // It is logged; a later call may try again.
-      this.#reaping = false;
+      if (!signal.aborted) {
+        this.#reaping = false;
+      }
     });
   }
 
@@ -242,7 +267,8 @@ export class PresenceService<State extends object = DefaultState> {
    * ioredis client of the server would still be answered.
    */
   async stop(): Promise<void> {
-    this.#stops++;
+    this.#stop.abort();
+    this.#stop = new AbortController();
     this.#reaping = false;
     const opening = this.#opening;
     this.#opening = undefined;
@@ -251,10 +277,72 @@ export class PresenceService<State extends object = DefaultState> {
     await client?.close();
   }
 
+  /**
+   * Stops for good: calls that come later reject with `CLOSED`.
+   *
+   * @internal
+   */
+  end(): Promise<void> {
+    this.#ended = true;
+    return this.stop();
+  }
+
   /** At once if there is a client: what the caller changes in its arguments later is not sent. */
   #with<T>(call: (client: PresenceClient<State>) => Promise<T>): Promise<T> {
-    return this.#open === undefined ? this.client().then(call) : call(this.#open);
+    if (this.#open === undefined) {
+      return this.client().then(call);
+    }
+    try {
+      return call(this.#open);
+    } catch (error) {
+      return Promise.reject(error);
+    }
   }
+}
+
+const SERVICE_FIELDS = [
+  'ttlMs',
+  'reaperIntervalMs',
+  'reaperLookbackMs',
+  'logger',
+  'client',
+] as const satisfies readonly (keyof PresenceServiceOptions)[];
+
+const LEGACY_JOIN_FIELDS = JOIN_FIELDS.filter((field) => field !== 'snapshot');
+
+/**
+ * What the legacy implementation would have looked at: it ignored other fields, which a client
+ * refuses. What is no object, or cannot be read, is for the client to refuse.
+ */
+function known<T>(from: T, fields: readonly string[]): T {
+  if (typeof from !== 'object' || from === null || isArray(from)) {
+    return from;
+  }
+  try {
+    return readKnown(from, fields) as T;
+  } catch {
+    return from;
+  }
+}
+
+/** The same for a change of metadata, its options and its items. */
+function change(params: ChannelMetadataParams): ChannelMetadataParams {
+  const fields = known(params, CHANGE_FIELDS);
+  if (typeof fields !== 'object' || fields === null || fields === params) {
+    return fields;
+  }
+  const { data, options } = fields;
+  return {
+    ...fields,
+    ...(options === undefined ? {} : { options: known(options, OPTION_FIELDS) }),
+    ...(isArray(data)
+      ? {
+          data: readItems('data', data).map(
+            (item) => known(item, ITEM_FIELDS) as MetadataItemInput,
+          ),
+        }
+      : {}),
+  };
 }
 
 function changed({ changed }: HeartbeatResult): boolean {

@@ -4,8 +4,9 @@
 
 import { pathToFileURL } from 'node:url';
 import { invalid, RollcallError } from '../errors.js';
-import type { ClientOptions, SentinelOptions, TlsOptions } from '../types.js';
-import { checkName } from '../validate.js';
+import type { ClientOptions, SentinelOptions } from '../types.js';
+import { checkName, isArray, readFields } from '../validate.js';
+import { tlsOptions, unsupported } from './tls.js';
 
 /** Where and how to connect, as {@link ClientOptions} has it. */
 export type ConnectionSettings = Pick<
@@ -21,13 +22,52 @@ export interface RedisClientLike {
 /** What says where Redis is. */
 export type RedisSource = string | RedisClientLike | ConnectionSettings;
 
-type Fields = Record<string, unknown>;
+export type Fields = Record<string, unknown>;
+
+const SETTINGS = [
+  'url',
+  'tls',
+  'sentinel',
+  'keyPrefix',
+  'channelPrefix',
+] as const satisfies readonly (keyof ConnectionSettings)[];
+
+/**
+ * Options of the clients that decide where a connection leads, and that Rollcall does not have. The
+ * others that are not read here are about the client itself: its queues, retries and timeouts.
+ */
+const REFUSED: Readonly<Record<string, string>> = {
+  Connector: 'hand over a URL instead',
+  lookup: 'Rollcall resolves names itself; hand over a URL with the address',
+  localAddress: 'Rollcall leaves the choice of the local address to the system',
+  localPort: 'Rollcall leaves the choice of the local port to the system',
+};
+
+function refuse(path: string, options: Fields, refused: Readonly<Record<string, string>>): void {
+  for (const [option, advice] of Object.entries(refused)) {
+    if (options[option]) {
+      throw unsupported(`${path}.${option} is not supported: ${advice}`);
+    }
+  }
+}
 
 /** The prefix of the layout, before which the clients' own prefixes are put. */
 const PREFIX = 'prs:';
 
 /** @throws `INVALID_ARGUMENT`, `UNSUPPORTED` for what cannot be taken over, saying what to do. */
 export function connectionSettings(redis: unknown): ConnectionSettings {
+  try {
+    return settingsOf(redis);
+  } catch (error) {
+    if (error instanceof RollcallError) {
+      throw error;
+    }
+    // What a getter of the client threw can hold anything, a password too.
+    throw invalid('redis cannot be read: one of its options throws when it is looked at');
+  }
+}
+
+function settingsOf(redis: unknown): ConnectionSettings {
   if (typeof redis === 'string') {
     return { url: redis };
   }
@@ -37,11 +77,10 @@ export function connectionSettings(redis: unknown): ConnectionSettings {
     );
   }
   const client = redis as Fields;
-  if (typeof client.url === 'string') {
-    const { url, tls, sentinel, keyPrefix, channelPrefix } = client as ConnectionSettings;
-    return given({ url, tls, sentinel, keyPrefix, channelPrefix });
+  if (typeof client.url === 'string' || isArray(client.url)) {
+    return given(readFields('redis', client, SETTINGS) as ConnectionSettings);
   }
-  if (client.isCluster === true && Array.isArray(client.startupNodes)) {
+  if (client.isCluster === true && isArray(client.startupNodes)) {
     return ofIoredisCluster(client.startupNodes, (client.options ?? {}) as Fields);
   }
   if (client.isCluster === true || 'slots' in client || 'getRandomNode' in client) {
@@ -65,6 +104,7 @@ export function connectionSettings(redis: unknown): ConnectionSettings {
 }
 
 function ofIoredis(options: Fields): ConnectionSettings {
+  refuse('redis.options', options, REFUSED);
   const { keyPrefix, db, username, password } = options;
   const prefix = prefixes(keyPrefix);
   const login = { username, password, db };
@@ -72,58 +112,91 @@ function ofIoredis(options: Fields): ConnectionSettings {
     return { ...ofSentinels(options), ...prefix };
   }
   if (options.path) {
+    if (options.tls) {
+      throw unsupported('redis.options.tls is not supported with path: a unix socket has no TLS');
+    }
     return { url: socketUrl(options.path, login), ...prefix };
   }
   const tls = options.tls ? tlsOptions('tls', options.tls) : undefined;
-  const { host = 'localhost', port = 6379 } = options;
+  // ioredis puts its TLS options over the others, also these two.
+  const over = (tls === undefined ? {} : options.tls) as Fields;
+  const { host, port } = { host: 'localhost', port: 6379, ...place(options), ...place(over) };
   const url = `${tls ? 'rediss' : 'redis'}://${userInfo(login)}${address(host, port)}${path(db)}`;
   return given({ url, tls, ...prefix });
 }
 
-function ofIoredisCluster(nodes: unknown[], options: Fields): ConnectionSettings {
-  for (const option of ['natMap', 'useSRVRecords']) {
-    if (options[option]) {
-      throw unsupported(
-        `redis.options.${option} is not supported: the addresses that the cluster names have to be ` +
-          'ones that can be reached (see cluster-announce-ip, cluster-preferred-endpoint-type)',
-      );
-    }
-  }
+function ofIoredisCluster(nodes: readonly unknown[], options: Fields): ConnectionSettings {
+  const reachable =
+    'the addresses that the cluster names have to be ones that can be reached (see ' +
+    'cluster-announce-ip, cluster-preferred-endpoint-type)';
+  refuse('redis.options', options, { natMap: reachable, useSRVRecords: reachable });
   if (nodes.length === 0) {
     throw invalid('redis has no startup nodes; hand over a URL instead');
   }
-  const servers = nodes.map(clusterNode);
+  const servers = nodes.map((node, at) => clusterNode(`redis.startupNodes[${at}]`, node));
   const all = (options.redisOptions ?? {}) as Fields;
-  const { username, password } = { ...servers[0], ...given(all) } as Fields;
+  refuse('redis.options.redisOptions', all, REFUSED);
+  if (all.db !== undefined && all.db !== null && path(all.db) !== '/0') {
+    throw invalid('redis.options.redisOptions.db must be 0: a cluster has no other database');
+  }
+  const logins = servers.map((server) => userInfo({ ...server, ...given(all) }));
+  if (logins.some((login) => login !== logins[0])) {
+    throw unsupported(
+      'redis.startupNodes have different users or passwords, which is not supported: give one as ' +
+        'redisOptions.username and redisOptions.password',
+    );
+  }
   const secure = all.tls ?? servers.find((server) => server.tls)?.tls;
   const hosts = servers.map(({ host, port }) => address(host ?? '127.0.0.1', port ?? 6379));
-  const login = userInfo({ username, password });
   const tls = secure ? tlsOptions('redisOptions.tls', secure) : undefined;
   const prefix = prefixes(options.keyPrefix ?? all.keyPrefix);
-  return given({ url: `redis-cluster://${login}${hosts.join(',')}`, tls, ...prefix });
+  return given({ url: `redis-cluster://${logins[0]}${hosts.join(',')}`, tls, ...prefix });
 }
 
 /** A startup node of ioredis: options, a URL or `host:port`, or a port. */
-function clusterNode(node: unknown): Fields {
+function clusterNode(field: string, node: unknown): Fields {
   if (typeof node === 'number') {
     return { port: node };
   }
   if (typeof node === 'object' && node !== null) {
-    return node as Fields;
+    const fields = node as Fields;
+    refuse(field, fields, { path: 'a server of a cluster has an address, no unix socket' });
+    return fields;
   }
-  const url = new URL(/^rediss?:\/\//.test(String(node)) ? String(node) : `redis://${node}`);
+  if (typeof node !== 'string') {
+    throw invalid(`${field} must be a URL, a port, or an object with host and port`);
+  }
+  // Nothing of the text, nor of what its reader throws, may be told: both can hold a password.
+  const malformed = () =>
+    invalid(`${field} must have the form redis://user:password@host:6379, percent-encoded`);
+  let url: URL;
+  try {
+    url = new URL(/^rediss?:\/\//i.test(node) ? node : `redis://${node}`);
+  } catch {
+    throw malformed();
+  }
+  if (url.search !== '' || url.hash !== '' || !['', '/', '/0'].includes(url.pathname)) {
+    throw malformed();
+  }
+  const decode = (text: string) => {
+    try {
+      return decodeURIComponent(text) || undefined;
+    } catch {
+      throw malformed();
+    }
+  };
   return given({
     host: url.hostname.replace(/^\[|\]$/g, '') || undefined,
     port: url.port === '' ? undefined : Number(url.port),
-    username: decodeURIComponent(url.username) || undefined,
-    password: decodeURIComponent(url.password) || undefined,
+    username: decode(url.username),
+    password: decode(url.password),
     tls: url.protocol === 'rediss:' ? true : undefined,
   });
 }
 
 function ofSentinels(options: Fields): ConnectionSettings {
   const { sentinels, name, db, username, password } = options;
-  if (!Array.isArray(sentinels) || sentinels.length === 0) {
+  if (!isArray(sentinels) || sentinels.length === 0) {
     throw invalid('redis.options.sentinels must be a list of { host, port }');
   }
   checkName('redis.options.name', name);
@@ -133,15 +206,15 @@ function ofSentinels(options: Fields): ConnectionSettings {
         'client of the master',
     );
   }
-  if (options.natMap) {
-    throw unsupported(
-      'redis.options.natMap is not supported: the addresses that the sentinels name have to be ones ' +
-        'that can be reached (see sentinel announce-ip)',
-    );
-  }
-  const hosts = sentinels.map((sentinel: Fields) =>
-    address(sentinel.host ?? '127.0.0.1', sentinel.port ?? 26379),
-  );
+  refuse('redis.options', options, {
+    natMap:
+      'the addresses that the sentinels name have to be ones that can be reached (see sentinel ' +
+      'announce-ip)',
+  });
+  const hosts = sentinels.map((sentinel) => {
+    const { host, port } = (sentinel ?? {}) as Fields;
+    return address(host ?? '127.0.0.1', port ?? 26379);
+  });
   const login = userInfo({ username, password });
   // ioredis talks TLS to the master only if it is told so twice.
   const tls =
@@ -166,13 +239,19 @@ function ofNodeRedis(options: Fields): ConnectionSettings {
     );
   }
   const socket = (options.socket ?? {}) as Fields;
+  refuse('redis.options.socket', socket, REFUSED);
   if (socket.path) {
+    if (socket.tls) {
+      throw unsupported(
+        'redis.options.socket.tls is not supported with path: a unix socket has no TLS',
+      );
+    }
     return { url: socketUrl(socket.path, login), ...prefix };
   }
   const tls = socket.tls ? tlsOptions('socket', socket) : undefined;
-  const { host = 'localhost', port = 6379 } = socket;
-  const place = address(host, port) + path(database);
-  return given({ url: `${tls ? 'rediss' : 'redis'}://${userInfo(login)}${place}`, tls, ...prefix });
+  const { host, port } = { host: 'localhost', port: 6379, ...place(socket) };
+  const where = address(host, port) + path(database);
+  return given({ url: `${tls ? 'rediss' : 'redis'}://${userInfo(login)}${where}`, tls, ...prefix });
 }
 
 /** Both libraries put their prefix before keys, and before no channel. */
@@ -184,99 +263,76 @@ function prefixes(keyPrefix: unknown): Pick<ConnectionSettings, 'keyPrefix' | 'c
   return { keyPrefix: keyPrefix + PREFIX, channelPrefix: PREFIX };
 }
 
-/** What of Node's TLS options says whom to trust; what we could not honour is refused. */
-function tlsOptions(field: string, from: unknown): TlsOptions {
-  if (typeof from !== 'object' || from === null) {
-    return {};
-  }
-  const tls = from as Fields;
-  const name = (option: string) => `redis.options.${field}.${option}`;
-  for (const option of ['pfx', 'passphrase', 'secureContext', 'checkServerIdentity', 'crl']) {
-    if (tls[option] !== undefined && tls[option] !== null) {
-      throw unsupported(
-        `${name(option)} is not supported: give ca, cert and key in PEM form, and servername where ` +
-          'the name in the certificate is not the host',
-      );
-    }
-  }
-  const { rejectUnauthorized } = tls;
-  return given({
-    ca: pem(name('ca'), tls.ca),
-    cert: pem(name('cert'), tls.cert),
-    key: pem(name('key'), tls.key),
-    servername: textOrNone(`${field}.servername`, tls.servername),
-    rejectUnauthorized: rejectUnauthorized === false ? false : undefined,
-  });
-}
-
-/** PEM as Node.js takes it: text, bytes, or a list of those. */
-function pem(field: string, value: unknown): string | undefined {
-  if (value === undefined || value === null) {
-    return undefined;
-  }
-  const parts = Array.isArray(value) ? value : [value];
-  return parts
-    .map((part) => {
-      if (typeof part === 'string') {
-        return part;
-      }
-      if (part instanceof Uint8Array) {
-        return Buffer.from(part).toString('utf8');
-      }
-      throw unsupported(`${field} must be PEM text, a Buffer with it, or a list of those`);
-    })
-    .join('\n');
-}
-
 interface Login {
   username?: unknown;
   password?: unknown;
   db?: unknown;
 }
 
-/** Without a password there is nothing to log in with. */
+/** A user without a password is one that needs none (`nopass`), and another than `default`. */
 function userInfo({ username, password }: Login): string {
+  const user = textOrNone('username', username);
   const secret = textOrNone('password', password);
   if (secret === undefined) {
-    return '';
+    return user === undefined ? '' : `${encoded(user)}@`;
   }
-  const user = textOrNone('username', username) ?? '';
-  return `${encodeURIComponent(user)}:${encodeURIComponent(secret)}@`;
+  return `${encoded(user ?? '')}:${encoded(secret)}@`;
+}
+
+function encoded(text: string): string {
+  if (!text.isWellFormed()) {
+    throw invalid('redis.options: a user or password holds half a surrogate pair');
+  }
+  return encodeURIComponent(text);
 }
 
 function socketUrl(file: unknown, login: Login): string {
   checkName('redis.options.path', file);
   const query = new URLSearchParams();
+  const user = textOrNone('username', login.username);
   const secret = textOrNone('password', login.password);
+  if (user !== undefined) {
+    query.set('user', user);
+  }
   if (secret !== undefined) {
-    const user = textOrNone('username', login.username);
-    if (user !== undefined) {
-      query.set('user', user);
-    }
     query.set('pass', secret);
   }
-  if (login.db !== undefined && login.db !== null) {
-    query.set('db', String(login.db));
+  const db = path(login.db).slice(1);
+  if (db !== '') {
+    query.set('db', db);
   }
   return `redis+unix://${pathToFileURL(file).pathname}?${query}`;
 }
 
+/** The host and port that are given. */
+function place({ host, port }: Fields): Fields {
+  return given({ host: host ?? undefined, port: port ?? undefined });
+}
+
 function address(host: unknown, port: unknown): string {
   checkName('redis.options.host', host);
-  if (/[\s/@?#,]/.test(host)) {
+  if (/[\s/@?#,[\]]/.test(host)) {
     throw invalid('redis.options.host is not the name or address of a host');
   }
-  if (!Number.isInteger(Number(port))) {
-    throw invalid('redis.options.port must be a whole number');
+  // ioredis takes a port as text too.
+  const number = typeof port === 'string' && /^\d+$/.test(port) ? Number(port) : port;
+  if (!Number.isInteger(number) || (number as number) < 1 || (number as number) > 65_535) {
+    throw invalid('redis.options.port must be a whole number from 1 to 65535');
   }
-  return `${host.includes(':') ? `[${host}]` : host}:${Number(port)}`;
+  return `${host.includes(':') ? `[${host}]` : host}:${number}`;
 }
 
 function path(db: unknown): string {
-  return db === undefined || db === null ? '' : `/${db}`;
+  if (db === undefined || db === null) {
+    return '';
+  }
+  if (!(typeof db === 'number' || typeof db === 'string') || !/^\d+$/.test(String(db))) {
+    throw invalid('redis.options.db (database) must be a whole number from 0');
+  }
+  return `/${db}`;
 }
 
-function textOrNone(field: string, value: unknown): string | undefined {
+export function textOrNone(field: string, value: unknown): string | undefined {
   if (value === undefined || value === null || value === '') {
     return undefined;
   }
@@ -285,10 +341,6 @@ function textOrNone(field: string, value: unknown): string | undefined {
 }
 
 /** The fields that have a value. */
-function given<T extends object>(fields: { [Key in keyof T]?: T[Key] | undefined }): T {
+export function given<T extends object>(fields: { [Key in keyof T]?: T[Key] | undefined }): T {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as T;
-}
-
-function unsupported(message: string): RollcallError {
-  return new RollcallError('UNSUPPORTED', message);
 }

@@ -4,7 +4,16 @@
 import { invalid, RollcallError } from '../errors.js';
 import type { ChannelMetadata } from '../metadata-types.js';
 import type { DefaultState, Logger, StatePatch } from '../types.js';
-import { checkEpoch, checkId, checkLogger, checkObject, checkOptions, shown } from '../validate.js';
+import {
+  checkEpoch,
+  checkId,
+  checkLogger,
+  checkObject,
+  checkOptions,
+  isArray,
+  readKnown,
+  shown,
+} from '../validate.js';
 import type { RoomEmitter } from './bridge.js';
 import type { ChannelMetadataParams, PresenceService } from './service.js';
 
@@ -91,8 +100,8 @@ export function registerPresenceHandlers<State extends object = DefaultState>(
   service: PresenceService<State>,
 ): () => void {
   checkOptions('registerPresenceHandlers', options);
-  const { io, logger = console } = options;
-  if (typeof (io as SocketServerLike | undefined)?.on !== 'function') {
+  const { io, logger = console } = readKnown(options, ['io', 'logger']);
+  if (!isSocketServer(io)) {
     throw invalid('io must be a Socket.IO server or namespace');
   }
   checkLogger(logger);
@@ -109,6 +118,14 @@ export function registerPresenceHandlers<State extends object = DefaultState>(
     }
     sessions.clear();
   };
+}
+
+function isSocketServer(io: unknown): io is SocketServerLike {
+  try {
+    return typeof (io as SocketServerLike | undefined)?.on === 'function';
+  } catch {
+    return false;
+  }
 }
 
 /** One socket: the room it is in, and under which user. */
@@ -288,7 +305,7 @@ class SocketSession<State extends object> {
 }
 
 function fieldsOf(event: string, payload: unknown): Fields {
-  if (typeof payload !== 'object' || payload === null || Array.isArray(payload)) {
+  if (typeof payload !== 'object' || payload === null || isArray(payload)) {
     throw invalid(`the payload of ${event} must be an object, got ${shown(payload)}`);
   }
   return payload as Fields;

@@ -11,7 +11,9 @@ use crate::{
     store::{
         EventSink, LogLevel, Store,
         memory::MemoryStore,
-        redis::{RedisStore, Settings, StorageOptions, config::Target, states::StateOptions},
+        redis::{
+            PubSub, RedisStore, Settings, StorageOptions, config::Target, states::StateOptions,
+        },
     },
 };
 use std::{sync::Arc, time::Duration};
@@ -21,6 +23,7 @@ pub(super) async fn store(options: &Options, sink: Arc<dyn EventSink>) -> Result
         None => Some(None),
         Some(url) => url.strip_prefix("memory://").map(Some),
     };
+    check_connection_options(options, memory.is_some())?;
     // Refused on every store, although only Redis compresses.
     let codecs = Codecs::new(options.state_compression.as_ref())?;
     if let Some(name) = memory {
@@ -33,7 +36,7 @@ pub(super) async fn store(options: &Options, sink: Arc<dyn EventSink>) -> Result
         return Ok(Arc::new(MemoryStore::open(name, sink)));
     }
     let url = options.url.as_deref().unwrap_or_default();
-    let target = Target::parse(url, options.tls.as_ref(), &options.sentinel)?;
+    let target = Target::parse(url, options.tls.as_ref(), options.sentinel.as_ref())?;
     let storage = StorageOptions {
         states: StateOptions {
             storage: options.state_storage,
@@ -51,6 +54,11 @@ pub(super) async fn store(options: &Options, sink: Arc<dyn EventSink>) -> Result
         (Target::Cluster(_), _) => Layout::Slotted,
         (Target::One { .. }, layout) => layout.unwrap_or(Layout::V1),
     };
+    if matches!(target, Target::One { .. }) && options.pubsub == PubSub::Sharded {
+        return Err(Error::invalid(
+            "pubsub: \"sharded\" is for a Redis Cluster; leave pubsub out",
+        ));
+    }
     let keys = keys(options).with_layout(layout);
     keys.check()?;
     let settings = Settings {
@@ -61,6 +69,24 @@ pub(super) async fn store(options: &Options, sink: Arc<dyn EventSink>) -> Result
     };
     let store = RedisStore::open(target, options.pubsub, settings).await?;
     Ok(Arc::new(store))
+}
+
+/// Options about connections that nothing would use: what is dropped in silence is a setting that the
+/// caller believes in.
+fn check_connection_options(options: &Options, in_memory: bool) -> Result<()> {
+    let urls = || options.url.iter().chain(&options.locks.urls);
+    if options.tls.is_some() && in_memory && options.locks.urls.is_empty() {
+        return Err(Error::invalid(
+            "tls is not possible with an in-process store (memory://); leave it out, or give the URL of \
+             a Redis server",
+        ));
+    }
+    if options.sentinel.is_some() && !urls().any(|url| Target::has_sentinels(url)) {
+        return Err(Error::invalid(
+            "sentinel is for redis-sentinel:// URLs, and there is none; leave it out",
+        ));
+    }
+    Ok(())
 }
 
 fn keys(options: &Options) -> Keys {
@@ -79,8 +105,13 @@ pub(super) async fn keeper(
         return Ok(Arc::new(Line::new(store.clone(), board.clone())));
     }
     let keys = keys(options);
-    let stores = options.locks.urls.iter().map(|url| {
-        let target = Target::parse(url, options.tls.as_ref(), &options.sentinel)?;
+    let stores = options.locks.urls.iter().enumerate().map(|(at, url)| {
+        let target = Target::parse(url, options.tls.as_ref(), options.sentinel.as_ref()).map_err(
+            |error| Error {
+                message: format!("locks.urls[{at}]: {}", error.message),
+                ..error
+            },
+        )?;
         let settings = Settings {
             keys: keys.clone(),
             limits: &options.limits,

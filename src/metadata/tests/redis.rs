@@ -4,10 +4,7 @@ use super::Deaf;
 use crate::{
     keys::Keys,
     model::limits::Limits,
-    store::redis::{
-        PubSub, RedisStore, Settings, StorageOptions,
-        config::{SentinelOptions, Target},
-    },
+    store::redis::{PubSub, RedisStore, Settings, StorageOptions, config::Target},
 };
 use std::{
     path::PathBuf,
@@ -47,7 +44,7 @@ impl RedisServer {
     pub async fn connect(&self) -> RedisStore {
         let url = format!("redis+unix://{}", self.folder.join("redis.sock").display());
         for _ in 0..500 {
-            let target = Target::parse(&url, None, &SentinelOptions::default()).unwrap();
+            let target = Target::parse(&url, None, None).unwrap();
             let settings = Settings {
                 keys: Keys::new("prs:", 1),
                 limits: &Limits::default(),

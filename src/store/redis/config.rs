@@ -1,18 +1,15 @@
 //! From a URL, TLS material and credentials to where and how to connect. The only place that sees a
 //! password.
 
-use super::server::{Endpoint, Sentinels, Server};
-use crate::{
-    model::error::{Error, Result},
-    switches::{Defence, off},
+use super::{
+    server::{Endpoint, Sentinels, Server},
+    tls::TlsContext,
+    url::{self, Login, Url},
 };
-use percent_encoding::percent_decode_str;
-use redis::{
-    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    TlsCertificates, io::tcp::TcpSettings,
-};
+use crate::model::error::{Error, Result};
+use redis::{ProtocolVersion, RedisConnectionInfo};
 use serde::Deserialize;
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 /// TLS material. Texts are PEM.
 #[derive(Clone, Default, Deserialize)]
@@ -52,11 +49,32 @@ pub enum Target {
 /// The servers of a cluster: some addresses to begin with, and what leads to any of them.
 pub struct Nodes {
     pub first: Vec<Address>,
-    /// User, password and TLS; only the address is not theirs.
-    data: ConnectionInfo,
-    tls: Option<Tls>,
+    access: Access,
     /// The first addresses, for messages.
     pub shown: String,
+}
+
+/// What leads to a server, beside its address: user, password, database and TLS.
+#[derive(Clone)]
+pub struct Access {
+    pub redis: RedisConnectionInfo,
+    pub tls: Option<Arc<TlsContext>>,
+}
+
+impl Access {
+    fn new(login: &Login, db: i64, tls: Option<Arc<TlsContext>>) -> Access {
+        let mut redis = RedisConnectionInfo::default()
+            .set_db(db)
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_lib_name("rollcall", env!("CARGO_PKG_VERSION"));
+        if let Some(username) = &login.username {
+            redis = redis.set_username(username);
+        }
+        if let Some(password) = &login.password {
+            redis = redis.set_password(password);
+        }
+        Access { redis, tls }
+    }
 }
 
 /// Host and port of a server.
@@ -74,67 +92,42 @@ impl std::fmt::Display for Address {
 
 impl Nodes {
     pub fn server(&self, address: &Address) -> Result<Arc<Server>> {
-        let Address { host, port } = address.clone();
-        let endpoint = endpoint_at(&self.data, host, port, self.tls.as_ref())?;
+        let endpoint = Endpoint::at(address.clone(), &self.access)?;
         Ok(Arc::new(Server::Fixed(endpoint)))
     }
 }
 
-/// One of several servers that have all but the address in common.
-pub fn endpoint_at(
-    data: &ConnectionInfo,
-    host: String,
-    port: u16,
-    tls: Option<&Tls>,
-) -> Result<Endpoint> {
-    let addr = match data.addr() {
-        ConnectionAddr::TcpTls { .. } => ConnectionAddr::TcpTls {
-            host,
-            port,
-            insecure: false,
-            tls_params: None,
-        },
-        _ => ConnectionAddr::Tcp(host, port),
-    };
-    endpoint(data.clone().set_addr(addr), tls)
-}
-
-/// How long sent data may stay unacknowledged before the kernel gives the connection up: a host
-/// that is gone is noticed although nothing closes the connection.
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(4);
-
-const SENTINEL_SCHEME: &str = "redis-sentinel://";
 const SENTINEL_FORM: &str = "url must have the form redis-sentinel://user:password@host:26379,host:26379/master/0, the \
      name of the master being one that the sentinels know";
 const SENTINEL_PORT: u16 = 26379;
 
-const CLUSTER_SCHEME: &str = "redis-cluster://";
 const CLUSTER_FORM: &str = "url must have the form redis-cluster://user:password@host:7000,host:7001; a cluster has no \
      database but 0";
 const REDIS_PORT: u16 = 6379;
 
 impl Target {
-    /// `tls` stands beside `rediss://`; beside `redis-sentinel://` it makes the connections to the
-    /// Redis servers TLS ones.
-    pub fn parse(url: &str, tls: Option<&Tls>, sentinel: &SentinelOptions) -> Result<Target> {
+    /// `tls` makes the connections to the Redis servers TLS ones, whatever the scheme.
+    pub fn parse(
+        url: &str,
+        tls: Option<&Tls>,
+        sentinel: Option<&SentinelOptions>,
+    ) -> Result<Target> {
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
         match scheme {
-            "redis" | "rediss" | "redis+unix" | "unix" | "valkey" | "valkeys" => {}
-            "redis-sentinel" => return parse_sentinel(url, tls, sentinel),
-            "redis-cluster" => return parse_cluster(url, tls),
-            _ => {
-                return Err(Error::invalid(
-                    "url must begin with redis://, rediss://, redis+unix://, redis-sentinel://, \
-                     redis-cluster:// or memory://",
-                ));
-            }
+            "redis" | "valkey" => parse_single(url, tls),
+            "rediss" | "valkeys" => parse_single(url, Some(tls.unwrap_or(&Tls::default()))),
+            "redis+unix" | "valkey+unix" | "unix" => parse_unix(url, tls),
+            "redis-sentinel" => parse_sentinel(url, tls, sentinel),
+            "redis-cluster" => parse_cluster(url, tls),
+            _ => Err(Error::invalid(
+                "url must begin with redis://, rediss://, redis+unix://, redis-sentinel://, \
+                 redis-cluster:// or memory://",
+            )),
         }
-        let info = connection_info(url)?;
-        let db = info.redis_settings().db();
-        Ok(Target::One {
-            server: Arc::new(Server::Fixed(endpoint(info, tls)?)),
-            db,
-        })
+    }
+
+    pub fn has_sentinels(url: &str) -> bool {
+        url.starts_with("redis-sentinel:")
     }
 
     /// The address without secrets, for messages.
@@ -146,210 +139,112 @@ impl Target {
     }
 }
 
-fn parse_cluster(url: &str, tls: Option<&Tls>) -> Result<Target> {
-    let malformed = || Error::invalid(CLUSTER_FORM);
-    let rest = url.strip_prefix(CLUSTER_SCHEME).ok_or_else(malformed)?;
-    let (authority, db) = rest.split_once('/').unwrap_or((rest, ""));
-    if !matches!(db, "" | "0") {
-        return Err(malformed());
+fn parse_single(text: &str, tls: Option<&Tls>) -> Result<Target> {
+    let url = Url::parse(text, false)?;
+    let db = url.database(url.path.as_deref())?;
+    let access = Access::new(&url.login, db, context(&url, tls)?);
+    let mut addresses = url.addresses(REDIS_PORT);
+    match (addresses.pop(), addresses.is_empty()) {
+        (Some(address), true) => Ok(Target::One {
+            server: Arc::new(Server::Fixed(Endpoint::at(address, &access)?)),
+            db,
+        }),
+        (None, _) => Err(Error::invalid("url names no host")),
+        (Some(_), false) => Err(Error::invalid(
+            "url names several hosts; use redis-cluster:// or redis-sentinel:// for servers that belong \
+             together, and an array of URLs for independent ones",
+        )),
     }
-    let (user, hosts) = user_and_hosts(authority);
-    let scheme = scheme_with(tls);
-    let data = connection_info(&format!("{scheme}://{user}cluster")).map_err(|_| malformed())?;
-    // Whether the material fits is known now, not at the first failover.
-    endpoint(data.clone(), tls)?;
-    let mut first = Vec::new();
-    for info in each_host(hosts, "redis", REDIS_PORT) {
-        match info.map_err(|_| malformed())?.addr() {
-            ConnectionAddr::Tcp(host, port) if !host.is_empty() => first.push(Address {
-                host: host.clone(),
-                port: *port,
-            }),
-            _ => return Err(malformed()),
+}
+
+fn parse_unix(text: &str, tls: Option<&Tls>) -> Result<Target> {
+    let url = Url::parse(text, true)?;
+    if tls.is_some() || url.insecure {
+        return Err(Error::invalid(
+            "tls is not possible on a unix socket (redis+unix://); leave it out",
+        ));
+    }
+    let path = match url.path.as_deref() {
+        Some(path) if !path.is_empty() && url.hosts.is_empty() => url::decoded(path, "path")?,
+        _ => {
+            return Err(Error::invalid(
+                "url must have the form redis+unix:///path/to/redis.sock?user=…&pass=…&db=0",
+            ));
         }
+    };
+    let db = url.db.unwrap_or(0);
+    let access = Access::new(&url.login, db, None);
+    let endpoint = Endpoint::unix(PathBuf::from(format!("/{path}")), &access)?;
+    Ok(Target::One {
+        server: Arc::new(Server::Fixed(endpoint)),
+        db,
+    })
+}
+
+fn parse_cluster(text: &str, tls: Option<&Tls>) -> Result<Target> {
+    let url = Url::parse(text, false)?;
+    if url.hosts.is_empty() || url.database(url.path.as_deref()).is_ok_and(|db| db != 0) {
+        return Err(Error::invalid(CLUSTER_FORM));
+    }
+    let db = url.database(url.path.as_deref())?;
+    let access = Access::new(&url.login, db, context(&url, tls)?);
+    let first = url.addresses(REDIS_PORT);
+    for address in &first {
+        Endpoint::at(address.clone(), &access)?;
     }
     let names: Vec<String> = first.iter().map(Address::to_string).collect();
     Ok(Target::Cluster(Arc::new(Nodes {
         shown: names.join(", "),
         first,
-        data,
-        tls: tls.cloned(),
+        access,
     })))
 }
 
-/// `user:password@`, if it is there, and the hosts behind it.
-fn user_and_hosts(authority: &str) -> (String, &str) {
-    match authority.rsplit_once('@') {
-        Some((user, hosts)) => (format!("{user}@"), hosts),
-        None => (String::new(), authority),
-    }
-}
-
-fn scheme_with(tls: Option<&Tls>) -> &'static str {
-    if tls.is_some() { "rediss" } else { "redis" }
-}
-
-/// Each of the hosts as if it were the only one. `port`: of those that name none.
-fn each_host(hosts: &str, scheme: &str, port: u16) -> impl Iterator<Item = Result<ConnectionInfo>> {
-    hosts.split(',').map(move |host| {
-        let has_port = host
-            .rsplit_once(':')
-            .is_some_and(|(_, port)| !port.ends_with(']'));
-        connection_info(&if has_port {
-            format!("{scheme}://{host}")
-        } else {
-            format!("{scheme}://{host}:{port}")
-        })
-    })
-}
-
-/// redis-rs's errors do not repeat the URL, and neither may we: it can hold a password.
-fn connection_info(url: &str) -> Result<ConnectionInfo> {
-    let info = url
-        .into_connection_info()
-        .map_err(|error| Error::invalid("url is not a valid Redis URL").with_cause(error))?;
-    if info.redis_settings().db() < 0 {
-        return Err(Error::invalid("url: the db must not be negative"));
-    }
-    Ok(info)
-}
-
-fn parse_sentinel(url: &str, tls: Option<&Tls>, sentinel: &SentinelOptions) -> Result<Target> {
+fn parse_sentinel(
+    text: &str,
+    tls: Option<&Tls>,
+    sentinel: Option<&SentinelOptions>,
+) -> Result<Target> {
+    let sentinel = sentinel.cloned().unwrap_or_default();
     let malformed = || Error::invalid(SENTINEL_FORM);
-    let rest = url.strip_prefix(SENTINEL_SCHEME).ok_or_else(malformed)?;
-    let (authority, path) = rest.split_once('/').ok_or_else(malformed)?;
-    let (user, hosts) = user_and_hosts(authority);
-    let (master, db) = path.split_once('/').unwrap_or((path, "0"));
-    let master = percent_decode_str(master)
-        .decode_utf8()
-        .map_err(|_| malformed())?;
-    if master.is_empty() || hosts.is_empty() {
+    let url = Url::parse(text, false)?;
+    let path = url.path.as_deref().ok_or_else(malformed)?;
+    let (master, db) = match path.split_once('/') {
+        Some((master, db)) => (master, Some(db)),
+        None => (path, None),
+    };
+    let master = url::decoded(master, "name of the master")?;
+    if master.is_empty() || url.hosts.is_empty() {
         return Err(malformed());
     }
-    // redis-rs reads what a URL of one server can say; the addresses are put in later.
-    let scheme = scheme_with(tls);
-    let data = connection_info(&format!("{scheme}://{user}sentinel/{db}"))?;
-    let db = data.redis_settings().db();
-    // Whether the material fits is known now, not at the first failover.
-    endpoint(data.clone(), tls)?;
-
-    let scheme = scheme_with(sentinel.tls.as_ref());
-    let mut sentinels = Vec::new();
-    for info in each_host(hosts, scheme, SENTINEL_PORT) {
-        let info = info.map_err(|_| malformed())?;
-        let mut settings = info.redis_settings().clone();
-        if let Some(username) = &sentinel.username {
-            settings = settings.set_username(username);
-        }
-        if let Some(password) = &sentinel.password {
-            settings = settings.set_password(password);
-        }
-        sentinels.push(endpoint(
-            info.set_redis_settings(settings),
-            sentinel.tls.as_ref(),
-        )?);
-    }
+    let db = url.database(db)?;
+    let access = Access::new(&url.login, db, context(&url, tls)?);
+    let login = Login::new(sentinel.username.clone(), sentinel.password.clone());
+    let to_sentinels = match &sentinel.tls {
+        Some(tls) => Some(TlsContext::new(tls, false)?),
+        None => None,
+    };
+    let to_sentinels = Access::new(&login, 0, to_sentinels);
+    let sentinels = url
+        .addresses(SENTINEL_PORT)
+        .into_iter()
+        .map(|address| Endpoint::at(address, &to_sentinels))
+        .collect::<Result<_>>()?;
     Ok(Target::One {
-        server: Arc::new(Server::Sentinels(Sentinels::new(
-            master.into_owned(),
-            sentinels,
-            data,
-            tls.cloned(),
-        ))),
+        server: Arc::new(Server::Sentinels(Sentinels::new(master, sentinels, access))),
         db,
     })
 }
 
-/// A client for one address, with all that belongs to the way there.
-pub(super) fn endpoint(info: ConnectionInfo, tls: Option<&Tls>) -> Result<Endpoint> {
-    let shown = info.addr().to_string();
-    let default = Tls::default();
-    let tls = tls.unwrap_or(&default);
-    let (info, resolve_as) = settled(info, tls);
-    let client = if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-        Client::build_with_tls(info, certificates(tls)?)
-    } else {
-        Client::open(info)
+/// Whether the material fits is known here, not at the first failover.
+fn context(url: &Url, tls: Option<&Tls>) -> Result<Option<Arc<TlsContext>>> {
+    match tls {
+        Some(tls) => TlsContext::new(tls, url.insecure).map(Some),
+        None if url.insecure => Err(Error::invalid(
+            "url: #insecure is about TLS; use rediss:// or the option tls",
+        )),
+        None => Ok(None),
     }
-    .map_err(|error| {
-        Error::invalid(format!("cannot connect to {shown} as configured")).with_cause(error)
-    })?;
-    Ok(Endpoint {
-        client,
-        shown,
-        resolve_as,
-    })
-}
-
-fn certificates(tls: &Tls) -> Result<TlsCertificates> {
-    let client_tls = match (&tls.cert, &tls.key) {
-        (Some(cert), Some(key)) => Some(ClientTlsConfig {
-            client_cert: cert.clone().into_bytes(),
-            client_key: key.clone().into_bytes(),
-        }),
-        (None, None) => None,
-        _ => {
-            return Err(Error::invalid(
-                "tls.cert and tls.key must be given together",
-            ));
-        }
-    };
-    // Without a certificate in it, nothing at all would be trusted.
-    if tls
-        .ca
-        .as_ref()
-        .is_some_and(|ca| !ca.contains("-----BEGIN CERTIFICATE-----"))
-    {
-        return Err(Error::invalid("tls.ca holds no certificate in PEM form"));
-    }
-    Ok(TlsCertificates {
-        client_tls,
-        root_cert: tls.ca.clone().map(String::into_bytes),
-    })
-}
-
-/// The settings that all our connections have. A certificate's name that is not the host's takes the
-/// host's place, and the host is what the name is resolved as.
-fn settled(info: ConnectionInfo, tls: &Tls) -> (ConnectionInfo, Option<String>) {
-    let redis = info
-        .redis_settings()
-        .clone()
-        .set_protocol(ProtocolVersion::RESP3)
-        .set_lib_name("rollcall", env!("CARGO_PKG_VERSION"));
-    let tcp = TcpSettings::default().set_nodelay(true);
-    #[cfg(target_os = "linux")]
-    let tcp = tcp.set_user_timeout(TCP_USER_TIMEOUT);
-    let mut resolve_as = None;
-    let addr = match info.addr().clone() {
-        ConnectionAddr::TcpTls {
-            host,
-            port,
-            insecure,
-            tls_params,
-        } => {
-            let name = tls.servername.clone().filter(|name| !name.is_empty());
-            ConnectionAddr::TcpTls {
-                host: match name {
-                    Some(name) => {
-                        resolve_as = Some(host);
-                        name
-                    }
-                    None => host,
-                },
-                port,
-                insecure: insecure
-                    || tls.reject_unauthorized == Some(false)
-                    || off(Defence::Certificates),
-                tls_params,
-            }
-        }
-        other => other,
-    };
-    let info = info
-        .set_addr(addr)
-        .set_redis_settings(redis)
-        .set_tcp_settings(tcp);
-    (info, resolve_as)
 }
 
 #[cfg(test)]
@@ -358,7 +253,37 @@ mod tests {
     use crate::model::error::Code;
 
     fn parse(url: &str) -> Result<Target> {
-        Target::parse(url, None, &SentinelOptions::default())
+        Target::parse(url, None, None)
+    }
+
+    #[test]
+    fn tls_is_used_or_refused_but_never_dropped() {
+        let tls = Tls::default();
+        let uses_tls = |url: &str, tls: Option<&Tls>| match Target::parse(url, tls, None)
+            .map_err(|error| error.code)
+        {
+            Ok(Target::One { server, .. }) => Ok(server.uses_tls()),
+            Ok(Target::Cluster(nodes)) => Ok(nodes.access.tls.is_some()),
+            Err(code) => Err(code),
+        };
+        for (url, plain, with_tls) in [
+            ("redis://h", Ok(false), Ok(true)),
+            ("valkey://h", Ok(false), Ok(true)),
+            ("rediss://h", Ok(true), Ok(true)),
+            ("valkeys://h", Ok(true), Ok(true)),
+            ("redis-sentinel://h/main", Ok(false), Ok(true)),
+            ("redis-cluster://h", Ok(false), Ok(true)),
+            ("redis+unix:///tmp/s", Ok(false), Err(Code::InvalidArgument)),
+        ] {
+            assert_eq!(uses_tls(url, None), plain, "{url}");
+            assert_eq!(uses_tls(url, Some(&tls)), with_tls, "{url}");
+        }
+        let strict = Tls {
+            reject_unauthorized: Some(true),
+            ..Tls::default()
+        };
+        assert!(uses_tls("rediss://h#insecure", Some(&strict)).is_err());
+        assert_eq!(uses_tls("rediss://h#insecure", None), Ok(true));
     }
 
     #[test]
@@ -393,6 +318,20 @@ mod tests {
             "redis-cluster://u:hush@h,",
             "redis-cluster://u:hush@h:x",
             "redis-cluster://u:hush@h/1",
+            "redis-cluster://u:hush@h/x",
+            "redis-cluster://u:hush@h?db=1",
+            "redis-cluster://u:hush@h#insecure",
+            "redis-sentinel://u:hush@h/main/1/2",
+            "redis-sentinel://u:hush@h/main#insecure",
+            "redis://u:hush@h,g",
+            "redis://u:hush@h#insecure",
+            "redis://u:hush@h/1/2",
+            "redis+unix://h/hush",
+            "redis+unix://u:hush@/tmp/s?pass=hush",
+            "redis+unix://",
+            "redis+unix:///?pass=hush",
+            "redis+unix:///tmp/s?pass=hush&password=hush",
+            "redis+unix:///tmp/s?pass=hush#insecure",
         ] {
             let error = parse(bad).err().unwrap();
             assert_eq!(error.code, Code::InvalidArgument, "{bad}");

@@ -8,7 +8,10 @@ use crate::{
     model::error::{Code, Error, Result},
     store::{
         EventSink, LogLevel,
-        redis::{errors, server::Server},
+        redis::{
+            errors,
+            server::{Connected, Server},
+        },
     },
     switches::{Defence, off},
 };
@@ -110,6 +113,8 @@ struct Live {
     connection: MultiplexedConnection,
     /// Where it leads.
     address: Arc<str>,
+    /// Keeps the connection going.
+    _connected: Connected,
 }
 
 pub struct Link {
@@ -124,6 +129,8 @@ struct Inner {
     connections: AtomicU64,
     /// Told when a request failed in a way that makes the connection suspect.
     suspect: Notify,
+    /// Why the last attempt to connect failed, if that will not go away by itself.
+    refused: watch::Sender<Option<Error>>,
     /// Whether the last connection was given up because the server is a replica.
     demoted: AtomicBool,
 }
@@ -321,18 +328,29 @@ impl Link {
     /// The live connection, waiting for it until the deadline.
     async fn live(&self, deadline: Instant) -> Result<Live> {
         let mut live = self.inner.live.subscribe();
-        let waiting = live.wait_for(Option::is_some);
-        match timeout_at(deadline, waiting).await {
-            Ok(Ok(live)) => live.clone().ok_or_else(Error::closed),
-            Ok(Err(_)) => Err(Error::closed()),
-            Err(_) => Err(Error::new(
+        let mut refused = self.inner.refused.subscribe();
+        let waiting = async {
+            tokio::select! {
+                biased;
+                live = live.wait_for(Option::is_some) => match live {
+                    Ok(live) => live.clone().ok_or_else(Error::closed),
+                    Err(_) => Err(Error::closed()),
+                },
+                // Waiting would not help.
+                Ok(refused) = refused.wait_for(Option::is_some) => {
+                    Err(refused.clone().unwrap_or_else(Error::closed))
+                }
+            }
+        };
+        timeout_at(deadline, waiting).await.unwrap_or_else(|_| {
+            Err(Error::new(
                 Code::Unavailable,
                 format!(
                     "Redis at {} cannot be reached; nothing was sent, reconnecting goes on",
                     self.inner.config.server.shown()
                 ),
-            )),
-        }
+            ))
+        })
     }
 
     /// Whether there is a connection that can be used.
@@ -364,12 +382,13 @@ impl Inner {
             config,
             live,
             connections: AtomicU64::new(0),
+            refused: watch::Sender::new(None),
             suspect: Notify::new(),
             demoted: AtomicBool::new(false),
         })
     }
 
-    async fn connect(self: &Arc<Self>, again: bool) -> Result<(MultiplexedConnection, String)> {
+    async fn connect(self: &Arc<Self>, again: bool) -> Result<Connected> {
         let config = &self.config;
         let on_push = config.on_push.clone();
         let weak = Arc::downgrade(self);
@@ -388,9 +407,9 @@ impl Inner {
                 Ok::<(), ()>(())
             });
         let attempt = async {
-            let (connection, address) = config.server.connect(&settings).await?;
-            (config.prepare)(connection.clone(), again).await?;
-            Ok((connection, address))
+            let connected = config.server.connect(&settings).await?;
+            (config.prepare)(connected.connection.clone(), again).await?;
+            Ok(connected)
         };
         match timeout(config.connect_timeout, attempt).await {
             Ok(done) => done,
@@ -411,14 +430,18 @@ impl Inner {
         let mut logged = false;
         loop {
             match self.connect(again).await {
-                Ok(connection) => return self.put(connection),
+                Ok(connection) => {
+                    self.refused.send_replace(None);
+                    return self.put(connection);
+                }
                 Err(error) if !logged => {
                     logged = true;
+                    self.remember(&error);
                     self.config
                         .sink
                         .log(LogLevel::Warn, &format!("Redis is away: {error}"));
                 }
-                Err(_) => {}
+                Err(error) => self.remember(&error),
             }
             // Jitter, so that a fleet does not come back in one instant.
             sleep(backoff.mul_f64(0.5 + jitter())).await;
@@ -426,17 +449,23 @@ impl Inner {
         }
     }
 
+    fn remember(&self, error: &Error) {
+        let lasting = matches!(error.code, Code::Permission | Code::Unsupported);
+        self.refused.send_replace(lasting.then(|| error.clone()));
+    }
+
     /// Whether what the first attempt met may be over in a moment.
     fn passes(&self, error: &Error) -> bool {
         is_loading(error) || (self.config.server.moves() && error.code == Code::Unavailable)
     }
 
-    fn put(&self, (connection, address): (MultiplexedConnection, String)) {
+    fn put(&self, connected: Connected) {
         let number = self.connections.fetch_add(1, Ordering::Relaxed);
         self.live.send_replace(Some(Live {
             number,
-            connection,
-            address: address.into(),
+            connection: connected.connection.clone(),
+            address: connected.address.clone(),
+            _connected: connected,
         }));
     }
 

@@ -21,6 +21,8 @@ mod server;
 mod slotted;
 pub mod states;
 mod subscriber;
+mod tls;
+mod url;
 
 pub use open::Settings;
 

@@ -2,34 +2,72 @@
 //! Asked at every connection, so that a client finds the new master by connecting again.
 
 use super::{
-    config::{self, Tls},
+    config::{Access, Address},
     errors,
+    tls::TlsContext,
 };
 use crate::{
     model::error::{Code, Error, Result},
     switches::{Defence, off},
 };
+use futures_util::future::select_ok;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, RedisFuture, Value,
-    aio::MultiplexedConnection, io::AsyncDNSResolver,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo,
+    Value, aio::MultiplexedConnection, io::tcp::TcpSettings,
 };
 use std::{
-    fmt,
-    net::SocketAddr,
-    sync::atomic::{AtomicUsize, Ordering},
+    fmt, io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
-use tokio::time::timeout;
+use tokio::{
+    net::{TcpStream, lookup_host},
+    task::AbortHandle,
+    time::timeout,
+};
 
 /// How long one sentinel may take to answer before the next is asked.
 const SENTINEL_PATIENCE: Duration = Duration::from_millis(1_000);
 
+/// How long sent data may stay unacknowledged before the kernel gives the connection up: a host
+/// that is gone is noticed although nothing closes the connection.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(4);
+
 /// One address, and how it may be named in messages.
 pub struct Endpoint {
-    pub client: Client,
+    way: Way,
     pub shown: String,
-    /// The host whose address to connect to, where TLS knows the server by another name.
-    pub resolve_as: Option<String>,
+}
+
+enum Way {
+    Plain(Client),
+    Tls {
+        address: Address,
+        redis: RedisConnectionInfo,
+        context: Arc<TlsContext>,
+    },
+}
+
+/// A connection. It ends when the last clone of it is gone, or with the driver.
+#[derive(Clone)]
+pub struct Connected {
+    pub connection: MultiplexedConnection,
+    /// Where it leads, without secrets.
+    pub address: Arc<str>,
+    /// For TLS, where the connection does not end its own driver while the server owes an answer.
+    _driver: Option<Arc<Driver>>,
+}
+
+struct Driver(AbortHandle);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 pub enum Server {
@@ -38,17 +76,9 @@ pub enum Server {
 }
 
 impl Server {
-    /// A connection, and the address that it leads to (without secrets).
-    pub async fn connect(
-        &self,
-        settings: &AsyncConnectionConfig,
-    ) -> Result<(MultiplexedConnection, String)> {
+    pub async fn connect(&self, settings: &AsyncConnectionConfig) -> Result<Connected> {
         match self {
-            Server::Fixed(endpoint) => endpoint
-                .connect(settings)
-                .await
-                .map(|connection| (connection, endpoint.shown.clone()))
-                .map_err(|error| errors::connecting(&error, &endpoint.shown)),
+            Server::Fixed(endpoint) => endpoint.connect(settings, &endpoint.shown).await,
             Server::Sentinels(sentinels) => sentinels.connect(settings).await,
         }
     }
@@ -71,6 +101,14 @@ impl Server {
         match self {
             Server::Fixed(endpoint) => &endpoint.shown,
             Server::Sentinels(sentinels) => &sentinels.shown,
+        }
+    }
+
+    #[cfg(test)]
+    pub fn uses_tls(&self) -> bool {
+        match self {
+            Server::Fixed(endpoint) => matches!(endpoint.way, Way::Tls { .. }),
+            Server::Sentinels(sentinels) => sentinels.access.tls.is_some(),
         }
     }
 
@@ -102,55 +140,43 @@ impl Server {
 pub struct Sentinels {
     master: String,
     nodes: Vec<Endpoint>,
-    /// User, password, db and TLS of the Redis servers; only the address is not theirs.
-    data: ConnectionInfo,
-    tls: Option<Tls>,
+    /// To the Redis servers.
+    access: Access,
     shown: String,
     /// Which sentinel to begin with: not one whose answer led nowhere.
     first: AtomicUsize,
 }
 
 impl Sentinels {
-    pub fn new(
-        master: String,
-        nodes: Vec<Endpoint>,
-        data: ConnectionInfo,
-        tls: Option<Tls>,
-    ) -> Self {
+    pub fn new(master: String, nodes: Vec<Endpoint>, access: Access) -> Self {
         let shown = format!("{master:?} (by the sentinels {})", Names(&nodes));
         Sentinels {
             master,
             nodes,
-            data,
-            tls,
+            access,
             shown,
             first: AtomicUsize::new(0),
         }
     }
 
-    async fn connect(
-        &self,
-        settings: &AsyncConnectionConfig,
-    ) -> Result<(MultiplexedConnection, String)> {
+    async fn connect(&self, settings: &AsyncConnectionConfig) -> Result<Connected> {
         let found = self.find().await?;
         let result = Self::connect_master(&found, settings).await;
         if result.is_err() {
             // A sentinel that is cut off from the others names the old master for ever.
             self.first.fetch_add(1, Ordering::Relaxed);
         }
-        result.map(|connection| (connection, found.shown))
+        result
     }
 
     async fn connect_master(
         found: &Endpoint,
         settings: &AsyncConnectionConfig,
-    ) -> Result<MultiplexedConnection> {
-        let mut connection = found
-            .connect(settings)
-            .await
-            .map_err(|error| errors::connecting(&error, &found.shown))?;
+    ) -> Result<Connected> {
+        let mut connected = found.connect(settings, &found.shown).await?;
+        let role = redis::cmd("ROLE");
         // Between the fall of a master and the news of it, sentinels name the one that was.
-        match connection.send_packed_command(&redis::cmd("ROLE")).await {
+        match connected.connection.send_packed_command(&role).await {
             Ok(role) if !is_master(&role) => Err(Error::new(
                 Code::Unavailable,
                 format!(
@@ -160,7 +186,7 @@ impl Sentinels {
             )),
             Err(error) if errors::breaks_connection(&error) => Err(errors::request(&error)),
             // A server that does not let this user ask is taken at the sentinels' word.
-            _ => Ok(connection),
+            _ => Ok(connected),
         }
     }
 
@@ -174,7 +200,7 @@ impl Sentinels {
             match timeout(SENTINEL_PATIENCE, self.ask(node)).await {
                 Ok(Ok(Some((host, port)))) => return self.endpoint(host, port),
                 Ok(Ok(None)) => unknown = true,
-                Ok(Err(error)) if error.code == Code::Permission => refused = Some(error),
+                Ok(Err(error)) if error.code != Code::Unavailable => refused = Some(error),
                 Ok(Err(_)) | Err(_) => {}
             }
         }
@@ -196,53 +222,130 @@ impl Sentinels {
     }
 
     async fn ask(&self, node: &Endpoint) -> Result<Option<(String, u16)>> {
-        let failed = |error| errors::connecting(&error, &format!("{} (a sentinel)", node.shown));
+        let shown = format!("{} (a sentinel)", node.shown);
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(SENTINEL_PATIENCE))
             .set_response_timeout(Some(SENTINEL_PATIENCE));
-        let mut connection = node.connect(&settings).await.map_err(failed)?;
+        let mut connected = node.connect(&settings, &shown).await?;
         redis::cmd("SENTINEL")
             .arg("get-master-addr-by-name")
             .arg(&self.master)
-            .query_async(&mut connection)
+            .query_async(&mut connected.connection)
             .await
-            .map_err(failed)
+            .map_err(|error| errors::connecting(&error, &shown))
     }
 
     fn endpoint(&self, host: String, port: u16) -> Result<Endpoint> {
-        config::endpoint_at(&self.data, host, port, self.tls.as_ref())
+        Endpoint::at(Address { host, port }, &self.access)
     }
 }
 
 impl Endpoint {
-    async fn connect(
-        &self,
-        settings: &AsyncConnectionConfig,
-    ) -> redis::RedisResult<MultiplexedConnection> {
-        let mut settings = settings.clone();
-        if let Some(host) = &self.resolve_as {
-            settings = settings.set_dns_resolver(ResolveAs(host.clone()));
+    /// A server by TCP, or by TLS.
+    pub fn at(address: Address, access: &Access) -> Result<Endpoint> {
+        let shown = address.to_string();
+        let way = match &access.tls {
+            Some(context) => {
+                context.check_host(&address.host)?;
+                Way::Tls {
+                    address,
+                    redis: access.redis.clone(),
+                    context: context.clone(),
+                }
+            }
+            None => {
+                let Address { host, port } = address;
+                plain(ConnectionAddr::Tcp(host, port), access, &shown)?
+            }
+        };
+        Ok(Endpoint { way, shown })
+    }
+
+    pub fn unix(path: PathBuf, access: &Access) -> Result<Endpoint> {
+        let shown = path.display().to_string();
+        let way = plain(ConnectionAddr::Unix(path), access, &shown)?;
+        Ok(Endpoint { way, shown })
+    }
+
+    /// `shown`: the server as messages name it.
+    async fn connect(&self, settings: &AsyncConnectionConfig, shown: &str) -> Result<Connected> {
+        let address = self.shown.as_str().into();
+        match &self.way {
+            Way::Plain(client) => client
+                .get_multiplexed_async_connection_with_config(settings)
+                .await
+                .map(|connection| Connected {
+                    connection,
+                    address,
+                    _driver: None,
+                })
+                .map_err(|error| errors::connecting(&error, shown)),
+            Way::Tls {
+                address: at,
+                redis,
+                context,
+            } => {
+                let stream = tcp(at).await.map_err(|error| {
+                    Error::new(
+                        Code::Unavailable,
+                        format!("Redis at {shown} cannot be reached"),
+                    )
+                    .with_cause(error)
+                })?;
+                let secured = context.handshake(at, stream, shown).await?;
+                let settings = settings.clone();
+                let (connection, driver) =
+                    MultiplexedConnection::new_with_config(redis, secured.stream, settings)
+                        .await
+                        .map_err(|error| {
+                            // A refusal may be lost with the connection that it ends.
+                            if secured.certificate.was_asked() && error.is_io_error() {
+                                secured.certificate.refused(shown).with_cause(error)
+                            } else {
+                                errors::connecting(&error, shown)
+                            }
+                        })?;
+                let driver = tokio::spawn(driver).abort_handle();
+                Ok(Connected {
+                    connection,
+                    address,
+                    _driver: Some(Arc::new(Driver(driver))),
+                })
+            }
         }
-        self.client
-            .get_multiplexed_async_connection_with_config(&settings)
-            .await
     }
 }
 
-/// Whatever the name, the addresses of this host.
-struct ResolveAs(String);
-
-impl AsyncDNSResolver for ResolveAs {
-    fn resolve<'a, 'b: 'a>(
-        &'a self,
-        _name: &'b str,
-        port: u16,
-    ) -> RedisFuture<'a, Box<dyn Iterator<Item = SocketAddr> + Send + 'a>> {
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((self.0.as_str(), port)).await?;
-            Ok(Box::new(found.collect::<Vec<_>>().into_iter()) as _)
+fn plain(addr: ConnectionAddr, access: &Access, shown: &str) -> Result<Way> {
+    let tcp = TcpSettings::default().set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let tcp = tcp.set_user_timeout(TCP_USER_TIMEOUT);
+    addr.into_connection_info()
+        .map(|info| {
+            info.set_redis_settings(access.redis.clone())
+                .set_tcp_settings(tcp)
         })
+        .and_then(Client::open)
+        .map(Way::Plain)
+        .map_err(|error| {
+            Error::invalid(format!("cannot connect to {shown} as configured")).with_cause(error)
+        })
+}
+
+/// To the first of the host's addresses that answers.
+async fn tcp(Address { host, port }: &Address) -> io::Result<TcpStream> {
+    let addresses: Vec<_> = lookup_host((host.as_str(), *port)).await?.collect();
+    if addresses.is_empty() {
+        return Err(io::Error::other("the host has no address"));
     }
+    let attempts = addresses
+        .into_iter()
+        .map(|address| Box::pin(TcpStream::connect(address)));
+    let (stream, _) = select_ok(attempts).await?;
+    stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
+    Ok(stream)
 }
 
 fn is_master(role: &Value) -> bool {
