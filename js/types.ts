@@ -169,6 +169,11 @@ export interface Limits {
   maxIdBytes?: number;
   /** Longest state as JSON. Default 1 MiB. */
   maxStateBytes?: number;
+  /**
+   * How deep arrays and objects may be nested in a state, the state itself included; at most 1000.
+   * States that other nodes nested deeper are shown as `null`. Default 128.
+   */
+  maxDepth?: number;
   /** Longest key of a metadata item. Default 4096. */
   maxMetadataKeyBytes?: number;
   /** Longest value of a metadata item. Default 1 MiB. */
@@ -178,8 +183,8 @@ export interface Limits {
   /** Most heartbeats in one batch, and most changes of one channel in one commit. Default 256. */
   maxBatchSize?: number;
   /**
-   * Most heartbeats waiting, and most changes of metadata; beyond it they reject with
-   * `OVERLOADED`. Default 100 000.
+   * Most heartbeats that are not settled, and most changes of metadata that wait; beyond it they
+   * reject with `OVERLOADED`. Default 100 000.
    */
   maxQueue?: number;
   /** How long a command may take. Default 2000. */

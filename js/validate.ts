@@ -251,6 +251,14 @@ export function stateText(field: string, state: unknown): string {
   try {
     text = JSON.stringify(state);
   } catch (error) {
+    if (error instanceof RangeError) {
+      // JSON.stringify overflows the stack at some thousand levels, far beyond any limit.
+      throw invalid(
+        `${field} is nested too deep to be written as JSON, more than limits.maxDepth can allow; ` +
+          `flatten it, or store nested data as text`,
+        error,
+      );
+    }
     // A cycle, a BigInt, a getter or toJSON that throws.
     throw invalid(`${field} cannot be written as JSON: ${messageOf(error)}`, error);
   }
@@ -336,6 +344,7 @@ const KINDS: Record<string, Kind> = {
   limits: {
     maxIdBytes: 'count',
     maxStateBytes: 'count',
+    maxDepth: 'count',
     maxMetadataKeyBytes: 'count',
     maxMetadataValueBytes: 'count',
     maxMetadataRecordBytes: 'count',

@@ -11,6 +11,7 @@ pub mod lock;
 pub mod metadata;
 pub mod metrics;
 pub mod model;
+pub mod offload;
 pub mod options;
 pub mod presence;
 pub mod store;

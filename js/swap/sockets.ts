@@ -272,7 +272,11 @@ class SocketSession<State extends object> {
       const ack = args.at(-1);
       const payload = typeof args[0] === 'function' ? undefined : args[0];
       const acknowledge = typeof ack === 'function' ? (ack as Ack) : ignore;
-      work(payload).then(acknowledge, (error) => acknowledge(this.#failure(event, error)));
+      work(payload)
+        .then(acknowledge)
+        // Also when the answer cannot be encoded: Socket.IO's encoder throws in the acknowledgement.
+        .catch((error) => acknowledge(this.#failure(event, error)))
+        .catch((error) => this.#log(`${event} could not be acknowledged`, error));
     });
   }
 

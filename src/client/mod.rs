@@ -19,6 +19,7 @@ use crate::{
         presence::{Epoch, Member, Place, Sweep},
         state::State,
     },
+    offload::offload,
     options::Options,
     presence::{self, directory::Directory},
     store::{EachPiece, EventSink, Join, Store, SweepSettings, Topic},
@@ -97,9 +98,9 @@ impl Client {
                 } else {
                     heartbeat::SECOND_FLIGHT_FROM.min(max_batch)
                 },
-                max_queue: limits.max_queue,
+                queue: (&limits).into(),
                 max_state_bytes: limits.max_state_bytes,
-                patience: Duration::from_millis(limits.command_timeout_ms),
+                timeout: Duration::from_millis(limits.command_timeout_ms),
             },
         );
         let locks = Locks::new(
@@ -168,10 +169,15 @@ impl Client {
             ids::check("userId", user, &self.limits)?;
             ids::check_conn("connId", conn, &self.limits)?;
             self.limits.state("state", state.len())?;
+            self.limits.depth("state", state)?;
             let mut join = Join {
                 conn: conn.into(),
                 place: Place::new(room, user),
-                state: State::parse("state", state)?,
+                state: offload(state.len(), {
+                    let state = state.to_owned();
+                    move || State::parse("state", &state)
+                })
+                .await?,
                 ttl_ms: self.ttl_ms,
                 floor: 0,
             };

@@ -35,6 +35,23 @@ impl Group {
     }
 }
 
+/// Groups in batches of at most `max` heartbeats; no group has more.
+pub(super) fn split(groups: Vec<Group>, max: usize) -> Vec<Vec<Group>> {
+    let mut batches: Vec<Vec<Group>> = Vec::new();
+    let mut size = 0;
+    for group in groups {
+        size += group.waiting.len();
+        match batches.last_mut() {
+            Some(batch) if size <= max => batch.push(group),
+            _ => {
+                size = group.waiting.len();
+                batches.push(vec![group]);
+            }
+        }
+    }
+    batches
+}
+
 /// What one call of the batch script refreshes: connections, sorted by room, and who waits for each.
 #[derive(Default)]
 pub(super) struct Plain {
@@ -58,13 +75,11 @@ pub(super) enum OneOrMore {
 }
 
 impl OneOrMore {
-    fn tickets(&self) -> impl Iterator<Item = u64> + '_ {
+    fn all(&self) -> &[Waiting] {
         match self {
             OneOrMore::One(one) => std::slice::from_ref(one),
             OneOrMore::More(more) => more.as_slice(),
         }
-        .iter()
-        .map(|waiting| waiting.request.ticket)
     }
 
     fn push(&mut self, another: Waiting) {
@@ -160,21 +175,25 @@ fn is_plain(waiting: &OneOrMore, known: Epoch) -> bool {
     let fits = |waiting: &Waiting| {
         waiting.request.patch.is_none() && waiting.request.epoch.is_none_or(|epoch| epoch == known)
     };
-    match waiting {
-        OneOrMore::One(one) => fits(one),
-        OneOrMore::More(more) => more.iter().all(fits),
-    }
+    waiting.all().iter().all(fits)
 }
 
 impl Engine {
     /// Sends the plain part of a batch and settles it; what turns out to need more comes back.
     pub(super) async fn fly(&self, plain: Plain) -> Vec<Group> {
-        let tickets: Vec<u64> = plain.waiting.iter().flat_map(OneOrMore::tickets).collect();
-        // Everything is settled in one go at its end, so after a panic nothing has been.
-        match self.guarded(self.fly_plain(plain)).await {
+        let waiting = || plain.waiting.iter().flat_map(OneOrMore::all);
+        let tickets: Vec<u64> = waiting().map(|one| one.request.ticket).collect();
+        let Some(oldest) = waiting().map(|one| one.since).min() else {
+            return Vec::new();
+        };
+        // Everything is settled in one go at its end, so when it is cut off nothing has been.
+        let deadline = self.settings.deadline(oldest);
+        match self.guarded(deadline, self.fly_plain(plain)).await {
             Ok(exceptions) => exceptions,
             Err(error) => {
-                self.settle_lost(tickets, &error);
+                // Plain heartbeats have no patch.
+                let lost = tickets.into_iter().map(|ticket| (ticket, 0));
+                self.settle_lost(lost.collect(), &error);
                 Vec::new()
             }
         }

@@ -2,7 +2,11 @@
 //! connection that another node made. One round trip when this node made the connection; each
 //! conflict with another writer costs one more.
 
-use super::{Engine, Outcome, Waiting, batch::Group};
+use super::{
+    Engine, Outcome, Waiting,
+    batch::Group,
+    merge::{self, Verdict},
+};
 use crate::{
     model::{
         error::{Code, Error},
@@ -14,49 +18,55 @@ use crate::{
     store::{Beaten, FullBeat, Mark, StateWrite, Stored},
 };
 use parking_lot::Mutex;
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
+use tokio::time::Instant;
 
 /// Rounds after which a connection whose state or place keeps changing is given up. Each means
 /// that another writer succeeded in between.
 const MOST_ROUNDS: usize = 100;
 
 /// A group on its way.
-struct Work {
-    group: Group,
+pub(super) struct Work {
+    pub group: Group,
     epoch: Option<Epoch>,
     place: Option<Place>,
     /// The state that patches are merged into, as it is stored.
-    base: Option<Stored>,
+    pub base: Option<Stored>,
     /// The epoch, as long as what the directory knew has not turned out to be wrong.
     confident: Option<Epoch>,
     /// What the patches made of it, if it differs.
-    next: Option<State>,
+    pub next: Option<State>,
     /// Which of the waiting have changed something, and which are refused.
-    verdicts: Vec<Verdict>,
+    pub verdicts: Vec<Verdict>,
     unsettled: Unsettled,
 }
 
-/// The tickets of a flight that nobody has been told of yet: what a panic leaves behind.
-type Unsettled = Arc<Mutex<HashSet<u64>>>;
-
-#[derive(Clone)]
-enum Verdict {
-    Fits { changed: bool },
-    Refused(Error),
-}
+/// The tickets of a flight that are not settled, with the bytes of their patches: what a panic or a
+/// deadline leaves behind.
+type Unsettled = Arc<Mutex<HashMap<u64, usize>>>;
 
 impl Engine {
-    pub(super) async fn fly_full(&self, groups: Vec<Group>) {
-        let conns: HashSet<Arc<str>> = groups.iter().map(|group| group.conn.clone()).collect();
-        let waiting = groups.iter().flat_map(|group| &group.waiting);
-        let unsettled = Unsettled::new(Mutex::new(
-            waiting.map(|waiting| waiting.request.ticket).collect(),
-        ));
+    /// Sends groups and settles them. Returns what was parked behind them meanwhile: the groups that
+    /// are next.
+    pub(super) async fn fly_full(&self, groups: Vec<Group>) -> Vec<Group> {
+        let conns: Vec<Arc<str>> = groups.iter().map(|group| group.conn.clone()).collect();
+        let waiting = || groups.iter().flat_map(|group| &group.waiting);
+        let deadline = waiting()
+            .map(|waiting| waiting.since)
+            .min()
+            .map_or_else(Instant::now, |oldest| self.settings.deadline(oldest));
+        let tickets =
+            waiting().map(|waiting| (waiting.request.ticket, waiting.request.patch_bytes()));
+        let unsettled = Unsettled::new(Mutex::new(tickets.collect()));
         let flight = self.fly_groups(groups, unsettled.clone());
-        if let Err(error) = self.guarded(flight).await {
+        if let Err(error) = self.guarded(deadline, flight).await {
+            // What was written is unknown.
+            for conn in &conns {
+                self.directory.forget(conn);
+            }
             self.settle_lost(unsettled.lock().drain().collect(), &error);
         }
-        self.release(&conns);
+        self.busy.lock().next(conns, self.settings.max_batch)
     }
 
     async fn fly_groups(&self, groups: Vec<Group>, unsettled: Unsettled) {
@@ -108,14 +118,21 @@ impl Engine {
         works
     }
 
-    /// One round trip (two with a connection that has to be looked up); returns what is still
-    /// open.
+    /// One round trip for each piece (two with a connection that has to be looked up); returns what is
+    /// still open.
     async fn round(&self, works: Vec<Work>) -> Vec<Work> {
         let works = self.look_up(works).await;
-        let mut works = self.refuse_those_for_others(works);
-        for work in &mut works {
-            self.merge(work);
+        let works = self.refuse_foreign_states(works);
+        let mut open = Vec::new();
+        for piece in merge::pieces(works) {
+            let piece = merge::merge(piece, self.settings.max_state_bytes).await;
+            open.extend(self.send(piece).await);
         }
+        open
+    }
+
+    /// Sends works whose patches are merged; returns what is still open.
+    async fn send(&self, works: Vec<Work>) -> Vec<Work> {
         let beats: Vec<FullBeat> = works.iter().filter_map(Work::beat).collect();
         let outcomes = self.store.beat_full(&beats, self.settings.ttl_ms).await;
         let mut open = Vec::new();
@@ -180,66 +197,30 @@ impl Engine {
         ready
     }
 
-    /// A state that is compressed in a way, or with a dictionary, that only others know stays as it is.
-    fn refuse_those_for_others(&self, works: Vec<Work>) -> Vec<Work> {
-        let (later, works): (Vec<Work>, Vec<Work>) = works.into_iter().partition(|work| {
-            let stored = work.base.as_ref();
-            work.group.has_patch() && stored.is_some_and(Stored::is_for_others)
-        });
-        for work in later {
+    /// Refuses patches of states that this client cannot read and others can: they stay as they are.
+    fn refuse_foreign_states(&self, works: Vec<Work>) -> Vec<Work> {
+        let mut readable = Vec::with_capacity(works.len());
+        for work in works {
+            let foreign = work.base.as_ref().and_then(Stored::foreign);
+            let Some(fault) = foreign.filter(|_| work.group.has_patch()) else {
+                readable.push(work);
+                continue;
+            };
             let error = Error::new(
                 Code::CorruptData,
                 format!(
-                    "patchState: the state of connection {} is compressed in a way that this node does \
-                     not know, and was left as it is; update this node, or give it the dictionary \
-                     (stateCompression.dictionaries)",
-                    ids::shown(&work.group.conn)
+                    "patchState: the state of connection {} was left as it is: {fault}; {}",
+                    ids::shown(&work.group.conn),
+                    fault.remedy()
                 ),
             );
             self.fail(work, &error);
         }
-        works
-    }
-
-    /// Merges the group's patches into the base, in the order of the calls. A patch that would
-    /// make the state too large is refused alone (spec 5.3).
-    fn merge(&self, work: &mut Work) {
-        let before = work
-            .base
-            .as_ref()
-            .map_or_else(State::empty, |base| base.state.clone());
-        let mut state = before.clone();
-        let limit = self.settings.max_state_bytes;
-        work.verdicts = work
-            .group
-            .waiting
-            .iter()
-            .map(|waiting| {
-                let patched = waiting
-                    .request
-                    .patch
-                    .as_ref()
-                    .and_then(|patch| state.patched(patch));
-                match patched {
-                    None => Verdict::Fits { changed: false },
-                    Some(after) if after.as_str().len() > limit => {
-                        Verdict::Refused(Error::invalid(format!(
-                            "patchState would make the state {} bytes of JSON, more than the \
-                             limit of {limit} bytes (limits.maxStateBytes)",
-                            after.as_str().len()
-                        )))
-                    }
-                    Some(after) => {
-                        state = after;
-                        Verdict::Fits { changed: true }
-                    }
-                }
-            })
-            .collect();
-        work.next = (state != before).then_some(state);
+        readable
     }
 
     fn finish(&self, work: Work, epoch: Epoch, mark: Option<Arc<Mark>>) {
+        let outcomes: Vec<_> = work.results().collect();
         let written = work.next.is_some();
         let stored = match work.next {
             Some(state) => Some(Stored { state, mark }),
@@ -258,16 +239,10 @@ impl Engine {
             .group
             .waiting
             .into_iter()
-            .zip(work.verdicts)
-            .map(|(waiting, verdict)| match verdict {
-                Verdict::Fits { changed } => (
-                    waiting,
-                    Ok(Beat {
-                        changed: changed && written,
-                        epoch,
-                    }),
-                ),
-                Verdict::Refused(error) => (waiting, Err(Box::new(error))),
+            .zip(outcomes)
+            .map(|(waiting, outcome)| {
+                let outcome = outcome.map(|changed| Beat { changed, epoch });
+                (waiting, outcome.map_err(Box::new))
             })
             .collect();
         self.settle_of(&work.unsettled, results);

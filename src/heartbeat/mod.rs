@@ -3,7 +3,11 @@
 //!
 //! `queue.rs` takes heartbeats in and bounds them, `batch.rs` sorts a batch into what one script
 //! call can refresh and what needs more, `full.rs` does the latter (patches, unknown places, other
-//! epochs).
+//! epochs), `busy.rs` parks what has to wait for an earlier heartbeat of its connection.
+//!
+//! Every heartbeat has a deadline that counts from its arrival. One that is not sent within
+//! [`Settings::queue_timeout`] fails, wherever it waits. One that is sent has [`Settings::timeout`] more,
+//! however many round trips it takes.
 //!
 //! Shared structures and their races:
 //! - the queue: filled by the JavaScript thread, emptied by the engine's task, under one lock;
@@ -13,8 +17,12 @@
 //!   heartbeat the long way round.
 
 mod batch;
+mod busy;
 mod full;
+mod merge;
 mod queue;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     metrics::{Metrics, count},
@@ -24,23 +32,27 @@ use crate::{
         state::Patch,
     },
     presence::directory::Directory,
-    store::Store,
+    store::heartbeat::HeartbeatStore,
     switches::{Defence, off, panic_point},
 };
 use batch::{Batch, Group};
+use busy::{Busy, earliest};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use queue::Queue;
+pub use queue::QueueLimits;
 use std::{
-    collections::{HashMap, HashSet},
     panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until, timeout_at},
+};
 
 /// Batches that may be on their way at once. Those after the first leave only when they are large,
 /// so that the server always has work while the node takes in the answers of the ones before.
@@ -52,7 +64,7 @@ pub const SECOND_FLIGHT_FROM: usize = 64;
 /// calls for single rooms, which are to be as large as can be.
 pub const BY_ROOM: usize = 8;
 /// Batches of heartbeats with more to say that may be on their way at once.
-const MOST_FULL_FLIGHTS: usize = 16;
+const MAX_FULL_FLIGHTS: usize = 16;
 
 /// A connection id within a text that many requests share: no allocation for each.
 #[derive(Clone, Debug)]
@@ -100,6 +112,13 @@ pub struct Request {
     pub ticket: u64,
 }
 
+impl Request {
+    /// How much of the memory for patches it takes, in bytes.
+    fn patch_bytes(&self) -> usize {
+        self.patch.as_ref().map_or(0, |patch| patch.size())
+    }
+}
+
 /// A request with the time at which it came.
 #[derive(Debug)]
 struct Waiting {
@@ -123,28 +142,40 @@ pub struct Settings {
     pub max_batch: usize,
     /// Size from which a second batch leaves before the first is back.
     pub second_from: usize,
-    pub max_queue: usize,
+    pub queue: QueueLimits,
     pub max_state_bytes: usize,
-    /// How long a heartbeat waits for its batch to leave before it fails.
-    pub patience: Duration,
+    /// How long the store may take for a heartbeat once it is sent, and how long a heartbeat may wait to
+    /// be sent after its window.
+    pub timeout: Duration,
+}
+
+impl Settings {
+    /// How long a heartbeat waits to be sent before it fails.
+    fn queue_timeout(&self) -> Duration {
+        self.window + self.timeout
+    }
+
+    /// When heartbeats fail of which the oldest came at this time, although they were sent.
+    fn deadline(&self, oldest: Instant) -> Instant {
+        oldest + self.queue_timeout() + self.timeout
+    }
 }
 
 pub struct Engine {
-    store: Arc<dyn Store>,
+    store: Arc<dyn HeartbeatStore>,
     directory: Arc<Directory>,
     metrics: Arc<Metrics>,
     settle: Arc<dyn Settle>,
     settings: Settings,
     queue: Mutex<Queue>,
     wake: Notify,
-    /// Connections with a full heartbeat on its way, each with the requests that wait for it.
-    busy: Mutex<HashMap<Arc<str>, Vec<Waiting>>>,
+    busy: Mutex<Busy>,
     closing: AtomicBool,
 }
 
 impl Engine {
     pub fn new(
-        store: Arc<dyn Store>,
+        store: Arc<dyn HeartbeatStore>,
         directory: Arc<Directory>,
         metrics: Arc<Metrics>,
         settle: Arc<dyn Settle>,
@@ -156,7 +187,7 @@ impl Engine {
             metrics,
             settle,
             settings,
-            queue: Mutex::new(Queue::new(settings.max_queue)),
+            queue: Mutex::new(Queue::new(settings.queue)),
             wake: Notify::new(),
             busy: Mutex::default(),
             closing: AtomicBool::new(false),
@@ -179,8 +210,9 @@ impl Engine {
         }
     }
 
+    /// How many heartbeats wait to be sent.
     pub fn queued(&self) -> usize {
-        self.queue.lock().len()
+        self.queue.lock().len() + self.busy.lock().parked()
     }
 
     /// Runs until [`Engine::stop`] has been called and everything is settled.
@@ -188,8 +220,13 @@ impl Engine {
         let mut flights = FuturesUnordered::new();
         let mut full_flights = FuturesUnordered::new();
         loop {
-            while full_flights.len() < MOST_FULL_FLIGHTS && self.may_start(flights.len()) {
-                if self.has_window() && !self.window_is_over() {
+            self.expire();
+            let mut window_end = None;
+            while full_flights.len() < MAX_FULL_FLIGHTS && self.may_start(flights.len()) {
+                // The end of the window is what is waited for below, so a window that ends between
+                // this look and the wait ends the wait at once.
+                window_end = self.window_end().filter(|end| *end > Instant::now());
+                if window_end.is_some() {
                     break;
                 }
                 let batch = self.next_batch();
@@ -200,7 +237,6 @@ impl Engine {
                     full_flights.push(self.fly_full(batch.full));
                 }
             }
-            self.give_up();
             let done = self.closing.load(Ordering::Acquire)
                 && flights.is_empty()
                 && full_flights.is_empty()
@@ -208,20 +244,28 @@ impl Engine {
             if done {
                 return;
             }
+            #[cfg(test)]
+            tests::between_looks();
+            let wake_at = earliest(window_end, self.next_expiry());
             tokio::select! {
                 () = self.wake.notified() => {}
-                () = self.oldest_has_waited(self.settings.window), if self.has_window() => {}
-                () = self.oldest_has_waited(self.patience()) => {}
+                () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {}
                 Some(exceptions) = flights.next(), if !flights.is_empty() => {
                     let exceptions: Vec<Group> = exceptions;
                     if !exceptions.is_empty() {
-                        let groups = self.make_busy(exceptions);
+                        let groups = self.busy.lock().claim(exceptions);
                         if !groups.is_empty() {
                             full_flights.push(self.fly_full(groups));
                         }
                     }
                 }
-                Some(()) = full_flights.next(), if !full_flights.is_empty() => {}
+                Some(next) = full_flights.next(), if !full_flights.is_empty() => {
+                    let next: Vec<Group> = next;
+                    for groups in batch::split(next, self.settings.max_batch) {
+                        self.count_batch(groups.iter().map(|group| group.waiting.len()).sum());
+                        full_flights.push(self.fly_full(groups));
+                    }
+                }
             }
         }
     }
@@ -240,48 +284,39 @@ impl Engine {
         }
     }
 
-    fn window_is_over(&self) -> bool {
+    /// Until when the next batch waits for more heartbeats; `None` if it does not.
+    fn window_end(&self) -> Option<Instant> {
         let queue = self.queue.lock();
-        self.closing.load(Ordering::Acquire)
-            || queue.len() >= self.settings.max_batch
-            || queue
-                .oldest()
-                .is_some_and(|oldest| oldest.elapsed() >= self.settings.window)
+        let waits = !self.settings.window.is_zero()
+            && queue.len() < self.settings.max_batch
+            && !self.closing.load(Ordering::Acquire);
+        let oldest = queue.oldest().filter(|_| waits)?;
+        Some(oldest + self.settings.window)
     }
 
-    fn has_window(&self) -> bool {
-        !self.settings.window.is_zero()
+    /// When the next heartbeat may have waited too long to be sent.
+    fn next_expiry(&self) -> Option<Instant> {
+        let oldest = earliest(self.queue.lock().oldest(), self.busy.lock().oldest());
+        Some(oldest? + self.settings.queue_timeout())
     }
 
-    fn patience(&self) -> Duration {
-        self.settings.window + self.settings.patience
-    }
-
-    /// Resolves when the oldest waiting heartbeat has waited that long; never, if it has already
-    /// (then something else has to happen first).
-    async fn oldest_has_waited(&self, time: Duration) {
-        let oldest = self.queue.lock().oldest();
-        match oldest {
-            Some(oldest) if oldest.elapsed() < time => {
-                tokio::time::sleep_until((oldest + time).into()).await;
-            }
-            _ => std::future::pending().await,
-        }
-    }
-
-    /// Fails what has waited too long for the batches before it: the store does not answer.
-    fn give_up(&self) {
-        let patience = self.patience();
-        let late = self.queue.lock().take_older(patience);
+    /// Fails heartbeats that have waited too long to be sent: the store does not answer.
+    fn expire(&self) {
+        let queue_timeout = self.settings.queue_timeout();
+        let Some(time) = Instant::now().checked_sub(queue_timeout) else {
+            return;
+        };
+        let mut late = self.busy.lock().take_until(time);
+        late.extend(self.queue.lock().take_until(time));
         if late.is_empty() {
             return;
         }
         let error = Error::new(
             Code::Unavailable,
             format!(
-                "the heartbeat waited {} ms for those before it; Redis does not answer. \
+                "the heartbeat waited {} ms for those before it; Redis does not answer in time. \
                  Nothing was sent",
-                patience.as_millis()
+                queue_timeout.as_millis()
             ),
         );
         self.settle(
@@ -293,71 +328,65 @@ impl Engine {
 
     fn next_batch(&self) -> Batch {
         let waiting = self.queue.lock().take(self.settings.max_batch);
-        count(&self.metrics.counters.heartbeat_batches, 1);
-        self.metrics.batch_size.record_value(waiting.len() as u64);
+        self.count_batch(waiting.len());
         let mut batch = Batch::sort(waiting, &self.directory);
-        batch.full = self.make_busy(std::mem::take(&mut batch.full));
+        batch.full = self.busy.lock().claim(std::mem::take(&mut batch.full));
         batch
     }
 
-    /// Marks connections as busy; those that are already are parked behind the first.
-    fn make_busy(&self, groups: Vec<Group>) -> Vec<Group> {
-        let mut busy = self.busy.lock();
-        groups
-            .into_iter()
-            .filter_map(|group| match busy.get_mut(&group.conn) {
-                Some(parked) => {
-                    parked.extend(group.waiting);
-                    None
-                }
-                None => {
-                    busy.insert(group.conn.clone(), Vec::new());
-                    Some(group)
-                }
-            })
-            .collect()
+    fn count_batch(&self, heartbeats: usize) {
+        count(&self.metrics.counters.heartbeat_batches, 1);
+        self.metrics.batch_size.record_value(heartbeats as u64);
     }
 
-    /// The connections are no longer busy: what was parked behind them goes to the queue's front.
-    fn release(&self, conns: &HashSet<Arc<str>>) {
-        let mut busy = self.busy.lock();
-        let parked: Vec<Waiting> = conns
-            .iter()
-            .filter_map(|conn| busy.remove(conn))
-            .flatten()
-            .collect();
-        drop(busy);
-        if !parked.is_empty() {
-            self.queue.lock().put_back(parked);
-            self.wake.notify_one();
-        }
-    }
-
-    /// A flight; that it panicked is an error, and the engine goes on.
-    async fn guarded<T>(&self, flight: impl Future<Output = T>) -> Result<T, Error> {
+    /// A flight, until it is done or its deadline has passed. That it panicked is an error, and the
+    /// engine goes on.
+    async fn guarded<T>(
+        &self,
+        deadline: Instant,
+        flight: impl Future<Output = T>,
+    ) -> Result<T, Error> {
         let flight = async {
             panic_point(Defence::Calm);
-            flight.await
+            if off(Defence::Deadlines) {
+                return Ok(flight.await);
+            }
+            timeout_at(deadline, flight)
+                .await
+                .map_err(|_| self.timed_out())
         };
         if off(Defence::Panics) {
-            return Ok(flight.await);
+            return flight.await;
         }
         AssertUnwindSafe(flight)
             .catch_unwind()
             .await
-            .map_err(|panic| Error::panicked(&*panic))
+            .unwrap_or_else(|panic| Err(Error::panicked(&*panic)))
     }
 
-    /// Tells those that a panic took away from us.
-    fn settle_lost(&self, tickets: Vec<u64>, error: &Error) {
-        count(
-            &self.metrics.counters.heartbeats_failed,
-            tickets.len() as u64,
-        );
+    fn timed_out(&self) -> Error {
+        Error::new(
+            Code::Timeout,
+            format!(
+                "the heartbeat was not answered within {} ms of its arrival (batchWindowMs, and twice \
+                 limits.commandTimeoutMs)",
+                (self.settings.queue_timeout() + self.settings.timeout).as_millis()
+            ),
+        )
+        .with_unknown_outcome()
+    }
+
+    /// Settles heartbeats of a flight that was cut off: their tickets, and the bytes of their patches.
+    fn settle_lost(&self, lost: Vec<(u64, usize)>, error: &Error) {
+        if lost.is_empty() {
+            return;
+        }
+        count(&self.metrics.counters.heartbeats_failed, lost.len() as u64);
+        let bytes = lost.iter().map(|(_, bytes)| bytes).sum();
+        self.queue.lock().release(lost.len(), bytes);
         self.settle.settle(
-            tickets
-                .into_iter()
-                .map(|ticket| (ticket, Err(Box::new(error.clone()))))
+            lost.into_iter()
+                .map(|(ticket, _)| (ticket, Err(Box::new(error.clone()))))
                 .collect(),
         );
     }
@@ -372,6 +401,11 @@ impl Engine {
             results.len() as u64 - failed,
         );
         count(&self.metrics.counters.heartbeats_failed, failed);
+        let bytes = results
+            .iter()
+            .map(|(waiting, _)| waiting.request.patch_bytes())
+            .sum();
+        self.queue.lock().release(results.len(), bytes);
         let now = Instant::now();
         // Those that came together have waited equally long.
         for together in results.chunk_by(|(a, _), (b, _)| a.since == b.since) {

@@ -1,50 +1,112 @@
-//! The bounded queue of heartbeats that wait for the next batch (spec 5.4).
+//! The bounded queue of heartbeats that wait for the next batch (spec 5.4). The bounds cover every
+//! heartbeat that is not settled, wherever in the engine it is: in this queue, parked behind another
+//! heartbeat of its connection, or sent and not answered.
 
 use super::{Outcome, Request, Waiting};
-use crate::model::error::{Code, Error};
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
+use crate::model::{
+    error::{Code, Error},
+    limits::Limits,
 };
+use std::collections::VecDeque;
+use tokio::time::Instant;
+
+/// Bytes of patches that the engine holds at most, with the default `maxStateBytes`.
+const MAX_PATCH_BYTES: usize = 64 * 1024 * 1024;
+/// The bound leaves room for this many patches of the largest size.
+const MIN_LARGEST_PATCHES: usize = 8;
+
+/// How much the engine holds at most.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueLimits {
+    pub heartbeats: usize,
+    pub patch_bytes: usize,
+}
+
+impl From<&Limits> for QueueLimits {
+    fn from(limits: &Limits) -> Self {
+        let largest = limits.max_state_bytes.saturating_mul(MIN_LARGEST_PATCHES);
+        QueueLimits {
+            heartbeats: limits.max_queue,
+            patch_bytes: MAX_PATCH_BYTES.max(largest),
+        }
+    }
+}
 
 pub(super) struct Queue {
+    /// In order of arrival.
     waiting: VecDeque<Waiting>,
-    most: usize,
+    /// Heartbeats that are not settled, and the bytes of their patches.
+    held: usize,
+    held_bytes: usize,
+    limits: QueueLimits,
 }
 
 impl Queue {
-    pub fn new(most: usize) -> Self {
+    pub fn new(limits: QueueLimits) -> Self {
         Queue {
             waiting: VecDeque::new(),
-            most,
+            held: 0,
+            held_bytes: 0,
+            limits,
         }
     }
 
-    /// Takes requests in; those for which there is no room come back refused.
-    pub fn push(&mut self, mut requests: Vec<Request>, since: Instant) -> Vec<(u64, Outcome)> {
-        let room = self.most.saturating_sub(self.waiting.len());
-        let refused = requests.split_off(room.min(requests.len()));
-        self.waiting.extend(
+    /// Takes requests in. Returns those for which there is no room, refused.
+    pub fn push(&mut self, requests: Vec<Request>, since: Instant) -> Vec<(u64, Outcome)> {
+        let mut refused = Vec::new();
+        self.waiting.reserve(
             requests
-                .into_iter()
-                .map(|request| Waiting { request, since }),
+                .len()
+                .min(self.limits.heartbeats.saturating_sub(self.held)),
         );
-        refused
-            .into_iter()
-            .map(|request| (request.ticket, Err(Box::new(self.full()))))
-            .collect()
-    }
-
-    /// Puts back what was taken but has to wait: before everything that came later. They have
-    /// been counted against the bound before.
-    pub fn put_back(&mut self, waiting: Vec<Waiting>) {
-        for waiting in waiting.into_iter().rev() {
-            self.waiting.push_front(waiting);
+        for request in requests {
+            let bytes = request.patch_bytes();
+            if let Some(error) = self.refusal(bytes) {
+                refused.push((request.ticket, Err(Box::new(error))));
+                continue;
+            }
+            self.held += 1;
+            self.held_bytes += bytes;
+            self.waiting.push_back(Waiting { request, since });
         }
+        refused
     }
 
-    pub fn take(&mut self, most: usize) -> Vec<Waiting> {
-        let n = most.min(self.waiting.len());
+    /// Why there is no room for a heartbeat with a patch of this size. A single patch always fits.
+    fn refusal(&self, bytes: usize) -> Option<Error> {
+        let limits = &self.limits;
+        let message = if self.held >= limits.heartbeats {
+            format!(
+                "{} heartbeats are not settled yet, the limit is {} (limits.maxQueue)",
+                self.held, limits.heartbeats
+            )
+        } else if bytes > 0
+            && self.held_bytes > 0
+            && self.held_bytes.saturating_add(bytes) > limits.patch_bytes
+        {
+            format!(
+                "patchState of {bytes} bytes does not fit: heartbeats with {} bytes of patches are not \
+                 settled yet, the limit is {} bytes (64 MiB, or {MIN_LARGEST_PATCHES} times \
+                 limits.maxStateBytes if that is more)",
+                self.held_bytes, limits.patch_bytes
+            )
+        } else {
+            return None;
+        };
+        Some(Error::new(
+            Code::Overloaded,
+            format!("{message}; the server is slower than the heartbeats come, send fewer"),
+        ))
+    }
+
+    /// So many heartbeats are settled, with so many bytes of patches.
+    pub fn release(&mut self, heartbeats: usize, bytes: usize) {
+        self.held = self.held.saturating_sub(heartbeats);
+        self.held_bytes = self.held_bytes.saturating_sub(bytes);
+    }
+
+    pub fn take(&mut self, max: usize) -> Vec<Waiting> {
+        let n = max.min(self.waiting.len());
         let taken = self.waiting.drain(..n).collect();
         // A burst must not keep its memory for ever.
         if self.waiting.is_empty() && self.waiting.capacity() > 16 * 1024 {
@@ -53,13 +115,12 @@ impl Queue {
         taken
     }
 
-    /// Takes those that have waited that long. The queue is in order of arrival but for what was
-    /// put back in front, which is older.
-    pub fn take_older(&mut self, than: Duration) -> Vec<Waiting> {
+    /// Takes those that came at this time or before.
+    pub fn take_until(&mut self, time: Instant) -> Vec<Waiting> {
         let n = self
             .waiting
             .iter()
-            .take_while(|waiting| waiting.since.elapsed() >= than)
+            .take_while(|waiting| waiting.since <= time)
             .count();
         self.take(n)
     }
@@ -72,19 +133,13 @@ impl Queue {
         self.waiting.is_empty()
     }
 
+    /// When the oldest came.
     pub fn oldest(&self) -> Option<Instant> {
         self.waiting.front().map(|waiting| waiting.since)
     }
 
-    fn full(&self) -> Error {
-        Error::new(
-            Code::Overloaded,
-            format!(
-                "{} heartbeats are waiting already, the limit is {} (limits.maxQueue); \
-                 the server is slower than the heartbeats come, send fewer",
-                self.waiting.len(),
-                self.most
-            ),
-        )
+    #[cfg(test)]
+    pub fn held(&self) -> (usize, usize) {
+        (self.held, self.held_bytes)
     }
 }

@@ -17,8 +17,9 @@ use crate::{
     model::{
         error::{Code, Error, Result},
         limits::Limits,
-        metadata::{Channel, change::Change, record::Record},
+        metadata::{Channel, change::Change, record::Stored},
     },
+    offload::offload,
     store::metadata::{Commit, Committed, MetadataStore},
 };
 use group::Group;
@@ -43,6 +44,8 @@ pub struct Settings {
     /// Most changes that wait, and most bytes of them.
     pub most_waiting: usize,
     pub most_waiting_bytes: usize,
+    /// How deep values that others wrote may be nested.
+    pub max_depth: usize,
     /// How long a change waits for its turn before it fails.
     pub patience: Duration,
 }
@@ -53,6 +56,7 @@ impl From<&Limits> for Settings {
             most_in_group: limits.max_batch_size,
             most_waiting: limits.max_queue,
             most_waiting_bytes: limits.max_metadata_record_bytes.saturating_mul(8),
+            max_depth: limits.max_depth,
             patience: Duration::from_millis(limits.command_timeout_ms),
         }
     }
@@ -84,9 +88,10 @@ impl Metadata {
     /// The record as it is, as the JSON text of the response (spec 7.4).
     pub async fn get(&self, channel: &Channel) -> Result<String> {
         let (stored, now_ms) = self.store.read_metadata(channel).await?;
-        let record = Record::read(&stored).map_err(|unreadable| unreadable.error(channel))?;
+        let known = self.read(stored).await;
+        let record = known.contents.as_ref();
+        let record = record.map_err(|unreadable| unreadable.error(channel))?;
         let response = record.view().response(channel, now_ms, "");
-        let known = Known::new(stored, Ok(record));
         self.remembered.lock().learn(channel, known);
         Ok(response)
     }
@@ -193,7 +198,7 @@ impl Metadata {
                         return;
                     }
                     seen_at = None;
-                    base = Known::read(base.stored);
+                    base = self.read(base.stored).await;
                 }
                 Ok(Committed::Changed(stored, now_ms)) => {
                     count(&self.metrics.counters.metadata_retries, 1);
@@ -202,10 +207,15 @@ impl Metadata {
                         return group.fail(&contended(channel, rounds));
                     }
                     seen_at = Some(now_ms);
-                    base = Known::read(stored);
+                    base = self.read(stored).await;
                 }
             }
         }
+    }
+
+    async fn read(&self, stored: Stored) -> Known {
+        let max_depth = self.settings.max_depth;
+        offload(stored.items.len(), move || Known::read(stored, max_depth)).await
     }
 
     fn too_late(&self) -> Error {

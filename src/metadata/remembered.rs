@@ -23,8 +23,8 @@ impl Known {
         Known { stored, contents }
     }
 
-    pub fn read(stored: Stored) -> Self {
-        let contents = Record::read(&stored);
+    pub fn read(stored: Stored, max_depth: usize) -> Self {
+        let contents = Record::read(&stored, max_depth);
         Known { stored, contents }
     }
 
@@ -105,10 +105,11 @@ mod tests {
     use super::*;
 
     fn known(major: u64, bytes: usize) -> Known {
-        Known::read(Stored {
+        let stored = Stored {
             items: format!("{{\"k\":\"{}\"}}", "x".repeat(bytes)).into(),
             major: major.to_string().into(),
-        })
+        };
+        Known::read(stored, 128)
     }
 
     #[test]

@@ -112,6 +112,17 @@ pub fn room_of_presence_event(payload: &str) -> Option<Cow<'_, str>> {
     fits.then_some(parts.room_id)
 }
 
+/// A presence event whose state is nested too deep to be encoded again, with `null` in its place, as a
+/// state that cannot be read (spec 3.11); `None` if it is no presence event.
+pub fn without_state(payload: &str) -> Option<String> {
+    let parts = serde_json::from_str::<Parts<'_>>(payload).ok()?;
+    let state = parts.state.get();
+    // Both are parts of one text, so the distance is the place.
+    let start = state.as_ptr().addr().checked_sub(payload.as_ptr().addr())?;
+    let end = start.checked_add(state.len())?;
+    Some([payload.get(..start)?, "null", payload.get(end..)?].concat())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,6 +164,16 @@ mod tests {
         );
         let update = presence_event(Change::Update(&state), &place, "c", 1, 7);
         assert!(is_presence_event(&update, "r\"1"), "{update}");
+    }
+
+    #[test]
+    fn spec_3_11_a_state_that_is_too_deep_is_taken_out_of_its_event() {
+        for nested in ["{}", r#"{"a":[[{}]],"b":"}"}"#] {
+            let event = GOOD.replace("{\"s\":\"\\ud800\"}", nested);
+            let expected = GOOD.replace("{\"s\":\"\\ud800\"}", "null");
+            assert_eq!(without_state(&event), Some(expected));
+        }
+        assert_eq!(without_state("{}"), None);
     }
 
     #[test]

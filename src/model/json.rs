@@ -2,12 +2,47 @@
 //! entries of an object lie. States are merged as text so that what goes in comes out (spec 3.5).
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, Visitor};
-use std::{borrow::Cow, collections::HashMap, fmt};
+use std::{borrow::Cow, fmt};
 
 /// Whether the text is one JSON object (and nothing else).
 pub fn is_object(text: &str) -> bool {
     text.trim_start_matches(is_space).starts_with('{')
         && serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
+/// Whether arrays and objects are nested more than `max` deep in a JSON text. An object of scalars has
+/// depth 1. No recursion: nesting costs a counter, not stack.
+pub fn is_deeper(text: &str, max: usize) -> bool {
+    // Each level takes two bytes.
+    text.len() > max.saturating_mul(2) && depth(text) > max
+}
+
+/// How deep arrays and objects are nested in a JSON text.
+pub fn depth(text: &str) -> usize {
+    let (mut depth, mut deepest) = (0usize, 0);
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'{' | b'[' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b'"' => {
+                while let Some(byte) = bytes.next() {
+                    match byte {
+                        b'\\' => {
+                            bytes.next();
+                        }
+                        b'"' => break,
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    deepest
 }
 
 /// The text as a JSON string.
@@ -37,48 +72,19 @@ pub struct Entry<'a> {
     pub value: &'a str,
 }
 
-/// Whether two keys (with quotes) name the same, whatever escapes they use.
-fn same_key(a: &str, b: &str) -> bool {
-    a == b || (escaped(a) || escaped(b)) && decoded(a) == decoded(b)
-}
-
-/// Finds keys by name. A few are compared one by one; many are hashed, so that a state and a patch
-/// of a hundred thousand keys each cost no more than their sizes.
-pub struct KeyIndex<'a> {
-    keys: Vec<&'a str>,
-    hashed: Option<HashMap<Option<Cow<'a, [u8]>>, usize>>,
-}
-
-impl<'a> KeyIndex<'a> {
-    const FEW: usize = 8;
-
-    pub fn new(keys: impl Iterator<Item = &'a str>) -> Self {
-        let keys: Vec<&str> = keys.collect();
-        let hashed = (keys.len() > Self::FEW).then(|| {
-            keys.iter()
-                .enumerate()
-                .map(|(i, key)| (decoded(key), i))
-                .collect()
-        });
-        KeyIndex { keys, hashed }
-    }
-
-    /// The position of the key.
-    pub fn find(&self, key: &str) -> Option<usize> {
-        match &self.hashed {
-            Some(hashed) => hashed.get(&decoded(key)).copied(),
-            None => self.keys.iter().position(|known| same_key(known, key)),
-        }
+/// The characters of a key of an entry, whatever escapes it uses: two keys name the same if these are
+/// equal.
+pub fn name(key: &str) -> Cow<'_, [u8]> {
+    let quoted = key.strip_prefix('"').and_then(|key| key.strip_suffix('"'));
+    match quoted {
+        Some(plain) if !plain.contains('\\') => Cow::Borrowed(plain.as_bytes()),
+        _ => decoded(key).unwrap_or_default(),
     }
 }
 
 /// Whether a JSON string, or any text of JSON, has half of a surrogate pair.
 pub fn has_half_a_pair(text: &str) -> bool {
     text.contains("\\u") && serde_json::from_str::<String>(text).is_err()
-}
-
-fn escaped(key: &str) -> bool {
-    key.contains('\\')
 }
 
 /// The characters of a JSON string; `None` if it is none. Bytes, because a JavaScript string may hold half a surrogate pair
@@ -108,8 +114,16 @@ pub fn decoded(key: &str) -> Option<Cow<'_, [u8]>> {
         .map(|bytes| bytes.0)
 }
 
+#[cfg(test)]
+std::thread_local! {
+    /// Bytes that [`entries`] has read on this thread.
+    pub static BYTES_PARSED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// The top-level entries of a text for which [`is_object`] holds.
 pub fn entries(object: &str) -> Vec<Entry<'_>> {
+    #[cfg(test)]
+    BYTES_PARSED.set(BYTES_PARSED.get() + object.len());
     let mut cursor = Cursor {
         text: object,
         at: 0,
@@ -223,14 +237,13 @@ mod tests {
 
     #[test]
     fn keys_are_compared_decoded_and_half_surrogates_are_keys_too() {
-        assert!(same_key(r#""\u0062""#, r#""b""#));
-        assert!(same_key(r#""\ud800""#, r#""\uD800""#));
-        assert!(!same_key(r#""\ud800""#, r#""\ud801""#));
-        for count in [2, 100] {
-            let keys: Vec<String> = (0..count).map(|i| format!("\"k{i}\"")).collect();
-            let index = KeyIndex::new(keys.iter().map(String::as_str));
-            assert_eq!(index.find(r#""\u006b1""#), Some(1));
-            assert_eq!(index.find(r#""\ud800""#), None);
+        for (a, b, same) in [
+            (r#""\u0062""#, r#""b""#, true),
+            (r#""\ud800""#, r#""\uD800""#, true),
+            (r#""\ud800""#, r#""\ud801""#, false),
+            (r#""""#, r#""b""#, false),
+        ] {
+            assert_eq!(name(a) == name(b), same, "{a} {b}");
         }
         assert!(is_object(r#"{"\ud800":"\udfff"}"#));
     }
@@ -243,6 +256,25 @@ mod tests {
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
         assert!(is_object(&deep));
         assert_eq!(entries(&deep).len(), 1);
+    }
+
+    #[test]
+    fn spec_3_11_depth_counts_containers_and_not_what_strings_hold() {
+        for (text, expected) in [
+            ("7", 0),
+            ("{}", 1),
+            (r#"{"a":[{}],"b":[]}"#, 3),
+            (r#"{"[[[\"{{{":"]}]}"}"#, 1),
+            (r#"{"a\\":[]}"#, 2),
+            ("{", 1),
+            ("]]]", 0),
+            ("\"\\", 0),
+        ] {
+            assert_eq!(depth(text), expected, "{text}");
+        }
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(depth(&deep), 100_000);
+        assert!(is_deeper(&deep, 99_999) && !is_deeper(&deep, 100_000));
     }
 
     fn any_json() -> impl Strategy<Value = serde_json::Value> {

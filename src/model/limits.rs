@@ -1,7 +1,14 @@
 //! Size limits (spec 13). Every one is an option; values beyond are refused before anything is sent.
 
-use crate::model::error::{Error, Result};
+use crate::model::{
+    error::{Error, Result},
+    json,
+};
 use serde::Deserialize;
+
+/// The largest `maxDepth`. Encoders that others use on states recurse: Socket.IO's overflows the stack
+/// at some 4000 levels, and Redis's cjson stops at 1000.
+const MAX_MAX_DEPTH: usize = 1_000;
 
 /// Sizes are in bytes of UTF-8, times in milliseconds.
 #[derive(Clone, Debug, Deserialize)]
@@ -11,6 +18,8 @@ pub struct Limits {
     pub max_id_bytes: usize,
     /// Longest state as JSON text. Default 1 MiB.
     pub max_state_bytes: usize,
+    /// How deep arrays and objects may be nested in a state, the state itself included. Default 128.
+    pub max_depth: usize,
     /// Longest key of a metadata item. Default 4 KiB.
     pub max_metadata_key_bytes: usize,
     /// Longest value of a metadata item. Default 1 MiB.
@@ -19,8 +28,8 @@ pub struct Limits {
     pub max_metadata_record_bytes: usize,
     /// Most heartbeats in one batch, and most changes of one channel in one commit. Default 256.
     pub max_batch_size: usize,
-    /// Most heartbeats waiting, and most changes of metadata; beyond it they reject with
-    /// `OVERLOADED`. Default 100 000.
+    /// Most heartbeats that are not settled, and most changes of metadata that wait; beyond it they
+    /// reject with `OVERLOADED`. Default 100 000.
     pub max_queue: usize,
     /// How long a command may take before it fails with `TIMEOUT`. Default 2000 ms.
     pub command_timeout_ms: u64,
@@ -38,6 +47,7 @@ impl Default for Limits {
         Limits {
             max_id_bytes: 4 * 1024,
             max_state_bytes: 1024 * 1024,
+            max_depth: 128,
             max_metadata_key_bytes: 4 * 1024,
             max_metadata_value_bytes: 1024 * 1024,
             max_metadata_record_bytes: 8 * 1024 * 1024,
@@ -57,6 +67,7 @@ impl Limits {
         let positive = [
             ("limits.maxIdBytes", self.max_id_bytes as u64),
             ("limits.maxStateBytes", self.max_state_bytes as u64),
+            ("limits.maxDepth", self.max_depth as u64),
             (
                 "limits.maxMetadataKeyBytes",
                 self.max_metadata_key_bytes as u64,
@@ -84,6 +95,13 @@ impl Limits {
                 return Err(Error::invalid(format!("{field} must be at least 1, got 0")));
             }
         }
+        if self.max_depth > MAX_MAX_DEPTH {
+            return Err(Error::invalid(format!(
+                "limits.maxDepth must be at most {MAX_MAX_DEPTH}, got {}; encoders that read states \
+                 cannot go deeper",
+                self.max_depth
+            )));
+        }
         // One script call takes two arguments a connection; Redis's Lua cannot unpack more.
         if self.max_batch_size > 2_000 {
             return Err(Error::invalid(format!(
@@ -100,6 +118,20 @@ impl Limits {
                 "{field} is {size} bytes of JSON, more than the limit of {} bytes \
                  (limits.maxStateBytes); keep big data elsewhere and its id in the state",
                 self.max_state_bytes
+            )));
+        }
+        Ok(())
+    }
+
+    /// Refuses JSON that is nested too deep (spec 3.11). A patch merges at the top level, so a state of
+    /// permitted depth and a patch of permitted depth make a state of permitted depth.
+    pub fn depth(&self, field: &str, text: &str) -> Result<()> {
+        if json::is_deeper(text, self.max_depth) {
+            return Err(Error::invalid(format!(
+                "{field} is nested {} levels deep, more than the limit of {} (limits.maxDepth); \
+                 flatten it, or store nested data as text",
+                json::depth(text),
+                self.max_depth
             )));
         }
         Ok(())

@@ -8,7 +8,8 @@ use crate::{
     },
     switches::{Defence, off},
 };
-use std::sync::Arc;
+use foldhash::HashMap;
+use std::{borrow::Cow, sync::Arc};
 
 /// Where states are stored (spec 9.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -93,40 +94,32 @@ impl State {
         }
     }
 
-    /// This state with the patch merged in, or `None` when nothing changes. A replaced value keeps
-    /// its place, new keys come last, in the patch's order: as `{...state, ...patch}` does.
-    pub fn patched(&self, patch: &Patch) -> Option<State> {
-        let set = json::entries(&patch.set);
-        let set_keys = json::KeyIndex::new(set.iter().map(|entry| entry.key));
-        let remove_keys = json::KeyIndex::new(patch.remove.iter().map(String::as_str));
+    /// This state with patches merged in, one after the other, as `{...state, ...patch}` does: a
+    /// replaced value keeps its place, new keys come last, in the order in which they come. A patch
+    /// that would make the state longer than `max_bytes` is left out. Returns what each patch came to,
+    /// and the state, if it is another one.
+    ///
+    /// Parses this state once, however many patches there are.
+    pub fn patched<'a>(
+        &'a self,
+        patches: impl Iterator<Item = &'a Patch>,
+        max_bytes: usize,
+    ) -> (Vec<PatchOutcome>, Option<State>) {
+        let mut merge = Merge::default();
+        // First only which keys are touched, so that one pass over the state finds them.
+        let edits: Vec<Vec<Edit<'a>>> = patches.map(|patch| merge.edits(patch)).collect();
         let before = self.entries();
-
-        let mut changed = false;
-        let mut in_place = vec![false; set.len()];
-        let mut after: Vec<Entry<'_>> = Vec::with_capacity(before.len() + set.len());
-        for entry in &before {
-            if remove_keys.find(entry.key).is_some() && !off(Defence::Merging) {
-                changed = true;
-            } else if let Some(i) = set_keys.find(entry.key) {
-                in_place[i] = true;
-                changed |= set[i].value != entry.value;
-                after.push(Entry {
-                    key: entry.key,
-                    value: set[i].value,
-                });
-            } else {
-                after.push(*entry);
-            }
-        }
-        for (new, _) in set
+        let touched = merge.find(&before);
+        let outcomes: Vec<PatchOutcome> = edits
             .iter()
-            .zip(&in_place)
-            .filter(|(_, in_place)| !**in_place)
-        {
-            changed = true;
-            after.push(*new);
+            .map(|edits| merge.apply(edits, max_bytes))
+            .collect();
+        if !outcomes.contains(&PatchOutcome::Changed) {
+            return (outcomes, None);
         }
-        changed.then(|| State::of(&after, self.text.len() + patch.set.len()))
+        let after = State::of(&merge.entries(&before, &touched), merge.size());
+        let next = (after != *self).then_some(after);
+        (outcomes, next)
     }
 
     /// Made of entries; `size`: about how long it gets.
@@ -157,6 +150,184 @@ impl State {
             text: text.into(),
             layout: (remembers && fits).then(|| Arc::new(layout)),
         }
+    }
+}
+
+/// What became of a patch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchOutcome {
+    Changed,
+    Unchanged,
+    /// It would make the state so long, and was left out.
+    TooLarge {
+        bytes: usize,
+    },
+}
+
+/// One key of a patch: its place in [`Merge::keys`], and the entry to set or `None` to remove it.
+type Edit<'a> = (usize, Option<Entry<'a>>);
+
+/// Patches on their way into a state.
+#[derive(Default)]
+struct Merge<'a> {
+    /// The keys that patches touch, by their characters, and their places in `keys`.
+    names: HashMap<Cow<'a, [u8]>, usize>,
+    keys: Vec<Key<'a>>,
+    /// How many keys were appended.
+    appended: usize,
+    /// Bytes of all entries, without separators, and how many there are.
+    bytes: usize,
+    count: usize,
+}
+
+/// A key that a patch touches. JSON texts of others may have it more than once.
+struct Key<'a> {
+    in_base: usize,
+    /// Bytes in the base: of the keys with their colons, and of the values.
+    key_bytes: usize,
+    value_bytes: usize,
+    /// The value in the base; `None` if there is none, or several.
+    value: Option<&'a str>,
+    now: Now<'a>,
+}
+
+impl Key<'_> {
+    /// How many bytes and entries the key adds to the state.
+    fn weight(&self, now: Now<'_>) -> (usize, usize) {
+        match now {
+            Now::Absent => (0, 0),
+            Now::InBase => (self.key_bytes + self.value_bytes, self.in_base),
+            Now::Replaced(value) => (self.key_bytes + self.in_base * value.len(), self.in_base),
+            Now::Appended(_, entry) => (entry.key.len() + 1 + entry.value.len(), 1),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Now<'a> {
+    Absent,
+    /// As in the base.
+    InBase,
+    /// In the place that it has in the base, with this value.
+    Replaced(&'a str),
+    /// Behind the entries of the base, in this order.
+    Appended(usize, Entry<'a>),
+}
+
+impl<'a> Merge<'a> {
+    fn edits(&mut self, patch: &'a Patch) -> Vec<Edit<'a>> {
+        let set = json::entries(&patch.set);
+        let removed = patch.remove.iter().filter(|_| !off(Defence::Merging));
+        let mut edits = Vec::with_capacity(set.len() + patch.remove.len());
+        for key in removed {
+            edits.push((self.key(key), None));
+        }
+        for entry in set {
+            edits.push((self.key(entry.key), Some(entry)));
+        }
+        edits
+    }
+
+    /// The place of a key in `keys`.
+    fn key(&mut self, key: &'a str) -> usize {
+        let keys = &mut self.keys;
+        *self.names.entry(json::name(key)).or_insert_with(|| {
+            keys.push(Key {
+                in_base: 0,
+                key_bytes: 0,
+                value_bytes: 0,
+                value: None,
+                now: Now::Absent,
+            });
+            keys.len() - 1
+        })
+    }
+
+    /// Finds the touched keys in the base. Returns them in its order: which entry, and its place in
+    /// `keys`.
+    fn find(&mut self, base: &[Entry<'a>]) -> Vec<(usize, usize)> {
+        let mut touched = Vec::new();
+        self.count = base.len();
+        for (index, entry) in base.iter().enumerate() {
+            let (key_bytes, value_bytes) = (entry.key.len() + 1, entry.value.len());
+            self.bytes += key_bytes + value_bytes;
+            if let Some(&place) = self.names.get(&*json::name(entry.key)) {
+                let key = &mut self.keys[place];
+                key.in_base += 1;
+                key.value = Some(entry.value).filter(|_| key.in_base == 1);
+                key.key_bytes += key_bytes;
+                key.value_bytes += value_bytes;
+                key.now = Now::InBase;
+                touched.push((index, place));
+            }
+        }
+        touched
+    }
+
+    /// Applies one patch, or leaves it out.
+    fn apply(&mut self, edits: &[Edit<'a>], max_bytes: usize) -> PatchOutcome {
+        let before = (self.bytes, self.count, self.appended);
+        let mut undo = Vec::with_capacity(edits.len());
+        let mut changed = false;
+        for &(place, entry) in edits {
+            let key = &mut self.keys[place];
+            let now = match (entry, key.now) {
+                (None, _) => Now::Absent,
+                (Some(new), Now::Absent) => {
+                    self.appended += 1;
+                    Now::Appended(self.appended, new)
+                }
+                (Some(Entry { value, .. }), Now::Appended(order, Entry { key, .. })) => {
+                    Now::Appended(order, Entry { key, value })
+                }
+                (Some(new), Now::InBase) if key.value == Some(new.value) => Now::InBase,
+                (Some(new), Now::InBase | Now::Replaced(_)) => Now::Replaced(new.value),
+            };
+            changed |= now != key.now;
+            let ((old_bytes, old_count), (bytes, count)) = (key.weight(key.now), key.weight(now));
+            self.bytes = self.bytes - old_bytes + bytes;
+            self.count = self.count - old_count + count;
+            undo.push((place, std::mem::replace(&mut key.now, now)));
+        }
+        let bytes = self.size();
+        if !changed {
+            return PatchOutcome::Unchanged;
+        }
+        if bytes <= max_bytes {
+            return PatchOutcome::Changed;
+        }
+        for (place, was) in undo.into_iter().rev() {
+            self.keys[place].now = was;
+        }
+        (self.bytes, self.count, self.appended) = before;
+        PatchOutcome::TooLarge { bytes }
+    }
+
+    /// How long the text of the state is.
+    fn size(&self) -> usize {
+        "{}".len() + self.bytes + self.count.saturating_sub(1)
+    }
+
+    fn entries(&self, base: &[Entry<'a>], touched: &[(usize, usize)]) -> Vec<Entry<'a>> {
+        let mut after = Vec::with_capacity(self.count);
+        let mut touched = touched.iter().peekable();
+        for (index, entry) in base.iter().enumerate() {
+            let place = touched.next_if(|(at, _)| *at == index);
+            match place.map(|(_, place)| self.keys[*place].now) {
+                None | Some(Now::InBase) => after.push(*entry),
+                Some(Now::Replaced(value)) => after.push(Entry { value, ..*entry }),
+                Some(Now::Absent | Now::Appended(..)) => {}
+            }
+        }
+        let mut appended: Vec<(usize, Entry<'a>)> = Vec::new();
+        for key in &self.keys {
+            if let Now::Appended(order, entry) = key.now {
+                appended.push((order, entry));
+            }
+        }
+        appended.sort_unstable_by_key(|(order, _)| *order);
+        after.extend(appended.into_iter().map(|(_, entry)| entry));
+        after
     }
 }
 
@@ -201,10 +372,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn patched(state: &str, set: &str, remove: &str) -> Option<String> {
-        State::parse("state", state)
-            .unwrap()
-            .patched(&Patch::parse("patchState", set, remove).unwrap())
-            .map(|s| s.as_str().to_owned())
+        let patch = Patch::parse("patchState", set, remove).unwrap();
+        after(&State::parse("state", state).unwrap(), &patch).map(|s| s.as_str().to_owned())
+    }
+
+    fn after(state: &State, patch: &Patch) -> Option<State> {
+        let (outcomes, after) = state.patched(std::iter::once(patch), usize::MAX);
+        assert_eq!(outcomes.len(), 1);
+        assert!(after.is_none() || outcomes == [PatchOutcome::Changed]);
+        after
     }
 
     #[test]
@@ -250,8 +426,8 @@ mod tests {
             (r#"{"a":1}"#, ""),
         ] {
             let patch = Patch::parse("patchState", set, remove).unwrap();
-            large = large.patched(&patch).unwrap();
-            small = small.patched(&patch).unwrap();
+            large = after(&large, &patch).unwrap();
+            small = after(&small, &patch).unwrap();
             assert!(large.layout.is_some() && small.layout.is_none());
             let expected = small
                 .as_str()
@@ -260,7 +436,10 @@ mod tests {
             assert_eq!(large.entries(), json::entries(large.as_str()));
         }
         assert_eq!(
-            large.patched(&Patch::parse("patchState", r#"{"a":1}"#, "").unwrap()),
+            after(
+                &large,
+                &Patch::parse("patchState", r#"{"a":1}"#, "").unwrap()
+            ),
             None
         );
     }
@@ -274,7 +453,94 @@ mod tests {
         );
     }
 
+    #[test]
+    fn spec_3_4_a_key_that_a_text_has_twice_is_replaced_and_removed_twice() {
+        let state = r#"{"a":1,"b":2,"\u0061":3}"#;
+        assert_eq!(
+            patched(state, r#"{"a":3}"#, "").unwrap(),
+            r#"{"a":3,"b":2,"\u0061":3}"#
+        );
+        assert_eq!(patched(state, "{}", r#"["a"]"#).unwrap(), r#"{"b":2}"#);
+    }
+
+    #[test]
+    fn spec_5_3_a_patch_that_makes_the_state_too_large_is_left_out_alone() {
+        let state = State::parse("state", r#"{"a":1,"b":"x"}"#).unwrap();
+        let patches = [
+            (r#"{"c":12345}"#, r#"["b"]"#),
+            (r#"{"d":1234567890123}"#, r#"["a"]"#),
+            (r#"{"d":1,"a":2}"#, ""),
+            (r#"{"a":2}"#, r#"["nothing"]"#),
+        ];
+        let patches = patches.map(|(set, remove)| Patch::parse("p", set, remove).unwrap());
+        let (outcomes, next) = state.patched(patches.iter(), 23);
+        assert_eq!(
+            outcomes,
+            [
+                PatchOutcome::Changed,
+                PatchOutcome::TooLarge { bytes: 29 },
+                PatchOutcome::Changed,
+                PatchOutcome::Unchanged,
+            ]
+        );
+        assert_eq!(next.unwrap().as_str(), r#"{"a":2,"c":12345,"d":1}"#);
+    }
+
+    #[test]
+    fn spec_9_3_a_group_of_patches_parses_its_base_once() {
+        let keys: Vec<String> = (0..20_000).map(|i| format!("\"key{i}\":{i}")).collect();
+        let state = State::parse("state", &format!("{{{}}}", keys.join(","))).unwrap();
+        let patches: Vec<Patch> = (0..256)
+            .map(|i| Patch::parse("p", &format!("{{\"key{i}\":-1,\"new{i}\":{i}}}"), "").unwrap())
+            .collect();
+        let of_patches: usize = patches.iter().map(Patch::size).sum();
+        json::BYTES_PARSED.set(0);
+        let (outcomes, next) = state.patched(patches.iter(), usize::MAX);
+        assert_eq!(json::BYTES_PARSED.get(), state.as_str().len() + of_patches);
+        assert_eq!(outcomes, vec![PatchOutcome::Changed; 256]);
+        let next = next.unwrap();
+        assert!(next.as_str().starts_with(r#"{"key0":-1,"key1":-1,"#));
+        assert!(next.as_str().ends_with(r#","new254":254,"new255":255}"#));
+    }
+
     proptest! {
+        /// Patches that are merged together come to what they come to one after the other.
+        #[test]
+        fn property_patches_together_are_patches_one_by_one(
+            before in prop::collection::btree_map("[a-d\"_é]{0,1}", any::<i8>(), 0..5),
+            patches in prop::collection::vec(
+                (
+                    prop::collection::btree_map("[a-d\"_é]{0,1}", any::<i8>(), 0..3),
+                    prop::collection::btree_set("[a-d\"_é]{0,1}", 0..2),
+                ),
+                0..6,
+            ),
+            limit in 10usize..60,
+        ) {
+            let state = State::parse("state", &serde_json::to_string(&before).unwrap()).unwrap();
+            let patches: Vec<Patch> = patches
+                .iter()
+                .map(|(set, remove)| {
+                    let remove: Vec<_> = remove.iter().filter(|key| !set.contains_key(*key)).collect();
+                    let set = serde_json::to_string(set).unwrap();
+                    Patch::parse("p", &set, &serde_json::to_string(&remove).unwrap()).unwrap()
+                })
+                .collect();
+            let mut one_by_one = state.clone();
+            let mut expected = Vec::new();
+            for patch in &patches {
+                let (outcomes, next) = one_by_one.patched(std::iter::once(patch), limit);
+                expected.extend(outcomes);
+                if let Some(next) = next {
+                    prop_assert!(next.as_str().len() <= limit);
+                    one_by_one = next;
+                }
+            }
+            let (outcomes, next) = state.patched(patches.iter(), limit);
+            prop_assert_eq!(outcomes, expected);
+            prop_assert_eq!(next.unwrap_or(state), one_by_one);
+        }
+
         /// What comes of a patch is what comes of it with maps.
         #[test]
         fn property_a_patch_is_a_merge_of_maps(

@@ -133,9 +133,9 @@ impl NativeClient {
         let patch = self
             .client()
             .and_then(|client| {
-                client
-                    .limits()
-                    .state("patchState", set.len() + remove.len())
+                let limits = client.limits();
+                limits.state("patchState", set.len() + remove.len())?;
+                limits.depth("patchState", &set)
             })
             .and_then(|()| Patch::parse("patchState", &set, &remove));
         match patch {

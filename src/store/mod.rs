@@ -7,18 +7,21 @@
 
 #[cfg(test)]
 pub(crate) mod deaf;
+pub mod heartbeat;
 pub mod lock;
 pub mod memory;
 pub mod metadata;
 pub mod redis;
 
 use crate::model::{
+    codec::Fault,
     error::Result,
     metadata::Channel,
     presence::{Epoch, Member, Place, Sweep},
     state::State,
 };
 use futures_util::future::BoxFuture;
+use heartbeat::HeartbeatStore;
 use lock::{LockCall, LockStore};
 use metadata::MetadataStore;
 use std::sync::Arc;
@@ -125,9 +128,8 @@ pub struct Mark {
     pub separate: bool,
     /// The field `state_rev`: grows with every write by Rollcall. 0 if there is none.
     pub revision: u64,
-    /// It is compressed in a way, or with a dictionary, that this client does not know: to write over
-    /// it would destroy what others can read.
-    pub is_for_others: bool,
+    /// Why this client cannot read it, where others can: to write over it would destroy their data.
+    pub foreign: Option<Fault>,
 }
 
 impl From<State> for Stored {
@@ -157,9 +159,9 @@ impl Stored {
             .unwrap_or(self.state.as_str().as_bytes())
     }
 
-    /// It must not be written over ([`Mark::is_for_others`]).
-    pub fn is_for_others(&self) -> bool {
-        self.mark.as_ref().is_some_and(|mark| mark.is_for_others)
+    /// Why it must not be written over ([`Mark::foreign`]).
+    pub fn foreign(&self) -> Option<Fault> {
+        self.mark.as_ref().and_then(|mark| mark.foreign)
     }
 
     pub fn is_separate(&self) -> bool {
@@ -382,8 +384,8 @@ impl LogLevel {
 /// Takes a piece of a snapshot.
 pub type EachPiece<'a> = &'a (dyn Fn(Vec<Member>) + Send + Sync);
 
-/// The atomic operations; those on metadata and on locks are in traits of their own.
-pub trait Store: MetadataStore + LockStore {
+/// The atomic operations; those of heartbeats, on metadata and on locks are in traits of their own.
+pub trait Store: HeartbeatStore + MetadataStore + LockStore {
     /// Joins (spec 3.1, 3.2). `previous`: where the connection is, if the caller knows.
     fn join<'a>(
         &'a self,
@@ -393,29 +395,6 @@ pub trait Store: MetadataStore + LockStore {
 
     /// Leaves (spec 3.6) a place.
     fn leave<'a>(&'a self, conn: &'a str, place: &'a Place) -> BoxFuture<'a, Result<Left>>;
-
-    /// Refreshes a batch of connections (spec 3.3), which must be sorted by room. Safe to run
-    /// twice.
-    fn beat_batch<'a>(
-        &'a self,
-        beats: &'a [PlainBeat],
-        ttl_ms: u64,
-    ) -> BoxFuture<'a, Result<Vec<Exception>>>;
-
-    /// Whether a batch is carried out room by room: then one that is large costs the store less.
-    fn beats_by_room(&self) -> bool {
-        false
-    }
-
-    /// Refreshes connections one by one, with all that a heartbeat can bring, in order.
-    fn beat_full<'a>(
-        &'a self,
-        beats: &'a [FullBeat],
-        ttl_ms: u64,
-    ) -> BoxFuture<'a, Vec<Result<Beaten>>>;
-
-    /// Where connections are, each for itself; in order, `None` for the unknown.
-    fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<Option<Located>>>>;
 
     /// The live connections of a room (spec 3.8), in pieces as they are read: what is done with the first
     /// need not wait for the last. An error can come after some.

@@ -57,6 +57,7 @@ fn metadata(
 
 fn settings() -> Settings {
     Settings {
+        max_depth: 128,
         patience: Duration::from_millis(50),
         ..Settings::from(&Limits::default())
     }
@@ -150,6 +151,7 @@ async fn a_panic_in_a_store_fails_those_who_wait_and_not_the_channel_for_ever() 
 #[tokio::test]
 async fn big_records_make_small_groups_so_that_answers_do_not_fill_the_memory() {
     let settings = Settings {
+        max_depth: 128,
         patience: Duration::from_secs(60),
         ..settings()
     };

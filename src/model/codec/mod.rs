@@ -8,6 +8,7 @@ mod dictionary;
 
 use crate::model::{
     error::{Error, Result},
+    json,
     state::State,
 };
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -115,23 +116,30 @@ impl Codecs {
         (encoded.len() < text.len()).then_some((encoded, number))
     }
 
+    /// Whether a text of this length is compressed.
+    pub fn compresses(&self, bytes: usize) -> bool {
+        self.writes.is_some_and(|(threshold, _)| bytes > threshold)
+    }
+
     /// Reads a state as it is stored. `compressed`: what the field of that name holds. No more than
-    /// `limit` bytes are ever unpacked.
+    /// `bounds.bytes` are ever unpacked.
     pub fn decode(
         &self,
         stored: &[u8],
         compressed: Option<&[u8]>,
-        limit: usize,
+        bounds: Bounds,
     ) -> Result<State, Fault> {
+        let limit = bounds.bytes;
         let codec = std::str::from_utf8(compressed.unwrap_or_default());
         if let Ok("" | NONE) = codec {
-            return as_it_is(stored).ok_or(Fault::NotJson);
+            return as_it_is(stored, bounds.depth);
         }
         // A server that does not compress has overwritten the state and left the field.
-        if stored.first() == Some(&b'{')
-            && let Some(state) = as_it_is(stored)
-        {
-            return Ok(state);
+        if stored.first() == Some(&b'{') {
+            let plain = as_it_is(stored, bounds.depth);
+            if plain.is_ok() || plain == Err(Fault::TooDeep) {
+                return plain;
+            }
         }
         let unpacked = match codec {
             Ok(GZIP) => gunzip(stored, limit)?,
@@ -139,7 +147,7 @@ impl Codecs {
             Ok(ZSTD_TRAINED) => unzstd(stored, self.trained(stored)?, limit)?,
             _ => return Err(Fault::UnknownCodec),
         };
-        as_it_is(&unpacked).ok_or(Fault::NotJson)
+        as_it_is(&unpacked, bounds.depth)
     }
 
     /// The application's dictionary that something was compressed with.
@@ -152,10 +160,22 @@ impl Codecs {
     }
 }
 
+/// What a reader accepts of a stored state (`limits`).
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub bytes: usize,
+    pub depth: usize,
+}
+
 /// The state whose text this is.
-pub fn as_it_is(text: &[u8]) -> Option<State> {
-    let text = std::str::from_utf8(text).ok()?;
-    State::parse("state", text).ok()
+pub fn as_it_is(text: &[u8], max_depth: usize) -> Result<State, Fault> {
+    let text = std::str::from_utf8(text).map_err(|_| Fault::NotJson)?;
+    let state = State::parse("state", text).map_err(|_| Fault::NotJson)?;
+    // Encoders that recurse would fail on it, in handlers and acknowledgements (spec 3.11).
+    if json::is_deeper(text, max_depth) {
+        return Err(Fault::TooDeep);
+    }
+    Ok(state)
 }
 
 /// What is wrong with a stored state.
@@ -173,24 +193,42 @@ pub enum Fault {
     TooLarge,
     /// The text is no JSON object.
     NotJson,
+    /// Arrays and objects are nested deeper than the limit.
+    TooDeep,
     /// The connection keeps its state in a key of its own, which is not there.
     Gone,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 7] = [
+    pub const ALL: [Fault; 8] = [
         Fault::UnknownCodec,
         Fault::UnknownDictionary,
         Fault::Base64,
         Fault::Damaged,
         Fault::TooLarge,
         Fault::NotJson,
+        Fault::TooDeep,
         Fault::Gone,
     ];
 
     /// Whether another client could read it: it is not to be written over.
     pub fn is_for_others(self) -> bool {
-        matches!(self, Fault::UnknownCodec | Fault::UnknownDictionary)
+        matches!(
+            self,
+            Fault::UnknownCodec | Fault::UnknownDictionary | Fault::TooDeep
+        )
+    }
+
+    /// What to do so that this client can patch the state.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Fault::UnknownCodec => "update this node",
+            Fault::UnknownDictionary => {
+                "give this node the dictionary (stateCompression.dictionaries)"
+            }
+            Fault::TooDeep => "join again with a flatter state, or raise limits.maxDepth",
+            _ => "join again",
+        }
     }
 }
 
@@ -207,6 +245,7 @@ impl fmt::Display for Fault {
             Fault::Damaged => "its compressed data are cut off or damaged",
             Fault::TooLarge => "it would be longer than limits.maxStateBytes",
             Fault::NotJson => "it is no JSON object",
+            Fault::TooDeep => "it is nested deeper than limits.maxDepth",
             Fault::Gone => "its key is gone",
         })
     }

@@ -3,6 +3,10 @@ use proptest::prelude::*;
 use std::sync::LazyLock;
 
 const LIMIT: usize = 1 << 20;
+const BOUNDS: Bounds = Bounds {
+    bytes: LIMIT,
+    depth: 128,
+};
 /// Trained on states of all kinds of the benchmark's corpus (`benchmark/lib/train.mjs`).
 const STATES: &[u8] = include_bytes!("../../../__test__/states/fixtures/states.dict");
 
@@ -35,7 +39,7 @@ fn read(stored: &[u8], compressed: &str) -> Result<String, Fault> {
     // Once for all cases of a property: dictionaries take time.
     static READER: LazyLock<Codecs> = LazyLock::new(|| codecs(Codec::Gzip, &[STATES]));
     READER
-        .decode(stored, Some(compressed.as_bytes()), LIMIT)
+        .decode(stored, Some(compressed.as_bytes()), BOUNDS)
         .map(|state| state.as_str().to_owned())
 }
 
@@ -148,7 +152,7 @@ proptest! {
 #[test]
 fn spec_9_2_a_dictionary_is_found_by_its_id_and_missed_by_those_who_have_it_not() {
     let (encoded, number) = codecs(Codec::Zstd, &[STATES]).encode(&big()).unwrap();
-    let without = codecs(Codec::Zstd, &[]).decode(&encoded, Some(number.as_bytes()), LIMIT);
+    let without = codecs(Codec::Zstd, &[]).decode(&encoded, Some(number.as_bytes()), BOUNDS);
     assert_eq!(without, Err(Fault::UnknownDictionary));
     assert!(Fault::UnknownDictionary.is_for_others());
 }
@@ -167,4 +171,27 @@ fn spec_9_2_what_is_no_dictionary_is_refused() {
     // One that begins like a dictionary, and is none.
     assert!(refused(&[&STATES[..100]]).contains("one of 100 bytes is no zstd dictionary"));
     assert!(refused(&[STATES, STATES]).contains("two have the same id"));
+}
+
+#[test]
+fn spec_3_11_a_state_that_is_nested_too_deep_is_not_read_however_it_is_stored() {
+    let nested = |depth: usize| {
+        format!(
+            "{{\"a\":{}{}}}",
+            "[".repeat(depth - 1),
+            "]".repeat(depth - 1)
+        )
+    };
+    for (codecs, number) in all() {
+        for (depth, readable) in [(128, true), (129, false), (10_000, false)] {
+            let text = nested(depth);
+            let expected = readable.then(|| text.clone()).ok_or(Fault::TooDeep);
+            let (encoded, by) = codecs.encode(&text).unwrap();
+            assert_eq!(read(&encoded, by), expected);
+            assert_eq!(read(text.as_bytes(), ""), expected);
+            // Overwritten by a server that does not compress.
+            assert_eq!(read(text.as_bytes(), number), expected);
+        }
+    }
+    assert!(Fault::TooDeep.is_for_others());
 }

@@ -245,8 +245,12 @@ impl Default for Record {
 }
 
 impl Record {
-    /// Reads what is stored.
-    pub fn read(stored: &Stored) -> Result<Record, Unreadable> {
+    /// How deep the value of an item is nested in a record.
+    const OWN_DEPTH: usize = 2;
+
+    /// Reads what is stored. Items that others have nested deeper than `max_depth` make a record that
+    /// cannot be read: encoders that recurse would fail on it (spec 3.11).
+    pub fn read(stored: &Stored, max_depth: usize) -> Result<Record, Unreadable> {
         let unreadable = |why, major| Unreadable { why, major };
         let major = read_major(&stored.major)
             .ok_or_else(|| unreadable("its majorRevision is no whole number", 0))?;
@@ -257,6 +261,10 @@ impl Record {
         };
         if !json::is_object(text) {
             return Err(unreadable("its items are no JSON object", major));
+        }
+        if json::is_deeper(text, max_depth.saturating_add(Self::OWN_DEPTH)) {
+            let why = "its items are nested deeper than limits.maxDepth";
+            return Err(unreadable(why, major));
         }
         let mut items = Items::default();
         for entry in json::entries(text) {
@@ -387,11 +395,11 @@ mod tests {
     use super::*;
 
     fn record(items: &str) -> Record {
-        Record::read(&Stored {
+        let stored = Stored {
             items: items.into(),
             major: b"3".to_vec(),
-        })
-        .unwrap()
+        };
+        Record::read(&stored, 128).unwrap()
     }
 
     #[test]
@@ -445,6 +453,23 @@ mod tests {
             &*record.items[0].patched(&patch).text,
             r#"{"value":"last","revision":1}"#
         );
+    }
+
+    #[test]
+    fn spec_3_11_an_item_that_others_nested_too_deep_makes_the_record_unreadable() {
+        for (depth, readable) in [(128, true), (129, false), (50_000, false)] {
+            let value = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+            let stored = Stored {
+                items: format!("{{\"k\":{{\"value\":{value}}}}}").into(),
+                major: b"3".to_vec(),
+            };
+            let read = Record::read(&stored, 128);
+            assert_eq!(read.is_ok(), readable, "{depth}");
+            assert_eq!(
+                read.map_or_else(|unreadable| unreadable.major, |record| record.major),
+                3
+            );
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::{
     },
     store::{
         Attend, Beaten, EachPiece, EventSink, Exception, FullBeat, Join, Joined, Left, Located,
-        PlainBeat, Store, SweepSettings, Topic, Watch,
+        PlainBeat, Store, SweepSettings, Topic, Watch, heartbeat::HeartbeatStore,
     },
 };
 use futures_util::future::BoxFuture;
@@ -180,23 +180,7 @@ impl Drop for MemoryStore {
     }
 }
 
-impl Store for MemoryStore {
-    fn join<'a>(
-        &'a self,
-        join: &'a Join,
-        previous: Option<&'a Place>,
-    ) -> BoxFuture<'a, Result<Joined>> {
-        Box::pin(async move {
-            self.step(|data, now| data.presence.join(&data.feeds, now, join, previous))
-        })
-    }
-
-    fn leave<'a>(&'a self, conn: &'a str, place: &'a Place) -> BoxFuture<'a, Result<Left>> {
-        Box::pin(async move {
-            self.step(|data, now| data.presence.leave(&data.feeds, now, conn, place))
-        })
-    }
-
+impl HeartbeatStore for MemoryStore {
     fn beat_batch<'a>(
         &'a self,
         beats: &'a [PlainBeat],
@@ -219,6 +203,24 @@ impl Store for MemoryStore {
     fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<Option<Located>>>> {
         let locate = move |conn: &Arc<str>| self.step(|data, now| data.presence.locate(now, conn));
         Box::pin(async move { conns.iter().map(locate).collect() })
+    }
+}
+
+impl Store for MemoryStore {
+    fn join<'a>(
+        &'a self,
+        join: &'a Join,
+        previous: Option<&'a Place>,
+    ) -> BoxFuture<'a, Result<Joined>> {
+        Box::pin(async move {
+            self.step(|data, now| data.presence.join(&data.feeds, now, join, previous))
+        })
+    }
+
+    fn leave<'a>(&'a self, conn: &'a str, place: &'a Place) -> BoxFuture<'a, Result<Left>> {
+        Box::pin(async move {
+            self.step(|data, now| data.presence.leave(&data.feeds, now, conn, place))
+        })
     }
 
     fn room_snapshot<'a>(

@@ -222,10 +222,18 @@ impl RedisStore {
         } else {
             Repeat::Harmless
         };
-        let (calls, sent): (Vec<Cmd>, Vec<Sent>) = open
-            .iter()
-            .map(|(beat, _)| self.full_beat_call(beat, ttl_ms))
-            .unzip();
+        let (mut calls, mut sent) = (Vec::new(), Vec::new());
+        for (beat, _) in &open {
+            let next = beat.write.as_ref().and_then(|write| write.next.as_ref());
+            let encoded = match next {
+                Some(next) => self.states.encode(next).await,
+                None => Encoded::default(),
+            };
+            let (call, looks) = self.full_beat_call(beat, &encoded, ttl_ms);
+            calls.push(call);
+            let written = encoded;
+            sent.push(Sent { written, looks });
+        }
         let answers = self.call_all(&scripts::HEARTBEAT, calls, repeat).await;
         for (((beat, result), sent), answer) in open.into_iter().zip(sent).zip(answers) {
             let read = answer.and_then(|value| {
@@ -236,19 +244,24 @@ impl RedisStore {
         }
     }
 
-    fn full_beat_call(&self, beat: &FullBeat, ttl_ms: u64) -> (Cmd, Sent) {
-        let (mut call, written) = self.full_beat_but_look(beat, ttl_ms);
+    fn full_beat_call(
+        &self,
+        beat: &FullBeat,
+        encoded: &Encoded,
+        ttl_ms: u64,
+    ) -> (Cmd, Option<Looks>) {
+        let mut call = self.full_beat_but_look(beat, encoded, ttl_ms);
         let looks = self.attendance.looks(std::iter::once(&beat.place.room));
         match &looks {
             Some(looks) => call.arg(looks.silence_ms),
             None => call.arg(""),
         };
         call.arg(self.keys.layout_name());
-        (call, Sent { written, looks })
+        (call, looks)
     }
 
-    /// The call but for its last arguments, and how it stores the state that it brings.
-    fn full_beat_but_look(&self, beat: &FullBeat, ttl_ms: u64) -> (Cmd, Encoded) {
+    /// The call but for its last arguments. `encoded`: how it stores the state that it brings.
+    fn full_beat_but_look(&self, beat: &FullBeat, encoded: &Encoded, ttl_ms: u64) -> Cmd {
         let (room, user) = (&*beat.place.room, &*beat.place.user);
         let keys = self.keys.room(room);
         let (slotted, sharded) = (self.keys.is_slotted(), self.keys.has_sharded_events());
@@ -278,7 +291,7 @@ impl RedisStore {
             );
         let Some(write) = &beat.write else {
             call.arg(0).arg(&["", "", "0", "", "", "", "0"]);
-            return (call, Encoded::default());
+            return call;
         };
         let mark = write.base.mark.as_deref();
         call.arg(1)
@@ -287,14 +300,13 @@ impl RedisStore {
             .arg(i32::from(write.base.is_separate()));
         let Some(next) = &write.next else {
             call.arg(&["", "", "", "0"]);
-            return (call, Encoded::default());
+            return call;
         };
-        let encoded = self.states.encode(next);
         call.arg(next.as_str())
             .arg(encoded.bytes.as_deref().unwrap_or_default())
             .arg(encoded.compressed)
             .arg(i32::from(next.as_str().len() >= LARGE));
-        (call, encoded)
+        call
     }
 
     /// `None`: the join is not settled.

@@ -35,7 +35,7 @@ use crate::{
     },
     store::{
         Attend, Beaten, EachPiece, EventSink, Exception, FullBeat, Join, Joined, Left, Located,
-        PlainBeat, Store, SweepSettings, Topic, Watch,
+        PlainBeat, Store, SweepSettings, Topic, Watch, heartbeat::HeartbeatStore,
     },
     switches::{Defence, off},
 };
@@ -138,19 +138,7 @@ impl RedisStore {
     }
 }
 
-impl Store for RedisStore {
-    fn join<'a>(
-        &'a self,
-        join: &'a Join,
-        previous: Option<&'a Place>,
-    ) -> BoxFuture<'a, Result<Joined>> {
-        Box::pin(self.do_join(join, previous))
-    }
-
-    fn leave<'a>(&'a self, conn: &'a str, place: &'a Place) -> BoxFuture<'a, Result<Left>> {
-        Box::pin(self.do_leave(conn, place))
-    }
-
+impl HeartbeatStore for RedisStore {
     fn beat_batch<'a>(
         &'a self,
         beats: &'a [PlainBeat],
@@ -173,6 +161,20 @@ impl Store for RedisStore {
 
     fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<Option<Located>>>> {
         Box::pin(self.do_locate(conns))
+    }
+}
+
+impl Store for RedisStore {
+    fn join<'a>(
+        &'a self,
+        join: &'a Join,
+        previous: Option<&'a Place>,
+    ) -> BoxFuture<'a, Result<Joined>> {
+        Box::pin(self.do_join(join, previous))
+    }
+
+    fn leave<'a>(&'a self, conn: &'a str, place: &'a Place) -> BoxFuture<'a, Result<Left>> {
+        Box::pin(self.do_leave(conn, place))
     }
 
     fn room_snapshot<'a>(

@@ -59,7 +59,7 @@ impl RedisStore {
     }
 
     async fn patch(&self, patch: &Patch<'_>, ttl_ms: u64) -> Option<Result<Beaten>> {
-        let encoded = self.states.encode(patch.next);
+        let encoded = self.states.encode(patch.next).await;
         let mut pipeline = Pipeline::with_capacity(11);
         self.add_transaction(&mut pipeline, patch, &encoded, ttl_ms);
         let answers = match self.commands.pipeline(&pipeline, Repeat::Never).await {

@@ -36,7 +36,7 @@ const MOST_GHOSTS: usize = 16;
 
 impl RedisStore {
     pub(super) async fn do_join(&self, join: &Join, previous: Option<&Place>) -> Result<Joined> {
-        let encoded = self.states.encode(&join.state);
+        let encoded = self.states.encode(&join.state).await;
         let joined = if self.keys.is_slotted() {
             self.join_slotted(join, &encoded, previous).await?
         } else {

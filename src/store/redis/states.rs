@@ -10,13 +10,14 @@ use super::{
 };
 use crate::{
     model::{
-        codec::{self, Codecs, Fault},
+        codec::{self, Bounds, Codecs, Fault},
         error::{Error, Result},
         ids,
         limits::Limits,
         presence::Epoch,
         state::{State, Storage},
     },
+    offload::offload,
     store::{EventSink, LogLevel, Mark, Stored},
 };
 use parking_lot::Mutex;
@@ -67,7 +68,7 @@ impl Encoded {
                 compressed: self.compressed.as_bytes().to_vec(),
                 separate,
                 revision,
-                is_for_others: false,
+                foreign: None,
             })
         })
     }
@@ -75,20 +76,50 @@ impl Encoded {
 
 /// Writes and reads states, and tells of those that cannot be read.
 pub struct States {
-    options: StateOptions,
-    /// Longest text that is unpacked, in bytes.
-    most: usize,
+    storage: Storage,
+    reader: Reader,
     sink: Arc<dyn EventSink>,
     /// A state was met that is compressed or in a key of its own.
     met_others: AtomicBool,
     warned: Mutex<[Option<Instant>; Fault::ALL.len()]>,
 }
 
+/// Reads stored states, on whatever thread.
+#[derive(Clone)]
+struct Reader {
+    codecs: Arc<Codecs>,
+    bounds: Bounds,
+}
+
+impl Reader {
+    fn decode(&self, stored: &[u8], compressed: Option<&[u8]>) -> Result<State, Fault> {
+        self.codecs.decode(stored, compressed, self.bounds)
+    }
+
+    /// The state of a connection; `None` if somebody else has written the connection without one.
+    fn read(&self, found: &Found) -> Result<Option<State>, Fault> {
+        match &found.state {
+            Some(bytes) => self.decode(bytes, found.compressed.as_deref()).map(Some),
+            None if found.separate => Err(Fault::Gone),
+            None => Ok(None),
+        }
+    }
+}
+
+/// How much longer it takes to compress a text than to parse one of the same length.
+const COMPRESSION_EFFORT: usize = 8;
+
 impl States {
     pub fn new(options: StateOptions, limits: &Limits, sink: Arc<dyn EventSink>) -> Self {
         States {
-            options,
-            most: limits.max_state_bytes,
+            storage: options.storage,
+            reader: Reader {
+                codecs: Arc::new(options.codecs),
+                bounds: Bounds {
+                    bytes: limits.max_state_bytes,
+                    depth: limits.max_depth,
+                },
+            },
             sink,
             met_others: AtomicBool::new(false),
             warned: Mutex::default(),
@@ -97,11 +128,17 @@ impl States {
 
     /// Whether connections that join here keep their states in keys of their own.
     pub fn are_separate(&self) -> bool {
-        self.options.storage == Storage::Separate
+        self.storage == Storage::Separate
     }
 
-    pub fn encode(&self, state: &State) -> Encoded {
-        match self.options.codecs.encode(state.as_str()) {
+    pub async fn encode(&self, state: &State) -> Encoded {
+        let bytes = state.as_str().len();
+        if !self.reader.codecs.compresses(bytes) {
+            return Encoded::default();
+        }
+        let (codecs, state) = (self.reader.codecs.clone(), state.clone());
+        let encode = move || codecs.encode(state.as_str());
+        match offload(bytes.saturating_mul(COMPRESSION_EFFORT), encode).await {
             None => Encoded::default(),
             Some((bytes, compressed)) => Encoded {
                 bytes: Some(bytes),
@@ -118,7 +155,7 @@ impl States {
         separate: bool,
         revision: u64,
     ) -> Stored {
-        let decoded = self.decode(&bytes, Some(compressed));
+        let decoded = self.reader.decode(&bytes, Some(compressed));
         let is_text = decoded
             .as_ref()
             .is_ok_and(|state| state.as_str().as_bytes() == bytes);
@@ -130,37 +167,39 @@ impl States {
                     compressed: compressed.to_vec(),
                     separate,
                     revision,
-                    is_for_others: decoded.as_ref().is_err_and(|fault| fault.is_for_others()),
+                    foreign: decoded
+                        .as_ref()
+                        .err()
+                        .copied()
+                        .filter(|fault| fault.is_for_others()),
                 })
             }),
             state: decoded.unwrap_or_else(|_| State::empty()),
         }
     }
 
-    fn decode(&self, stored: &[u8], compressed: Option<&[u8]>) -> Result<State, Fault> {
-        self.options.codecs.decode(stored, compressed, self.most)
-    }
-
     /// Whether states may be compressed or in keys of their own: this client stores them so, or has come
     /// upon such.
     fn may_be_stored_otherwise(&self) -> bool {
         self.are_separate()
-            || self.options.codecs.compress()
+            || self.reader.codecs.compress()
             || self.met_others.load(Ordering::Relaxed)
     }
 
     /// The state as it is shown: `None`, counted and logged, if it cannot be read.
-    fn shown(&self, conn: &str, found: &Found) -> Option<State> {
+    fn shown(
+        &self,
+        conn: &str,
+        found: &Found,
+        read: Result<Option<State>, Fault>,
+    ) -> Option<State> {
         if found.separate || found.compressed.is_some() {
             self.met_others.store(true, Ordering::Relaxed);
         }
-        let read = match &found.state {
-            Some(bytes) => self.decode(bytes, found.compressed.as_deref()),
-            None if found.separate => Err(Fault::Gone),
-            // Somebody else has written the connection without one.
-            None => return None,
-        };
-        read.map_err(|fault| self.tell(conn, fault)).ok()
+        read.unwrap_or_else(|fault| {
+            self.tell(conn, fault);
+            None
+        })
     }
 
     fn tell(&self, conn: &str, fault: Fault) {
@@ -281,35 +320,62 @@ impl RedisStore {
         pairs: &[(impl AsRef<str>, String)],
     ) -> Vec<Result<Option<(Found, Option<State>)>>> {
         if self.states.may_be_stored_otherwise() {
-            let found = self.read_connections(pairs).await.into_iter().zip(pairs);
-            return found
-                .map(|(found, (_, conn))| Ok(found?.map(|found| self.with_state(conn, found))))
-                .collect();
+            let found = self.read_connections(pairs).await;
+            let conns = pairs.iter().map(|(_, conn)| conn.as_str());
+            return self.with_states(found, conns).await;
         }
-        let found = self.read_hashes(pairs, &FIELDS[..BRIEF], Found::read_brief);
-        let as_it_is = |found: Found| {
-            let state = found.state.as_deref().and_then(codec::as_it_is);
+        let found = self
+            .read_hashes(pairs, &FIELDS[..BRIEF], Found::read_brief)
+            .await;
+        let max_depth = self.states.reader.bounds.depth;
+        let as_it_is = move |found: Found| {
+            let bytes = found.state.as_deref();
+            let state = bytes.and_then(|bytes| codec::as_it_is(bytes, max_depth).ok());
             (found, state)
         };
-        let mut shown: Vec<_> = (found.await.into_iter())
-            .map(|found| Ok(found?.map(as_it_is)))
-            .collect();
+        let mut shown: Vec<_> = offload(bytes_of(&found), move || {
+            let found = found.into_iter();
+            found.map(|found| Ok(found?.map(as_it_is))).collect()
+        })
+        .await;
         let unclear: Vec<usize> = (0..shown.len())
             .filter(|&i| matches!(&shown[i], Ok(Some((_, None)))))
             .collect();
         if !unclear.is_empty() {
             let again = self.read_connections(&picked(pairs, &unclear)).await;
+            let conns = unclear.iter().map(|&i| pairs[i].1.as_str());
+            let again = self.with_states(again, conns).await;
             for (i, again) in unclear.into_iter().zip(again) {
-                shown[i] =
-                    again.map(|found| found.map(|found| self.with_state(&pairs[i].1, found)));
+                shown[i] = again;
             }
         }
         shown
     }
 
-    fn with_state(&self, conn: &str, found: Found) -> (Found, Option<State>) {
-        let state = self.states.shown(conn, &found);
-        (found, state)
+    /// Connections with their states as they are shown.
+    async fn with_states(
+        &self,
+        found: Vec<Result<Option<Found>>>,
+        conns: impl Iterator<Item = &str>,
+    ) -> Vec<Result<Option<(Found, Option<State>)>>> {
+        let reader = self.states.reader.clone();
+        let read = move |found: Found| {
+            let state = reader.read(&found);
+            (found, state)
+        };
+        let read: Vec<Result<Option<_>>> = offload(bytes_of(&found), move || {
+            let found = found.into_iter();
+            found.map(|found| Ok(found?.map(&read))).collect()
+        })
+        .await;
+        let shown = |conn: &str, (found, state): (Found, _)| {
+            let state = self.states.shown(conn, &found, state);
+            (found, state)
+        };
+        read.into_iter()
+            .zip(conns)
+            .map(|(read, conn)| Ok(read?.map(|read| shown(conn, read))))
+            .collect()
     }
 
     /// Reads fields of the hashes of connections.
@@ -425,6 +491,16 @@ impl RedisStore {
             found.revision,
         )
     }
+}
+
+/// Bytes of states among what was read.
+fn bytes_of(found: &[Result<Option<Found>>]) -> usize {
+    let found = found
+        .iter()
+        .filter_map(|found| found.as_ref().ok()?.as_ref());
+    found
+        .map(|found| found.state.as_ref().map_or(0, Vec::len))
+        .sum()
 }
 
 fn picked<'a>(

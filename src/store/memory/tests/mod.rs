@@ -14,7 +14,7 @@ use crate::{
     },
     store::{
         Beaten, ConnectionState, EventSink, Exception, Feed, FullBeat, Join, Joined, Left,
-        LogLevel, PlainBeat, StateWrite, Store, Topic, lock::LockCall,
+        LogLevel, PlainBeat, StateWrite, Store, Topic, heartbeat::HeartbeatStore, lock::LockCall,
     },
 };
 use futures_util::FutureExt;

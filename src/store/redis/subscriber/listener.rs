@@ -3,7 +3,7 @@
 use super::{Channel, heard::Heard};
 use crate::{
     keys::{Keys, slot_of},
-    model::{event, limits::Limits, lock::is_lock_event, metadata::event::is_metadata_event},
+    model::{event, json, limits::Limits, lock::is_lock_event, metadata::event::is_metadata_event},
     store::{
         EventSink, Feed, LogLevel,
         lock::LockCall,
@@ -20,11 +20,16 @@ use std::sync::{
 /// Bytes that an event may have beside its state: ids (escaped at worst six-fold), numbers, names.
 const EVENT_OVERHEAD: usize = 3 * 6 * 4096 + 1024;
 
+/// How deep an event nests the values in it, at most.
+const EVENT_DEPTH: usize = 3;
+
 pub struct Listener {
     pub keys: Keys,
     pub sink: Arc<dyn EventSink>,
     most_event_bytes: usize,
     most_metadata_event_bytes: usize,
+    /// How deep values in events may be nested: encoders that recurse have to get through them.
+    max_depth: usize,
     /// Where a server says which keys have expired.
     pub expired_channel: String,
     /// Where the scripts tell this node of its claims on locks.
@@ -50,6 +55,7 @@ impl Listener {
                 .max_metadata_record_bytes
                 .saturating_mul(2)
                 .saturating_add(EVENT_OVERHEAD),
+            max_depth: limits.max_depth,
             expired_channel: expiry::expired_channel(db),
             wake_channel: wake_channel.into(),
             keys,
@@ -120,12 +126,29 @@ impl Listener {
         {
             return;
         }
-        match self.feed(is_pattern, channel, payload) {
-            Some(feed) => {
-                self.sink.event(feed, payload);
+        let Some(feed) = self.feed(is_pattern, channel, payload) else {
+            return self.sink.malformed();
+        };
+        if !json::is_deeper(payload, self.max_depth.saturating_add(EVENT_DEPTH)) {
+            self.sink.event(feed, payload);
+            return;
+        }
+        // Written by a node without this limit, or with another one.
+        match self.shallow(feed, payload) {
+            Some(payload) => {
+                self.sink.unreadable_state();
+                self.sink.event(feed, &payload);
             }
             None => self.sink.malformed(),
         }
+    }
+
+    /// A presence event without its state, which is too deep; `None` for anything else that is.
+    fn shallow(&self, feed: Feed, payload: &str) -> Option<String> {
+        let is_presence = matches!(feed, Feed::AllRooms | Feed::Room);
+        let shallow = event::without_state(payload).filter(|_| is_presence)?;
+        let too_deep = json::is_deeper(&shallow, self.max_depth.saturating_add(EVENT_DEPTH));
+        (!too_deep).then_some(shallow)
     }
 
     /// To which feed a message belongs; `None` if it is no event of the channel that it came on.

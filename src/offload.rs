@@ -1,0 +1,62 @@
+//! Work that takes the processor for long: parsing, merging and compressing large states and records.
+//! The runtime has one worker, and everything that waits (heartbeats, renewals of locks, pings) needs
+//! it, so such work runs on another thread.
+
+use std::panic::resume_unwind;
+use tokio::{sync::Semaphore, task::spawn_blocking};
+
+/// Work on no more bytes than this runs where it is: it takes less than a millisecond, and another
+/// thread costs more.
+pub const MAX_INLINE_BYTES: usize = 64 * 1024;
+
+/// Pieces of work that run at once in the process, for all clients. More would take the processor
+/// from the worker.
+const MAX_AT_ONCE: usize = 2;
+
+static PERMITS: Semaphore = Semaphore::const_new(MAX_AT_ONCE);
+
+/// Runs work that takes time in proportion to `bytes` without keeping the runtime's worker from other
+/// tasks. A caller that goes away does not end it.
+pub async fn offload<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    if bytes <= MAX_INLINE_BYTES {
+        return work();
+    }
+    let permit = PERMITS.acquire().await;
+    // The permit goes along, so that abandoned work counts until it ends.
+    let done = spawn_blocking(move || {
+        let _permit = permit;
+        work()
+    });
+    match done.await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+        // The runtime is going away, and so is this task.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[tokio::test]
+    async fn large_work_leaves_the_worker_and_small_work_stays() {
+        let worker = thread::current().id();
+        let of = |bytes| offload(bytes, || thread::current().id());
+        assert_eq!(of(MAX_INLINE_BYTES).await, worker);
+        assert_ne!(of(MAX_INLINE_BYTES + 1).await, worker);
+    }
+
+    #[tokio::test]
+    async fn a_panic_reaches_the_caller_and_gives_the_permit_back() {
+        for _ in 0..2 * MAX_AT_ONCE {
+            let task = tokio::spawn(offload(usize::MAX, || panic!("for a test")));
+            assert!(task.await.unwrap_err().is_panic());
+        }
+        assert_eq!(offload(usize::MAX, || 7).await, 7);
+    }
+}
