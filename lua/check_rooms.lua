@@ -23,7 +23,7 @@ for i = 0, #ARGV - 2 do
   if conns < 1 or members < 1 or members > conns
     or conns ~= size('ZCARD', KEYS[4 * i + 4], -1)
     or conns ~= size('HLEN', KEYS[4 * i + 5], -1)
-    or redis.call('SISMEMBER', KEYS[1], ARGV[i + 2]) == 0 then
+    or redis.pcall('SISMEMBER', KEYS[1], ARGV[i + 2]) == 0 then
     differ[#differ + 1] = i
   elseif redis.call('ZCOUNT', KEYS[4 * i + 4], '-inf', overdue) > 0 then
     differ[#differ + 1] = -1 - i

@@ -30,6 +30,12 @@ local repairs, removed = 0, 0
 may_tell(KEYS[5], KEYS[7])
 goes_on(KEYS[7])
 
+-- add: adds a member to a set that is not the room's own; one of another type is left as it is.
+local function add(key, member)
+  local added = redis.pcall('SADD', key, member)
+  return type(added) == 'number' and added or 0
+end
+
 for i = 0, conns - 1 do
   local c = candidate(i, 6)
   local left, no_ttl = look_again(c)
@@ -40,11 +46,11 @@ for i = 0, conns - 1 do
       repairs = repairs + redis.call('SADD', KEYS[1], c.conn) + redis.call('SADD', KEYS[2], c.user)
         + redis.call('ZADD', KEYS[3], 'NX', integer(math.min(tonumber(c.last_seen) or 0, now)), c.conn)
         + redis.call('HSETNX', KEYS[4], c.conn, meta)
-        + redis.call('SADD', c.user_conns, c.conn)
+        + add(c.user_conns, c.conn)
       if layout == 'v1' then
-        repairs = repairs + redis.call('SADD', KEYS[6], room)
+        repairs = repairs + add(KEYS[6], room)
         -- TypeScript nodes do not write this one: no damage if it is missing.
-        redis.call('SADD', c.user_rooms, room)
+        add(c.user_rooms, room)
       else
         -- The node writes whatever of this is missing in other slots.
         redis.call('HSETNX', KEYS[6], c.epoch .. ':' .. c.conn, '+' .. c.user)
@@ -62,7 +68,7 @@ for i = 0, members - 1 do
   if not user_is_in(KEYS[1], KEYS[4], user_conns, user_json) then
     repairs = repairs + redis.call('SREM', KEYS[2], user)
     if layout == 'v1' then
-      redis.call('SREM', user_rooms, room)
+      redis.pcall('SREM', user_rooms, room)
     end
   end
 end

@@ -50,7 +50,8 @@ end
 -- look_again: what has become of a candidate: for how long it still lives in this room (ms; nil if it
 -- does not); how many hashes without a TTL were put right (0 or 1); where its hash says that it is.
 local function look_again(c)
-  local hash = redis.call('HMGET', c.key, 'room_id', 'user_id', 'last_seen_ms')
+  -- A key of another type is no connection: an error reply has no fields, so it counts as missing.
+  local hash = redis.pcall('HMGET', c.key, 'room_id', 'user_id', 'last_seen_ms')
   c.hash_room, c.hash_user, c.last_seen = hash[1], hash[2], hash[3]
   if c.hash_room ~= room then
     return nil, 0

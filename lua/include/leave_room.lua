@@ -15,7 +15,11 @@ local function user_is_in(room_conns, conn_meta, user_conns, user_json)
   if count == 0 then
     return false
   end
-  local size = redis.call('SCARD', user_conns)
+  local size = redis.pcall('SCARD', user_conns)
+  if type(size) ~= 'number' then
+    -- Of another type: repair adds the user again if another connection is there.
+    return false
+  end
   if size > MOST_SAMPLED then
     -- Where many are in the room, a few tell; what would cost is to get all of them for each leave.
     local some = redis.call('SRANDMEMBER', user_conns, MOST_SAMPLED)
@@ -52,12 +56,13 @@ local function leave_room(at, room, user, user_json, conn, epoch, keep_user_conn
     + redis.call('ZREM', at.last_seen, conn)
     + redis.call('HDEL', at.conn_meta, conn)
   if not keep_user_conn then
-    redis.call('SREM', at.user_conns, conn)
+    -- The room has been written already: a user's key of another type must not end the script here.
+    redis.pcall('SREM', at.user_conns, conn)
   end
   if not user_is_in(at.conns, at.conn_meta, at.user_conns, user_json) then
     redis.call('SREM', at.members, user)
     if layout == 'v1' then
-      redis.call('SREM', at.user_rooms, room)
+      redis.pcall('SREM', at.user_rooms, room)
     end
   end
   if layout ~= 'v1' then

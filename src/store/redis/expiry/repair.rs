@@ -34,7 +34,14 @@ impl RedisStore {
         let active = self.keys.active_rooms();
         let mut cursor = b"0".to_vec();
         loop {
-            let (next, rooms) = self.scan("SSCAN", &active, &cursor).await?;
+            let (next, rooms) = match self.scan("SSCAN", &active, &cursor).await {
+                // Of another type: the rooms that have an entry are processed as ever.
+                Err(error) if errors::is_of_one_key(&error) => {
+                    sweep.corrupt += 1;
+                    return Ok(sweep);
+                }
+                page => page?,
+            };
             for room in self.without_entry(rooms).await? {
                 sweep.rooms += 1;
                 self.try_repair(&room, ttl_ms, &mut sweep).await?;

@@ -236,11 +236,18 @@ impl RedisStore {
         }
         let mut answers = Vec::with_capacity(calls.len());
         for answer in self.step(Step::CarriedOut, calls).await {
-            answers.push(answer?);
+            answers.push(match answer {
+                // A key of another type costs its own index only. A thorough check notes it again.
+                Err(error) if errors::is_of_one_key(&error) => None,
+                answer => Some(answer?),
+            });
         }
         let mut more = false;
         for (index, conn, hash) in settling {
-            let Some(gone) = read_settled(Ok(answers[index].clone()))? else {
+            let Some(answer) = answers[index].take() else {
+                continue;
+            };
+            let Some(gone) = read_settled(Ok(answer))? else {
                 // A newer join was settled elsewhere.
                 more = true;
                 self.leave_room(conn, &hash.place, "replaced", Some(hash.epoch + 1))
