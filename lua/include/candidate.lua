@@ -19,17 +19,14 @@ end
 -- time_left: how long a connection's hash still lives, in ms; nil if it is dead. The second value
 -- says that it had no TTL, and so would never have died (half-written, or made by hand): then it has
 -- as long as it was last heard of, by its own word. The key of its state goes with it.
--- A hash that was last heard of in the future is older than a step back of the server's clock. Its TTL
--- ends at a time of the clock before, so it is shortened to what it was; where that cannot be told (a
--- legacy node wrote last_seen_ms by a clock of its own), to the TTL of the caller.
+-- A hash that was last heard of in the future is older than a step back of the server's clock: its TTL ends
+-- at a time of the clock before, and is shortened by as much. A TTL that ends before that time was not set
+-- by that clock (a legacy node wrote last_seen_ms by its own, which is ahead), and is right.
 local function time_left(conn_key, state_key, last_seen)
   local left = redis.call('PTTL', conn_key)
   local ahead = (tonumber(last_seen) or 0) - now
-  if left > ttl and ahead > 0 then
+  if left > ttl and ahead > 0 and left > ahead then
     left = left - ahead
-    if left < 1 then
-      left = ttl
-    end
     redis.call('PEXPIRE', conn_key, integer(left))
     redis.call('PEXPIRE', state_key, integer(left))
     return left, 0
