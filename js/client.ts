@@ -20,6 +20,7 @@ import type {
   HeartbeatResult,
   JoinOptions,
   JoinResult,
+  LeaveOptions,
   LeaveResult,
   Logger,
   Metrics,
@@ -51,6 +52,7 @@ import {
 
 export const JOIN_FIELDS = ['roomId', 'userId', 'connId', 'state', 'snapshot'] as const;
 export const HEARTBEAT_FIELDS = ['connId', 'epoch', 'patchState'] as const;
+const LEAVE_FIELDS = ['epoch'] as const;
 const EVENTS = ['resync', 'error', 'state'] as const;
 
 const consoleLogger: Logger = {
@@ -194,13 +196,18 @@ export class PresenceClient<State extends object = DefaultState> {
   }
 
   /**
-   * Takes a connection out of its room.
+   * Takes a connection out of its room, unless somebody has joined it since: with a lower epoch than the
+   * stored one, nothing happens. The epoch is {@link LeaveOptions.epoch}, or without it that of this
+   * client's own last join of the connection. A client that never joined it ends whatever is there.
    *
-   * @returns where it was, or `null` if it is unknown (it left, or its TTL ran out).
+   * @returns where it was, or `null` if it is unknown (it left, or its TTL ran out) or has a newer epoch.
+   * @throws `INVALID_ARGUMENT`, `UNAVAILABLE`, `TIMEOUT`, `PERMISSION`, `CLOSED`
    */
-  async leave(connId: string): Promise<LeaveResult | null> {
+  async leave(connId: string, options: LeaveOptions = {}): Promise<LeaveResult | null> {
     checkId('connId', connId);
-    return (await this.#session.call('leave', connId)) as LeaveResult | null;
+    checkOptions('leave', options);
+    const fence = checkEpoch(readFields('leave', options, LEAVE_FIELDS).epoch);
+    return (await this.#session.call('leave', connId, fence)) as LeaveResult | null;
   }
 
   /** The epoch of a connection; `null` if it is unknown. */

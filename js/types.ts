@@ -96,7 +96,11 @@ export type StatePatch<State = DefaultState> = {
 
 export interface HeartbeatOptions<State = DefaultState> {
   connId: string;
-  /** The epoch of the caller's join. An older one than the stored is refused (`STALE_EPOCH`). */
+  /**
+   * The epoch of the caller's join. An older one than the stored is refused (`STALE_EPOCH`). A newer one is
+   * adopted, if it is at most one day ahead of the server's time; with `layout: "slotted"`, where only joins
+   * give epochs, there is no such connection (`CONNECTION_NOT_FOUND`).
+   */
   epoch?: number;
   patchState?: StatePatch<State>;
 }
@@ -109,6 +113,14 @@ export interface HeartbeatResult {
 
 /** One result of `heartbeatMany`: what the heartbeat came to, or the error it failed with. */
 export type HeartbeatManyResult = HeartbeatResult | Error;
+
+export interface LeaveOptions {
+  /**
+   * The epoch of the caller's join. A connection with a newer one stays. Default: that of this client's own
+   * last join of the connection; none, if it never joined it or does not know how its last join ended.
+   */
+  epoch?: number;
+}
 
 export interface LeaveResult {
   roomId: string;

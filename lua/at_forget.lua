@@ -13,17 +13,20 @@
 -- @include event
 -- @include at
 local room, epoch = ARGV[1], tonumber(ARGV[2])
+-- An epoch that joins ignore is not newer than any claim.
+local claims_until = usable_epoch(epoch)
 local gone = 0
-for _, field in ipairs({ 's:' .. room, 'c:' .. room }) do
+for kind, newest in pairs({ s = epoch, c = claims_until }) do
+  local field = kind .. ':' .. room
   local value = redis.call('HGET', KEYS[1], field)
-  if value and epoch_of(value) <= epoch then
+  if value and epoch_of(value) <= newest then
     gone = gone + redis.call('HDEL', KEYS[1], field)
   end
 end
 -- Claims of older joins that have not come yet: they are too late.
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
-  if string.sub(all[i], 1, 2) == 'c:' and epoch_of(all[i + 1]) < epoch then
+  if string.sub(all[i], 1, 2) == 'c:' and epoch_of(all[i + 1]) < claims_until then
     gone = gone + redis.call('HDEL', KEYS[1], all[i])
   end
 end

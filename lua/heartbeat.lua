@@ -3,7 +3,7 @@
 --
 -- KEYS[1] – prs:conn:<connId>   KEYS[2] – prs:{room}:last_seen   KEYS[3] – prs:{room}:conn_meta
 -- KEYS[4] – prs:{room}:events (channel)   KEYS[5] – prs:conn:<connId>:state
--- KEYS[6] – not on v1: prs:{room}:unsettled   KEYS[7] – with sharded events: the slot's channel
+-- KEYS[6] – with sharded events: the slot's channel
 --
 -- ARGV[1] – connId   ARGV[2] – userId   ARGV[3] – roomId   ARGV[4..6] – the same as JSON strings
 -- ARGV[7] – ttl (ms)
@@ -18,13 +18,17 @@
 --            longer
 -- ARGV[18] – the layout: see include/layout.lua
 --
--- Returns {REFRESHED, epoch, now, state_rev after it (0 for none), with a look: how many such there are}
+-- Returns {REFRESHED, epoch, now, state_rev after it (0 for none), with a look: how many such there are
+--         (else 0), '1' if a higher epoch was adopted, else '0'}
 --      or {UNKNOWN}: no such connection
 --      or {STALE, epoch}: the caller's epoch is older than the stored one
 --      or {ELSEWHERE, roomId, userId, epoch}: the connection is in another place
 --      or {CONFLICT, state as it is stored, compressed, '1' if it is in KEYS[5] else '0', state_rev}:
 --         the stored state is not the one that the patch was merged into
---      or {UNSETTLED}: not on v1: the epoch is higher, and the join is not settled; call again
+--      or {AHEAD, epoch}: the caller's epoch is higher than the stored one and than this epoch, which is the
+--         highest that a heartbeat may bring: one day ahead of the clock
+--      or {UNISSUED, epoch}: not on v1: the caller's epoch is higher than this one, which is stored, and no
+--         join has it here
 -- Only REFRESHED has written anything.
 --
 -- Races: all checks and writes are one step. Two patches of one connection: the second finds
@@ -42,7 +46,10 @@ local UNKNOWN = 1
 local STALE = 2
 local ELSEWHERE = 3
 local CONFLICT = 4
-local UNSETTLED = 5
+local AHEAD = 5
+local UNISSUED = 6
+
+local MAX_AHEAD_MS = 86400000
 
 local conn, user, room = ARGV[1], ARGV[2], ARGV[3]
 local given, after = tonumber(ARGV[8]), ARGV[13]
@@ -59,9 +66,12 @@ end
 if found[2] ~= room or found[3] ~= user then
   return { ELSEWHERE, found[2], found[3], found[1] }
 end
-if given and given > epoch and layout ~= 'v1'
-  and redis.call('HEXISTS', KEYS[6], integer(epoch) .. ':' .. conn) == 1 then
-  return { UNSETTLED }
+local adopted = given and given > epoch
+if adopted and layout ~= 'v1' then
+  return { UNISSUED, found[1] }
+end
+if adopted and given > now + MAX_AHEAD_MS then
+  return { AHEAD, integer(now + MAX_AHEAD_MS) }
 end
 local separate, rev = false, nil
 if ARGV[9] == '1' then
@@ -93,7 +103,7 @@ end
 -- A server that is out of memory refuses a script's HSET as long as it has written nothing. A patch
 -- is to be refused then, so its HSET comes first; a mere heartbeat is not, so PEXPIRE does.
 if after ~= '' then
-  may_tell(KEYS[4], KEYS[7])
+  may_tell(KEYS[4], KEYS[6])
   if separate then
     redis.call('SET', KEYS[5], stored)
     redis.call('HSET', KEYS[1], 'last_seen_ms', seen)
@@ -114,18 +124,18 @@ else
   redis.call('HSET', KEYS[1], 'last_seen_ms', seen)
 end
 redis.call('PEXPIRE', KEYS[5], ARGV[7])
-if given and given > epoch then
+if adopted then
   epoch = given
   redis.call('HSET', KEYS[1], 'epoch', integer(epoch))
   redis.call('HSET', KEYS[3], conn, '{"userId":' .. ARGV[5] .. ',"epoch":' .. integer(epoch) .. '}')
 end
 redis.call('ZADD', KEYS[2], seen, conn)
 if after ~= '' then
-  publish(KEYS[4], KEYS[7], presence_event(
+  publish(KEYS[4], KEYS[6], presence_event(
     'update', ARGV[6], ARGV[5], ARGV[4], after, now, epoch))
 end
-local silent
+local silent = 0
 if ARGV[17] ~= '' then
   silent = redis.call('ZCOUNT', KEYS[2], '-inf', integer(now - tonumber(ARGV[17])))
 end
-return { REFRESHED, integer(epoch), seen, rev or '0', silent }
+return { REFRESHED, integer(epoch), seen, rev or '0', silent, adopted and '1' or '0' }

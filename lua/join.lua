@@ -33,8 +33,11 @@
 -- with its own `leave`: otherwise the new conn_meta would hide the old user and epoch from the
 -- reaper. What expired in another room is left to the reaper, which sees from the hash's room that
 -- the entry there is dead. Joins of one id in the same millisecond wait for the next one: an epoch
--- that ran ahead of the clock could be given again once the connection is forgotten.
+-- that ran ahead of the clock could be given again once the connection is forgotten. On all but v1, a join
+-- of the same user whose connection is here already ends that earlier join without a `leave`: its note in
+-- `unsettled` is changed, so that the node that carries it out looks again.
 -- @include now
+-- @include epoch
 -- @include event
 -- @include leave_room
 local JOINED = 0
@@ -100,11 +103,11 @@ if not lives or old_room ~= room then
 end
 
 if lives then
-  epoch = math.max(epoch, (tonumber(old_epoch) or 0) + 1)
+  epoch = math.max(epoch, usable_epoch(old_epoch) + 1)
 end
 local ghost_epoch = ghost and ARGV[18 + 6 * ghost]
 if ghost then
-  epoch = math.max(epoch, tonumber(ghost_epoch) + 1)
+  epoch = math.max(epoch, usable_epoch(ghost_epoch) + 1)
 end
 if layout ~= 'v1' then
   if epoch > least then
@@ -158,6 +161,9 @@ if layout == 'v1' then
   -- The room's entry: nobody in it was last heard of before that. Only ever lowered here.
   redis.call('ZADD', KEYS[10], 'LT', now, room)
 else
+  if lives and not previous and redis.call('HEXISTS', KEYS[9], old_epoch .. ':' .. conn) == 1 then
+    redis.call('HSET', KEYS[9], old_epoch .. ':' .. conn, '=' .. user)
+  end
   redis.call('HSET', KEYS[9], integer(epoch) .. ':' .. conn, '+' .. user)
 end
 publish(KEYS[6], KEYS[10], presence_event(

@@ -9,7 +9,8 @@
 --
 -- ARGV[1] – connId   ARGV[2] – userId   ARGV[3] – roomId   ARGV[4..6] – the same as JSON strings
 -- ARGV[7] – the reason: left or replaced
--- ARGV[8] – only if its epoch is lower than this; '' in any case
+-- ARGV[8] – only if its epoch is lower than this; '' in any case. For a join that replaces it, an epoch
+--           that joins ignore counts as lower
 -- ARGV[9] – the layout: see include/layout.lua
 --
 -- Returns {LEFT, epoch}
@@ -18,11 +19,12 @@
 --      or {EARLY, wait}: the clock has not passed the epoch; nothing written, call again in wait ms
 --      or {NEWER, epoch}: its epoch is not lower; nothing written
 --
--- Races: with a reap or a second leave, whoever comes first removes and publishes; the other finds
+-- Races: a leave of a former owner finds a newer epoch, and does nothing. With a reap or a second leave, whoever comes first removes and publishes; the other finds
 -- no hash. With a rejoin elsewhere, the place that was given no longer fits and nothing is done.
 -- With a join that follows within the millisecond of the one before: nothing would remember the
 -- epoch, and the new join would get the same again; so a leave waits until the clock has passed it.
 -- @include now
+-- @include epoch
 -- @include event
 -- @include leave_room
 local LEFT = 0
@@ -43,7 +45,8 @@ if found[1] ~= room or found[2] ~= user then
   return { ELSEWHERE, found[1], found[2] }
 end
 local epoch = tonumber(found[3]) or 0
-if ARGV[8] ~= '' and epoch >= tonumber(ARGV[8]) then
+local fenced = ARGV[7] == 'replaced' and usable_epoch(epoch) or epoch
+if ARGV[8] ~= '' and fenced >= tonumber(ARGV[8]) then
   return { NEWER, integer(epoch) }
 end
 local wait = epoch - now + 1

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod model;
 pub mod offload;
 pub mod options;
+pub mod pause;
 pub mod presence;
 pub mod store;
 pub mod switches;

@@ -193,6 +193,11 @@ function* states(): Generator<Refused> {
 function* rest(): Generator<Refused> {
   for (const [what, epoch] of NO_EPOCH) {
     yield {
+      title: `leave: epoch is ${what}`,
+      call: (client) => client.leave('c', { epoch }),
+      names: ['epoch'],
+    };
+    yield {
       title: `heartbeat: epoch is ${what}`,
       call: (client) => client.heartbeat({ connId: 'c', epoch }),
       names: ['epoch'],
@@ -217,6 +222,11 @@ function* rest(): Generator<Refused> {
       names: ['heartbeat'],
     };
     if (options !== undefined) {
+      yield {
+        title: `leave: options are ${what}`,
+        call: (client) => client.leave('c', options),
+        names: ['leave'],
+      };
       yield {
         title: `subscribe: options are ${what}`,
         call: (client) => client.subscribe(() => {}, options),
@@ -250,6 +260,16 @@ function* rest(): Generator<Refused> {
       names: [field],
     };
   }
+  yield {
+    title: 'leave: epoch is a getter that throws',
+    call: (client) => client.leave('c', withThrowing({}, 'epoch')),
+    names: ['epoch'],
+  };
+  yield {
+    title: 'leave: a field that nobody knows',
+    call: (client) => client.leave('c', { epcoh: 5 }),
+    names: ['epcoh', 'epoch'],
+  };
   for (const field of ['connId', 'epoch', 'patchState']) {
     yield {
       title: `heartbeat: ${field} is a getter that throws`,

@@ -65,29 +65,6 @@ onEveryStore('3.3 heartbeat', (store) => {
       expect((await recorder.settled()).map(brief)).toEqual(['join c r u']);
     });
 
-    test(`3.3 a higher epoch is adopted, by ${by}`, async () => {
-      const first = await store.connect();
-      const client = by === 'another node' ? await store.connect() : first;
-      const { epoch } = await first.join({ roomId: 'r', userId: 'u', connId: 'c' });
-      expect(await client.heartbeat({ connId: 'c', epoch: epoch + 7 })).toStrictEqual({
-        changed: false,
-        epoch: epoch + 7,
-      });
-      const patched = { connId: 'c', epoch: epoch + 9, patchState: { a: 1 } };
-      expect(await client.heartbeat(patched)).toStrictEqual({ changed: true, epoch: epoch + 9 });
-      expect((await first.fetchRoomSnapshot('r'))[0]?.epoch).toBe(epoch + 9);
-      // What was current before is now stale, on either node.
-      for (const node of [first, client]) {
-        await expect(node.heartbeat({ connId: 'c', epoch: epoch + 8 })).rejects.toEqual(
-          failure('STALE_EPOCH', String(epoch + 9)),
-        );
-      }
-      expect(await first.heartbeat({ connId: 'c' })).toStrictEqual({
-        changed: false,
-        epoch: epoch + 9,
-      });
-    });
-
     test(`3.3 of an unknown connection is refused and brings nothing about, by ${by}`, async () => {
       const first = await store.connect();
       const client = by === 'another node' ? await store.connect() : first;
@@ -104,30 +81,6 @@ onEveryStore('3.3 heartbeat', (store) => {
       expect((await recorder.settled()).map(brief)).toEqual(['join c r u', 'leave c r u left']);
     });
   }
-
-  test('3.3 the adopted epoch is that of the leave', async () => {
-    const client = await store.connect();
-    const recorder = await record(client);
-    const { epoch } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
-    await client.heartbeat({ connId: 'c', epoch: epoch + 3 });
-    await client.leave('c');
-    expect((await recorder.settled()).map((event) => event.epoch)).toEqual([epoch, epoch + 3]);
-  });
-
-  test('3.3 the adopted epoch is that of the timeout', async () => {
-    const short = await store.connect({ ttlMs: SHORT_TTL_MS });
-    const long = await store.connect();
-    const recorder = await record(long);
-    const { epoch } = await long.join({ roomId: 'r', userId: 'u', connId: 'c' });
-    // Shortens its life, and so makes it due.
-    await short.heartbeat({ connId: 'c', epoch: epoch + 3 });
-    await expired(long, 'r', 'c');
-    // A join of the same place finds what expired, whenever it was to be looked for.
-    await long.join({ roomId: 'r', userId: 'u', connId: 'c' });
-    const events = await recorder.settled();
-    expect(events.map(brief)).toEqual(['join c r u', 'leave c r u timeout', 'join c r u']);
-    expect(events[1]?.epoch).toBe(epoch + 3);
-  });
 
   test('3.3 an expired connection is unknown', async () => {
     const short = await store.connect({ ttlMs: SHORT_TTL_MS });
@@ -159,6 +112,182 @@ onEveryStore('3.3 heartbeat', (store) => {
       { changed: false, epoch },
     ]);
     expect(await client.heartbeatMany([])).toEqual([]);
+  });
+});
+
+const ONLY_JOINS_GIVE_EPOCHS = 'only joins give epochs there';
+const DAY_MS = 24 * 60 * 60 * 1000;
+
+onEveryStore(
+  '3.3 a heartbeat with a higher epoch',
+  (store) => {
+    for (const by of ['the node that made it', 'another node'] as const) {
+      test(`3.3 a higher epoch is adopted, by ${by}`, async () => {
+        const first = await store.connect();
+        const client = by === 'another node' ? await store.connect() : first;
+        const { epoch } = await first.join({ roomId: 'r', userId: 'u', connId: 'c' });
+        expect(await client.heartbeat({ connId: 'c', epoch: epoch + 7 })).toStrictEqual({
+          changed: false,
+          epoch: epoch + 7,
+        });
+        const patched = { connId: 'c', epoch: epoch + 9, patchState: { a: 1 } };
+        expect(await client.heartbeat(patched)).toStrictEqual({ changed: true, epoch: epoch + 9 });
+        expect((await first.fetchRoomSnapshot('r'))[0]?.epoch).toBe(epoch + 9);
+        // What was current before is now stale, on either node.
+        for (const node of [first, client]) {
+          await expect(node.heartbeat({ connId: 'c', epoch: epoch + 8 })).rejects.toEqual(
+            failure('STALE_EPOCH', String(epoch + 9)),
+          );
+        }
+        expect(await first.heartbeat({ connId: 'c' })).toStrictEqual({
+          changed: false,
+          epoch: epoch + 9,
+        });
+      });
+    }
+
+    test('3.3 the adopted epoch is that of the leave', async () => {
+      const client = await store.connect();
+      const recorder = await record(client);
+      const { epoch } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
+      await client.heartbeat({ connId: 'c', epoch: epoch + 3 });
+      await client.leave('c');
+      expect((await recorder.settled()).map((event) => event.epoch)).toEqual([epoch, epoch + 3]);
+    });
+
+    test('3.3 the adopted epoch is that of the timeout', async () => {
+      const short = await store.connect({ ttlMs: SHORT_TTL_MS });
+      const long = await store.connect();
+      const recorder = await record(long);
+      const { epoch } = await long.join({ roomId: 'r', userId: 'u', connId: 'c' });
+      // Shortens its life, and so makes it due.
+      await short.heartbeat({ connId: 'c', epoch: epoch + 3 });
+      await expired(long, 'r', 'c');
+      // A join of the same place finds what expired, whenever it was to be looked for.
+      await long.join({ roomId: 'r', userId: 'u', connId: 'c' });
+      const events = await recorder.settled();
+      expect(events.map(brief)).toEqual(['join c r u', 'leave c r u timeout', 'join c r u']);
+      expect(events[1]?.epoch).toBe(epoch + 3);
+    });
+
+    test('3.3 one more than a day ahead of the server is refused and nothing is written', async () => {
+      const client = await store.connect();
+      const recorder = await record(client);
+      const { epoch, snapshot } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
+      for (const ahead of [epoch + DAY_MS + 600_000, 2 ** 53 - 1]) {
+        for (const patch of [{}, { patchState: { a: 1 } }]) {
+          await expect(client.heartbeat({ connId: 'c', epoch: ahead, ...patch })).rejects.toEqual(
+            failure('INVALID_ARGUMENT', 'one day ahead'),
+          );
+        }
+      }
+      expect(await client.fetchRoomSnapshot('r')).toStrictEqual(snapshot);
+      expect((await recorder.settled()).map(brief)).toEqual(['join c r u']);
+      // What a day may be ahead is adopted, and the next join is heard.
+      const within = epoch + DAY_MS - 600_000;
+      expect((await client.heartbeat({ connId: 'c', epoch: within })).epoch).toBe(within);
+      const again = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
+      expect(again.epoch).toBe(within + 1);
+      expect((await client.heartbeat({ connId: 'c', epoch: within + 1 })).epoch).toBe(within + 1);
+    });
+
+    test('3.3, 5.3 one that is too far ahead fails alone, not those combined with it', async () => {
+      const client = await store.connect({ batchWindowMs: 50 });
+      const { epoch } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
+      const results = await client.heartbeatMany([
+        { connId: 'c', patchState: { a: 1 } },
+        { connId: 'c', epoch: 2 ** 53 - 1, patchState: { b: 1 } },
+        { connId: 'c', epoch: epoch + 3 },
+      ]);
+      expect(results).toEqual([
+        { changed: true, epoch: expect.any(Number) },
+        failure('INVALID_ARGUMENT', 'one day ahead'),
+        { changed: false, epoch: epoch + 3 },
+      ]);
+      expect((await client.fetchRoomSnapshot('r'))[0]?.state).toEqual({ a: 1 });
+    });
+  },
+  { slotted: ONLY_JOINS_GIVE_EPOCHS, cluster: ONLY_JOINS_GIVE_EPOCHS },
+);
+
+onEveryStore(
+  '3.3 on slotted, an epoch that no join gave',
+  (store) => {
+    for (const by of ['the node that made it', 'another node'] as const) {
+      test(`3.3 is CONNECTION_NOT_FOUND and nothing is written, by ${by}`, async () => {
+        const first = await store.connect();
+        const client = by === 'another node' ? await store.connect() : first;
+        const recorder = await record(first);
+        const { epoch, snapshot } = await first.join({ roomId: 'r', userId: 'u', connId: 'c' });
+        for (const higher of [epoch + 1, epoch + 7, 2 ** 53 - 1]) {
+          for (const patch of [{}, { patchState: { a: 1 } }]) {
+            await expect(
+              client.heartbeat({ connId: 'c', epoch: higher, ...patch }),
+            ).rejects.toEqual(failure('CONNECTION_NOT_FOUND', 'c'));
+          }
+        }
+        expect(await first.fetchRoomSnapshot('r')).toStrictEqual(snapshot);
+        // It is there all the same.
+        expect((await client.heartbeat({ connId: 'c', epoch })).epoch).toBe(epoch);
+        await first.leave('c');
+        expect((await recorder.settled()).map((event) => event.epoch)).toEqual([epoch, epoch]);
+      });
+    }
+
+    test('3.3, 5.3 fails alone, not those combined with it', async () => {
+      const client = await store.connect({ batchWindowMs: 50 });
+      const { epoch } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
+      expect(
+        await client.heartbeatMany([
+          { connId: 'c', patchState: { a: 1 } },
+          { connId: 'c', epoch: epoch + 1, patchState: { b: 1 } },
+          { connId: 'c', epoch },
+        ]),
+      ).toEqual([
+        { changed: true, epoch },
+        failure('CONNECTION_NOT_FOUND', 'c'),
+        { changed: false, epoch },
+      ]);
+      expect((await client.fetchRoomSnapshot('r'))[0]?.state).toEqual({ a: 1 });
+    });
+
+    test('3.3 is looked for in the room of a newer join, which another node made', async () => {
+      const [one, two] = [await store.connect(), await store.connect()];
+      await one.join({ roomId: 'r1', userId: 'u', connId: 'c' });
+      const { epoch } = await two.join({ roomId: 'r2', userId: 'u', connId: 'c' });
+      const beat = { connId: 'c', epoch, patchState: { a: 1 } };
+      expect(await one.heartbeat(beat)).toStrictEqual({ changed: true, epoch });
+      expect((await two.fetchRoomSnapshot('r2'))[0]?.state).toEqual({ a: 1 });
+    });
+  },
+  {
+    redis: 'legacy nodes give epochs there, too, so they are adopted',
+    memory: 'as on v1',
+  },
+);
+
+onEveryStore('5.3 a heartbeat with an older epoch', (store) => {
+  test('5.3 fails alone, not those combined with it, and its patch is not applied', async () => {
+    const client = await store.connect({ batchWindowMs: 50 });
+    const other = await store.connect();
+    const { epoch: old } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
+    for (const owner of [client, other]) {
+      const { epoch } = await owner.join({ roomId: 'r', userId: 'u', connId: 'c' });
+      expect(
+        await client.heartbeatMany([
+          { connId: 'c', epoch: old, patchState: { late: true } },
+          { connId: 'c', patchState: { a: 1 } },
+        ]),
+      ).toEqual([failure('STALE_EPOCH'), { changed: true, epoch }]);
+      // The second time, the node knows the newer epoch.
+      expect(
+        await client.heartbeatMany([
+          { connId: 'c', epoch: old, patchState: { late: true } },
+          { connId: 'c', epoch, patchState: { a: 2 } },
+        ]),
+      ).toEqual([failure('STALE_EPOCH'), { changed: true, epoch }]);
+      expect((await client.fetchRoomSnapshot('r'))[0]?.state).toEqual({ a: 2 });
+    }
   });
 });
 

@@ -42,8 +42,9 @@ onEveryStore('3.6 leave', (store) => {
       expect(await client.getEpoch('c')).toBeNull();
       const { epoch } = await first.join({ roomId: 'r', userId: 'u', connId: 'c' });
       expect(await client.getEpoch('c')).toBe(epoch);
-      await first.heartbeat({ connId: 'c', epoch: epoch + 5 });
-      expect(await client.getEpoch('c')).toBe(epoch + 5);
+      const again = await first.join({ roomId: 'r', userId: 'u', connId: 'c' });
+      expect(again.epoch).toBeGreaterThan(epoch);
+      expect(await client.getEpoch('c')).toBe(again.epoch);
       await first.leave('c');
       expect(await client.getEpoch('c')).toBeNull();
     });
@@ -95,8 +96,80 @@ onEveryStore('3.6 leave', (store) => {
   test('3.6 follows a connection that another node has moved', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     await one.join({ roomId: 'r1', userId: 'u1', connId: 'c' });
-    await two.join({ roomId: 'r2', userId: 'u2', connId: 'c' });
-    expect(await one.leave('c')).toStrictEqual({ roomId: 'r2', userId: 'u2' });
+    await one.heartbeat({ connId: 'c' });
+    const { epoch } = await two.join({ roomId: 'r2', userId: 'u2', connId: 'c' });
+    expect(await one.leave('c', { epoch })).toStrictEqual({ roomId: 'r2', userId: 'u2' });
+  });
+});
+
+onEveryStore('3.6 leave is fenced', (store) => {
+  const moves = {
+    'to the same place': { roomId: 'r', userId: 'u' },
+    'under another user': { roomId: 'r', userId: 'v' },
+    'to another room': { roomId: 'q', userId: 'u' },
+  };
+  for (const [where, place] of Object.entries(moves)) {
+    test(`3.6 a late leave does not end the connection that another node has joined since, ${where}`, async () => {
+      const [a, b] = [await store.connect(), await store.connect()];
+      const recorder = await record(b);
+      await a.join({ roomId: 'r', userId: 'u', connId: 'x' });
+      const { epoch } = await b.join({ ...place, connId: 'x' });
+      const before = (await recorder.settled()).length;
+      expect(await a.leave('x')).toBeNull();
+      // However often it is tried, and whatever the node has learned in between.
+      await a.heartbeat({ connId: 'x' });
+      await a.heartbeat({ connId: 'x', patchState: { a: 1 } });
+      expect(await a.leave('x')).toBeNull();
+      expect(await a.getEpoch('x')).toBe(epoch);
+      const since = (await recorder.settled()).slice(before);
+      expect(since.map(({ type }) => type)).toEqual(['update']);
+      expect((await b.fetchRoomSnapshot(place.roomId)).map(({ connId }) => connId)).toEqual(['x']);
+      expect(await b.leave('x')).toStrictEqual(place);
+    });
+  }
+
+  test('3.6 a second leave does not end what another node has joined after the first', async () => {
+    const [a, b] = [await store.connect(), await store.connect()];
+    await a.join({ roomId: 'r', userId: 'u', connId: 'x' });
+    expect(await a.leave('x')).not.toBeNull();
+    await b.join({ roomId: 'r', userId: 'u', connId: 'x' });
+    expect(await a.leave('x')).toBeNull();
+    expect(await b.leave('x')).not.toBeNull();
+  });
+
+  test('3.6 with an epoch, by a node that did not join', async () => {
+    const [owner, other] = [await store.connect(), await store.connect()];
+    const { epoch: old } = await owner.join({ roomId: 'r', userId: 'u', connId: 'x' });
+    const { epoch } = await owner.join({ roomId: 'r', userId: 'u', connId: 'x' });
+    const recorder = await record(other);
+    for (const stale of [0, old, epoch - 1]) {
+      expect(await other.leave('x', { epoch: stale })).toBeNull();
+      expect(await owner.leave('x', { epoch: stale })).toBeNull();
+    }
+    expect(await recorder.settled()).toEqual([]);
+    expect(await other.leave('x', { epoch })).toStrictEqual({ roomId: 'r', userId: 'u' });
+    expect((await recorder.settled()).map((event) => event.epoch)).toEqual([epoch]);
+    expect(await other.leave('x', { epoch })).toBeNull();
+  });
+
+  test('3.6 without an epoch, a node that never joined it is not fenced', async () => {
+    const [owner, other] = [await store.connect(), await store.connect()];
+    await owner.join({ roomId: 'r', userId: 'u', connId: 'x' });
+    await other.heartbeat({ connId: 'x' });
+    await owner.join({ roomId: 'r', userId: 'u', connId: 'x' });
+    expect(await other.leave('x')).toStrictEqual({ roomId: 'r', userId: 'u' });
+  });
+
+  test('3.6 a leave and a join of another node at once: the join stays, or comes after', async () => {
+    const [a, b] = [await store.connect(), await store.connect()];
+    for (let i = 0; i < 50; i++) {
+      const connId = `x${i}`;
+      const place = { roomId: 'r', userId: 'u', connId, snapshot: false };
+      await a.join(place);
+      const [, { epoch }] = await Promise.all([a.leave(connId), b.join(place)]);
+      expect(await b.getEpoch(connId)).toBe(epoch);
+      expect(await b.leave(connId)).not.toBeNull();
+    }
   });
 });
 

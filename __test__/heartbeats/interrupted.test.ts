@@ -86,6 +86,34 @@ describe('5: a batch is interrupted', () => {
     },
   );
 
+  test.each(['v1', 'slotted'] as const)(
+    '12: by a cut while a patch is on its way: plain heartbeats in the same flight go again (%s)',
+    async (layout) => {
+      await using server = await startRedis();
+      const admin = await server.client();
+      await using proxy = await startProxy(server.port);
+      await joinAll(await openClient({ url: server.url, layout }));
+      // A node that has not met the connections looks them up, and sends all of them together.
+      const client = await openClient({ url: proxy.url, layout });
+      let cuts = 0;
+      proxy.watch = async (piece) => {
+        if (cuts === 0 && piece.includes('"mark"')) {
+          cuts++;
+          await admin.call('CLIENT', 'KILL', 'USER', 'default');
+        }
+        return piece;
+      };
+      const beats = CONNS.map((connId, i) =>
+        client.heartbeat({ connId, ...(i === 50 && { patchState: { mark: i } }) }),
+      );
+      const results = await within(Promise.allSettled(beats), 10_000, 'every Promise');
+      expect(cuts).toBe(1);
+      const patch = results.splice(50, 1)[0];
+      expect(patch).toMatchObject({ reason: { code: 'UNAVAILABLE', outcome: 'unknown' } });
+      expect(codes(results)).toEqual(new Set(['ok']));
+    },
+  );
+
   test('by CLIENT KILL, again and again', async () => {
     await using server = await startRedis();
     const admin = await server.client();

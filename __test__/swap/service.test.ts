@@ -1,11 +1,16 @@
 // PresenceService (spec 10): every method, option and default, on real Redis.
 import { Redis } from 'ioredis';
-import { type PresenceEvent, PresenceService, presenceKeys } from 'rollcall';
-import { describe, expect, test } from 'vitest';
+import {
+  type PresenceEvent,
+  PresenceService,
+  presenceKeys,
+  registerPresenceHandlers,
+} from 'rollcall';
+import { describe, expect, onTestFinished, test } from 'vitest';
 import { keepLog, rejection, type Untyped } from '../support/clients.js';
 import { freePort, sharedRedis, startRedis } from '../support/redis.js';
-import { eventually } from '../support/wait.js';
-import { ioredis, OPTIONS, serviceOn } from './swap.js';
+import { deferred, eventually } from '../support/wait.js';
+import { ioredis, OPTIONS, serviceOn, socketServer } from './swap.js';
 
 const c = { roomId: 'r', userId: 'u', connId: 'c' };
 
@@ -72,6 +77,28 @@ describe('10: PresenceService', () => {
     expect(await service.leave('c')).toEqual({ roomId: 'r', userId: 'u' });
     expect(await service.leave('c')).toBeNull();
     expect(await redis.dbsize()).toBe(0);
+  });
+
+  test('3.6 leave and a disconnection do not end what another server has joined since', async () => {
+    const redis = await ioredis();
+    const [one, two] = [serviceOn(redis), serviceOn(redis)];
+    const { io, connect } = await socketServer();
+    onTestFinished(registerPresenceHandlers({ io, logger: {} }, one));
+    const client = await connect();
+    const { id: connId } = client;
+    expect(await client.emitWithAck('presence:join', { roomId: 'r', userId: 'u' })).toMatchObject({
+      ok: true,
+    });
+    // The same socket on another server, which is how Socket.IO recovers a session.
+    await two.join({ roomId: 'r', userId: 'u', connId: connId ?? '' });
+    expect(await one.leave(connId ?? '')).toBeNull();
+    const ended = deferred();
+    io.sockets.sockets.get(connId ?? '')?.once('disconnect', () => ended.resolve());
+    client.close();
+    await ended.promise;
+    await eventually(async () => (await one.client()).metrics().pendingCalls === 0);
+    expect((await two.fetchRoomSnapshot('r')).map((entry) => entry.connId)).toEqual([connId]);
+    expect(await two.leave(connId ?? '')).toEqual({ roomId: 'r', userId: 'u' });
   });
 
   test('subscribe calls for every room until its Promise of the end has resolved', async () => {

@@ -177,7 +177,11 @@ export class PresenceService<State extends object = DefaultState> {
     return this.#open?.metrics().heartbeatQueue ?? 0;
   }
 
-  /** Takes a connection out of its room; `null` if it is unknown. */
+  /**
+   * Takes a connection out of its room.
+   *
+   * @returns `null` if it is unknown, or if another server has joined it since this service did.
+   */
   leave(connId: string): Promise<LeaveResult | null> {
     return this.#with((client) => client.leave(connId));
   }

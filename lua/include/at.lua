@@ -1,9 +1,10 @@
 -- What prs:at:<connId> holds: field `s:<roomId>` (settled: it has joined there) or `c:<roomId>`
 -- (claimed: it is about to) → `<epoch>:<userId>`.
 
--- epoch_of: the epoch of a value.
+-- @include epoch
+-- epoch_of: the epoch of a value; 0 for one that joins ignore.
 local function epoch_of(value)
-  return tonumber(string.match(value, '^%d+')) or 0
+  return usable_epoch(string.match(value, '^%d+'))
 end
 
 -- expire_claims: a key of claims only expires: nobody may come to settle them.

@@ -21,7 +21,7 @@ use crate::{
     },
     offload::offload,
     options::Options,
-    presence::{self, directory::Directory},
+    presence::{self, directory::Directory, own_joins::OwnJoins},
     store::{EachPiece, EventSink, Join, Store, SweepSettings, Topic},
 };
 use parking_lot::Mutex;
@@ -47,6 +47,7 @@ impl<T: EventSink + Settle + lock::Told> Outlet for T {}
 pub struct Client {
     store: Arc<dyn Store>,
     directory: Arc<Directory>,
+    own_joins: Arc<OwnJoins>,
     engine: Arc<Engine>,
     settle: Arc<dyn Settle>,
     reaper: Arc<Reaper>,
@@ -81,12 +82,14 @@ impl Client {
         });
         let store = open::store(&options, sink.clone()).await?;
         let directory = Arc::new(Directory::default());
+        let own_joins = Arc::new(OwnJoins::default());
         let limits = options.limits.clone();
         let by_room = store.beats_by_room();
         let max_batch = limits.max_batch_size * if by_room { heartbeat::BY_ROOM } else { 1 };
         let engine = Engine::new(
             store.clone(),
             directory.clone(),
+            own_joins.clone(),
             metrics.clone(),
             outlet.clone(),
             heartbeat::Settings {
@@ -112,7 +115,13 @@ impl Client {
             Duration::from_millis(options.sweep_interval_ms),
         );
         let engine_task = tokio::spawn(engine.clone().run());
-        let upkeep_task = tokio::spawn(upkeep(directory.clone(), options.ttl_ms)).abort_handle();
+        let upkeep_task = tokio::spawn(upkeep(
+            store.clone(),
+            directory.clone(),
+            own_joins.clone(),
+            options.ttl_ms,
+        ))
+        .abort_handle();
         let reaper = Arc::new(Reaper {
             directory: directory.clone(),
             locks: locks.clone(),
@@ -136,6 +145,7 @@ impl Client {
         Ok(Client {
             store,
             directory,
+            own_joins,
             engine,
             settle: outlet,
             reaper,
@@ -181,7 +191,8 @@ impl Client {
                 ttl_ms: self.ttl_ms,
                 floor: 0,
             };
-            let epoch = presence::join(&*self.store, &self.directory, &mut join).await?;
+            let epoch =
+                presence::join(&*self.store, &self.directory, &self.own_joins, &mut join).await?;
             count(&self.metrics.counters.joins, 1);
             if let Some(each) = snapshot {
                 // The join is done: a failure to read the room leaves the caller without its epoch.
@@ -214,11 +225,13 @@ impl Client {
         self.engine.submit(fitting);
     }
 
-    /// Leaves; `None` if the connection is unknown (spec 3.6).
-    pub async fn leave(&self, conn: &str) -> Result<Option<Place>> {
+    /// Leaves; `None` if the connection is unknown, or has a higher epoch than the given one or, without
+    /// one, than this client's last join of it (spec 3.6).
+    pub async fn leave(&self, conn: &str, epoch: Option<Epoch>) -> Result<Option<Place>> {
         self.call(async {
             ids::check_conn("connId", conn, &self.limits)?;
-            let left = presence::leave(&*self.store, &self.directory, conn).await?;
+            let (store, own_joins) = (&*self.store, &self.own_joins);
+            let left = presence::leave(store, &self.directory, own_joins, conn, epoch).await?;
             if left.is_some() {
                 count(&self.metrics.counters.leaves, 1);
             }
@@ -448,12 +461,19 @@ fn is_of_locks(topic: &Topic) -> bool {
     matches!(topic, Topic::AllLocks | Topic::Lock(_))
 }
 
-/// Forgets connections that have been of no use for so long that they cannot be alive.
-async fn upkeep(directory: Arc<Directory>, ttl_ms: u64) {
+/// Forgets connections that have been of no use for so long that they cannot be alive, and own joins that
+/// are over.
+async fn upkeep(
+    store: Arc<dyn Store>,
+    directory: Arc<Directory>,
+    own_joins: Arc<OwnJoins>,
+    ttl_ms: u64,
+) {
     let unused = Duration::from_millis(ttl_ms.saturating_mul(2)).max(Duration::from_secs(10));
     let mut ticks = tokio::time::interval(unused / 2);
     loop {
         ticks.tick().await;
         directory.prune(unused);
+        own_joins.prune(&*store).await;
     }
 }

@@ -93,21 +93,15 @@ impl Engine {
     fn recall(&self, groups: Vec<Group>, unsettled: &Unsettled) -> Vec<Work> {
         let mut works: Vec<Work> = groups
             .into_iter()
-            .map(|group| Work {
-                epoch: group.epoch(),
-                place: None,
-                base: None,
-                confident: None,
-                next: None,
-                verdicts: Vec::new(),
-                unsettled: unsettled.clone(),
-                group,
-            })
+            .map(|group| Work::new(group, unsettled.clone()))
             .collect();
         let recalled = self
             .directory
             .all(works.iter().map(|work| &*work.group.conn));
+        let mut older = Vec::new();
         for (work, recalled) in works.iter_mut().zip(recalled) {
+            let newest = recalled.as_ref().map(|known| known.epoch).or(work.epoch);
+            older.extend(newest.and_then(|newest| work.split_older(newest)));
             if let Some(known) = recalled {
                 let fits = known.quiet && work.epoch.is_none_or(|epoch| epoch == known.epoch);
                 work.confident = fits.then_some(known.epoch);
@@ -115,7 +109,8 @@ impl Engine {
                 work.base = known.stored;
             }
         }
-        works
+        older.append(&mut works);
+        older
     }
 
     /// One round trip for each piece (two with a connection that has to be looked up); returns what is
@@ -143,7 +138,16 @@ impl Engine {
                     self.directory.forget(&work.group.conn);
                     self.fail(work, &error);
                 }
-                Ok(Beaten::Refreshed { epoch, mark }) => self.finish(work, epoch, mark),
+                Ok(Beaten::Refreshed {
+                    epoch,
+                    adopted,
+                    mark,
+                }) => {
+                    if adopted {
+                        self.own_joins.adopted(&work.group.conn, epoch);
+                    }
+                    self.finish(work, epoch, mark);
+                }
                 Ok(Beaten::Unknown) => {
                     self.directory.forget(&work.group.conn);
                     let error = Error::not_found(&work.group.conn);
@@ -151,9 +155,18 @@ impl Engine {
                 }
                 Ok(Beaten::Stale { stored }) => {
                     self.directory.forget(&work.group.conn);
-                    let error =
-                        Error::stale(&work.group.conn, work.epoch.unwrap_or_default(), stored);
-                    self.fail(work, &error);
+                    let given = work.epoch.unwrap_or_default();
+                    let error = Error::stale(&work.group.conn, given, stored);
+                    open.extend(self.fail_some(work, |epoch| epoch < stored, &error));
+                }
+                Ok(Beaten::Ahead { max }) => {
+                    let given = work.epoch.unwrap_or_default();
+                    let error = Error::ahead(&work.group.conn, given, max);
+                    open.extend(self.fail_some(work, |epoch| epoch > max, &error));
+                }
+                Ok(Beaten::Unissued { stored }) => {
+                    let error = Error::not_found(&work.group.conn);
+                    open.extend(self.fail_some(work, |epoch| epoch > stored, &error));
                 }
                 Ok(Beaten::Elsewhere(place)) => {
                     work.place = Some(place);
@@ -257,6 +270,30 @@ impl Engine {
         self.settle(results);
     }
 
+    /// Fails those of a group whose epochs are refused, and returns the work with the others: one bad item
+    /// fails only itself (spec 5.3).
+    fn fail_some(
+        &self,
+        mut work: Work,
+        refused: impl Fn(Epoch) -> bool,
+        error: &Error,
+    ) -> Option<Work> {
+        let (failed, waiting): (Vec<Waiting>, Vec<Waiting>) = work
+            .group
+            .waiting
+            .into_iter()
+            .partition(|waiting| waiting.request.epoch.is_some_and(&refused));
+        let failed = failed
+            .into_iter()
+            .map(|waiting| (waiting, Err(Box::new(error.clone()))))
+            .collect();
+        self.settle_of(&work.unsettled, failed);
+        work.group.waiting = waiting;
+        work.epoch = work.group.epoch();
+        work.confident = None;
+        (!work.group.waiting.is_empty()).then_some(work)
+    }
+
     fn fail(&self, work: Work, error: &Error) {
         self.settle_of(
             &work.unsettled,
@@ -270,6 +307,37 @@ impl Engine {
 }
 
 impl Work {
+    fn new(group: Group, unsettled: Unsettled) -> Work {
+        Work {
+            epoch: group.epoch(),
+            place: None,
+            base: None,
+            confident: None,
+            next: None,
+            verdicts: Vec::new(),
+            unsettled,
+            group,
+        }
+    }
+
+    /// Takes out the heartbeats with an epoch that may be older than the stored one. They are sent by
+    /// themselves, before the others: combined with newer ones, what a former owner sends would be accepted.
+    fn split_older(&mut self, newest: Epoch) -> Option<Work> {
+        let is_older = |waiting: &Waiting| waiting.request.epoch.is_some_and(|e| e < newest);
+        if self.group.waiting.iter().all(is_older) {
+            return None;
+        }
+        let waiting = std::mem::take(&mut self.group.waiting);
+        let (older, others): (Vec<Waiting>, Vec<Waiting>) = waiting.into_iter().partition(is_older);
+        self.group.waiting = others;
+        self.epoch = self.group.epoch();
+        let group = Group {
+            conn: self.group.conn.clone(),
+            waiting: older,
+        };
+        (!group.waiting.is_empty()).then(|| Work::new(group, self.unsettled.clone()))
+    }
+
     fn beat(&self) -> Option<FullBeat> {
         Some(FullBeat {
             conn: self.group.conn.clone(),

@@ -31,7 +31,7 @@ use crate::{
         presence::{Beat, Epoch},
         state::Patch,
     },
-    presence::directory::Directory,
+    presence::{directory::Directory, own_joins::OwnJoins},
     store::heartbeat::HeartbeatStore,
     switches::{Defence, off, panic_point},
 };
@@ -164,6 +164,7 @@ impl Settings {
 pub struct Engine {
     store: Arc<dyn HeartbeatStore>,
     directory: Arc<Directory>,
+    own_joins: Arc<OwnJoins>,
     metrics: Arc<Metrics>,
     settle: Arc<dyn Settle>,
     settings: Settings,
@@ -177,6 +178,7 @@ impl Engine {
     pub fn new(
         store: Arc<dyn HeartbeatStore>,
         directory: Arc<Directory>,
+        own_joins: Arc<OwnJoins>,
         metrics: Arc<Metrics>,
         settle: Arc<dyn Settle>,
         settings: Settings,
@@ -184,6 +186,7 @@ impl Engine {
         Arc::new(Engine {
             store,
             directory,
+            own_joins,
             metrics,
             settle,
             settings,

@@ -152,6 +152,14 @@ impl Error {
         )
     }
 
+    pub fn ahead(conn: &str, given: u64, max: u64) -> Self {
+        Self::invalid(format!(
+            "epoch {given} of connection {} is more than one day ahead of the server's time (the limit is \
+             {max} now); send the epoch that join returned",
+            crate::model::ids::shown(conn)
+        ))
+    }
+
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(Code::Internal, message)
     }

@@ -8,6 +8,18 @@ use std::{fmt::Write as _, sync::Arc};
 /// first join, so well below 2^53.
 pub type Epoch = u64;
 
+/// The largest epoch: beyond it, JavaScript and Lua cannot tell one from the next.
+pub const MAX_EPOCH: Epoch = (1 << 53) - 1;
+
+/// How far ahead of the store's clock an epoch may be that a heartbeat brings (spec 3.3), in ms.
+pub const MAX_EPOCH_AHEAD_MS: u64 = 24 * 60 * 60 * 1_000;
+
+/// The least epoch of a join after one with this epoch; as `usable_epoch` in the scripts. An epoch that
+/// has no next one is corrupt, and joins ignore it.
+pub fn epoch_after(epoch: Epoch) -> Epoch {
+    if epoch < MAX_EPOCH { epoch + 1 } else { 0 }
+}
+
 /// Where a connection is and under whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {

@@ -149,10 +149,12 @@ impl NativeClient {
         }
     }
 
+    /// `epoch`: -1 for none.
     #[napi(catch_unwind)]
-    pub fn leave(&self, call: f64, conn: String) -> napi::Result<()> {
+    pub fn leave(&self, call: f64, conn: String, epoch: f64) -> napi::Result<()> {
         self.call(call, async move |client| {
-            Ok(match client.leave(&conn).await? {
+            let epoch = (epoch >= 0.0).then_some(epoch as u64);
+            Ok(match client.leave(&conn, epoch).await? {
                 None => "null".into(),
                 Some(place) => format!(
                     r#"{{"roomId":{},"userId":{}}}"#,

@@ -1,15 +1,18 @@
 //! Presence: joining, leaving and looking, on a store; and what the node remembers of connections.
 
 pub mod directory;
+pub mod own_joins;
 
 use crate::{
     model::{
         error::{Code, Error, Result},
-        presence::{Epoch, Place},
+        presence::{Epoch, Place, epoch_after},
     },
+    pause::pause,
     store::{Join, Joined, Left, Located, Store, Stored},
 };
 use directory::{Directory, Known};
+use own_joins::OwnJoins;
 use std::time::Duration;
 
 /// How often a join or leave follows a connection that moves under its hands before it gives up.
@@ -17,13 +20,20 @@ use std::time::Duration;
 const MOST_ROUNDS: usize = 32;
 
 /// Joins, wherever the connection was before (spec 3.1, 3.2).
-pub async fn join(store: &dyn Store, directory: &Directory, join: &mut Join) -> Result<Epoch> {
+pub async fn join(
+    store: &dyn Store,
+    directory: &Directory,
+    own: &OwnJoins,
+    join: &mut Join,
+) -> Result<Epoch> {
     let known = directory.get(&join.conn);
-    join.floor = known.as_ref().map_or(0, |known| known.epoch + 1);
+    let newest = known.as_ref().map_or(0, |known| known.epoch);
+    join.floor = known.as_ref().map_or(0, |known| epoch_after(known.epoch));
     let mut previous = known.map(|known| known.place);
     let mut moves = 0;
     while moves < MOST_ROUNDS {
-        match store.join(join, previous.as_ref()).await? {
+        let joined = store.join(join, previous.as_ref()).await;
+        match joined.inspect_err(|error| forget_unknown(own, &join.conn, error))? {
             Joined::Joined { epoch, mark } => {
                 let state = join.state.clone();
                 let known = Known {
@@ -32,21 +42,41 @@ pub async fn join(store: &dyn Store, directory: &Directory, join: &mut Join) -> 
                     stored: Some(Stored { state, mark }),
                     quiet: true,
                 };
+                if epoch <= newest {
+                    // The epoch that was known is one that joins ignore.
+                    directory.forget(&join.conn);
+                    own.forget(&join.conn);
+                }
                 directory.learn(&join.conn, &known);
+                own.joined(&join.conn, epoch);
                 return Ok(epoch);
             }
             Joined::Elsewhere(place) => {
                 moves += 1;
                 previous = Some(place);
             }
-            Joined::Early { wait_ms } => tokio::time::sleep(Duration::from_millis(wait_ms)).await,
+            Joined::Early { wait_ms } => pause(Duration::from_millis(wait_ms)).await,
         }
     }
     Err(contended(&join.conn))
 }
 
-/// Leaves the room that the connection is in; `None` if it is unknown (spec 3.6).
-pub async fn leave(store: &dyn Store, directory: &Directory, conn: &str) -> Result<Option<Place>> {
+fn forget_unknown(own: &OwnJoins, conn: &str, error: &Error) {
+    if error.outcome_unknown {
+        own.forget(conn);
+    }
+}
+
+/// Leaves the room that the connection is in; `None` if it is unknown, or if it has been joined with a
+/// newer epoch than `fence` (spec 3.6). Without a fence, that of this client's own last join counts.
+pub async fn leave(
+    store: &dyn Store,
+    directory: &Directory,
+    own: &OwnJoins,
+    conn: &str,
+    fence: Option<Epoch>,
+) -> Result<Option<Place>> {
+    let fence = fence.or_else(|| own.epoch(conn));
     let mut place = match directory.get(conn) {
         Some(known) => known.place,
         None => match locate(store, conn).await? {
@@ -56,16 +86,17 @@ pub async fn leave(store: &dyn Store, directory: &Directory, conn: &str) -> Resu
     };
     let mut moves = 0;
     while moves < MOST_ROUNDS {
-        match store.leave(conn, &place).await? {
+        match store.leave(conn, &place, fence).await? {
             Left::Left => {
                 directory.forget(conn);
                 return Ok(Some(place));
             }
-            Left::Early { wait_ms } => tokio::time::sleep(Duration::from_millis(wait_ms)).await,
+            Left::Early { wait_ms } => pause(Duration::from_millis(wait_ms)).await,
             Left::Unknown => {
                 directory.forget(conn);
                 return Ok(None);
             }
+            Left::Newer => return Ok(None),
             Left::Elsewhere(actual) => {
                 moves += 1;
                 place = actual;

@@ -63,6 +63,8 @@ pub enum Left {
         wait_ms: u64,
     },
     Unknown,
+    /// The stored epoch is higher than the fence. Nothing was written.
+    Newer,
     /// The connection is in this place; nothing was written, call again with it.
     Elsewhere(Place),
 }
@@ -94,6 +96,15 @@ pub struct FullBeat {
     /// The epoch that the caller has.
     pub epoch: Option<Epoch>,
     pub write: Option<StateWrite>,
+}
+
+impl FullBeat {
+    /// It changes the state, and must not be sent a second time.
+    pub fn writes_state(&self) -> bool {
+        self.write
+            .as_ref()
+            .is_some_and(|write| write.next.is_some())
+    }
 }
 
 /// A compare-and-set of a state.
@@ -174,6 +185,8 @@ impl Stored {
 pub enum Beaten {
     Refreshed {
         epoch: Epoch,
+        /// The heartbeat has raised the connection's epoch to its own.
+        adopted: bool,
         /// How the state is stored now, if there was one to write or check.
         mark: Option<Arc<Mark>>,
     },
@@ -182,6 +195,16 @@ pub enum Beaten {
         stored: Epoch,
     },
     Elsewhere(Place),
+    /// The caller's epoch is higher than the stored one and than this one, which is the highest that a
+    /// heartbeat may bring.
+    Ahead {
+        max: Epoch,
+    },
+    /// The caller's epoch is higher than this one, which is stored. Only joins give epochs here, so no join
+    /// has it.
+    Unissued {
+        stored: Epoch,
+    },
     /// The stored state is this one, not the one that was expected.
     Conflict {
         stored: Stored,
@@ -393,8 +416,13 @@ pub trait Store: HeartbeatStore + MetadataStore + LockStore {
         previous: Option<&'a Place>,
     ) -> BoxFuture<'a, Result<Joined>>;
 
-    /// Leaves (spec 3.6) a place.
-    fn leave<'a>(&'a self, conn: &'a str, place: &'a Place) -> BoxFuture<'a, Result<Left>>;
+    /// Leaves (spec 3.6) a place, unless the stored epoch is higher than `fence`.
+    fn leave<'a>(
+        &'a self,
+        conn: &'a str,
+        place: &'a Place,
+        fence: Option<Epoch>,
+    ) -> BoxFuture<'a, Result<Left>>;
 
     /// The live connections of a room (spec 3.8), in pieces as they are read: what is done with the first
     /// need not wait for the last. An error can come after some.

@@ -22,7 +22,7 @@ use self::{
 use crate::{
     model::{
         error::{Error, Result},
-        presence::{Member, Place, Sweep},
+        presence::{Epoch, Member, Place, Sweep},
     },
     store::{
         Attend, Beaten, EachPiece, EventSink, Exception, FullBeat, Join, Joined, Left, Located,
@@ -217,9 +217,14 @@ impl Store for MemoryStore {
         })
     }
 
-    fn leave<'a>(&'a self, conn: &'a str, place: &'a Place) -> BoxFuture<'a, Result<Left>> {
+    fn leave<'a>(
+        &'a self,
+        conn: &'a str,
+        place: &'a Place,
+        fence: Option<Epoch>,
+    ) -> BoxFuture<'a, Result<Left>> {
         Box::pin(async move {
-            self.step(|data, now| data.presence.leave(&data.feeds, now, conn, place))
+            self.step(|data, now| data.presence.leave(&data.feeds, now, conn, place, fence))
         })
     }
 

@@ -8,7 +8,7 @@ use super::feeds::Feeds;
 use crate::{
     model::{
         event::{Change, Reason, presence_event},
-        presence::{Epoch, Member, Place},
+        presence::{Epoch, MAX_EPOCH_AHEAD_MS, Member, Place, epoch_after},
         state::State,
     },
     store::{Beaten, Exception, FullBeat, Join, Joined, Left, Located, PlainBeat, Stored},
@@ -103,7 +103,7 @@ impl Presence {
         let before = self.conns.get(&join.conn);
         let epoch = now
             .max(join.floor)
-            .max(before.map_or(0, |before| before.epoch.saturating_add(1)));
+            .max(before.map_or(0, |before| epoch_after(before.epoch)));
         if let wait_ms @ 1..=MOST_WAIT_MS = epoch - now {
             return Joined::Early { wait_ms };
         }
@@ -137,9 +137,17 @@ impl Presence {
     }
 
     /// `leave.lua`.
-    pub(super) fn leave(&mut self, feeds: &Feeds, now: u64, conn: &str, place: &Place) -> Left {
+    pub(super) fn leave(
+        &mut self,
+        feeds: &Feeds,
+        now: u64,
+        conn: &str,
+        place: &Place,
+        fence: Option<Epoch>,
+    ) -> Left {
         match self.live(conn, now) {
             None => Left::Unknown,
+            Some(entry) if fence.is_some_and(|fence| entry.epoch > fence) => Left::Newer,
             Some(entry) if entry.place != *place => Left::Elsewhere(entry.place.clone()),
             Some(entry) => match (entry.epoch + 1).saturating_sub(now) {
                 wait_ms @ 1..=MOST_WAIT_MS => Left::Early { wait_ms },
@@ -200,6 +208,11 @@ impl Presence {
         if entry.place != beat.place {
             return Beaten::Elsewhere(entry.place.clone());
         }
+        let adopted = beat.epoch.filter(|given| *given > entry.epoch);
+        let max = now + MAX_EPOCH_AHEAD_MS;
+        if adopted.is_some_and(|given| given > max) {
+            return Beaten::Ahead { max };
+        }
         if let Some(write) = &beat.write
             && write.base.state != entry.state
         {
@@ -207,7 +220,7 @@ impl Presence {
                 stored: entry.stored(),
             };
         }
-        entry.epoch = beat.epoch.unwrap_or(entry.epoch);
+        entry.epoch = adopted.unwrap_or(entry.epoch);
         entry.refresh(&mut self.due, now, ttl_ms);
         if let Some(next) = beat.write.as_ref().and_then(|write| write.next.as_ref()) {
             entry.state = next.clone();
@@ -215,6 +228,7 @@ impl Presence {
         }
         Beaten::Refreshed {
             epoch: entry.epoch,
+            adopted: adopted.is_some(),
             mark: None,
         }
     }

@@ -19,12 +19,10 @@ use crate::{
     switches::{Defence, off},
 };
 use redis::{Cmd, Value};
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-/// How often a heartbeat that would raise the epoch of a join waits for that to be settled; joins are,
-/// before they are acknowledged. Then its node has ended half way, or is about to take it back.
-const MOST_UNSETTLED: usize = 20;
-const UNSETTLED_PAUSE: Duration = Duration::from_millis(5);
+/// A heartbeat and where its result belongs.
+type Open<'a> = (&'a FullBeat, &'a mut Option<Result<Beaten>>);
 
 /// What a heartbeat with more to say was sent with.
 struct Sent {
@@ -189,20 +187,17 @@ impl RedisStore {
         ttl_ms: u64,
     ) -> Vec<Result<Beaten>> {
         let mut results = self.patch_large(beats, ttl_ms).await;
-        for round in 0..=MOST_UNSETTLED {
-            if round > 0 {
-                tokio::time::sleep(UNSETTLED_PAUSE).await;
-            }
-            let open: Vec<(&FullBeat, &mut Option<Result<Beaten>>)> = beats
-                .iter()
-                .zip(&mut results)
-                .filter(|(_, result)| result.is_none())
-                .collect();
-            if open.is_empty() {
-                break;
-            }
-            self.beat_open(open, ttl_ms).await;
-        }
+        let (writes, others): (Vec<Open>, Vec<Open>) = beats
+            .iter()
+            .zip(&mut results)
+            .filter(|(_, result)| result.is_none())
+            .partition(|(beat, _)| beat.writes_state());
+        // A second run of a write could find its own work and say "changed: false". What is sent beside a
+        // write can be repeated all the same.
+        tokio::join!(
+            self.beat_open(writes, ttl_ms, Repeat::Never),
+            self.beat_open(others, ttl_ms, Repeat::Harmless),
+        );
         let mut results: Vec<Result<Beaten>> = results
             .into_iter()
             .map(|result| result.unwrap_or(Ok(Beaten::Unknown)))
@@ -213,15 +208,8 @@ impl RedisStore {
         results
     }
 
-    /// Sends heartbeats that have no result yet. Those of connections whose joins are not settled get
-    /// none.
-    async fn beat_open(&self, open: Vec<(&FullBeat, &mut Option<Result<Beaten>>)>, ttl_ms: u64) {
-        // With a patch a second run could find its own work and say "changed: false".
-        let repeat = if open.iter().any(|(beat, _)| beat.write.is_some()) {
-            Repeat::Never
-        } else {
-            Repeat::Harmless
-        };
+    /// Sends heartbeats that have no result yet, and fills the results in.
+    async fn beat_open(&self, open: Vec<Open<'_>>, ttl_ms: u64, repeat: Repeat) {
         let (mut calls, mut sent) = (Vec::new(), Vec::new());
         for (beat, _) in &open {
             let next = beat.write.as_ref().and_then(|write| write.next.as_ref());
@@ -236,11 +224,10 @@ impl RedisStore {
         }
         let answers = self.call_all(&scripts::HEARTBEAT, calls, repeat).await;
         for (((beat, result), sent), answer) in open.into_iter().zip(sent).zip(answers) {
-            let read = answer.and_then(|value| {
+            *result = Some(answer.and_then(|value| {
                 self.read_beat(beat, sent, value)
                     .map_err(|error| errors::request(&error))
-            });
-            *result = read.transpose();
+            }));
         }
     }
 
@@ -264,16 +251,13 @@ impl RedisStore {
     fn full_beat_but_look(&self, beat: &FullBeat, encoded: &Encoded, ttl_ms: u64) -> Cmd {
         let (room, user) = (&*beat.place.room, &*beat.place.user);
         let keys = self.keys.room(room);
-        let (slotted, sharded) = (self.keys.is_slotted(), self.keys.has_sharded_events());
-        let mut call = scripts::HEARTBEAT.call(5 + usize::from(slotted) + usize::from(sharded));
+        let sharded = self.keys.has_sharded_events();
+        let mut call = scripts::HEARTBEAT.call(5 + usize::from(sharded));
         call.arg(self.keys.conn(room, &beat.conn))
             .arg(&keys.last_seen)
             .arg(&keys.conn_meta)
             .arg(&keys.events)
             .arg(self.keys.conn_state(room, &beat.conn));
-        if slotted {
-            call.arg(self.keys.unsettled(room));
-        }
         if sharded {
             call.arg(&keys.due);
         }
@@ -309,27 +293,27 @@ impl RedisStore {
         call
     }
 
-    /// `None`: the join is not settled.
     fn read_beat(
         &self,
         beat: &FullBeat,
         Sent { written, looks }: Sent,
         value: Value,
-    ) -> Result<Option<Beaten>, redis::RedisError> {
+    ) -> Result<Beaten, redis::RedisError> {
         let mut reply = Reply::new(value)?;
-        Ok(Some(match reply.integer()? {
-            scripts::heartbeat::UNSETTLED => return Ok(None),
+        Ok(match reply.integer()? {
             scripts::heartbeat::REFRESHED => {
                 let epoch = reply.integer()?.unsigned_abs();
                 self.clock.heard(reply.integer()?.unsigned_abs());
                 let revision = reply.integer()?.unsigned_abs();
+                let silent: &[usize] = if reply.integer()? > 0 { &[0] } else { &[] };
                 if let Some(looks) = looks {
-                    let silent: &[usize] = if reply.integer()? > 0 { &[0] } else { &[] };
                     self.attendance.looked(&looks, silent);
                 }
+                let adopted = reply.integer()? == 1;
                 let write = beat.write.as_ref();
                 Beaten::Refreshed {
                     epoch,
+                    adopted,
                     mark: write
                         .filter(|write| write.next.is_some())
                         .and_then(|write| written.into_mark(write.base.is_separate(), revision)),
@@ -342,6 +326,12 @@ impl RedisStore {
             scripts::heartbeat::ELSEWHERE => {
                 Beaten::Elsewhere(Place::new(&reply.text()?, &reply.text()?))
             }
+            scripts::heartbeat::AHEAD => Beaten::Ahead {
+                max: reply.integer()?.unsigned_abs(),
+            },
+            scripts::heartbeat::UNISSUED => Beaten::Unissued {
+                stored: reply.integer()?.unsigned_abs(),
+            },
             scripts::heartbeat::CONFLICT => {
                 let (bytes, compressed) = (reply.bytes()?, reply.bytes()?);
                 let separate = reply.integer()? == 1;
@@ -351,7 +341,7 @@ impl RedisStore {
                 }
             }
             code => return Err(unknown_code("heartbeat", code)),
-        }))
+        })
     }
 }
 

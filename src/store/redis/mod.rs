@@ -31,7 +31,7 @@ use crate::{
     model::{
         error::{Error, Result},
         metadata::MetadataStorage,
-        presence::{Member, Place, Sweep},
+        presence::{Epoch, Member, Place, Sweep},
     },
     store::{
         Attend, Beaten, EachPiece, EventSink, Exception, FullBeat, Join, Joined, Left, Located,
@@ -173,8 +173,13 @@ impl Store for RedisStore {
         Box::pin(self.do_join(join, previous))
     }
 
-    fn leave<'a>(&'a self, conn: &'a str, place: &'a Place) -> BoxFuture<'a, Result<Left>> {
-        Box::pin(self.do_leave(conn, place))
+    fn leave<'a>(
+        &'a self,
+        conn: &'a str,
+        place: &'a Place,
+        fence: Option<Epoch>,
+    ) -> BoxFuture<'a, Result<Left>> {
+        Box::pin(self.do_leave(conn, place, fence))
     }
 
     fn room_snapshot<'a>(

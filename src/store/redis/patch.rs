@@ -194,6 +194,7 @@ impl RedisStore {
                 }
                 Outcome::Written(Beaten::Refreshed {
                     epoch: patch.epoch,
+                    adopted: false,
                     mark: encoded.into_mark(patch.mark.separate, patch.mark.revision + 1),
                 })
             }

@@ -152,8 +152,14 @@ impl RedisStore {
         call
     }
 
-    pub(super) async fn do_leave(&self, conn: &str, place: &Place) -> Result<Left> {
-        let left = self.leave_room(conn, place, "left", None).await?;
+    pub(super) async fn do_leave(
+        &self,
+        conn: &str,
+        place: &Place,
+        fence: Option<Epoch>,
+    ) -> Result<Left> {
+        let below = fence.map(|fence| fence.saturating_add(1));
+        let left = self.leave_room(conn, place, "left", below).await?;
         if let RoomLeft::Left { epoch } = left
             && self.keys.is_slotted()
         {
@@ -165,7 +171,8 @@ impl RedisStore {
             RoomLeft::Early { wait_ms } => Left::Early { wait_ms },
             RoomLeft::Unknown if self.keys.is_slotted() => self.left_elsewhere(conn, place).await?,
             RoomLeft::Elsewhere(place) => Left::Elsewhere(place),
-            RoomLeft::Unknown | RoomLeft::Newer { .. } => Left::Unknown,
+            RoomLeft::Newer { .. } => Left::Newer,
+            RoomLeft::Unknown => Left::Unknown,
         })
     }
 

@@ -299,7 +299,7 @@ fn spec_3_1_a_leave_waits_until_the_clock_has_passed_the_epoch() {
     let world = World::new();
     let place = Place::new("r", "u");
     let epoch = world.join("c", "r", "u");
-    let early = now(world.store.leave("c", &place)).unwrap();
+    let early = now(world.store.leave("c", &place, None)).unwrap();
     assert_eq!(early, Left::Early { wait_ms: 1 });
     assert_eq!(world.leave("c", &place), Left::Left);
     assert!(world.join("c", "r", "u") > epoch);
@@ -370,7 +370,7 @@ fn spec_3_8_a_snapshot_leaves_out_what_has_expired() {
         [Ok(None)]
     ));
     assert_eq!(
-        now(world.store.leave("old", &Place::new("r", "u"))).unwrap(),
+        now(world.store.leave("old", &Place::new("r", "u"), None)).unwrap(),
         Left::Unknown
     );
 }

@@ -144,7 +144,7 @@ impl World {
 
 fn leave<T>(store: &MemoryStore, conn: &str, place: &Place, pass: impl Fn(u64) -> T) -> Left {
     loop {
-        match now(store.leave(conn, place)).unwrap() {
+        match now(store.leave(conn, place, None)).unwrap() {
             Left::Early { wait_ms } => drop(pass(wait_ms)),
             other => return other,
         }
@@ -215,7 +215,11 @@ fn beat(
 }
 
 fn refreshed(epoch: Epoch) -> Beaten {
-    Beaten::Refreshed { epoch, mark: None }
+    Beaten::Refreshed {
+        epoch,
+        adopted: false,
+        mark: None,
+    }
 }
 
 fn write(base: &str, next: Option<&str>) -> Option<StateWrite> {

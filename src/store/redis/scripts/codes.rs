@@ -45,7 +45,8 @@ pub mod heartbeat {
     pub const STALE: i64 = 2;
     pub const ELSEWHERE: i64 = 3;
     pub const CONFLICT: i64 = 4;
-    pub const UNSETTLED: i64 = 5;
+    pub const AHEAD: i64 = 5;
+    pub const UNISSUED: i64 = 6;
 }
 
 /// Codes of `metadata_commit.lua`.
@@ -117,13 +118,13 @@ mod tests {
     use std::collections::BTreeMap;
 
     /// `local NAME = 1` at the start of a line, as the scripts declare their codes. Other constants
-    /// begin with MOST_.
+    /// begin with MOST_ or MAX_.
     fn codes_in(source: Source) -> BTreeMap<String, i64> {
         source
             .text
             .lines()
             .filter_map(|line| line.strip_prefix("local ")?.split_once(" = "))
-            .filter(|(name, _)| !name.starts_with("MOST_"))
+            .filter(|(name, _)| !name.starts_with("MOST_") && !name.starts_with("MAX_"))
             .filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
             .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
             .collect()
@@ -184,7 +185,8 @@ mod tests {
                     ("STALE", heartbeat::STALE),
                     ("ELSEWHERE", heartbeat::ELSEWHERE),
                     ("CONFLICT", heartbeat::CONFLICT),
-                    ("UNSETTLED", heartbeat::UNSETTLED),
+                    ("AHEAD", heartbeat::AHEAD),
+                    ("UNISSUED", heartbeat::UNISSUED),
                 ]),
             ),
             (

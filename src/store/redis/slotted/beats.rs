@@ -86,14 +86,15 @@ impl RedisStore {
         Ok(())
     }
 
-    /// The same for heartbeats that bring more.
+    /// The same for heartbeats that bring more. One with an epoch that its room does not have may be meant
+    /// for a newer join, in another room.
     pub(in crate::store::redis) async fn find_unknown_full(
         &self,
         beats: &[FullBeat],
         outcomes: &mut [Result<Beaten>],
     ) {
         let unknown: Vec<usize> = (0..outcomes.len())
-            .filter(|&i| matches!(outcomes[i], Ok(Beaten::Unknown)))
+            .filter(|&i| matches!(outcomes[i], Ok(Beaten::Unknown | Beaten::Unissued { .. })))
             .collect();
         if unknown.is_empty() {
             return;

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     model::{
         error::{Error, Result},
-        presence::{Epoch, Place},
+        presence::{Epoch, Place, epoch_after},
     },
     store::{Join, Left, Located},
     switches::{Step, end_point, ends_in},
@@ -102,12 +102,12 @@ impl RedisStore {
                 }
             }
             if let Some(stored) = newer {
-                join.floor = stored + 1;
+                join.floor = epoch_after(stored);
                 continue;
             }
             join.floor = epoch;
             match self.join_here(&join, encoded, same_room).await? {
-                RoomJoined::Behind { epoch } => join.floor = epoch + 1,
+                RoomJoined::Behind { epoch } => join.floor = epoch_after(epoch),
                 RoomJoined::Joined {
                     epoch,
                     was_empty,

@@ -11,7 +11,7 @@ use crate::{
         presence::{Epoch, Place},
     },
     store::{
-        Join,
+        Join, Located,
         redis::{
             RedisStore, errors,
             expiry::integers,
@@ -21,7 +21,7 @@ use crate::{
     },
     switches::{Defence, Step, end_point, off},
 };
-use redis::Value;
+use redis::{Pipeline, Value};
 
 /// Notes that are read and carried out at a time.
 const NOTES_AT_A_TIME: usize = 256;
@@ -96,20 +96,28 @@ impl RedisStore {
             Ok(Some(gone)) => gone,
             Err(_) => return,
         };
-        // Who had only claimed when this join left the other rooms may have joined since.
-        let late = done.into_iter().filter(|entry| {
+        // Who had only claimed when this join left the other rooms may have joined since. The answer of the
+        // first of two runs may be lost: so claims that were there before count, too.
+        let is_late = |entry: &Entry| {
             !before
                 .iter()
                 .any(|seen| seen.settled && seen.room == entry.room && seen.epoch == entry.epoch)
-        });
-        for entry in late {
-            if self.replace(conn, entry.place(), epoch).await.is_err() {
+        };
+        let claims = before.iter().filter(|entry| !entry.settled);
+        let mut late: Vec<Place> = Vec::new();
+        for entry in done.iter().filter(|entry| is_late(entry)).chain(claims) {
+            if entry.room != room && late.iter().all(|place| *place.room != entry.room) {
+                late.push(entry.place());
+            }
+        }
+        for place in late {
+            if self.replace(conn, place, epoch).await.is_err() {
                 return;
             }
         }
         if left {
             // Notes of others than this join.
-            let _ = self.settle_room(room).await;
+            let _ = self.settle_and_drop(room).await;
             return;
         }
         let note = Note::joined(conn, epoch, user);
@@ -148,17 +156,48 @@ impl RedisStore {
     /// Takes notes out of a room's `unsettled`; when they have changed in the meantime, looks at what is
     /// there now. A room that is empty then goes from the due index.
     async fn note_carried_out(&self, room: &str, notes: &[Note]) -> Result<()> {
-        let (changed, mut empty) = self.room_settled(room, notes).await?;
+        let (changed, empty) = self.room_settled(room, notes).await?;
         end_point(Step::Settled);
         if changed {
-            // What was written elsewhere may be of no use any more, and nobody else knows of it.
-            self.carry_out(room, notes).await?;
-            empty = self.settle_room(room).await?.empty;
+            self.take_back(room, notes).await?;
+            return self.settle_and_drop(room).await;
         }
         if empty {
-            self.move_due(&[(room, -1)], false).await?;
+            self.drop_due(&[room]).await?;
         }
         Ok(())
+    }
+
+    /// Carries out a room's notes. A room that is empty then goes from the due index.
+    pub(super) async fn settle_and_drop(&self, room: &str) -> Result<()> {
+        if self.settle_room(room).await?.empty {
+            self.drop_due(&[room]).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes empty rooms out of the due index. A join may have filled one in the meantime, and have made
+    /// its entry before this took it out: so the rooms are looked at again, and what is there gets an
+    /// entry.
+    pub(super) async fn drop_due(&self, rooms: &[&str]) -> Result<()> {
+        if rooms.is_empty() {
+            return Ok(());
+        }
+        let gone: Vec<(&str, i64)> = rooms.iter().map(|room| (*room, -1)).collect();
+        self.move_due(&gone, false).await?;
+        let mut look = Pipeline::with_capacity(rooms.len());
+        for room in rooms {
+            look.cmd("EXISTS").arg(self.keys.room_conns(room));
+        }
+        let mut filled = Vec::new();
+        let looks = self.commands.pipeline_each(&look, Repeat::Harmless).await;
+        for (room, there) in rooms.iter().zip(looks) {
+            // What cannot be looked at may be there: an entry too many does no harm.
+            if !matches!(there, Ok(Value::Int(0))) {
+                filled.push((*room, 0));
+            }
+        }
+        self.move_due(&filled, true).await.map(drop)
     }
 
     /// Carries out all that a room's `unsettled` says.
@@ -174,6 +213,9 @@ impl RedisStore {
             let (changed, empty) = self.room_settled(room, &notes).await?;
             end_point(Step::RoomSettled);
             done.empty = empty;
+            if changed {
+                self.take_back(room, &notes).await?;
+            }
             if !more && !changed && notes.len() < NOTES_AT_A_TIME {
                 break;
             }
@@ -202,18 +244,14 @@ impl RedisStore {
         read().map_err(|error: redis::RedisError| errors::request(&error))
     }
 
-    /// Makes the indices agree with what the hashes say now. Says whether there are new notes.
+    /// Makes the indices agree with what the hashes say now: a note whose join is still in the room is
+    /// written into them; one whose join is over is taken out, which is final. A newer join of the same
+    /// connection has a note of its own. Says whether there are new notes.
+    ///
+    /// The caller then looks whether the notes are still the same; if not, [`RedisStore::take_back`].
     async fn carry_out(&self, room: &str, notes: &[Note]) -> Result<bool> {
         let parts: Vec<_> = notes.iter().filter_map(Note::parts).collect();
-        let pairs: Vec<(&str, &str)> = parts.iter().map(|(conn, ..)| (room, *conn)).collect();
-        let mut hashes = Vec::with_capacity(pairs.len());
-        for hash in self.read_located(&pairs).await {
-            hashes.push(match hash {
-                // What is there is no connection.
-                Err(error) if error.code == Code::CorruptData => None,
-                hash => hash?,
-            });
-        }
+        let hashes = self.joins_of(room, &parts).await?;
         let mut calls = Vec::with_capacity(3 * parts.len());
         let mut settling = Vec::new();
         for ((conn, epoch, user), hash) in parts.iter().zip(&hashes) {
@@ -226,12 +264,7 @@ impl RedisStore {
                         calls.push(self.note_user(user, conn, *epoch, ""));
                     }
                 }
-                None => {
-                    calls.push(self.forget_at(conn, room, *epoch));
-                    if !user.is_empty() {
-                        calls.push(self.note_user(user, conn, *epoch, ""));
-                    }
-                }
+                None => self.add_over(&mut calls, room, conn, *epoch, user),
             }
         }
         let mut answers = Vec::with_capacity(calls.len());
@@ -262,6 +295,49 @@ impl RedisStore {
             }
         }
         Ok(more)
+    }
+
+    /// After notes were written into the indices and then turned out to have changed: the connections may
+    /// have left in between, and nobody else knows of what was written after that. It is taken out again.
+    async fn take_back(&self, room: &str, notes: &[Note]) -> Result<()> {
+        let parts: Vec<_> = notes.iter().filter_map(Note::parts).collect();
+        let mut calls = Vec::new();
+        for ((conn, epoch, user), hash) in parts.iter().zip(self.joins_of(room, &parts).await?) {
+            if hash.is_none() {
+                self.add_over(&mut calls, room, conn, *epoch, user);
+            }
+        }
+        for answer in self.step(Step::CarriedOut, calls).await {
+            answer?;
+        }
+        Ok(())
+    }
+
+    /// The calls that take a join that is over out of the indices.
+    fn add_over(&self, calls: &mut Vec<Call>, room: &str, conn: &str, epoch: Epoch, user: &str) {
+        calls.push(self.forget_at(conn, room, epoch));
+        if !user.is_empty() {
+            calls.push(self.note_user(user, conn, epoch, ""));
+        }
+    }
+
+    /// The connections of notes, as their room has them; `None` where the join of the note is over.
+    async fn joins_of(
+        &self,
+        room: &str,
+        parts: &[(&str, Epoch, &str)],
+    ) -> Result<Vec<Option<Located>>> {
+        let pairs: Vec<(&str, &str)> = parts.iter().map(|(conn, ..)| (room, *conn)).collect();
+        let mut hashes = Vec::with_capacity(pairs.len());
+        for (hash, (_, epoch, _)) in self.read_located(&pairs).await.into_iter().zip(parts) {
+            let hash = match hash {
+                // What is there is no connection.
+                Err(error) if error.code == Code::CorruptData => None,
+                hash => hash?,
+            };
+            hashes.push(hash.filter(|hash| hash.epoch == *epoch));
+        }
+        Ok(hashes)
     }
 
     async fn room_settled(&self, room: &str, notes: &[Note]) -> Result<(bool, bool)> {

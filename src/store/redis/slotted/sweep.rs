@@ -124,6 +124,7 @@ impl RedisStore {
     async fn tend(&self, rooms: &[String], ttl_ms: u64, sweep: &mut Sweep) {
         let mut open: Vec<&str> = rooms.iter().map(String::as_str).collect();
         let mut later = Vec::with_capacity(rooms.len());
+        let mut empty = Vec::new();
         let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
         for _ in 0..MOST_STEPS {
             let looks = self.look_at_rooms(&open, ttl_ms).await;
@@ -139,7 +140,7 @@ impl RedisStore {
                     }
                 };
                 match look.state {
-                    room_look::EMPTY => later.push((*room, -1)),
+                    room_look::EMPTY => empty.push(*room),
                     room_look::UNEQUAL => {
                         let mended = self.mend(room, ttl_ms, sweep).await;
                         if mended.is_ok() {
@@ -206,6 +207,8 @@ impl RedisStore {
             }
             open = again;
         }
+        let dropped = self.drop_due(&empty).await;
+        isolate_part(sweep, dropped);
         let moved = self.move_due(&later, false).await;
         isolate_part(sweep, moved.map(drop));
     }
@@ -297,7 +300,7 @@ impl RedisStore {
             self.mend(room, ttl_ms, sweep).await?
         };
         if settled.empty {
-            self.move_due(&[(room, -1)], false).await?;
+            self.drop_due(&[room]).await?;
         }
         Ok(())
     }

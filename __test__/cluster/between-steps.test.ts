@@ -1,0 +1,122 @@
+// The layout `slotted`: operations of several steps, with another one between two of them. A proxy holds a
+// step back until the other operation is done; then nothing may be left over, and nothing may be missing.
+import type { Redis } from 'ioredis';
+import { describe, expect, test } from 'vitest';
+import { openClient, type Untyped } from '../support/clients.js';
+import { type FaultProxy, startProxy } from '../support/proxy.js';
+import { type RedisServer, startRedis } from '../support/redis.js';
+import { deferred } from '../support/wait.js';
+
+const PLACE = { roomId: 'r', userId: 'u', connId: 'x', snapshot: false };
+const OPTIONS = { layout: 'slotted', ttlMs: 600_000 } as const;
+
+interface World extends AsyncDisposable {
+  server: RedisServer;
+  admin: Redis;
+  /** A client whose steps can be held back, and how. */
+  slow: Untyped;
+  proxy: FaultProxy;
+  fast: Untyped;
+}
+
+async function world(options = {}): Promise<World> {
+  const server = await startRedis();
+  const proxy = await startProxy(server.port);
+  return {
+    server,
+    admin: await server.client(),
+    proxy,
+    slow: await openClient({ url: proxy.url, ...OPTIONS, ...options }),
+    fast: await openClient({ url: server.url, ...OPTIONS }),
+    async [Symbol.asyncDispose]() {
+      await proxy[Symbol.asyncDispose]();
+      await server[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** Holds back the first piece that fits. `held` resolves when it has come. */
+function hold(proxy: FaultProxy, fits: (piece: Buffer) => boolean) {
+  const [held, go] = [deferred(), deferred()];
+  let waits = true;
+  proxy.watch = async (piece) => {
+    if (waits && fits(piece)) {
+      waits = false;
+      held.resolve();
+      await go.promise;
+    }
+    return piece;
+  };
+  return { held: held.promise, release: () => go.resolve() };
+}
+
+/** The step of a join or leave that takes its note out of the room. */
+const takesNoteOut = (piece: Buffer) => piece.includes('unsettled') && !piece.includes('members');
+
+describe('slotted: another operation between two steps', () => {
+  test('2.3 a leave during a join that changes the user leaves no entry in the index of due rooms', async () => {
+    await using it = await world();
+    await it.fast.join(PLACE);
+    const third = await openClient({ url: it.server.url, ...OPTIONS });
+    const step = hold(it.proxy, (piece) => piece.includes('HRANDFIELD'));
+    const join = it.slow.join({ ...PLACE, userId: 'v' });
+    await step.held;
+    expect(await third.leave('x')).toEqual({ roomId: 'r', userId: 'v' });
+    step.release();
+    await join;
+    expect(await it.admin.keys('*')).toEqual([]);
+  });
+
+  test('2.3 a leave while the reaper carries out the note of a join leaves no entry in the index of users', async () => {
+    await using it = await world();
+    await using proxy = await startProxy(it.server.port);
+    const reaper = await openClient({ url: proxy.url, ...OPTIONS, fallbackSweepMs: 1 });
+    const ofJoin = hold(it.proxy, takesNoteOut);
+    const join = it.slow.join(PLACE);
+    await ofJoin.held;
+    // Its first pass only makes the entry that says when rooms are checked.
+    const ofReaper = hold(proxy, (piece) => piece.includes('prs:at:x'));
+    const reaping = (async () => {
+      for (let pass = 0; pass < 3; pass++) await reaper.reapOnce();
+    })();
+    await ofReaper.held;
+    ofJoin.release();
+    await join;
+    expect(await it.fast.leave('x')).toEqual({ roomId: 'r', userId: 'u' });
+    ofReaper.release();
+    await reaping;
+    expect(await it.admin.keys('*')).toEqual([]);
+  });
+
+  test('2.3 a join of a connection that is there already changes the note of the earlier join', async () => {
+    await using it = await world();
+    const step = hold(it.proxy, takesNoteOut);
+    const join = it.slow.join(PLACE);
+    await step.held;
+    const notes = () => it.admin.hvals('prs:{room:r}:unsettled');
+    expect(await notes()).toEqual(['+u']);
+    await it.fast.join(PLACE);
+    // So that the node of the earlier join looks again at what it has written elsewhere.
+    expect(await notes()).toEqual(['=u']);
+    step.release();
+    await join;
+    expect(await notes()).toEqual([]);
+    await it.fast.leave('x');
+    expect(await it.admin.keys('*')).toEqual([]);
+  });
+
+  test('6.1 a join after the last leave of a room keeps its entry in the index of due rooms', async () => {
+    await using it = await world();
+    await it.fast.join(PLACE);
+    const step = hold(it.proxy, (piece) => piece.includes('prs:due:'));
+    const leave = it.slow.leave('x');
+    await step.held;
+    await it.fast.join({ ...PLACE, connId: 'y' });
+    step.release();
+    await leave;
+    const [due] = await it.admin.keys('prs:due:*');
+    expect(await it.admin.zrange(due ?? 'none', '0', '-1')).toContain('r');
+    await it.fast.leave('y');
+    expect(await it.admin.keys('*')).toEqual([]);
+  });
+});
