@@ -8,12 +8,14 @@
 --           in the room
 --
 -- Returns {SETTLED, field, value, …}: older entries, which are gone now
---      or {SUPERSEDED}: a newer join has been settled elsewhere, or has come and gone; this one's
---         entries are gone
+--      or {SUPERSEDED}: a newer join has been settled, or has come and gone; or a newer one of the same room
+--         has claimed it. This one's entries are gone
 --
--- Races: claims that are newer stay, and are not obeyed: whoever made them leaves this room, or has
--- come to an end. A newer join takes older claims away when it is settled or over: whoever joins
--- with such a claim after that is too late.
+-- Races: claims of other rooms that are newer stay, and are not obeyed: whoever made them leaves this room,
+-- or has come to an end. A newer join takes older claims away when it is settled or over: whoever joins
+-- with such a claim after that is too late. A newer join of the same room may have been in it and have
+-- left before this one came, and its end takes away all entries of the room: so this one needs its very
+-- claim, and a newer settled entry of the room supersedes it as one of another room does.
 -- @include at
 local SETTLED = 0
 local SUPERSEDED = 1
@@ -23,9 +25,9 @@ local all = redis.call('HGETALL', KEYS[1])
 local answer, superseded, claimed = { SETTLED }, false, ARGV[5] ~= '1'
 for i = 1, #all, 2 do
   local field, value = all[i], all[i + 1]
-  claimed = claimed or (string.sub(field, 3) == room and epoch_of(value) >= epoch)
+  claimed = claimed or (string.sub(field, 3) == room and epoch_of(value) == epoch)
   if epoch_of(value) > epoch then
-    superseded = superseded or (string.sub(field, 1, 2) == 's:' and string.sub(field, 3) ~= room)
+    superseded = superseded or string.sub(field, 1, 2) == 's:'
   else
     redis.call('HDEL', KEYS[1], field)
     if string.sub(field, 3) ~= room then
@@ -37,7 +39,6 @@ end
 if superseded or not claimed then
   return { SUPERSEDED }
 end
--- One that is newer, of this very room, stays.
-redis.call('HSETNX', KEYS[1], 's:' .. room, ARGV[3] .. ':' .. ARGV[2])
+redis.call('HSET', KEYS[1], 's:' .. room, ARGV[3] .. ':' .. ARGV[2])
 expire_claims(KEYS[1], ARGV[4])
 return answer

@@ -105,6 +105,29 @@ describe('slotted: another operation between two steps', () => {
     expect(await it.admin.keys('*')).toEqual([]);
   });
 
+  test('3.7 a join that comes after a newer one of the same room has left leaves no ghost', async () => {
+    await using it = await world();
+    await using proxy = await startProxy(it.server.port);
+    const third = await openClient({ url: proxy.url, ...OPTIONS });
+    const entersRoom = hold(it.proxy, (piece) => piece.includes('members'));
+    const older = it.slow.join(PLACE);
+    await entersRoom.held;
+    await it.fast.join(PLACE);
+    const endsHints = hold(
+      proxy,
+      (piece) =>
+        piece.includes('EVALSHA') && piece.includes('prs:at:x') && !piece.includes('members'),
+    );
+    const leave = third.leave('x');
+    await endsHints.held;
+    entersRoom.release();
+    await older;
+    endsHints.release();
+    expect(await leave).toEqual({ roomId: 'r', userId: 'u' });
+    expect(await third.fetchRoomSnapshot('r')).toEqual([]);
+    expect(await it.admin.keys('*')).toEqual([]);
+  });
+
   test('6.1 a join after the last leave of a room keeps its entry in the index of due rooms', async () => {
     await using it = await world();
     await it.fast.join(PLACE);
