@@ -8,14 +8,13 @@
 --           in the room
 --
 -- Returns {SETTLED, field, value, …}: older entries, which are gone now
---      or {SUPERSEDED}: a newer join has been settled, or has come and gone; or a newer one of the same room
---         has claimed it. This one's entries are gone
+--      or {SUPERSEDED}: a newer join has been settled, or has come and gone; this one's entries are gone
 --
--- Races: claims of other rooms that are newer stay, and are not obeyed: whoever made them leaves this room,
--- or has come to an end. A newer join takes older claims away when it is settled or over: whoever joins
--- with such a claim after that is too late. A newer join of the same room may have been in it and have
--- left before this one came, and its end takes away all entries of the room: so this one needs its very
--- claim, and a newer settled entry of the room supersedes it as one of another room does.
+-- Races: claims that are newer stay, and are not obeyed: whoever made them leaves this room, or has
+-- come to an end. A newer join takes older claims away when it is settled or over: whoever joins
+-- with such a claim after that is too late. A newer join of this very room that is settled has replaced
+-- this one there, or it has left before this one came: then this one is too late as well. One that has
+-- only claimed the room may have left, too: whoever ends it finds this one in the room (at_forget).
 -- @include at
 local SETTLED = 0
 local SUPERSEDED = 1
@@ -25,7 +24,7 @@ local all = redis.call('HGETALL', KEYS[1])
 local answer, superseded, claimed = { SETTLED }, false, ARGV[5] ~= '1'
 for i = 1, #all, 2 do
   local field, value = all[i], all[i + 1]
-  claimed = claimed or (string.sub(field, 3) == room and epoch_of(value) == epoch)
+  claimed = claimed or (string.sub(field, 3) == room and epoch_of(value) >= epoch)
   if epoch_of(value) > epoch then
     superseded = superseded or string.sub(field, 1, 2) == 's:'
   else

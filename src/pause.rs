@@ -4,24 +4,24 @@
 
 use std::time::Duration;
 
-/// Waits, and is counted in the tests' own build.
+/// Waits, and is counted in tests of the core.
 pub async fn pause(time: Duration) {
-    #[cfg(feature = "test-faults")]
+    #[cfg(test)]
     in_tests::PAUSES.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     tokio::time::sleep(time).await;
 }
 
-#[cfg(feature = "test-faults")]
-pub use in_tests::pauses;
+#[cfg(test)]
+pub(crate) use in_tests::pauses;
 
-#[cfg(feature = "test-faults")]
+#[cfg(test)]
 mod in_tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     pub(super) static PAUSES: AtomicU64 = AtomicU64::new(0);
 
     /// How many pauses this process has made.
-    pub fn pauses() -> u64 {
+    pub(crate) fn pauses() -> u64 {
         PAUSES.load(Ordering::Relaxed)
     }
 }

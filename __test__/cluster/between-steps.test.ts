@@ -105,28 +105,50 @@ describe('slotted: another operation between two steps', () => {
     expect(await it.admin.keys('*')).toEqual([]);
   });
 
-  test('3.7 a join that comes after a newer one of the same room has left leaves no ghost', async () => {
-    await using it = await world();
-    await using proxy = await startProxy(it.server.port);
-    const third = await openClient({ url: proxy.url, ...OPTIONS });
-    const entersRoom = hold(it.proxy, (piece) => piece.includes('members'));
-    const older = it.slow.join(PLACE);
-    await entersRoom.held;
-    await it.fast.join(PLACE);
-    const endsHints = hold(
-      proxy,
-      (piece) =>
-        piece.includes('EVALSHA') && piece.includes('prs:at:x') && !piece.includes('members'),
-    );
-    const leave = third.leave('x');
-    await endsHints.held;
-    entersRoom.release();
-    await older;
-    endsHints.release();
-    expect(await leave).toEqual({ roomId: 'r', userId: 'u' });
-    expect(await third.fetchRoomSnapshot('r')).toEqual([]);
-    expect(await it.admin.keys('*')).toEqual([]);
-  });
+  for (const newer of [
+    'is settled',
+    'settles after the leave',
+    'settles during the leave',
+  ] as const) {
+    test(`3.7 a join that comes after a newer one of the same room has left leaves no ghost: that one ${newer}`, async () => {
+      await using it = await world();
+      await using ofNewer = await startProxy(it.server.port);
+      await using ofLeave = await startProxy(it.server.port);
+      const second = await openClient({ url: ofNewer.url, ...OPTIONS });
+      const third = await openClient({ url: ofLeave.url, ...OPTIONS });
+      // The older one has its epoch, and is not in the room yet.
+      const entersRoom = hold(it.proxy, (piece) => piece.includes('members'));
+      const older = it.slow.join(PLACE);
+      await entersRoom.held;
+      let claimed = false;
+      const settles = hold(ofNewer, (piece) => {
+        const fits = claimed && piece.includes('prs:at:x');
+        claimed ||= piece.includes('members');
+        return fits && newer !== 'is settled';
+      });
+      const join = second.join(PLACE);
+      await (newer === 'is settled' ? join : settles.held);
+      // It leaves the room, and the hints are not told yet.
+      const endsHints = hold(ofLeave, (piece) => {
+        const isScript = piece.includes('EVALSHA') && piece.includes('prs:at:x');
+        return isScript && !piece.includes('members');
+      });
+      const leave = third.leave('x');
+      await endsHints.held;
+      entersRoom.release();
+      await older;
+      if (newer === 'settles during the leave') {
+        settles.release();
+        await join;
+      }
+      endsHints.release();
+      expect(await leave).toEqual({ roomId: 'r', userId: 'u' });
+      settles.release();
+      await join;
+      expect(await third.fetchRoomSnapshot('r')).toEqual([]);
+      expect(await it.admin.keys('*')).toEqual([]);
+    });
+  }
 
   test('6.1 a join after the last leave of a room keeps its entry in the index of due rooms', async () => {
     await using it = await world();

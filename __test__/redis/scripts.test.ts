@@ -75,7 +75,7 @@ describe('scripts', () => {
     await two.heartbeat({ connId: 'c', epoch: epoch + 2, patchState: { b: 2 } });
     await one.heartbeat({ connId: 'c', epoch }).catch(() => {});
     await two.join({ roomId: 'r2', userId: 'u2', connId: 'c' });
-    await one.leave('c');
+    await two.leave('c');
     await one.leave('d');
     for (const roomId of ['r3', 'r4']) await short.join({ roomId, userId: 'u3', connId: roomId });
     for (const roomId of ['r3', 'r4']) await expired(short, roomId, roomId);
@@ -122,7 +122,7 @@ describe('scripts', () => {
       await client.heartbeat({ connId: 'c', epoch });
       await client.heartbeat({ connId: 'c', patchState: { a: 1 } });
       await client.join({ roomId: 'r2', userId: 'u', connId: 'c' }).then((moved) => {
-        known.add(String(moved.epoch));
+        known.add(String(moved.epoch)).add(String(moved.epoch + 1));
       });
       await client.leave('c');
       await client.reapOnce();

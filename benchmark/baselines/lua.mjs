@@ -1,6 +1,7 @@
 // `With Lua Scripts`: one EVALSHA for each heartbeat, which reads, compares, merges and writes in
 // Redis. Two forms: the caller says which room it is in; or, as a service has to that is told only
-// the connection, the room is looked up first (HGET).
+// the connection, the room is looked up first (HGET). With `publishes`, a patch also publishes its event in the
+// same script, as a service needs that has subscribers.
 import { TTL_MS } from '../lib/population.mjs';
 
 const SCRIPT = `
@@ -30,23 +31,31 @@ if ARGV[4] ~= '' then
   if text ~= details[4] then
     redis.call('HSET', KEYS[1], 'state', text)
     changed = 1
+    -- event
   end
 end
 return cjson.encode({ ok = 1, changed = changed, epoch = epoch })
 `;
 
+const EVENT = `
+    local event = cjson.encode({ type = 'update', roomId = details[1], userId = details[2],
+      connId = ARGV[1], state = state, ts = tonumber(ARGV[2]), epoch = epoch })
+    redis.call('PUBLISH', 'prs:{room:' .. details[1] .. '}:events', event)`;
+
 export class Lua {
   #redis;
   #sha;
   #looksUp;
+  #script;
 
-  constructor(redis, { looksUp = false } = {}) {
+  constructor(redis, { looksUp = false, publishes = false } = {}) {
+    this.#script = publishes ? SCRIPT.replace('-- event', EVENT) : SCRIPT;
     this.#redis = redis;
     this.#looksUp = looksUp;
   }
 
   async load() {
-    this.#sha = await this.#redis.script('LOAD', SCRIPT);
+    this.#sha = await this.#redis.script('LOAD', this.#script);
     return this;
   }
 

@@ -16,6 +16,7 @@ import locks from './locks.mjs';
 import memory from './memory.mjs';
 import metadata from './metadata.mjs';
 import metadataJson from './metadata-json.mjs';
+import patches from './patches.mjs';
 import reaper from './reaper.mjs';
 import reaping from './reaping.mjs';
 import serverLimit from './server-limit.mjs';
@@ -28,6 +29,7 @@ export const scenarios = [
   heartbeats,
   serverLimit,
   latency,
+  patches,
   heartbeatMany,
   snapshot,
   join,

@@ -22,6 +22,8 @@ mod full;
 mod merge;
 mod queue;
 #[cfg(test)]
+mod pause_tests;
+#[cfg(test)]
 mod tests;
 
 use crate::{

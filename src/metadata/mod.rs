@@ -10,7 +10,7 @@ mod group;
 mod queues;
 mod remembered;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::{
     metrics::{Metrics, count},

@@ -3,7 +3,7 @@
 
 mod groups;
 mod linearizable;
-mod redis;
+pub(crate) mod redis;
 
 use crate::{
     model::{

@@ -1,10 +1,12 @@
 //! A redis-server for tests of the core: on a unix socket in a folder of its own, ended with the test.
 
-use super::Deaf;
 use crate::{
-    keys::Keys,
+    keys::{Keys, Layout},
     model::limits::Limits,
-    store::redis::{PubSub, RedisStore, Settings, StorageOptions, config::Target},
+    store::{
+        deaf::Deaf,
+        redis::{PubSub, RedisStore, Settings, StorageOptions, config::Target},
+    },
 };
 use std::{
     path::PathBuf,
@@ -13,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-pub(super) struct RedisServer {
+pub(crate) struct RedisServer {
     child: Child,
     folder: PathBuf,
 }
@@ -42,11 +44,15 @@ impl RedisServer {
     }
 
     pub async fn connect(&self) -> RedisStore {
+        self.connect_on(Layout::V1).await
+    }
+
+    pub async fn connect_on(&self, layout: Layout) -> RedisStore {
         let url = format!("redis+unix://{}", self.folder.join("redis.sock").display());
         for _ in 0..500 {
             let target = Target::parse(&url, None, None).unwrap();
             let settings = Settings {
-                keys: Keys::new("prs:", 1),
+                keys: Keys::new("prs:", 1).with_layout(layout),
                 limits: &Limits::default(),
                 storage: StorageOptions::default(),
                 sink: Arc::new(Deaf),

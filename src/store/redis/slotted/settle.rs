@@ -8,7 +8,7 @@ use super::{CLAIM_MS, Call, Entry};
 use crate::{
     model::{
         error::{Code, Error, Result},
-        presence::{Epoch, Place},
+        presence::{Epoch, MAX_EPOCH, Place},
     },
     store::{
         Join, Located,
@@ -16,6 +16,7 @@ use crate::{
             RedisStore, errors,
             expiry::integers,
             link::Repeat,
+            presence::RoomLeft,
             scripts::{self, Reply, at_settle},
         },
     },
@@ -136,12 +137,39 @@ impl RedisStore {
             self.forget_at(conn, room, epoch),
             self.note_user(user, conn, epoch, ""),
         ];
-        let answers = self.step(Step::LeaveNoted, calls).await;
+        let mut answers = self.step(Step::LeaveNoted, calls).await;
         if answers.iter().any(Result::is_err) {
+            return;
+        }
+        if !matches!(read_forgotten(answers.swap_remove(0)), Ok(false))
+            && self.end_older(conn, room, epoch).await.is_err()
+        {
             return;
         }
         let note = Note::left(conn, epoch, user);
         let _ = self.note_carried_out(room, &[note]).await;
+    }
+
+    /// Takes a connection out of a room that it has joined with a lower epoch than `epoch`, after a join
+    /// with that one had come and gone there: nobody would find it.
+    async fn end_older(&self, conn: &str, room: &str, epoch: Epoch) -> Result<()> {
+        if epoch >= MAX_EPOCH {
+            // It is corrupt, and joins ignore it: whoever is there is newer.
+            return Ok(());
+        }
+        let found = self.read_located(&[(room, conn)]).await.pop();
+        let Some(older) = found.transpose()?.flatten() else {
+            return Ok(());
+        };
+        if older.epoch < epoch {
+            let left = self.leave_room(conn, &older.place, "replaced", Some(epoch));
+            if let RoomLeft::Left { epoch } = left.await? {
+                // Epochs fall with each level of this, and there are as many as joins ran into each other.
+                let settled = self.settle_left(conn, &older.place, epoch);
+                Box::pin(settled).await;
+            }
+        }
+        Ok(())
     }
 
     /// Takes a connection out of a room that it has joined although a newer join was settled.
@@ -329,12 +357,15 @@ impl RedisStore {
     ) -> Result<Vec<Option<Located>>> {
         let pairs: Vec<(&str, &str)> = parts.iter().map(|(conn, ..)| (room, *conn)).collect();
         let mut hashes = Vec::with_capacity(pairs.len());
-        for (hash, (_, epoch, _)) in self.read_located(&pairs).await.into_iter().zip(parts) {
+        for (hash, (conn, epoch, _)) in self.read_located(&pairs).await.into_iter().zip(parts) {
             let hash = match hash {
                 // What is there is no connection.
                 Err(error) if error.code == Code::CorruptData => None,
                 hash => hash?,
             };
+            if hash.as_ref().is_some_and(|hash| hash.epoch < *epoch) {
+                self.end_older(conn, room, *epoch).await?;
+            }
             hashes.push(hash.filter(|hash| hash.epoch == *epoch));
         }
         Ok(hashes)
@@ -424,5 +455,13 @@ fn read_settled(answer: Result<Value>) -> Result<Option<Vec<Entry>>> {
             at_settle::SUPERSEDED => None,
             _ => Some(Entry::read_all(reply)?),
         })
+    })
+}
+
+/// Whether an entry went that an older join had settled in the room.
+fn read_forgotten(answer: Result<Value>) -> Result<bool> {
+    scripts::read(answer?, |reply| {
+        reply.integer()?;
+        Ok(reply.integer()? == 1)
     })
 }

@@ -1,0 +1,51 @@
+// What a heartbeat with a patch costs: commands are counted, not time.
+import type { Redis } from 'ioredis';
+import { describe, expect, test } from 'vitest';
+import { openClient } from '../support/clients.js';
+import { startRedis } from '../support/redis.js';
+
+const PATCHES = 50;
+
+/** How often each command was called since the counts were reset. */
+async function commands(admin: Redis): Promise<Record<string, number>> {
+  const stats = await admin.info('commandstats');
+  const found = [...stats.matchAll(/^cmdstat_(\S+?):calls=(\d+)/gm)];
+  return Object.fromEntries(found.map(([, name, calls]) => [name, Number(calls)]));
+}
+
+describe.each(['v1', 'slotted'] as const)(
+  '9.3 a patch of a small state is one call (%s)',
+  (layout) => {
+    test('one after the other: one EVALSHA each, nothing else is asked', async () => {
+      await using server = await startRedis();
+      const admin = await server.client();
+      const client = await openClient({ url: server.url, layout, ttlMs: 600_000 });
+      const { epoch } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
+      await admin.config('RESETSTAT');
+      for (let n = 1; n <= PATCHES; n++) {
+        const beat = { connId: 'c', epoch, patchState: { n } };
+        expect(await client.heartbeat(beat)).toEqual({ changed: true, epoch });
+      }
+      const { evalsha, publish, spublish = 0, hgetall = 0, hmget } = await commands(admin);
+      expect({ evalsha, events: publish, spublish, hgetall, hmget }).toEqual({
+        evalsha: PATCHES,
+        events: PATCHES,
+        spublish: 0,
+        hgetall: 0,
+        // Two in each script: who is there, and the state.
+        hmget: 2 * PATCHES,
+      });
+    });
+
+    test('a heartbeat beside it that finds no connection costs one look more, once', async () => {
+      await using server = await startRedis();
+      const admin = await server.client();
+      const client = await openClient({ url: server.url, layout, ttlMs: 600_000 });
+      const { epoch } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
+      await admin.config('RESETSTAT');
+      const late = client.heartbeat({ connId: 'c', epoch: epoch - 1, patchState: { n: 1 } });
+      await expect(late).rejects.toMatchObject({ code: 'STALE_EPOCH' });
+      expect((await commands(admin)).evalsha).toBe(1);
+    });
+  },
+);
