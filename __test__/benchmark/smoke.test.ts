@@ -8,11 +8,12 @@ import path from 'node:path';
 import { expect, test } from 'vitest';
 import { endWithProcess, removeWithProcess } from '../support/process.js';
 
-test('a quick run writes results, a chart and the summary', async () => {
+/** Runs a scenario quickly; what it has printed, and how to read what it has written. */
+async function quickly(scenario: string) {
   const folder = mkdtempSync(path.join(tmpdir(), 'rollcall-bench-out-'));
   const remove = removeWithProcess(folder);
   const program = path.resolve(import.meta.dirname, '../../benchmark/run.mjs');
-  const args = [program, 'latency', '--quick', '--no-setup', `--out=${folder}`];
+  const args = [program, scenario, '--quick', '--no-setup', `--out=${folder}`];
   const run = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
   endWithProcess(run);
   let printed = '';
@@ -23,9 +24,28 @@ test('a quick run writes results, a chart and the summary', async () => {
   }
   const [code] = await once(run, 'close');
   expect(code, printed).toBe(0);
+  const read = (name: string) => readFileSync(path.join(folder, name), 'utf8');
+  return { printed, read, remove };
+}
+
+test('a quick run of patches has a figure for each form and number in flight', async () => {
+  const { read, remove } = await quickly('patches');
+  const { tables, rounds } = JSON.parse(read('patches.json'));
+  expect(tables.map(({ title }: { title: string }) => title)).toEqual(
+    [1, 64, 256, 1000].map((inFlight) => `${inFlight} in flight`),
+  );
+  for (const inFlight of [1, 64, 256, 1000]) {
+    for (const subject of ['baseline', 'lua', 'rollcall', 'slotted']) {
+      expect(rounds[inFlight][subject][0].opsPerSecond).toBeGreaterThan(0);
+    }
+  }
+  remove();
+});
+
+test('a quick run writes results, a chart and the summary', async () => {
+  const { printed, read, remove } = await quickly('latency');
   expect(printed).toContain('bare EVALSHA through ioredis');
 
-  const read = (name: string) => readFileSync(path.join(folder, name), 'utf8');
   const result = JSON.parse(read('latency.json'));
   expect(result).toMatchObject({
     scenario: 'latency',

@@ -143,7 +143,7 @@ fn spec_3_3_a_heartbeat_refreshes_and_its_epoch_is_refused_or_adopted() {
 
     let epoch = world.join("c", "r", "u");
     let higher = epoch + 1000;
-    assert_eq!(world.beat("c", &place, Some(higher)), refreshed(higher));
+    assert_eq!(world.beat("c", &place, Some(higher)), adopted(higher));
     assert_eq!(
         world.beat("c", &place, Some(epoch)),
         Beaten::Stale { stored: higher }
@@ -225,7 +225,7 @@ fn spec_3_4_a_state_is_written_when_the_expected_text_is_stored_and_an_update_pu
     let higher = epoch + 9;
     let patched = write(r#"{"a": 1}"#, Some(r#"{"a":2}"#));
     let beaten = beat(&world.store, "c", &place, Some(higher), patched);
-    assert_eq!(beaten, refreshed(higher));
+    assert_eq!(beaten, adopted(higher));
     let ts = START + 5;
     assert_eq!(
         world.heard.take(),

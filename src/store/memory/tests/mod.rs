@@ -222,6 +222,14 @@ fn refreshed(epoch: Epoch) -> Beaten {
     }
 }
 
+fn adopted(epoch: Epoch) -> Beaten {
+    Beaten::Refreshed {
+        epoch,
+        adopted: true,
+        mark: None,
+    }
+}
+
 fn write(base: &str, next: Option<&str>) -> Option<StateWrite> {
     Some(StateWrite {
         base: text(base).into(),
