@@ -212,7 +212,8 @@ impl RedisStore {
             return Ok(());
         }
         let gone: Vec<(&str, i64)> = rooms.iter().map(|room| (*room, -1)).collect();
-        self.move_due(&gone, false).await?;
+        // Where one shard cannot be written, the others are looked at all the same.
+        let dropped = self.move_due(&gone, false).await.map(drop);
         let mut look = Pipeline::with_capacity(rooms.len());
         for room in rooms {
             look.cmd("EXISTS").arg(self.keys.room_conns(room));
@@ -225,7 +226,8 @@ impl RedisStore {
                 filled.push((*room, 0));
             }
         }
-        self.move_due(&filled, true).await.map(drop)
+        let filled = self.move_due(&filled, true).await.map(drop);
+        dropped.and(filled)
     }
 
     /// Carries out all that a room's `unsettled` says.
