@@ -20,9 +20,9 @@ mod batch;
 mod busy;
 mod full;
 mod merge;
-mod queue;
 #[cfg(test)]
 mod pause_tests;
+mod queue;
 #[cfg(test)]
 mod tests;
 

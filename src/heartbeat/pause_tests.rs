@@ -6,6 +6,7 @@ use crate::{
     metadata::tests::redis::RedisServer,
     metrics::Metrics,
     model::{
+        limits::Limits,
         presence::{Beat, Epoch, Place},
         state::{Patch, State},
     },
@@ -50,9 +51,9 @@ impl World {
                 window: Duration::ZERO,
                 max_batch: 256,
                 second_from: 64,
-                max_queue: 1_000,
+                queue: (&Limits::default()).into(),
                 max_state_bytes: 1 << 20,
-                patience: Duration::from_secs(60),
+                timeout: Duration::from_secs(60),
             },
         );
         tokio::spawn(engine.clone().run());

@@ -162,7 +162,7 @@ impl World {
                 ttl_ms: 1_000_000,
                 floor: 0,
             };
-            presence::join(&memory, &directory, &mut join)
+            presence::join(&memory, &directory, &OwnJoins::default(), &mut join)
                 .await
                 .unwrap();
         }
@@ -170,6 +170,7 @@ impl World {
         let engine = Engine::new(
             Arc::new(TestStore { memory, behaviour }),
             directory,
+            Arc::default(),
             Arc::default(),
             results.clone(),
             Settings {
