@@ -46,8 +46,8 @@ onEveryStore('11 clients', (store) => {
     const place = { roomId: 'r', userId: 'u', connId: 'c' };
     for (const call of [
       () => one.join(place),
-      () => one.heartbeat(place),
-      () => one.heartbeatMany([place]),
+      () => one.heartbeat({ connId: place.connId }),
+      () => one.heartbeatMany([{ connId: place.connId }]),
       () => one.leave('c'),
       () => one.fetchRoomSnapshot('r'),
       () => one.getUserPresence('u'),

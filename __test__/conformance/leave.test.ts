@@ -185,7 +185,7 @@ onEveryStore('2.3 nothing is left', (store) => {
       const place = { roomId: `r${i % 7}`, userId: `u${i % 11}`, connId: `c${i % 50}` };
       await client.join({ ...place, state: { i } });
       if (i % 3 === 0) await long.leave(place.connId);
-      else if (i % 4 !== 0) await long.heartbeat({ ...place, patchState: { i: null } });
+      else if (i % 4 !== 0) await long.heartbeat({ connId: place.connId, patchState: { i: null } });
     }
   });
 
