@@ -402,7 +402,8 @@ onEveryStore('8 locks', (store) => {
     const recorders = await Promise.all(clients.map((client) => recordLocks(client)));
     for (let i = 0; i < 10; i++) {
       const name = `l${i}`;
-      await one.locks.acquire(name, { ...ADA, ttlMs: 30, autoRenew: false });
+      // Longer than the answer takes on a busy machine: a lease that ends before it is refused.
+      await one.locks.acquire(name, { ...ADA, ttlMs: 300, autoRenew: false });
       const waits = clients.map(async (client) => {
         const held = await client.locks.acquire(name, { ...BOB, waitMs: 9_999 });
         await held.release();

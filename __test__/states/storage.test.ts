@@ -87,9 +87,9 @@ describe('storage of states', () => {
     await separate.join(c);
     await inline.join(c);
     expect(await redis.exists(KEY)).toBe(0);
-    await separate.join(c);
+    const { epoch } = await separate.join(c);
     expect(await redis.hexists(HASH, 'state')).toBe(0);
-    await inline.leave('c');
+    await inline.leave('c', { epoch });
     expect(await size()).toBe(0);
 
     const hasty = await store.connect({ stateStorage: 'separate', ttlMs: SHORT_TTL_MS });
