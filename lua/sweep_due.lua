@@ -6,6 +6,7 @@
 -- ARGV[3] – for how long one node's pass serves all (ms); 0 for a pass in any case
 -- ARGV[4] – the node's id, '' if it attends none   ARGV[5] – for how long it answers for them (ms)
 -- ARGV[6] – for how long a room with candidates is taken (ms)
+-- ARGV[7] – the longest that a node can answer for its rooms (ms)
 --
 -- Returns {TAKEN, now, wait}: another node's pass serves for so many ms more
 --      or {PASS, now, before, unindexed, {shard (0-based), roomId, roomId, …}, {shard, …}, …}
@@ -25,8 +26,7 @@ local TAKEN = 0
 local PASS = 1
 
 local call = redis.call
-local ttl = tonumber(ARGV[1])
-local limit, left, serves = now - ttl, tonumber(ARGV[2]), tonumber(ARGV[3])
+local limit, left, serves = now - tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 -- The latest that an entry can be: a join now, or a room that was taken just now.
 local latest = now + tonumber(ARGV[6])
 local answer = { PASS, now, now, 0 }
@@ -43,8 +43,8 @@ end
 -- attended_by_the_gone: adds rooms of nodes that no longer answer for them.
 local function attended_by_the_gone(shard, rooms)
   local marks = call('ZRANGEBYSCORE', shard, FROM_MARKS, mark_at(now))
-  -- No lease is longer than a TTL: the server's clock went back.
-  local ahead = call('ZRANGEBYSCORE', shard, '(' .. mark_at(now + ttl), '+inf')
+  -- No lease is longer than that: the server's clock went back.
+  local ahead = call('ZRANGEBYSCORE', shard, '(' .. mark_at(now + tonumber(ARGV[7])), '+inf')
   for i = 1, #ahead do
     marks[#marks + 1] = ahead[i]
   end

@@ -97,7 +97,7 @@ describe('1: kill -9, and a restart with nothing', () => {
     await world.server.start();
     await world.listenAgain();
     await eventually(() => node.fetchRoomSnapshot('r0'));
-    const results = await node.heartbeatMany(ids);
+    const results = await node.heartbeatMany(ids.map(({ connId }) => ({ connId })));
     expect(results.map((result) => (result as { code?: string }).code)).toEqual(
       ids.map(() => 'CONNECTION_NOT_FOUND'),
     );

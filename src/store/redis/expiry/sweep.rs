@@ -178,7 +178,8 @@ impl RedisStore {
             .arg(serves_ms)
             .arg(node.map(|(id, _)| id.to_string()).unwrap_or_default())
             .arg(lease_ms)
-            .arg(claim_ms);
+            .arg(claim_ms)
+            .arg(lease_ms.max(ttl_ms));
         let sent = Instant::now();
         // A pass that is lost with the answer is made up for by the next.
         let value = self
