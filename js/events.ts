@@ -20,11 +20,16 @@ export function iterate<Event>(
 ): AsyncGenerator<Event, void, undefined> {
   const buffer = new Buffer<Event>();
   const events = run(buffer, subscribe, onClose, options);
-  // A generator's own `return` waits for the `next` before it, which waits for an event.
+  // A generator's own `return` and `throw` wait for the `next` before them, which waits for an event.
   const finish = events.return.bind(events);
   events.return = (value) => {
     buffer.end();
     return finish(value);
+  };
+  const fail = events.throw.bind(events);
+  events.throw = (error) => {
+    buffer.end();
+    return fail(error);
   };
   return events;
 }

@@ -99,7 +99,10 @@ export class Leases {
   /** The client is closed, and gives back what it holds. */
   end(): void {
     for (const { number, name } of [...this.#leases.values()]) {
-      this.lost(number, new RollcallError('LOCK_LOST', `${shown(name)}: its client was closed`));
+      this.lost(
+        number,
+        new RollcallError('LOCK_LOST', `lock ${shown(name)}: its client was closed`),
+      );
     }
   }
 
@@ -124,7 +127,7 @@ export class Leases {
     }
     const known = ends < 0 ? ends : ends + this.#offset();
     if (known <= now) {
-      const message = `${shown(lease.name)} was not renewed in time; acquire it again`;
+      const message = `lock ${shown(lease.name)} was not renewed in time; acquire it again`;
       this.lost(lease.number, new RollcallError('LOCK_LOST', message));
     } else {
       lease.ends = known;
@@ -141,6 +144,7 @@ export class Leases {
   }
 }
 
-function shown(name: string): string {
-  return `lock ${JSON.stringify(name.length > 64 ? `${name.slice(0, 64)}…` : name)}`;
+/** A lock's name for messages. */
+export function shown(name: string): string {
+  return JSON.stringify(name.length > 64 ? `${name.slice(0, 64)}…` : name);
 }

@@ -10,8 +10,9 @@ export interface AcquireOptions {
    */
   ttlMs?: number;
   /**
-   * How long to wait in its queue. Milliseconds, default 0: now or not at all. `Infinity`: until it is
-   * had, or `signal` ends it.
+   * How long the call may take in all: the time in the queue, and that for connecting, subscribing and
+   * the answers of Redis. Milliseconds, default 0: now or not at all, within `limits.commandTimeoutMs`.
+   * `Infinity`: until it is had, or `signal` ends it.
    */
   waitMs?: number;
   /**
@@ -19,7 +20,10 @@ export interface AcquireOptions {
    * JavaScript thread is busy. Default `true`.
    */
   autoRenew?: boolean;
-  /** Ends the waiting: the call rejects with the signal's reason, and its place in the queue is free. */
+  /**
+   * Ends the waiting: the call rejects with `LOCK_UNAVAILABLE`, whose `cause` is the signal's reason, and
+   * its place in the queue is free.
+   */
   signal?: AbortSignal;
 }
 
@@ -52,9 +56,12 @@ export interface Lock {
    */
   extend(ttlMs?: number): Promise<void>;
   /**
-   * Gives the lock up; the first in its queue gets it at once.
+   * Gives the lock up; the first in its queue gets it at once. The lock is not renewed from then on.
+   * Calling it again gives the same Promise.
    *
-   * @throws `LOCK_LOST` if it was not held any more. Calling it again gives the same Promise.
+   * @throws `LOCK_LOST` if it was not held any more. `UNAVAILABLE` or `TIMEOUT` with
+   * `outcome: "unknown"` if Redis did not answer within `limits.commandTimeoutMs`: then the release is
+   * tried again in the background until the lease has ended, and there is nothing left to do.
    */
   release(): Promise<void>;
   /** Releases it. That it was lost before is no error here: then it is gone, as wanted. */

@@ -2,7 +2,7 @@
 
 import { type Dispatcher, FEEDS } from './dispatcher.js';
 import { RollcallError } from './errors.js';
-import { hasFired, type Lease, type Leases } from './leases.js';
+import { hasFired, type Lease, type Leases, shown } from './leases.js';
 import type {
   AcquireOptions,
   Lock,
@@ -42,8 +42,9 @@ export class Locks {
    * Takes the lock, waiting for it up to `waitMs` in order of arrival among all nodes.
    *
    * @throws `LOCK_UNAVAILABLE` when it is not to be had in time (the message says who holds it, and
-   * for how long), the `signal`'s reason when that fires, `INVALID_ARGUMENT`, `UNAVAILABLE`,
-   * `TIMEOUT`, `PERMISSION`, `CLOSED`
+   * for how long), and when `signal` fires, with the signal's reason as its `cause`;
+   * `LOCK_LOST` when its lease was over before the call could resolve; `INVALID_ARGUMENT`,
+   * `UNAVAILABLE`, `TIMEOUT`, `PERMISSION`, `CORRUPT_DATA`, `CLOSED`
    */
   async acquire(name: string, options: AcquireOptions): Promise<Lock> {
     checkId('name', name);
@@ -60,7 +61,9 @@ export class Locks {
     checkWait('waitMs', waitMs);
     const renews = checkFlag('autoRenew', autoRenew, true);
     checkSignal('signal', signal);
-    signal?.throwIfAborted();
+    if (signal?.aborted) {
+      throw aborted(name, signal);
+    }
     this.#session.checkOpen();
     const { leases } = this.#session.bridge;
     const lease = leases.open(name);
@@ -77,6 +80,8 @@ export class Locks {
       return new HeldLock(this.#session, lease, ownerId, fencingToken);
     } catch (error) {
       leases.forget(lease);
+      // Whatever the reason, nobody has the lock here. The core may have granted it, or do so yet.
+      this.#session.bridge.abandonLock(lease.number);
       throw error;
     }
   }
@@ -117,9 +122,9 @@ export class Locks {
     return this.#session.subscribe(feed, name ?? '', remove);
   }
 
-  /** The call's result, or the signal's reason if that comes first; then nobody wants the lock. */
+  /** The call's result, or a rejection when the signal fires before it. */
   #abortable(
-    { number }: Lease,
+    { name }: Lease,
     call: Promise<unknown>,
     signal: AbortSignal | undefined,
   ): Promise<unknown> {
@@ -127,24 +132,20 @@ export class Locks {
       return call;
     }
     return new Promise((resolve, reject) => {
-      const aborted = () => {
-        this.#session.bridge.abandonLock(number);
-        reject(signal.reason);
-      };
-      signal.addEventListener('abort', aborted, { once: true });
-      const settled = () => signal.removeEventListener('abort', aborted);
-      call.then(
-        (value) => {
-          settled();
-          resolve(value);
-        },
-        (error) => {
-          settled();
-          reject(error);
-        },
-      );
+      const onAbort = () => reject(aborted(name, signal));
+      signal.addEventListener('abort', onAbort, { once: true });
+      call.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
     });
   }
+}
+
+/** The error of a call that its caller's signal ended. A signal's reason can be anything. */
+function aborted(name: string, signal: AbortSignal): RollcallError {
+  return new RollcallError(
+    'LOCK_UNAVAILABLE',
+    `lock ${shown(name)} is not waited for any more: the caller's signal was aborted`,
+    { cause: signal.reason },
+  );
 }
 
 class HeldLock implements Lock {
@@ -210,13 +211,9 @@ class HeldLock implements Lock {
   async #release(): Promise<void> {
     try {
       await this.#call(() => this.#session.call('lockRelease', this.#lease.number));
+    } finally {
+      // Also when it failed: the core does what is left.
       this.#leases.forget(this.#lease);
-    } catch (error) {
-      if (!(error instanceof RollcallError) || error.code !== 'LOCK_LOST') {
-        // It may be tried again.
-        this.#released = undefined;
-      }
-      throw error;
     }
   }
 

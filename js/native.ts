@@ -129,7 +129,11 @@ export class Bridge {
 
   /** Nobody wants this lock any more. */
   abandonLock(number: number): void {
-    this.#core.lockAbandon(number);
+    try {
+      this.#core.lockAbandon(number);
+    } catch {
+      // The caller has an error already. The lock ends with its TTL.
+    }
   }
 
   metrics(): unknown {

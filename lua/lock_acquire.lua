@@ -17,6 +17,7 @@
 --         node still counted as living; 0 says that its waiters may have been taken out
 --      or {HELD, owner, ttl left (ms), newest stored token, waiters}: it is not to be had; the owner
 --         is '' if it is free and others wait. ttl left: -1 if it never ends
+--      or the error WRONGTYPE: a key of the lock holds another type of value
 --
 -- Races: a repeated call of a holder (its answer was lost) finds itself by `by`, and gets the same
 -- token. Nobody overtakes: a free lock goes to the first living waiter only, and who comes later
@@ -34,14 +35,17 @@ local ttl, mode, kept = ARGV[6], ARGV[7], ARGV[8]
 local number, wake, lease, place = ARGV[9], ARGV[10], tonumber(ARGV[11]), ARGV[12]
 local waiter = number .. ' ' .. wake
 
-local record, held_by = look(name, name_json)
+local record, held_by, unreadable = look(name, name_json)
 local stored = redis.call('GET', KEYS[2]) or '0'
+if unreadable or not tonumber(stored) then
+  return corrupt()
+end
 
 local function grant(token)
   local ends = now + tonumber(ttl)
   redis.call('SET', KEYS[1], owner, 'PX', ttl)
   redis.call('HSET', KEYS[3], 'by', by, 'owner', owner, 'json', owner_json, 'token', token,
-    'ends', integer(ends), 'wake', wake, 'number', number)
+    'ends', integer(ends), 'wake', wake, 'number', number, 'ttl', ttl)
   -- The record outlives the lock, so that its end can be told.
   redis.call('PEXPIRE', KEYS[3], tonumber(ttl) + tonumber(kept))
   if mode ~= 'ask' then
@@ -88,8 +92,9 @@ if not place then
   local last = redis.call('ZRANGE', KEYS[4], -1, -1, 'WITHSCORES')
   place = integer(math.max(micros, (tonumber(last[2]) or 0) + 1))
 end
-redis.call('ZADD', KEYS[4], place, waiter)
+-- The living first: nobody is in the queue whom nobody can judge.
 local known = redis.call('ZADD', KEYS[5], integer(now + lease), wake) == 0 and 1 or 0
+redis.call('ZADD', KEYS[4], place, waiter)
 redis.call('PEXPIRE', KEYS[4], lease * 10)
 redis.call('PEXPIRE', KEYS[5], lease * 10)
 if held_by and redis.call('ZRANK', KEYS[4], waiter) == 0 then

@@ -7,7 +7,8 @@
 -- Returns {EXTENDED} or {NOT_HELD, owner of the lock or ''}
 --
 -- Races: a lock whose time is up is lost, also if nobody has taken it since: a grant in between may
--- have come and gone. A lock whose key was deleted or overwritten by others is lost too.
+-- have come and gone. A lock whose key was deleted or overwritten by others is lost too, whatever they
+-- have put there.
 -- @include lock
 local EXTENDED = 0
 local NOT_HELD = 1
@@ -20,7 +21,7 @@ end
 local ends = integer(now + ttl)
 -- First: a server without memory refuses HSET, but only as long as the script has written nothing.
 redis.call('PEXPIRE', KEYS[1], ttl)
-redis.call('HSET', KEYS[3], 'ends', ends)
+redis.call('HSET', KEYS[3], 'ends', ends, 'ttl', ttl)
 redis.call('PEXPIRE', KEYS[2], ttl + tonumber(kept))
 redis.call('PEXPIRE', KEYS[3], ttl + tonumber(kept))
 indexed(name, ends)

@@ -6,6 +6,7 @@
 -- Returns {HELD, owner, token or '', ttl left (ms; -1: it never ends), waiters} or {FREE}
 --
 -- Races: none: it only reads, at one moment. A record that has ended is left to those that tell of it.
+-- After the clock was set back, a lease is not longer than it was granted for.
 -- @include now
 local HELD = 0
 local FREE = 1
@@ -14,7 +15,10 @@ local owner = redis.call('GET', KEYS[1])
 if not owner then
   return { FREE }
 end
-local record = redis.call('HMGET', KEYS[2], 'owner', 'token', 'ends')
-local ours = record[1] == owner and now < tonumber(record[3])
-return { HELD, owner, ours and record[2] or '', redis.call('PTTL', KEYS[1]),
-  redis.call('ZCARD', KEYS[3]) }
+local record = redis.call('HMGET', KEYS[2], 'owner', 'token', 'ends', 'ttl')
+local ours = record[1] == owner and now < (tonumber(record[3] or '') or 0)
+local left = redis.call('PTTL', KEYS[1])
+if ours then
+  left = math.min(left, tonumber(record[4] or '') or left)
+end
+return { HELD, owner, ours and record[2] or '', left, redis.call('ZCARD', KEYS[3]) }

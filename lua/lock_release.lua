@@ -21,8 +21,8 @@ local waited = leave_queue(ARGV[4] .. ' ' .. ARGV[5])
 if record and record[BY] == by then
   redis.call('DEL', KEYS[1], KEYS[3])
   forgotten(name)
-  local stored = redis.call('GET', KEYS[2])
-  if tonumber(ARGV[6]) > (tonumber(stored) or 0) then
+  local stored, unreadable = read('GET', KEYS[2])
+  if not unreadable and tonumber(ARGV[6]) > (tonumber(stored or '') or 0) then
     redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7])
   end
   tell('released', name_json, record[OWNER_JSON], record[TOKEN])

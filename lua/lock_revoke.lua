@@ -7,6 +7,7 @@
 --
 -- Returns {REVOKED, owner, token or ''}, or {FREE}, or {FOREIGN, owner}: it was written by others, so
 -- its owner is not known as JSON; nothing was revoked, call again with it
+-- or the error WRONGTYPE: a key of the lock holds another type of value
 --
 -- Races: the holder is told in the same step, and so is the next waiter. Revoking does not reach a
 -- holder that cannot be told: its fencing token does, since the next grant has a newer one.
@@ -16,7 +17,10 @@ local FREE = 1
 local FOREIGN = 2
 
 local name, name_json = ARGV[1], ARGV[2]
-local record, held_by = look(name, name_json)
+local record, held_by, unreadable = look(name, name_json)
+if unreadable then
+  return corrupt()
+end
 if not held_by then
   return { FREE }
 end

@@ -154,7 +154,8 @@ describe('6: keys of another type', () => {
       /** By key, which calls may fail on what is of another name. */
       const keys: [key: string, of: string, others: string[]][] = [
         ['prs:active_rooms', '1', ['join', 'leave', 'reap']],
-        ['prs:lock_due', '1', ['acquire', 'reap']],
+        // A hint, which is written anew: it fails no lock.
+        ['prs:lock_due', '1', []],
         ['prs:lock:1', '1', []],
         ...['token', 'holder', 'queue', 'living'].map((name): [string, string, string[]] => [
           `prs:{prs:lock:1}:${name}`,
@@ -174,7 +175,7 @@ describe('6: keys of another type', () => {
         }
         const fits = ['ok', 'CORRUPT_DATA', 'CONNECTION_NOT_FOUND'];
         expect(failed.filter((line) => !fits.some((code) => line.endsWith(code)))).toEqual([]);
-        expect(failed.length, key).toBeGreaterThan(key.endsWith('living') ? -1 : 0);
+        expect(failed.length, key).toBeGreaterThan(/living$|lock_due$/.test(key) ? -1 : 0);
         const unexpected = failed.filter((line) => line.startsWith('2 '));
         expect(
           unexpected.filter((line) => !others.some((what) => line.startsWith(`2 ${what}:`))),

@@ -15,20 +15,42 @@ may_publish(KEYS[7])
 -- Waiters of nodes that are gone which one call takes out.
 local MOST_DEAD = 64
 
--- indexed, forgotten: what the index is told of the lock.
+-- How long a node counts as living after it was heard of (ms), as src/lock/line.rs sends it. A score that
+-- lies further in the future was written before the clock was set back.
+local MAX_LIVING = 1500
+
+-- read: like redis.call; nil and true for a key that holds another type of value.
+local function read(...)
+  local answer = redis.pcall(...)
+  if type(answer) == 'table' and answer.err then
+    if string.find(answer.err, 'WRONGTYPE', 1, true) then
+      return nil, true
+    end
+    error(answer)
+  end
+  return answer
+end
+
+-- corrupt: the answer of a script that cannot serve this lock. Others are not affected.
+local function corrupt()
+  return redis.error_reply('WRONGTYPE a key of this lock holds another type of value')
+end
+
+-- indexed, forgotten: what the index is told of the lock. The index is a hint of where to look, so an
+-- index of another type fails no lock; lock_due.lua replaces it.
 local function indexed(name, ends)
   if KEYS[6] ~= KEYS[1] then
-    redis.call('ZADD', KEYS[6], ends, name)
+    redis.pcall('ZADD', KEYS[6], ends, name)
   end
 end
 
 local function forgotten(name)
   if KEYS[6] ~= KEYS[1] then
-    redis.call('ZREM', KEYS[6], name)
+    redis.pcall('ZREM', KEYS[6], name)
   end
 end
 
-local BY, OWNER, OWNER_JSON, TOKEN, ENDS, WAKE, NUMBER = 1, 2, 3, 4, 5, 6, 7
+local BY, OWNER, OWNER_JSON, TOKEN, ENDS, WAKE, NUMBER, TTL = 1, 2, 3, 4, 5, 6, 7, 8
 
 -- tell: publishes an event of the lock. An empty owner_json: nobody is to be told.
 local function tell(kind, name_json, owner_json, token)
@@ -46,24 +68,42 @@ local function tell_holder(record)
   end
 end
 
--- look: the record of the holder, or nil if the lock is not held by one of ours; and what the lock's
--- own key holds. A record whose lock has ended is removed here, and the end told in the same step:
--- so it is told once, whoever looks first. Before its time only others can have taken it away.
+-- look: the record of the holder, or nil if the lock is not held by one of ours; what the lock's own key
+-- holds; and true if a key that says so holds something else. A record whose lock has ended is removed
+-- here, and the end told in the same step: so it is told once, whoever looks first. Before its time only
+-- others can have taken it away. A lease that ends further in the future than it is long was granted
+-- before the clock was set back: it gets its length from now, and so does the key's TTL, which follows
+-- the clock too. A holder that lives renews it before that is over.
 local function look(name, name_json)
-  local owner = redis.call('GET', KEYS[1])
-  local record = redis.call('HMGET', KEYS[3], 'by', 'owner', 'json', 'token', 'ends', 'wake', 'number')
-  if not record[BY] then
-    return nil, owner
+  local owner, unreadable = read('GET', KEYS[1])
+  local record, foreign = read('HMGET', KEYS[3], 'by', 'owner', 'json', 'token', 'ends', 'wake',
+    'number', 'ttl')
+  if foreign then
+    return nil, owner, true
   end
-  if owner == record[OWNER] and now < tonumber(record[ENDS]) then
+  if not record[BY] then
+    return nil, owner, unreadable
+  end
+  local ends, ttl = tonumber(record[ENDS] or ''), tonumber(record[TTL] or '')
+  if not (ends and tonumber(record[TOKEN] or '') and record[OWNER] and record[OWNER_JSON]
+      and record[WAKE] and record[NUMBER]) then
+    return nil, owner, true
+  end
+  if owner == record[OWNER] and now < ends then
+    if ttl and ends > now + ttl then
+      record[ENDS] = integer(now + ttl)
+      -- First: a server without memory refuses HSET, but only while nothing is written.
+      redis.call('PEXPIRE', KEYS[1], ttl)
+      redis.call('HSET', KEYS[3], 'ends', record[ENDS])
+      indexed(name, record[ENDS])
+    end
     return record, owner
   end
   redis.call('DEL', KEYS[3])
   forgotten(name)
-  tell(now < tonumber(record[ENDS]) and 'revoked' or 'expired', name_json, record[OWNER_JSON],
-    record[TOKEN])
+  tell(now < ends and 'revoked' or 'expired', name_json, record[OWNER_JSON], record[TOKEN])
   tell_holder(record)
-  return nil, owner
+  return nil, owner, unreadable
 end
 
 -- first_waiter: who is to have the lock next, its wake channel and number; nil if nobody waits,
@@ -78,8 +118,12 @@ local function first_waiter(mine)
     if waiter == mine then
       return waiter, wake, number
     end
-    local lives_until = wake and redis.call('ZSCORE', KEYS[5], wake)
-    if lives_until and tonumber(lives_until) > now then
+    local lives_until = wake and tonumber(redis.call('ZSCORE', KEYS[5], wake) or '')
+    if lives_until and lives_until > now then
+      if lives_until > now + MAX_LIVING then
+        -- The clock was set back. A node that lives says so again within this time.
+        redis.call('ZADD', KEYS[5], integer(now + MAX_LIVING), wake)
+      end
       return waiter, wake, number
     end
     redis.call('ZREM', KEYS[4], waiter)
@@ -90,17 +134,18 @@ local function first_waiter(mine)
   return false
 end
 
--- wake_next: tells the first waiter, and nobody else, that the lock is free.
+-- wake_next: tells the first waiter, and nobody else, that the lock is free. A queue that cannot be read
+-- has nobody to tell, and must not fail what was done before.
 local function wake_next()
-  local waiter, wake, number = first_waiter('')
-  if waiter then
+  local readable, waiter, wake, number = pcall(first_waiter, '')
+  if readable and waiter then
     redis.call('PUBLISH', wake, 'turn ' .. number)
   end
 end
 
 -- leave_queue: whether the waiter was in it. With the last one goes the record of the living.
 local function leave_queue(waiter)
-  local left = redis.call('ZREM', KEYS[4], waiter) == 1
+  local left = read('ZREM', KEYS[4], waiter) == 1
   if left and redis.call('EXISTS', KEYS[4]) == 0 then
     redis.call('DEL', KEYS[5])
   end

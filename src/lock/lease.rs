@@ -26,6 +26,10 @@ struct State {
     grant: Grant,
     ttl_ms: u64,
     renew_at: Instant,
+    /// The latest time at which the server may still have it.
+    latest: Instant,
+    /// Whether an extension was sent of which nothing is known: the server may have it for longer.
+    unsure: bool,
     /// Its time was found to be up.
     over: bool,
     /// Nobody wants it any more, or wants to hear of its end.
@@ -51,6 +55,8 @@ impl Lease {
                 grant,
                 ttl_ms,
                 renew_at: next_renewal(grant.until),
+                latest: Instant::now() + ttl(ttl_ms),
+                unsure: false,
                 over: false,
                 ended: false,
             }),
@@ -100,25 +106,46 @@ impl Lease {
         self.state.lock().ended
     }
 
-    /// Before a shorter TTL is asked for: from when the server has it, only that is certain.
+    /// Before another TTL is asked for. Of a shorter one, only that is certain from here on; a longer one
+    /// the server may have, whatever comes of the call.
     pub(super) fn about_to_extend(&self, ttl_ms: u64) {
         let mut state = self.state.lock();
-        let sent = Instant::now();
-        state.grant.until = state.grant.until.min(sent + ttl(ttl_ms));
+        let ends = Instant::now() + ttl(ttl_ms);
+        state.grant.until = state.grant.until.min(ends);
+        state.latest = state.latest.max(ends);
+        state.unsure = true;
+    }
+
+    /// An extension has failed. It may have reached the server until now.
+    pub(super) fn extension_failed(&self, ttl_ms: u64) {
+        let mut state = self.state.lock();
+        state.latest = state.latest.max(Instant::now() + ttl(ttl_ms));
     }
 
     /// The server has extended it. Whether that still helps.
     pub(super) fn extended(&self, until: Instant, ttl_ms: u64) -> bool {
         let mut state = self.state.lock();
+        state.latest = state.latest.max(Instant::now() + ttl(ttl_ms));
         if state.is_over() {
             return false;
         }
+        state.unsure = false;
         state.grant.until = until;
         state.ttl_ms = ttl_ms;
         state.renew_at = next_renewal(until);
         drop(state);
         self.changed.notify_one();
         true
+    }
+
+    /// The latest time at which the server may still have it.
+    pub(super) fn latest(&self) -> Instant {
+        self.state.lock().latest
+    }
+
+    /// Whether the server may have it for longer than it is ours.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.state.lock().unsure
     }
 
     /// It is over. Whether anybody is to be told.

@@ -1,7 +1,11 @@
 //! Waiting in line for a lock on one store. The queue is in the store, in order of arrival whatever
 //! the node; of a node's own waiters for a lock, the first looks after the place of all.
 
-use super::{Board, DRIFT_FACTOR, Grant, Keeper, until};
+use super::{
+    Board, DRIFT_FACTOR, Grant, Keeper, WaitLimit,
+    keeper::{Release, may_pass},
+    until,
+};
 use crate::{
     model::{
         error::{Code, Error, Result},
@@ -10,7 +14,7 @@ use crate::{
     },
     store::{
         Store, Topic,
-        lock::{Claim, Holds, Revoked, Take, Taken, Token, Waiter},
+        lock::{Claim, Holds, LockCall, Revoked, Take, Taken, Token, Waiter},
     },
 };
 use futures_util::future::BoxFuture;
@@ -25,7 +29,7 @@ use std::{
 };
 use tokio::{
     sync::{Notify, OnceCell},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +40,11 @@ const LEASE: Duration = Duration::from_millis(1_500);
 const REFRESH: Duration = Duration::from_millis(400);
 /// Pause after a call that failed.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How much longer than it may a call that gives up takes at most, to leave the queue and to say who has
+/// the lock. Where that takes longer it goes on in the background.
+const LEAVING: Duration = Duration::from_millis(100);
+/// The same where nobody waits for the answer, and a client that closes loses its connections next.
+const CLOSING: Duration = Duration::from_secs(2);
 
 /// One store's locks.
 pub struct Line {
@@ -44,6 +53,18 @@ pub struct Line {
     /// This node's waiters for each lock, in the order in which they asked.
     waiting: Mutex<HashMap<Arc<str>, Vec<Arc<Spot>>>>,
     listening: OnceCell<()>,
+    /// The client is gone.
+    gone: CancellationToken,
+}
+
+/// What a waiter was told last.
+#[derive(Default)]
+struct LastAnswer {
+    failed: Option<Error>,
+    /// It has a place in the queue.
+    queued: bool,
+    /// It was refused, and nothing is left of it.
+    refused: bool,
 }
 
 /// One waiter.
@@ -62,6 +83,7 @@ impl Line {
             board,
             waiting: Mutex::default(),
             listening: OnceCell::new(),
+            gone: CancellationToken::new(),
         }
     }
 
@@ -73,41 +95,81 @@ impl Line {
         &self,
         claim: &Claim,
         ttl_ms: u64,
-        deadline: Instant,
+        limit: WaitLimit,
         stop: &CancellationToken,
     ) -> Result<Grant> {
+        let mut last = LastAnswer::default();
+        let granted = {
+            let waiting = self.wait_in_line(claim, ttl_ms, limit, &mut last);
+            tokio::select! {
+                biased;
+                granted = waiting => Some(granted),
+                () = stop.cancelled() => Some(Err(Error::closed())),
+                () = sleep_until(limit.until) => None,
+            }
+        };
+        let error = match granted {
+            Some(Ok(grant)) => return Ok(grant),
+            Some(Err(error)) if last.refused => return Err(error),
+            Some(Err(error)) => error,
+            None => match last.failed {
+                Some(error) => error,
+                None if last.queued => match timeout(LEAVING, self.still_held(claim)).await {
+                    Ok(error) => error,
+                    Err(_) => unanswered(claim, Code::LockUnavailable),
+                },
+                None => unanswered(claim, Code::Timeout).with_unknown_outcome(),
+            },
+        };
+        // It may have been carried out, or have a place in the queue.
+        let until = Instant::now() + Duration::from_millis(ttl_ms);
+        let patience = match error.code {
+            Code::Closed => CLOSING,
+            _ => LEAVING,
+        };
+        match self.begin_release(claim, 0, until).within(patience).await {
+            // Nothing is held: the outcome is known now.
+            Ok(_) => Err(Error {
+                outcome_unknown: false,
+                ..error
+            }),
+            Err(_) => Err(error),
+        }
+    }
+
+    /// Asks until the lock is granted or there is no use in asking again.
+    async fn wait_in_line(
+        &self,
+        claim: &Claim,
+        ttl_ms: u64,
+        limit: WaitLimit,
+        last: &mut LastAnswer,
+    ) -> Result<Grant> {
         let spot = InLine::enter(self, claim);
-        let waits = deadline > Instant::now();
         let mut take = Take {
             ttl_ms,
             token: Token::Next,
-            wait: waits.then_some(Waiter {
+            wait: limit.queues.then_some(Waiter {
                 place: None,
                 lease: LEASE,
             }),
         };
         loop {
             let sent = Instant::now();
-            let taken = tokio::select! {
-                taken = self.store().lock_take(claim, &take) => taken,
-                // It may have been carried out.
-                () = stop.cancelled() => return self.give_up(claim, ttl_ms, Error::closed()).await,
-            };
-            let (look_again, failed) = match taken {
+            let pause = match self.store().lock_take(claim, &take).await {
                 Ok(Taken::Granted { token, .. }) => {
                     let until = until(sent, ttl_ms, DRIFT_FACTOR);
                     if until > Instant::now() {
                         return Ok(Grant { token, until });
                     }
-                    let error = Error::new(
+                    return Err(Error::new(
                         Code::LockUnavailable,
                         format!(
                             "lock {} was granted too late to be of use: the answer took longer \
                              than its ttlMs of {ttl_ms}",
                             ids::shown(&claim.name)
                         ),
-                    );
-                    return self.give_up(claim, ttl_ms, error).await;
+                    ));
                 }
                 Ok(Taken::Held {
                     owner,
@@ -115,6 +177,7 @@ impl Line {
                     waiters,
                     ..
                 }) => {
+                    last.refused = true;
                     return Err(unavailable(claim, owner.as_deref(), ttl_left_ms, waiters));
                 }
                 Ok(Taken::Waiting {
@@ -128,27 +191,17 @@ impl Line {
                             spot.others_lost_their_place();
                         }
                     }
-                    if self.listening.get().is_none() && self.listen().await.is_ok() {
-                        // A turn may have been called before.
-                        continue;
-                    }
-                    (look_again.unwrap_or(REFRESH).min(REFRESH), None)
+                    last.failed = None;
+                    last.queued = true;
+                    look_again.unwrap_or(REFRESH).min(REFRESH)
                 }
-                Err(error) if may_pass(&error) && Instant::now() < deadline => (PAUSE, Some(error)),
-                Err(error) => return self.give_up(claim, ttl_ms, error).await,
+                Err(error) if may_pass(&error) && limit.queues => {
+                    last.failed = Some(error);
+                    PAUSE
+                }
+                Err(error) => return Err(error),
             };
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return self.give_up(claim, ttl_ms, Error::closed()).await,
-                () = spot.stirred(look_again) => {}
-                () = sleep_until(deadline) => {
-                    let error = match failed {
-                        Some(error) => error,
-                        None => self.still_held(claim).await,
-                    };
-                    return self.give_up(claim, ttl_ms, error).await;
-                }
-            }
+            spot.stirred(pause).await;
         }
     }
 
@@ -167,36 +220,22 @@ impl Line {
         }
     }
 
-    /// Leaves nothing behind. Where the store cannot be reached that goes on in the background, until
-    /// what it may still have has ended with the TTL.
-    async fn give_up<T>(&self, claim: &Claim, ttl_ms: u64, error: Error) -> Result<T> {
-        if may_pass(&error) {
-            let (store, claim) = (self.stores[0].clone(), claim.clone());
-            let until = Instant::now() + Duration::from_millis(ttl_ms);
-            tokio::spawn(async move {
-                while let Err(error) = store.lock_release(&claim, 0).await
-                    && may_pass(&error)
-                    && Instant::now() < until
-                {
-                    sleep(PAUSE).await;
-                }
-            });
-            return Err(error);
-        }
-        match self.store().lock_release(claim, 0).await {
-            // Nothing is held: the outcome is known now.
-            Ok(_) => Err(Error {
-                outcome_unknown: false,
-                ..error
-            }),
-            Err(_) => Err(error),
-        }
+    fn begin_release(&self, claim: &Claim, token: FencingToken, until: Instant) -> Release {
+        let store = self.stores[0].clone();
+        Release::begin(store, claim.clone(), token, until, self.gone.clone())
     }
 }
 
-/// Failures that waiting may mend.
-fn may_pass(error: &Error) -> bool {
-    matches!(error.code, Code::Unavailable | Code::Timeout)
+/// The call was over before Redis had answered.
+fn unanswered(claim: &Claim, code: Code) -> Error {
+    Error::new(
+        code,
+        format!(
+            "Redis did not answer in time whether lock {} is to be had; try again, or wait longer \
+             (waitMs)",
+            ids::shown(&claim.name)
+        ),
+    )
 }
 
 fn unavailable(
@@ -232,10 +271,10 @@ impl Keeper for Line {
         &'a self,
         claim: &'a Claim,
         ttl_ms: u64,
-        deadline: Instant,
+        limit: WaitLimit,
         stop: &'a CancellationToken,
     ) -> BoxFuture<'a, Result<Grant>> {
-        Box::pin(self.do_acquire(claim, ttl_ms, deadline, stop))
+        Box::pin(self.do_acquire(claim, ttl_ms, limit, stop))
     }
 
     fn extend<'a>(
@@ -255,8 +294,10 @@ impl Keeper for Line {
         &'a self,
         claim: &'a Claim,
         token: FencingToken,
+        until: Instant,
+        patience: Duration,
     ) -> BoxFuture<'a, Result<Holds>> {
-        self.store().lock_release(claim, token)
+        Box::pin(self.begin_release(claim, token, until).within(patience))
     }
 
     fn revoke<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Revoked>>> {
@@ -269,7 +310,12 @@ impl Keeper for Line {
 
     fn listen(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async {
-            let listen = || self.store().subscribe(&Topic::LockCalls);
+            let listen = async || {
+                self.store().subscribe(&Topic::LockCalls).await?;
+                // What was told before was not heard.
+                self.board.call(LockCall::Gap);
+                Ok(())
+            };
             self.listening.get_or_try_init(listen).await.map(drop)
         })
     }
@@ -280,6 +326,10 @@ impl Keeper for Line {
 
     fn stores(&self) -> &[Arc<dyn Store>] {
         &self.stores
+    }
+
+    fn end(&self) {
+        self.gone.cancel();
     }
 }
 

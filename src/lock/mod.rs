@@ -17,7 +17,7 @@ mod quorum;
 mod tests;
 
 pub use board::Board;
-pub use keeper::{DRIFT_FACTOR, Grant, Keeper, until};
+pub use keeper::{DRIFT_FACTOR, Grant, Keeper, WaitLimit, until};
 pub use line::Line;
 pub use options::QuorumOptions;
 pub use quorum::Quorum;
@@ -32,6 +32,7 @@ use crate::{
     },
     store::lock::{Claim, Holds, LockCall, Revoked},
 };
+use keeper::may_pass;
 use lease::{Lease, Plan};
 use parking_lot::Mutex;
 use std::{
@@ -50,8 +51,10 @@ pub const LEAST_TTL_MS: u64 = 10;
 /// Ten years: what Redis takes as a TTL without overflow, and nobody needs more.
 pub const MOST_MS: u64 = 10 * 365 * 24 * 3600 * 1000;
 
-/// Pauses between tries to renew a lease, or to release one, that failed.
+/// Pause between tries to renew a lease that failed.
 const RETRY: Duration = Duration::from_millis(100);
+/// Pause between tries to listen. Until one succeeds, waiters and renewals look by themselves.
+const LISTEN_PAUSE: Duration = Duration::from_millis(500);
 
 /// A lock as it is asked for.
 #[derive(Clone, Debug)]
@@ -61,7 +64,9 @@ pub struct Ask {
     pub name: Arc<str>,
     pub owner: Arc<str>,
     pub ttl_ms: u64,
-    /// How long to wait for it.
+    /// When it was asked for: from then on `wait_ms` counts.
+    pub since: Instant,
+    /// How long the call may take; 0: one try, which takes as long as a command may.
     pub wait_ms: u64,
     pub renew: bool,
 }
@@ -144,12 +149,19 @@ impl Locks {
         let stop = self.closing.child_token();
         self.asking.lock().insert(claim.number, stop.clone());
         self.house.begin(self);
-        let start = Instant::now();
-        let deadline = start + Duration::from_millis(ask.wait_ms.min(MOST_MS));
-        let result = self
-            .keeper
-            .acquire(&claim, ask.ttl_ms, deadline, &stop)
-            .await;
+        let queues = ask.wait_ms > 0;
+        let wait_ms = match queues {
+            true => ask.wait_ms.min(MOST_MS),
+            false => self.limits.command_timeout_ms,
+        };
+        let limit = WaitLimit {
+            until: ask.since + Duration::from_millis(wait_ms),
+            queues,
+        };
+        if queues {
+            self.listen();
+        }
+        let result = self.keeper.acquire(&claim, ask.ttl_ms, limit, &stop).await;
         let number = claim.number;
         let granted = result.map(|grant| {
             let lease = Arc::new(Lease::new(claim, grant, ask.ttl_ms, ask.renew));
@@ -161,7 +173,7 @@ impl Locks {
         let (grant, lease) =
             granted.inspect_err(|_| count(&self.metrics.counters.locks_unavailable, 1))?;
         count(&self.metrics.counters.locks_acquired, 1);
-        self.metrics.lock_wait.record(start.elapsed());
+        self.metrics.lock_wait.record(ask.since.elapsed());
         if stop.is_cancelled() {
             // Nobody waits for it any more.
             self.abandon(number);
@@ -172,7 +184,8 @@ impl Locks {
         Ok(grant)
     }
 
-    /// Nobody wants this lock any more: out of the queue with it, or back, if it has been granted.
+    /// Nobody wants this lock any more: out of the queue with it, or back, if it has been granted. Of a
+    /// number that is not known, nothing.
     pub fn abandon(self: &Arc<Self>, number: u64) {
         if let Some(stop) = self.asking.lock().get(&number) {
             stop.cancel();
@@ -201,29 +214,26 @@ impl Locks {
         }
     }
 
-    /// Gives the lock up. `LOCK_LOST` if it was not this client's any more.
+    /// Gives the lock up. `LOCK_LOST` if it was not this client's any more. Whatever comes of it, the lock
+    /// is not renewed any more and not among those held; a release that could not reach the store is
+    /// tried again in the background until the lease has ended (spec 8.9).
     pub async fn release(self: &Arc<Self>, number: u64) -> Result<()> {
         let lease = self.lease(number)?;
         let was_over = lease.is_over();
         lease.end();
-        match self.give_back(&lease).await {
-            Ok(holds) => {
-                self.held.lock().remove(&number);
-                match holds {
-                    Holds::Yes if !was_over => {
-                        count(&self.metrics.counters.locks_released, 1);
-                        Ok(())
-                    }
-                    Holds::Yes => Err(over(&lease.claim)),
-                    Holds::No(owner) => {
-                        let error = taken(&lease.claim, owner);
-                        self.lose(&lease, &error);
-                        Err(error)
-                    }
-                }
+        let released = self.give_back(&lease).await;
+        self.held.lock().remove(&number);
+        match released? {
+            Holds::Yes if !was_over => {
+                count(&self.metrics.counters.locks_released, 1);
+                Ok(())
             }
-            // It is not renewed any more; the caller may try again.
-            Err(error) => Err(error),
+            Holds::Yes => Err(over(&lease.claim)),
+            Holds::No(owner) => {
+                let error = taken(&lease.claim, owner);
+                self.lose(&lease, &error);
+                Err(error)
+            }
         }
     }
 
@@ -297,6 +307,7 @@ impl Locks {
         self.tasks.close();
         self.tasks.wait().await;
         self.gone.cancel();
+        self.keeper.end();
         for store in self.keeper.stores() {
             store.close().await;
         }
@@ -306,6 +317,7 @@ impl Locks {
     pub fn drop_all(&self) {
         self.closing.cancel();
         self.gone.cancel();
+        self.keeper.end();
     }
 
     /// What the store tells this node of a claim (see [`Board`]).
@@ -322,20 +334,34 @@ impl Locks {
         }
     }
 
-    /// Has the node told of losses, from its first lock on. Without it they are found all the same,
-    /// only later.
+    /// Has the node told of turns and losses, from its first lock on. Nobody waits for that: without it
+    /// they are found all the same, only later.
     fn listen(self: &Arc<Self>) {
-        if self.keeper.tells() && !self.listening.swap(true, Ordering::Relaxed) {
-            let locks = self.clone();
-            self.spawn(async move {
-                let done = locks.keeper.listen().await.is_ok();
-                locks.listening.store(done, Ordering::Relaxed);
-                if done {
-                    // What was told before is not heard.
-                    locks.look_at_held();
-                }
-            });
+        if !self.keeper.tells() || self.listening.swap(true, Ordering::Relaxed) {
+            return;
         }
+        let locks = self.clone();
+        let work = async move {
+            loop {
+                match locks.keeper.listen().await {
+                    Ok(()) => return,
+                    Err(error) if may_pass(&error) && locks.held() + locks.waiting() > 0 => {
+                        sleep(LISTEN_PAUSE).await;
+                    }
+                    // The next lock tries again.
+                    Err(_) => break,
+                }
+            }
+            locks.listening.store(false, Ordering::Relaxed);
+        };
+        // A close does not wait for a subscription.
+        let closing = self.closing.clone();
+        self.spawn(async move {
+            tokio::select! {
+                () = closing.cancelled() => {}
+                () = work => {}
+            }
+        });
     }
 
     /// Calls may have been missed: looks at every lock that is held, whether it still is.
@@ -386,7 +412,14 @@ impl Locks {
         loop {
             let pause = match lease.plan() {
                 Plan::Ended => return,
-                Plan::Over => return self.lose(&lease, &over(&lease.claim)),
+                Plan::Over => {
+                    self.lose(&lease, &over(&lease.claim));
+                    if lease.is_unsure() {
+                        // The server may have extended it, for longer than anybody holds it.
+                        let _ = self.give_back(&lease).await;
+                    }
+                    return;
+                }
                 Plan::Wait(until) => until,
                 Plan::Renew => {
                     let until = lease.grant().until;
@@ -425,33 +458,38 @@ impl Locks {
         let (holds, until) = self
             .keeper
             .extend(&lease.claim, lease.grant().token, ttl_ms)
-            .await?;
+            .await
+            .inspect_err(|_| lease.extension_failed(ttl_ms))?;
         if holds == Holds::Yes && !lease.extended(until, ttl_ms) {
             return Err(over(&lease.claim));
         }
         Ok(holds)
     }
 
-    /// Releases in the store, again after an unknown outcome: as long as the lease can be there, and
-    /// as a call may take.
+    /// Releases in the store. Where that takes longer than a call may, it goes on in the background until
+    /// the lease has ended there.
     async fn give_back(&self, lease: &Lease) -> Result<Holds> {
+        // An extension that is on its way would come after it.
         let _turn = lease.turn().await;
         let patience = Duration::from_millis(self.limits.command_timeout_ms);
-        let until = lease.grant().until.min(Instant::now() + patience);
-        let mut unknown = false;
-        loop {
-            let error = match self.keeper.release(&lease.claim, lease.grant().token).await {
-                // The first call has done it. Until the lease was over nobody else could.
-                Ok(Holds::No(_)) if unknown => return Ok(Holds::Yes),
-                Ok(holds) => return Ok(holds),
-                Err(error) => error,
-            };
-            unknown |= error.outcome_unknown;
-            if !unknown || until <= Instant::now() + RETRY {
-                return Err(error);
-            }
-            sleep(RETRY).await;
-        }
+        let Claim { name, .. } = &lease.claim;
+        self.keeper
+            .release(&lease.claim, lease.grant().token, lease.latest(), patience)
+            .await
+            .map_err(|error| match may_pass(&error) {
+                true => Error {
+                    message: format!(
+                        "{}; lock {} is not renewed any more, and its release is tried again in the \
+                         background until its lease has ended",
+                        error.message,
+                        ids::shown(name)
+                    ),
+                    // It may yet be carried out.
+                    outcome_unknown: true,
+                    ..error
+                },
+                false => error,
+            })
     }
 
     /// The lease is over although nobody released it: told once.

@@ -1,7 +1,7 @@
 //! Locks on a majority of several independent servers (spec 8.6): the Redlock algorithm, with fencing
 //! tokens that also grow from majority to majority. `docs/locks.md` says what that is worth.
 
-use super::{Grant, Keeper, QuorumOptions, until};
+use super::{Grant, Keeper, QuorumOptions, WaitLimit, keeper::Release, until};
 use crate::{
     model::{
         error::{Code, Error, Result},
@@ -13,9 +13,13 @@ use crate::{
         lock::{Claim, Holds, Revoked, Take, Taken, Token},
     },
 };
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::{
+    StreamExt,
+    future::{BoxFuture, join_all},
+    stream::FuturesUnordered,
+};
 use std::{collections::HashMap, sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// How long one server may take to answer before it counts as down: a small part of the TTL, so that
@@ -30,12 +34,15 @@ const LOOK: Duration = Duration::from_millis(10);
 const CONNECTING: Duration = Duration::from_millis(5);
 /// How long the other servers have to connect, once a majority has.
 const OTHERS: Duration = Duration::from_millis(250);
-/// Pause before a server that may have granted a lock is told again that nobody wants it.
-const CLEANUP_PAUSE: Duration = Duration::from_millis(200);
+/// How much longer than it may a call that gives up takes at most, to give back what it was granted. Where
+/// that takes longer it goes on in the background.
+const LEAVING: Duration = Duration::from_millis(100);
 
 pub struct Quorum {
     stores: Vec<Arc<dyn Store>>,
     options: QuorumOptions,
+    /// The client is gone.
+    gone: CancellationToken,
 }
 
 /// What the servers came to in one try.
@@ -51,7 +58,11 @@ struct Try {
 impl Quorum {
     /// `stores` are on servers of their own.
     pub fn new(stores: Vec<Arc<dyn Store>>, options: QuorumOptions) -> Quorum {
-        Quorum { stores, options }
+        Quorum {
+            stores,
+            options,
+            gone: CancellationToken::new(),
+        }
     }
 
     /// Resolves when all servers can be reached, or a majority can and the others have had a moment
@@ -150,55 +161,140 @@ impl Quorum {
         &self,
         claim: &Claim,
         ttl_ms: u64,
-        deadline: Instant,
+        limit: WaitLimit,
         stop: &CancellationToken,
     ) -> Result<Grant> {
-        let mut tries = 0;
-        loop {
-            let tried = tokio::select! {
-                tried = self.try_once(claim, ttl_ms) => tried,
-                () = stop.cancelled() => {
-                    self.clean_up(claim, ttl_ms).await;
-                    return Err(Error::closed());
-                }
-            };
-            let tried = match tried {
+        let mut last = None;
+        let granted = tokio::select! {
+            biased;
+            granted = self.try_again(claim, ttl_ms, limit, &mut last) => return granted,
+            () = stop.cancelled() => Err(Error::closed()),
+            () = sleep_until(limit.until), if limit.queues => Ok(()),
+        };
+        let patience = match granted {
+            // Nobody waits for the answer.
+            Err(_) => patience(ttl_ms),
+            Ok(()) => LEAVING,
+        };
+        self.clean_up(claim, ttl_ms, patience, &self.gone).await;
+        granted?;
+        let nothing = Try {
+            granted: 0,
+            answered: 0,
+            token: 0,
+            owner: None,
+        };
+        let (tried, tries) = last.unwrap_or((nothing, 1));
+        Err(self.unavailable(claim, &tried, tries))
+    }
+
+    /// With a `waitMs`, tries until that is over; without, as often as `retryCount` says.
+    async fn try_again(
+        &self,
+        claim: &Claim,
+        ttl_ms: u64,
+        limit: WaitLimit,
+        last: &mut Option<(Try, u32)>,
+    ) -> Result<Grant> {
+        for tries in 1.. {
+            let tried = match self.try_once(claim, ttl_ms).await {
                 Ok(grant) => return Ok(grant),
                 Err(tried) => tried,
             };
-            self.clean_up(claim, ttl_ms).await;
-            tries += 1;
-            if tries > self.options.retry_count && Instant::now() >= deadline {
+            let tidying = self.gone.child_token();
+            self.clean_up(claim, ttl_ms, patience(ttl_ms), &tidying)
+                .await;
+            if !limit.queues && tries > self.options.retry_count {
                 return Err(self.unavailable(claim, &tried, tries));
             }
-            tokio::select! {
-                () = sleep(self.pause()?) => {}
-                () = stop.cancelled() => return Err(Error::closed()),
-            }
+            *last = Some((tried, tries));
+            sleep(self.pause()?).await;
+            // What is still to be taken back must not meet what the next try is granted: a server that
+            // has just come back gets that first.
+            tidying.cancel();
         }
+        Err(Error::internal("a lock was tried for too often to count"))
     }
 
     /// Takes back what a minority has granted. A server that does not answer is told in the
     /// background, until what it may have has ended with the TTL.
-    async fn clean_up(&self, claim: &Claim, ttl_ms: u64) {
-        let answers = self
-            .ask(patience(ttl_ms), |store| store.lock_release(claim, 0))
-            .await;
+    async fn clean_up(
+        &self,
+        claim: &Claim,
+        ttl_ms: u64,
+        patience: Duration,
+        end: &CancellationToken,
+    ) {
         let until = Instant::now() + Duration::from_millis(ttl_ms);
-        for (store, answer) in self.stores.iter().zip(answers) {
-            if answer.is_none() {
-                let (store, claim) = (store.clone(), claim.clone());
-                tokio::spawn(async move {
-                    while Instant::now() < until
-                        && store.lock_release(&claim, 0).await.is_err_and(|error| {
-                            // A client that is closed has nobody to tell.
-                            error.code != Code::Closed
-                        })
-                    {
-                        sleep(CLEANUP_PAUSE).await;
-                    }
-                });
+        self.release_all(claim, 0, until, patience, end).await;
+    }
+
+    async fn release_all(
+        &self,
+        claim: &Claim,
+        token: FencingToken,
+        until: Instant,
+        patience: Duration,
+        end: &CancellationToken,
+    ) {
+        let releases = self.begin_releases(claim, token, until, end);
+        self.released(&releases, patience).await;
+    }
+
+    fn begin_releases(
+        &self,
+        claim: &Claim,
+        token: FencingToken,
+        until: Instant,
+        end: &CancellationToken,
+    ) -> Vec<Release> {
+        let begin = |store: &Arc<dyn Store>| {
+            Release::begin(store.clone(), claim.clone(), token, until, end.clone())
+        };
+        self.stores.iter().map(begin).collect()
+    }
+
+    /// The outcomes on the servers that can be reached.
+    async fn released(&self, releases: &[Release], patience: Duration) -> Vec<Option<Holds>> {
+        join_all(self.stores.iter().zip(releases).map(|(store, release)| {
+            let outcome = release.clone().within(patience);
+            answer(&**store, patience, Box::pin(outcome))
+        }))
+        .await
+    }
+
+    async fn do_release(
+        &self,
+        claim: &Claim,
+        token: FencingToken,
+        until: Instant,
+        patience: Duration,
+    ) -> Result<Holds> {
+        let deadline = Instant::now() + patience;
+        let releases = self.begin_releases(claim, token, until, &self.gone);
+        let mut answers = self.released(&releases, patience.min(PATIENCE)).await;
+        // The others decide: one that is away now may be back before the call has to answer.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut late: FuturesUnordered<_> = releases
+            .into_iter()
+            .enumerate()
+            .filter(|(at, _)| answers[*at].is_none())
+            .map(async |(at, release)| (at, release.within(left).await.ok()))
+            .collect();
+        loop {
+            let verdict = self.verdict(&answers);
+            if verdict.is_ok() {
+                return verdict;
             }
+            // A majority does not have it any more, and it is not known that it was lost before: some
+            // may have come back without it since the last renewal.
+            if answers.iter().flatten().count() >= self.majority() {
+                return Ok(Holds::Yes);
+            }
+            let Some((at, outcome)) = late.next().await else {
+                return verdict;
+            };
+            answers[at] = outcome;
         }
     }
 
@@ -244,6 +340,11 @@ impl Quorum {
             .await;
         let until = until(sent, ttl_ms, self.options.drift_factor);
         let verdict = self.verdict(&answers)?;
+        if matches!(verdict, Holds::No(_)) {
+            // A minority has extended what nobody holds any more.
+            self.clean_up(claim, ttl_ms, Duration::ZERO, &self.gone)
+                .await;
+        }
         if verdict == Holds::Yes {
             // Servers that were down, or have lost the lock, take part in the next renewal. In this one
             // they do not count: somebody else may have had the lock there meanwhile.
@@ -368,10 +469,10 @@ impl Keeper for Quorum {
         &'a self,
         claim: &'a Claim,
         ttl_ms: u64,
-        deadline: Instant,
+        limit: WaitLimit,
         stop: &'a CancellationToken,
     ) -> BoxFuture<'a, Result<Grant>> {
-        Box::pin(self.do_acquire(claim, ttl_ms, deadline, stop))
+        Box::pin(self.do_acquire(claim, ttl_ms, limit, stop))
     }
 
     fn extend<'a>(
@@ -387,13 +488,10 @@ impl Keeper for Quorum {
         &'a self,
         claim: &'a Claim,
         token: FencingToken,
+        until: Instant,
+        patience: Duration,
     ) -> BoxFuture<'a, Result<Holds>> {
-        Box::pin(async move {
-            let answers = self
-                .ask(PATIENCE, |store| store.lock_release(claim, token))
-                .await;
-            self.verdict(&answers)
-        })
+        Box::pin(self.do_release(claim, token, until, patience))
     }
 
     fn revoke<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Revoked>>> {
@@ -415,5 +513,9 @@ impl Keeper for Quorum {
 
     fn stores(&self) -> &[Arc<dyn Store>] {
         &self.stores
+    }
+
+    fn end(&self) {
+        self.gone.cancel();
     }
 }

@@ -38,6 +38,7 @@ fn spec_8_1_a_lock_that_is_abandoned_as_it_is_granted_is_given_back() {
             name: "l".into(),
             owner: "ada".into(),
             ttl_ms: 600_000,
+            since: tokio::time::Instant::now(),
             // The one before may be on its way back.
             wait_ms: 60_000,
             renew: true,

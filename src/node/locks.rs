@@ -32,6 +32,7 @@ impl NativeClient {
             name: name.into(),
             owner: owner.into(),
             ttl_ms: ttl_ms as u64,
+            since: Instant::now(),
             wait_ms: wait_ms.min(MOST_MS as f64) as u64,
             renew,
         };

@@ -99,12 +99,23 @@ pub struct Revoked {
     pub token: Option<FencingToken>,
 }
 
+/// Where to look in the index of the ends of locks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DueLook {
+    /// How many of the first entries to skip: they have been looked at and are still there.
+    pub skip: usize,
+    /// All entries, also those that end later by the index.
+    pub all: bool,
+}
+
 /// Locks whose lease has ended by the index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Due {
     pub names: Vec<Arc<str>>,
     /// When the next one is due, as far as is known.
     pub next: Option<Duration>,
+    /// The time (ms since 1970) by the clock that the index goes by, if that clock can be set back.
+    pub server_ms: Option<u64>,
 }
 
 /// What a node is told of its own claims, by number.
@@ -149,10 +160,11 @@ pub trait LockStore: Send + Sync + 'static {
     fn lock_inspect<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Inspection>>>;
 
     /// Locks whose lease has ended, so that it can be told.
-    fn lock_due(&self) -> BoxFuture<'_, Result<Due>>;
+    fn lock_due(&self, look: DueLook) -> BoxFuture<'_, Result<Due>>;
 
-    /// Tells of the end of those of these locks that have ended, once, whoever asks.
-    fn lock_settle<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<()>>;
+    /// Tells of the end of those of these locks that have ended, once, whoever asks. For each lock:
+    /// whether it is still held. One that fails does not keep the others from being processed.
+    fn lock_settle<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<bool>>>;
 
     /// Whether the store can be reached at the moment, as far as is known.
     fn reachable(&self) -> bool;

@@ -14,7 +14,8 @@ use crate::{
     store::{
         Feed, Topic,
         lock::{
-            Claim, Due, Holds, LockCall, LockStore, Revoked, TOKEN_KEPT_MS, Take, Taken, Token,
+            Claim, Due, DueLook, Holds, LockCall, LockStore, Revoked, TOKEN_KEPT_MS, Take, Taken,
+            Token,
         },
     },
 };
@@ -283,10 +284,16 @@ impl Locks {
         })
     }
 
-    fn due(&mut self, now: u64) -> Due {
+    fn due(&mut self, now: u64, look: DueLook) -> Due {
         let names = self.due.iter().take_while(|(ends, _)| *ends <= now);
         Due {
-            names: names.take(MOST_DUE).map(|(_, name)| name.clone()).collect(),
+            names: names
+                .skip(look.skip)
+                .take(MOST_DUE)
+                .map(|(_, name)| name.clone())
+                .collect(),
+            // The clock is monotonic: no entry is later than it can be.
+            server_ms: None,
             next: self
                 .due
                 .first()
@@ -294,18 +301,18 @@ impl Locks {
         }
     }
 
-    fn settle(&mut self, feeds: &Feeds, now: u64, names: &[Arc<str>]) {
-        for name in names {
-            let entry = self.look(feeds, now, name);
-            if entry.held.is_none() {
-                entry.wake_next(feeds);
-            }
-            if entry.is_idle(now) {
-                let kept_until = entry.kept_until;
-                self.due.remove(&(kept_until, name.clone()));
-                self.entries.remove(name);
-            }
+    fn settle(&mut self, feeds: &Feeds, now: u64, name: &Arc<str>) -> bool {
+        let entry = self.look(feeds, now, name);
+        let is_held = entry.held.is_some();
+        if !is_held {
+            entry.wake_next(feeds);
         }
+        if entry.is_idle(now) {
+            let kept_until = entry.kept_until;
+            self.due.remove(&(kept_until, name.clone()));
+            self.entries.remove(name);
+        }
+        is_held
     }
 
     /// The waiters of a handle that is closed leave every queue. Whoever is first then is told, if
@@ -373,12 +380,17 @@ impl LockStore for MemoryStore {
         Box::pin(async move { self.step(|data, now| data.locks.inspect(now, name)) })
     }
 
-    fn lock_due(&self) -> BoxFuture<'_, Result<Due>> {
-        Box::pin(async move { self.step(|data, now| data.locks.due(now)) })
+    fn lock_due(&self, look: DueLook) -> BoxFuture<'_, Result<Due>> {
+        Box::pin(async move { self.step(|data, now| data.locks.due(now, look)) })
     }
 
-    fn lock_settle<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { self.step(|data, now| data.locks.settle(&data.feeds, now, names)) })
+    fn lock_settle<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<bool>>> {
+        Box::pin(async move {
+            names
+                .iter()
+                .map(|name| self.step(|data, now| data.locks.settle(&data.feeds, now, name)))
+                .collect()
+        })
     }
 
     fn reachable(&self) -> bool {

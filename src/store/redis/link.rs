@@ -322,6 +322,8 @@ impl Link {
             if !(error.outcome_unknown && harmless) {
                 return Err(error);
             }
+            // Should the second try not be sent at all, the first may have been carried out.
+            refused = Some(error);
         }
     }
 

@@ -13,7 +13,7 @@ use crate::{
         lock::{FencingToken, Inspection},
     },
     store::lock::{
-        Claim, Due, Holds, LockCall, LockStore, Revoked, TOKEN_KEPT_MS, Take, Taken, Token,
+        Claim, Due, DueLook, Holds, LockCall, LockStore, Revoked, TOKEN_KEPT_MS, Take, Taken, Token,
     },
 };
 use futures_util::future::BoxFuture;
@@ -203,23 +203,31 @@ impl RedisStore {
         })
     }
 
-    async fn do_lock_due(&self) -> Result<Due> {
+    async fn do_lock_due(&self, look: DueLook) -> Result<Due> {
         let mut call = scripts::LOCK_DUE.call(1);
-        call.arg(self.keys.lock_due()).arg(MOST_DUE);
+        call.arg(self.keys.lock_due())
+            .arg(MOST_DUE)
+            .arg(look.skip)
+            .arg(u8::from(look.all));
         let value = self
             .call(&scripts::LOCK_DUE, &call, Repeat::Harmless)
             .await?;
         scripts::read(value, |reply| {
+            let server_ms = Some(token(reply)?);
             let next = millis(reply.integer()?);
             let mut names: Vec<Arc<str>> = Vec::with_capacity(reply.left());
             while reply.left() > 0 {
                 names.push(reply.text()?.into());
             }
-            Ok(Due { names, next })
+            Ok(Due {
+                names,
+                next,
+                server_ms,
+            })
         })
     }
 
-    async fn do_lock_settle(&self, names: &[Arc<str>]) -> Result<()> {
+    async fn do_lock_settle(&self, names: &[Arc<str>]) -> Vec<Result<bool>> {
         let calls = names
             .iter()
             .map(|name| self.lock_call(&scripts::LOCK_SETTLE, name))
@@ -227,10 +235,16 @@ impl RedisStore {
         let answers = self
             .call_all(&scripts::LOCK_SETTLE, calls, Repeat::Harmless)
             .await;
+        let left: Vec<Result<i64>> = answers
+            .into_iter()
+            .map(|answer| scripts::read(answer?, |left| left.integer()))
+            .collect();
         if self.keys.is_slotted() {
-            return self.note_lock_ends(names, answers).await;
+            self.note_lock_ends(names, &left).await;
         }
-        answers.into_iter().try_for_each(|answer| answer.map(drop))
+        left.into_iter()
+            .map(|left| left.map(|left| left >= 0))
+            .collect()
     }
 }
 
@@ -267,11 +281,11 @@ impl LockStore for RedisStore {
         Box::pin(self.do_lock_inspect(name))
     }
 
-    fn lock_due(&self) -> BoxFuture<'_, Result<Due>> {
-        Box::pin(self.do_lock_due())
+    fn lock_due(&self, look: DueLook) -> BoxFuture<'_, Result<Due>> {
+        Box::pin(self.do_lock_due(look))
     }
 
-    fn lock_settle<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<()>> {
+    fn lock_settle<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<bool>>> {
         Box::pin(self.do_lock_settle(names))
     }
 
