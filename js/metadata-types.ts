@@ -19,7 +19,7 @@ export interface MetadataItemInput {
   value?: string;
   /**
    * In `set`: the item's revision, if positive; else it is 1. In `update`: the revision that the item
-   * must have; not given or negative: any.
+   * must have; not given or negative: any. With `upsert`, an item that does not exist has revision 0.
    */
   revision?: number;
 }
@@ -33,6 +33,17 @@ export interface MetadataOptions {
   addTimestamp?: boolean;
   /** Whether the items get `authorUid`, from `actorUserId`. Default `false`. */
   addUserId?: boolean;
+  /**
+   * How long the record lives after this change; then it is as one that never existed. Milliseconds, a
+   * whole number from 1. Each change decides anew. Default: the client's `metadataTtlMs`, and without
+   * it until the record is changed again.
+   */
+  ttlMs?: number;
+}
+
+export interface UpdateMetadataOptions extends MetadataOptions {
+  /** Whether the record and the items that do not exist are created, with revision 1. Default `false`. */
+  upsert?: boolean;
 }
 
 export interface MetadataChange extends ChannelRef {
@@ -52,6 +63,7 @@ export interface SetMetadata extends MetadataChange {
 }
 
 export interface UpdateMetadata extends MetadataChange {
+  options?: UpdateMetadataOptions;
   /** The items to change, at least one. */
   data: readonly MetadataItemInput[];
 }
@@ -78,7 +90,7 @@ export interface ChannelMetadata extends ChannelRef {
   timestamp: number;
   /** How many items there are. */
   totalCount: number;
-  /** Grows by one with every change; 0 for a channel that never had metadata. */
+  /** Grows by one with every change; 0 for a channel that never had metadata, or whose record expired. */
   majorRevision: number;
   metadata: Record<string, MetadataItem>;
 }

@@ -16,6 +16,7 @@ import type { Session } from './session.js';
 import type { Unsubscribe } from './types.js';
 import {
   checkChannelType,
+  checkCount,
   checkFlag,
   checkHandler,
   checkId,
@@ -34,7 +35,14 @@ const CHANNEL_FIELDS = ['channelName', 'channelType'] as const;
 /** Every call may say who makes it. */
 export const GET_FIELDS = [...CHANNEL_FIELDS, 'actorUserId'] as const;
 export const CHANGE_FIELDS = [...GET_FIELDS, 'data', 'options', 'fencingToken'] as const;
-export const OPTION_FIELDS = ['majorRevision', 'lockName', 'addTimestamp', 'addUserId'] as const;
+export const OPTION_FIELDS = [
+  'majorRevision',
+  'lockName',
+  'addTimestamp',
+  'addUserId',
+  'ttlMs',
+  'upsert',
+] as const;
 export const ITEM_FIELDS = ['key', 'value', 'revision'] as const;
 
 /**
@@ -63,7 +71,8 @@ export class Metadata {
   }
 
   /**
-   * Changes items that exist; each gets its next revision.
+   * Changes items that exist; each gets its next revision. With `options.upsert`, what does not exist is
+   * created.
    *
    * @throws `METADATA_INVALID` when the record or an item does not exist; then nothing is changed.
    */
@@ -153,7 +162,7 @@ function optionsOf(options: unknown): object {
     return {};
   }
   checkOptions('options', options);
-  const { majorRevision, lockName, addTimestamp, addUserId } = readFields(
+  const { majorRevision, lockName, addTimestamp, addUserId, ttlMs, upsert } = readFields(
     'options',
     options,
     OPTION_FIELDS,
@@ -161,11 +170,16 @@ function optionsOf(options: unknown): object {
   if (lockName !== undefined) {
     checkId('options.lockName', lockName);
   }
+  if (ttlMs !== undefined) {
+    checkCount('options.ttlMs', ttlMs);
+  }
   return {
     majorRevision: checkRevision('options.majorRevision', majorRevision),
     lockName,
     addTimestamp: checkFlag('options.addTimestamp', addTimestamp, false),
     addUserId: checkFlag('options.addUserId', addUserId, false),
+    ttlMs,
+    upsert: checkFlag('options.upsert', upsert, false),
   };
 }
 

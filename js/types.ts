@@ -351,6 +351,12 @@ export interface ClientOptions {
    * and values are refused.
    */
   metadataStorage?: 'hash' | 'json';
+  /**
+   * How long a record of channel metadata lives after a change without `options.ttlMs`; then it is as one
+   * that never existed. Milliseconds, a whole number from 1. Default: until it is changed again. The same
+   * on every node: the last change of a record decides.
+   */
+  metadataTtlMs?: number;
   limits?: Limits;
   /** Default: `console` for info, warnings and errors. */
   logger?: Logger;

@@ -341,6 +341,7 @@ const KINDS: Record<string, Kind> = {
     dictionaries: 'lots of bytes',
   },
   metadataStorage: ['hash', 'json'],
+  metadataTtlMs: 'count',
   limits: {
     maxIdBytes: 'count',
     maxStateBytes: 'count',

@@ -10,7 +10,8 @@
 -- ARGV[3] – majorRevision after them, '' to write nothing
 -- ARGV[4] – totalCount after them
 -- ARGV[5] – how many events there are
--- ARGV[6..] – for each lock: who must own it ('' for nobody), fencing token of the grant ('' for none)
+-- ARGV[6] – how long the record lives after them (ms), '' for until it is changed again
+-- ARGV[7..] – for each lock: who must own it ('' for nobody), fencing token of the grant ('' for none)
 -- then for each event: its text before the timestamp, its text after it
 -- then the items after the changes: the parts between which the time belongs
 --
@@ -29,6 +30,7 @@
 -- @include may_publish
 -- @include iso
 -- @include locks
+-- @include record_ttl
 local COMMITTED = 0
 local LOCKED = 1
 local CHANGED = 2
@@ -36,7 +38,7 @@ local CHANGED = 2
 local after, total, events = ARGV[3], ARGV[4], tonumber(ARGV[5])
 local locks = (#KEYS - 2) / 2
 
-local refused = refusals(6)
+local refused = refusals(7)
 if #refused > 0 then
   return { LOCKED, unpack(refused) }
 end
@@ -50,7 +52,7 @@ end
 local time = ''
 if after ~= '' then
   may_publish(KEYS[2])
-  local first = 6 + 2 * locks
+  local first = 7 + 2 * locks
   local last = first + 2 * events
   local text = ARGV[last]
   if #ARGV > last then
@@ -58,6 +60,7 @@ if after ~= '' then
     text = table.concat(ARGV, time, last)
   end
   redis.call('HSET', KEYS[1], 'items', text, 'totalCount', total, 'majorRevision', after)
+  record_ttl(KEYS[1], ARGV[6])
   for at = first, last - 1, 2 do
     redis.call('PUBLISH', KEYS[2], ARGV[at] .. integer(now) .. ARGV[at + 1])
   end

@@ -10,8 +10,9 @@
 -- ARGV[2] – majorRevision after them, '' to write nothing
 -- ARGV[3] – totalCount after them
 -- ARGV[4] – how many events there are
--- ARGV[5] – how many items changed; -1 for all of them
--- ARGV[6..] – for each lock: who must own it ('' for nobody), fencing token of the grant ('' for none)
+-- ARGV[5] – how long the record lives after them (ms), '' for until it is changed again
+-- ARGV[6] – how many items changed; -1 for all of them
+-- ARGV[7..] – for each lock: who must own it ('' for nobody), fencing token of the grant ('' for none)
 -- then for each event: its text before the timestamp, its text after it
 -- then for each item that changed: its path, its text before the time, its text after it ('' if the
 --         time is not in it); or all items: the parts between which the time belongs
@@ -29,13 +30,14 @@
 -- @include iso
 -- @include locks
 -- @include may_publish
+-- @include record_ttl
 local COMMITTED = 0
 local LOCKED = 1
 local CHANGED = 2
 
-local after, total, events, changed = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local after, total, events, changed = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[6])
 
-local refused = refusals(6)
+local refused = refusals(7)
 if #refused > 0 then
   return { LOCKED, unpack(refused) }
 end
@@ -61,7 +63,7 @@ end
 local time = iso_time(now)
 if after ~= '' then
   may_publish(KEYS[2])
-  local at = 6 + #KEYS - 2
+  local at = 7 + #KEYS - 2
   local items = at + 2 * events
   if changed < 0 then
     redis.call('JSON.SET', KEYS[1], '$', '{"majorRevision":' .. after .. ',"totalCount":' .. total
@@ -76,6 +78,7 @@ if after ~= '' then
     end
     redis.call('JSON.SET', KEYS[1], '$.majorRevision', after)
   end
+  record_ttl(KEYS[1], ARGV[5])
   for event = at, items - 1, 2 do
     redis.call('PUBLISH', KEYS[2], ARGV[event] .. integer(now) .. ARGV[event + 1])
   end

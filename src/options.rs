@@ -9,7 +9,7 @@ use crate::{
         codec::Compression,
         error::{Error, Result},
         limits::Limits,
-        metadata::MetadataStorage,
+        metadata::{MetadataStorage, change::check_ttl},
         state::Storage,
     },
     store::redis::{
@@ -58,6 +58,9 @@ pub struct Options {
     pub state_compression: Option<Compression>,
     /// How channel metadata are stored: `hash` (default) or `json` (RedisJSON).
     pub metadata_storage: MetadataStorage,
+    /// How long a record of channel metadata lives after a change that does not say so itself. Default:
+    /// for ever.
+    pub metadata_ttl_ms: Option<u64>,
     pub limits: Limits,
 }
 
@@ -81,6 +84,7 @@ impl Default for Options {
             state_storage: Storage::default(),
             state_compression: None,
             metadata_storage: MetadataStorage::default(),
+            metadata_ttl_ms: None,
             limits: Limits::default(),
         }
     }
@@ -126,6 +130,9 @@ impl Options {
                 )));
             }
         }
+        if let Some(ttl_ms) = self.metadata_ttl_ms {
+            check_ttl("metadataTtlMs", ttl_ms)?;
+        }
         self.locks.check()?;
         self.limits.check()
     }
@@ -142,6 +149,8 @@ mod tests {
             (r#"{"ttlMs":0}"#, "ttlMs"),
             (r#"{"ttlMs":-5}"#, "invalid value"),
             (r#"{"limits":{"maxQueue":0}}"#, "limits.maxQueue"),
+            (r#"{"metadataTtlMs":0}"#, "metadataTtlMs"),
+            (r#"{"metadataTtlMs":9007199254740992}"#, "metadataTtlMs"),
             (r#"{"keyPrefix":""}"#, "keyPrefix"),
             (r#"{"channelPrefix":""}"#, "channelPrefix"),
             (

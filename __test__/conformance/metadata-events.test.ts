@@ -47,10 +47,10 @@ onEveryMetadataStore('4 metadata events', (store) => {
       {
         ...CHANNEL,
         operation: 'remove',
-        // As they were, in the order of the record.
+        // As they were, in the order in which they are named.
         items: [
-          { key: 'a', value: '1', revision: 1 },
           { key: 'b', value: '2', revision: 6 },
+          { key: 'a', value: '1', revision: 1 },
         ],
         majorRevision: 3,
         timestamp: removed.timestamp,

@@ -31,6 +31,19 @@ onStoresWithLockName('7.7 locks of Rollcall guard metadata', (store) => {
     await refused({ actorUserId: 'ada' }, 'Lock "l" is not held by any user');
   });
 
+  test('7.9 a lock that is not held creates nothing', async () => {
+    const client = await store.connect();
+    const options = { upsert: true, lockName: 'l' };
+    const change = { ...UNDER, options, actorUserId: 'ada' };
+    await expect(client.metadata.update(change)).rejects.toEqual(
+      failure('METADATA_LOCK', 'not held'),
+    );
+    expect((await client.metadata.get(CHANNEL)).majorRevision).toBe(0);
+    const lock = await client.locks.acquire('l', { ownerId: 'ada' });
+    expect((await client.metadata.update(change)).majorRevision).toBe(1);
+    await lock.release();
+  });
+
   test('7.7 a lease that has run out guards nothing', async () => {
     const client = await store.connect();
     await client.locks.acquire('l', { ownerId: 'ada', ttlMs: 20, autoRenew: false });

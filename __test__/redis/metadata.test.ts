@@ -51,6 +51,33 @@ describe('metadata in Redis', () => {
     expect(await redis.keys('*')).toEqual([KEY]);
   });
 
+  test('7.10 the key has the TTL of the last change, and a TypeScript node leaves it', async () => {
+    const client = await store.connect({ metadataTtlMs: 50_000 });
+    const about = async (ttlMs: number) => {
+      const left = await redis.pttl(KEY);
+      expect(left).toBeLessThanOrEqual(ttlMs);
+      expect(left).toBeGreaterThan(ttlMs - 5_000);
+    };
+    await client.metadata.set({ ...CHANNEL, data: items({ a: '1' }) });
+    await about(50_000);
+    await redis.pexpire(KEY, 20_000);
+    const ttlMs = 90_000;
+    await client.metadata.update({ ...CHANNEL, data: items({ a: '2' }), options: { ttlMs } });
+    await about(ttlMs);
+    const old = new ReferencePresenceService(redis, {
+      ttlMs: 60_000,
+      reaperIntervalMs: 60_000,
+      reaperLookbackMs: 60_000,
+    });
+    await old.setChannelMetadata({ ...CHANNEL, data: [{ key: 'a', value: '3' }] });
+    await about(ttlMs);
+    await client.metadata.remove(CHANNEL);
+    await about(50_000);
+    const other = await store.connect();
+    await other.metadata.set(CHANNEL);
+    expect(await redis.pttl(KEY)).toBe(-1);
+  });
+
   test('2 an emptied record keeps its hash, for its revision; nothing else is left', async () => {
     const client = await store.connect();
     await client.metadata.set({ ...CHANNEL, data: items({ a: '1' }) });
@@ -103,6 +130,7 @@ describe('metadata in Redis', () => {
       'get',
       'hmget',
       'hset',
+      'persist',
       'publish',
     ]);
     for (const [name, key] of ran) if (!/time/i.test(name ?? '')) expect(keys).toContain(key);
@@ -231,8 +259,8 @@ describe('metadata in Redis', () => {
           { key: '10', value: true, revision: 1 },
         ],
         [
-          { key: 'n', value: 1, revision: 3 },
           { key: 'none', value: null, revision: 0 },
+          { key: 'n', value: 1, revision: 3 },
         ],
       ]);
     });

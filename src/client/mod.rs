@@ -55,6 +55,7 @@ pub struct Client {
     locks: Arc<Locks>,
     /// What the store does; the in-process store can hold everything.
     metadata_storage: MetadataStorage,
+    metadata_ttl_ms: Option<u64>,
     metrics: Arc<Metrics>,
     limits: Limits,
     ttl_ms: u64,
@@ -152,6 +153,7 @@ impl Client {
             locks,
             metadata: Arc::new(metadata),
             metadata_storage: options.metadata_storage,
+            metadata_ttl_ms: options.metadata_ttl_ms,
             metrics,
             limits,
             ttl_ms: options.ttl_ms,
@@ -274,13 +276,14 @@ impl Client {
     pub fn change_metadata(
         &self,
         channel: Channel,
-        change: Change,
+        mut change: Change,
     ) -> Result<impl Future<Output = Result<String>> + Send + use<>> {
         self.check_open()?;
         channel.check(&self.limits)?;
         if self.metadata_storage == MetadataStorage::Json {
             change.check_whole_characters()?;
         }
+        change.ttl_ms = change.ttl_ms.or(self.metadata_ttl_ms);
         let start = Instant::now();
         let outcome = self.metadata.change(channel, change)?;
         let outcome = self.calls.track_future(outcome);

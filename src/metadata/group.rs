@@ -53,7 +53,7 @@ impl Group {
         self.verdicts.clear();
         let mut bytes = 0;
         let mut events = Vec::new();
-        let mut last: Option<View> = None;
+        let mut last: Option<(View, Option<u64>)> = None;
         let mut all = Touched::Items(Vec::new());
         for waiting in &self.waiting {
             let mut verdict = waiting.change.apply(channel, contents);
@@ -61,18 +61,19 @@ impl Group {
                 all = together(all, std::mem::replace(touched, Touched::All));
                 bytes += view.items.bare().len() + event.head.len();
                 events.push(std::mem::take(event));
-                last = Some(view.clone());
+                last = Some((view.clone(), waiting.change.ttl_ms));
             }
             self.verdicts.push(verdict);
             if bytes > MOST_ANSWER_BYTES {
                 break;
             }
         }
-        self.write = last.map(|view| Write {
+        self.write = last.map(|(view, ttl_ms)| Write {
             items: view.items,
             total: view.total,
             major: view.major,
             events,
+            ttl_ms,
             touched: all,
         });
         self.waiting.split_off(self.verdicts.len())

@@ -36,6 +36,8 @@ pub struct Write {
     pub major: u64,
     /// One for each change, in order.
     pub events: Vec<EventText>,
+    /// How long the record lives from now on; `None`: until it is changed again.
+    pub ttl_ms: Option<u64>,
     /// What of the record the changes have touched, all together.
     pub touched: Touched,
 }

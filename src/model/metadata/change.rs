@@ -11,6 +11,7 @@ use crate::model::{
     ids, json,
     limits::Limits,
 };
+use indexmap::IndexSet;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::{collections::HashSet, sync::Arc};
@@ -24,6 +25,10 @@ pub struct Change {
     expected: Option<u64>,
     /// The lock that must be held.
     pub lock: Option<LockCheck>,
+    /// Whether an update creates what does not exist.
+    upsert: bool,
+    /// How long the record lives after this change; `None`: until it is changed again.
+    pub ttl_ms: Option<u64>,
     stamped: bool,
     /// `authorUid` of the items, as JSON text.
     author: Option<String>,
@@ -120,6 +125,9 @@ struct Request<'a> {
     major_revision: Option<i64>,
     lock_name: Option<Arc<str>>,
     #[serde(default)]
+    upsert: bool,
+    ttl_ms: Option<u64>,
+    #[serde(default)]
     add_timestamp: bool,
     #[serde(default)]
     add_user_id: bool,
@@ -152,6 +160,15 @@ impl Change {
         if let Some(actor) = &asked.actor_user_id {
             ids::check("actorUserId", actor, limits)?;
         }
+        if asked.upsert && operation != Operation::Update {
+            return Err(Error::invalid(format!(
+                "options.upsert is for metadata.update: metadata.{} does not need an item to exist",
+                operation.as_str()
+            )));
+        }
+        if let Some(ttl_ms) = asked.ttl_ms {
+            check_ttl("options.ttlMs", ttl_ms)?;
+        }
         let items = asked.data.iter().enumerate();
         let items = items
             .map(|(place, item)| ChangeItem::take(place, item, limits))
@@ -172,6 +189,8 @@ impl Change {
                 actor: actor.clone(),
                 token: asked.fencing_token,
             }),
+            upsert: asked.upsert,
+            ttl_ms: asked.ttl_ms,
             stamped: asked.add_timestamp,
             author: actor
                 .as_deref()
@@ -260,23 +279,27 @@ impl Change {
         }
         *record = after;
         let items: Vec<Arc<Item>> = record.items.values().cloned().collect();
-        self.changed(channel, record, &items)
+        self.changed(channel, record, &items, Touched::All)
     }
 
     fn update(&self, channel: &Channel, record: &mut Record) -> Verdict {
-        if !record.exists() {
+        if !record.exists() && !self.upsert {
             return Verdict::Refused(missing("Channel metadata does not exist".into()), None);
         }
+        let count = record.items.len();
         let mut before: Vec<(usize, Arc<Item>)> = Vec::with_capacity(self.items.len());
-        let mut items = Vec::with_capacity(self.items.len());
+        // The places of the items, each once, in the order in which they are named first.
+        let mut places = IndexSet::with_capacity(self.items.len());
         let mut refused = None;
         for item in &self.items {
-            let Some((place, _, old)) = record.items.get_full_mut(&item.name) else {
+            let found = record.items.get_full_mut(&item.name);
+            if found.is_none() && !self.upsert {
                 let message = format!("Metadata item \"{}\" does not exist", item.shown());
                 refused = Some((missing(message), false));
                 break;
-            };
-            let revision = old.revision();
+            }
+            // An item that does not exist has revision 0: who expects that expects nothing there.
+            let revision = found.as_ref().map_or(0, |(_, _, old)| old.revision());
             if item
                 .revision
                 .is_some_and(|given| given >= 0 && given != revision)
@@ -285,15 +308,25 @@ impl Change {
                 refused = Some((Error::new(Code::MetadataConflict, message), true));
                 break;
             }
-            let patch = Patch {
+            let mut patch = Patch {
                 value: item.value.as_deref(),
                 revision: revision.saturating_add(1),
                 stamped: self.stamped,
                 author: self.author.as_deref(),
             };
-            let new = Arc::new(old.patched(&patch));
-            items.push(new.clone());
-            before.push((place, std::mem::replace(old, new)));
+            let place = match found {
+                Some((place, _, old)) => {
+                    let new = Arc::new(old.patched(&patch));
+                    before.push((place, std::mem::replace(old, new)));
+                    place
+                }
+                None => {
+                    patch.value.get_or_insert("\"\"");
+                    let new = Arc::new(Item::new(&item.key, &patch));
+                    record.items.insert_full(item.name.clone(), new).0
+                }
+            };
+            places.insert(place);
         }
         let text = record.text.clone();
         if refused.is_none() {
@@ -305,9 +338,20 @@ impl Change {
                 .map(|error| (error, false));
         }
         let Some((error, shows_record)) = refused else {
-            return self.changed(channel, record, &items);
+            let items: Vec<Arc<Item>> = places
+                .into_iter()
+                .map(|place| record.items[place].clone())
+                .collect();
+            let touched = if record.items.len() == count {
+                Touched::Items(items.clone())
+            } else {
+                Touched::All
+            };
+            return self.changed(channel, record, &items, touched);
         };
-        // Backwards: one item may have been changed twice.
+        record.items.truncate(count);
+        // Backwards: one item may have been changed twice. One that was created here is gone.
+        before.retain(|(place, _)| *place < count);
         for (place, old) in before.into_iter().rev() {
             record.items[place] = old;
         }
@@ -316,23 +360,35 @@ impl Change {
     }
 
     fn remove(&self, channel: &Channel, record: &mut Record) -> Verdict {
-        let named: HashSet<&[u8]> = self.items.iter().map(|item| &*item.name).collect();
-        let mut removed = Vec::new();
-        record.items.retain(|name, item| {
-            let goes = named.is_empty() || named.contains(&**name);
-            if goes {
-                removed.push(item.clone());
+        let mut removed: Vec<Arc<Item>> = Vec::new();
+        if self.items.is_empty() {
+            removed.extend(record.items.drain(..).map(|(_, item)| item));
+        } else {
+            // In the order in which they are named, as other implementations announce them.
+            let mut named: HashSet<&[u8]> = HashSet::with_capacity(self.items.len());
+            for item in &self.items {
+                if named.insert(&item.name)
+                    && let Some(found) = record.items.get(&item.name)
+                {
+                    removed.push(found.clone());
+                }
             }
-            !goes
-        });
+            record.items.retain(|name, _| !named.contains(&**name));
+        }
         if removed.is_empty() {
             return Verdict::Unchanged(record.view());
         }
         record.rewrite();
-        self.changed(channel, record, &removed)
+        self.changed(channel, record, &removed, Touched::All)
     }
 
-    fn changed(&self, channel: &Channel, record: &mut Record, items: &[Arc<Item>]) -> Verdict {
+    fn changed(
+        &self,
+        channel: &Channel,
+        record: &mut Record,
+        items: &[Arc<Item>],
+        touched: Touched,
+    ) -> Verdict {
         record.major += 1;
         let event = EventText::new(
             channel,
@@ -341,10 +397,6 @@ impl Change {
             record.major,
             self.actor.as_deref(),
         );
-        let touched = match self.operation {
-            Operation::Update => Touched::Items(items.to_vec()),
-            Operation::Set | Operation::Remove => Touched::All,
-        };
         Verdict::Changed(record.view(), event, touched)
     }
 
@@ -398,6 +450,19 @@ impl ChangeItem {
     fn shown(&self) -> String {
         String::from_utf8_lossy(&self.name).into_owned()
     }
+}
+
+/// What JavaScript can hold exactly, and Redis can add to its clock.
+const MAX_TTL_MS: u64 = (1 << 53) - 1;
+
+/// A TTL of a record (spec 7.10).
+pub fn check_ttl(field: &str, ttl_ms: u64) -> Result<()> {
+    if ttl_ms == 0 || ttl_ms > MAX_TTL_MS {
+        return Err(Error::invalid(format!(
+            "{field} must be a whole number from 1 to 2^53-1, got {ttl_ms}"
+        )));
+    }
+    Ok(())
 }
 
 fn missing(message: String) -> Error {

@@ -10,23 +10,74 @@ use crate::{
 };
 use futures_util::future::BoxFuture;
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     time::{Duration, UNIX_EPOCH},
 };
 
 #[derive(Default)]
 pub(super) struct Metadata {
-    records: HashMap<Channel, Stored>,
+    records: HashMap<Channel, Record>,
+    /// The records that expire, by the time at which they do.
+    due: BTreeSet<(u64, Channel)>,
 }
 
+struct Record {
+    stored: Stored,
+    expires_at: Option<u64>,
+}
+
+/// Records that one step removes: a step holds the lock of the whole store.
+const EXPIRED_AT_A_TIME: usize = 256;
+
 impl Metadata {
-    fn read(&self, channel: &Channel) -> Stored {
-        self.records.get(channel).cloned().unwrap_or_default()
+    fn read(&mut self, now: u64, channel: &Channel) -> Stored {
+        self.expire(now);
+        let stored = self.live(now, channel).cloned();
+        stored.unwrap_or_default()
+    }
+
+    fn live(&self, now: u64, channel: &Channel) -> Option<&Stored> {
+        let record = self.records.get(channel)?;
+        let expired = record.expires_at.is_some_and(|at| at <= now);
+        (!expired).then_some(&record.stored)
+    }
+
+    /// Removes records that have expired, so that those that nobody asks for do not pile up.
+    pub(super) fn expire(&mut self, now: u64) {
+        for _ in 0..EXPIRED_AT_A_TIME {
+            match self.due.first() {
+                Some((at, _)) if *at <= now => {}
+                _ => return,
+            }
+            if let Some((_, channel)) = self.due.pop_first() {
+                self.records.remove(&channel);
+            }
+        }
+    }
+
+    fn put(&mut self, channel: &Channel, record: Record) {
+        if let Some(at) = record.expires_at {
+            self.due.insert((at, channel.clone()));
+        }
+        let at = record.expires_at;
+        let before = self.records.insert(channel.clone(), record);
+        if let Some(old) = before.and_then(|before| before.expires_at)
+            && Some(old) != at
+        {
+            self.due.remove(&(old, channel.clone()));
+        }
+    }
+
+    /// How many records and entries of the index there are.
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        (self.records.len(), self.due.len())
     }
 
     fn commit(&mut self, feeds: &Feeds, now: u64, commit: &Commit<'_>) -> Committed {
+        self.expire(now);
         let missing = Stored::default();
-        let stored = self.records.get(commit.channel).unwrap_or(&missing);
+        let stored = self.live(now, commit.channel).unwrap_or(&missing);
         if stored != commit.base {
             return Committed::Changed(stored.clone(), now);
         }
@@ -36,7 +87,11 @@ impl Metadata {
                 items: write.items.filled(&iso).into(),
                 major: write.major.to_string().into(),
             };
-            self.records.insert(commit.channel.clone(), after);
+            let record = Record {
+                stored: after,
+                expires_at: write.ttl_ms.map(|ttl_ms| now.saturating_add(ttl_ms)),
+            };
+            self.put(commit.channel, record);
             for event in &write.events {
                 feeds.publish_metadata(commit.channel, || event.at(now));
             }
@@ -52,7 +107,7 @@ fn iso_time(ms: u64) -> String {
 
 impl MetadataStore for MemoryStore {
     fn read_metadata<'a>(&'a self, channel: &'a Channel) -> BoxFuture<'a, Result<(Stored, u64)>> {
-        Box::pin(async move { self.step(|data, now| (data.metadata.read(channel), now)) })
+        Box::pin(async move { self.step(|data, now| (data.metadata.read(now, channel), now)) })
     }
 
     fn commit_metadata<'a>(&'a self, commit: Commit<'a>) -> BoxFuture<'a, Result<Committed>> {

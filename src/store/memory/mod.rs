@@ -137,7 +137,10 @@ impl MemoryStore {
 
     async fn do_sweep(&self) -> Result<Sweep> {
         // What expires during the pass is left to the next one, so that a pass ends.
-        let until = self.step(|_, now| now)?;
+        let until = self.step(|data, now| {
+            data.metadata.expire(now);
+            now
+        })?;
         let mut rooms = HashSet::new();
         let mut expired = 0;
         loop {

@@ -88,14 +88,20 @@ impl RedisStore {
     }
 }
 
-/// What both commit scripts are told of the record after the changes, and how many events there are.
+/// What both commit scripts are told of the record after the changes: its revision, how many items and
+/// events there are, and how long it lives.
 pub(super) fn add_sums(call: &mut Cmd, write: Option<&Write>) {
     match write {
-        None => call.arg(b"").arg(b"").arg(0),
-        Some(write) => call
-            .arg(write.major)
-            .arg(write.total)
-            .arg(write.events.len()),
+        None => call.arg(b"").arg(b"").arg(0).arg(b""),
+        Some(write) => {
+            call.arg(write.major)
+                .arg(write.total)
+                .arg(write.events.len());
+            match write.ttl_ms {
+                None => call.arg(b""),
+                Some(ttl_ms) => call.arg(ttl_ms),
+            }
+        }
     };
 }
 

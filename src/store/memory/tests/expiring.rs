@@ -1,6 +1,10 @@
 //! Expiry, what handles share, and which of them hear what.
 
 use super::*;
+use crate::{
+    model::metadata::{Channel, change::Touched, record::Stored},
+    store::metadata::{Commit, Committed, MetadataStore, Write},
+};
 
 #[test]
 fn spec_6_1_a_sweep_removes_what_is_dead_and_nothing_else() {
@@ -210,4 +214,50 @@ fn adopting_is_nothing_and_time_is_the_time() {
         .unwrap();
     let epoch = join(&store, "c", "r", "u", "{}", std::convert::identity);
     assert!(epoch.abs_diff(wall.as_millis() as u64) < 60_000);
+}
+
+/// Writes a record with this TTL; `before` is what must be there.
+fn write_record(world: &World, channel: &Channel, before: &Stored, ttl_ms: Option<u64>) -> Stored {
+    let write = Write {
+        items: Arc::new("{}".to_owned().into()),
+        total: 0,
+        major: 1,
+        events: Vec::new(),
+        ttl_ms,
+        touched: Touched::All,
+    };
+    let commit = Commit {
+        channel,
+        base: before,
+        locks: &[],
+        write: Some(&write),
+    };
+    let done = now(world.store.commit_metadata(commit)).unwrap();
+    assert!(matches!(done, Committed::Done(_)), "{done:?}");
+    now(world.store.read_metadata(channel)).unwrap().0
+}
+
+#[test]
+fn spec_7_10_expired_records_do_not_pile_up() {
+    let world = World::new();
+    let missing = Stored::default();
+    let channel = |i: usize| Channel::new("t", &i.to_string());
+    for i in 0..1000 {
+        let written = write_record(&world, &channel(i), &missing, Some(10));
+        // Again: the index has one entry for each record.
+        write_record(&world, &channel(i), &written, (i % 2 == 0).then_some(20));
+    }
+    let sizes = || world.store.step(|data, _| data.metadata.sizes()).unwrap();
+    assert_eq!(sizes(), (1000, 500));
+    world.pass(19);
+    world.sweep();
+    assert_eq!(sizes(), (1000, 500));
+    world.pass(1);
+    // Exactly then, though a step removes no more than some of them.
+    for i in [998, 999] {
+        let (stored, _) = now(world.store.read_metadata(&channel(i))).unwrap();
+        assert_eq!(stored == missing, i % 2 == 0, "{i}");
+    }
+    world.sweep();
+    assert_eq!(sizes(), (500, 0));
 }
