@@ -20,7 +20,7 @@ import type {
   HeartbeatResult,
   JoinOptions,
   JoinResult,
-  LeaveOptions,
+  LeaveCallOptions,
   LeaveResult,
   Logger,
   Metrics,
@@ -197,13 +197,13 @@ export class PresenceClient<State extends object = DefaultState> {
 
   /**
    * Takes a connection out of its room, unless somebody has joined it since: with a lower epoch than the
-   * stored one, nothing happens. The epoch is {@link LeaveOptions.epoch}, or without it that of this
+   * stored one, nothing happens. The epoch is {@link LeaveCallOptions.epoch}, or without it that of this
    * client's own last join of the connection. A client that never joined it ends whatever is there.
    *
    * @returns where it was, or `null` if it is unknown (it left, or its TTL ran out) or has a newer epoch.
    * @throws `INVALID_ARGUMENT`, `UNAVAILABLE`, `TIMEOUT`, `PERMISSION`, `CLOSED`
    */
-  async leave(connId: string, options: LeaveOptions = {}): Promise<LeaveResult | null> {
+  async leave(connId: string, options: LeaveCallOptions = {}): Promise<LeaveResult | null> {
     checkId('connId', connId);
     checkOptions('leave', options);
     const fence = checkEpoch(readFields('leave', options, LEAVE_FIELDS).epoch);

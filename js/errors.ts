@@ -28,7 +28,7 @@ export type ErrorCode = (typeof ERROR_CODES)[number];
 
 /** What every rejection of Rollcall is: an `Error` with a stable `code`. */
 export class RollcallError extends Error {
-  override readonly name: string = 'RollcallError';
+  override name: string = 'RollcallError';
   /** What went wrong, for programs. */
   readonly code: ErrorCode;
   /**
@@ -59,33 +59,38 @@ type ErrorOptions = NonNullable<ConstructorParameters<typeof RollcallError>[2]>;
 
 /** A change of metadata that was refused: `METADATA_CONFLICT`, `METADATA_LOCK` or `METADATA_INVALID`. */
 export class MetadataError extends RollcallError {
-  override readonly name: string = 'MetadataError';
+  override name: string = 'MetadataError';
+
+  /** The order of the arguments is that of the TypeScript implementation. */
+  constructor(message: string, code: ErrorCode = 'METADATA_INVALID', options?: ErrorOptions) {
+    super(code, message, options);
+  }
 }
 
 /** `METADATA_CONFLICT`: the record or an item has another revision than was expected. */
 export class MetadataConflictError extends MetadataError {
-  override readonly name: string = 'MetadataConflictError';
+  override name: string = 'MetadataConflictError';
 
   constructor(message: string, options?: ErrorOptions) {
-    super('METADATA_CONFLICT', message, options);
+    super(message, 'METADATA_CONFLICT', options);
   }
 }
 
 /** `METADATA_LOCK`: the lock is not held, or by somebody else. */
 export class MetadataLockError extends MetadataError {
-  override readonly name: string = 'MetadataLockError';
+  override name: string = 'MetadataLockError';
 
   constructor(message: string, options?: ErrorOptions) {
-    super('METADATA_LOCK', message, options);
+    super(message, 'METADATA_LOCK', options);
   }
 }
 
 /** `METADATA_INVALID`: the record or an item does not exist, or nothing was named. */
 export class MetadataValidationError extends MetadataError {
-  override readonly name: string = 'MetadataValidationError';
+  override name: string = 'MetadataValidationError';
 
   constructor(message: string, options?: ErrorOptions) {
-    super('METADATA_INVALID', message, options);
+    super(message, 'METADATA_INVALID', options);
   }
 }
 

@@ -4,7 +4,9 @@
 export type * from './index.js';
 export {
   ERROR_CODES,
+  HeartbeatBatcher,
   initPresence,
+  LuaHeartbeatExecutor,
   MetadataConflictError,
   MetadataError,
   MetadataLockError,
@@ -14,4 +16,5 @@ export {
   presenceKeys,
   RollcallError,
   registerPresenceHandlers,
+  TransactionalMetadataWrapper,
 } from './index.js';

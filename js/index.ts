@@ -16,16 +16,23 @@ export type { Metadata } from './metadata.js';
 export type * from './metadata-types.js';
 export type { Bridge as SocketBridge, RoomEmitter, SocketBridgeOptions } from './swap/bridge.js';
 export {
-  type HeartbeatBatcher,
   type InitPresenceOptions,
   initPresence,
-  type LuaHeartbeatExecutor,
   type PresenceHandle,
   type PresenceOptimizations,
   type StartingPresence,
-  type TransactionalMetadata,
 } from './swap/init.js';
 export { presenceKeys } from './swap/keys.js';
+export type * from './swap/names.js';
+export {
+  HeartbeatBatcher,
+  type HeartbeatBatcherOptions,
+  LuaHeartbeatExecutor,
+  type LuaHeartbeatExecutorOptions,
+  type PartSource,
+  type TransactionalMetadataOptions,
+  TransactionalMetadataWrapper,
+} from './swap/parts.js';
 export {
   type ChannelMetadataParams,
   PresenceService,

@@ -9,68 +9,68 @@ export interface ChannelRef {
 
 export interface GetMetadata extends ChannelRef {
   /** Who asks. Checked, and not used. */
-  actorUserId?: string;
+  actorUserId?: string | undefined;
 }
 
 /** An item that a change names. */
 export interface MetadataItemInput {
   key: string;
   /** Not given: `""` in `set`, the value that is there in `update`. */
-  value?: string;
+  value?: string | undefined;
   /**
    * In `set`: the item's revision, if positive; else it is 1. In `update`: the revision that the item
    * must have; not given or negative: any. With `upsert`, an item that does not exist has revision 0.
    */
-  revision?: number;
+  revision?: number | undefined;
 }
 
 export interface MetadataOptions {
   /** The major revision that the record must have. Not given or negative: any. */
-  majorRevision?: number;
+  majorRevision?: number | undefined;
   /** The lock that `actorUserId` must hold, checked in the same atomic step as the write. */
-  lockName?: string;
+  lockName?: string | undefined;
   /** Whether the items get `updated`. Default `false`. */
-  addTimestamp?: boolean;
+  addTimestamp?: boolean | undefined;
   /** Whether the items get `authorUid`, from `actorUserId`. Default `false`. */
-  addUserId?: boolean;
+  addUserId?: boolean | undefined;
   /**
    * How long the record lives after this change; then it is as one that never existed. Milliseconds, a
    * whole number from 1. Each change decides anew. Default: the client's `metadataTtlMs`, and without
    * it until the record is changed again.
    */
-  ttlMs?: number;
+  ttlMs?: number | undefined;
 }
 
 export interface UpdateMetadataOptions extends MetadataOptions {
   /** Whether the record and the items that do not exist are created, with revision 1. Default `false`. */
-  upsert?: boolean;
+  upsert?: boolean | undefined;
 }
 
 export interface MetadataChange extends ChannelRef {
-  options?: MetadataOptions;
+  options?: MetadataOptions | undefined;
   /** Who makes the change; becomes `authorUid` of the event. */
-  actorUserId?: string;
+  actorUserId?: string | undefined;
   /**
    * The fencing token of the caller's grant of `options.lockName`: the change is refused if the lock
    * has been granted anew since.
    */
-  fencingToken?: number;
+  fencingToken?: number | undefined;
 }
 
 export interface SetMetadata extends MetadataChange {
   /** All items of the record. Default: none. Of several with one key the last counts. */
-  data?: readonly MetadataItemInput[];
+  data?: readonly MetadataItemInput[] | undefined;
 }
 
 export interface UpdateMetadata extends MetadataChange {
-  options?: UpdateMetadataOptions;
+  options?: UpdateMetadataOptions | undefined;
   /** The items to change, at least one. */
   data: readonly MetadataItemInput[];
 }
 
 export interface RemoveMetadata extends MetadataChange {
   /** The items to remove; only `key` is looked at. Default, and if empty: all. */
-  data?: readonly { key: string }[];
+  data?: readonly { key: string }[] | undefined;
 }
 
 /** One item of a record. What other implementations stored in another form is as they stored it. */

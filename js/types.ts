@@ -78,9 +78,9 @@ export interface JoinOptions<State = DefaultState> {
   userId: string;
   connId: string;
   /** Default `{}`. */
-  state?: State;
+  state?: State | undefined;
   /** Whether to read the room after the join. Default `true`; `false` saves a round trip. */
-  snapshot?: boolean;
+  snapshot?: boolean | undefined;
 }
 
 export interface JoinResult<State = DefaultState> {
@@ -101,8 +101,8 @@ export interface HeartbeatOptions<State = DefaultState> {
    * adopted, if it is at most one day ahead of the server's time; with `layout: "slotted"`, where only joins
    * give epochs, there is no such connection (`CONNECTION_NOT_FOUND`).
    */
-  epoch?: number;
-  patchState?: StatePatch<State>;
+  epoch?: number | undefined;
+  patchState?: StatePatch<State> | undefined;
 }
 
 export interface HeartbeatResult {
@@ -114,12 +114,12 @@ export interface HeartbeatResult {
 /** One result of `heartbeatMany`: what the heartbeat came to, or the error it failed with. */
 export type HeartbeatManyResult = HeartbeatResult | Error;
 
-export interface LeaveOptions {
+export interface LeaveCallOptions {
   /**
    * The epoch of the caller's join. A connection with a newer one stays. Default: that of this client's own
    * last join of the connection; none, if it never joined it or does not know how its last join ended.
    */
-  epoch?: number;
+  epoch?: number | undefined;
 }
 
 export interface LeaveResult {

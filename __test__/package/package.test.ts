@@ -39,6 +39,8 @@ const TSCONFIG = {
 /** Everything that is not only a type. */
 const EXPORTS = [
   'ERROR_CODES',
+  'HeartbeatBatcher',
+  'LuaHeartbeatExecutor',
   'MetadataConflictError',
   'MetadataError',
   'MetadataLockError',
@@ -46,6 +48,7 @@ const EXPORTS = [
   'PresenceClient',
   'PresenceService',
   'RollcallError',
+  'TransactionalMetadataWrapper',
   'initPresence',
   'presenceKeys',
   'registerPresenceHandlers',
@@ -71,6 +74,24 @@ async function run(...args: string[]): Promise<string> {
     env: { PATH: path.join(folder, 'empty') },
   });
   return stdout;
+}
+
+/** What the compiler says of a project in the project. */
+async function compile(tsconfig: string): Promise<string> {
+  const compiled = await execute(
+    process.execPath,
+    [packageBin('typescript', 'tsc'), '-p', tsconfig],
+    { cwd: project },
+  ).catch((error) => error);
+  return compiled.stdout;
+}
+
+/** The packages whose types the swap-in surface stands beside are the repository's. */
+function linkOthers(): void {
+  for (const name of ['socket.io', 'ioredis', 'redis', '@types']) {
+    const place = path.join(project, 'node_modules', name);
+    if (!existsSync(place)) symlinkSync(inRoot('node_modules', name), place);
+  }
 }
 
 beforeAll(async () => {
@@ -135,12 +156,7 @@ describe('the package, installed into an empty project without Rust', () => {
       path.join(project, 'node_modules/undici-types'),
     );
     writeFileSync(path.join(project, 'tsconfig.json'), JSON.stringify(TSCONFIG));
-    const compiled = await execute(
-      process.execPath,
-      [packageBin('typescript', 'tsc'), '-p', 'tsconfig.json'],
-      { cwd: project },
-    ).catch((error) => error);
-    expect(compiled.stdout).toBe('');
+    expect(await compile('tsconfig.json')).toBe('');
 
     const { url } = await sharedRedis();
     for (const store of ['memory://', url]) {
@@ -169,22 +185,14 @@ describe('the swap-in surface, beside the types of socket.io, ioredis and redis'
     for (const file of ['swap.mts', 'swap.cts']) {
       cpSync(path.join(import.meta.dirname, 'fixtures', file), path.join(other, file));
     }
-    for (const name of ['socket.io', 'ioredis', 'redis', '@types']) {
-      const place = path.join(project, 'node_modules', name);
-      if (!existsSync(place)) symlinkSync(inRoot('node_modules', name), place);
-    }
+    linkOthers();
     const { compilerOptions } = TSCONFIG;
     writeFileSync(
       path.join(other, 'tsconfig.json'),
       // The declarations of the others are not ours to check.
       JSON.stringify({ compilerOptions: { ...compilerOptions, skipLibCheck: true } }),
     );
-    const compiled = await execute(
-      process.execPath,
-      [packageBin('typescript', 'tsc'), '-p', 'swap/tsconfig.json'],
-      { cwd: project },
-    ).catch((error) => error);
-    expect(compiled.stdout).toBe('');
+    expect(await compile('swap/tsconfig.json')).toBe('');
     const { url } = await sharedRedis();
     for (const file of ['swap.mjs', 'swap.cjs']) {
       expect(JSON.parse(await run(`swap/out/${file}`, url))).toEqual({
@@ -194,6 +202,52 @@ describe('the swap-in surface, beside the types of socket.io, ioredis and redis'
         key: 'prs:conn:c',
       });
     }
+  }, 60_000);
+});
+
+describe('servers of the TypeScript implementation, of which only the import has changed', () => {
+  const SERVERS = ['server.mts', 'manual.mts', 'metadata.mts', 'optimized.cts', 'values.mts'];
+
+  test('10: five strict and exact server files compile, and run on Redis', async () => {
+    const legacy = path.join(project, 'legacy');
+    mkdirSync(legacy);
+    for (const file of SERVERS) {
+      cpSync(path.join(import.meta.dirname, 'fixtures/legacy', file), path.join(legacy, file));
+    }
+    linkOthers();
+    const { compilerOptions } = TSCONFIG;
+    writeFileSync(
+      path.join(legacy, 'tsconfig.json'),
+      JSON.stringify({ compilerOptions: { ...compilerOptions, skipLibCheck: true } }),
+    );
+    expect(await compile('legacy/tsconfig.json')).toBe('');
+    const { url } = await sharedRedis();
+    const printed = async (file: string) => JSON.parse(await run(`legacy/out/${file}`, url));
+    expect(await printed('server.mjs')).toEqual({ size: 0 });
+    expect(await printed('manual.mjs')).toEqual({
+      types: ['join', 'leave'],
+      emitted: ['who r join', 'who r leave'],
+      changed: false,
+      userId: 'u',
+      left: { roomId: 'r', userId: 'u' },
+      refused: 'not allowed',
+    });
+    const title = { value: 'Final', revision: 2, authorUid: 'ada' };
+    expect(await printed('metadata.mjs')).toEqual({
+      title,
+      shown: title,
+      codes: ['conflict', 'invalid', 'lock', 'QuotaError METADATA_INVALID'],
+      operations: ['set', 'update', 'remove'],
+      made: 'METADATA_LOCK',
+    });
+    expect(await printed('optimized.cjs')).toEqual({
+      changed: [true, false],
+      epoch: 'number',
+      majorRevision: 2,
+      waiting: 0,
+      after: 'HeartbeatBatcher has been disposed',
+    });
+    expect(await printed('values.mjs')).toEqual(['join', 'leave', 1, 'set']);
   }, 60_000);
 });
 

@@ -169,7 +169,7 @@ describe('10: metadata of PresenceService', () => {
     expect([made.code, made.message, made.cause]).toEqual(['METADATA_CONFLICT', 'mine', conflict]);
     expect(new MetadataLockError('mine').code).toBe('METADATA_LOCK');
     expect(new MetadataValidationError('mine').code).toBe('METADATA_INVALID');
-    expect(new MetadataError('METADATA_LOCK', 'mine').code).toBe('METADATA_LOCK');
+    expect(new MetadataError('mine', 'METADATA_LOCK').code).toBe('METADATA_LOCK');
   });
 
   test('presenceKeys of channels', () => {

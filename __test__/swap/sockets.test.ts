@@ -417,8 +417,10 @@ describe('10: registerPresenceHandlers and initPresence', () => {
     expect(batcher.getBufferSize()).toBe(0);
     const { heartbeatBatchSize } = (await started.service.client()).metrics();
     expect(heartbeatBatchSize.max).toBe(2);
+    // That ends the batcher, as it always did, and not the service.
     await batcher.dispose();
-    expect(await batcher.heartbeat({ connId: 'c' })).toBe(false);
+    await expect(batcher.heartbeat({ connId: 'c' })).rejects.toThrow('has been disposed');
+    expect(await started.service.heartbeat({ connId: 'c' })).toBe(false);
   });
 
   test('without optimizations the getters are there, too, before anything is connected', async () => {

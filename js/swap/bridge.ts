@@ -14,9 +14,9 @@ export interface RoomEmitter {
 
 export interface SocketBridgeOptions {
   /** Default `"presence:event"`. */
-  eventName?: string;
+  eventName?: string | undefined;
   /** Default `"metadata:event"`. */
-  metadataEventName?: string;
+  metadataEventName?: string | undefined;
 }
 
 export interface Bridge {

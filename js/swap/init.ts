@@ -1,10 +1,10 @@
-// initPresence: everything that a Socket.IO server needs, in one call. Also the getters for the parts
-// that the TypeScript implementation could switch on, which here are one and the same.
+// initPresence: everything that a Socket.IO server needs, in one call.
 
 import { RollcallError } from '../errors.js';
-import type { DefaultState, HeartbeatOptions, Logger } from '../types.js';
+import type { DefaultState, Logger } from '../types.js';
 import { checkCount, checkFlag, checkOptions, copyOf, readKnown } from '../validate.js';
 import type { RoomEmitter, SocketBridgeOptions } from './bridge.js';
+import { HeartbeatBatcher, LuaHeartbeatExecutor, TransactionalMetadataWrapper } from './parts.js';
 import { untilDone } from './retry.js';
 import { PresenceService, type ServiceClientOptions } from './service.js';
 import type { RedisSource } from './settings.js';
@@ -15,15 +15,15 @@ import { registerPresenceHandlers, type SocketServerLike } from './sockets.js';
  * Rollcall works anyway, so that only two of them change anything.
  */
 export interface PresenceOptimizations {
-  enableHeartbeatBatching?: boolean;
+  enableHeartbeatBatching?: boolean | undefined;
   /** How long a heartbeat waits for others. Milliseconds, default 0: batches form without waiting. */
-  heartbeatBatchWindowMs?: number;
+  heartbeatBatchWindowMs?: number | undefined;
   /** Most heartbeats in one batch. Default 256. */
-  heartbeatMaxBatchSize?: number;
-  enableLuaHeartbeat?: boolean;
-  enableLuaJoin?: boolean;
-  enableTransactionalMetadata?: boolean;
-  metadataMaxRetries?: number;
+  heartbeatMaxBatchSize?: number | undefined;
+  enableLuaHeartbeat?: boolean | undefined;
+  enableLuaJoin?: boolean | undefined;
+  enableTransactionalMetadata?: boolean | undefined;
+  metadataMaxRetries?: number | undefined;
 }
 
 export interface InitPresenceOptions {
@@ -32,44 +32,21 @@ export interface InitPresenceOptions {
   /** An ioredis client, a node-redis client, or a URL. */
   redis: RedisSource;
   /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */
-  ttlMs?: number;
+  ttlMs?: number | undefined;
   /** Within what time of its TTL a dead connection is removed. Milliseconds, default 3000. */
-  reaperIntervalMs?: number;
+  reaperIntervalMs?: number | undefined;
   /** Checked and not used. Default `2 × ttlMs`. */
-  reaperLookbackMs?: number;
+  reaperLookbackMs?: number | undefined;
   logger?: Logger | undefined;
   /**
    * Where events go: by default to the sockets of `io` that are in the room. `adapter` puts something
    * else in its place; `false`: nowhere.
    */
-  bridge?: boolean | (SocketBridgeOptions & { adapter?: RoomEmitter });
-  optimizations?: PresenceOptimizations;
+  bridge?: boolean | (SocketBridgeOptions & { adapter?: RoomEmitter | undefined }) | undefined;
+  optimizations?: PresenceOptimizations | undefined;
   /** Further options of the client. */
-  client?: ServiceClientOptions;
+  client?: ServiceClientOptions | undefined;
 }
-
-export interface HeartbeatBatcher<State extends object = DefaultState> {
-  /** Whether the state has changed; `false` also for an unknown connection or a stale epoch. */
-  heartbeat(options: HeartbeatOptions<State>): Promise<boolean>;
-  /** Heartbeats that wait to be sent. */
-  getBufferSize(): number;
-  /** Does nothing: heartbeats that wait are sent, and the handle's `dispose` ends the rest. */
-  dispose(): Promise<void>;
-}
-
-export interface LuaHeartbeatExecutor<State extends object = DefaultState> {
-  heartbeat(options: HeartbeatOptions<State>): Promise<boolean>;
-  /** The epoch of a connection; `undefined` if it is unknown. */
-  getEpoch(connId: string): Promise<number | undefined>;
-  /** Connects, which loads the scripts. */
-  warmup(): Promise<void>;
-}
-
-/** Changes of metadata, of which every one is a transaction. */
-export type TransactionalMetadata = Pick<
-  PresenceService,
-  'setChannelMetadata' | 'updateChannelMetadata' | 'removeChannelMetadata'
->;
 
 export interface PresenceHandle<State extends object = DefaultState> {
   /** The service that the handlers use. */
@@ -86,7 +63,7 @@ export interface PresenceHandle<State extends object = DefaultState> {
   dispose(): Promise<void>;
   getHeartbeatBatcher(): HeartbeatBatcher<State>;
   getLuaHeartbeatExecutor(): LuaHeartbeatExecutor<State>;
-  getTransactionalMetadata(): TransactionalMetadata;
+  getTransactionalMetadata(): TransactionalMetadataWrapper;
 }
 
 /** The handle, at once; and a Promise of it, which is settled as `ready` is. */
@@ -152,6 +129,9 @@ export function initPresence<State extends object = DefaultState>(
       throw new RollcallError('CLOSED', 'presence was disposed before it was ready');
     }
   });
+  const batcher = new HeartbeatBatcher<State>(service);
+  const executor = new LuaHeartbeatExecutor<State>(service);
+  const transactional = new TransactionalMetadataWrapper(service);
   const handle: PresenceHandle<State> = {
     service,
     ready,
@@ -166,23 +146,9 @@ export function initPresence<State extends object = DefaultState>(
       })();
       return disposed;
     },
-    getHeartbeatBatcher: () => ({
-      heartbeat: (beat) => service.heartbeat(beat),
-      getBufferSize: () => service.heartbeatsWaiting(),
-      dispose: async () => {},
-    }),
-    getLuaHeartbeatExecutor: () => ({
-      heartbeat: (beat) => service.heartbeat(beat),
-      getEpoch: async (connId) => (await (await service.client()).getEpoch(connId)) ?? undefined,
-      warmup: async () => {
-        await service.client();
-      },
-    }),
-    getTransactionalMetadata: () => ({
-      setChannelMetadata: (params) => service.setChannelMetadata(params),
-      updateChannelMetadata: (params) => service.updateChannelMetadata(params),
-      removeChannelMetadata: (params) => service.removeChannelMetadata(params),
-    }),
+    getHeartbeatBatcher: () => batcher,
+    getLuaHeartbeatExecutor: () => executor,
+    getTransactionalMetadata: () => transactional,
   };
   const starting = ready.then(() => handle);
   // Who does not ask is told by the log.

@@ -8,8 +8,8 @@ import type {
   ChannelRef,
   MetadataHandler,
   MetadataItemInput,
-  MetadataOptions,
   UpdateMetadata,
+  UpdateMetadataOptions,
 } from '../metadata-types.js';
 import type {
   ClientOptions,
@@ -45,26 +45,26 @@ export type ServiceClientOptions = Omit<
 /** What the calls for a channel's metadata take. */
 export interface ChannelMetadataParams extends ChannelRef {
   /** The items that are set, changed or removed. */
-  data?: readonly MetadataItemInput[];
-  options?: MetadataOptions;
+  data?: readonly MetadataItemInput[] | undefined;
+  options?: UpdateMetadataOptions | undefined;
   /** Who makes the change. */
-  actorUserId?: string;
+  actorUserId?: string | undefined;
 }
 
 export interface PresenceServiceOptions {
   /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */
-  ttlMs?: number;
+  ttlMs?: number | undefined;
   /** Within what time of its TTL a dead connection is removed. Milliseconds, default 3000. */
-  reaperIntervalMs?: number;
+  reaperIntervalMs?: number | undefined;
   /**
    * Checked and not used: a connection is removed when its TTL has run out, for which nobody has to
    * look back.
    */
-  reaperLookbackMs?: number;
+  reaperLookbackMs?: number | undefined;
   /** Default: `console` for info, warnings and errors. */
   logger?: Logger | undefined;
   /** Further options of the client behind it. */
-  client?: ServiceClientOptions;
+  client?: ServiceClientOptions | undefined;
 }
 
 /**

@@ -41,9 +41,13 @@ export interface SocketServerLike extends RoomEmitter {
 export interface PresenceHandlersOptions {
   io: SocketServerLike;
   /** Not used: the service has its own connections. */
-  redis?: unknown;
+  redis?: unknown | undefined;
   /** Gets failures that are not the client's. Default: `console`. */
   logger?: Logger | undefined;
+  /** Not used, as the next two: the handlers call the service, which works like all three. */
+  heartbeatBatcher?: unknown;
+  luaHeartbeatExecutor?: unknown;
+  transactionalMetadata?: unknown;
 }
 
 type Fields = Record<string, unknown>;
