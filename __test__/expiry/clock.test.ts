@@ -5,9 +5,13 @@ import type { Redis } from 'ioredis';
 import { PresenceClient } from 'rollcall';
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 import { type AnyState, type Client, record, silent } from '../conformance/stores.js';
-import { startProxy } from '../support/proxy.js';
 import type { RedisServer } from '../support/redis.js';
-import { type ServerClock, startClockedRedis, whyNoServerClock } from '../support/server-clock.js';
+import {
+  type ServerClock,
+  startClockedPair,
+  startClockedRedis,
+  whyNoServerClock,
+} from '../support/server-clock.js';
 import { eventually } from '../support/wait.js';
 import { leavesOf } from './expiry.js';
 
@@ -134,26 +138,12 @@ describe.skipIf(noClock !== undefined)('6.8: the server’s clock', () => {
   test.each(['v1', 'slotted'] as const)(
     'a failover to a replica whose clock is 60 s behind, %s: the dead are announced once, the living stay',
     async (layout) => {
-      const { server: heir, clock: behind } = await startClockedRedis();
-      onTestFinished(() => heir[Symbol.asyncDispose]());
-      const replica = await heir.client();
-      await replica.replicaof(server.host, server.port);
-      await eventually(
-        async () => {
-          expect(await replica.info('replication')).toContain('master_link_status:up');
-        },
-        { timeoutMs: 20_000 },
-      );
-      behind.set(-60_000);
-      const proxy = await startProxy(server.port);
-      onTestFinished(() => proxy[Symbol.asyncDispose]());
-      const client = await connect({ url: `redis://127.0.0.1:${proxy.port}`, layout });
+      const pair = await startClockedPair(server, -60_000);
+      onTestFinished(() => pair[Symbol.asyncDispose]());
+      const client = await connect({ url: pair.url, layout });
       await join(client, 'dead', 'r');
       await join(client, 'alive', 'r');
-      await redis.wait(1, 5_000);
-      await replica.replicaof('NO', 'ONE');
-      proxy.retarget({ host: heir.host, port: heir.port });
-      proxy.cut();
+      await pair.failOver(redis);
       const recorder = await record(client);
       await client.startReaper();
       keepAlive(client, 'alive');

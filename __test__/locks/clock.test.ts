@@ -5,7 +5,12 @@ import { fired } from '../conformance/locks.js';
 import { failure } from '../conformance/stores.js';
 import { openClient } from '../support/clients.js';
 import type { RedisServer } from '../support/redis.js';
-import { type ServerClock, startClockedRedis, whyNoServerClock } from '../support/server-clock.js';
+import {
+  type ServerClock,
+  startClockedPair,
+  startClockedRedis,
+  whyNoServerClock,
+} from '../support/server-clock.js';
 import { eventually } from '../support/wait.js';
 
 const HOUR_MS = 3600_000;
@@ -95,6 +100,21 @@ describe.skipIf(whyNoServerClock() !== undefined).each(['v1', 'slotted'] as cons
         await redis.pttl(await keyOf(layout === 'v1' ? 'lock:l' : 'lock:l}')),
       ).toBeLessThanOrEqual(1_500);
       await lock.release();
+    });
+
+    test('6.8 a failover to a server whose clock is 60 s behind: neither a dead holder nor a dead waiter keeps the lock', async () => {
+      await using pair = await startClockedPair(server, -60_000);
+      const client = await openClient({ url: pair.url, layout });
+      const dead = await client.locks.acquire('l', { ...ADA, ttlMs: 1_500, autoRenew: false });
+      const waiting = client.locks.acquire('l', { ...BOB, waitMs: 60_000 });
+      await eventually(async () => expect(await redis.zcard(await keyOf(':queue'))).toBe(1));
+      const [seconds = 0] = (await redis.time()).map(Number);
+      await redis.zadd(await keyOf(':queue'), 1, '7 prs:lock_wake:dead');
+      await redis.zadd(await keyOf(':living'), seconds * 1000 + 1_400, 'prs:lock_wake:dead');
+      await pair.failOver(redis);
+      const next = await waiting;
+      expect(next.fencingToken).toBeGreaterThan(dead.fencingToken);
+      await next.release();
     });
 
     test('6.8 the clock is set ahead: leases end early, lost fires at the next renewal, the token still grows', async () => {

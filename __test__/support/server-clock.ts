@@ -12,9 +12,13 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import type { Redis } from 'ioredis';
+import { expect } from 'vitest';
 import { inRoot } from '../../scripts/lib/paths.mjs';
 import { removeWithProcess } from './process.js';
+import { startProxy } from './proxy.js';
 import { type RedisServer, type RedisServerOptions, startRedis } from './redis.js';
+import { eventually } from './wait.js';
 
 const SOURCE = path.join(import.meta.dirname, 'fixtures/server-clock.c');
 
@@ -47,6 +51,45 @@ export async function startClockedRedis(
 ): Promise<{ server: RedisServer; clock: ServerClock }> {
   const clock = new ServerClock();
   return { server: await startRedis({ ...options, env: clock.env }), clock };
+}
+
+/** A server at an address of its own, and a replica of it with another clock. */
+export interface ClockedPair extends AsyncDisposable {
+  /** Leads to the server, and after `failOver` to the former replica. */
+  url: string;
+  /** Waits until the replica has what was written by `redis`, and makes it the only server. */
+  failOver(redis: Redis): Promise<void>;
+}
+
+/** Starts a replica of a server, with a clock that is so many milliseconds off. */
+export async function startClockedPair(
+  server: RedisServer,
+  offsetMs: number,
+): Promise<ClockedPair> {
+  const { server: heir, clock } = await startClockedRedis();
+  const replica = await heir.client();
+  await replica.replicaof(server.host, server.port);
+  await eventually(
+    async () => {
+      expect(await replica.info('replication')).toContain('master_link_status:up');
+    },
+    { timeoutMs: 20_000 },
+  );
+  clock.set(offsetMs);
+  const proxy = await startProxy(server.port);
+  return {
+    url: `redis://127.0.0.1:${proxy.port}`,
+    failOver: async (redis) => {
+      await redis.wait(1, 5_000);
+      await replica.replicaof('NO', 'ONE');
+      proxy.retarget({ host: heir.host, port: heir.port });
+      proxy.cut();
+    },
+    [Symbol.asyncDispose]: async () => {
+      await proxy[Symbol.asyncDispose]();
+      await heir[Symbol.asyncDispose]();
+    },
+  };
 }
 
 /** Why servers cannot have a clock of their own here, if they cannot. */
