@@ -33,6 +33,7 @@ import {
   readKnown,
 } from '../validate.js';
 import { type Bridge, bridge, type RoomEmitter, type SocketBridgeOptions } from './bridge.js';
+import { isMock, MOCK_NOTICE } from './mock.js';
 import { untilDone } from './retry.js';
 import { connectionSettings, type RedisSource } from './settings.js';
 
@@ -110,6 +111,9 @@ export class PresenceService<State extends object = DefaultState> {
       checkLogger(logger);
     }
     this.#logger = logger ?? console;
+    if (isMock(redis)) {
+      log(this.#logger, MOCK_NOTICE);
+    }
     this.#options = {
       ...copyOf('client', client),
       ...connectionSettings(redis),
@@ -347,6 +351,14 @@ function change(params: ChannelMetadataParams): ChannelMetadataParams {
         }
       : {}),
   };
+}
+
+function log(logger: Logger, message: string): void {
+  try {
+    logger.warn?.(message);
+  } catch {
+    // A logger that throws has nobody left to tell.
+  }
 }
 
 function changed({ changed }: HeartbeatResult): boolean {

@@ -6,6 +6,7 @@ import { pathToFileURL } from 'node:url';
 import { invalid, RollcallError } from '../errors.js';
 import type { ClientOptions, SentinelOptions } from '../types.js';
 import { checkName, isArray, readFields } from '../validate.js';
+import { isMock, mockUrl } from './mock.js';
 import { tlsOptions, unsupported } from './tls.js';
 
 /** Where and how to connect, as {@link ClientOptions} has it. */
@@ -75,6 +76,9 @@ function settingsOf(redis: unknown): ConnectionSettings {
     throw invalid(
       'redis must be an ioredis client, a node-redis client, or a URL such as redis://host:6379',
     );
+  }
+  if (isMock(redis)) {
+    return { url: mockUrl(redis) };
   }
   const client = redis as Fields;
   if (typeof client.url === 'string' || isArray(client.url)) {
