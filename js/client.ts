@@ -52,7 +52,7 @@ import {
 
 export const JOIN_FIELDS = ['roomId', 'userId', 'connId', 'state', 'snapshot'] as const;
 export const HEARTBEAT_FIELDS = ['connId', 'epoch', 'patchState'] as const;
-const LEAVE_FIELDS = ['epoch'] as const;
+export const LEAVE_FIELDS = ['epoch'] as const;
 const EVENTS = ['resync', 'error', 'state'] as const;
 
 const consoleLogger: Logger = {

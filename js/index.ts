@@ -40,6 +40,8 @@ export {
   type ServiceClientOptions,
 } from './swap/service.js';
 export type { ConnectionSettings, RedisClientLike, RedisSource } from './swap/settings.js';
+export type { SocketAction, SocketPolicyOptions, SocketRequest } from './swap/socket-policy.js';
+export type { SocketQuotas } from './swap/socket-quotas.js';
 export {
   type PresenceHandlersOptions,
   registerPresenceHandlers,

@@ -165,7 +165,7 @@ describe('the package, installed into an empty project without Rust', () => {
         events: ['join', 'update', 'leave'],
         sameClasses: true,
         code: 'CLOSED',
-        codes: 16,
+        codes: 19,
         exports: EXPORTS,
         required: EXPORTS,
       });

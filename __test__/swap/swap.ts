@@ -4,7 +4,7 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { Redis } from 'ioredis';
 import { PresenceService, type PresenceServiceOptions } from 'rollcall';
-import { Server } from 'socket.io';
+import { Server, type ServerOptions } from 'socket.io';
 import { type Socket as ClientSocket, io as connectSocket } from 'socket.io-client';
 import { onTestFinished } from 'vitest';
 import { sharedDb } from '../support/redis.js';
@@ -36,9 +36,9 @@ export interface SocketServer {
 }
 
 /** A Socket.IO server on a free port; closed with the test. */
-export async function socketServer(): Promise<SocketServer> {
+export async function socketServer(options: Partial<ServerOptions> = {}): Promise<SocketServer> {
   const http = createServer();
-  const io = new Server(http);
+  const io = new Server(http, options);
   await new Promise<void>((resolve) => http.listen(0, '127.0.0.1', resolve));
   const { port } = http.address() as AddressInfo;
   const clients: ClientSocket[] = [];

@@ -8,7 +8,8 @@ import { HeartbeatBatcher, LuaHeartbeatExecutor, TransactionalMetadataWrapper } 
 import { untilDone } from './retry.js';
 import { PresenceService, type ServiceClientOptions } from './service.js';
 import type { RedisSource } from './settings.js';
-import { registerPresenceHandlers, type SocketServerLike } from './sockets.js';
+import { POLICY_FIELDS, type SocketPolicyOptions } from './socket-policy.js';
+import { PresenceHandlers, type SocketServerLike } from './sockets.js';
 
 /**
  * What the TypeScript implementation let be switched on. All are accepted; what they were for is how
@@ -26,7 +27,7 @@ export interface PresenceOptimizations {
   metadataMaxRetries?: number | undefined;
 }
 
-export interface InitPresenceOptions {
+export interface InitPresenceOptions extends SocketPolicyOptions {
   /** The Socket.IO server or namespace. */
   io: SocketServerLike;
   /** An ioredis client, a node-redis client, or a URL. */
@@ -57,8 +58,9 @@ export interface PresenceHandle<State extends object = DefaultState> {
    */
   readonly ready: Promise<void>;
   /**
-   * Takes the handlers away, ends bridge and reaper, and closes the connections, also while they are
-   * being made. Calls that come later reject with `CLOSED`.
+   * Takes the connections of all sockets out of their rooms, ends bridge and reaper, and closes the
+   * connections to Redis, also while they are being made. What sockets ask for later is acknowledged with
+   * `CLOSED`, and calls reject with it. May come before or after `io.close()`.
    */
   dispose(): Promise<void>;
   getHeartbeatBatcher(): HeartbeatBatcher<State>;
@@ -91,6 +93,7 @@ export function initPresence<State extends object = DefaultState>(
     bridge = true,
     optimizations = {},
     client = {},
+    ...policy
   } = readKnown(options, INIT_FIELDS) as InitPresenceOptions;
   checkOptions('client', client);
   if (typeof bridge !== 'boolean') {
@@ -104,7 +107,10 @@ export function initPresence<State extends object = DefaultState>(
     logger,
     client: clientOptions(optimizations, copyOf('client', client)),
   });
-  const unregister = registerPresenceHandlers({ io, logger }, service);
+  const handlers = new PresenceHandlers(
+    { io, logger, ...policy },
+    service as unknown as PresenceService,
+  );
   service.startReaper();
 
   const stop = new AbortController();
@@ -139,7 +145,7 @@ export function initPresence<State extends object = DefaultState>(
       disposed ??= (async () => {
         stop.abort();
         try {
-          unregister();
+          await handlers.close();
         } finally {
           await service.end();
         }
@@ -166,6 +172,7 @@ const INIT_FIELDS = [
   'bridge',
   'optimizations',
   'client',
+  ...POLICY_FIELDS,
 ] as const satisfies readonly (keyof InitPresenceOptions)[];
 
 const BRIDGE_FIELDS = ['adapter', 'eventName', 'metadataEventName'] as const;

@@ -2,6 +2,7 @@
 
 import { RollcallError } from '../errors.js';
 import type { Logger } from '../types.js';
+import { logError } from './log.js';
 
 const PAUSE_MS = 1000;
 
@@ -26,7 +27,7 @@ export async function untilDone(
       const code = error instanceof RollcallError ? error.code : undefined;
       if (logged !== code || code === undefined) {
         logged = code;
-        log(logger, `${what} failed`, error);
+        logError(logger, `${what} failed`, error);
       }
       if (code !== 'UNAVAILABLE' && code !== 'TIMEOUT') {
         throw error;
@@ -48,12 +49,4 @@ function pause(stop: AbortSignal): Promise<void> {
     timer.unref();
     stop.addEventListener('abort', ended);
   });
-}
-
-function log(logger: Logger, message: string, error: unknown): void {
-  try {
-    logger.error?.(message, error);
-  } catch {
-    // A logger that throws has nobody left to tell.
-  }
 }

@@ -1,6 +1,6 @@
 // PresenceService: the interface of the TypeScript implementation, on a PresenceClient.
 
-import { HEARTBEAT_FIELDS, JOIN_FIELDS, PresenceClient } from '../client.js';
+import { HEARTBEAT_FIELDS, JOIN_FIELDS, LEAVE_FIELDS, PresenceClient } from '../client.js';
 import { RollcallError } from '../errors.js';
 import { CHANGE_FIELDS, GET_FIELDS, ITEM_FIELDS, OPTION_FIELDS } from '../metadata.js';
 import type {
@@ -17,6 +17,7 @@ import type {
   HeartbeatOptions,
   HeartbeatResult,
   JoinOptions,
+  LeaveCallOptions,
   LeaveResult,
   Logger,
   PresenceHandler,
@@ -33,6 +34,14 @@ import {
   readKnown,
 } from '../validate.js';
 import { type Bridge, bridge, type RoomEmitter, type SocketBridgeOptions } from './bridge.js';
+import {
+  type ConnectionWatcher,
+  type HeartbeatReport,
+  REPORT,
+  WATCH,
+  WatchedConnections,
+} from './connections.js';
+import { logWarning } from './log.js';
 import { isMock, MOCK_NOTICE } from './mock.js';
 import { untilDone } from './retry.js';
 import { connectionSettings, type RedisSource } from './settings.js';
@@ -78,6 +87,7 @@ export interface PresenceServiceOptions {
 export class PresenceService<State extends object = DefaultState> {
   readonly #options: ClientOptions;
   readonly #logger: Logger;
+  readonly #connections = new WatchedConnections();
   #opening: Promise<PresenceClient<State>> | undefined;
   /** The opened client: heartbeats do not wait for a Promise that has long been settled. */
   #open: PresenceClient<State> | undefined;
@@ -112,7 +122,7 @@ export class PresenceService<State extends object = DefaultState> {
     }
     this.#logger = logger ?? console;
     if (isMock(redis)) {
-      log(this.#logger, MOCK_NOTICE);
+      logWarning(this.#logger, MOCK_NOTICE);
     }
     this.#options = {
       ...copyOf('client', client),
@@ -160,7 +170,18 @@ export class PresenceService<State extends object = DefaultState> {
   async join(
     options: Omit<JoinOptions<State>, 'snapshot'>,
   ): Promise<PresenceSnapshotEntry<State>[]> {
-    return (await this.#with((client) => client.join(known(options, LEGACY_JOIN_FIELDS)))).snapshot;
+    const joined = await this.#with((client) => {
+      const fields = known(options, LEGACY_JOIN_FIELDS);
+      const joining = client.join(fields);
+      // What could not be read is refused by the client.
+      if (fields !== options && typeof fields.connId === 'string') {
+        const { connId, roomId, userId, state } = fields;
+        const epoch = joining.then((result) => result.epoch);
+        this.#connections.joining(connId, { roomId, userId, state }, epoch);
+      }
+      return joining;
+    });
+    return joined.snapshot;
   }
 
   /**
@@ -170,9 +191,21 @@ export class PresenceService<State extends object = DefaultState> {
    * join again) and for an epoch that is older than the stored one.
    */
   heartbeat(options: HeartbeatOptions<State>): Promise<boolean> {
-    return this.#with((client) => client.heartbeat(known(options, HEARTBEAT_FIELDS))).then(
-      changed,
-      refused,
+    const sent = this.#with((client) => client.heartbeat(known(options, HEARTBEAT_FIELDS)));
+    const report = reportOf(options);
+    if (report === undefined) {
+      return sent.then(changed, refused);
+    }
+    return sent.then(
+      (result) => {
+        report.result = result;
+        return result.changed;
+      },
+      (error) => {
+        const answer = refused(error);
+        report.error = error;
+        return answer;
+      },
     );
   }
 
@@ -182,12 +215,30 @@ export class PresenceService<State extends object = DefaultState> {
   }
 
   /**
-   * Takes a connection out of its room.
+   * Takes a connection out of its room. With an epoch, only a connection that has no newer one; without, only
+   * one that no other server has joined since this service did.
    *
-   * @returns `null` if it is unknown, or if another server has joined it since this service did.
+   * @returns `null` if it is unknown, or has been joined since.
    */
-  leave(connId: string): Promise<LeaveResult | null> {
-    return this.#with((client) => client.leave(connId));
+  async leave(connId: string, options?: LeaveCallOptions): Promise<LeaveResult | null> {
+    const left = await this.#with((client) =>
+      options === undefined
+        ? client.leave(connId)
+        : client.leave(connId, known(options, LEAVE_FIELDS)),
+    );
+    if (left !== null) {
+      this.#connections.left(connId);
+    }
+    return left;
+  }
+
+  /**
+   * Notifies of what is done with a connection, from now on.
+   *
+   * @internal
+   */
+  [WATCH](connId: string, watcher: ConnectionWatcher): () => void {
+    return this.#connections.watch(connId, watcher);
   }
 
   /** The live connections of a room, in no particular order. */
@@ -353,11 +404,12 @@ function change(params: ChannelMetadataParams): ChannelMetadataParams {
   };
 }
 
-function log(logger: Logger, message: string): void {
+function reportOf(options: object): HeartbeatReport | undefined {
   try {
-    logger.warn?.(message);
+    return (options as { [REPORT]?: HeartbeatReport })[REPORT];
   } catch {
-    // A logger that throws has nobody left to tell.
+    // A Proxy that throws; the client says so.
+    return undefined;
   }
 }
 

@@ -16,6 +16,9 @@ pub enum Code {
     LockUnavailable,
     LockLost,
     Overloaded,
+    RateLimited,
+    Forbidden,
+    RoomFull,
     Timeout,
     Unavailable,
     Permission,
@@ -27,7 +30,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of the specification.
-    pub const ALL: [Code; 16] = [
+    pub const ALL: [Code; 19] = [
         Code::InvalidArgument,
         Code::ConnectionNotFound,
         Code::StaleEpoch,
@@ -37,6 +40,9 @@ impl Code {
         Code::LockUnavailable,
         Code::LockLost,
         Code::Overloaded,
+        Code::RateLimited,
+        Code::Forbidden,
+        Code::RoomFull,
         Code::Timeout,
         Code::Unavailable,
         Code::Permission,
@@ -58,6 +64,9 @@ impl Code {
             Code::LockUnavailable => "LOCK_UNAVAILABLE",
             Code::LockLost => "LOCK_LOST",
             Code::Overloaded => "OVERLOADED",
+            Code::RateLimited => "RATE_LIMITED",
+            Code::Forbidden => "FORBIDDEN",
+            Code::RoomFull => "ROOM_FULL",
             Code::Timeout => "TIMEOUT",
             Code::Unavailable => "UNAVAILABLE",
             Code::Permission => "PERMISSION",

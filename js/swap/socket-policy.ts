@@ -1,0 +1,145 @@
+// Who a socket is, what it may do, and how much of it: asked before anything is done for a socket.
+
+import { RollcallError } from '../errors.js';
+import type { Logger } from '../types.js';
+import { checkHandler } from '../validate.js';
+import { logError } from './log.js';
+import { checkedQuotas, type Quotas, type SocketQuotas } from './socket-quotas.js';
+import type { SocketLike } from './sockets.js';
+
+/** What a socket wants to do. */
+export type SocketAction =
+  | 'join'
+  | 'heartbeat'
+  | 'leave'
+  | 'metadata:set'
+  | 'metadata:update'
+  | 'metadata:remove'
+  | 'metadata:get';
+
+export interface SocketRequest<Socket = SocketLike> {
+  socket: Socket;
+  /** Who asks: what `identify` gave, or without it the user that joined on the socket or wants to. */
+  userId: string | undefined;
+  action: SocketAction;
+  /** The room to join, or the one that the socket is in. */
+  roomId?: string | undefined;
+  /** The channel, for metadata. */
+  channel?: { channelType: string; channelName: string } | undefined;
+  /** The state of a join, the patch of a heartbeat, the items of a change of metadata; as they came. */
+  data?: unknown;
+}
+
+export interface SocketPolicyOptions {
+  /**
+   * Who is on a socket; asked at each join, and once for metadata before any join. With it, a `userId` in
+   * a payload may be left out, and has to agree otherwise. What is no id, a throw and a rejection refuse
+   * the request.
+   */
+  // biome-ignore lint/suspicious/noExplicitAny: whatever socket class the server has
+  identify?: ((socket: any) => string | Promise<string>) | undefined;
+  /**
+   * Whether a request may be done; asked for every action of a socket. Anything but `true`, a throw and a
+   * rejection refuse it with `FORBIDDEN`.
+   */
+  // biome-ignore lint/suspicious/noExplicitAny: whatever socket class the server has
+  authorize?: ((request: SocketRequest<any>) => boolean | Promise<boolean>) | undefined;
+  /** How much one socket may ask for; beyond it `RATE_LIMITED`, for that socket alone. */
+  quotas?: SocketQuotas | undefined;
+}
+
+export const POLICY_FIELDS = ['identify', 'authorize', 'quotas'] as const;
+
+export class SocketPolicy {
+  readonly quotas: Quotas;
+  /** Whether sockets are identified by the server. */
+  readonly identifies: boolean;
+  readonly #identify: SocketPolicyOptions['identify'];
+  readonly #authorize: SocketPolicyOptions['authorize'];
+  readonly #logger: Logger;
+
+  constructor(options: { [Name in (typeof POLICY_FIELDS)[number]]: unknown }, logger: Logger) {
+    const { identify, authorize, quotas } = options;
+    if (identify !== undefined) {
+      checkHandler('identify', identify);
+    }
+    if (authorize !== undefined) {
+      checkHandler('authorize', authorize);
+    }
+    this.#identify = identify as SocketPolicyOptions['identify'];
+    this.#authorize = authorize as SocketPolicyOptions['authorize'];
+    this.identifies = identify !== undefined;
+    this.quotas = checkedQuotas(quotas);
+    this.#logger = logger;
+  }
+
+  /** The user of a socket, as the server says; `undefined` if it does not identify sockets. */
+  async identify(socket: SocketLike): Promise<string | undefined> {
+    if (this.#identify === undefined) {
+      return undefined;
+    }
+    let userId: unknown;
+    try {
+      userId = await this.#identify(socket);
+    } catch (error) {
+      logError(this.#logger, 'identify failed', error);
+    }
+    if (typeof userId !== 'string' || userId.length === 0) {
+      throw forbidden('the server does not know who is on this socket');
+    }
+    return userId;
+  }
+
+  /** The user that a payload speaks of, if the socket may speak for them. */
+  async userOf(socket: SocketLike, claimed: string | undefined): Promise<string> {
+    const known = await this.identify(socket);
+    if (known !== undefined && claimed !== undefined && claimed !== known) {
+      throw forbidden('userId is not the user of this socket; leave it out, or send your own');
+    }
+    return (known ?? claimed) as string;
+  }
+
+  /**
+   * Throws or rejects with `FORBIDDEN` if the request may not be done. Not asynchronous where nothing has
+   * to be waited for: heartbeats are many.
+   */
+  check(request: SocketRequest): void | Promise<void> {
+    if (this.#authorize === undefined) {
+      return;
+    }
+    let allowed: unknown;
+    try {
+      allowed = this.#authorize(request);
+    } catch (error) {
+      throw this.#failed(request, error);
+    }
+    if (typeof allowed === 'object' && allowed !== null) {
+      return Promise.resolve(allowed).then(
+        (value) => allow(request, value),
+        (error) => {
+          throw this.#failed(request, error);
+        },
+      );
+    }
+    allow(request, allowed);
+  }
+
+  #failed(request: SocketRequest, error: unknown): RollcallError {
+    logError(this.#logger, `authorize failed for ${request.action}`, error);
+    return refused(request);
+  }
+}
+
+function allow(request: SocketRequest, allowed: unknown): void {
+  if (allowed !== true) {
+    throw refused(request);
+  }
+}
+
+function refused({ action }: SocketRequest): RollcallError {
+  return forbidden(`the server does not allow this socket: ${action}`);
+}
+
+export function forbidden(message: string): RollcallError {
+  return new RollcallError('FORBIDDEN', message);
+}
