@@ -5,6 +5,7 @@
 import { RollcallError } from './errors.js';
 import { Handlers } from './handlers.js';
 import type { LockEvent } from './lock-types.js';
+import { log } from './log.js';
 import type { MetadataEvent } from './metadata-types.js';
 import type { Sink } from './native.js';
 import type { ClientEvents, Logger, PresenceEvent } from './types.js';
@@ -112,11 +113,7 @@ export class Dispatcher<State> implements Sink {
   }
 
   log(level: string, message: string): void {
-    try {
-      this.#logger[level as keyof Logger]?.(message);
-    } catch {
-      // A logger that throws has nobody left to tell.
-    }
+    log(this.#logger, level as keyof Logger, message);
   }
 
   #handlersOf<Name extends keyof ClientEvents>(name: Name): Handlers<ClientEvents[Name]> {

@@ -1,6 +1,7 @@
 // Calling the users' handlers so that none can disturb another: what one throws or rejects with
 // goes to the logger (spec 4.1).
 
+import { logError } from './log.js';
 import type { Logger } from './types.js';
 
 /** The handlers of one kind of event. */
@@ -47,10 +48,6 @@ export class Handlers<Event> {
   }
 
   #log(how: string, error: unknown): void {
-    try {
-      this.#logger.error?.(`${this.#what} handler ${how}`, error);
-    } catch {
-      // A logger that throws has nobody left to tell.
-    }
+    logError(this.#logger, `${this.#what} handler ${how}`, error);
   }
 }

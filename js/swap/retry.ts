@@ -1,8 +1,8 @@
 // Work that has to succeed some day: what a server starts with, while Redis may still be away.
 
 import { RollcallError } from '../errors.js';
+import { logError } from '../log.js';
 import type { Logger } from '../types.js';
-import { logError } from './log.js';
 
 const PAUSE_MS = 1000;
 

@@ -2,6 +2,7 @@
 
 import { HEARTBEAT_FIELDS, JOIN_FIELDS, LEAVE_FIELDS, PresenceClient } from '../client.js';
 import { RollcallError } from '../errors.js';
+import { logWarning } from '../log.js';
 import { CHANGE_FIELDS, GET_FIELDS, ITEM_FIELDS, OPTION_FIELDS } from '../metadata.js';
 import type {
   ChannelMetadata,
@@ -41,7 +42,6 @@ import {
   WATCH,
   WatchedConnections,
 } from './connections.js';
-import { logWarning } from './log.js';
 import { isMock, MOCK_NOTICE } from './mock.js';
 import { untilDone } from './retry.js';
 import { connectionSettings, type RedisSource } from './settings.js';

@@ -1,9 +1,9 @@
 // Who a socket is, what it may do, and how much of it: asked before anything is done for a socket.
 
 import { RollcallError } from '../errors.js';
+import { logError } from '../log.js';
 import type { Logger } from '../types.js';
 import { checkHandler } from '../validate.js';
-import { logError } from './log.js';
 import { checkedQuotas, type Quotas, type SocketQuotas } from './socket-quotas.js';
 import type { SocketLike } from './sockets.js';
 

@@ -2,6 +2,7 @@
 // may have been done without an answer is remembered as such, and cleaned up (spec 3.12).
 
 import { invalid, RollcallError } from '../errors.js';
+import { logError } from '../log.js';
 import type { DefaultState, Logger } from '../types.js';
 import { isArray } from '../validate.js';
 import {
@@ -12,7 +13,6 @@ import {
   REPORT,
   WATCH,
 } from './connections.js';
-import { logError } from './log.js';
 import type { PresenceService } from './service.js';
 import { type Answer, refusalOf } from './socket-answers.js';
 import { readHeartbeat, readJoin, readMetadata } from './socket-payloads.js';

@@ -1,18 +1,20 @@
 // Logging that cannot fail: a logger comes from the outside, and may throw or reject.
 
-import type { Logger } from '../types.js';
+import type { Logger } from './types.js';
+
+type Level = keyof Logger;
 
 export function logError(logger: Logger, message: string, error: unknown): void {
-  guarded(() => logger.error?.(message, error));
+  log(logger, 'error', message, error);
 }
 
 export function logWarning(logger: Logger, message: string): void {
-  guarded(() => logger.warn?.(message));
+  log(logger, 'warn', message);
 }
 
-function guarded(log: () => unknown): void {
+export function log(logger: Logger, level: Level, ...args: unknown[]): void {
   try {
-    const result = log();
+    const result: unknown = logger[level]?.(...args);
     // An asynchronous logger: its rejection would end the process.
     if (typeof result === 'object' && result !== null) {
       Promise.resolve(result).catch(() => {});
