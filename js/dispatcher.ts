@@ -20,9 +20,9 @@ export const FEEDS = {
   lock: 5,
 } as const;
 
-/** A channel as the core's feeds name it; no type holds a colon. */
+/** A channel as the core's feeds name it. Either id may hold a colon, so the length of the type comes first. */
 export function channelKey({ channelType, channelName }: ChannelId): string {
-  return `${channelType}:${channelName}`;
+  return `${Buffer.byteLength(channelType)}:${channelType}${channelName}`;
 }
 
 interface ChannelId {

@@ -3,7 +3,7 @@
 /** What has metadata. */
 export interface ChannelRef {
   channelName: string;
-  /** Must not hold a colon. */
+  /** Must not hold a colon, unless it is declared in `channelTypesWithColon` of the client. */
   channelType: string;
 }
 

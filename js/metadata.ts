@@ -15,7 +15,6 @@ import type {
 import type { Session } from './session.js';
 import type { Unsubscribe } from './types.js';
 import {
-  checkChannelType,
   checkCount,
   checkFlag,
   checkHandler,
@@ -120,7 +119,6 @@ export class Metadata {
     }
     checkId('channelName', channelName);
     checkId('channelType', channelType);
-    checkChannelType(channelType);
     const key = channelKey({ channelType, channelName });
     const remove = this.#dispatcher.addMetadata(key, handler);
     return this.#session.subscribe(FEEDS.channel, key, remove);

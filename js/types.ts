@@ -357,6 +357,13 @@ export interface ClientOptions {
    * on every node: the last change of a record decides.
    */
   metadataTtlMs?: number;
+  /**
+   * The channel types that hold a colon, such as `["doc:v2"]`; the same on every node. Default: none, and a
+   * `channelType` with a colon is refused, because `("a:b", "c")` and `("a", "b:c")` would have one key. For a
+   * declared type the key is that of the type; a channel of another type whose key would be the same is
+   * refused.
+   */
+  channelTypesWithColon?: readonly string[];
   limits?: Limits;
   /** Default: `console` for info, warnings and errors. */
   logger?: Logger;

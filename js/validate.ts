@@ -128,13 +128,6 @@ export function readItems(field: string, list: readonly unknown[]): unknown[] {
   }
 }
 
-/** With a colon in the type, two channels would share a key; names may hold colons. */
-export function checkChannelType(channelType: string): void {
-  if (channelType.includes(':')) {
-    throw invalid('channelType must not hold a colon');
-  }
-}
-
 export function checkId(field: string, id: unknown): asserts id is string {
   if (typeof id !== 'string') {
     throw invalid(`${field} must be a string, got ${shown(id)}`);
@@ -342,6 +335,7 @@ const KINDS: Record<string, Kind> = {
   },
   metadataStorage: ['hash', 'json'],
   metadataTtlMs: 'count',
+  channelTypesWithColon: 'texts',
   limits: {
     maxIdBytes: 'count',
     maxStateBytes: 'count',

@@ -15,7 +15,7 @@ mod tests;
 
 use crate::model::{
     error::{Error, Result},
-    metadata::Channel,
+    metadata::{Channel, ColonTypes},
 };
 use serde::Deserialize;
 use slots::SLOT_TAGS;
@@ -48,6 +48,7 @@ pub struct Keys {
     layout: Layout,
     /// Events are published in their slot, and once more for whoever follows all rooms.
     sharded: bool,
+    channel_types: ColonTypes,
 }
 
 /// All names that belong to a room.
@@ -73,6 +74,7 @@ impl Keys {
             shard_count: shard_count.max(1),
             layout: Layout::V1,
             sharded: false,
+            channel_types: ColonTypes::default(),
         }
     }
 
@@ -125,6 +127,14 @@ impl Keys {
     pub fn with_channel_prefix(self, prefix: &str) -> Self {
         Keys {
             channel_prefix: prefix.into(),
+            ..self
+        }
+    }
+
+    /// The same with channel types that hold a colon.
+    pub fn with_channel_types(self, channel_types: ColonTypes) -> Self {
+        Keys {
+            channel_types,
             ..self
         }
     }
@@ -394,7 +404,7 @@ impl Keys {
 
     /// The hash with a channel's record.
     pub fn channel_meta(&self, Channel { kind, name }: &Channel) -> String {
-        // No kind holds a colon, so the first one ends it.
+        // `Channel::check` has seen that the two can be told apart again.
         self.join(&["{chan:", kind, ":", name, "}:meta"])
     }
 
@@ -417,7 +427,7 @@ impl Keys {
             .strip_prefix(&*self.channel_prefix)?
             .strip_prefix("{chan:")?
             .strip_suffix("}:meta_events")?;
-        Channel::read(both)
+        self.channel_types.read(both)
     }
 
     fn room_part(&self, room: &str, part: &str) -> String {

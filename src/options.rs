@@ -9,7 +9,7 @@ use crate::{
         codec::Compression,
         error::{Error, Result},
         limits::Limits,
-        metadata::{MetadataStorage, change::check_ttl},
+        metadata::{ColonTypes, MetadataStorage, change::check_ttl},
         state::Storage,
     },
     store::redis::{
@@ -61,6 +61,8 @@ pub struct Options {
     /// How long a record of channel metadata lives after a change that does not say so itself. Default:
     /// for ever.
     pub metadata_ttl_ms: Option<u64>,
+    /// Channel types that hold a colon; the same on every node. Default: none.
+    pub channel_types_with_colon: Vec<String>,
     pub limits: Limits,
 }
 
@@ -85,6 +87,7 @@ impl Default for Options {
             state_compression: None,
             metadata_storage: MetadataStorage::default(),
             metadata_ttl_ms: None,
+            channel_types_with_colon: Vec::new(),
             limits: Limits::default(),
         }
     }
@@ -103,6 +106,10 @@ impl Options {
 
     pub fn channel_prefix(&self) -> &str {
         self.channel_prefix.as_deref().unwrap_or(&self.key_prefix)
+    }
+
+    pub fn channel_types(&self) -> Result<ColonTypes> {
+        ColonTypes::new(&self.channel_types_with_colon, &self.limits)
     }
 
     fn check(&self) -> Result<()> {
@@ -133,6 +140,7 @@ impl Options {
         if let Some(ttl_ms) = self.metadata_ttl_ms {
             check_ttl("metadataTtlMs", ttl_ms)?;
         }
+        self.channel_types()?;
         self.locks.check()?;
         self.limits.check()
     }
@@ -151,6 +159,10 @@ mod tests {
             (r#"{"limits":{"maxQueue":0}}"#, "limits.maxQueue"),
             (r#"{"metadataTtlMs":0}"#, "metadataTtlMs"),
             (r#"{"metadataTtlMs":9007199254740992}"#, "metadataTtlMs"),
+            (
+                r#"{"channelTypesWithColon":["a:b","c"]}"#,
+                "channelTypesWithColon[1]",
+            ),
             (r#"{"keyPrefix":""}"#, "keyPrefix"),
             (r#"{"channelPrefix":""}"#, "channelPrefix"),
             (

@@ -1,8 +1,9 @@
 // The metadata side of spec 2.2, 3.5, 11.3 and 13, on both stores: what names, keys and values may be, and
 // what becomes of changes when the client is closed.
-import type { MetadataItemInput } from 'rollcall';
+import type { MetadataEvent, MetadataItemInput } from 'rollcall';
 import { expect, test } from 'vitest';
 import type { Untyped } from '../support/clients.js';
+import { eventually } from '../support/wait.js';
 import { brief, CHANNEL, items, recordMetadata } from './metadata.js';
 import { awkwardValues } from './states.js';
 import { failure, onEveryMetadataStore } from './stores.js';
@@ -118,6 +119,45 @@ onEveryMetadataStore('2.2 channels', (store) => {
       () => client.metadata.subscribe(() => {}, channel),
     ]) {
       await expect(call()).rejects.toEqual(failure('INVALID_ARGUMENT', 'channelType'));
+    }
+  });
+
+  test('2.2 a declared type may hold colons, and shares its key with no other channel', async () => {
+    const client = await store.connect({ channelTypesWithColon: ['a:b', 'a:b:c', 'ü:'] });
+    const channels = [
+      { channelType: 'a:b', channelName: 'x' },
+      { channelType: 'a:b', channelName: 'x:y' },
+      { channelType: 'a:b:c', channelName: 'x' },
+      { channelType: 'a', channelName: 'x:b' },
+      { channelType: 'ü:', channelName: ':' },
+    ];
+    const heard: string[] = [];
+    const hear = (of: string) => (event: MetadataEvent) =>
+      void heard.push(`${of} ${event.channelType} ${event.channelName}`);
+    await client.metadata.subscribe(hear('all'));
+    for (const [i, channel] of channels.entries()) {
+      await client.metadata.subscribe(hear(`${i}`), channel);
+      await client.metadata.set({ ...channel, data: items({ k: `${i}` }) });
+    }
+    for (const [i, channel] of channels.entries()) {
+      const { metadata, majorRevision } = await client.metadata.get(channel);
+      expect([metadata.k?.value, majorRevision]).toEqual([`${i}`, 1]);
+    }
+    const expected = channels.flatMap(({ channelType, channelName }, i) =>
+      ['all', i].map((of) => `${of} ${channelType} ${channelName}`),
+    );
+    await eventually(() => expect(heard.sort()).toEqual(expected.sort()));
+    for (const channel of [
+      { channelType: 'a', channelName: 'b:x' },
+      { channelType: 'a:b', channelName: 'c:x' },
+      { channelType: 'b:a', channelName: 'x' },
+    ]) {
+      for (const call of [client.metadata.set, client.metadata.get]) {
+        const refused = call.call(client.metadata, channel);
+        await expect(refused).rejects.toEqual(failure('INVALID_ARGUMENT', 'channel'));
+      }
+      const refused = client.metadata.subscribe(() => {}, channel);
+      await expect(refused).rejects.toEqual(failure('INVALID_ARGUMENT', 'channel'));
     }
   });
 });

@@ -176,7 +176,7 @@ describe('10: metadata of PresenceService', () => {
     expect(presenceKeys.channelMetadataKey('t', 'a:b')).toBe('prs:{chan:t:a:b}:meta');
     expect(presenceKeys.channelMetadataEventsChannel('t', 'n')).toBe('prs:{chan:t:n}:meta_events');
     expect(presenceKeys.metadataEventsPattern).toBe('prs:{chan:*}:meta_events');
-    expect(() => presenceKeys.channelMetadataKey('a:b', 'c')).toThrow(/^channelType must not hold/);
+    expect(presenceKeys.channelMetadataKey('a:b', 'c')).toBe('prs:{chan:a:b:c}:meta');
     expect(() => (presenceKeys.channelMetadataKey as Untyped)('a')).toThrow(/^channelName must be/);
   });
 });

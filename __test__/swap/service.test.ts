@@ -295,7 +295,7 @@ describe('10: what does not fit is refused at once, and named', () => {
     ['join', [{ ...c, userId: 5 }], /^userId must be a string, got 5/],
     ['join', [{ ...c, state: [] }], /^state must be a JSON object, got an array/],
     ['heartbeat', [undefined], /^heartbeat takes an object/],
-    ['heartbeat', [{ connId: 'c', epoch: 1.5 }], /^epoch must be a whole number/],
+    ['heartbeat', [{ connId: 'c', epoch: 'x' }], /^epoch must be a whole number/],
     ['heartbeat', [{ connId: 'c', patchState: 'x' }], /^patchState must be a JSON object/],
     ['leave', [null], /^connId must be a string, got null/],
     ['fetchRoomSnapshot', [''], /^roomId must not be empty/],

@@ -207,9 +207,10 @@ describe('10: the socket protocol', () => {
       /^state must be a JSON object, got null/,
     ],
     ['presence:join', [{ roomId: 'x'.repeat(5000), userId: 'u' }], /^roomId .*5000.*4096/],
-    ['presence:heartbeat', [], /^the payload of presence:heartbeat must be an object/],
-    ['presence:heartbeat', [{ epoch: '1' }], /^epoch must be a whole number .*, got a string/],
-    ['presence:heartbeat', [{ epoch: null }], /^epoch must be a whole number .*, got null/],
+    ['presence:heartbeat', ['x'], /^the payload of presence:heartbeat must be an object/],
+    ['presence:heartbeat', [{ epoch: -1 }], /^epoch must be a whole number/],
+    ['presence:heartbeat', [{ epoch: 'x' }], /^epoch must be a whole number .*, got NaN/],
+    ['presence:heartbeat', [{ epoch: 1.5 }], /^epoch must be a whole number .*, got 1.5/],
     ['presence:heartbeat', [{ patchState: [] }], /^patchState must be a JSON object, got an array/],
   ];
   test.each(refusals)('%s of %j is refused, naming the field', async (event, args, message) => {

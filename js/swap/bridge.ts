@@ -6,6 +6,7 @@ import { invalid } from '../errors.js';
 import type { MetadataEvent } from '../metadata-types.js';
 import type { PresenceEvent, Unsubscribe } from '../types.js';
 import { checkName, checkOptions, messageOf, readKnown } from '../validate.js';
+import { eventOf } from './coerce.js';
 
 /** What events are emitted by; a Socket.IO server or namespace is one. */
 export interface RoomEmitter {
@@ -49,7 +50,8 @@ export async function bridge<State extends object>(
   });
   let stopMetadata: Unsubscribe;
   try {
-    stopMetadata = await client.metadata.subscribe((event: MetadataEvent) => {
+    stopMetadata = await client.metadata.subscribe((published: MetadataEvent) => {
+      const event = eventOf(published);
       local(adapter)
         .to(event.channelName)
         .emit(metadataEventName, event as never);

@@ -2,7 +2,7 @@
 // alone they are spelled.
 
 import { presenceKey } from '../../binding/binding.js';
-import { checkChannelType, checkName } from '../validate.js';
+import { checkName } from '../validate.js';
 
 /** A name that is made of one id. */
 function of(kind: string, field: string): (id: string) => string {
@@ -12,12 +12,11 @@ function of(kind: string, field: string): (id: string) => string {
   };
 }
 
-/** A name that is made of a channel's type and name. */
+/** A name that is made of a channel's type and name, whatever they hold. */
 function ofChannel(kind: string): (channelType: string, channelName: string) => string {
   return (channelType, channelName) => {
     checkName('channelType', channelType);
     checkName('channelName', channelName);
-    checkChannelType(channelType);
     return presenceKey(kind, channelType, channelName);
   };
 }

@@ -3,7 +3,6 @@
 import { HEARTBEAT_FIELDS, JOIN_FIELDS, LEAVE_FIELDS, PresenceClient } from '../client.js';
 import { RollcallError } from '../errors.js';
 import { logWarning } from '../log.js';
-import { CHANGE_FIELDS, GET_FIELDS, ITEM_FIELDS, OPTION_FIELDS } from '../metadata.js';
 import type {
   ChannelMetadata,
   ChannelRef,
@@ -27,14 +26,14 @@ import type {
 } from '../types.js';
 import {
   checkCount,
+  checkHandler,
   checkLogger,
   checkOptions,
   copyOf,
-  isArray,
-  readItems,
   readKnown,
 } from '../validate.js';
 import { type Bridge, bridge, type RoomEmitter, type SocketBridgeOptions } from './bridge.js';
+import { changeOf, epochOf, eventOf, known, knownOr, recordOf } from './coerce.js';
 import {
   type ConnectionWatcher,
   type HeartbeatReport,
@@ -171,7 +170,7 @@ export class PresenceService<State extends object = DefaultState> {
     options: Omit<JoinOptions<State>, 'snapshot'>,
   ): Promise<PresenceSnapshotEntry<State>[]> {
     const joined = await this.#with((client) => {
-      const fields = known(options, LEGACY_JOIN_FIELDS);
+      const fields = knownOr(options, LEGACY_JOIN_FIELDS, 'state');
       const joining = client.join(fields);
       // What could not be read is refused by the client.
       if (fields !== options && typeof fields.connId === 'string') {
@@ -191,7 +190,7 @@ export class PresenceService<State extends object = DefaultState> {
    * join again) and for an epoch that is older than the stored one.
    */
   heartbeat(options: HeartbeatOptions<State>): Promise<boolean> {
-    const sent = this.#with((client) => client.heartbeat(known(options, HEARTBEAT_FIELDS)));
+    const sent = this.#with((client) => client.heartbeat(heartbeatOf(options)));
     const report = reportOf(options);
     if (report === undefined) {
       return sent.then(changed, refused);
@@ -252,8 +251,10 @@ export class PresenceService<State extends object = DefaultState> {
   }
 
   /** Calls `handler` for each metadata event of all channels. */
-  subscribeMetadata(handler: MetadataHandler): Promise<Unsubscribe> {
-    return this.#with((client) => client.metadata.subscribe(handler));
+  async subscribeMetadata(handler: MetadataHandler): Promise<Unsubscribe> {
+    const hear: MetadataHandler = handler;
+    checkHandler('handler', handler);
+    return this.#with((client) => client.metadata.subscribe((event) => hear(eventOf(event))));
   }
 
   /**
@@ -262,7 +263,7 @@ export class PresenceService<State extends object = DefaultState> {
    * @throws {@link MetadataConflictError}, {@link MetadataLockError}
    */
   setChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
-    return this.#with((client) => client.metadata.set(change(params)));
+    return this.#with((client) => client.metadata.set(changeOf(params))).then(recordOf);
   }
 
   /**
@@ -271,7 +272,9 @@ export class PresenceService<State extends object = DefaultState> {
    * @throws {@link MetadataConflictError}, {@link MetadataLockError}, {@link MetadataValidationError}
    */
   updateChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
-    return this.#with((client) => client.metadata.update(change(params) as UpdateMetadata));
+    return this.#with((client) => client.metadata.update(changeOf(params) as UpdateMetadata)).then(
+      recordOf,
+    );
   }
 
   /**
@@ -280,12 +283,12 @@ export class PresenceService<State extends object = DefaultState> {
    * @throws {@link MetadataConflictError}, {@link MetadataLockError}
    */
   removeChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
-    return this.#with((client) => client.metadata.remove(change(params)));
+    return this.#with((client) => client.metadata.remove(changeOf(params))).then(recordOf);
   }
 
   /** A channel's record; of an unknown channel, one without items and with major revision 0. */
   getChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
-    return this.#with((client) => client.metadata.get(known(params, GET_FIELDS)));
+    return this.#with((client) => client.metadata.get(known(params, GET_FIELDS))).then(recordOf);
   }
 
   /**
@@ -367,41 +370,19 @@ const SERVICE_FIELDS = [
   'client',
 ] as const satisfies readonly (keyof PresenceServiceOptions)[];
 
+/** The actor of a read was never looked at. */
+const GET_FIELDS = ['channelName', 'channelType'] as const;
 const LEGACY_JOIN_FIELDS = JOIN_FIELDS.filter((field) => field !== 'snapshot');
 
-/**
- * What the legacy implementation would have looked at: it ignored other fields, which a client
- * refuses. What is no object, or cannot be read, is for the client to refuse.
- */
-function known<T>(from: T, fields: readonly string[]): T {
-  if (typeof from !== 'object' || from === null || isArray(from)) {
-    return from;
+function heartbeatOf<State extends object>(
+  options: HeartbeatOptions<State>,
+): HeartbeatOptions<State> {
+  const heartbeat = knownOr(options, HEARTBEAT_FIELDS, 'patchState');
+  // As the client takes it: an object that is ours, and an epoch or none.
+  if (heartbeat !== options && heartbeat.epoch !== undefined) {
+    heartbeat.epoch = epochOf(heartbeat.epoch) as number;
   }
-  try {
-    return readKnown(from, fields) as T;
-  } catch {
-    return from;
-  }
-}
-
-/** The same for a change of metadata, its options and its items. */
-function change(params: ChannelMetadataParams): ChannelMetadataParams {
-  const fields = known(params, CHANGE_FIELDS);
-  if (typeof fields !== 'object' || fields === null || fields === params) {
-    return fields;
-  }
-  const { data, options } = fields;
-  return {
-    ...fields,
-    ...(options === undefined ? {} : { options: known(options, OPTION_FIELDS) }),
-    ...(isArray(data)
-      ? {
-          data: readItems('data', data).map(
-            (item) => known(item, ITEM_FIELDS) as MetadataItemInput,
-          ),
-        }
-      : {}),
-  };
+  return heartbeat;
 }
 
 function reportOf(options: object): HeartbeatReport | undefined {

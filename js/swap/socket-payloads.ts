@@ -1,8 +1,20 @@
 // Reading what sockets send. Payloads come from anybody: every field is checked before anything is done.
 
 import { invalid } from '../errors.js';
+import type { MetadataItemInput, UpdateMetadataOptions } from '../metadata-types.js';
 import type { StatePatch } from '../types.js';
-import { checkEpoch, checkId, checkObject, isArray, shown } from '../validate.js';
+import {
+  checkEpoch,
+  checkFlag,
+  checkId,
+  checkObject,
+  checkOptions,
+  checkRevision,
+  checkText,
+  isArray,
+  shown,
+} from '../validate.js';
+import { numberOf } from './coerce.js';
 import type { ChannelMetadataParams } from './service.js';
 
 export interface JoinRequest {
@@ -30,7 +42,9 @@ export function readJoin(payload: unknown, identified: boolean): JoinRequest {
 }
 
 export function readHeartbeat(payload: unknown): HeartbeatRequest {
-  const { patchState, epoch } = fieldsOf('presence:heartbeat', payload);
+  // A heartbeat needs no payload.
+  const { patchState, epoch: given } = fieldsOf('presence:heartbeat', payload ?? {});
+  const epoch = numberOf(given);
   checkEpoch(epoch);
   if (patchState !== undefined) {
     checkObject('patchState', patchState);
@@ -38,10 +52,54 @@ export function readHeartbeat(payload: unknown): HeartbeatRequest {
   return { epoch: epoch as number | undefined, patchState: patchState as StatePatch<object> };
 }
 
-/** The service checks the fields, and names the one that does not fit. */
+/**
+ * Stricter than the service, which takes what servers have always handed it: values are texts, flags are flags,
+ * and numbers may be texts. The ids are checked by the client.
+ */
 export function readMetadata(event: string, payload: unknown): ChannelMetadataParams {
   const { channelName, channelType, data, options } = fieldsOf(event, payload);
-  return { channelName, channelType, data, options } as ChannelMetadataParams;
+  return {
+    channelName,
+    channelType,
+    data: data === undefined ? undefined : readItems(data),
+    options: options === undefined ? undefined : readOptions(options),
+  } as ChannelMetadataParams;
+}
+
+function readItems(data: unknown): MetadataItemInput[] {
+  if (!isArray(data)) {
+    throw invalid('data must be an array of items, each with a key');
+  }
+  return Array.from(data, (item: unknown, place) => {
+    const field = `data[${place}]`;
+    checkOptions(field, item);
+    const { key, value, revision } = item as Record<string, unknown>;
+    checkText(`${field}.key`, key);
+    if (value !== undefined) {
+      checkText(`${field}.value`, value);
+    }
+    return { key, value, revision: checkRevision(`${field}.revision`, numberOf(revision)) };
+  });
+}
+
+function readOptions(options: unknown): UpdateMetadataOptions {
+  checkOptions('options', options);
+  const { majorRevision, lockName, addTimestamp, addUserId, ttlMs, upsert } = options as Record<
+    string,
+    unknown
+  >;
+  if (lockName !== undefined) {
+    checkId('options.lockName', lockName);
+  }
+  return {
+    majorRevision: checkRevision('options.majorRevision', numberOf(majorRevision)),
+    lockName,
+    addTimestamp: checkFlag('options.addTimestamp', addTimestamp, false),
+    addUserId: checkFlag('options.addUserId', addUserId, false),
+    // The client checks these.
+    ttlMs: ttlMs as number | undefined,
+    upsert: upsert as boolean | undefined,
+  };
 }
 
 function fieldsOf(event: string, payload: unknown): Record<string, unknown> {

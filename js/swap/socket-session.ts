@@ -335,7 +335,7 @@ export class SocketSession implements ConnectionWatcher {
     const params = readMetadata(event, payload);
     await this.#afterTurns();
     const { service, policy } = this.#context;
-    const actor = this.#place?.userId ?? (await this.#user());
+    const actor = this.#place?.userId ?? (await this.#user()) ?? this.#told();
     const { channelType, channelName, data } = params;
     await policy.check({
       socket: this.#socket,
@@ -358,6 +358,12 @@ export class SocketSession implements ConnectionWatcher {
       throw error;
     });
     return this.#identified;
+  }
+
+  /** The user that a middleware of the server has put into the socket's data, before any join. */
+  #told(): string | undefined {
+    const userId: unknown = this.#socket.data?.presenceUserId;
+    return typeof userId === 'string' && userId !== '' ? userId : undefined;
   }
 
   /** What was sent behind a join belongs to it. */

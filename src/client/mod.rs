@@ -15,7 +15,7 @@ use crate::{
         error::{Error, Result},
         ids,
         limits::Limits,
-        metadata::{Channel, MetadataStorage, change::Change},
+        metadata::{Channel, ColonTypes, MetadataStorage, change::Change},
         presence::{Epoch, Member, Place, Sweep},
         state::State,
     },
@@ -56,6 +56,7 @@ pub struct Client {
     /// What the store does; the in-process store can hold everything.
     metadata_storage: MetadataStorage,
     metadata_ttl_ms: Option<u64>,
+    channel_types: ColonTypes,
     metrics: Arc<Metrics>,
     limits: Limits,
     ttl_ms: u64,
@@ -154,6 +155,7 @@ impl Client {
             metadata: Arc::new(metadata),
             metadata_storage: options.metadata_storage,
             metadata_ttl_ms: options.metadata_ttl_ms,
+            channel_types: options.channel_types()?,
             metrics,
             limits,
             ttl_ms: options.ttl_ms,
@@ -279,7 +281,7 @@ impl Client {
         mut change: Change,
     ) -> Result<impl Future<Output = Result<String>> + Send + use<>> {
         self.check_open()?;
-        channel.check(&self.limits)?;
+        channel.check(&self.limits, &self.channel_types)?;
         if self.metadata_storage == MetadataStorage::Json {
             change.check_whole_characters()?;
         }
@@ -298,7 +300,7 @@ impl Client {
     /// A channel's metadata as the JSON text of the response (spec 7.4).
     pub async fn metadata(&self, channel: &Channel) -> Result<String> {
         self.call(async {
-            channel.check(&self.limits)?;
+            channel.check(&self.limits, &self.channel_types)?;
             self.metadata.get(channel).await
         })
         .await
@@ -311,7 +313,7 @@ impl Client {
             match &topic {
                 Topic::Room(room) => ids::check("roomId", room, &self.limits)?,
                 Topic::Lock(name) => ids::check("name", name, &self.limits)?,
-                Topic::Channel(channel) => channel.check(&self.limits)?,
+                Topic::Channel(channel) => channel.check(&self.limits, &self.channel_types)?,
                 _ => {}
             }
             let of_locks = is_of_locks(&topic);

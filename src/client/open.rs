@@ -59,7 +59,7 @@ pub(super) async fn store(options: &Options, sink: Arc<dyn EventSink>) -> Result
             "pubsub: \"sharded\" is for a Redis Cluster; leave pubsub out",
         ));
     }
-    let keys = keys(options).with_layout(layout);
+    let keys = keys(options)?.with_layout(layout);
     keys.check()?;
     let settings = Settings {
         keys,
@@ -89,9 +89,10 @@ fn check_connection_options(options: &Options, in_memory: bool) -> Result<()> {
     Ok(())
 }
 
-fn keys(options: &Options) -> Keys {
-    Keys::new(&options.key_prefix, options.shard_count)
+fn keys(options: &Options) -> Result<Keys> {
+    Ok(Keys::new(&options.key_prefix, options.shard_count)
         .with_channel_prefix(options.channel_prefix())
+        .with_channel_types(options.channel_types()?))
 }
 
 /// Where locks are: in the client's store, or on a majority of several servers.
@@ -104,7 +105,7 @@ pub(super) async fn keeper(
     if options.locks.urls.is_empty() {
         return Ok(Arc::new(Line::new(store.clone(), board.clone())));
     }
-    let keys = keys(options);
+    let keys = keys(options)?;
     let stores = options.locks.urls.iter().enumerate().map(|(at, url)| {
         let target = Target::parse(url, options.tls.as_ref(), options.sentinel.as_ref()).map_err(
             |error| Error {

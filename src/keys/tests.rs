@@ -1,6 +1,7 @@
 //! What a name is made of, that no two ids share one, and that ids can be read back.
 
 use super::*;
+use crate::model::limits::Limits;
 use proptest::prelude::*;
 
 fn keys() -> Keys {
@@ -147,6 +148,31 @@ proptest! {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn spec_2_2_declared_types_share_no_key_with_another_channel(
+        declared in prop::collection::vec("[ab]{0,2}:[ab:]{0,3}", 0..4),
+        kind in "[ab:]{1,5}",
+        name in "[ab:]{1,5}",
+    ) {
+        let limits = Limits::default();
+        let types = ColonTypes::new(&declared, &limits).unwrap();
+        let keys = keys().with_channel_types(types.clone());
+        let channel = Channel::new(&kind, &name);
+        let both = format!("{kind}:{name}");
+        // All channels that have this key.
+        let same: Vec<Channel> = both
+            .match_indices(':')
+            .map(|(at, _)| Channel::new(&both[..at], &both[at + 1..]))
+            .filter(|channel| channel.check(&limits, &types).is_ok())
+            .collect();
+        prop_assert!(same.len() <= 1, "{:?}", same);
+        if channel.check(&limits, &types).is_ok() {
+            let read = keys.channel_of_events(&keys.channel_events(&channel));
+            prop_assert_eq!(read, Some(channel));
+            prop_assert!(!kind.contains(':') || declared.contains(&kind));
         }
     }
 

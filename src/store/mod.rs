@@ -273,8 +273,8 @@ impl Feed {
         self as u8
     }
 
-    /// What is to be subscribed to for this feed. `name`: the room, `<type>:<name>` of the channel, or
-    /// the lock, for a feed of single ones; `None` if that is no name.
+    /// What is to be subscribed to for this feed. `name`: the room, `<bytes of the type>:<type><name>` of
+    /// the channel, or the lock, for a feed of single ones; `None` if that is no name.
     pub fn topic(self, name: &str) -> Option<Topic> {
         Some(match self {
             Feed::AllRooms => Topic::AllRooms,
@@ -282,7 +282,11 @@ impl Feed {
             Feed::AllChannels => Topic::AllChannels,
             Feed::AllLocks => Topic::AllLocks,
             Feed::Lock => Topic::Lock(name.into()),
-            Feed::Channel => Topic::Channel(Channel::read(name)?),
+            Feed::Channel => {
+                let (bytes, both) = name.split_once(':')?;
+                let (kind, name) = both.split_at_checked(bytes.parse().ok()?)?;
+                Topic::Channel(Channel::new(kind, name))
+            }
         })
     }
 }

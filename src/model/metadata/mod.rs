@@ -30,7 +30,7 @@ pub enum MetadataStorage {
 /// What has metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Channel {
-    /// `channelType`; never holds a colon (spec 2.2).
+    /// `channelType`; holds a colon only if it is one of the declared [`ColonTypes`] (spec 2.2).
     pub kind: Arc<str>,
     /// `channelName`.
     pub name: Arc<str>,
@@ -44,23 +44,25 @@ impl Channel {
         }
     }
 
-    /// Reads `<type>:<name>`.
-    pub fn read(both: &str) -> Option<Self> {
-        let (kind, name) = both.split_once(':')?;
-        Some(Channel::new(kind, name))
-    }
-
-    pub fn check(&self, limits: &Limits) -> Result<()> {
+    /// Refuses ids that do not fit, and a channel whose key would be read as another one's.
+    pub fn check(&self, limits: &Limits, types: &ColonTypes) -> Result<()> {
         ids::check("channelType", &self.kind, limits)?;
         ids::check("channelName", &self.name, limits)?;
-        if self.kind.contains(':') {
-            return Err(Error::invalid(format!(
+        let both = format!("{}:{}", self.kind, self.name);
+        match types.read(&both) {
+            Some(channel) if channel == *self => Ok(()),
+            Some(other) if types.0.contains(&other.kind) => Err(Error::invalid(format!(
+                "channelName must not go on with the rest of a declared channelType: the key would be \
+                 that of channel {} (channelTypesWithColon)",
+                other.shown()
+            ))),
+            _ => Err(Error::invalid(format!(
                 "channelType must not hold a colon, got {}: with one, two channels would share a \
-                 key; channelName may hold colons",
+                 key; channelName may hold colons. Types that have always had one can be declared \
+                 in channelTypesWithColon",
                 ids::shown(&self.kind)
-            )));
+            ))),
         }
-        Ok(())
     }
 
     /// The channel as it may stand in a message.
@@ -70,6 +72,50 @@ impl Channel {
             ids::shown(&self.name),
             ids::shown(&self.kind)
         )
+    }
+}
+
+/// The channel types that hold a colon, the longest first. Without them the first colon of
+/// `<type>:<name>` ends the type; a declared type ends where it ends. So each key is still that of one
+/// channel.
+#[derive(Clone, Debug, Default)]
+pub struct ColonTypes(Arc<[Arc<str>]>);
+
+impl ColonTypes {
+    /// Most types that can be declared: each is compared with every name that is read.
+    const MAX: usize = 1000;
+
+    pub fn new(types: &[String], limits: &Limits) -> Result<Self> {
+        if types.len() > Self::MAX {
+            return Err(Error::invalid(format!(
+                "channelTypesWithColon must have at most {} types, got {}",
+                Self::MAX,
+                types.len()
+            )));
+        }
+        for (place, kind) in types.iter().enumerate() {
+            let field = format!("channelTypesWithColon[{place}]");
+            ids::check(&field, kind, limits)?;
+            if !kind.contains(':') {
+                return Err(Error::invalid(format!(
+                    "{field} must hold a colon: other types need not be declared"
+                )));
+            }
+        }
+        let mut types: Vec<Arc<str>> = types.iter().map(|kind| kind.as_str().into()).collect();
+        types.sort_by_key(|kind| std::cmp::Reverse(kind.len()));
+        Ok(ColonTypes(types.into()))
+    }
+
+    /// Reads `<type>:<name>`.
+    pub fn read(&self, both: &str) -> Option<Channel> {
+        let declared = self.0.iter().find_map(|kind| {
+            let name = both.strip_prefix(&**kind)?.strip_prefix(':')?;
+            // A name is never empty: then the colon is one of the type's own.
+            (!name.is_empty()).then_some((&**kind, name))
+        });
+        let (kind, name) = declared.or_else(|| both.split_once(':'))?;
+        Some(Channel::new(kind, name))
     }
 }
 

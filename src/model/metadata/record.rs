@@ -154,9 +154,11 @@ impl Item {
         self.last(Field::Value).unwrap_or("\"\"")
     }
 
-    /// Its revision; 0 if what is stored is no number.
+    /// Its revision; 0 if what is stored is no number, nor a text of one: other implementations store
+    /// what their callers gave.
     pub fn revision(&self) -> i64 {
         self.last(Field::Revision).map_or(0, |text| {
+            let text = text.trim_matches('"').trim();
             text.parse()
                 .unwrap_or_else(|_| text.parse::<f64>().map_or(0, |x| x as i64))
         })
@@ -434,6 +436,13 @@ mod tests {
         );
         assert_eq!(after.text.gaps(), 0);
         assert_eq!(after.items[0].patched(&patch).text, after.items[0].text);
+    }
+
+    #[test]
+    fn a_revision_may_be_stored_as_text() {
+        let record = record(r#"{"a":{"revision":"3"},"b":{"revision":" 4 "},"c":{"revision":""}}"#);
+        let of = |i: usize| record.items[i].revision();
+        assert_eq!([of(0), of(1), of(2)], [3, 4, 0]);
     }
 
     #[test]

@@ -1,0 +1,162 @@
+// What the TypeScript implementation made of arguments and of stored items that are not quite what its types
+// say: texts where numbers are expected, `null`, empty names. Calls of a PresenceService mean what they
+// meant to it; what it would have stored as garbage is left for the client to refuse. Every call that
+// differs is listed in docs/migrating.md.
+
+import { CHANGE_FIELDS, ITEM_FIELDS, OPTION_FIELDS } from '../metadata.js';
+import type {
+  ChannelMetadata,
+  MetadataEvent,
+  MetadataItem,
+  MetadataItemInput,
+} from '../metadata-types.js';
+import { isArray, readItems, readKnown } from '../validate.js';
+import type { ChannelMetadataParams } from './service.js';
+
+type Fields = Record<string, unknown>;
+
+/**
+ * The fields that are known, each read once: other fields were ignored, which a client refuses. What is no
+ * object, or cannot be read, is for the client to refuse.
+ */
+export function known<T>(from: T, fields: readonly string[]): T {
+  if (typeof from !== 'object' || from === null || isArray(from)) {
+    return from;
+  }
+  try {
+    return readKnown(from, fields) as T;
+  } catch {
+    return from;
+  }
+}
+
+/** The same, with `null` as if it were not given for these fields. */
+export function knownOr<T>(from: T, fields: readonly string[], ...absent: readonly string[]): T {
+  const values = known(from, fields);
+  if (values !== from) {
+    for (const field of absent) {
+      if ((values as Fields)[field] === null) {
+        (values as Fields)[field] = undefined;
+      }
+    }
+  }
+  return values;
+}
+
+/** A number, or what stands for one as in JavaScript's own comparisons. */
+export function numberOf(value: unknown): unknown {
+  switch (typeof value) {
+    case 'string':
+    case 'boolean':
+    case 'bigint':
+      return Number(value);
+    default:
+      return value === null ? 0 : value;
+  }
+}
+
+/** An epoch; what is below every epoch, or between two, is older than the next one. */
+export function epochOf(value: unknown): unknown {
+  const epoch = numberOf(value);
+  return typeof epoch === 'number' && Number.isFinite(epoch)
+    ? Math.max(0, Math.floor(epoch))
+    : epoch;
+}
+
+/** A change of metadata, its options and its items. */
+export function changeOf(params: ChannelMetadataParams): ChannelMetadataParams {
+  const change = known(params, CHANGE_FIELDS) as unknown as Fields;
+  if (typeof change !== 'object' || change === null || (change as unknown) === params) {
+    return params;
+  }
+  change.options = optionsOf(change.options);
+  // Nobody: an actor without a name owns no lock and is no author.
+  change.actorUserId = change.actorUserId === '' ? undefined : (change.actorUserId ?? undefined);
+  change.data ??= undefined;
+  if (isArray(change.data)) {
+    change.data = readItems('data', change.data).map(itemOf);
+  }
+  return change as unknown as ChannelMetadataParams;
+}
+
+function optionsOf(given: unknown): unknown {
+  const options = known(given ?? undefined, OPTION_FIELDS) as Fields | undefined;
+  if (typeof options !== 'object' || options === given) {
+    return options;
+  }
+  options.majorRevision = numberOf(options.majorRevision);
+  // Without a name there is no lock to check.
+  options.lockName = options.lockName === '' ? undefined : (options.lockName ?? undefined);
+  options.addTimestamp = Boolean(options.addTimestamp);
+  options.addUserId = Boolean(options.addUserId);
+  return options;
+}
+
+function itemOf(given: unknown): MetadataItemInput {
+  const item = known(given, ITEM_FIELDS) as Fields;
+  if (item !== given) {
+    if (typeof item.key === 'number') {
+      item.key = String(item.key);
+    }
+    item.value = textOf(item.value);
+    item.revision = numberOf(item.revision);
+  }
+  return item as unknown as MetadataItemInput;
+}
+
+/** `null` is the empty text; numbers and flags are their texts. Objects are left to be refused. */
+function textOf(value: unknown): unknown {
+  switch (typeof value) {
+    case 'number':
+    case 'boolean':
+    case 'bigint':
+      return String(value);
+    default:
+      return value === null ? '' : value;
+  }
+}
+
+/** Items that somebody stored in another form, as the TypeScript implementation read them. */
+export function recordOf(record: ChannelMetadata): ChannelMetadata {
+  const { metadata } = record;
+  for (const key of Object.keys(metadata)) {
+    const item = metadata[key] as unknown;
+    if (typeof item !== 'object' || item === null) {
+      delete metadata[key];
+    } else if (!isItem(item)) {
+      // A key may be `__proto__`, which an assignment would not set.
+      Object.defineProperty(metadata, key, {
+        value: readItem(item as Fields),
+        ...{ enumerable: true, configurable: true, writable: true },
+      });
+    }
+  }
+  return record;
+}
+
+/** The same of an event, which others may have, too. */
+export function eventOf(event: MetadataEvent): MetadataEvent {
+  if (event.items.every(isItem)) {
+    return event;
+  }
+  const items = event.items.map(({ key, ...item }) => {
+    const { value, revision } = readItem(item);
+    return { key, value, revision };
+  });
+  return { ...event, items };
+}
+
+function isItem(item: object): item is MetadataItem {
+  const { value, revision } = item as Fields;
+  return typeof value === 'string' && typeof revision === 'number';
+}
+
+function readItem({ value, revision, updated, authorUid }: Fields): MetadataItem {
+  const number = Number(revision);
+  return {
+    value: value === undefined || value === null ? '' : String(value),
+    revision: Number.isFinite(number) ? number : 0,
+    ...(typeof updated === 'string' ? { updated } : {}),
+    ...(typeof authorUid === 'string' ? { authorUid } : {}),
+  };
+}
