@@ -6,12 +6,11 @@ import { once } from 'node:events';
 import { mkdtempSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { io } from 'socket.io-client';
 import { describe, expect, it } from 'vitest';
 import { packageBin } from '../../scripts/lib/paths.mjs';
 import { removeWithProcess } from '../support/process.js';
 import { freePort, sharedDb } from '../support/redis.js';
-import { eventually } from '../support/wait.js';
+import { twoSeeEachOther } from '../swap/good-clients.js';
 
 const root = path.resolve(import.meta.dirname, '../..');
 const files = [
@@ -104,37 +103,7 @@ describe('documentation', () => {
       if (example.code.includes('socket.io')) {
         // A server: it must let two people see each other, by its own protocol or by ours.
         const ours = /initPresence|registerPresenceHandlers/.test(example.code);
-        const [join, heartbeat] = ours
-          ? ['presence:join', 'presence:heartbeat']
-          : ['join', 'heartbeat'];
-        const url = `http://127.0.0.1:${port}`;
-        const ada = io(url, { transports: ['websocket'], reconnectionDelay: 50 });
-        const bob = io(url, { transports: ['websocket'], reconnectionDelay: 50 });
-        try {
-          const seen: { type: string; userId: string }[] = [];
-          ada.on('presence:event', (event) => seen.push(event));
-          const first = await ada.emitWithAck(join, { roomId: 'docs', userId: 'ada' });
-          expect(first.snapshot).toHaveLength(1);
-          const second = await bob.emitWithAck(join, {
-            roomId: 'docs',
-            userId: 'bob',
-            state: { typing: false },
-          });
-          expect(second.snapshot).toHaveLength(2);
-          const beat = await bob.emitWithAck(heartbeat, {
-            epoch: ours ? second.self.epoch : second.epoch,
-            patchState: { typing: true },
-          });
-          expect(beat.changed).toBe(true);
-          bob.close();
-          await eventually(() => {
-            const ofBob = seen.filter((event) => event.userId === 'bob');
-            expect(ofBob.map((event) => event.type)).toEqual(['join', 'update', 'leave']);
-          });
-        } finally {
-          ada.close();
-          bob.close();
-        }
+        await twoSeeEachOther(`http://127.0.0.1:${port}`, ours);
       } else {
         const [code] = await exited;
         expect({ code, output: output() }).toMatchObject({ code: 0 });

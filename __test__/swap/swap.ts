@@ -31,6 +31,7 @@ export function serviceOn<State extends object = Record<string, unknown>>(
 
 export interface SocketServer {
   io: Server;
+  url: string;
   /** A connected socket; closed with the test. */
   connect(): Promise<ClientSocket>;
 }
@@ -46,10 +47,8 @@ export async function socketServer(options: Partial<ServerOptions> = {}): Promis
     for (const client of clients) client.close();
     await io.close();
   });
-  return {
-    io,
-    connect: () => connected(`http://127.0.0.1:${port}`, clients),
-  };
+  const url = `http://127.0.0.1:${port}`;
+  return { io, url, connect: () => connected(url, clients) };
 }
 
 /** A socket that is connected to a server. */

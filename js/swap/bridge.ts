@@ -1,12 +1,13 @@
 // The socket bridge: presence events go to the sockets of their room, metadata events to those of the
-// room that has the channel's name.
+// room that has the channel's name. After a gap in the events, each room gets a snapshot.
 
 import type { PresenceClient } from '../client.js';
 import { invalid } from '../errors.js';
 import type { MetadataEvent } from '../metadata-types.js';
-import type { PresenceEvent, Unsubscribe } from '../types.js';
+import type { Logger, PresenceEvent, PresenceSnapshotEntry, Unsubscribe } from '../types.js';
 import { checkName, checkOptions, messageOf, readKnown } from '../validate.js';
 import { eventOf } from './coerce.js';
+import { RoomResync } from './resync.js';
 
 /** What events are emitted by; a Socket.IO server or namespace is one. */
 export interface RoomEmitter {
@@ -18,6 +19,8 @@ export interface SocketBridgeOptions {
   eventName?: string | undefined;
   /** Default `"metadata:event"`. */
   metadataEventName?: string | undefined;
+  /** Default `"presence:resync"`. */
+  resyncEventName?: string | undefined;
 }
 
 export interface Bridge {
@@ -25,47 +28,79 @@ export interface Bridge {
   stop(): Promise<void>;
 }
 
-/**
- * @param connect - gives the client of both subscriptions. It is asked once: after a `stop()` between
- * the two, a second question would open a new client that nobody closes.
- */
+/** What of a service a bridge uses. */
+export interface BridgedService<State extends object> {
+  /**
+   * Gives the client of all subscriptions. It is asked once: after a `stop()` between two of them, another
+   * question would open a new client that nobody closes.
+   */
+  client(): Promise<PresenceClient<State>>;
+  fetchRoomSnapshot(roomId: string): Promise<PresenceSnapshotEntry<State>[]>;
+}
+
+/** @param stopped fires when the service is stopped: nothing is read after it. */
 export async function bridge<State extends object>(
-  connect: () => Promise<PresenceClient<State>>,
+  service: BridgedService<State>,
   adapter: RoomEmitter,
   options: SocketBridgeOptions,
+  logger: Logger,
+  stopped: AbortSignal,
 ): Promise<Bridge> {
   checkAdapter(adapter);
   checkOptions('createSocketBridge', options);
-  const { eventName = 'presence:event', metadataEventName = 'metadata:event' } = readKnown(
-    options,
-    ['eventName', 'metadataEventName'],
-  );
+  const {
+    eventName = 'presence:event',
+    metadataEventName = 'metadata:event',
+    resyncEventName = 'presence:resync',
+  } = readKnown(options, BRIDGE_OPTION_FIELDS);
   checkName('eventName', eventName);
   checkName('metadataEventName', metadataEventName);
-  const client = await connect();
-  const stopPresence = await client.subscribe((event: PresenceEvent<State>) => {
+  checkName('resyncEventName', resyncEventName);
+  const emit = (room: string, event: string, payload: unknown) => {
     local(adapter)
-      .to(event.roomId)
-      .emit(eventName, event as never);
+      .to(room)
+      .emit(event, payload as never);
+  };
+  const resync = new RoomResync<State>({
+    adapter,
+    fetch: (roomId) => service.fetchRoomSnapshot(roomId),
+    emit: (roomId, snapshot) => emit(roomId, resyncEventName, { roomId, snapshot }),
+    release: (event) => emit(event.roomId, eventName, event),
+    logger,
   });
-  let stopMetadata: Unsubscribe;
+  stopped.addEventListener('abort', () => resync.stop(), { once: true });
+  const client = await service.client();
+  const ends: (() => unknown)[] = [() => resync.stop(), client.on('resync', () => resync.start())];
+  const stop = async () => {
+    await Promise.all(ends.map((end) => end()));
+  };
+  const add = (end: Unsubscribe) => ends.push(end);
   try {
-    stopMetadata = await client.metadata.subscribe((published: MetadataEvent) => {
-      const event = eventOf(published);
-      local(adapter)
-        .to(event.channelName)
-        .emit(metadataEventName, event as never);
-    });
+    add(
+      await client.subscribe((event: PresenceEvent<State>) => {
+        if (!resync.holds(event)) {
+          emit(event.roomId, eventName, event);
+        }
+      }),
+    );
+    add(
+      await client.metadata.subscribe((published: MetadataEvent) => {
+        const event = eventOf(published);
+        emit(event.channelName, metadataEventName, event);
+      }),
+    );
   } catch (error) {
-    await stopPresence();
+    await stop();
     throw error;
   }
-  return {
-    stop: async () => {
-      await Promise.all([stopPresence(), stopMetadata()]);
-    },
-  };
+  return { stop };
 }
+
+export const BRIDGE_OPTION_FIELDS = [
+  'eventName',
+  'metadataEventName',
+  'resyncEventName',
+] as const satisfies readonly (keyof SocketBridgeOptions)[];
 
 function checkAdapter(adapter: unknown): asserts adapter is RoomEmitter {
   let to: unknown;

@@ -3,7 +3,7 @@
 import { RollcallError } from '../errors.js';
 import type { DefaultState, Logger } from '../types.js';
 import { checkCount, checkFlag, checkOptions, copyOf, readKnown } from '../validate.js';
-import type { RoomEmitter, SocketBridgeOptions } from './bridge.js';
+import { BRIDGE_OPTION_FIELDS, type RoomEmitter, type SocketBridgeOptions } from './bridge.js';
 import { HeartbeatBatcher, LuaHeartbeatExecutor, TransactionalMetadataWrapper } from './parts.js';
 import { untilDone } from './retry.js';
 import { PresenceService, type ServiceClientOptions } from './service.js';
@@ -175,7 +175,7 @@ const INIT_FIELDS = [
   ...POLICY_FIELDS,
 ] as const satisfies readonly (keyof InitPresenceOptions)[];
 
-const BRIDGE_FIELDS = ['adapter', 'eventName', 'metadataEventName'] as const;
+const BRIDGE_FIELDS = ['adapter', ...BRIDGE_OPTION_FIELDS] as const;
 
 const OPTIMIZATION_FIELDS = [
   'enableHeartbeatBatching',

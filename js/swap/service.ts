@@ -294,10 +294,11 @@ export class PresenceService<State extends object = DefaultState> {
   /**
    * Emits every presence event to the sockets of its room, and every metadata event to those of the
    * room that has the channel's name: `adapter.to(room).emit(event, payload)`. Where the adapter is a
-   * Socket.IO server, only to those of this process, because every process has a bridge.
+   * Socket.IO server, only to those of this process, because every process has a bridge; and when events may
+   * have been missed, every room that has sockets here gets `presence:resync` with a snapshot.
    */
   createSocketBridge(adapter: RoomEmitter, options: SocketBridgeOptions = {}): Promise<Bridge> {
-    return bridge(() => this.client(), adapter, options);
+    return bridge(this, adapter, options, this.#logger, this.#stop.signal);
   }
 
   /**

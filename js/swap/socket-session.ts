@@ -5,19 +5,14 @@ import { invalid, RollcallError } from '../errors.js';
 import { logError } from '../log.js';
 import type { DefaultState, Logger } from '../types.js';
 import { isArray } from '../validate.js';
-import {
-  type ConnectionWatcher,
-  type HeartbeatReport,
-  type Joining,
-  type Place,
-  REPORT,
-  WATCH,
-} from './connections.js';
+import { type HeartbeatReport, type Joining, REPORT, WATCH } from './connections.js';
 import type { PresenceService } from './service.js';
 import { type Answer, refusalOf } from './socket-answers.js';
-import { readHeartbeat, readJoin, readMetadata } from './socket-payloads.js';
+import { type HeartbeatRequest, readHeartbeat, readJoin, readMetadata } from './socket-payloads.js';
 import type { SocketAction, SocketPolicy } from './socket-policy.js';
+import { isNotFound, SocketPresence } from './socket-presence.js';
 import { type Kind, SocketBudget } from './socket-quotas.js';
+import { isRecoverable, leaveRecovery, type Recovery, takeRecovery } from './socket-recovery.js';
 import { type RoomCounts, SocketRooms } from './socket-rooms.js';
 import { Turns } from './socket-turns.js';
 import type { SocketLike } from './sockets.js';
@@ -45,46 +40,48 @@ const METADATA: readonly [event: string, action: SocketAction, method: MetadataM
 
 type Listener = (...args: unknown[]) => Promise<void>;
 
-export class SocketSession implements ConnectionWatcher {
+export class SocketSession {
   readonly #socket: SocketLike;
   readonly #context: SessionContext;
   readonly #onEnd: () => void;
   readonly #rooms: SocketRooms;
   readonly #budget: SocketBudget;
+  readonly #presence: SocketPresence;
   readonly #turns = new Turns();
   readonly #listeners: [event: string, listener: Listener][] = [];
   readonly #unwatch: (() => void) | undefined;
-  /** Joins on their way, the server's own included. */
-  readonly #joins = new Set<Promise<void>>();
-  /** Counts them: one that begins while a handler waits has been made by its call. */
-  #joinsBegun = 0;
-  /** Where it is, or may be; what is in the socket's `data` is only told, never believed. */
-  #place: Place | undefined;
-  /** The epoch of its connection; `undefined` if it is not known. */
-  #epoch: number | undefined;
-  /** Whether it may be in `#place`, or in another, or nowhere: a join or a leave whose outcome is not known. */
-  #doubt = false;
-  /** Whether it wants to be out of `#place`: a heartbeat that is accepted does not say that it is in. */
-  #leaving = false;
-  /** Changes with the place: answers to what was sent before say nothing of it. */
-  #generation = 0;
+  /** The join that is being done. */
+  #asked: { roomId: string; userId: string | undefined; state: object | undefined } | undefined;
+  /** What this socket was recovered from, until a heartbeat shows that it is in presence again. */
+  #recovered: Recovery | undefined;
   /** Whether the socket is no more. Then its rooms and its `data` may already be a recovered socket's. */
   #gone = false;
+  /** Whether a recovered socket has taken its place, and its connection with it. */
+  #superseded = false;
   #closing: Promise<void> | undefined;
   /** The user that `identify` gave; asked once, for metadata. */
   #identified: Promise<string | undefined> | undefined;
   /** Heartbeats whose authorization is waited for keep their order. */
   #inOrder: Promise<unknown> | undefined;
 
-  /** @param onEnd is called when nothing more will come of it. */
-  constructor(socket: SocketLike, context: SessionContext, onEnd: () => void) {
+  /**
+   * @param onEnd is called when nothing more will come of it.
+   * @param before the session of the socket that this one was recovered from, if it was here.
+   */
+  constructor(
+    socket: SocketLike,
+    context: SessionContext,
+    onEnd: () => void,
+    before: SocketSession | undefined,
+  ) {
     this.#socket = socket;
     this.#context = context;
     this.#onEnd = onEnd;
     this.#rooms = new SocketRooms(socket, context.rooms);
     this.#budget = new SocketBudget(context.policy.quotas);
+    this.#presence = new SocketPresence(isRecoverable(socket), (left) => this.#moved(left));
     // A wrapper around a service may not have it.
-    this.#unwatch = context.service[WATCH]?.(socket.id, this);
+    this.#unwatch = context.service[WATCH]?.(socket.id, this.#presence);
     this.#answer('presence:join', 'joinsPerSecond', (payload) => this.#join(payload));
     this.#answer('presence:leave', 'joinsPerSecond', () => this.#turns.run(() => this.#leave()));
     this.#answer('presence:heartbeat', 'patchesPerSecond', (payload) => this.#heartbeat(payload));
@@ -93,11 +90,16 @@ export class SocketSession implements ConnectionWatcher {
         this.#metadata(event, action, method, payload),
       );
     }
+    this.#listen('disconnecting', async () => this.#leaveRecovery());
     this.#listen('disconnect', () => {
       this.#gone = true;
       this.#rooms.forgetAll();
       return this.close();
     });
+    this.#recovered = takeRecovery(socket);
+    if (before !== undefined || this.#recovered !== undefined) {
+      this.#turns.run(() => this.#recover(before)).catch(() => {});
+    }
   }
 
   /** Takes the listeners away. */
@@ -113,84 +115,136 @@ export class SocketSession implements ConnectionWatcher {
    * later is answered with `CLOSED`. Never rejects.
    */
   close(): Promise<void> {
-    this.#closing ??= (async () => {
-      this.#turns.close(closed());
-      await this.#turns.idle();
-      await Promise.all(this.#joins);
-      try {
-        await this.#leaveNow();
-      } catch (error) {
-        logError(this.#context.logger, 'Leaving after a disconnection failed', error);
-      }
-      this.#unwatch?.();
-      this.#onEnd();
-    })();
+    this.#closing ??= this.#close();
     return this.#closing;
   }
 
-  joining(joining: Joining, epoch: Promise<number>): void {
-    this.#joinsBegun++;
-    const ended = epoch
-      .then(
-        (joined) => this.#isIn(joining, joined),
-        (error) => this.#mayBeIn(joining, error),
-      )
-      .finally(() => this.#joins.delete(ended));
-    this.#joins.add(ended);
+  /** Sends the leave at once if nothing is to be waited for: the service may be stopped next. */
+  async #close(): Promise<void> {
+    this.#turns.close(closed());
+    if (this.#turns.busy) {
+      await this.#turns.idle();
+    }
+    if (this.#presence.joinsPending) {
+      await this.#presence.joinsEnded();
+    }
+    try {
+      if (!this.#superseded) {
+        await this.#leaveNow();
+      }
+    } catch (error) {
+      logError(this.#context.logger, 'Leaving after a disconnection failed', error);
+    }
+    this.#unwatch?.();
+    this.#onEnd();
   }
 
-  left(): void {
-    this.#isNowhere();
-    if (!this.#gone) {
-      this.#rooms.keepOnly(undefined).catch((error) => {
-        logError(this.#context.logger, 'Leaving a room failed', error);
-      });
+  /** For a socket that may come back. */
+  #leaveRecovery(): void {
+    if (!isRecoverable(this.#socket)) {
+      return;
+    }
+    const { joining = this.#asked, since } = this.#presence.recovery ?? {};
+    leaveRecovery(
+      this.#socket,
+      joining && { ...joining, since, owned: this.#rooms.owns(joining.roomId) },
+    );
+  }
+
+  /** @param before whose joins and leaves come first, and which leaves the connection to this one. */
+  async #recover(before: SocketSession | undefined): Promise<void> {
+    if (before !== undefined) {
+      before.#superseded = this.#recovered !== undefined;
+      await before.close();
+    }
+    if (this.#recovered?.owned) {
+      this.#rooms.adopt(this.#recovered.roomId);
+    }
+    await this.#rejoin(before !== undefined);
+  }
+
+  /** Joins where the socket was before it broke. A failure is tried again with the next heartbeat. */
+  async #rejoin(mayBeIn: boolean): Promise<void> {
+    const recovered = this.#recovered;
+    if (recovered === undefined) {
+      return;
+    }
+    try {
+      await this.#joinAs(recovered.roomId, recovered.userId, recovered.state);
+      this.#presence.isRecovered(recovered.since);
+    } catch (error) {
+      logError(this.#context.logger, 'A recovered socket could not join again', error);
+      if (error instanceof RollcallError && error.code === 'FORBIDDEN') {
+        this.#recovered = undefined;
+        if (mayBeIn) {
+          this.#presence.isLeaving();
+          await this.#leaveNow();
+        } else {
+          this.#presence.isNowhere();
+        }
+      }
     }
   }
 
   async #join(payload: unknown): Promise<Answer> {
-    const { policy } = this.#context;
-    const { roomId, userId: claimed, state } = readJoin(payload, policy.identifies);
+    const { roomId, userId, state } = readJoin(payload, this.#context.policy.identifies);
     return this.#turns.run(async () => {
-      const socket = this.#socket;
-      const userId = await policy.userOf(socket, claimed);
-      await policy.check({ socket, userId, action: 'join', roomId, data: state });
-      if (this.#place !== undefined && !this.#doubt && this.#place.roomId !== roomId) {
-        throw invalid('Socket already joined a different presence room');
+      this.#recovered = undefined;
+      this.#asked = { roomId, userId, state };
+      try {
+        return await this.#joinAs(roomId, userId, state);
+      } finally {
+        this.#asked = undefined;
       }
-      await this.#rooms.check(roomId);
-      return this.#joinNow({ roomId, userId, state });
     });
+  }
+
+  async #joinAs(
+    roomId: string,
+    claimed: string | undefined,
+    state: object | undefined,
+  ): Promise<Answer> {
+    const { policy } = this.#context;
+    const socket = this.#socket;
+    const userId = await policy.userOf(socket, claimed);
+    await policy.check({ socket, userId, action: 'join', roomId, data: state });
+    const { place, doubt } = this.#presence;
+    if (place !== undefined && !doubt && place.roomId !== roomId) {
+      throw invalid('Socket already joined a different presence room');
+    }
+    await this.#rooms.check(roomId);
+    return this.#joinNow({ roomId, userId, state });
   }
 
   async #joinNow(joining: Joining): Promise<Answer> {
     const { service } = this.#context;
     const { roomId, userId, state } = joining;
     const connId = this.#socket.id;
+    const presence = this.#presence;
+    const before = presence.place;
     // Before the join: a socket hears of its own.
     const entered = await this.#rooms.enter(roomId);
-    this.#checkOpen();
-    const before = this.#place;
-    const begun = this.#joinsBegun;
+    const begun = presence.joinsBegun;
     try {
+      this.#checkOpen();
       const options = { roomId, userId, connId };
       const snapshot = await service.join(
         state === undefined ? options : { ...options, state: state as DefaultState },
       );
-      if (this.#joinsBegun === begun) {
+      if (presence.joinsBegun === begun) {
         // A wrapper that has another way of joining, or that does not let itself be watched.
-        this.#isIn(joining, ownEpoch(snapshot, connId) ?? (await this.#storedEpoch()));
+        presence.isIn(joining, ownEpoch(snapshot, connId) ?? (await this.#storedEpoch()));
       }
       if (!this.#gone) {
         // A wrapper may have chosen another room.
-        const room = this.#place?.roomId ?? roomId;
+        const room = presence.place?.roomId ?? roomId;
         await this.#rooms.enter(room);
         await this.#rooms.keepOnly(room);
       }
-      return { ok: true, snapshot, self: { connId, epoch: this.#epoch } };
+      return { ok: true, snapshot, self: { connId, epoch: presence.epoch } };
     } catch (error) {
       if (this.#unwatch === undefined) {
-        this.#mayBeIn(joining, error);
+        presence.mayBeIn(joining, error);
       }
       if (entered && !this.#gone && before?.roomId !== roomId) {
         await this.#rooms.leave(roomId);
@@ -202,75 +256,79 @@ export class SocketSession implements ConnectionWatcher {
   async #leave(): Promise<Answer> {
     await this.#context.policy.check({
       socket: this.#socket,
-      userId: this.#place?.userId,
+      userId: this.#presence.place?.userId,
       action: 'leave',
-      roomId: this.#place?.roomId,
+      roomId: this.#presence.place?.roomId,
     });
+    this.#recovered = undefined;
     await this.#leaveNow();
     return { ok: true };
   }
 
   async #leaveNow(): Promise<void> {
-    if (this.#place === undefined && !this.#doubt) {
-      return;
-    }
     const { service } = this.#context;
-    const connId = this.#socket.id;
-    const epoch = this.#epoch;
-    const begun = this.#joinsBegun;
-    // Until it is known to be gone: a socket that has left may join another room, whatever came of it.
-    this.#doubt = true;
-    this.#leaving = true;
-    await (epoch === undefined ? service.leave(connId) : service.leave(connId, { epoch }));
-    if (this.#joinsBegun !== begun) {
-      // The server has joined it anew meanwhile.
+    const { place, doubt, epoch, joinsBegun } = this.#presence;
+    if (place === undefined && !doubt) {
       return;
     }
-    this.#isNowhere();
-    if (!this.#gone) {
-      await this.#rooms.keepOnly(undefined);
+    const connId = this.#socket.id;
+    this.#presence.isLeaving();
+    await (epoch === undefined ? service.leave(connId) : service.leave(connId, { epoch }));
+    // Otherwise the server has joined it anew meanwhile.
+    if (this.#presence.joinsBegun === joinsBegun) {
+      this.#presence.isNowhere();
     }
   }
 
   async #heartbeat(payload: unknown): Promise<Answer> {
-    const { patchState, epoch } = readHeartbeat(payload);
+    const request = readHeartbeat(payload);
     await this.#afterTurns();
+    try {
+      return await this.#beat(request);
+    } catch (error) {
+      if (!isNotFound(error) || this.#recovered === undefined) {
+        throw error;
+      }
+      // Joining again failed, or something that was on its way from before has taken it away.
+      await this.#turns.run(() => this.#rejoin(true));
+      return await this.#beat(request);
+    }
+  }
+
+  async #beat({ patchState, epoch: given }: HeartbeatRequest): Promise<Answer> {
     const { service, policy } = this.#context;
     const socket = this.#socket;
-    if (this.#place === undefined && this.#unwatch !== undefined) {
+    const presence = this.#presence;
+    if (presence.place === undefined && this.#unwatch !== undefined) {
       throw notJoined();
     }
+    const { userId, roomId } = presence.place ?? {};
     await this.#ordered(
-      policy.check({
-        socket,
-        userId: this.#place?.userId,
-        action: 'heartbeat',
-        roomId: this.#place?.roomId,
-        data: patchState,
-      }),
+      policy.check({ socket, userId, action: 'heartbeat', roomId, data: patchState }),
     );
     this.#checkOpen();
-    const generation = this.#generation;
+    const { generation } = presence;
+    const epoch = presence.current(given);
     const report: HeartbeatReport = {};
-    const options = {
-      connId: socket.id,
-      ...(epoch === undefined ? {} : { epoch }),
-      ...(patchState === undefined ? {} : { patchState }),
-      [REPORT]: report,
-    };
     try {
-      const changed = await service.heartbeat(options);
+      const changed = await service.heartbeat({
+        connId: socket.id,
+        ...(epoch === undefined ? {} : { epoch }),
+        ...(patchState === undefined ? {} : { patchState }),
+        ...{ [REPORT]: report },
+      });
       if (report.error !== undefined) {
         throw report.error;
       }
       const stored = report.result?.epoch ?? (await this.#unreported(changed, epoch));
-      if (generation === this.#generation) {
-        await this.#isAlive(stored);
+      this.#recovered = undefined;
+      if (generation === presence.generation && presence.isAlive(stored, patchState)) {
+        await this.#rooms.enter(presence.place?.roomId as string);
       }
       return { ok: true, changed, epoch: stored };
     } catch (error) {
-      if (generation === this.#generation) {
-        this.#mayBeDead(error, epoch);
+      if (generation === presence.generation) {
+        presence.mayBeDead(error, epoch);
       }
       throw error;
     }
@@ -278,8 +336,9 @@ export class SocketSession implements ConnectionWatcher {
 
   /** The epoch after a heartbeat of which a wrapper handed on only whether it changed something. */
   async #unreported(changed: boolean, epoch: number | undefined): Promise<number> {
-    if (changed && this.#epoch !== undefined) {
-      return Math.max(this.#epoch, epoch ?? 0);
+    const known = this.#presence.epoch;
+    if (changed && known !== undefined) {
+      return Math.max(known, epoch ?? 0);
     }
     const stored = await this.#storedEpoch();
     if (stored === undefined) {
@@ -299,33 +358,6 @@ export class SocketSession implements ConnectionWatcher {
     return (await client?.getEpoch(this.#socket.id)) ?? undefined;
   }
 
-  /** A heartbeat has been accepted: the connection is there. */
-  async #isAlive(epoch: number): Promise<void> {
-    if (this.#epoch === undefined || epoch > this.#epoch) {
-      this.#epoch = epoch;
-    }
-    if (this.#place === undefined) {
-      // Somebody else has joined it, who is not watched.
-      this.#doubt = true;
-    } else if (this.#doubt && !this.#leaving && !this.#turns.busy && !this.#gone) {
-      // A join without an answer was made after all.
-      this.#doubt = false;
-      this.#tell();
-      await this.#rooms.enter(this.#place.roomId);
-    }
-  }
-
-  #mayBeDead(error: unknown, sent: number | undefined): void {
-    const code = error instanceof RollcallError ? error.code : undefined;
-    if (code === 'CONNECTION_NOT_FOUND') {
-      // It may join elsewhere.
-      this.#doubt = true;
-    } else if (sent !== undefined && this.#epoch !== undefined && !certain(error)) {
-      // A higher epoch may have been adopted; a leave with the old one would end nothing.
-      this.#epoch = Math.max(this.#epoch, sent);
-    }
-  }
-
   async #metadata(
     event: string,
     action: SocketAction,
@@ -335,13 +367,14 @@ export class SocketSession implements ConnectionWatcher {
     const params = readMetadata(event, payload);
     await this.#afterTurns();
     const { service, policy } = this.#context;
-    const actor = this.#place?.userId ?? (await this.#user()) ?? this.#told();
+    const { place } = this.#presence;
+    const actor = place?.userId ?? (await this.#user()) ?? this.#told();
     const { channelType, channelName, data } = params;
     await policy.check({
       socket: this.#socket,
       userId: actor,
       action,
-      roomId: this.#place?.roomId,
+      roomId: place?.roomId,
       channel: { channelType, channelName },
       data,
     });
@@ -388,41 +421,20 @@ export class SocketSession implements ConnectionWatcher {
     await check;
   }
 
-  #isIn({ roomId, userId }: Place, epoch: number | undefined): void {
-    this.#generation++;
-    this.#place = { roomId, userId };
-    this.#epoch = epoch;
-    this.#doubt = false;
-    this.#leaving = false;
-    this.#tell();
-  }
-
-  /** A join has failed. Unless it is certain that nothing was done, it may have been made. */
-  #mayBeIn({ roomId, userId }: Place, error: unknown): void {
-    if (!certain(error)) {
-      this.#generation++;
-      this.#place = { roomId, userId };
-      this.#epoch = undefined;
-      this.#doubt = true;
-      this.#leaving = false;
+  /** Tells the server's own handlers where the socket is, and takes one that has left out of its rooms. */
+  #moved(left: boolean): void {
+    if (this.#gone) {
+      return;
     }
-  }
-
-  #isNowhere(): void {
-    this.#generation++;
-    this.#place = undefined;
-    this.#epoch = undefined;
-    this.#doubt = false;
-    this.#leaving = false;
-    this.#tell();
-  }
-
-  /** For the server's own handlers. */
-  #tell(): void {
     const { data } = this.#socket;
-    if (!this.#gone && typeof data === 'object' && data !== null) {
-      data.presenceRoomId = this.#place?.roomId;
-      data.presenceUserId = this.#place?.userId;
+    if (typeof data === 'object' && data !== null) {
+      data.presenceRoomId = this.#presence.place?.roomId;
+      data.presenceUserId = this.#presence.place?.userId;
+    }
+    if (left) {
+      this.#rooms.keepOnly(undefined).catch((error) => {
+        logError(this.#context.logger, 'Leaving a room failed', error);
+      });
     }
   }
 
@@ -480,14 +492,6 @@ function ownEpoch(snapshot: unknown, connId: string): number | undefined {
       )
     : undefined;
   return typeof entry?.epoch === 'number' ? entry.epoch : undefined;
-}
-
-/** Whether a call that failed with this has certainly changed nothing. */
-function certain(error: unknown): boolean {
-  return (
-    error instanceof RollcallError &&
-    (error.code === 'INVALID_ARGUMENT' || error.code === 'FORBIDDEN' || error.code === 'OVERLOADED')
-  );
 }
 
 function closed(): RollcallError {

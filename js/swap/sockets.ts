@@ -21,6 +21,8 @@ export interface SocketLike {
   readonly rooms?: { has(room: string): boolean };
   /** Its namespace, to know the other sockets by. */
   readonly nsp?: object;
+  /** Whether it is one that broke and came back (connection state recovery). */
+  readonly recovered?: boolean;
   join(room: string): unknown;
   leave(room: string): unknown;
   on(event: string, listener: Listener): unknown;
@@ -74,7 +76,10 @@ export function registerPresenceHandlers<State extends object = DefaultState>(
 export class PresenceHandlers {
   readonly #io: SocketServerLike;
   readonly #context: SessionContext;
+  /** Those that have not ended yet. */
   readonly #sessions = new Set<SocketSession>();
+  /** The newest of each id: a recovered socket has that of the one that broke. */
+  readonly #byId = new Map<string, SocketSession>();
   readonly #onConnection: (socket: SocketLike) => void;
 
   constructor(options: PresenceHandlersOptions, service: PresenceService) {
@@ -106,6 +111,7 @@ export class PresenceHandlers {
       session.detach();
     }
     this.#sessions.clear();
+    this.#byId.clear();
   }
 
   /**
@@ -118,9 +124,17 @@ export class PresenceHandlers {
   }
 
   #connected(socket: SocketLike): void {
-    const ended = () => this.#sessions.delete(session);
-    const session: SocketSession = new SocketSession(socket, this.#context, ended);
+    const { id } = socket;
+    const ended = () => {
+      this.#sessions.delete(session);
+      if (this.#byId.get(id) === session) {
+        this.#byId.delete(id);
+      }
+    };
+    const before = this.#byId.get(id);
+    const session: SocketSession = new SocketSession(socket, this.#context, ended, before);
     this.#sessions.add(session);
+    this.#byId.set(id, session);
   }
 }
 

@@ -1,0 +1,329 @@
+// What becomes of sockets when connections break and servers end: connection state recovery, shutdown in
+// both orders, and gaps in the events. Real Socket.IO clients, real Redis.
+import type { Redis } from 'ioredis';
+import {
+  initPresence,
+  type PresenceEvent,
+  PresenceService,
+  registerPresenceHandlers,
+} from 'rollcall';
+import { SessionAwareAdapter } from 'socket.io-adapter';
+import type { Socket } from 'socket.io-client';
+import { beforeEach, describe, expect, onTestFinished, test } from 'vitest';
+import type { Untyped } from '../support/clients.js';
+import { startProxy } from '../support/proxy.js';
+import { sharedRedis, startRedis } from '../support/redis.js';
+import { eventually } from '../support/wait.js';
+import { ioredis, OPTIONS, type SocketServer, serviceOn, socketServer } from './swap.js';
+
+let redis: Redis;
+let sockets: SocketServer;
+
+function start(options: Untyped = {}) {
+  const started = initPresence({ io: sockets.io, redis, logger: {}, ...options });
+  onTestFinished(() => started.dispose());
+  return started;
+}
+
+const join = (socket: Socket, roomId: string, more: Untyped = {}) =>
+  socket.emitWithAck('presence:join', { roomId, userId: 'u', ...more });
+const beat = (socket: Socket, payload: Untyped = {}) =>
+  socket.emitWithAck('presence:heartbeat', payload);
+
+const isListed = async (id: string) => (await redis.exists(`prs:conn:${id}`)) === 1;
+
+beforeEach(async () => {
+  redis = await ioredis();
+});
+
+/** Breaks the connection; resolves when the client is back, as the same socket. */
+async function breakAndRecover(socket: Socket): Promise<void> {
+  const { id } = socket;
+  const back = new Promise((resolve) => socket.once('connect', () => resolve(undefined)));
+  socket.io.engine?.close();
+  await back;
+  expect(socket.recovered).toBe(true);
+  expect(socket.id).toBe(id);
+}
+
+/** Recovery needs a packet that the client has seen. */
+async function connectRecoverable(server: SocketServer): Promise<Socket> {
+  const socket = await server.connect();
+  socket.io.reconnectionDelay(1);
+  const seen = new Promise((resolve) => socket.once('welcome', () => resolve(undefined)));
+  server.io.emit('welcome');
+  await seen;
+  return socket;
+}
+
+describe('17.6: a socket whose connection was recovered', () => {
+  beforeEach(async () => {
+    sockets = await socketServer({ connectionStateRecovery: {} });
+  });
+
+  test('is in presence again, with its state, without a join', async () => {
+    const { ready, service } = start();
+    await ready;
+    const [socket, other] = [await connectRecoverable(sockets), await sockets.connect()];
+    const { self } = await join(socket, 'r', { state: { mic: true } });
+    await join(other, 'r', { userId: 'v' });
+    await beat(socket, { patchState: { cursor: 1 } });
+    const heard: PresenceEvent[] = [];
+    for (let times = 1; times <= 2; times++) {
+      await breakAndRecover(socket);
+      // The epoch that its client knows is good still.
+      const again = await beat(socket, { epoch: self.epoch });
+      expect(again).toEqual({ ok: true, changed: false, epoch: expect.any(Number) });
+      expect(again.epoch).toBeGreaterThan(self.epoch);
+      expect(await beat(socket, { epoch: self.epoch - 1 })).toMatchObject({ code: 'STALE_EPOCH' });
+      const entries = await service.fetchRoomSnapshot('r');
+      expect(entries.find(({ connId }) => connId === socket.id)).toMatchObject({
+        userId: 'u',
+        state: { mic: true, cursor: 1 },
+      });
+      const peer = sockets.io.sockets.sockets.get(socket.id ?? '');
+      expect(peer?.data).toEqual({ presenceRoomId: 'r', presenceUserId: 'u' });
+    }
+    socket.on('presence:event', (event) => heard.push(event));
+    await beat(other, { patchState: { a: 1 } });
+    await eventually(() => expect(heard.map(({ type }) => type)).toContain('update'));
+    // It leaves as any other, its room included.
+    expect(await socket.emitWithAck('presence:leave')).toEqual({ ok: true });
+    expect(await isListed(socket.id ?? '')).toBe(false);
+    expect(sockets.io.sockets.adapter.rooms.get('r')).toEqual(new Set([other.id]));
+  });
+
+  test('stays in the room that the application put it into', async () => {
+    await start().ready;
+    sockets.io.once('connection', (socket) => socket.join('r'));
+    const socket = await connectRecoverable(sockets);
+    await join(socket, 'r');
+    await breakAndRecover(socket);
+    expect(await beat(socket)).toMatchObject({ ok: true });
+    await socket.emitWithAck('presence:leave');
+    expect(sockets.io.sockets.adapter.rooms.get('r')?.has(socket.id ?? '')).toBe(true);
+  });
+
+  test.each([
+    ['and joins again', true],
+    ['and does not', false],
+  ])('with a join in flight, a Redis that is 150 ms away, %s', async (_, joinsAgain) => {
+    const { host, port } = await sharedRedis();
+    await using proxy = await startProxy({ host, port });
+    const { db } = redis.options;
+    const { ready, service } = start({ redis: `${proxy.url}/${db}` });
+    await ready;
+    const socket = await connectRecoverable(sockets);
+    const { id = '' } = socket;
+    proxy.delayMs = 75;
+    socket.emit('presence:join', { roomId: 'r', userId: 'u', state: { a: 1 } });
+    // It has come, and is on its way to Redis.
+    await eventually(() => sockets.io.sockets.adapter.rooms.has('r'), { intervalMs: 1 });
+    await breakAndRecover(socket);
+    if (joinsAgain) {
+      expect(await join(socket, 'r', { state: { a: 1 } })).toMatchObject({ ok: true });
+    }
+    expect(await beat(socket)).toMatchObject({ ok: true });
+    // What was on its way from before has come: it is not removed.
+    await eventually(async () => (await service.client()).metrics().pendingCalls === 0);
+    expect(await beat(socket)).toMatchObject({ ok: true });
+    expect(await service.fetchRoomSnapshot('r')).toMatchObject([{ connId: id, state: { a: 1 } }]);
+  });
+
+  test('one that is not allowed any more is not joined again', async () => {
+    let allowed = true;
+    const { ready, service } = start({ authorize: () => allowed });
+    await ready;
+    const socket = await connectRecoverable(sockets);
+    await join(socket, 'r');
+    allowed = false;
+    await breakAndRecover(socket);
+    await eventually(async () => expect(await service.fetchRoomSnapshot('r')).toEqual([]));
+    await eventually(() => expect(sockets.io.sockets.adapter.rooms.has('r')).toBe(false));
+    expect(sockets.io.sockets.sockets.get(socket.id ?? '')?.data).toEqual({});
+  });
+
+  test('while Redis is away: with the first heartbeat after it', async () => {
+    await using server = await startRedis();
+    redis = await server.client();
+    await start({ redis: server.url, client: { limits: { commandTimeoutMs: 100 } } }).ready;
+    const socket = await connectRecoverable(sockets);
+    await join(socket, 'r', { state: { a: 1 } });
+    await server.kill();
+    await breakAndRecover(socket);
+    expect(await beat(socket)).toMatchObject({ ok: false });
+    await server.start();
+    redis = await server.client();
+    await eventually(async () => expect(await beat(socket)).toMatchObject({ ok: true }), {
+      intervalMs: 50,
+    });
+    expect(await isListed(socket.id ?? '')).toBe(true);
+  });
+});
+
+test('17.6: a socket that is recovered on another server is not removed by the first', async () => {
+  // What adapters for several servers do: what is needed to recover is where all servers find it.
+  const sessions = new Map();
+  const packets: unknown[] = [];
+  class SharedAdapter extends SessionAwareAdapter {
+    constructor(nsp: Untyped) {
+      super(nsp);
+      Object.assign(this, { sessions, packets });
+    }
+    override persistSession(session: Untyped) {
+      // As with a serializing adapter, and a while before the first server has noticed.
+      super.persistSession(structuredClone(session));
+    }
+  }
+  const options = { connectionStateRecovery: {}, adapter: SharedAdapter as Untyped };
+  const [first, second] = [await socketServer(options), await socketServer(options)];
+  const [one, two] = [serviceOn(redis), serviceOn(redis)];
+  onTestFinished(registerPresenceHandlers({ io: first.io, logger: {} }, one));
+  onTestFinished(registerPresenceHandlers({ io: second.io, logger: {} }, two));
+  // The first server's leave is late.
+  let lateLeave: (() => Promise<unknown>) | undefined;
+  const leave = one.leave.bind(one);
+  one.leave = (...args) => {
+    lateLeave = () => leave(...args);
+    return new Promise(() => {});
+  };
+  const socket = await connectRecoverable(first);
+  const { id = '' } = socket;
+  const { self } = await join(socket, 'r', { state: { a: 1 } });
+  (socket.io as Untyped).uri = second.url;
+  await breakAndRecover(socket);
+  const [peer] = [...second.io.sockets.sockets.values()];
+  expect(peer?.recovered).toBe(true);
+  expect(await beat(socket, { epoch: self.epoch })).toMatchObject({ ok: true });
+  expect(peer?.data).toEqual({ presenceRoomId: 'r', presenceUserId: 'u' });
+  expect(await lateLeave?.()).toBeNull();
+  expect(await two.fetchRoomSnapshot('r')).toMatchObject([{ connId: id, state: { a: 1 } }]);
+  expect(await beat(socket)).toMatchObject({ ok: true });
+});
+
+describe('10: shutdown', () => {
+  const SOCKETS = 120;
+
+  beforeEach(async () => {
+    sockets = await socketServer();
+  });
+
+  async function joined(): Promise<Socket[]> {
+    const all = await Promise.all(Array.from({ length: SOCKETS }, () => sockets.connect()));
+    await Promise.all(all.map((socket, i) => join(socket, `r${i % 7}`)));
+    return all;
+  }
+
+  /** Another server hears who leaves. */
+  async function leaves(): Promise<string[]> {
+    const left: string[] = [];
+    await serviceOn(redis).subscribe((event) => {
+      if (event.type === 'leave') left.push(`${event.connId} ${event.reason}`);
+    });
+    return left;
+  }
+
+  test.each([
+    ['dispose, then close', true],
+    ['close, then dispose', false],
+  ])(`%s: all ${SOCKETS} sockets leave`, async (_, disposeFirst) => {
+    const presence = start();
+    await presence.ready;
+    const all = await joined();
+    const ids = all.map(({ id }) => `${id} left`);
+    const left = await leaves();
+    if (disposeFirst) {
+      await presence.dispose();
+      expect(await redis.smembers('prs:active_rooms')).toEqual([]);
+      // Whatever comes later is answered.
+      expect(await join(all[0] as Socket, 'r')).toMatchObject({ ok: false, code: 'CLOSED' });
+      expect(await beat(all[1] as Socket)).toMatchObject({ ok: false, code: 'CLOSED' });
+      await sockets.io.close();
+    } else {
+      sockets.io.close();
+      await presence.dispose();
+    }
+    expect(await redis.smembers('prs:active_rooms')).toEqual([]);
+    expect(await redis.keys('prs:conn:*')).toEqual([]);
+    await eventually(() => expect([...left].sort()).toEqual(ids.sort()));
+  });
+
+  test('a service and its handlers: close, then stop', async () => {
+    const service = new PresenceService(redis, { ...OPTIONS, logger: {} });
+    registerPresenceHandlers({ io: sockets.io, logger: {} }, service);
+    const all = await joined();
+    const left = await leaves();
+    sockets.io.close();
+    await service.stop();
+    await eventually(() => expect(left).toHaveLength(all.length));
+    expect(await redis.smembers('prs:active_rooms')).toEqual([]);
+  });
+});
+
+describe('10: a gap in the events', () => {
+  test('presence:resync brings each room with sockets as it is now', async () => {
+    sockets = await socketServer();
+    const { ready, service } = start();
+    await ready;
+    sockets.io.on('connection', (socket) => socket.join('watched'));
+    const [a, b, c] = await Promise.all([1, 2, 3].map(() => sockets.connect()));
+    const resyncs = [a, b, c].map((socket) => {
+      const got: Untyped[] = [];
+      socket?.on('presence:resync', (message) => got.push(message));
+      return got;
+    });
+    await join(a as Socket, 'r', { state: { n: 1 } });
+    await join(b as Socket, 's');
+    await service.join({ roomId: 'watched', userId: 'w', connId: 'w' });
+    // Rooms without sockets here are none of their business.
+    await service.join({ roomId: 'elsewhere', userId: 'x', connId: 'x' });
+    await redis.call('CLIENT', 'KILL', 'TYPE', 'pubsub');
+    await eventually(() => {
+      expect(resyncs.map((all) => all.map(({ roomId }) => roomId).sort())).toEqual([
+        ['r', 'watched'],
+        ['s', 'watched'],
+        ['watched'],
+      ]);
+    });
+    expect(resyncs[0]?.find(({ roomId }) => roomId === 'r').snapshot).toEqual([
+      {
+        connId: a?.id,
+        userId: 'u',
+        roomId: 'r',
+        state: { n: 1 },
+        lastSeenMs: expect.any(Number),
+        epoch: expect.any(Number),
+      },
+    ]);
+    expect(resyncs[2]?.[0].snapshot).toMatchObject([{ connId: 'w' }]);
+  });
+
+  test('events that come while a room is read are emitted after its snapshot, and read again if many', async () => {
+    const service = serviceOn(redis);
+    const emitted: string[] = [];
+    const rooms = new Map([['r', 1]]);
+    const io = {
+      adapter: { rooms },
+      sockets: new Map(),
+      to: () => ({ emit: (name: string) => emitted.push(name) }),
+    };
+    let read = () => {};
+    const reads: unknown[] = [];
+    const fetch = service.fetchRoomSnapshot.bind(service);
+    service.fetchRoomSnapshot = async (roomId) => {
+      reads.push(roomId);
+      if (reads.length === 1) await new Promise<void>((resolve) => (read = resolve));
+      return fetch(roomId);
+    };
+    await service.createSocketBridge(io as Untyped, { resyncEventName: 'again' });
+    await redis.call('CLIENT', 'KILL', 'TYPE', 'pubsub');
+    await eventually(() => expect(reads).toEqual(['r']));
+    await service.join({ roomId: 'r', userId: 'u', connId: 'c' });
+    await service.join({ roomId: 'other', userId: 'u', connId: 'd' });
+    await eventually(() => expect(emitted).toEqual(['presence:event']));
+    read();
+    await eventually(() => {
+      expect(emitted).toEqual(['presence:event', 'again', 'presence:event']);
+    });
+  });
+});
