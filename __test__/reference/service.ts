@@ -2,7 +2,8 @@
 // TypeScript on ioredis, written from the tables of the specification. It is what an old node of a
 // mixed fleet does to Redis, and no better: it reads and then writes, a connection that moves stays
 // listed in its first room, every reaper announces the same dead connection, the last writer of
-// metadata wins. Not a part of the package; tests and the benchmark run it.
+// metadata wins. What it takes without complaint (`null`, texts for numbers, empty names), it takes as those
+// servers do. Not a part of the package; tests and the benchmark run it.
 import type { Redis } from 'ioredis';
 
 export interface ReferenceOptions {
@@ -15,7 +16,6 @@ export interface ReferenceOptions {
 export interface ReferenceEntry {
   connId: string;
   userId: string;
-  roomId: string;
   state: unknown;
   lastSeenMs: number;
   epoch: number;
@@ -101,7 +101,8 @@ export class ReferencePresenceService {
     connId: string;
     state?: unknown;
   }): Promise<ReferenceEntry[]> {
-    const { roomId, userId, connId, state = {} } = o;
+    const { roomId, userId, connId } = o;
+    const state = o.state ?? {};
     const now = Date.now();
     const before = Number((await this.#redis.hget(conn(connId), 'epoch')) ?? 0);
     const epoch = Math.max(before + 1, now);
@@ -149,7 +150,8 @@ export class ReferencePresenceService {
       commands.hset(conn(connId), 'epoch', String(adopted));
       commands.hset(room(roomId, 'conn_meta'), connId, JSON.stringify({ userId, epoch: adopted }));
     }
-    const next = patchState && { ...JSON.parse(details.state || '{}'), ...patchState };
+    const isPatch = Object.keys(patchState ?? {}).length > 0;
+    const next = isPatch ? { ...readState(details.state), ...patchState } : undefined;
     const text = next && JSON.stringify(next);
     const changed = text !== undefined && text !== details.state;
     if (changed) commands.hset(conn(connId), 'state', text);
@@ -188,13 +190,17 @@ export class ReferencePresenceService {
       entries.push({
         connId: details.conn_id,
         userId: details.user_id ?? '',
-        roomId,
-        state: JSON.parse(details.state || '{}'),
+        state: readState(details.state),
         lastSeenMs: Number(details.last_seen_ms),
         epoch: Number(details.epoch),
       });
     }
     return entries;
+  }
+
+  async epochOf(connId: string): Promise<number | undefined> {
+    const epoch = await this.#redis.hget(conn(connId), 'epoch');
+    return epoch === null ? undefined : Number(epoch);
   }
 
   subscribe(handler: (event: ReferenceEvent) => void): Promise<Stop> {
@@ -206,60 +212,63 @@ export class ReferencePresenceService {
   }
 
   async setChannelMetadata(params: ReferenceMetadataParams): Promise<ReferenceMetadata> {
-    const { majorRevision } = await this.#readForWrite(params);
+    await this.#checkLock(params);
+    const { majorRevision } = await this.#expected(params);
+    const data = params.data ?? [];
     const items: Record<string, StoredItem> = {};
-    for (const { key, value = '', revision = 0 } of params.data ?? []) {
-      items[key] = this.#stamped({ value, revision: revision > 0 ? revision : 1 }, params);
+    for (const { key, value, revision } of data) {
+      const given = revision && revision > 0 ? revision : 1;
+      items[key] = this.#stamped({ value: textOf(value), revision: given }, params);
     }
-    return this.#write(params, 'set', items, majorRevision + 1, Object.entries(items));
+    return this.#write(params, 'set', items, majorRevision + 1, pick(items, data));
   }
 
   async updateChannelMetadata(params: ReferenceMetadataParams): Promise<ReferenceMetadata> {
     if (!params.data?.length) {
       throw new MetadataRefused('METADATA_INVALID', 'At least one metadata item is required');
     }
-    const { majorRevision, metadata } = await this.#readForWrite(params);
-    if (majorRevision === 0) {
+    await this.#checkLock(params);
+    if ((await this.getChannelMetadata(params)).totalCount === 0) {
       throw new MetadataRefused('METADATA_INVALID', 'Channel metadata does not exist');
     }
-    const changed: [string, StoredItem][] = [];
-    for (const { key, value, revision = -1 } of params.data) {
+    const { majorRevision, metadata } = await this.#expected(params);
+    for (const { key, value, revision } of params.data) {
       const before = metadata[key];
       if (before === undefined) {
         throw new MetadataRefused('METADATA_INVALID', `Metadata item "${key}" does not exist`);
       }
-      if (revision >= 0 && revision !== before.revision) {
+      if (revision !== undefined && revision >= 0 && revision !== before.revision) {
         throw new MetadataRefused('METADATA_CONFLICT', `Revision mismatch for key "${key}"`);
       }
-      const next = { ...before, value: value ?? before.value, revision: before.revision + 1 };
+      const kept = value === undefined ? before.value : textOf(value);
+      const next = { ...before, value: kept, revision: before.revision + 1 };
       metadata[key] = this.#stamped(next, params);
-      changed.push([key, metadata[key]]);
     }
+    const changed = pick(metadata, params.data);
     return this.#write(params, 'update', metadata, majorRevision + 1, changed);
   }
 
   async removeChannelMetadata(params: ReferenceMetadataParams): Promise<ReferenceMetadata> {
-    const current = await this.#readForWrite(params);
-    const keys = params.data?.length
-      ? params.data.map(({ key }) => key)
-      : Object.keys(current.metadata);
-    const removed = Object.entries(current.metadata).filter(([key]) => keys.includes(key));
+    await this.#checkLock(params);
+    const current = await this.#expected(params);
+    const { metadata } = current;
+    const all = Object.keys(metadata).map((key) => ({ key }));
+    const removed = pick(metadata, params.data?.length ? params.data : all);
     if (removed.length === 0) return current;
-    for (const [key] of removed) delete current.metadata[key];
-    return this.#write(params, 'remove', current.metadata, current.majorRevision + 1, removed);
+    for (const [key] of removed) delete metadata[key];
+    return this.#write(params, 'remove', metadata, current.majorRevision + 1, removed);
   }
 
   async getChannelMetadata(params: ReferenceMetadataParams): Promise<ReferenceMetadata> {
     const { channelName, channelType } = params;
     const stored = await this.#redis.hgetall(meta(channelType, channelName));
-    const metadata = JSON.parse(stored.items || '{}');
     return {
       timestamp: Date.now(),
       channelName,
       channelType,
       totalCount: Number(stored.totalCount ?? 0),
       majorRevision: Number(stored.majorRevision ?? 0),
-      metadata,
+      metadata: readItems(stored.items),
     };
   }
 
@@ -341,20 +350,21 @@ export class ReferencePresenceService {
     };
   }
 
+  async #checkLock({ options, actorUserId }: ReferenceMetadataParams): Promise<void> {
+    const name = options?.lockName;
+    if (!name) return;
+    const owner = await this.#redis.get(`prs:lock:${name}`);
+    const refuse = (why: string) => new MetadataRefused('METADATA_LOCK', `Lock "${name}" ${why}`);
+    if (!owner) throw refuse('is not held by any user');
+    if (!actorUserId) throw refuse('requires an authenticated user');
+    if (owner !== actorUserId) throw refuse('is held by a different user');
+  }
+
   /** The record, checked against what the caller expects; what is written later may differ. */
-  async #readForWrite(params: ReferenceMetadataParams): Promise<ReferenceMetadata> {
-    const { options = {}, actorUserId } = params;
-    if (options.lockName !== undefined) {
-      const name = options.lockName;
-      const owner = await this.#redis.get(`prs:lock:${name}`);
-      const refuse = (why: string) => new MetadataRefused('METADATA_LOCK', `Lock "${name}" ${why}`);
-      if (owner === null) throw refuse('is not held by any user');
-      if (actorUserId === undefined) throw refuse('requires an authenticated user');
-      if (owner !== actorUserId) throw refuse('is held by a different user');
-    }
+  async #expected(params: ReferenceMetadataParams): Promise<ReferenceMetadata> {
     const current = await this.getChannelMetadata(params);
-    const expected = options.majorRevision;
-    if (expected !== undefined && expected >= 0 && expected !== current.majorRevision) {
+    const expected = params.options?.majorRevision;
+    if (expected !== undefined && !(expected < 0) && expected !== current.majorRevision) {
       throw new MetadataRefused(
         'METADATA_CONFLICT',
         `Expected major revision ${expected}, but got ${current.majorRevision}`,
@@ -388,9 +398,47 @@ export class ReferencePresenceService {
     return { timestamp, channelName, channelType, totalCount, majorRevision, metadata };
   }
 
-  #stamped(item: StoredItem, { options = {}, actorUserId }: ReferenceMetadataParams): StoredItem {
-    if (options.addTimestamp) item.updated = new Date().toISOString();
-    if (options.addUserId && actorUserId !== undefined) item.authorUid = actorUserId;
+  #stamped(item: StoredItem, { options, actorUserId }: ReferenceMetadataParams): StoredItem {
+    if (options?.addTimestamp) item.updated = new Date().toISOString();
+    if (options?.addUserId && actorUserId) item.authorUid = actorUserId;
     return item;
   }
+}
+
+/** The items with these keys, each once, in the order in which they are named. */
+function pick(
+  items: Record<string, StoredItem>,
+  named: readonly { key: string }[],
+): [string, StoredItem][] {
+  const keys = [...new Set(named.map(({ key }) => key))];
+  return keys.flatMap((key) => (items[key] === undefined ? [] : [[key, items[key]]]));
+}
+
+function textOf(value: unknown): string {
+  return value === undefined || value === null ? '' : String(value);
+}
+
+/** What it can make nothing of, it takes for nothing. */
+function parsed(text: string | undefined): Record<string, unknown> | null {
+  try {
+    const value = JSON.parse(text || 'null');
+    return typeof value === 'object' ? value : null;
+  } catch {
+    return null;
+  }
+}
+
+const readState = parsed;
+
+function readItems(text: string | undefined): Record<string, StoredItem> {
+  const items: Record<string, StoredItem> = {};
+  for (const [key, item] of Object.entries(parsed(text) ?? {})) {
+    if (typeof item !== 'object' || item === null) continue;
+    const { value, revision, updated, authorUid } = item as Record<string, unknown>;
+    const number = Number(revision);
+    items[key] = { value: textOf(value), revision: Number.isFinite(number) ? number : 0 };
+    if (typeof updated === 'string') items[key].updated = updated;
+    if (typeof authorUid === 'string') items[key].authorUid = authorUid;
+  }
+  return items;
 }

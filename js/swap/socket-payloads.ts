@@ -7,6 +7,7 @@ import {
   checkEpoch,
   checkFlag,
   checkId,
+  checkName,
   checkObject,
   checkOptions,
   checkRevision,
@@ -74,7 +75,7 @@ function readItems(data: unknown): MetadataItemInput[] {
     const field = `data[${place}]`;
     checkOptions(field, item);
     const { key, value, revision } = item as Record<string, unknown>;
-    checkText(`${field}.key`, key);
+    checkName(`${field}.key`, key);
     if (value !== undefined) {
       checkText(`${field}.value`, value);
     }
