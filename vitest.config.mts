@@ -8,11 +8,10 @@
 // fewer of them; `test:more` then runs it in its long form (`__test__/support/size.ts`).
 import { defineConfig } from 'vitest/config';
 
-/** The project `more`: folders, and files of others that mostly wait. */
-const MORE = [
-  ...['benchmark', 'cluster', 'demo', 'fleet'].map((folder) => `__test__/${folder}/**/*.test.ts`),
-  '__test__/expiry/attended.test.ts',
-];
+/** The project `more`. */
+const MORE = ['benchmark', 'cluster', 'demo', 'fleet'].map(
+  (folder) => `__test__/${folder}/**/*.test.ts`,
+);
 const FAULTS = ['__test__/faults/**/*.test.ts'];
 
 export default defineConfig({

@@ -431,8 +431,6 @@ export interface Metrics {
   locksHeld: number;
   /** Calls for locks that wait. */
   locksWaiting: number;
-  /** Rooms that this node's reaper looks at by itself, so that the passes of all need not. */
-  roomsAttended: number;
   heartbeatLatencyMs: Summary;
   callLatencyMs: Summary;
   heartbeatBatchSize: Summary;

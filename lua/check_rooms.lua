@@ -4,29 +4,22 @@
 -- KEYS[1]  – prs:active_rooms
 -- KEYS[2..] – for each room: prs:{room}:conns, prs:{room}:members, prs:{room}:last_seen,
 --             prs:{room}:conn_meta
--- ARGV[1] – after how long of silence (ms) somebody should have been removed by all means
--- ARGV[2..] – roomIds
+-- ARGV[1..] – roomIds
 --
--- Returns the indices (0-based) of those rooms; and as -1 - index, rooms that are well but for somebody who
--- is overdue. Reads sizes only: a room costs the same whatever its size.
+-- Returns the indices (0-based) of those rooms. Reads sizes only: a room costs the same whatever its size.
 --
 -- Races: nothing is written; repair.lua looks again.
--- @include now
 -- @include size
-
-local overdue = string.format('%.0f', now - tonumber(ARGV[1]))
 local differ = {}
-for i = 0, #ARGV - 2 do
+for i = 0, #ARGV - 1 do
   -- -1: of another type, a size that no other key has.
   local conns = size('SCARD', KEYS[4 * i + 2], -1)
   local members = size('SCARD', KEYS[4 * i + 3], -1)
   if conns < 1 or members < 1 or members > conns
     or conns ~= size('ZCARD', KEYS[4 * i + 4], -1)
     or conns ~= size('HLEN', KEYS[4 * i + 5], -1)
-    or redis.pcall('SISMEMBER', KEYS[1], ARGV[i + 2]) == 0 then
+    or redis.pcall('SISMEMBER', KEYS[1], ARGV[i + 1]) == 0 then
     differ[#differ + 1] = i
-  elseif redis.call('ZCOUNT', KEYS[4 * i + 4], '-inf', overdue) > 0 then
-    differ[#differ + 1] = -1 - i
   end
 end
 return differ

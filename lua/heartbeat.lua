@@ -14,12 +14,10 @@
 -- ARGV[13] – with a patch: the state after it, '' when that is the same as before
 -- ARGV[14..15] – the same as it is to be stored, '' if as it is; its `compressed`, '' for none
 -- ARGV[16] – '1' if the state after it is large: then patch_check.lua is to know it again
--- ARGV[17] – '' or, for a look at the room, whether anybody there was last heard of so long ago (ms), or
---            longer
--- ARGV[18] – the layout: see include/layout.lua
+-- ARGV[17] – the layout: see include/layout.lua
 --
--- Returns {REFRESHED, epoch, now, state_rev after it (0 for none), with a look: how many such there are
---         (else 0), '1' if a higher epoch was adopted, else '0'}
+-- Returns {REFRESHED, epoch, now, state_rev after it (0 for none), '1' if a higher epoch was adopted,
+--         else '0'}
 --      or {UNKNOWN}: no such connection
 --      or {STALE, epoch}: the caller's epoch is older than the stored one
 --      or {ELSEWHERE, roomId, userId, epoch}: the connection is in another place
@@ -134,8 +132,4 @@ if after ~= '' then
   publish(KEYS[4], KEYS[6], presence_event(
     'update', ARGV[6], ARGV[5], ARGV[4], after, now, epoch))
 end
-local silent = 0
-if ARGV[17] ~= '' then
-  silent = redis.call('ZCOUNT', KEYS[2], '-inf', integer(now - tonumber(ARGV[17])))
-end
-return { REFRESHED, integer(epoch), seen, rev or '0', silent, adopted and '1' or '0' }
+return { REFRESHED, integer(epoch), seen, rev or '0', adopted and '1' or '0' }

@@ -10,12 +10,9 @@
 -- ARGV[4] – the expected epochs of all connections, one after the other, all of one length
 -- ARGV[5] – that length
 -- ARGV[6] – how many of the connections each room has: two bytes for each, the higher first
--- ARGV[7] – only if rooms are to be looked at: which of the R, two bytes for each (0-based)
--- ARGV[8] – with it: whether anybody there was last heard of so long ago (ms), or longer
 --
 -- Returns the exceptions only, flat: index (0-based), stored epoch (text; '' if there is no such
--- connection), index, … An exception was not written. And of rooms that were to be looked at, those in
--- which there is somebody: -1 - index, ''.
+-- connection), index, … An exception was not written.
 --
 -- Races: an epoch names one join of one connection, so an equal epoch also means the room and the
 -- user that the node remembers. A leave, reap or rejoin in between changes or removes the epoch,
@@ -65,17 +62,5 @@ for room = 1, rooms do
 end
 for state = key + 1, #keys do
   call('PEXPIREAT', keys[state], expires)
-end
-local looks = ARGV[7]
-if looks then
-  local silent = string.format('%.0f', now - tonumber(ARGV[8]))
-  for at = 1, #looks, 2 do
-    local high, low = byte(looks, at, at + 1)
-    local room = 256 * high + low
-    if call('ZCOUNT', keys[room + 1], '-inf', silent) > 0 then
-      exceptions[#exceptions + 1] = -1 - room
-      exceptions[#exceptions + 1] = ''
-    end
-  end
 end
 return exceptions

@@ -1,12 +1,10 @@
 -- sweep_due: begins a pass, unless another node has just made one: gives the rooms in which
--- something may be due. In any case, renews what the asking node says of the rooms that it attends.
+-- something may be due.
 --
 -- KEYS[1] – prs:active_rooms   KEYS[2..S+1] – the shards of the due index
 -- ARGV[1] – ttl (ms)   ARGV[2] – how many rooms at most
 -- ARGV[3] – for how long one node's pass serves all (ms); 0 for a pass in any case
--- ARGV[4] – the node's id, '' if it attends none   ARGV[5] – for how long it answers for them (ms)
--- ARGV[6] – for how long a room with candidates is taken (ms)
--- ARGV[7] – the longest that a node can answer for its rooms (ms)
+-- ARGV[4] – for how long a room with candidates is taken (ms)
 --
 -- Returns {TAKEN, now, wait}: another node's pass serves for so many ms more
 --      or {PASS, now, before, unindexed, {shard (0-based), roomId, roomId, …}, {shard, …}, …}
@@ -16,8 +14,7 @@
 -- Races: of nodes that ask at the same time, one is given the pass. It owns nothing by that: a room
 -- stays due until somebody has looked at it (sweep_rooms.lua), so if that node dies, the next pass
 -- finds the rest. An entry is only a hint of when to look; what dies is decided by looking at it
--- again (reap.lua). Rooms of a node that has not renewed its word are due, whatever is in them. It may
--- still be there and look at them too; it takes another id before it attends any room again.
+-- again (reap.lua).
 -- @include now
 -- @include goes_on
 -- @include size
@@ -28,40 +25,9 @@ local PASS = 1
 local call = redis.call
 local limit, left, serves = now - tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 -- The latest that an entry can be: a join now, or a room that was taken just now.
-local latest = now + tonumber(ARGV[6])
+local latest = now + tonumber(ARGV[4])
 local answer = { PASS, now, now, 0 }
 local mine = false
-if ARGV[4] ~= '' then
-  goes_on(KEYS[1])
-  local answers_until = mark_at(now + tonumber(ARGV[5]))
-  for shard = 2, #KEYS do
-    -- The mark is made by the first claim (sweep_rooms.lua).
-    redis.pcall('ZADD', KEYS[shard], 'XX', answers_until, NODE_MARK .. ARGV[4])
-  end
-end
-
--- attended_by_the_gone: adds rooms of nodes that no longer answer for them.
-local function attended_by_the_gone(shard, rooms)
-  local marks = call('ZRANGEBYSCORE', shard, FROM_MARKS, mark_at(now))
-  -- No lease is longer than that: the server's clock went back.
-  local ahead = call('ZRANGEBYSCORE', shard, '(' .. mark_at(now + tonumber(ARGV[7])), '+inf')
-  for i = 1, #ahead do
-    marks[#marks + 1] = ahead[i]
-  end
-  for i = 1, #marks do
-    if marks[i] ~= PASS_MEMBER and left > #rooms then
-      local score = '-' .. string.sub(marks[i], 2)
-      local theirs = call('ZRANGEBYSCORE', shard, score, score, 'LIMIT', 0, left - #rooms)
-      for j = 1, #theirs do
-        rooms[#rooms + 1] = theirs[j]
-      end
-      if #theirs == 0 then
-        call('ZREM', shard, marks[i])
-      end
-    end
-  end
-end
-
 local unindexed = size('SCARD', KEYS[1], 0)
 for shard = 2, #KEYS do
   local indexed = room_count(KEYS[shard])
@@ -83,7 +49,7 @@ for shard = 2, #KEYS do
     call('ZREM', KEYS[shard], PASS_MEMBER)
   end
   if indexed > 0 and left > 0 then
-    local rooms = call('ZRANGEBYSCORE', KEYS[shard], '0', limit, 'LIMIT', 0, left)
+    local rooms = call('ZRANGEBYSCORE', KEYS[shard], '-inf', limit, 'LIMIT', 0, left)
     if #rooms < left then
       local ahead = call('ZRANGEBYSCORE', KEYS[shard], string.format('(%.0f', latest), BELOW_MARKS,
         'LIMIT', 0, left - #rooms)
@@ -91,7 +57,6 @@ for shard = 2, #KEYS do
         rooms[#rooms + 1] = ahead[i]
       end
     end
-    attended_by_the_gone(KEYS[shard], rooms)
     if #rooms > 0 then
       left = left - #rooms
       table.insert(rooms, 1, shard - 2)

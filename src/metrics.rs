@@ -143,8 +143,6 @@ pub struct Gauges {
     pub locks_held: u64,
     /// Calls for locks that wait.
     pub locks_waiting: u64,
-    /// Rooms that this node looks at by itself, so that sweeps need not.
-    pub rooms_attended: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]

@@ -81,10 +81,6 @@ named! {
         Merging: "merging",
         /// Passes of the reaper.
         Reaping: "reaping",
-        /// Looking at rooms that were attended by a node that is gone.
-        Lapsing: "lapsing",
-        /// Not a defence: rooms are attended, unless it is off.
-        Attending: "attending",
         /// Renewing the leases of locks.
         Renewing: "renewing",
         /// Not a defence: it is "off" when tasks are to panic.

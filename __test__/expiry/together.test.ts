@@ -77,8 +77,10 @@ async function dieTogether(rooms: number, users: number): Promise<Outcome> {
   await redis.config('SET', 'slowlog-log-slower-than', LONGEST_MICROS);
   await redis.config('SET', 'slowlog-max-len', 1000);
   await redis.config('SET', 'latency-monitor-threshold', LONGEST_MICROS / 1000);
-  await redis.slowlog('RESET');
+  // Calls that were sent before they are measured have been answered when one that was sent after them is.
   meter.measuring = true;
+  await eventually(() => expect(meter.calls).not.toEqual([]));
+  await redis.slowlog('RESET');
 
   await eventually(() => leavesOf(recorder.events).length >= CONNECTIONS, {
     timeoutMs: TTL_MS + 15_000,

@@ -23,8 +23,6 @@ export type Defence =
   | 'merging'
   | 'settling'
   | 'reaping'
-  | 'attending'
-  | 'lapsing'
   | 'renewing'
   | 'calm-at-once'
   | 'checks'

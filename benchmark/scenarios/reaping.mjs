@@ -21,7 +21,6 @@ const FLEETS = {
   none: { label: 'nobody reaps' },
   one: { label: `Rollcall, one of ${NODES} nodes`, reaping: 1 },
   three: { label: `Rollcall, ${NODES} nodes`, reaping: NODES },
-  only: { label: `Rollcall, ${NODES} clients that only reap`, reaping: NODES },
   reference: { label: `every room every ${REFERENCE_MS / 1000} s, ${NODES} nodes`, asking: NODES },
   // For two of them the rooms are in the processor's cache then.
   atOnce: { label: 'the same, all nodes at the same instant', asking: NODES },
@@ -31,7 +30,6 @@ const COLUMNS = [
   { key: 'redisCpuMs', label: 'Redis CPU ms/s' },
   { key: 'reapingMs', label: 'of that, reaping' },
   { key: 'looks', label: 'rooms looked at by passes/s' },
-  { key: 'attended', label: 'rooms attended' },
 ];
 
 /** How often some of the connections have their heartbeats: everybody once in a third of their TTL. */
@@ -54,9 +52,7 @@ async function member({ port, number, place, fleet }) {
   const joining = await connectRollcall({ port, db: 0 });
   await joinAll(joining, list);
   await joining.close();
-  const connect = () =>
-    connectRollcall({ port, db: 0 }, { ttlMs: TTL_MS, fallbackSweepMs: TTL_MS });
-  const client = await connect();
+  const client = await connectRollcall({ port, db: 0 }, { ttlMs: TTL_MS, fallbackSweepMs: TTL_MS });
   const each = Math.ceil((list.length * TICK_MS * 3) / TTL_MS);
   let at = 0;
   const beat = async (count) => {
@@ -106,8 +102,6 @@ async function member({ port, number, place, fleet }) {
     () => beat(each),
   );
   const { reaping = 0, asking = 0 } = FLEETS[fleet];
-  /** The client that reaps, if one does. */
-  let reaper = client;
   let redis;
   return {
     async reap() {
@@ -121,21 +115,20 @@ async function member({ port, number, place, fleet }) {
           () => ask(redis),
         );
       } else if (number < reaping) {
-        reaper = fleet === 'only' ? await connect() : client;
-        await reaper.startReaper();
+        await client.startReaper();
       }
     },
     counts() {
       if (failed !== undefined) throw failed;
-      const { expired, repairs, sweepsFailed, roomsSwept, roomsAttended } = reaper.metrics();
+      const { expired, repairs, sweepsFailed, roomsSwept } = client.metrics();
       if (expired + repairs + sweepsFailed > 0) throw new Error('something was due');
-      return { looked: looked + roomsSwept, attended: roomsAttended };
+      return { looked: looked + roomsSwept };
     },
     async end() {
       stopped = true;
       await Promise.all(loops);
       redis?.disconnect();
-      await Promise.all([client.close(), reaper.close()]);
+      await client.close();
     },
   };
 }
@@ -180,7 +173,7 @@ export default {
       const sum = (fleet, key) => counts.reduce((total, of) => total + of[fleet][key], 0);
       const of = controls.map(([fleet], i) => [
         fleet,
-        { cpu: cpu[i], looked: sum(fleet, 'looked'), attended: sum(fleet, 'attended') },
+        { cpu: cpu[i], looked: sum(fleet, 'looked') },
       ]);
       return { ms, of: Object.fromEntries(of) };
     };
@@ -199,7 +192,6 @@ export default {
           list.push({
             redisCpuMs: (is.cpu - was.cpu) / seconds,
             looks: (is.looked - was.looked) / seconds,
-            attended: is.attended,
           });
         }
         before = after;

@@ -125,7 +125,6 @@ impl Client {
         ))
         .abort_handle();
         let reaper = Arc::new(Reaper {
-            directory: directory.clone(),
             locks: locks.clone(),
             store: store.clone(),
             metrics: metrics.clone(),
@@ -398,7 +397,6 @@ impl Client {
             pending_calls: self.calls.len() as u64,
             locks_held: self.locks.held() as u64,
             locks_waiting: self.locks.waiting() as u64,
-            rooms_attended: self.store.attended() as u64,
         })
     }
 

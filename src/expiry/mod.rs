@@ -8,8 +8,7 @@ use crate::{
         error::{Error, Result},
         presence::Sweep,
     },
-    presence::directory::Directory,
-    store::{Attend, Attending, EventSink, LogLevel, Store, SweepSettings, Watch},
+    store::{EventSink, LogLevel, Store, SweepSettings, Watch},
     switches::{Defence, off},
 };
 use serde::Deserialize;
@@ -38,9 +37,6 @@ pub const CHECK_EVERY: u64 = 10;
 /// Notifications that come within this time are answered by one pass.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// A node makes at least so many passes before it leaves one to others on purpose.
-const YIELDS_AFTER: u32 = 8;
-
 /// How nodes take turns.
 struct Pace {
     /// What dies right after a pass waits for the next one: three quarters of the interval to wait, the
@@ -52,8 +48,6 @@ struct Pace {
     /// Others look so long after that: a fifth of the pause after the next one is due, so that a node that
     /// died in between costs no more than that; less than an interval from pass to pass even then.
     behind: Duration,
-    /// The pause of a node that leaves the next pass to others, if there are any.
-    yielding: Duration,
 }
 
 impl Pace {
@@ -64,15 +58,12 @@ impl Pace {
             pause,
             serves,
             behind: pause - serves + pause / 5,
-            yielding: pause + pause / 4,
         }
     }
 }
 
 pub struct Reaper {
     pub store: Arc<dyn Store>,
-    /// Where this node has connections.
-    pub directory: Arc<Directory>,
     /// Those that ended with nobody there to say so are told of in passing.
     pub locks: Arc<Locks>,
     pub metrics: Arc<Metrics>,
@@ -93,7 +84,7 @@ impl Reaper {
     /// Fails only if nothing at all could be processed. What could not be is logged, and is part of the
     /// next pass.
     pub async fn pass(&self) -> Result<Sweep> {
-        let (sweep, ()) = tokio::join!(self.look(true, Duration::ZERO, None), self.end_locks());
+        let (sweep, ()) = tokio::join!(self.look(true, Duration::ZERO), self.end_locks());
         let sweep = sweep?;
         if let Some(error) = &sweep.failure {
             self.log_part(error);
@@ -119,12 +110,7 @@ impl Reaper {
     }
 
     /// A pass, unless another node has made one within the time that one serves all.
-    async fn look(
-        &self,
-        adopt: bool,
-        serves: Duration,
-        attending: Option<Attending>,
-    ) -> Result<Sweep> {
+    async fn look(&self, adopt: bool, serves: Duration) -> Result<Sweep> {
         if off(Defence::Reaping) {
             return Ok(Sweep::default());
         }
@@ -135,9 +121,7 @@ impl Reaper {
                 serves_ms: serves.as_millis() as u64,
                 ..self.settings
             };
-            let ours = |room: &str| self.directory.room(room);
-            let attend = attending.map(|how| Attend { how, ours: &ours });
-            let mut sweep = self.store.sweep(&settings, attend).await?;
+            let mut sweep = self.store.sweep(&settings).await?;
             if sweep.unindexed && adopt && !off(Defence::Adopting) {
                 sweep += self.store.adopt(self.settings.ttl_ms).await?;
             }
@@ -183,10 +167,6 @@ impl Reaper {
         let between_adoptions = self
             .sweep_interval
             .max(Duration::from_millis(self.settings.ttl_ms / 4));
-        let attending = Attending::new(self.settings.ttl_ms, interval.as_millis() as u64)
-            .filter(|_| !off(Defence::Attending));
-        // Since it left passes to others: passes, and whether some may attend rooms that it cannot.
-        let (mut passes, mut others) = (0, false);
         let mut adopted: Option<Instant> = None;
         let mut failing = false;
         let mut failing_in_part = false;
@@ -200,7 +180,7 @@ impl Reaper {
             } else {
                 pace.serves
             };
-            let pause = match self.look(adopt, serves, attending).await {
+            let pause = match self.look(adopt, serves).await {
                 Ok(sweep) => {
                     failing = false;
                     if let Some(error) = &sweep.failure
@@ -213,7 +193,6 @@ impl Reaper {
                         let reaper = self.clone();
                         tokio::spawn(async move { reaper.end_locks().await });
                     }
-                    others |= sweep.others;
                     if sweep.corrupt > 0 && !corrupt {
                         corrupt = true;
                         self.sink.log(
@@ -227,11 +206,7 @@ impl Reaper {
                     }
                     if sweep.served_ms > 0 {
                         Duration::from_millis(sweep.served_ms) + pace.behind
-                    } else if others && passes >= YIELDS_AFTER {
-                        (passes, others) = (0, false);
-                        pace.yielding
                     } else {
-                        passes += 1;
                         pace.pause
                     }
                 }

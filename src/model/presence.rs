@@ -143,8 +143,6 @@ pub struct Sweep {
     pub corrupt: u64,
     /// There may be rooms that only other nodes wrote and that no sweep would look at.
     pub unindexed: bool,
-    /// Rooms were looked at to which this node sends no heartbeats: another node may attend them.
-    pub others: bool,
     /// Why a part could not be processed: a master of a cluster that is away. The other parts were.
     pub failure: Option<Error>,
     /// Not 0: another node has just swept, and this one has done nothing; it may for so many ms more.
@@ -171,7 +169,6 @@ impl std::ops::AddAssign for Sweep {
         self.lag_ms = self.lag_ms.max(other.lag_ms);
         self.corrupt += other.corrupt;
         self.unindexed |= other.unindexed;
-        self.others |= other.others;
         self.served_ms = self.served_ms.max(other.served_ms);
         self.failure = self.failure.take().or(other.failure);
     }

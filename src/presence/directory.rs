@@ -216,13 +216,6 @@ impl Directory {
         );
     }
 
-    /// The copy of a room's name, if the node remembers connections there.
-    pub fn room(&self, room: &str) -> Option<Arc<str>> {
-        let inner = self.inner.lock();
-        let ours = inner.rooms.get(room)?;
-        is_in_use(ours).then(|| ours.clone())
-    }
-
     pub fn len(&self) -> usize {
         self.inner.lock().conns.len()
     }

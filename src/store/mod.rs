@@ -317,41 +317,6 @@ pub struct SweepSettings {
     pub settle_ms: u64,
 }
 
-/// How a node attends rooms: looks at them itself, so that sweeps need not. Times are in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attending {
-    /// It attends rooms in which nobody has been silent for so long: half the TTL.
-    pub silence_ms: u64,
-    /// For how long such a room need not be looked at again.
-    pub within_ms: u64,
-    /// For how long others rely on it, from each sweep on.
-    pub lease_ms: u64,
-}
-
-impl Attending {
-    /// For nodes that sweep once in `interval_ms`. `None` if a TTL is so short that it is not worth it:
-    /// then every look is made by sweeps.
-    pub fn new(ttl_ms: u64, interval_ms: u64) -> Option<Self> {
-        let silence_ms = ttl_ms / 2;
-        // A node may die right before a look: its lease ends after two intervals, the next sweep is within
-        // another one.
-        let within_ms = silence_ms.checked_sub(3 * interval_ms)?;
-        (within_ms >= interval_ms).then_some(Attending {
-            silence_ms,
-            within_ms,
-            lease_ms: 2 * interval_ms,
-        })
-    }
-}
-
-/// Rooms that a node may attend, for one sweep.
-#[derive(Clone, Copy)]
-pub struct Attend<'a> {
-    pub how: Attending,
-    /// The node's own copy of a room's name, if it has connections there.
-    pub ours: &'a (dyn Fn(&str) -> Option<Arc<str>> + Send + Sync),
-}
-
 /// Where a store hands over what it hears. Called in the order in which the store applied things;
 /// must not block.
 pub trait EventSink: Send + Sync + 'static {
@@ -437,18 +402,8 @@ pub trait Store: HeartbeatStore + MetadataStore + LockStore {
     fn user_connections<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<Vec<Member>>>;
 
     /// Removes what is due now (spec 6.1), publishing `leave` with reason `timeout` for each; unless
-    /// another node has just done so. `attend`: what of it the node may do by itself from now on, and
-    /// does with each sweep. Safe to give only to one sweep at a time.
-    fn sweep<'a>(
-        &'a self,
-        settings: &'a SweepSettings,
-        attend: Option<Attend<'a>>,
-    ) -> BoxFuture<'a, Result<Sweep>>;
-
-    /// How many rooms this node attends.
-    fn attended(&self) -> usize {
-        0
-    }
+    /// another node has just done so.
+    fn sweep<'a>(&'a self, settings: &'a SweepSettings) -> BoxFuture<'a, Result<Sweep>>;
 
     /// Takes rooms that no node of ours has made under the reaper's care (spec 6.5).
     fn adopt(&self, ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>>;

@@ -25,8 +25,8 @@ use crate::{
         presence::{Epoch, Member, Place, Sweep},
     },
     store::{
-        Attend, Beaten, EachPiece, EventSink, Exception, FullBeat, Join, Joined, Left, Located,
-        PlainBeat, Store, SweepSettings, Topic, Watch, heartbeat::HeartbeatStore,
+        Beaten, EachPiece, EventSink, Exception, FullBeat, Join, Joined, Left, Located, PlainBeat,
+        Store, SweepSettings, Topic, Watch, heartbeat::HeartbeatStore,
     },
 };
 use futures_util::future::BoxFuture;
@@ -253,11 +253,7 @@ impl Store for MemoryStore {
     }
 
     /// Every connection carries its own expiry, so the TTL is not needed.
-    fn sweep<'a>(
-        &'a self,
-        _settings: &'a SweepSettings,
-        _attend: Option<Attend<'a>>,
-    ) -> BoxFuture<'a, Result<Sweep>> {
+    fn sweep<'a>(&'a self, _settings: &'a SweepSettings) -> BoxFuture<'a, Result<Sweep>> {
         Box::pin(self.do_sweep())
     }
 

@@ -2,7 +2,6 @@
 
 use super::{
     RedisStore, errors,
-    expiry::Looks,
     link::Repeat,
     presence::{number, unknown_code},
     scripts::{self, Reply},
@@ -23,13 +22,6 @@ use std::sync::Arc;
 
 /// A heartbeat and where its result belongs.
 type Open<'a> = (&'a FullBeat, &'a mut Option<Result<Beaten>>);
-
-/// What a heartbeat with more to say was sent with.
-struct Sent {
-    /// How the state that it brings is stored.
-    written: Encoded,
-    looks: Option<Looks>,
-}
 
 impl RedisStore {
     pub(super) async fn do_beat_batch(
@@ -112,25 +104,20 @@ impl RedisStore {
         width: usize,
         ttl_ms: u64,
     ) -> Result<Vec<Exception>> {
-        let (call, looks) = self.beat_call(beats, width, ttl_ms);
-        let value = self
-            .call(&scripts::HEARTBEAT_BATCH, &call, Repeat::Harmless)
-            .await?;
-        let (exceptions, silent) = read_exceptions(value)?;
-        if let Some(looks) = looks {
-            self.attendance.looked(&looks, &silent);
-        }
-        Ok(exceptions)
+        let call = self.beat_call(beats, width, ttl_ms);
+        read_exceptions(
+            self.call(&scripts::HEARTBEAT_BATCH, &call, Repeat::Harmless)
+                .await?,
+        )
     }
 
-    /// One call of the script, for beats that are sorted by room and have epochs of one length; and which
-    /// rooms it looks at.
+    /// One call of the script, for beats that are sorted by room and have epochs of one length.
     pub(super) fn beat_call<'a>(
         &self,
         beats: impl Iterator<Item = &'a PlainBeat> + Clone,
         width: usize,
         ttl_ms: u64,
-    ) -> (Cmd, Option<Looks>) {
+    ) -> Cmd {
         let mut rooms: Vec<(&Arc<str>, usize)> = Vec::new();
         let (mut count, mut separate) = (0, 0);
         let mut epochs = String::new();
@@ -173,12 +160,7 @@ impl RedisStore {
             .arg(epochs)
             .arg(width)
             .arg(counts);
-        let looks = self.attendance.looks(rooms.iter().map(|(room, _)| *room));
-        if let Some(looks) = &looks {
-            call.arg(two_bytes_each(looks.places.iter().copied()))
-                .arg(looks.silence_ms);
-        }
-        (call, looks)
+        call
     }
 
     pub(super) async fn do_beat_full(
@@ -217,10 +199,8 @@ impl RedisStore {
                 Some(next) => self.states.encode(next).await,
                 None => Encoded::default(),
             };
-            let (call, looks) = self.full_beat_call(beat, &encoded, ttl_ms);
-            calls.push(call);
-            let written = encoded;
-            sent.push(Sent { written, looks });
+            calls.push(self.full_beat_call(beat, &encoded, ttl_ms));
+            sent.push(encoded);
         }
         let answers = self.call_all(&scripts::HEARTBEAT, calls, repeat).await;
         for (((beat, result), sent), answer) in open.into_iter().zip(sent).zip(answers) {
@@ -231,24 +211,14 @@ impl RedisStore {
         }
     }
 
-    fn full_beat_call(
-        &self,
-        beat: &FullBeat,
-        encoded: &Encoded,
-        ttl_ms: u64,
-    ) -> (Cmd, Option<Looks>) {
-        let mut call = self.full_beat_but_look(beat, encoded, ttl_ms);
-        let looks = self.attendance.looks(std::iter::once(&beat.place.room));
-        match &looks {
-            Some(looks) => call.arg(looks.silence_ms),
-            None => call.arg(""),
-        };
+    fn full_beat_call(&self, beat: &FullBeat, encoded: &Encoded, ttl_ms: u64) -> Cmd {
+        let mut call = self.full_beat_but_layout(beat, encoded, ttl_ms);
         call.arg(self.keys.layout_name());
-        (call, looks)
+        call
     }
 
-    /// The call but for its last arguments. `encoded`: how it stores the state that it brings.
-    fn full_beat_but_look(&self, beat: &FullBeat, encoded: &Encoded, ttl_ms: u64) -> Cmd {
+    /// The call but for its last argument. `encoded`: how it stores the state that it brings.
+    fn full_beat_but_layout(&self, beat: &FullBeat, encoded: &Encoded, ttl_ms: u64) -> Cmd {
         let (room, user) = (&*beat.place.room, &*beat.place.user);
         let keys = self.keys.room(room);
         let sharded = self.keys.has_sharded_events();
@@ -296,7 +266,7 @@ impl RedisStore {
     fn read_beat(
         &self,
         beat: &FullBeat,
-        Sent { written, looks }: Sent,
+        written: Encoded,
         value: Value,
     ) -> Result<Beaten, redis::RedisError> {
         let mut reply = Reply::new(value)?;
@@ -305,10 +275,6 @@ impl RedisStore {
                 let epoch = reply.integer()?.unsigned_abs();
                 self.clock.heard(reply.integer()?.unsigned_abs());
                 let revision = reply.integer()?.unsigned_abs();
-                let silent: &[usize] = if reply.integer()? > 0 { &[0] } else { &[] };
-                if let Some(looks) = looks {
-                    self.attendance.looked(&looks, silent);
-                }
                 let adopted = reply.integer()? == 1;
                 let write = beat.write.as_ref();
                 Beaten::Refreshed {
@@ -345,21 +311,13 @@ impl RedisStore {
     }
 }
 
-/// What was not written; and places of rooms in which somebody has been silent for long.
-pub(super) fn read_exceptions(value: Value) -> Result<(Vec<Exception>, Vec<usize>)> {
+/// What was not written.
+pub(super) fn read_exceptions(value: Value) -> Result<Vec<Exception>> {
     scripts::read(value, |reply| {
         let mut exceptions = Vec::with_capacity(reply.left() / 2);
-        let mut silent = Vec::new();
         while reply.left() > 1 {
-            let index = reply.integer()?;
+            let index = reply.integer()?.unsigned_abs() as usize;
             let stored = reply.bytes()?;
-            let index = match scripts::place(index) {
-                Ok(index) => index,
-                Err(room) => {
-                    silent.push(room);
-                    continue;
-                }
-            };
             if stored.is_empty() && off(Defence::NotFound) {
                 continue;
             }
@@ -368,7 +326,7 @@ pub(super) fn read_exceptions(value: Value) -> Result<(Vec<Exception>, Vec<usize
                 stored: (!stored.is_empty()).then(|| number(&stored)),
             });
         }
-        Ok((exceptions, silent))
+        Ok(exceptions)
     })
 }
 

@@ -34,8 +34,8 @@ use crate::{
         presence::{Epoch, Member, Place, Sweep},
     },
     store::{
-        Attend, Beaten, EachPiece, EventSink, Exception, FullBeat, Join, Joined, Left, Located,
-        PlainBeat, Store, SweepSettings, Topic, Watch, heartbeat::HeartbeatStore,
+        Beaten, EachPiece, EventSink, Exception, FullBeat, Join, Joined, Left, Located, PlainBeat,
+        Store, SweepSettings, Topic, Watch, heartbeat::HeartbeatStore,
     },
     switches::{Defence, off},
 };
@@ -80,7 +80,6 @@ pub struct RedisStore {
     /// The user may send what `patch.rs` sends, and the server does with it what it should.
     transactions: Arc<AtomicBool>,
     thoroughness: slotted::Thoroughness,
-    attendance: expiry::Attendance,
     checks: expiry::Checks,
     sink: Arc<dyn EventSink>,
 }
@@ -194,22 +193,14 @@ impl Store for RedisStore {
         Box::pin(self.do_user_connections(user))
     }
 
-    fn sweep<'a>(
-        &'a self,
-        settings: &'a SweepSettings,
-        attend: Option<Attend<'a>>,
-    ) -> BoxFuture<'a, Result<Sweep>> {
+    fn sweep<'a>(&'a self, settings: &'a SweepSettings) -> BoxFuture<'a, Result<Sweep>> {
         Box::pin(async move {
             if self.keys.is_slotted() {
                 Ok(cluster::without_patience(self.sweep_slotted(settings)).await)
             } else {
-                self.do_sweep(settings, attend).await
+                self.do_sweep(settings).await
             }
         })
-    }
-
-    fn attended(&self) -> usize {
-        self.attendance.count()
     }
 
     fn adopt(&self, ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>> {

@@ -71,7 +71,6 @@ impl Settings<'_> {
             clock: ServerClock::default(),
             transactions,
             thoroughness: slotted::Thoroughness::default(),
-            attendance: expiry::Attendance::default(),
             checks: expiry::Checks::default(),
             sink: self.sink,
         }

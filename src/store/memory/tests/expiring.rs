@@ -69,7 +69,7 @@ async fn spec_6_1_a_big_sweep_lets_others_in_between() {
         world.join(&format!("c{i}"), &format!("r{}", i % 3), "u");
     }
     world.pass(TTL);
-    let mut sweep = world.store.sweep(&SETTINGS, None);
+    let mut sweep = world.store.sweep(&SETTINGS);
     assert!(
         sweep.as_mut().now_or_never().is_none(),
         "one step does not do it all"

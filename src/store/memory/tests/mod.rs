@@ -129,7 +129,7 @@ impl World {
     }
 
     fn sweep(&self) -> Sweep {
-        now(self.store.sweep(&SETTINGS, None)).unwrap()
+        now(self.store.sweep(&SETTINGS)).unwrap()
     }
 
     fn events(&self) -> Vec<String> {

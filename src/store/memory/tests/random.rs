@@ -92,7 +92,7 @@ fn run(store: &MemoryStore, clock: &AtomicU64, op: &Op) -> Option<(String, Epoch
             now(store.beat_batch(&beats, TTL)).unwrap();
         }
         Op::Sweep => {
-            now(store.sweep(&SETTINGS, None)).unwrap();
+            now(store.sweep(&SETTINGS)).unwrap();
         }
         Op::Pass { ms } => {
             pass(*ms);

@@ -1,18 +1,12 @@
 //! Checks: every room of a shard is looked at, whether its indices fit together; and, where there is reason
 //! to, whether its users know of it. What does not is left to `repair.rs`.
 
-use super::{
-    integers,
-    sweep::{Onlooker, Room},
-};
+use super::integers;
 use crate::{
     keys::RoomKeys,
     model::error::{Error, Result},
     model::presence::Sweep,
-    store::{
-        SweepSettings,
-        redis::{RedisStore, errors, info_field, link::Repeat, presence::Meta, scripts},
-    },
+    store::redis::{RedisStore, errors, info_field, link::Repeat, presence::Meta, scripts},
     switches::{Defence, off},
 };
 use parking_lot::Mutex;
@@ -35,8 +29,6 @@ type PageOf = (usize, Vec<String>);
 
 /// Scores from here on are those of marks (`lua/include/marks.lua`).
 const MARKS: f64 = 4_503_599_627_370_496.0;
-/// When nobody has looked at a room for so many sweeps after it was due, nobody will.
-const SWEEPS_MISSED: u64 = 5;
 
 /// Of so many checks of a shard one asks the users without any reason to.
 pub(super) const USERS_EVERY: u64 = 4;
@@ -75,15 +67,6 @@ impl Checks {
     }
 }
 
-/// What a check finds.
-#[derive(Default)]
-struct Found<'a> {
-    /// Rooms whose keys do not fit together.
-    differing: Vec<&'a String>,
-    /// Rooms of which a connection should have been removed.
-    overdue: Vec<&'a String>,
-}
-
 /// Where a scan begins, and what it says when it has ended.
 const END: &[u8] = b"0";
 
@@ -93,15 +76,15 @@ impl RedisStore {
         &self,
         shard: usize,
         users: bool,
-        shards: &[String],
-        settings: &SweepSettings,
+        shard_key: &str,
+        ttl_ms: u64,
         sweep: &mut Sweep,
     ) -> Result<()> {
         let perils = self.perils().await;
         let users = users || perils.is_none_or(|now| self.checks.suspects(shard, now));
         let mut cursor = END.to_vec();
         loop {
-            let (next, members) = self.scan("ZSCAN", &shards[shard], &cursor).await?;
+            let (next, members) = self.scan("ZSCAN", shard_key, &cursor).await?;
             // ZSCAN gives members and scores in turn; some are marks.
             let rooms: Vec<&String> = members
                 .chunks_exact(2)
@@ -109,18 +92,9 @@ impl RedisStore {
                 .map(|entry| &entry[0])
                 .collect();
             for rooms in rooms.chunks(ROOMS_ASKED) {
-                let Found { differing, overdue } = self.differing(rooms, users, settings).await?;
-                for room in differing {
-                    self.try_repair(room, settings.ttl_ms, sweep).await?;
+                for room in self.differing(rooms, users).await? {
+                    self.try_repair(room, ttl_ms, sweep).await?;
                 }
-                // Whoever was to look at them has not: they are due from now on.
-                let overdue = overdue.into_iter().map(|room| Room {
-                    name: room.as_str().into(),
-                    wanted: false,
-                });
-                let overdue = vec![(shard, overdue.collect())];
-                self.look(shards, &overdue, settings, Onlooker::Check, sweep)
-                    .await?;
             }
             cursor = next;
             if cursor == END {
@@ -144,15 +118,10 @@ impl RedisStore {
         })
     }
 
-    /// Those of the rooms whose keys do not fit together, or that should have been looked at.
-    async fn differing<'a>(
-        &self,
-        rooms: &[&'a String],
-        users: bool,
-        settings: &SweepSettings,
-    ) -> Result<Found<'a>> {
+    /// Those of the rooms whose keys do not fit together.
+    async fn differing<'a>(&self, rooms: &[&'a String], users: bool) -> Result<Vec<&'a String>> {
         if off(Defence::Checks) {
-            return Ok(Found::default());
+            return Ok(Vec::new());
         }
         let of_rooms: Vec<RoomKeys> = rooms.iter().map(|room| self.keys.room(room)).collect();
         let mut call = scripts::CHECK_ROOMS.call(1 + 4 * rooms.len());
@@ -163,7 +132,6 @@ impl RedisStore {
                 .arg(&keys.last_seen)
                 .arg(&keys.conn_meta);
         }
-        call.arg(settings.ttl_ms + SWEEPS_MISSED * settings.claim_ms);
         for room in rooms {
             call.arg(room);
         }
@@ -171,19 +139,14 @@ impl RedisStore {
             .call(&scripts::CHECK_ROOMS, &call, Repeat::Harmless)
             .await?;
         let mut differ = vec![false; rooms.len()];
-        let mut found = Found::default();
         for index in integers(value)? {
-            match scripts::place(index) {
-                Ok(differing) => differ[differing] = true,
-                Err(overdue) => found.overdue.push(rooms[overdue]),
-            }
+            differ[index.unsigned_abs() as usize] = true;
         }
         if users {
             self.ask_users(rooms, &of_rooms, &mut differ).await?;
         }
         let differing = rooms.iter().zip(differ).filter(|(_, differs)| *differs);
-        found.differing = differing.map(|(room, _)| *room).collect();
-        Ok(found)
+        Ok(differing.map(|(room, _)| *room).collect())
     }
 
     /// Whether the users of the rooms' connections know of them, and are known as members, of all rooms

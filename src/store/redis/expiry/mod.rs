@@ -1,14 +1,11 @@
-//! Expiry on Redis. `sweep.rs`: what is due is claimed, looked at, removed. `attend.rs`: rooms that the
-//! node looks at by itself. `check.rs`: whether the indices of rooms agree. `repair.rs`: those that do
+//! Expiry on Redis. `sweep.rs`: what is due is claimed, looked at, removed. `check.rs`: whether the indices of rooms agree. `repair.rs`: those that do
 //! not, or that only other nodes wrote. `watch.rs`: keyspace notifications.
 
-mod attend;
 mod check;
 mod repair;
 mod sweep;
 mod watch;
 
-pub(super) use attend::{Attendance, Looks};
 pub(super) use check::Checks;
 pub(super) use watch::{ensure_flags, expired_channel};
 

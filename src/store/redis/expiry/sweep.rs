@@ -2,29 +2,23 @@
 //! something may be dead, `sweep_candidates.lua` reads what, and `reap.lua` removes what is.
 
 use super::{
-    CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, check::USERS_EVERY, isolate, reaped,
-    user_json,
+    CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, check::USERS_EVERY, integers, isolate,
+    reaped, user_json,
 };
 use crate::{
     model::{error::Result, json::quote, presence::Sweep},
     store::{
-        Attend, Attending, SweepSettings,
+        SweepSettings,
         redis::{
             RedisStore,
             link::Repeat,
             scripts::{self, sweep_due},
         },
     },
-    switches::{Defence, off},
 };
 use redis::{Cmd, RedisError, Value};
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
-
 /// Steps after which a pass ends although more is due; the next pass goes on.
 const MOST_STEPS: usize = 1_000;
-
-/// A lease that does not end, in ms.
-const FOR_EVER: u64 = 1_000_000_000;
 
 /// What `sweep_due.lua` answers.
 enum Answer {
@@ -33,43 +27,8 @@ enum Answer {
     Due(Due),
 }
 
-/// A room to be looked at.
-pub(super) struct Room {
-    pub name: Arc<str>,
-    /// The node would attend it.
-    pub wanted: bool,
-}
-
 /// Rooms to be looked at: shards (by number) and rooms of them.
-pub(super) type Rooms = Vec<(usize, Vec<Room>)>;
-
-/// On whose behalf rooms are looked at.
-#[derive(Clone, Copy)]
-pub(super) enum Onlooker<'a> {
-    /// Whoever makes a pass.
-    Anybody,
-    /// A node that may attend them.
-    Node(u64, Attend<'a>),
-    /// The node of this id that attends them, and gives them back.
-    Attendant(u64),
-    /// A check: nobody has looked at them, whoever was to.
-    Check,
-}
-
-impl Onlooker<'_> {
-    /// Whether it is a node that attends rooms.
-    fn attends(&self) -> bool {
-        matches!(self, Onlooker::Node(..) | Onlooker::Attendant(_))
-    }
-
-    /// The node that may attend rooms that are found.
-    fn node(&self) -> Option<(u64, Attending)> {
-        match *self {
-            Onlooker::Node(id, attend) => Some((id, attend.how)),
-            _ => None,
-        }
-    }
-}
+type Rooms = Vec<(usize, Vec<String>)>;
 
 /// What a pass is to look at.
 struct Due {
@@ -106,24 +65,12 @@ impl RedisStore {
     pub(in crate::store::redis) async fn do_sweep(
         &self,
         settings: &SweepSettings,
-        attend: Option<Attend<'_>>,
     ) -> Result<Sweep> {
         let shards = self.keys.due_shards();
         let mut sweep = Sweep::default();
         let mut serves_ms = settings.serves_ms;
-        let onlooker = match attend {
-            Some(attend) => {
-                let connections = self.commands.connections();
-                Onlooker::Node(self.attendance.begin(&attend.how, connections)?, attend)
-            }
-            None => Onlooker::Anybody,
-        };
-        for step in 0..MOST_STEPS {
-            let answer = self.due(&shards, settings, serves_ms, onlooker).await?;
-            if let (0, Some((id, _))) = (step, onlooker.node()) {
-                self.give_back(&shards, settings, id, &mut sweep).await?;
-            }
-            let due = match answer {
+        for _ in 0..MOST_STEPS {
+            let due = match self.due(&shards, settings, serves_ms).await? {
                 Answer::Taken(served_ms) => {
                     sweep.served_ms = served_ms;
                     break;
@@ -131,11 +78,10 @@ impl RedisStore {
                 Answer::Due(due) => due,
             };
             sweep.unindexed = due.unindexed;
-            self.look(&shards, &due.rooms, settings, onlooker, &mut sweep)
-                .await?;
+            self.look(&shards, &due.rooms, settings, &mut sweep).await?;
             for (shard, users) in due.to_be_checked(settings.check_ms, shards.len() as u64) {
                 let checked = self
-                    .check_shard(shard, users, &shards, settings, &mut sweep)
+                    .check_shard(shard, users, &shards[shard], settings.ttl_ms, &mut sweep)
                     .await;
                 isolate(&mut sweep, checked)?;
                 // Numbers of rooms can agree by chance: a room that one of our nodes made was ended
@@ -158,38 +104,23 @@ impl RedisStore {
         shards: &[String],
         settings: &SweepSettings,
         serves_ms: u64,
-        onlooker: Onlooker<'_>,
     ) -> Result<Answer> {
-        let SweepSettings {
-            ttl_ms, claim_ms, ..
-        } = *settings;
-        let node = onlooker.node();
-        let lease_ms = node.map_or(0, |(_, how)| how.lease_ms);
-        let lease_ms = if off(Defence::Lapsing) {
-            FOR_EVER
-        } else {
-            lease_ms
-        };
         let mut call = scripts::SWEEP_DUE.call(1 + shards.len());
         call.arg(self.keys.active_rooms())
             .arg(shards)
-            .arg(ttl_ms)
+            .arg(settings.ttl_ms)
             .arg(ROOMS_AT_A_TIME)
             .arg(serves_ms)
-            .arg(node.map(|(id, _)| id.to_string()).unwrap_or_default())
-            .arg(lease_ms)
-            .arg(claim_ms)
-            .arg(lease_ms.max(ttl_ms));
-        let sent = Instant::now();
+            .arg(settings.claim_ms);
         // A pass that is lost with the answer is made up for by the next.
         let value = self
             .call(&scripts::SWEEP_DUE, &call, Repeat::Harmless)
             .await?;
-        let (now, answer) = scripts::read(value, |reply| {
+        scripts::read(value, |reply| {
             let code = reply.integer()?;
             let now = reply.integer()?.unsigned_abs();
             if code == sweep_due::TAKEN {
-                return Ok((now, Answer::Taken(reply.integer()?.unsigned_abs())));
+                return Ok(Answer::Taken(reply.integer()?.unsigned_abs()));
             }
             let before = reply.integer()?.unsigned_abs();
             let unindexed = reply.integer()? != 0;
@@ -197,168 +128,68 @@ impl RedisStore {
             while reply.left() > 0 {
                 let mut part = reply.nested()?;
                 let shard = part.integer()? as usize;
-                let of_shard: Result<Vec<_>, RedisError> = (0..part.left())
-                    .map(|_| part.text().map(|name| self.due_room(name, onlooker)))
-                    .collect();
+                let of_shard: Result<Vec<_>, RedisError> =
+                    (0..part.left()).map(|_| part.text()).collect();
                 rooms.push((shard, of_shard?));
             }
-            let due = Due {
+            Ok(Answer::Due(Due {
                 rooms,
                 before,
                 now,
                 unindexed,
-            };
-            Ok((now, Answer::Due(due)))
-        })?;
-        if let Some((id, _)) = node {
-            self.attendance.renewed(id, sent, now);
-        }
-        Ok(answer)
-    }
-
-    /// Of a room that has come due, whether the node would attend it.
-    fn due_room(&self, name: String, onlooker: Onlooker<'_>) -> Room {
-        let ours = match onlooker {
-            Onlooker::Node(_, attend) => (attend.ours)(&name),
-            _ => None,
-        };
-        Room {
-            wanted: ours
-                .as_ref()
-                .is_some_and(|room| self.attendance.wants(room)),
-            name: ours.unwrap_or_else(|| name.into()),
-        }
-    }
-
-    /// Looks at rooms that the node attends and that it can say nothing of, and gives them back.
-    async fn give_back(
-        &self,
-        shards: &[String],
-        settings: &SweepSettings,
-        id: u64,
-        sweep: &mut Sweep,
-    ) -> Result<()> {
-        let due = self.attendance.due();
-        for due in due.chunks(ROOMS_AT_A_TIME) {
-            let mut rooms: BTreeMap<usize, Vec<Room>> = BTreeMap::new();
-            for name in due {
-                let shard = self.keys.shard_of(name) as usize;
-                rooms.entry(shard).or_default().push(Room {
-                    name: name.clone(),
-                    wanted: false,
-                });
-            }
-            let rooms = rooms.into_iter().collect();
-            self.look(shards, &rooms, settings, Onlooker::Attendant(id), sweep)
-                .await?;
-        }
-        Ok(())
+            }))
+        })
     }
 
     /// Looks at rooms that are due, and at what may be dead in them.
-    pub(super) async fn look(
+    async fn look(
         &self,
         shards: &[String],
         due: &Rooms,
         settings: &SweepSettings,
-        onlooker: Onlooker<'_>,
         sweep: &mut Sweep,
     ) -> Result<()> {
-        let rooms: Vec<&Room> = due.iter().flat_map(|(_, rooms)| rooms).collect();
+        let rooms: Vec<&str> = due
+            .iter()
+            .flat_map(|(_, rooms)| rooms)
+            .map(String::as_str)
+            .collect();
         if rooms.is_empty() {
             return Ok(());
         }
         sweep.rooms += rooms.len() as u64;
-        sweep.others |= onlooker.attends() && rooms.iter().any(|room| !room.wanted);
-        let call = self.look_call(shards, due, settings, onlooker);
-        let open = self.send_look(&call, &rooms, onlooker).await?;
+        let call = self.look_call(shards, due, settings);
+        let open = self
+            .call(&scripts::SWEEP_ROOMS, &call, Repeat::Harmless)
+            .await?;
         let mut with_candidates = Vec::new();
-        for index in open {
+        for index in integers(open)? {
             match scripts::place(index) {
-                Ok(room) => with_candidates.push(&*rooms[room].name),
-                Err(room) => {
-                    self.try_repair(&rooms[room].name, settings.ttl_ms, sweep)
-                        .await?
-                }
+                Ok(room) => with_candidates.push(rooms[room]),
+                Err(room) => self.try_repair(rooms[room], settings.ttl_ms, sweep).await?,
             }
         }
         self.reap(with_candidates, settings.ttl_ms, sweep).await
     }
 
-    fn look_call(
-        &self,
-        shards: &[String],
-        due: &Rooms,
-        settings: &SweepSettings,
-        onlooker: Onlooker<'_>,
-    ) -> Cmd {
+    fn look_call(&self, shards: &[String], due: &Rooms, settings: &SweepSettings) -> Cmd {
         let rooms = || due.iter().flat_map(|(_, rooms)| rooms);
         let mut call = scripts::SWEEP_ROOMS.call(due.len() + rooms().count());
         for (shard, _) in due {
             call.arg(&shards[*shard]);
         }
         for room in rooms() {
-            call.arg(self.keys.room_last_seen(&room.name));
+            call.arg(self.keys.room_last_seen(room));
         }
         let (from, to) = self.keys.room_in_last_seen();
         call.arg(settings.ttl_ms)
             .arg(settings.claim_ms)
             .arg(from)
             .arg(to);
-        match onlooker {
-            Onlooker::Node(id, Attend { how, .. }) => {
-                let wanted: String = rooms()
-                    .map(|room| if room.wanted { '1' } else { '0' })
-                    .collect();
-                call.arg(wanted)
-                    .arg(id)
-                    .arg(how.lease_ms)
-                    .arg(how.silence_ms);
-            }
-            Onlooker::Attendant(id) => {
-                call.arg("").arg(id).arg(0).arg(0);
-            }
-            Onlooker::Anybody | Onlooker::Check => {
-                call.arg(&["", "", "0", "0"]);
-            }
-        }
-        call.arg(i32::from(matches!(onlooker, Onlooker::Check)));
         for (_, rooms) in due {
             call.arg(rooms.len());
         }
         call
-    }
-
-    /// Sends a look and takes in which rooms the node attends from then on. What else was found: see
-    /// `sweep_rooms.lua`.
-    async fn send_look(
-        &self,
-        call: &Cmd,
-        rooms: &[&Room],
-        onlooker: Onlooker<'_>,
-    ) -> Result<Vec<i64>> {
-        let attends = onlooker.attends();
-        let _one_at_a_time = self.attendance.looking.lock().await;
-        let sent = Instant::now();
-        if attends {
-            let wanted = rooms.iter().filter(|room| room.wanted);
-            self.attendance.claims(wanted.map(|room| &room.name));
-        }
-        let value = self
-            .call(&scripts::SWEEP_ROOMS, call, Repeat::Harmless)
-            .await?;
-        let (open, attended) = scripts::read(value, |reply| {
-            Ok((reply.nested()?.integers()?, reply.nested()?.integers()?))
-        })?;
-        if attends {
-            let mut is_attended = vec![false; rooms.len()];
-            for index in attended {
-                is_attended[index.unsigned_abs() as usize] = true;
-            }
-            let rooms = rooms.iter().map(|room| &room.name);
-            self.attendance.settled(sent, rooms.zip(is_attended));
-        }
-        Ok(open)
     }
 
     /// Removes what is dead in rooms, all rooms at a time, a bounded number of connections each.

@@ -30,9 +30,7 @@ impl RedisStore {
             for of_width in by_width(room).iter().flat_map(|all| all.chunks(ONE_CALL)) {
                 let of = of_width.iter().map(|&i| &room[i]);
                 let width = digits(room[of_width[0]].epoch);
-                // Nobody attends rooms on this layout.
-                let (call, _) = self.beat_call(of, width, ttl_ms);
-                calls.push(call);
+                calls.push(self.beat_call(of, width, ttl_ms));
                 indices.push(of_width.iter().map(|i| first + i).collect());
             }
             first += room.len();
@@ -47,7 +45,7 @@ impl RedisStore {
                     let room: Vec<PlainBeat> = indices.iter().map(|&i| beats[i].clone()).collect();
                     self.beat_isolated(&room, ttl_ms).await?
                 }
-                found => found?.0,
+                found => found?,
             };
             for exception in found {
                 exceptions.push(Exception {
