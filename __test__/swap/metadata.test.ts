@@ -172,6 +172,19 @@ describe('10: metadata of PresenceService', () => {
     expect(new MetadataError('mine', 'METADATA_LOCK').code).toBe('METADATA_LOCK');
   });
 
+  test('7.9, 7.10 upsert and ttlMs of a call, and metadataTtlMs of the service', async () => {
+    const redis = await ioredis();
+    const service = serviceOn(redis, { client: { metadataTtlMs: 50_000 } });
+    const key = presenceKeys.channelMetadataKey('doc', 'readme');
+    const change = { ...channel, data: [{ key: 'k', value: 'v' }] };
+    const options = { upsert: true };
+    expect((await service.updateChannelMetadata({ ...change, options })).majorRevision).toBe(1);
+    expect(await redis.pttl(key)).toBeLessThanOrEqual(50_000);
+    expect(await redis.pttl(key)).toBeGreaterThan(40_000);
+    await service.updateChannelMetadata({ ...change, options: { ttlMs: 90_000 } });
+    expect(await redis.pttl(key)).toBeGreaterThan(80_000);
+  });
+
   test('presenceKeys of channels', () => {
     expect(presenceKeys.channelMetadataKey('t', 'a:b')).toBe('prs:{chan:t:a:b}:meta');
     expect(presenceKeys.channelMetadataEventsChannel('t', 'n')).toBe('prs:{chan:t:n}:meta_events');
@@ -266,6 +279,19 @@ describe('10: metadata over sockets', () => {
     });
     await ada.emitWithAck('presence:leave');
     expect(await ada.emitWithAck(set, payload)).toMatchObject({ ok: false, code: 'METADATA_LOCK' });
+  });
+
+  test('7.9, 7.10 upsert over sockets; how long a record lives is not for a client to say', async () => {
+    const socket = await sockets.connect();
+    const update = (options: object) =>
+      socket.emitWithAck('metadata:updateChannel', { ...channel, data: [{ key: 'k' }], options });
+    expect(await update({})).toMatchObject({ ok: false, code: 'METADATA_INVALID' });
+    expect(await update({ upsert: true, ttlMs: 90_000 })).toMatchObject({
+      ok: true,
+      totalCount: 1,
+    });
+    expect(await redis.pttl(presenceKeys.channelMetadataKey('doc', 'readme'))).toBe(-1);
+    expect(await update({ upsert: 1 })).toMatchObject({ ok: false, code: 'INVALID_ARGUMENT' });
   });
 
   test('a conflict is acknowledged with the record as it is', async () => {

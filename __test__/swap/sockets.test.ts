@@ -398,7 +398,8 @@ describe('10: registerPresenceHandlers and initPresence', () => {
     const started = start({
       optimizations: {
         enableHeartbeatBatching: true,
-        heartbeatBatchWindowMs: 30,
+        // Long enough to be seen on a busy machine.
+        heartbeatBatchWindowMs: 500,
         heartbeatMaxBatchSize: 2,
         enableLuaHeartbeat: true,
         enableLuaJoin: true,

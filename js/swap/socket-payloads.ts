@@ -85,7 +85,8 @@ function readItems(data: unknown): MetadataItemInput[] {
 
 function readOptions(options: unknown): UpdateMetadataOptions {
   checkOptions('options', options);
-  const { majorRevision, lockName, addTimestamp, addUserId, ttlMs, upsert } = options as Record<
+  // How long a record lives is the server's own affair: `ttlMs` is an unknown field here.
+  const { majorRevision, lockName, addTimestamp, addUserId, upsert } = options as Record<
     string,
     unknown
   >;
@@ -97,9 +98,7 @@ function readOptions(options: unknown): UpdateMetadataOptions {
     lockName,
     addTimestamp: checkFlag('options.addTimestamp', addTimestamp, false),
     addUserId: checkFlag('options.addUserId', addUserId, false),
-    // The client checks these.
-    ttlMs: ttlMs as number | undefined,
-    upsert: upsert as boolean | undefined,
+    upsert: checkFlag('options.upsert', upsert, false),
   };
 }
 
