@@ -77,6 +77,27 @@ describe('17.5: a socket’s joins and leaves', () => {
     expect(await redis.smembers('prs:{room:r}:members')).toEqual([]);
   });
 
+  test('what is sent at once is done in order: nothing overtakes a join or a leave', async () => {
+    await start().ready;
+    const socket = await sockets.connect();
+    const acks = await Promise.all([
+      join(socket, 'r'),
+      beat(socket, { patchState: { a: 1 } }),
+      leave(socket),
+      beat(socket),
+      join(socket, 's'),
+      beat(socket, { patchState: { a: 2 } }),
+    ]);
+    expect(acks).toMatchObject([
+      { ok: true },
+      { ok: true, changed: true },
+      { ok: true },
+      { ok: false, code: 'CONNECTION_NOT_FOUND' },
+      { ok: true },
+      { ok: true, changed: true },
+    ]);
+  });
+
   test('beyond queuedPerSocket: RATE_LIMITED, naming it', async () => {
     await start({ quotas: { queuedPerSocket: 3 } }).ready;
     const socket = await sockets.connect();
@@ -446,6 +467,12 @@ describe('10: connections that the server joins itself', () => {
     const { id = '' } = two;
     two.close();
     await eventually(async () => !(await isListed(id)));
+    // What is sent while the server's join is on its way waits for it.
+    const joining = service.join({ roomId: 'r', userId: 'server', connId: one.id ?? '' });
+    const acks = [beat(one), leave(one)];
+    await joining;
+    expect(await Promise.all(acks)).toMatchObject([{ ok: true }, { ok: true }]);
+    expect(await isListed(one.id ?? '')).toBe(false);
     // One that the server takes out is out: the socket may go elsewhere.
     await join(one, 'x');
     await service.leave(one.id ?? '');

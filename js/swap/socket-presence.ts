@@ -2,6 +2,7 @@
 // it, by its own requests or by the server itself, and from what came of them.
 
 import { RollcallError } from '../errors.js';
+import { isArray } from '../validate.js';
 import type { ConnectionWatcher, Joining, Place } from './connections.js';
 
 export class SocketPresence implements ConnectionWatcher {
@@ -162,4 +163,14 @@ function certain(error: unknown): boolean {
 
 export function isNotFound(error: unknown): boolean {
   return error instanceof RollcallError && error.code === 'CONNECTION_NOT_FOUND';
+}
+
+/** The epoch of a connection, by the snapshot after its join. */
+export function ownEpoch(snapshot: unknown, connId: string): number | undefined {
+  const entry = isArray(snapshot)
+    ? (snapshot as readonly { connId?: string; epoch?: number }[]).find(
+        (one) => one?.connId === connId,
+      )
+    : undefined;
+  return typeof entry?.epoch === 'number' ? entry.epoch : undefined;
 }

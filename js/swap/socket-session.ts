@@ -4,13 +4,12 @@
 import { invalid, RollcallError } from '../errors.js';
 import { logError } from '../log.js';
 import type { DefaultState, Logger } from '../types.js';
-import { isArray } from '../validate.js';
 import { type HeartbeatReport, type Joining, REPORT, WATCH } from './connections.js';
-import type { PresenceService } from './service.js';
+import type { ChannelMetadataParams, PresenceService } from './service.js';
 import { type Answer, refusalOf } from './socket-answers.js';
 import { type HeartbeatRequest, readHeartbeat, readJoin, readMetadata } from './socket-payloads.js';
 import type { SocketAction, SocketPolicy } from './socket-policy.js';
-import { isNotFound, SocketPresence } from './socket-presence.js';
+import { isNotFound, ownEpoch, SocketPresence } from './socket-presence.js';
 import { type Kind, SocketBudget } from './socket-quotas.js';
 import { isRecoverable, leaveRecovery, type Recovery, takeRecovery } from './socket-recovery.js';
 import { type RoomCounts, SocketRooms } from './socket-rooms.js';
@@ -83,7 +82,7 @@ export class SocketSession {
     // A wrapper around a service may not have it.
     this.#unwatch = context.service[WATCH]?.(socket.id, this.#presence);
     this.#answer('presence:join', 'joinsPerSecond', (payload) => this.#join(payload));
-    this.#answer('presence:leave', 'joinsPerSecond', () => this.#turns.run(() => this.#leave()));
+    this.#answer('presence:leave', 'joinsPerSecond', () => this.#inTurn(() => this.#leave()));
     this.#answer('presence:heartbeat', 'patchesPerSecond', (payload) => this.#heartbeat(payload));
     for (const [event, action, method] of METADATA) {
       this.#answer(event, 'metadataPerSecond', (payload) =>
@@ -188,7 +187,7 @@ export class SocketSession {
 
   async #join(payload: unknown): Promise<Answer> {
     const { roomId, userId, state } = readJoin(payload, this.#context.policy.identifies);
-    return this.#turns.run(async () => {
+    return this.#inTurn(async () => {
       this.#recovered = undefined;
       this.#asked = { roomId, userId, state };
       try {
@@ -282,9 +281,8 @@ export class SocketSession {
 
   async #heartbeat(payload: unknown): Promise<Answer> {
     const request = readHeartbeat(payload);
-    await this.#afterTurns();
     try {
-      return await this.#beat(request);
+      return await this.#behind(() => this.#beat(request));
     } catch (error) {
       if (!isNotFound(error) || this.#recovered === undefined) {
         throw error;
@@ -303,9 +301,10 @@ export class SocketSession {
       throw notJoined();
     }
     const { userId, roomId } = presence.place ?? {};
-    await this.#ordered(
-      policy.check({ socket, userId, action: 'heartbeat', roomId, data: patchState }),
-    );
+    const check = policy.check({ socket, userId, action: 'heartbeat', roomId, data: patchState });
+    if (check !== undefined || this.#inOrder !== undefined) {
+      await this.#ordered(check);
+    }
     this.#checkOpen();
     const { generation } = presence;
     const epoch = presence.current(given);
@@ -365,7 +364,14 @@ export class SocketSession {
     payload: unknown,
   ): Promise<Answer> {
     const params = readMetadata(event, payload);
-    await this.#afterTurns();
+    return this.#behind(() => this.#metadataNow(action, method, params));
+  }
+
+  async #metadataNow(
+    action: SocketAction,
+    method: MetadataMethod,
+    params: ChannelMetadataParams,
+  ): Promise<Answer> {
     const { service, policy } = this.#context;
     const { place } = this.#presence;
     const actor = place?.userId ?? (await this.#user()) ?? this.#told();
@@ -399,20 +405,33 @@ export class SocketSession {
     return typeof userId === 'string' && userId !== '' ? userId : undefined;
   }
 
-  /** What was sent behind a join belongs to it. */
-  async #afterTurns(): Promise<void> {
-    if (this.#turns.busy) {
-      await this.#turns.idle();
-    }
-    this.#checkOpen();
+  /** Joins that the server makes itself come first, too. */
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    return this.#turns.run(async () => {
+      if (this.#presence.joinsPending) {
+        await this.#presence.joinsEnded();
+      }
+      return work();
+    });
   }
 
-  async #ordered(check: void | Promise<void>): Promise<void> {
-    if (check === undefined && this.#inOrder === undefined) {
-      return;
+  /** What was sent behind a join belongs to it, and is begun before what was sent behind that. */
+  async #behind<T>(work: () => Promise<T>): Promise<T> {
+    if (!this.#turns.busy && !this.#presence.joinsPending) {
+      return work();
     }
-    const before = this.#inOrder;
-    const both = Promise.allSettled([before, check]);
+    const [begun] = await this.#inTurn(async () => {
+      const result = work();
+      // It is awaited below; the next turn does not wait for it.
+      result.catch(() => {});
+      return [result];
+    });
+    return begun;
+  }
+
+  /** Resolves when this heartbeat and those before it may be done. */
+  async #ordered(check: void | Promise<void>): Promise<void> {
+    const both = Promise.allSettled([this.#inOrder, check]);
     this.#inOrder = both;
     await both;
     if (this.#inOrder === both) {
@@ -452,7 +471,7 @@ export class SocketSession {
       const payload = typeof args[0] === 'function' ? undefined : args[0];
       const log = (error: unknown) => logError(this.#context.logger, `${event} failed`, error);
       try {
-        const answer = await this.#admitted(kind, payload, work);
+        const answer = await this.#admitted(kind, args, () => work(payload));
         // The encoder of the socket server throws here for what it cannot encode.
         acknowledge?.(answer);
       } catch (error) {
@@ -465,15 +484,12 @@ export class SocketSession {
     });
   }
 
-  async #admitted(
-    kind: Kind,
-    payload: unknown,
-    work: (payload: unknown) => Promise<Answer>,
-  ): Promise<Answer> {
+  /** @param args all that came, of which only the first is looked at. */
+  async #admitted(kind: Kind, args: unknown[], work: () => Promise<Answer>): Promise<Answer> {
     this.#checkOpen();
-    this.#budget.admit(kind, payload);
+    this.#budget.admit(kind, args);
     try {
-      return await work(payload);
+      return await work();
     } finally {
       this.#budget.answered();
     }
@@ -483,15 +499,6 @@ export class SocketSession {
     this.#listeners.push([event, listener]);
     this.#socket.on(event, listener);
   }
-}
-
-function ownEpoch(snapshot: unknown, connId: string): number | undefined {
-  const entry = isArray(snapshot)
-    ? (snapshot as readonly { connId?: string; epoch?: number }[]).find(
-        (one) => one?.connId === connId,
-      )
-    : undefined;
-  return typeof entry?.epoch === 'number' ? entry.epoch : undefined;
 }
 
 function closed(): RollcallError {
