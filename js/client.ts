@@ -228,11 +228,10 @@ export class PresenceClient<State extends object = DefaultState> {
   /** The live connections of a user, in whatever room. */
   async getUserPresence(userId: string): Promise<UserPresence<State>> {
     checkId('userId', userId);
-    const answer = await this.#session.call('userPresence', userId);
-    const [rooms, columns] = answer as [string[], MemberColumns];
     const connections: PresenceSnapshotEntry<State>[] = [];
-    addMembers(connections, columns);
-    return { userId, rooms, connections };
+    const take = (piece: MemberColumns) => addMembers(connections, piece);
+    const rooms = await this.#session.callInPieces('userPresence', take, userId);
+    return { userId, rooms: rooms as string[], connections };
   }
 
   /**

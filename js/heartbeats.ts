@@ -3,7 +3,7 @@
 // slots in plain arrays, no object of our own for a heartbeat.
 
 import type { NativeClient as Core } from '../binding/binding.js';
-import { errorFrom, failedInside, type NativeErrorData } from './errors.js';
+import { errorFrom, failedInside, type NativeErrorData, type RollcallError } from './errors.js';
 import type { HeartbeatManyResult, HeartbeatResult } from './types.js';
 
 /** Numbers for each heartbeat that crosses, either way. */
@@ -15,6 +15,8 @@ const PER_ITEM = 3;
  * So the first are on their way while JavaScript still makes the others.
  */
 const CROSSING = 128;
+/** Numbers before those of the settled heartbeats: how many, and whether there is more to drain. */
+const HEADER = 2;
 /** Settled heartbeats that the core hands over at most at one wake. */
 const SETTLED = 1024;
 
@@ -51,8 +53,8 @@ export class Heartbeats {
   #ids = '';
   readonly #items = new Float64Array(PER_ITEM * CROSSING);
   #count = 0;
-  /** Where the core writes what has settled: how many, then the numbers of each. */
-  readonly settled = new Float64Array(1 + PER_ITEM * SETTLED);
+  /** Where the core writes what has settled: the header, then the numbers of each. */
+  readonly settled = new Float64Array(HEADER + PER_ITEM * SETTLED);
   readonly #flushLater = () => this.flush();
 
   constructor(core: Core, hold: () => void, release: () => void) {
@@ -101,18 +103,27 @@ export class Heartbeats {
   /** Takes in what the core has written into `settled`. */
   settle(): void {
     const settled = this.settled;
-    const end = 1 + PER_ITEM * (settled[0] as number);
-    let errors: NativeErrorData[] | undefined;
-    for (let at = 1; at < end; at += PER_ITEM) {
+    const end = HEADER + PER_ITEM * (settled[0] as number);
+    let errors: readonly RollcallError[] | undefined;
+    for (let at = HEADER; at < end; at += PER_ITEM) {
       const slot = settled[at] as number;
       const outcome = settled[at + 1] as number;
       const value = settled[at + 2] as number;
       if (outcome >= 0) {
         this.#settle(slot, { changed: outcome === 1, epoch: value });
       } else {
-        errors ??= JSON.parse(this.#core.takeErrors()) as NativeErrorData[];
-        this.#settle(slot, errorFrom(errors[value] as NativeErrorData));
+        errors ??= this.#takeErrors();
+        this.#settle(slot, errors[value] ?? failedInside('the error was lost'));
       }
+    }
+  }
+
+  /** The errors of those that failed. Without them they still settle. */
+  #takeErrors(): RollcallError[] {
+    try {
+      return (JSON.parse(this.#core.takeErrors()) as NativeErrorData[]).map(errorFrom);
+    } catch {
+      return [];
     }
   }
 

@@ -40,6 +40,9 @@ type Call = Exclude<
   | 'metrics'
   | 'drain'
   | 'takeErrors'
+  | 'taken'
+  | 'unwanted'
+  | 'drainFailed'
   | 'lockAbandon'
   | 'lockEnds'
   | 'lockClock'
@@ -47,6 +50,15 @@ type Call = Exclude<
 
 type CallArgs<Name extends Call> =
   Parameters<Core[Name]> extends [number, ...infer Rest] ? Rest : never;
+
+/**
+ * A drain with so much text is followed by other work of the event loop, even if nothing was left: parsing
+ * it took a while.
+ */
+const LARGE_DRAIN = 256 * 1024;
+
+// The global function may be replaced by fake timers, which would stop everything.
+const afterOtherWork = setImmediate;
 
 const active = new Set<Bridge>();
 const timers = new FinalizationRegistry<NodeJS.Timeout>((timer) => clearInterval(timer));
@@ -63,6 +75,8 @@ export class Bridge {
   #nextCall = 0;
   #holds = 0;
   #ended = false;
+  /** Whether the next drain has been arranged. */
+  #comesAgain = false;
 
   constructor(sink: Sink) {
     this.#sink = sink;
@@ -164,25 +178,75 @@ export class Bridge {
 
   /** Called by the core on this thread. Must not throw: nobody is there to catch it. */
   drain(): void {
-    // One crossing for all that there is; the core wakes us again for what comes later, and for
-    // what does not fit, after other work of the event loop.
-    let drained: Drained | null;
+    if (!this.#comesAgain) {
+      this.#drain();
+    }
+  }
+
+  /** One crossing for as much as there is, up to a bound. What is left comes after other work. */
+  #drain(): void {
+    const { settled } = this.heartbeats;
+    settled[0] = 0;
+    settled[1] = 0;
+    let text: string | null = null;
+    let drained: Drained | undefined;
+    let failure: { cause: unknown } | undefined;
     try {
-      const text = this.#core.drain(this.heartbeats.settled);
-      this.heartbeats.settle();
-      drained = text === null ? null : JSON.parse(text);
+      text = this.#core.drain(settled);
+    } catch (cause) {
+      failure = { cause };
+    }
+    // These have been handed over, whatever became of the rest.
+    this.heartbeats.settle();
+    try {
+      drained = text === null ? undefined : JSON.parse(text);
+    } catch (cause) {
+      failure = { cause };
+    }
+    let again = settled[1] === 1 || (text !== null && text.length >= LARGE_DRAIN);
+    if (failure !== undefined) {
+      again = this.#drainFailed(failure.cause);
+    } else if (drained !== undefined) {
+      this.#take(drained);
+    }
+    if (again) {
+      this.#comesAgain = true;
+      afterOtherWork(() => {
+        this.#comesAgain = false;
+        this.#drain();
+      });
+    }
+  }
+
+  /**
+   * What the core handed over did not arrive. The core hands it over again in smaller parts, and gives up
+   * the one that fails alone. Returns whether there is more to drain.
+   */
+  #drainFailed(cause: unknown): boolean {
+    this.#sink.log('error', `Rollcall could not read what its core said: ${cause}`);
+    try {
+      const givenUp = this.#core.drainFailed();
+      for (const number of givenUp ?? []) {
+        this.#settle(number)?.reject(failedInside(cause));
+      }
+      return givenUp !== null;
     } catch (error) {
-      // What was handed over is lost, and with it who is to be told of what.
-      this.#sink.log('error', `Rollcall could not read what its core said: ${error}`);
+      // Who is to be told of what is lost.
       this.#failAll(failedInside(error));
-      return;
+      return false;
     }
-    if (drained === null) {
-      return;
-    }
-    const [calls, notices, events] = drained;
+  }
+
+  #take([calls, notices, events]: Drained): void {
     for (const [number, value, error] of calls) {
-      this.#answer(number, value, error);
+      try {
+        this.#answer(number, value, error);
+      } catch (cause) {
+        this.#settle(number)?.reject(failedInside(cause));
+      }
+    }
+    if (calls.length > 0 || notices.length > 0) {
+      this.#core.taken();
     }
     if (this.#ended) {
       return;
@@ -201,21 +265,29 @@ export class Bridge {
   }
 
   #answer(number: number, value: unknown, error: NativeErrorData | 0 | undefined): void {
-    const pending = this.#calls.get(number);
-    if (pending === undefined) {
-      return;
-    }
     if (error === 0) {
-      pending.take?.(value as never);
+      this.#calls.get(number)?.take?.(value as never);
       return;
     }
-    this.#calls.delete(number);
-    this.release();
-    if (error === undefined) {
+    const pending = this.#settle(number);
+    if (pending === undefined) {
+      // Nobody waits for it: whatever the call got goes back.
+      this.#core.unwanted(number);
+    } else if (error === undefined) {
       pending.resolve(value as never);
     } else {
       pending.reject(errorFrom(error));
     }
+  }
+
+  /** Takes a call out that is about to be settled. */
+  #settle(number: number): Pending | undefined {
+    const pending = this.#calls.get(number);
+    if (pending !== undefined) {
+      this.#calls.delete(number);
+      this.release();
+    }
+    return pending;
   }
 
   #notice(kind: string, first: string, second: string): void {

@@ -195,7 +195,7 @@ export interface Limits {
   /** Most heartbeats in one batch, and most changes of one channel in one commit. Default 256. */
   maxBatchSize?: number;
   /**
-   * Most heartbeats that are not settled, and most changes of metadata that wait; beyond it they
+   * Most heartbeats that are not settled, and most changes of metadata that are not; beyond it they
    * reject with `OVERLOADED`. Default 100 000.
    */
   maxQueue?: number;
@@ -207,6 +207,18 @@ export interface Limits {
   maxEventQueue?: number;
   /** Most bytes of events waiting for handlers. Default 64 MiB. */
   maxEventQueueBytes?: number;
+  /**
+   * Most calls that are not settled, heartbeats aside; beyond it they reject with `OVERLOADED`.
+   * Default 100 000.
+   */
+  maxPendingCalls?: number;
+  /**
+   * Most bytes that are in flight for these calls. Half of it is for what they send; beyond it they
+   * reject with `OVERLOADED`. Half is for answers: calls that read records, rooms or users wait as long
+   * as earlier answers take the room, and reject with `OVERLOADED` after five times `commandTimeoutMs`.
+   * Default 128 MiB.
+   */
+  maxInFlightBytes?: number;
 }
 
 /** TLS to the Redis servers; texts are PEM. */
@@ -386,6 +398,7 @@ export interface Metrics {
   heartbeats: number;
   heartbeatsFailed: number;
   heartbeatBatches: number;
+  /** Heartbeats and calls that were refused with `OVERLOADED`. */
   overloaded: number;
   events: number;
   /** Messages on our channels that were no events of ours. */
@@ -425,9 +438,14 @@ export interface Metrics {
   lockEvents: number;
   heartbeatQueue: number;
   knownConnections: number;
-  /** Changes of metadata waiting to be sent. */
+  /** Changes of metadata that wait to be sent or are on their way. */
   metadataQueue: number;
+  /** Calls that are not settled, heartbeats aside. */
   pendingCalls: number;
+  /** Bytes that these calls send. */
+  requestBytes: number;
+  /** Bytes of records, rooms and users that are being read for calls or wait to be taken. */
+  answerBytes: number;
   locksHeld: number;
   /** Calls for locks that wait. */
   locksWaiting: number;

@@ -349,6 +349,8 @@ const KINDS: Record<string, Kind> = {
     connectTimeoutMs: 'count',
     maxEventQueue: 'count',
     maxEventQueueBytes: 'count',
+    maxPendingCalls: 'count',
+    maxInFlightBytes: 'count',
   },
 };
 

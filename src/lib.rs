@@ -6,6 +6,7 @@
 pub mod client;
 pub mod expiry;
 pub mod heartbeat;
+pub mod in_flight;
 pub mod keys;
 pub mod lock;
 pub mod metadata;

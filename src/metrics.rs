@@ -43,7 +43,7 @@ counters! {
     heartbeats_failed,
     /// Batches of heartbeats that were sent.
     heartbeat_batches,
-    /// Heartbeats that were refused because the queue was full.
+    /// Heartbeats and calls that were refused with `OVERLOADED`.
     overloaded,
     /// Presence events that came in.
     events,
@@ -136,10 +136,15 @@ pub struct Gauges {
     pub heartbeat_queue: u64,
     /// Connections that this node remembers the place of.
     pub known_connections: u64,
-    /// Changes of metadata waiting to be sent.
+    /// Changes of metadata that wait to be sent or are on their way.
     pub metadata_queue: u64,
-    /// Calls that are under way.
+    /// Calls that are not settled, heartbeats aside.
     pub pending_calls: u64,
+    /// Bytes that these calls send.
+    pub request_bytes: u64,
+    /// Bytes of answers that are read or wait for JavaScript, as far as they are bounded by
+    /// `limits.maxInFlightBytes`.
+    pub answer_bytes: u64,
     pub locks_held: u64,
     /// Calls for locks that wait.
     pub locks_waiting: u64,

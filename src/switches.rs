@@ -87,6 +87,10 @@ named! {
         Calm: "calm",
         /// The same for what JavaScript calls at once.
         CalmAtOnce: "calm-at-once",
+        /// The same for handing answers over to JavaScript.
+        CalmDrain: "calm-drain",
+        /// Giving back what an answer carries that cannot be delivered.
+        Undelivered: "undelivered",
     }
 }
 
@@ -111,20 +115,20 @@ mod in_tests {
     use super::{Defence, NAMES};
     use std::sync::{
         LazyLock,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU64, Ordering},
     };
 
     /// What a process begins with: names, separated by commas.
     const VARIABLE: &str = "ROLLCALL_TEST_DEFENCES_OFF";
 
-    static OFF: LazyLock<AtomicU32> = LazyLock::new(|| {
+    static OFF: LazyLock<AtomicU64> = LazyLock::new(|| {
         let names = std::env::var(VARIABLE).unwrap_or_default();
         let names = names.split(',').filter(|name| !name.is_empty());
-        AtomicU32::new(bits(names).unwrap_or_else(|unknown| panic!("{VARIABLE}: {unknown}")))
+        AtomicU64::new(bits(names).unwrap_or_else(|unknown| panic!("{VARIABLE}: {unknown}")))
     });
 
     pub fn off(defence: Defence) -> bool {
-        OFF.load(Ordering::Relaxed) & (1 << defence as u32) != 0
+        OFF.load(Ordering::Relaxed) & (1 << defence as u64) != 0
     }
 
     /// Turns the named defences off and all others on.
@@ -137,7 +141,7 @@ mod in_tests {
         Ok(())
     }
 
-    fn bits<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<u32, String> {
+    fn bits<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<u64, String> {
         names.into_iter().try_fold(0, |bits, name| {
             let at = NAMES.iter().position(|known| *known == name);
             Ok(bits | 1 << at.ok_or_else(|| format!("there is no defence {name:?}"))?)

@@ -24,6 +24,8 @@ describe('12: options that do not fit are refused, naming the option', () => {
     'limits.connectTimeoutMs',
     'limits.maxEventQueue',
     'limits.maxEventQueueBytes',
+    'limits.maxPendingCalls',
+    'limits.maxInFlightBytes',
   ];
   const at = (path: string, value: unknown) => {
     const [first = '', second] = path.split('.');

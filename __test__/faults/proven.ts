@@ -33,6 +33,8 @@ export type Defence =
   | 'panics'
   | 'certificates'
   | 'limits'
+  | 'calm-drain'
+  | 'undelivered'
   | 'calm';
 
 /**

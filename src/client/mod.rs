@@ -8,6 +8,7 @@ mod sink;
 use crate::{
     expiry::{self, Expiry, Reaper},
     heartbeat::{self, Engine, Request, Settle},
+    in_flight::{InFlight, Room},
     lock::{self, Board, Locks},
     metadata::Metadata,
     metrics::{Gauges, Metrics, MetricsValues, count},
@@ -15,7 +16,7 @@ use crate::{
         error::{Error, Result},
         ids,
         limits::Limits,
-        metadata::{Channel, ColonTypes, MetadataStorage, change::Change},
+        metadata::{Channel, ColonTypes, MetadataStorage, change::Change, record::Response},
         presence::{Epoch, Member, Place, Sweep},
         state::State,
     },
@@ -30,7 +31,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -58,6 +59,7 @@ pub struct Client {
     metadata_ttl_ms: Option<u64>,
     channel_types: ColonTypes,
     metrics: Arc<Metrics>,
+    in_flight: Arc<InFlight>,
     limits: Limits,
     ttl_ms: u64,
     /// How many subscriptions each topic has here; the store has each once.
@@ -142,7 +144,13 @@ impl Client {
             due,
             ending_locks: tokio::sync::Mutex::new(()),
         });
-        let metadata = Metadata::new(store.clone(), metrics.clone(), (&limits).into());
+        let in_flight = InFlight::new(&limits, metrics.clone());
+        let metadata = Metadata::new(
+            store.clone(),
+            metrics.clone(),
+            in_flight.clone(),
+            (&limits).into(),
+        );
         Ok(Client {
             store,
             directory,
@@ -156,6 +164,7 @@ impl Client {
             metadata_ttl_ms: options.metadata_ttl_ms,
             channel_types: options.channel_types()?,
             metrics,
+            in_flight,
             limits,
             ttl_ms: options.ttl_ms,
             topics: tokio::sync::Mutex::default(),
@@ -183,6 +192,11 @@ impl Client {
             ids::check_conn("connId", conn, &self.limits)?;
             self.limits.state("state", state.len())?;
             self.limits.depth("state", state)?;
+            // Before the join: without room for the snapshot, nothing is done.
+            let room_taken = match &snapshot {
+                Some(_) => Some(self.room_for(("room", room)).await?),
+                None => None,
+            };
             let mut join = Join {
                 conn: conn.into(),
                 place: Place::new(room, user),
@@ -197,9 +211,9 @@ impl Client {
             let epoch =
                 presence::join(&*self.store, &self.directory, &self.own_joins, &mut join).await?;
             count(&self.metrics.counters.joins, 1);
-            if let Some(each) = snapshot {
+            if let (Some(each), Some(taken)) = (snapshot, room_taken) {
                 // The join is done: a failure to read the room leaves the caller without its epoch.
-                let read = self.store.room_snapshot(room, each).await;
+                let read = self.read_room(room, each, taken).await;
                 read.map_err(Error::with_unknown_outcome)?;
             }
             Ok(epoch)
@@ -257,28 +271,50 @@ impl Client {
     pub async fn room_snapshot(&self, room: &str, each: EachPiece<'_>) -> Result<()> {
         self.call(async {
             ids::check("roomId", room, &self.limits)?;
-            self.store.room_snapshot(room, each).await
+            let taken = self.room_for(("room", room)).await?;
+            self.read_room(room, each, taken).await
         })
         .await
     }
 
-    /// The live connections of a user (spec 3.9).
-    pub async fn user_connections(&self, user: &str) -> Result<Vec<Member>> {
+    /// The live connections of a user (spec 3.9), with the room that they take in memory.
+    pub async fn user_connections(&self, user: &str) -> Result<(Vec<Member>, Room)> {
         self.call(async {
             ids::check("userId", user, &self.limits)?;
-            self.store.user_connections(user).await
+            let mut taken = self.room_for(("user", user)).await?;
+            let connections = self.store.user_connections(user).await?;
+            let bytes = connections.iter().map(Member::bytes).sum();
+            taken.resize(bytes);
+            self.in_flight.learn(("user", user), bytes);
+            Ok((connections, taken))
         })
         .await
+    }
+
+    /// Room to read the connections of a room or user.
+    async fn room_for(&self, what: (&str, &str)) -> Result<Room> {
+        self.in_flight.reading(self.in_flight.expected(what)).await
+    }
+
+    async fn read_room(&self, room: &str, each: EachPiece<'_>, _taken: Room) -> Result<()> {
+        let bytes = AtomicUsize::new(0);
+        let counted = |members: Vec<Member>| {
+            let piece = members.iter().map(Member::bytes).sum();
+            bytes.fetch_add(piece, Ordering::Relaxed);
+            each(members)
+        };
+        self.store.room_snapshot(room, &counted).await?;
+        self.in_flight.learn(("room", room), bytes.into_inner());
+        Ok(())
     }
 
     /// Changes a channel's metadata (spec section 7). The change is taken in at once, so that changes
-    /// are carried out in the order of the calls; the future resolves to the record after it, as the
-    /// JSON text of the response.
+    /// are carried out in the order of the calls; the future resolves to the record after it.
     pub fn change_metadata(
         &self,
         channel: Channel,
         mut change: Change,
-    ) -> Result<impl Future<Output = Result<String>> + Send + use<>> {
+    ) -> Result<impl Future<Output = Result<Response>> + Send + use<>> {
         self.check_open()?;
         channel.check(&self.limits, &self.channel_types)?;
         if self.metadata_storage == MetadataStorage::Json {
@@ -296,8 +332,8 @@ impl Client {
         })
     }
 
-    /// A channel's metadata as the JSON text of the response (spec 7.4).
-    pub async fn metadata(&self, channel: &Channel) -> Result<String> {
+    /// A channel's metadata (spec 7.4).
+    pub async fn metadata(&self, channel: &Channel) -> Result<Response> {
         self.call(async {
             channel.check(&self.limits, &self.channel_types)?;
             self.metadata.get(channel).await
@@ -389,12 +425,20 @@ impl Client {
         &self.locks
     }
 
+    /// What is in flight: whoever passes calls in has each counted there.
+    pub fn in_flight(&self) -> &Arc<InFlight> {
+        &self.in_flight
+    }
+
     pub fn metrics(&self) -> MetricsValues {
+        let (request_bytes, answer_bytes) = self.in_flight.bytes();
         self.metrics.values(Gauges {
             heartbeat_queue: self.engine.queued() as u64,
             metadata_queue: self.metadata.waiting() as u64,
             known_connections: self.directory.len() as u64,
-            pending_calls: self.calls.len() as u64,
+            pending_calls: self.in_flight.calls() as u64,
+            request_bytes: request_bytes as u64,
+            answer_bytes: answer_bytes as u64,
             locks_held: self.locks.held() as u64,
             locks_waiting: self.locks.waiting() as u64,
         })

@@ -2,26 +2,33 @@
 
 use super::queues::Waiting;
 use crate::{
+    in_flight::Room,
     model::{
         error::{Error, Result},
         metadata::{
             Channel,
             change::{Contents, LockCheck, LockState, Touched, Verdict},
-            record::View,
+            record::{Response, View},
         },
     },
     store::metadata::Write,
 };
+use std::{any::Any, sync::Arc};
 
 /// Every change is answered with the whole record. With big records a group is cut short, so that
 /// their texts do not fill the memory.
-const MOST_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
+/// Texts of the time that a commit puts into a record at most, if more than one change asks for them: each
+/// makes one more argument of the command, of which Redis takes a million.
+const MAX_TIMES: usize = 64 * 1024;
 
 pub(super) struct Group {
     waiting: Vec<Waiting>,
     /// What becomes of each, if the record is the one that they were applied to.
     verdicts: Vec<Verdict>,
     write: Option<Write>,
+    /// Bytes of the records that the answers show, each counted once.
+    bytes: usize,
 }
 
 impl Group {
@@ -30,6 +37,7 @@ impl Group {
             waiting,
             verdicts: Vec::new(),
             write: None,
+            bytes: 0,
         }
     }
 
@@ -39,6 +47,11 @@ impl Group {
 
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Bytes of the records that the answers show, and of the events.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// How many of the changes change something.
@@ -51,20 +64,29 @@ impl Group {
     /// Applies the changes to the record, in order. Returns those for which there is no room.
     pub fn apply(&mut self, channel: &Channel, contents: &mut Contents) -> Vec<Waiting> {
         self.verdicts.clear();
-        let mut bytes = 0;
+        self.bytes = 0;
         let mut events = Vec::new();
         let mut last: Option<(View, Option<u64>)> = None;
+        let mut shown: Option<View> = None;
         let mut all = Touched::Items(Vec::new());
         for waiting in &self.waiting {
             let mut verdict = waiting.change.apply(channel, contents);
             if let Verdict::Changed(view, event, touched) = &mut verdict {
                 all = together(all, std::mem::replace(touched, Touched::All));
-                bytes += view.items.bare().len() + event.head.len();
+                self.bytes += event.head.len();
                 events.push(std::mem::take(event));
                 last = Some((view.clone(), waiting.change.ttl_ms));
             }
+            // Answers share a record that did not change between them.
+            if let Some(view) = verdict.view()
+                && shown.as_ref().is_none_or(|shown| shown != view)
+            {
+                self.bytes += view.bytes();
+                shown = Some(view.clone());
+            }
+            let times = verdict.view().map_or(0, |view| view.items.gaps());
             self.verdicts.push(verdict);
-            if bytes > MOST_ANSWER_BYTES {
+            if self.bytes > MAX_ANSWER_BYTES || times > MAX_TIMES {
                 break;
             }
         }
@@ -116,9 +138,19 @@ impl Group {
     }
 
     /// Gives every change its outcome.
-    pub fn answer(self, channel: &Channel, now_ms: u64, updated: &str) {
+    pub fn answer(self, channel: &Channel, now_ms: u64, updated: &str, mut room: Room) {
+        room.resize(self.bytes);
+        let room: Arc<dyn Any + Send + Sync> = Arc::new(room);
+        let updated: Arc<str> = updated.into();
+        let response = |view| Response {
+            view,
+            channel: channel.clone(),
+            now_ms,
+            updated: updated.clone(),
+            room: Some(room.clone()),
+        };
         for (waiting, verdict) in self.waiting.into_iter().zip(self.verdicts) {
-            waiting.answer_with(outcome(verdict, channel, now_ms, updated));
+            waiting.answer_with(outcome(verdict, response));
         }
     }
 
@@ -141,13 +173,11 @@ fn together(first: Touched, second: Touched) -> Touched {
     }
 }
 
-fn outcome(verdict: Verdict, channel: &Channel, now_ms: u64, updated: &str) -> Result<String> {
+fn outcome(verdict: Verdict, response: impl Fn(View) -> Response) -> Result<Response> {
     match verdict {
-        Verdict::Changed(view, ..) | Verdict::Unchanged(view) => {
-            Ok(view.response(channel, now_ms, updated))
-        }
+        Verdict::Changed(view, ..) | Verdict::Unchanged(view) => Ok(response(view)),
         Verdict::Refused(mut error, current) => {
-            error.current = current.map(|view| view.response(channel, now_ms, updated).into());
+            error.current = current.map(|view| Arc::new(response(view)));
             Err(error)
         }
     }

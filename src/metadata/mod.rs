@@ -3,28 +3,35 @@
 //! and written in one atomic step that first compares it with what is stored; if it is another one,
 //! the changes are applied to that and tried again, so that none is lost and none runs twice.
 //!
-//! `group.rs`: the changes of one commit; `queues.rs`: what waits, by channel; `remembered.rs`: records
-//! as this node last saw them. `docs/metadata.md` has the whole story.
+//! `group.rs`: the changes of one commit; `queues.rs`: changes that wait, by channel; `reads.rs`: reads that
+//! wait; `remembered.rs`: records as this node last saw them. `docs/metadata.md` has the whole story.
 
 mod group;
 mod queues;
+mod reads;
 mod remembered;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use crate::{
+    in_flight::{InFlight, Room},
     metrics::{Metrics, count},
     model::{
         error::{Code, Error, Result},
         limits::Limits,
-        metadata::{Channel, change::Change, record::Stored},
+        metadata::{
+            Channel,
+            change::Change,
+            record::{Response, Stored},
+        },
     },
     offload::offload,
     store::metadata::{Commit, Committed, MetadataStore},
 };
 use group::Group;
 use parking_lot::Mutex;
-use queues::{Queues, Waiting};
+use queues::Queues;
+use reads::Reads;
 use remembered::{Known, Remembered};
 use std::{
     sync::Arc,
@@ -35,13 +42,15 @@ use tokio::{runtime::Handle, sync::oneshot};
 /// How often changes are applied anew because others changed the record in between, at least. Each
 /// time means that somebody else's change was written.
 const LEAST_ROUNDS: u32 = 100;
+/// Texts of a record that are in memory at once while it is read or changed.
+const COPIES: usize = 3;
 
 /// Settings of the capability.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Most changes in one commit.
     pub most_in_group: usize,
-    /// Most changes that wait, and most bytes of them.
+    /// Most changes that wait or are on their way, and most bytes of them.
     pub most_waiting: usize,
     pub most_waiting_bytes: usize,
     /// How deep values that others wrote may be nested.
@@ -65,68 +74,124 @@ impl From<&Limits> for Settings {
 pub struct Metadata {
     store: Arc<dyn MetadataStore>,
     metrics: Arc<Metrics>,
+    in_flight: Arc<InFlight>,
     settings: Settings,
     /// Changes are taken in on whatever thread they come.
     runtime: Handle,
     queues: Mutex<Queues>,
+    reads: Mutex<Reads>,
     remembered: Mutex<Remembered>,
 }
 
 impl Metadata {
     /// Needs a tokio runtime around it.
-    pub fn new(store: Arc<dyn MetadataStore>, metrics: Arc<Metrics>, settings: Settings) -> Self {
+    pub fn new(
+        store: Arc<dyn MetadataStore>,
+        metrics: Arc<Metrics>,
+        in_flight: Arc<InFlight>,
+        settings: Settings,
+    ) -> Self {
         Metadata {
             store,
             metrics,
+            in_flight,
             settings,
             runtime: Handle::current(),
             queues: Mutex::new(Queues::new(&settings)),
+            reads: Mutex::default(),
             remembered: Mutex::default(),
         }
     }
 
-    /// The record as it is, as the JSON text of the response (spec 7.4).
-    pub async fn get(&self, channel: &Channel) -> Result<String> {
+    /// The record as it is (spec 7.4). The read begins after this call, and is shared with other calls.
+    pub fn get(
+        self: &Arc<Self>,
+        channel: &Channel,
+    ) -> impl Future<Output = Result<Response>> + Send + use<> {
+        let (answer, answered) = oneshot::channel();
+        if self.reads.lock().push(channel, answer) {
+            self.runtime
+                .spawn(self.clone().serve_readers(channel.clone()));
+        }
+        async move { answered.await.unwrap_or_else(|_| Err(failed_inside())) }
+    }
+
+    /// Reads a channel until nobody waits for it any more.
+    async fn serve_readers(self: Arc<Self>, channel: Channel) {
+        let turn = ReadersTurn {
+            metadata: &self,
+            channel: &channel,
+        };
+        loop {
+            if self.reads.lock().end_if_empty(&channel) {
+                std::mem::forget(turn);
+                return;
+            }
+            let room = self.room(&channel).await;
+            // Only now: whoever has come while there was no room shares this read.
+            let readers = self.reads.lock().take(&channel);
+            let response = match room {
+                Ok(room) => self.read_for(&channel, room).await,
+                Err(error) => Err(error),
+            };
+            for reader in readers {
+                // Who has gone needs no answer.
+                let _ = reader.send(response.clone());
+            }
+        }
+    }
+
+    async fn read_for(&self, channel: &Channel, mut room: Room) -> Result<Response> {
         let (stored, now_ms) = self.store.read_metadata(channel).await?;
         let known = self.read(stored).await;
         let record = known.contents.as_ref();
         let record = record.map_err(|unreadable| unreadable.error(channel))?;
-        let response = record.view().response(channel, now_ms, "");
+        let view = record.view();
+        room.resize(view.bytes());
+        self.in_flight.learn(channel, COPIES * view.bytes());
         self.remembered.lock().learn(channel, known);
-        Ok(response)
+        Ok(Response {
+            view,
+            channel: channel.clone(),
+            now_ms,
+            updated: "".into(),
+            room: Some(Arc::new(room)),
+        })
+    }
+
+    /// Room to read or change a channel's record.
+    async fn room(&self, channel: &Channel) -> Result<Room> {
+        self.in_flight
+            .reading(self.in_flight.expected(channel))
+            .await
     }
 
     /// Takes a change in; changes are carried out in the order in which they are taken in. The future
-    /// resolves to the JSON text of the response. The change is carried out whether or not anybody
+    /// resolves to the record after it. The change is carried out whether or not anybody
     /// waits for it.
     pub fn change(
         self: &Arc<Self>,
         channel: Channel,
         change: Change,
-    ) -> Result<impl Future<Output = Result<String>> + Send + use<>> {
+    ) -> Result<impl Future<Output = Result<Response>> + Send + use<>> {
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting {
-            change,
-            since: Instant::now(),
-            answer,
-        };
         let is_first = self
             .queues
             .lock()
-            .push(&channel, waiting)
+            .push(&channel, change, answer)
             .inspect_err(|_| count(&self.metrics.counters.overloaded, 1))?;
         if is_first {
             // A task of its own: it serves those that come later too, whoever waits for them.
             self.runtime.spawn(self.clone().serve(channel));
         }
         Ok(async move {
-            answered.await.unwrap_or_else(|_| {
-                let error = Error::internal("Rollcall failed inside; please report this");
-                Err(error.with_unknown_outcome())
-            })
+            answered
+                .await
+                .unwrap_or_else(|_| Err(failed_inside().with_unknown_outcome()))
         })
     }
 
+    /// Changes that are not answered.
     pub fn waiting(&self) -> usize {
         self.queues.lock().len()
     }
@@ -137,23 +202,39 @@ impl Metadata {
             metadata: &self,
             channel: &channel,
         };
+        // How long the changes waited for JavaScript to take answers, and not for the store.
+        let mut waited = Duration::ZERO;
         loop {
-            let next = self.queues.lock().next(&channel);
-            let Some(next) = next else {
+            if self.queues.lock().end_if_empty(&channel) {
                 // The queue is gone: the next change begins a new one.
                 std::mem::forget(turn);
                 return;
-            };
-            for late in next.late {
-                late.answer_with(Err(self.too_late()));
             }
-            if !next.group.is_empty() {
-                self.carry_out(&channel, Group::new(next.group)).await;
+            let began = Instant::now();
+            let room = self.room(&channel).await;
+            waited += began.elapsed();
+            let patience = self.settings.patience + waited;
+            match room {
+                Ok(room) => {
+                    let next = self.queues.lock().next(&channel, patience);
+                    for late in next.late {
+                        late.answer_with(Err(self.too_late()));
+                    }
+                    if !next.group.is_empty() {
+                        self.carry_out(&channel, Group::new(next.group), room).await;
+                    }
+                }
+                Err(overloaded) => {
+                    let late = self.queues.lock().late(&channel, self.settings.patience);
+                    for late in late {
+                        late.answer_with(Err(overloaded.clone()));
+                    }
+                }
             }
         }
     }
 
-    async fn carry_out(&self, channel: &Channel, mut group: Group) {
+    async fn carry_out(&self, channel: &Channel, mut group: Group, mut room: Room) {
         let mut base = self.remembered.lock().take(channel).unwrap_or_default();
         let began = Instant::now();
         let mut rounds = 0;
@@ -164,12 +245,15 @@ impl Metadata {
             if !left_over.is_empty() {
                 self.queues.lock().put_back(channel, left_over);
             }
+            let bytes = base.contents.as_ref().map_or(0, |record| record.bytes());
+            room.resize(group.bytes() + bytes);
+            self.in_flight.learn(channel, COPIES * bytes);
             if let Some(now_ms) = seen_at
                 && group.write().is_none()
             {
                 // Nothing is to be written: what was seen is the answer.
                 self.remembered.lock().put(channel, base);
-                return group.answer(channel, now_ms, "");
+                return group.answer(channel, now_ms, "", room);
             }
             count(&self.metrics.counters.metadata_commits, 1);
             let commit = Commit {
@@ -190,7 +274,7 @@ impl Metadata {
                     }
                     // Before the answers: who gets one may ask for the next change at once.
                     self.remembered.lock().put(channel, base);
-                    return group.answer(channel, time.ms, &time.iso);
+                    return group.answer(channel, time.ms, &time.iso, room);
                 }
                 Ok(Committed::Locked(refused)) => {
                     group.refuse(&refused);
@@ -241,6 +325,22 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.metadata.queues.lock().abandon(self.channel);
     }
+}
+
+/// The same for the readers of a channel.
+struct ReadersTurn<'a> {
+    metadata: &'a Metadata,
+    channel: &'a Channel,
+}
+
+impl Drop for ReadersTurn<'_> {
+    fn drop(&mut self) {
+        self.metadata.reads.lock().abandon(self.channel);
+    }
+}
+
+fn failed_inside() -> Error {
+    Error::internal("Rollcall failed inside; please report this")
 }
 
 fn contended(channel: &Channel, rounds: u32) -> Error {

@@ -1,7 +1,8 @@
 //! The one error type of the core: a stable code, a message for people, and whether the outcome is
 //! known. `src/node/` hands it to JavaScript as it is; nothing else makes error codes.
 
-use std::{any::Any, fmt};
+use super::metadata::record::Response;
+use std::{any::Any, fmt, sync::Arc};
 
 /// Stable error codes. The list is part of the public contract: JavaScript sees the names that
 /// [`Code::as_str`] gives.
@@ -94,8 +95,8 @@ pub struct Error {
     pub outcome_unknown: bool,
     /// What the layer below said, free of secrets.
     pub cause: Option<String>,
-    /// With `METADATA_CONFLICT`: the record as it is, as the JSON text that a response has.
-    pub current: Option<Box<str>>,
+    /// With `METADATA_CONFLICT`: the record as it is.
+    pub current: Option<Arc<Response>>,
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -28,7 +28,7 @@ pub struct Limits {
     pub max_metadata_record_bytes: usize,
     /// Most heartbeats in one batch, and most changes of one channel in one commit. Default 256.
     pub max_batch_size: usize,
-    /// Most heartbeats that are not settled, and most changes of metadata that wait; beyond it they
+    /// Most heartbeats that are not settled, and most changes of metadata that are not; beyond it they
     /// reject with `OVERLOADED`. Default 100 000.
     pub max_queue: usize,
     /// How long a command may take before it fails with `TIMEOUT`. Default 2000 ms.
@@ -40,6 +40,12 @@ pub struct Limits {
     pub max_event_queue: usize,
     /// Most bytes of events waiting for JavaScript. Default 64 MiB.
     pub max_event_queue_bytes: usize,
+    /// Most calls that are not settled, heartbeats aside; beyond it they reject with `OVERLOADED`.
+    /// Default 100 000.
+    pub max_pending_calls: usize,
+    /// Most bytes of calls that are not settled: a half for what they send, a half for answers that
+    /// JavaScript has not taken. Default 128 MiB.
+    pub max_in_flight_bytes: usize,
 }
 
 impl Default for Limits {
@@ -57,6 +63,8 @@ impl Default for Limits {
             connect_timeout_ms: 5_000,
             max_event_queue: 65_536,
             max_event_queue_bytes: 64 * 1024 * 1024,
+            max_pending_calls: 100_000,
+            max_in_flight_bytes: 128 * 1024 * 1024,
         }
     }
 }
@@ -89,6 +97,8 @@ impl Limits {
                 "limits.maxEventQueueBytes",
                 self.max_event_queue_bytes as u64,
             ),
+            ("limits.maxPendingCalls", self.max_pending_calls as u64),
+            ("limits.maxInFlightBytes", self.max_in_flight_bytes as u64),
         ];
         for (field, value) in positive {
             if value == 0 {

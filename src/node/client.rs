@@ -2,12 +2,13 @@
 //! goes to the inbox under the number that the call came with.
 
 use super::{
-    inbox::{Inbox, Wake},
+    inbox::{Inbox, Reply, Undo, Value, Wake},
     runtime,
 };
 use crate::{
     client::Client,
     heartbeat::{ConnId, Request, Settle},
+    in_flight::{Call, InFlight},
     model::{
         error::{Error, Result},
         json::quote,
@@ -18,7 +19,7 @@ use crate::{
     store::{EachPiece, Feed, Topic},
     switches::{Defence, off, panic_point},
 };
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 use napi::bindgen_prelude::{Float64ArraySlice, Function};
 use napi_derive::napi;
 use std::{
@@ -26,6 +27,30 @@ use std::{
     sync::{Arc, OnceLock},
 };
 use tokio_util::task::TaskTracker;
+
+/// Text of a piece of a snapshot, about: what JavaScript parses without a pause that anybody notices.
+const PIECE_BYTES: usize = 1024 * 1024;
+
+/// Whether a call can be refused because too much is in flight.
+pub(super) enum Admission {
+    /// It sends so many bytes.
+    Bounded(usize),
+    /// Never: it gives something back, and whoever calls it does so once.
+    Always,
+}
+
+impl Admission {
+    fn of<const N: usize>(texts: [&str; N]) -> Admission {
+        Admission::Bounded(texts.iter().map(|text| text.len()).sum())
+    }
+
+    fn admit(self, in_flight: &Arc<InFlight>) -> Result<Call> {
+        match self {
+            Admission::Bounded(bytes) => in_flight.accept(bytes),
+            Admission::Always => Ok(in_flight.accept_always(0)),
+        }
+    }
+}
 
 #[napi]
 pub struct NativeClient {
@@ -58,13 +83,13 @@ impl NativeClient {
     pub fn connect(&self, call: f64, options: String) -> napi::Result<()> {
         let core = self.core.clone();
         let inbox = self.inbox.clone();
-        self.spawn(call, async move {
+        self.spawn(call, None, async move {
             let options = Options::parse(&options)?;
             inbox.bound(&options.limits);
             let client = Client::connect(options, inbox).await?;
             core.set(Arc::new(client))
                 .map_err(|_| Error::internal("connected twice"))?;
-            Ok("null".into())
+            Ok("null".to_owned())
         })
     }
 
@@ -79,8 +104,9 @@ impl NativeClient {
         snapshot: bool,
     ) -> napi::Result<()> {
         let inbox = self.inbox.clone();
-        self.call(call, async move |client| {
-            let each = |members: Vec<Member>| inbox.piece(call, member_columns(&members));
+        let admission = Admission::of([&room, &user, &conn, &state]);
+        self.call(call, admission, async move |client| {
+            let each = pieces(call, inbox, client.in_flight().clone());
             let snapshot: Option<EachPiece> = if snapshot { Some(&each) } else { None };
             let epoch = client.join(&room, &user, &conn, &state, snapshot).await?;
             Ok(epoch.to_string())
@@ -152,7 +178,8 @@ impl NativeClient {
     /// `epoch`: -1 for none.
     #[napi(catch_unwind)]
     pub fn leave(&self, call: f64, conn: String, epoch: f64) -> napi::Result<()> {
-        self.call(call, async move |client| {
+        let admission = Admission::of([&conn]);
+        self.call(call, admission, async move |client| {
             let epoch = (epoch >= 0.0).then_some(epoch as u64);
             Ok(match client.leave(&conn, epoch).await? {
                 None => "null".into(),
@@ -167,7 +194,8 @@ impl NativeClient {
 
     #[napi(catch_unwind)]
     pub fn epoch(&self, call: f64, conn: String) -> napi::Result<()> {
-        self.call(call, async move |client| {
+        let admission = Admission::of([&conn]);
+        self.call(call, admission, async move |client| {
             Ok(client
                 .epoch(&conn)
                 .await?
@@ -178,52 +206,61 @@ impl NativeClient {
     #[napi(catch_unwind)]
     pub fn room_snapshot(&self, call: f64, room: String) -> napi::Result<()> {
         let inbox = self.inbox.clone();
-        self.call(call, async move |client| {
-            let each = |members: Vec<Member>| inbox.piece(call, member_columns(&members));
+        self.call(call, Admission::of([&room]), async move |client| {
+            let each = pieces(call, inbox, client.in_flight().clone());
             client.room_snapshot(&room, &each).await?;
-            Ok("null".into())
+            Ok("null".to_owned())
         })
     }
 
     #[napi(catch_unwind)]
     pub fn user_presence(&self, call: f64, user: String) -> napi::Result<()> {
-        self.call(call, async move |client| {
-            let connections = client.user_connections(&user).await?;
-            Ok(format!(
-                "[{},{}]",
-                rooms_json(&connections),
-                member_columns(&connections)
-            ))
+        let inbox = self.inbox.clone();
+        self.call(call, Admission::of([&user]), async move |client| {
+            let (connections, _room) = client.user_connections(&user).await?;
+            let rooms = rooms_json(&connections);
+            pieces(call, inbox, client.in_flight().clone())(connections).await;
+            Ok(rooms)
         })
     }
 
     /// `feed` is the feed's number; `name` says of what, where the feed is one of single things.
     #[napi(catch_unwind)]
     pub fn subscribe(&self, call: f64, feed: u32, name: String) -> napi::Result<()> {
-        self.call(call, async move |client| {
-            client.subscribe(topic(feed, &name)?).await?;
-            Ok("null".into())
+        self.call(call, Admission::of([&name]), async move |client| {
+            let topic = topic(feed, &name)?;
+            client.subscribe(topic.clone()).await?;
+            let undo: Undo = Box::new(move || {
+                if let Ok(runtime) = runtime() {
+                    // There is nobody to tell of a failure.
+                    runtime.spawn(async move { client.unsubscribe(topic).await });
+                }
+            });
+            Ok(Reply {
+                value: Value::Text("null".into()),
+                undo: Some(undo),
+            })
         })
     }
 
     #[napi(catch_unwind)]
     pub fn unsubscribe(&self, call: f64, feed: u32, name: String) -> napi::Result<()> {
-        self.call(call, async move |client| {
+        self.call(call, Admission::Always, async move |client| {
             client.unsubscribe(topic(feed, &name)?).await?;
-            Ok("null".into())
+            Ok("null".to_owned())
         })
     }
 
     #[napi(catch_unwind)]
     pub fn start_reaper(&self, call: f64) -> napi::Result<()> {
-        self.call(call, async move |client| {
-            client.start_reaper().map(|()| "null".into())
+        self.call(call, Admission::Bounded(0), async move |client| {
+            client.start_reaper().map(|()| "null".to_owned())
         })
     }
 
     #[napi(catch_unwind)]
     pub fn reap_once(&self, call: f64) -> napi::Result<()> {
-        self.call(call, async move |client| {
+        self.call(call, Admission::Bounded(0), async move |client| {
             let (sweep, took) = client.reap_once().await?;
             Ok(format!(
                 r#"{{"rooms":{},"expired":{},"durationMs":{}}}"#,
@@ -238,13 +275,13 @@ impl NativeClient {
     pub fn close(&self, call: f64) -> napi::Result<()> {
         let core = self.core.clone();
         let calls = self.calls.clone();
-        self.spawn(call, async move {
+        self.spawn(call, None, async move {
             calls.close();
             calls.wait().await;
             if let Some(client) = core.get() {
                 client.close().await;
             }
-            Ok("null".into())
+            Ok("null".to_owned())
         })
     }
 
@@ -259,8 +296,8 @@ impl NativeClient {
         }
     }
 
-    /// Hands over everything that has come in. Settled heartbeats are written into `out`: how many,
-    /// then three numbers for each: ticket; 0 for unchanged, 1 for changed, -1 for failed; the epoch,
+    /// Hands over everything that has come in. Settled heartbeats are written into `out`: how many, 1
+    /// if there is more to drain (JavaScript then calls again by itself), and three numbers for each: ticket; 0 for unchanged, 1 for changed, -1 for failed; the epoch,
     /// or the number of the error (see `takeErrors`). The rest is returned as JSON text,
     /// `[calls, notices, events]` (see `inbox.rs`); `null` if there is none.
     #[napi(catch_unwind)]
@@ -274,6 +311,25 @@ impl NativeClient {
     #[napi(catch_unwind)]
     pub fn take_errors(&self) -> String {
         self.inbox.take_errors()
+    }
+
+    /// Says that JavaScript has what the last `drain` returned.
+    #[napi(catch_unwind)]
+    pub fn taken(&self) {
+        self.inbox.taken();
+    }
+
+    /// Says, before `taken`, that nobody waits for the answer to this call: what it carries goes back.
+    #[napi(catch_unwind)]
+    pub fn unwanted(&self, call: f64) {
+        self.inbox.unwanted(call);
+    }
+
+    /// Says that what the last `drain` returned, or should have, did not arrive. Returns the numbers of the
+    /// calls whose answers are given up; `drain` is to be called again then. `null`: it is not.
+    #[napi(catch_unwind)]
+    pub fn drain_failed(&self) -> Option<Vec<f64>> {
+        self.inbox.failed()
     }
 
     pub(super) fn client(&self) -> Result<&Arc<Client>> {
@@ -292,26 +348,46 @@ impl NativeClient {
         }
     }
 
-    pub(super) fn call<F>(&self, call: f64, work: impl FnOnce(Arc<Client>) -> F) -> napi::Result<()>
+    /// The client, and a call of it that is counted, unless it is refused.
+    fn admitted(&self, admission: Admission) -> Result<(&Arc<Client>, Call)> {
+        let client = self.client()?;
+        Ok((client, admission.admit(client.in_flight())?))
+    }
+
+    pub(super) fn call<F, R>(
+        &self,
+        number: f64,
+        admission: Admission,
+        work: impl FnOnce(Arc<Client>) -> F,
+    ) -> napi::Result<()>
     where
-        F: Future<Output = Result<String>> + Send + 'static,
+        F: Future<Output = Result<R>> + Send + 'static,
+        R: Into<Reply>,
     {
-        self.call_in_order(call, |client| Ok(work(client.clone())))
+        self.call_in_order(number, admission, |client| Ok(work(client.clone())))
     }
 
     /// A call whose beginning runs at once, on this thread: where the order of calls matters. The
     /// runtime may begin tasks in another order.
-    pub(super) fn call_in_order<F>(
+    pub(super) fn call_in_order<F, R>(
         &self,
-        call: f64,
+        number: f64,
+        admission: Admission,
         begin: impl FnOnce(&Arc<Client>) -> Result<F>,
     ) -> napi::Result<()>
     where
-        F: Future<Output = Result<String>> + Send + 'static,
+        F: Future<Output = Result<R>> + Send + 'static,
+        R: Into<Reply>,
     {
-        let begun = self.client().and_then(begin);
+        let begun = self
+            .admitted(admission)
+            .and_then(|(client, call)| Ok((begin(client)?, call)));
+        let (begun, call) = match begun {
+            Ok((work, call)) => (Ok(work), Some(call)),
+            Err(error) => (Err(error), None),
+        };
         let counted = self.calls.token();
-        self.spawn(call, async move {
+        self.spawn(number, call, async move {
             let result = begun?.await;
             drop(counted);
             result
@@ -323,47 +399,87 @@ impl NativeClient {
     /// close does not wait for them, but ends them.
     pub(super) fn call_at_once<F>(
         &self,
-        call: f64,
+        number: f64,
+        admission: Admission,
         work: impl FnOnce(Arc<Client>) -> F + Send + 'static,
     ) -> napi::Result<()>
     where
-        F: Future<Output = Result<String>> + Send,
+        F: Future<Output = Result<Reply>> + Send,
     {
         panic_point(Defence::CalmAtOnce);
-        let client = self.client().cloned();
-        let mut work = Box::pin(guarded(async move { work(client?).await }));
+        let (client, call) = match self.admitted(admission) {
+            Ok((client, call)) => (client.clone(), call),
+            Err(error) => {
+                self.inbox.answer(number, Err(error), None);
+                return Ok(());
+            }
+        };
+        let mut work = Box::pin(guarded(async move { work(client).await }));
         let first = {
             let _in_runtime = runtime()?.enter();
             work.as_mut().now_or_never()
         };
         match first {
-            Some(result) => self.inbox.answer(call, result),
+            Some(result) => self.inbox.answer(number, result, Some(call)),
             None => {
                 let inbox = self.inbox.clone();
-                runtime()?.spawn(async move { inbox.answer(call, work.await) });
+                runtime()?.spawn(async move {
+                    inbox.answer(number, work.await, Some(call));
+                });
             }
         }
         Ok(())
     }
 
     /// Runs a call and hands its result over.
-    fn spawn(
+    fn spawn<R: Into<Reply>>(
         &self,
-        call: f64,
-        work: impl Future<Output = Result<String>> + Send + 'static,
+        number: f64,
+        call: Option<Call>,
+        work: impl Future<Output = Result<R>> + Send + 'static,
     ) -> napi::Result<()> {
         panic_point(Defence::CalmAtOnce);
         let inbox = self.inbox.clone();
         runtime()?.spawn(async move {
             let result = guarded(work).await;
-            inbox.answer(call, result);
+            inbox.answer(number, result.map(Into::into), call);
         });
         Ok(())
     }
 }
 
+/// Hands members over to JavaScript, in pieces that do not block it for long, as it takes them.
+fn pieces(
+    number: f64,
+    inbox: Arc<Inbox>,
+    in_flight: Arc<InFlight>,
+) -> impl Fn(Vec<Member>) -> BoxFuture<'static, ()> + Send + Sync {
+    move |members| {
+        let (inbox, in_flight) = (inbox.clone(), in_flight.clone());
+        Box::pin(async move {
+            let mut rest = &members[..];
+            while !rest.is_empty() {
+                let mut bytes = 0;
+                let fits = |member: &&Member| {
+                    bytes += member.bytes();
+                    bytes <= PIECE_BYTES
+                };
+                let count = rest.iter().take_while(fits).count().max(1);
+                let (piece, others) = rest.split_at(count);
+                rest = others;
+                let bytes = piece.iter().map(Member::bytes).sum();
+                let Ok(room) = in_flight.piece(bytes).await else {
+                    // The client is gone.
+                    return;
+                };
+                inbox.piece(number, member_columns(piece), room);
+            }
+        })
+    }
+}
+
 /// What the work comes to; a panic becomes an error like any other.
-async fn guarded(work: impl Future<Output = Result<String>>) -> Result<String> {
+async fn guarded<R>(work: impl Future<Output = Result<R>>) -> Result<R> {
     let work = async {
         panic_point(Defence::Calm);
         work.await

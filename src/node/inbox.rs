@@ -1,17 +1,25 @@
-//! What waits for JavaScript: results of calls, settled heartbeats, events, notices. Filled from
-//! the core's threads, drained by the JavaScript thread, one wake for however much there is.
+//! What waits for JavaScript: settled heartbeats, and messages (`messages.rs`). Filled from the core's
+//! threads, drained by the JavaScript thread, one wake for however much there is.
 //!
 //! A wake costs the JavaScript thread as much as ten events do, so events alone wake it at most once
 //! in [`EVENT_PAUSE`]: the first at once, those that follow closely together. Whatever else wakes it
 //! takes the events along.
 //!
 //! Races: `scheduled` is cleared before the queues are read, so whatever is put in later wakes
-//! again. Events are bounded; when JavaScript does not take them in time they are dropped as a
+//! again. When a drain leaves something, JavaScript is told so and comes again by itself, after other work
+//! of its event loop; `scheduled` is set then. A wake from here would not do: Node.js runs up to a thousand
+//! wakes in a row before it looks at timers.
+//!
+//! Events are bounded; when JavaScript does not take them in time they are dropped as a
 //! whole and the gap is told, so memory stays bounded while a handler blocks (spec 4.4).
 
-use super::runtime;
+use super::{
+    messages::{Answer, DRAIN_BYTES, Failed, Messages, error_json},
+    runtime,
+};
 use crate::{
     heartbeat::{Outcome, Settle},
+    in_flight::{Call, Room},
     lock::Told,
     model::{
         error::{Error, Result},
@@ -19,7 +27,6 @@ use crate::{
         limits::Limits,
     },
     store::{ConnectionState, EventSink, Feed, LogLevel, lock::LockCall},
-    switches::{Defence, off},
 };
 use napi::{
     Status,
@@ -28,7 +35,6 @@ use napi::{
 use parking_lot::Mutex;
 use std::{
     collections::VecDeque,
-    fmt::Write as _,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -36,19 +42,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use super::messages::{Reply, Undo, Value};
+
 /// Weak: it never keeps the process alive.
 pub type Wake = ThreadsafeFunction<(), (), (), Status, false, true>;
 
 /// Time between two wakes for events alone.
 const EVENT_PAUSE: Duration = Duration::from_millis(1);
 
-/// Events and bytes that one drain hands over at most, so that a backlog does not block the
-/// JavaScript thread in one piece.
-const DRAIN_EVENTS: usize = 4_096;
-const DRAIN_BYTES: usize = 4 * 1024 * 1024;
-
-/// The notice that events were dropped.
-const OVERFLOW: &str = r#"["resync","overflow"]"#;
+/// Numbers before those of the heartbeats in what a drain fills: how many there are, and whether there is
+/// more to drain.
+const HEADER: usize = 2;
+/// Numbers of one heartbeat.
+const PER_HEARTBEAT: usize = 3;
 
 pub struct Inbox {
     wake: Wake,
@@ -57,7 +63,7 @@ pub struct Inbox {
     scheduled: AtomicBool,
     abandoned: AtomicBool,
     beats: Mutex<Beats>,
-    rest: Mutex<Rest>,
+    messages: Mutex<Messages>,
     most_events: AtomicUsize,
     most_event_bytes: AtomicUsize,
 }
@@ -65,27 +71,10 @@ pub struct Inbox {
 #[derive(Default)]
 struct Beats {
     settled: VecDeque<(u64, Outcome)>,
+    /// How many have been settled in all, and handed over.
+    put_in: u64,
+    taken_out: u64,
     errors: Vec<Error>,
-}
-
-/// What a call is answered with.
-enum Answer {
-    /// All that is missing.
-    Last(Result<String>),
-    /// A piece of it, as JSON; more comes.
-    Piece(String),
-}
-
-#[derive(Default)]
-struct Rest {
-    answers: Vec<(f64, Answer)>,
-    notices: Vec<String>,
-    events: VecDeque<(Feed, Box<str>)>,
-    event_bytes: usize,
-    /// Until when events do not wake JavaScript.
-    pause_ends: Option<Instant>,
-    /// A timer will wake it at the end of the pause.
-    pause_has_timer: bool,
 }
 
 impl Inbox {
@@ -97,7 +86,7 @@ impl Inbox {
             scheduled: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             beats: Mutex::default(),
-            rest: Mutex::default(),
+            messages: Mutex::default(),
             most_events: AtomicUsize::new(limits.max_event_queue),
             most_event_bytes: AtomicUsize::new(limits.max_event_queue_bytes),
         })
@@ -110,44 +99,73 @@ impl Inbox {
             .store(limits.max_event_queue_bytes, Ordering::Relaxed);
     }
 
-    /// Nobody will drain any more.
+    /// Nobody will drain any more. What answers carry goes back.
     pub fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
         *self.beats.lock() = Beats::default();
-        *self.rest.lock() = Rest::default();
+        let messages = std::mem::take(&mut *self.messages.lock());
+        drop(messages);
     }
 
-    pub fn answer(&self, call: f64, result: Result<String>) {
-        self.put(|rest| rest.answers.push((call, Answer::Last(result))));
+    pub fn answer(&self, number: f64, result: Result<Reply>, call: Option<Call>) {
+        self.put_answer(Answer::last(number, result, call));
     }
 
     /// A piece of an answer, as JSON, so that JavaScript can take it in while others are read: its thread is
     /// not blocked by all of them in one.
-    pub fn piece(&self, call: f64, piece: String) {
-        self.put(|rest| rest.answers.push((call, Answer::Piece(piece))));
+    pub fn piece(&self, number: f64, piece: String, room: Room) {
+        self.put_answer(Answer::piece(number, piece, room));
     }
 
-    /// Takes out what waits. Settled heartbeats go into `out`: their number, then three numbers for
-    /// each. The rest comes back as JSON text, if there is any: `[calls, notices, events]`, where a
-    /// call is `[number, value]`, `[number, null, error]` or, with more to come, `[number, piece, 0]`, and
-    /// among the events, in the order in which they came, a number says to which feed those after it
-    /// belong.
+    /// Answers come after the heartbeats that were settled before them: the one to `close` ends whatever is
+    /// still pending.
+    fn put_answer(&self, answer: Answer) {
+        let after = self.beats.lock().put_in;
+        self.put(|messages| messages.answer(answer, after));
+    }
+
+    /// Takes out what waits. Settled heartbeats go into `out`: their number, whether there is more to drain
+    /// (JavaScript then comes again by itself), and three numbers for each. The rest comes back as JSON
+    /// text, if there is any: `[calls, notices, events]`, where a call is `[number, value]`,
+    /// `[number, null, error]` or, with more to come, `[number, piece, 0]`, and among the events, in the
+    /// order in which they came, a number says to which feed those after it belong.
     pub fn drain(&self, out: &mut [f64]) -> Option<String> {
         self.scheduled.store(false, Ordering::Release);
-        let all_settled = self.drain_heartbeats(out);
-        self.drain_rest(all_settled)
+        let (settled, more_settled) = self.drain_heartbeats(out);
+        let (text, more) = self.messages.lock().drain(settled);
+        if more || more_settled {
+            self.comes_again();
+            if let Some(says_so) = out.get_mut(1) {
+                *says_so = 1.0;
+            }
+        }
+        text
     }
 
-    /// Whether there was room for all.
-    fn drain_heartbeats(&self, out: &mut [f64]) -> bool {
-        let Some((number, out)) = out.split_first_mut() else {
-            return false;
-        };
+    /// How many have been handed over in all, and whether some are left.
+    fn drain_heartbeats(&self, out: &mut [f64]) -> (u64, bool) {
         let mut beats = self.beats.lock();
-        let Beats { settled, errors } = &mut *beats;
-        let count = settled.len().min(out.len() / 3);
-        *number = count as f64;
-        for (slot, (ticket, result)) in out.chunks_exact_mut(3).zip(settled.drain(..count)) {
+        let Beats {
+            settled,
+            taken_out,
+            errors,
+            ..
+        } = &mut *beats;
+        let Some((header, slots)) = out.split_at_mut_checked(HEADER) else {
+            return (*taken_out, false);
+        };
+        header.fill(0.0);
+        errors.clear();
+        let mut error_bytes = 0;
+        let mut count = 0;
+        for slot in slots.chunks_exact_mut(PER_HEARTBEAT) {
+            if error_bytes > DRAIN_BYTES {
+                break;
+            }
+            let Some((ticket, result)) = settled.pop_front() else {
+                break;
+            };
+            count += 1;
             slot[0] = ticket as f64;
             match result {
                 Ok(beat) => {
@@ -157,19 +175,18 @@ impl Inbox {
                 Err(error) => {
                     slot[1] = -1.0;
                     slot[2] = errors.len() as f64;
+                    error_bytes += error.message.len();
                     errors.push(*error);
                 }
             }
         }
-        if !settled.is_empty() {
-            self.schedule();
-            return false;
-        }
-        if settled.capacity() > 16 * 1024 {
+        header[0] = count as f64;
+        *taken_out += count;
+        if settled.is_empty() && settled.capacity() > 16 * 1024 {
             // A burst must not keep its memory for ever.
             *settled = VecDeque::new();
         }
-        true
+        (*taken_out, !settled.is_empty())
     }
 
     pub fn take_errors(&self) -> String {
@@ -178,77 +195,65 @@ impl Inbox {
         format!("[{}]", errors.join(","))
     }
 
-    /// Answers come after the heartbeats that were settled before them: the one to `close` ends
-    /// whatever is still pending. So they wait while heartbeats do.
-    fn drain_rest(&self, with_answers: bool) -> Option<String> {
-        let mut rest = self.rest.lock();
-        let answers = if with_answers {
-            std::mem::take(&mut rest.answers)
-        } else {
-            Vec::new()
-        };
-        if answers.is_empty() && rest.notices.is_empty() && rest.events.is_empty() {
-            return None;
-        }
-        let mut text = String::with_capacity(256 + rest.event_bytes.min(DRAIN_BYTES));
-        text.push_str("[[");
-        for (index, (call, answer)) in answers.into_iter().enumerate() {
-            separate(&mut text, index);
-            match answer {
-                Answer::Piece(piece) => write!(text, "[{call},{piece},0]"),
-                Answer::Last(Ok(value)) => write!(text, "[{call},{value}]"),
-                Answer::Last(Err(error)) => write!(text, "[{call},null,{}]", error_json(&error)),
-            }
-            .expect("a String takes any text");
-        }
-        text.push_str("],[");
-        text.push_str(&std::mem::take(&mut rest.notices).join(","));
-        text.push_str("],[");
-        let mut last = None;
-        for count in 0..DRAIN_EVENTS {
-            if text.len() >= DRAIN_BYTES {
-                break;
-            }
-            let Some((feed, payload)) = rest.events.pop_front() else {
-                break;
-            };
-            rest.event_bytes -= payload.len();
-            separate(&mut text, count);
-            if last != Some(feed) {
-                last = Some(feed);
-                write!(text, "{},", feed.number()).expect("a String takes any text");
-            }
-            text.push_str(&payload);
-        }
-        if rest.events.is_empty() {
-            rest.events.shrink_to(1_024);
-        } else {
-            self.schedule();
-        }
-        text.push_str("]]");
-        Some(text)
+    /// JavaScript has what the last drain handed over.
+    pub fn taken(&self) {
+        self.messages.lock().taken();
     }
 
-    fn put(&self, into: impl FnOnce(&mut Rest)) {
+    /// Nobody waits for the answer to this call, which the last drain handed over.
+    pub fn unwanted(&self, number: f64) {
+        let answer = self.messages.lock().take_unwanted(number);
+        // Without the lock: what it carries goes back now.
+        drop(answer);
+    }
+
+    /// The last drain did not arrive. If JavaScript is to come again, which it then does by itself: the
+    /// numbers of the calls whose answers are given up.
+    pub fn failed(&self) -> Option<Vec<f64>> {
+        let (failed, given_up) = self.messages.lock().failed();
+        // Without the lock: what it carries goes back now.
+        drop(given_up);
+        match failed {
+            Failed::Nothing => {
+                self.scheduled.store(false, Ordering::Release);
+                None
+            }
+            Failed::Again => {
+                self.comes_again();
+                Some(Vec::new())
+            }
+            Failed::GivenUp(number) => {
+                self.comes_again();
+                Some(number.into_iter().collect())
+            }
+        }
+    }
+
+    /// JavaScript comes without being woken.
+    fn comes_again(&self) {
+        self.scheduled.store(true, Ordering::Release);
+    }
+
+    fn put(&self, into: impl FnOnce(&mut Messages)) {
         if self.abandoned.load(Ordering::Acquire) {
             return;
         }
-        into(&mut self.rest.lock());
+        into(&mut self.messages.lock());
         self.schedule();
     }
 
     /// Wakes JavaScript for events, now or at the end of the pause.
-    fn schedule_events(&self, rest: &mut Rest) {
+    fn schedule_events(&self, messages: &mut Messages) {
         let now = Instant::now();
-        match rest.pause_ends {
+        match messages.pause_ends {
             Some(end) if now < end => {
-                if rest.pause_has_timer {
+                if messages.pause_has_timer {
                     return;
                 }
                 let Ok(runtime) = runtime() else {
                     return self.schedule();
                 };
-                rest.pause_has_timer = true;
+                messages.pause_has_timer = true;
                 let this = self.this.clone();
                 runtime.spawn(async move {
                     tokio::time::sleep_until(end.into()).await;
@@ -258,17 +263,17 @@ impl Inbox {
                 });
             }
             _ => {
-                rest.pause_ends = Some(now + EVENT_PAUSE);
+                messages.pause_ends = Some(now + EVENT_PAUSE);
                 self.schedule();
             }
         }
     }
 
     fn end_pause(&self) {
-        let mut rest = self.rest.lock();
-        rest.pause_has_timer = false;
-        if !rest.events.is_empty() {
-            rest.pause_ends = Some(Instant::now() + EVENT_PAUSE);
+        let mut messages = self.messages.lock();
+        messages.pause_has_timer = false;
+        if messages.has_events() {
+            messages.pause_ends = Some(Instant::now() + EVENT_PAUSE);
             self.schedule();
         }
     }
@@ -286,7 +291,10 @@ impl Settle for Inbox {
         if self.abandoned.load(Ordering::Acquire) {
             return;
         }
-        self.beats.lock().settled.extend(results);
+        let mut beats = self.beats.lock();
+        beats.put_in += results.len() as u64;
+        beats.settled.extend(results);
+        drop(beats);
         self.schedule();
     }
 }
@@ -294,7 +302,7 @@ impl Settle for Inbox {
 impl Told for Inbox {
     fn lock_lost(&self, number: u64, error: &Error) {
         let notice = format!(r#"["lock","{number}",{}]"#, quote(&error_json(error)));
-        self.put(|rest| rest.notices.push(notice));
+        self.put(|messages| messages.notice(notice));
     }
 }
 
@@ -305,27 +313,17 @@ impl EventSink for Inbox {
         if self.abandoned.load(Ordering::Acquire) {
             return 0;
         }
-        let mut rest = self.rest.lock();
-        let full = rest.events.len() >= most || rest.event_bytes + payload.len() > most_bytes;
-        if full && !off(Defence::EventBound) {
-            let dropped = rest.events.len() as u64 + 1;
-            rest.events.clear();
-            rest.event_bytes = 0;
-            // As long as JavaScript has not heard of it, it is one gap.
-            if rest.notices.last().is_none_or(|last| last != OVERFLOW) {
-                rest.notices.push(OVERFLOW.into());
-            }
-            self.schedule();
-            return dropped;
+        let mut messages = self.messages.lock();
+        let dropped = messages.event(feed, payload, most, most_bytes);
+        match dropped {
+            0 => self.schedule_events(&mut messages),
+            _ => self.schedule(),
         }
-        rest.event_bytes += payload.len();
-        rest.events.push_back((feed, payload.into()));
-        self.schedule_events(&mut rest);
-        0
+        dropped
     }
 
     fn gap(&self) {
-        self.put(|rest| rest.notices.push(r#"["resync","reconnected"]"#.into()));
+        self.put(|messages| messages.notice(r#"["resync","reconnected"]"#.into()));
     }
 
     fn malformed(&self) {}
@@ -336,28 +334,11 @@ impl EventSink for Inbox {
 
     fn state(&self, state: ConnectionState, detail: &str) {
         let notice = format!(r#"["state","{}",{}]"#, state.as_str(), quote(detail));
-        self.put(|rest| rest.notices.push(notice));
+        self.put(|messages| messages.notice(notice));
     }
 
     fn log(&self, level: LogLevel, message: &str) {
         let notice = format!(r#"["log","{}",{}]"#, level.as_str(), quote(message));
-        self.put(|rest| rest.notices.push(notice));
+        self.put(|messages| messages.log(notice));
     }
-}
-
-fn separate(list: &mut String, index: usize) {
-    if index > 0 {
-        list.push(',');
-    }
-}
-
-fn error_json(error: &Error) -> String {
-    let cause = error.cause.as_deref().map_or_else(|| "null".into(), quote);
-    let current = error.current.as_deref().unwrap_or("null");
-    format!(
-        r#"{{"code":"{}","message":{},"unknown":{},"cause":{cause},"current":{current}}}"#,
-        error.code,
-        quote(&error.message),
-        error.outcome_unknown,
-    )
 }

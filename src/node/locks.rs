@@ -1,6 +1,10 @@
 //! The methods of `NativeClient` for locks. A lock is named by a number that the façade gives it.
 
-use super::{client::NativeClient, runtime};
+use super::{
+    client::{Admission, NativeClient},
+    inbox::{Reply, Undo, Value},
+    runtime,
+};
 use crate::{
     lock::{Ask, MOST_MS, clock_ms},
     model::json::quote,
@@ -36,9 +40,20 @@ impl NativeClient {
             wait_ms: wait_ms.min(MOST_MS as f64) as u64,
             renew,
         };
-        self.call_at_once(call, async move |client| {
+        let admission = Admission::Bounded(ask.name.len() + ask.owner.len());
+        self.call_at_once(call, admission, async move |client| {
+            let number = ask.number;
             let grant = client.locks(async |locks| locks.acquire(ask).await).await?;
-            Ok(format!("[{},{}]", grant.token, clock_ms(grant.until)))
+            let undo: Undo = Box::new(move || {
+                if let Ok(runtime) = runtime() {
+                    let _in_runtime = runtime.enter();
+                    client.leases().abandon(number);
+                }
+            });
+            Ok(Reply {
+                value: Value::Text(format!("[{},{}]", grant.token, clock_ms(grant.until))),
+                undo: Some(undo),
+            })
         })
     }
 
@@ -55,7 +70,7 @@ impl NativeClient {
     #[napi(catch_unwind)]
     pub fn lock_extend(&self, call: f64, number: f64, ttl_ms: f64) -> napi::Result<()> {
         let ttl_ms = (ttl_ms > 0.0).then_some(ttl_ms as u64);
-        self.call(call, async move |client| {
+        self.call(call, Admission::Bounded(0), async move |client| {
             let grant = client
                 .locks(async |locks| locks.extend(number as u64, ttl_ms).await)
                 .await?;
@@ -65,17 +80,17 @@ impl NativeClient {
 
     #[napi(catch_unwind)]
     pub fn lock_release(&self, call: f64, number: f64) -> napi::Result<()> {
-        self.call(call, async move |client| {
+        self.call(call, Admission::Always, async move |client| {
             client
                 .locks(async |locks| locks.release(number as u64).await)
                 .await?;
-            Ok("null".into())
+            Ok("null".to_owned())
         })
     }
 
     #[napi(catch_unwind)]
     pub fn lock_inspect(&self, call: f64, name: String) -> napi::Result<()> {
-        self.call(call, async move |client| {
+        self.call(call, Admission::Bounded(name.len()), async move |client| {
             let found = client
                 .locks(async |locks| locks.inspect(&name).await)
                 .await?;
@@ -97,7 +112,7 @@ impl NativeClient {
 
     #[napi(catch_unwind)]
     pub fn lock_revoke(&self, call: f64, name: String) -> napi::Result<()> {
-        self.call(call, async move |client| {
+        self.call(call, Admission::Bounded(name.len()), async move |client| {
             let revoked = client
                 .locks(async |locks| locks.revoke(&name).await)
                 .await?;

@@ -1,6 +1,6 @@
 //! The metadata methods of `NativeClient`.
 
-use super::client::NativeClient;
+use super::client::{Admission, NativeClient};
 use crate::model::{
     error::Error,
     metadata::{Channel, Operation, change::Change},
@@ -20,7 +20,8 @@ impl NativeClient {
         channel_name: String,
         request: String,
     ) -> napi::Result<()> {
-        self.call_in_order(call, |client| {
+        let admission = Admission::Bounded(request.len());
+        self.call_in_order(call, admission, |client| {
             let operation = Operation::read(&operation)
                 .ok_or_else(|| Error::internal(format!("there is no operation {operation:?}")))?;
             let change = Change::parse(operation, &request, client.limits())?;
@@ -35,7 +36,8 @@ impl NativeClient {
         channel_type: String,
         channel_name: String,
     ) -> napi::Result<()> {
-        self.call(call, async move |client| {
+        let admission = Admission::Bounded(channel_name.len());
+        self.call(call, admission, async move |client| {
             client
                 .metadata(&Channel::new(&channel_type, &channel_name))
                 .await

@@ -6,6 +6,7 @@ mod client;
 mod inbox;
 mod keys;
 mod locks;
+mod messages;
 mod metadata;
 
 use crate::model::error::Code;

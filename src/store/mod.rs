@@ -373,8 +373,9 @@ impl LogLevel {
     }
 }
 
-/// Takes a piece of a snapshot.
-pub type EachPiece<'a> = &'a (dyn Fn(Vec<Member>) + Send + Sync);
+/// Takes a piece of a snapshot. Resolves when the next may be read: what takes the pieces may be slower than
+/// the store.
+pub type EachPiece<'a> = &'a (dyn Fn(Vec<Member>) -> BoxFuture<'static, ()> + Send + Sync);
 
 /// The atomic operations; those of heartbeats, on metadata and on locks are in traits of their own.
 pub trait Store: HeartbeatStore + MetadataStore + LockStore {

@@ -1,6 +1,7 @@
 //! Groups on stores that do what real ones do rarely.
 
 use crate::{
+    in_flight::InFlight,
     metadata::{Metadata, Settings},
     model::{
         error::{Code, Error, Result},
@@ -52,7 +53,13 @@ fn metadata(
         commits: AtomicUsize::new(0),
         odd,
     };
-    Arc::new(Metadata::new(Arc::new(store), Arc::default(), settings))
+    let in_flight = InFlight::new(&Limits::default(), Arc::default());
+    Arc::new(Metadata::new(
+        Arc::new(store),
+        Arc::default(),
+        in_flight,
+        settings,
+    ))
 }
 
 fn settings() -> Settings {
@@ -88,7 +95,7 @@ async fn spec_7_6_a_change_is_tried_again_as_long_as_others_change_the_record() 
         .change(channel(), set("x"))
         .unwrap();
     // The store itself is empty, so that the last commit finds another record once more.
-    let response = done.await.unwrap();
+    let response = done.await.unwrap().text();
     assert!(response.contains(r#""majorRevision":1,"#), "{response}");
     let always = |number| {
         std::thread::sleep(Duration::from_millis(1));
@@ -124,6 +131,7 @@ async fn spec_12_a_group_of_unknown_outcome_fails_as_a_whole_and_is_not_sent_aga
     }
     // Nothing was written, and so the next one is the first.
     let response = metadata.change(channel(), set("4")).unwrap().await.unwrap();
+    let response = response.text();
     assert!(response.contains(r#""majorRevision":1,"#), "{response}");
     assert_eq!(metadata.waiting(), 0);
 }
@@ -165,7 +173,7 @@ async fn big_records_make_small_groups_so_that_answers_do_not_fill_the_memory() 
         })
         .collect();
     for (i, change) in changes.into_iter().enumerate() {
-        let response = change.await.unwrap();
+        let response = change.await.unwrap().text();
         assert!(response.contains(&format!(r#""majorRevision":{},"#, i + 1)));
         assert!(response.contains(&format!(r#"{{"value":"{i} xxx"#)));
     }

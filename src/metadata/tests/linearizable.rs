@@ -5,6 +5,7 @@
 
 use super::{Careless, Deaf, Random, Slow, redis::RedisServer, seed};
 use crate::{
+    in_flight::InFlight,
     metadata::{Metadata, Settings},
     model::{
         error::Result,
@@ -164,7 +165,10 @@ async fn client(
         history.lock().push((id, Action::Call(call.clone())));
         let answer = match carry_out(&metadata, &channel, &call.ask).await {
             Ok(response) => Answer::Record(read(&response)),
-            Err(error) => Answer::Refused(error.code.as_str(), error.current.as_deref().map(read)),
+            Err(error) => {
+                let current = error.current.as_ref().map(|current| read(&current.text()));
+                Answer::Refused(error.code.as_str(), current)
+            }
         };
         if let Answer::Record(record) | Answer::Refused(_, Some(record)) = &answer {
             seen = record.clone();
@@ -209,7 +213,7 @@ fn choose(random: &mut Random, seen: &Model, id: usize, number: usize) -> Ask {
 
 async fn carry_out(metadata: &Arc<Metadata>, channel: &Channel, ask: &Ask) -> Result<String> {
     match ask {
-        Ask::Get => metadata.get(channel).await,
+        Ask::Get => Ok(metadata.get(channel).await?.text()),
         Ask::Change {
             operation,
             items,
@@ -223,7 +227,7 @@ async fn carry_out(metadata: &Arc<Metadata>, channel: &Channel, ask: &Ask) -> Re
                 .collect();
             let request = json!({ "data": data, "majorRevision": expected }).to_string();
             let change = Change::parse(*operation, &request, &Limits::default())?;
-            metadata.change(channel.clone(), change)?.await
+            Ok(metadata.change(channel.clone(), change)?.await?.text())
         }
     }
 }
@@ -234,7 +238,9 @@ async fn history(stores: &[Arc<dyn MetadataStore>], channel: &str, stream: u64) 
         .iter()
         .map(|store| {
             let settings = Settings::from(&Limits::default());
-            Arc::new(Metadata::new(store.clone(), Arc::default(), settings))
+            let in_flight = InFlight::new(&Limits::default(), Arc::default());
+            let store = store.clone();
+            Arc::new(Metadata::new(store, Arc::default(), in_flight, settings))
         })
         .collect();
     let history = Arc::default();

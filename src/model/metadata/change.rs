@@ -105,6 +105,16 @@ pub enum Verdict {
     Refused(Error, Option<View>),
 }
 
+impl Verdict {
+    /// The record that its answer shows.
+    pub fn view(&self) -> Option<&View> {
+        match self {
+            Verdict::Changed(view, ..) | Verdict::Unchanged(view) => Some(view),
+            Verdict::Refused(_, view) => view.as_ref(),
+        }
+    }
+}
+
 /// What a change has touched of a record.
 #[derive(Clone, Debug)]
 pub enum Touched {

@@ -239,7 +239,7 @@ impl Store for MemoryStore {
         Box::pin(async move {
             let found = self.step(|data, now| data.presence.in_room(room, now))?;
             for piece in found.chunks(PIECE) {
-                each(piece.iter().cloned().map(Member::from).collect());
+                each(piece.iter().cloned().map(Member::from).collect()).await;
             }
             Ok(())
         })

@@ -249,14 +249,17 @@ impl RedisStore {
         self.read_members(&pairs, |mut members| {
             // An entry whose hash says another room is a ghost that waits for the reaper.
             members.retain(|member| member.room == room);
-            each(members);
+            each(members)
         })
         .await
     }
 
     pub(super) async fn do_user_connections(&self, user: &str) -> Result<Vec<Member>> {
         let mut members = Vec::new();
-        let add = |piece: Vec<Member>| members.extend(piece);
+        let add = |piece: Vec<Member>| {
+            members.extend(piece);
+            std::future::ready(())
+        };
         if self.keys.is_slotted() {
             let pairs = self.user_pairs(user).await?;
             self.read_members(&pairs, add).await?;
@@ -285,10 +288,10 @@ impl RedisStore {
     }
 
     /// The live ones of connections of rooms, in pieces.
-    async fn read_members(
+    async fn read_members<F: Future<Output = ()>>(
         &self,
         pairs: &[(impl AsRef<str> + Sync, String)],
-        mut each: impl FnMut(Vec<Member>),
+        mut each: impl FnMut(Vec<Member>) -> F,
     ) -> Result<()> {
         let pieces: Vec<_> = pairs
             .chunks(READ_CHUNK)
@@ -296,7 +299,7 @@ impl RedisStore {
             .collect();
         let mut pieces = stream::iter(pieces).buffered(READS_AT_ONCE);
         while let Some(piece) = pieces.try_next().await? {
-            each(piece);
+            each(piece).await;
         }
         Ok(())
     }

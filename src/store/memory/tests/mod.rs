@@ -79,7 +79,11 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 
 fn snapshot(store: &MemoryStore, room: &str) -> Result<Vec<Member>> {
     let all = Mutex::new(Vec::new());
-    now(store.room_snapshot(room, &|piece| all.lock().extend(piece)))?;
+    let each = |piece: Vec<Member>| {
+        all.lock().extend(piece);
+        std::future::ready(()).boxed()
+    };
+    now(store.room_snapshot(room, &each))?;
     Ok(all.into_inner())
 }
 

@@ -1,0 +1,232 @@
+// What a client has in flight is bounded in number and in bytes (spec 7.11): calls that are not settled,
+// and answers that JavaScript has not taken.
+import type { PresenceClient, RollcallError } from 'rollcall';
+import { describe, expect, test } from 'vitest';
+import { openClient, rejection, type Untyped } from '../support/clients.js';
+import { startRedis } from '../support/redis.js';
+import { eventually } from '../support/wait.js';
+
+type Client = PresenceClient<Untyped>;
+
+const CODES = (results: PromiseSettledResult<unknown>[]) =>
+  results.map((result) => (result.status === 'fulfilled' ? 'done' : result.reason.code));
+
+/** The largest growth of the process's memory while `work` runs, in bytes. */
+async function growth(work: () => Promise<unknown>): Promise<number> {
+  const before = process.memoryUsage.rss();
+  let grown = 0;
+  const timer = setInterval(() => {
+    grown = Math.max(grown, process.memoryUsage.rss() - before);
+  }, 5);
+  await work();
+  clearInterval(timer);
+  return Math.max(grown, process.memoryUsage.rss() - before);
+}
+
+describe('7.11 calls that are not settled', () => {
+  test('7.11 maxPendingCalls: beyond it calls of every kind reject with OVERLOADED, and what gives back does not', async () => {
+    const server = await startRedis();
+    const limits = { maxPendingCalls: 10, commandTimeoutMs: 20_000 };
+    const client = await openClient({ url: server.url, limits });
+    const channel = { channelType: 't', channelName: 'n' };
+    const lock = await client.locks.acquire('held', { ownerId: 'o', ttlMs: 30_000 });
+    const unsubscribe = await client.subscribe(() => {});
+    server.pause();
+    const taken = Promise.allSettled(Array.from({ length: 10 }, () => client.getEpoch('c')));
+    expect(client.metrics().pendingCalls).toBe(10);
+    const refused: Record<string, () => Promise<unknown>> = {
+      join: () => client.join({ roomId: 'r', userId: 'u', connId: 'c' }),
+      leave: () => client.leave('c'),
+      epoch: () => client.getEpoch('c'),
+      snapshot: () => client.fetchRoomSnapshot('r'),
+      user: () => client.getUserPresence('u'),
+      subscribe: () => client.subscribe(() => {}, { roomId: 'other' }),
+      get: () => client.metadata.get(channel),
+      set: () => client.metadata.set(channel),
+      acquire: () => client.locks.acquire('l', { ownerId: 'o', waitMs: 60_000 }),
+      inspect: () => client.locks.inspect('l'),
+      extend: () => lock.extend(),
+    };
+    for (const [name, call] of Object.entries(refused)) {
+      const error = await rejection(call);
+      expect([error.code, error.outcome], name).toEqual(['OVERLOADED', undefined]);
+      for (const part of ['10 calls', 'the limit is 10', 'limits.maxPendingCalls', 'wait']) {
+        expect(error.message, name).toContain(part);
+      }
+    }
+    expect(client.metrics().overloaded).toBe(Object.keys(refused).length);
+    // These are not repeated by whoever makes them: refused, they would leave what they are about.
+    const givenBack = Promise.all([lock.release(), unsubscribe()]);
+    const beside = rejection(() => client.heartbeat({ connId: 'c' }));
+    server.resume();
+    expect(CODES(await taken)).toEqual(Array.from({ length: 10 }, () => 'done'));
+    await givenBack;
+    expect(await beside).toMatchObject({ code: 'CONNECTION_NOT_FOUND' });
+    expect(await client.locks.inspect('held')).toBeNull();
+    expect(client.metrics()).toMatchObject({ pendingCalls: 0, requestBytes: 0, answerBytes: 0 });
+  });
+
+  test('7.11 maxInFlightBytes: beyond half of it, calls reject with OVERLOADED by what they send', async () => {
+    const server = await startRedis();
+    const limits = { maxInFlightBytes: 200_000, commandTimeoutMs: 20_000 };
+    const client = await openClient({ url: server.url, limits });
+    const channel = { channelType: 't', channelName: 'n' };
+    const text = 'x'.repeat(20_000);
+    const join = (i: number) =>
+      client.join({ roomId: 'r', userId: 'u', connId: `c${i}`, state: { text }, snapshot: false });
+    server.pause();
+    const joins = Promise.allSettled(Array.from({ length: 10 }, (_, i) => join(i)));
+    const { requestBytes } = client.metrics();
+    expect(requestBytes).toBeGreaterThan(4 * text.length);
+    expect(requestBytes).toBeLessThanOrEqual(100_000);
+    const error = await rejection(() =>
+      client.metadata.set({ ...channel, data: [{ key: 'k', value: text }] }),
+    );
+    expect(error.code).toBe('OVERLOADED');
+    for (const part of [`${requestBytes} bytes`, '100000 bytes', 'limits.maxInFlightBytes', 'wait'])
+      expect(error.message).toContain(part);
+    // What sends little still fits.
+    const small = client.getEpoch('c');
+    server.resume();
+    const codes = CODES(await joins);
+    expect(codes.filter((code) => code === 'done')).toHaveLength(4);
+    expect(codes.filter((code) => code === 'OVERLOADED')).toHaveLength(6);
+    expect(await small).toBeNull();
+    // A single one fits, whatever its size.
+    await client.metadata.set({ ...channel, data: [{ key: 'k', value: 'x'.repeat(300_000) }] });
+  });
+});
+
+describe.each(['redis', 'memory'])('7.11 answers that wait, on %s', (store) => {
+  async function open(options: object = {}): Promise<Client> {
+    const server = store === 'redis' ? await startRedis() : undefined;
+    return openClient({ ...(server && { url: server.url }), ...options });
+  }
+
+  test('7.11 120 records of 900 KB read at once: each is right, and few are in memory at a time', async () => {
+    const client = await open();
+    const channel = (i: number) => ({ channelType: 't', channelName: `n${i}` });
+    const value = 'x'.repeat(900_000);
+    const all = Array.from({ length: 120 }, (_, i) => i);
+    for (const i of all) {
+      await client.metadata.set({ ...channel(i), data: [{ key: `k${i}`, value }] });
+    }
+    const summaries = new Set<string>();
+    let most = 0;
+    const grown = await growth(() =>
+      Promise.all(
+        all.map(async (i) => {
+          const { metadata } = await client.metadata.get(channel(i));
+          summaries.add(`${metadata[`k${i}`]?.value.length}`);
+          most = Math.max(most, client.metrics().answerBytes);
+        }),
+      ),
+    );
+    expect([...summaries]).toEqual(['900000']);
+    expect(most).toBeGreaterThan(1_000_000);
+    expect(most).toBeLessThanOrEqual(64 * 1024 * 1024);
+    expect(grown).toBeLessThan(120 * 1024 * 1024);
+    expect(client.metrics()).toMatchObject({ answerBytes: 0, pendingCalls: 0, overloaded: 0 });
+  });
+
+  test('7.11 40 snapshots of a room of 12 MB at once: each is right, and few are in memory at a time', async () => {
+    const client = await open({ limits: { commandTimeoutMs: 20_000 } });
+    const text = 'x'.repeat(300_000);
+    const members = Array.from({ length: 40 }, (_, i) => `c${i}`);
+    for (const connId of members) {
+      await client.join({ roomId: 'r', userId: connId, connId, state: { text }, snapshot: false });
+    }
+    const snapshot = async () => {
+      const entries = await client.fetchRoomSnapshot('r');
+      return `${entries.length} ${entries.every(({ state }) => state?.text.length === 300_000)}`;
+    };
+    expect(await snapshot()).toBe('40 true');
+    const summaries = new Set<string>();
+    const grown = await growth(() =>
+      Promise.all(Array.from({ length: 40 }, async () => summaries.add(await snapshot()))),
+    );
+    expect([...summaries]).toEqual(['40 true']);
+    expect(grown).toBeLessThan(200 * 1024 * 1024);
+    expect(client.metrics()).toMatchObject({ answerBytes: 0, pendingCalls: 0, overloaded: 0 });
+  });
+
+  test('7.11 a join with a snapshot, and users, come in pieces, whole and in order', async () => {
+    const client = await open({ limits: { maxInFlightBytes: 1_000_000 } });
+    const text = 'x'.repeat(200_000);
+    const ids = Array.from({ length: 30 }, (_, i) => `c${i}`);
+    for (const connId of ids) {
+      await client.join({ roomId: 'r', userId: 'u', connId, state: { connId, text } });
+    }
+    const { snapshot, epoch } = await client.join({ roomId: 'r', userId: 'u', connId: 'last' });
+    expect(epoch).toBeGreaterThan(0);
+    const whole = [...ids, 'last'].sort();
+    expect(snapshot.map(({ connId }) => connId).sort()).toEqual(whole);
+    const { connections, rooms } = await client.getUserPresence('u');
+    expect(rooms).toEqual(['r']);
+    expect(connections.map(({ connId }) => connId).sort()).toEqual(whole);
+    for (const { connId, state } of connections) {
+      if (connId !== 'last') expect(state).toEqual({ connId, text });
+    }
+    expect(await client.getUserPresence('nobody')).toEqual({
+      userId: 'nobody',
+      rooms: [],
+      connections: [],
+    });
+  });
+
+  test('7.11 with no room for answers while JavaScript is busy, calls wait and are then answered', async () => {
+    const client = await open({ limits: { maxInFlightBytes: 200_000 } });
+    const channel = { channelType: 't', channelName: 'n' };
+    const value = 'x'.repeat(100_000);
+    await client.metadata.set({ ...channel, data: [{ key: 'k', value }] });
+    const updates = Array.from({ length: 50 }, (_, i) =>
+      client.metadata.update({ ...channel, data: [{ key: 'k', value: `${i}${value}` }] }).then(
+        ({ majorRevision }) => majorRevision,
+        (error: RollcallError) => error.code,
+      ),
+    );
+    const until = performance.now() + 300;
+    while (performance.now() < until);
+    const results = await Promise.all(updates);
+    const done = results.filter((result) => typeof result === 'number');
+    expect(new Set(results.filter((result) => typeof result === 'string'))).toEqual(
+      new Set(done.length === 50 ? [] : ['OVERLOADED']),
+    );
+    expect(done.length).toBeGreaterThan(0);
+    expect(done).toEqual(done.map((_, i) => i + 2));
+    expect((await client.metadata.get(channel)).majorRevision).toBe(done.length + 1);
+  });
+
+  test('an answer comes while more heartbeats settle all the time than one drain takes', async () => {
+    const client = await open();
+    await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
+    let [settled, goesOn] = [0, true];
+    const beat = async (): Promise<void> => {
+      while (goesOn) {
+        await client.heartbeat({ connId: 'c' });
+        settled++;
+      }
+    };
+    const beats = Array.from({ length: 8_000 }, beat);
+    await eventually(() => settled > 16_000);
+    let answeredAt = 0;
+    const answer = client.getEpoch('c').then(() => {
+      answeredAt = settled;
+    });
+    const askedAt = settled;
+    await Promise.race([answer, eventually(() => settled > askedAt + 100_000)]);
+    goesOn = false;
+    await Promise.all([answer, ...beats]);
+    // Those that were in flight before it, and some.
+    expect(answeredAt - askedAt).toBeLessThan(50_000);
+  });
+});
+
+test('11.3 close settles all calls before it, however many drains their answers take', async () => {
+  const client = await openClient({});
+  const channel = { channelType: 't', channelName: 'n' };
+  await client.metadata.set({ ...channel, data: [{ key: 'k', value: 'x'.repeat(900_000) }] });
+  const calls = Promise.allSettled(Array.from({ length: 50 }, () => client.metadata.get(channel)));
+  await client.close();
+  expect(new Set(CODES(await calls))).toEqual(new Set(['done']));
+});

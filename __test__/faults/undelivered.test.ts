@@ -1,0 +1,46 @@
+// An answer that cannot be delivered gives back what its call got: handing answers over panics in the core.
+import { expect } from 'vitest';
+import { openClient, rejection } from '../support/clients.js';
+import { startRedis } from '../support/redis.js';
+import { eventually } from '../support/wait.js';
+import { type Defence, proven, turnOff } from './proven.js';
+
+proven(
+  '9: a drain that fails gives granted locks and subscriptions back, and heartbeats beside it settle',
+  { without: 'undelivered', fails: /subscribers/ },
+  async (off) => {
+    const defences = off as readonly Defence[];
+    const server = await startRedis();
+    const client = await openClient({ url: server.url });
+    const other = await openClient({ url: server.url });
+    const admin = await server.client();
+    await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
+
+    turnOff('calm-drain', ...defences);
+    const calls = [
+      () => client.locks.acquire('l', { ownerId: 'a', ttlMs: 60_000 }),
+      () => client.subscribe(() => {}, { roomId: 'r' }),
+      () => client.fetchRoomSnapshot('r'),
+      () => client.join({ roomId: 'r', userId: 'u', connId: 'c2' }),
+    ];
+    const errors = await Promise.all([
+      ...calls.map(rejection),
+      ...Array.from({ length: 20 }, () => rejection(() => client.getEpoch('c'))),
+    ]);
+    for (const error of errors) {
+      expect(error).toMatchObject({ code: 'INTERNAL', outcome: 'unknown' });
+    }
+    expect(await client.heartbeat({ connId: 'c' })).toMatchObject({ changed: false });
+    turnOff(...defences);
+
+    // Long before its TTL ends, and while its client goes on.
+    const lock = await other.locks.acquire('l', { ownerId: 'b', waitMs: 10_000 });
+    await lock.release();
+    await eventually(async () => {
+      const [, subscribers] = (await admin.pubsub('NUMSUB', 'prs:{room:r}:events')) as unknown[];
+      expect(subscribers, 'subscribers').toBe(0);
+    });
+    expect(client.metrics()).toMatchObject({ pendingCalls: 0, locksHeld: 0, answerBytes: 0 });
+    expect(await client.getEpoch('c2')).toBeGreaterThan(0);
+  },
+);
