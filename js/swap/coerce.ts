@@ -30,19 +30,6 @@ export function known<T>(from: T, fields: readonly string[]): T {
   }
 }
 
-/** The same, with `null` as if it were not given for these fields. */
-export function knownOr<T>(from: T, fields: readonly string[], ...absent: readonly string[]): T {
-  const values = known(from, fields);
-  if (values !== from) {
-    for (const field of absent) {
-      if ((values as Fields)[field] === null) {
-        (values as Fields)[field] = undefined;
-      }
-    }
-  }
-  return values;
-}
-
 /** A number, or what stands for one as in JavaScript's own comparisons. */
 export function numberOf(value: unknown): unknown {
   switch (typeof value) {

@@ -33,7 +33,7 @@ import {
   readKnown,
 } from '../validate.js';
 import { type Bridge, bridge, type RoomEmitter, type SocketBridgeOptions } from './bridge.js';
-import { changeOf, epochOf, eventOf, known, knownOr, recordOf } from './coerce.js';
+import { changeOf, epochOf, eventOf, known, recordOf } from './coerce.js';
 import {
   type ConnectionWatcher,
   type HeartbeatReport,
@@ -170,7 +170,7 @@ export class PresenceService<State extends object = DefaultState> {
     options: Omit<JoinOptions<State>, 'snapshot'>,
   ): Promise<PresenceSnapshotEntry<State>[]> {
     const joined = await this.#with((client) => {
-      const fields = knownOr(options, LEGACY_JOIN_FIELDS, 'state');
+      const fields = joinOf(options);
       const joining = client.join(fields);
       // What could not be read is refused by the client.
       if (fields !== options && typeof fields.connId === 'string') {
@@ -375,12 +375,25 @@ const SERVICE_FIELDS = [
 const GET_FIELDS = ['channelName', 'channelType'] as const;
 const LEGACY_JOIN_FIELDS = JOIN_FIELDS.filter((field) => field !== 'snapshot');
 
+function joinOf<State extends object>(
+  options: Omit<JoinOptions<State>, 'snapshot'>,
+): Omit<JoinOptions<State>, 'snapshot'> {
+  const join = known(options, LEGACY_JOIN_FIELDS);
+  if (join !== options) {
+    join.state ??= undefined;
+  }
+  return join;
+}
+
 function heartbeatOf<State extends object>(
   options: HeartbeatOptions<State>,
 ): HeartbeatOptions<State> {
-  const heartbeat = knownOr(options, HEARTBEAT_FIELDS, 'patchState');
-  // As the client takes it: an object that is ours, and an epoch or none.
-  if (heartbeat !== options && heartbeat.epoch !== undefined) {
+  const heartbeat = known(options, HEARTBEAT_FIELDS);
+  if (heartbeat === options) {
+    return options;
+  }
+  heartbeat.patchState ??= undefined;
+  if (heartbeat.epoch !== undefined) {
     heartbeat.epoch = epochOf(heartbeat.epoch) as number;
   }
   return heartbeat;
