@@ -1,5 +1,5 @@
 -- metadata_commit_json: as metadata_commit.lua, for records that are RedisJSON documents
--- `{majorRevision, totalCount, items}`. Items that changed are written by path; nothing else of the
+-- `{majorRevision, totalCount, items, id}`. Items that changed are written by path; nothing else of the
 -- document is read or sent.
 --
 -- KEYS[1]  – prs:{chan:<type>:<name>}:meta
@@ -12,19 +12,23 @@
 -- ARGV[4] – how many events there are
 -- ARGV[5] – how long the record lives after them (ms), '' for until it is changed again
 -- ARGV[6] – how many items changed; -1 for all of them
--- ARGV[7..] – for each lock: who must own it ('' for nobody), fencing token of the grant ('' for none)
+-- ARGV[7] – id of the document that the changes were computed on ('' for none)
+-- ARGV[8] – id for the document, if this makes or replaces it, or if it has none
+-- ARGV[9..] – for each lock: who must own it ('' for nobody), fencing token of the grant ('' for none)
 -- then for each event: its text before the timestamp, its text after it
 -- then for each item that changed: its path, its text before the time, its text after it ('' if the
 --         time is not in it); or all items: the parts between which the time belongs
 --
--- Returns {COMMITTED, now, the same in ISO 8601}
+-- Returns {COMMITTED, now, the same in ISO 8601, id of the document}
 --      or {LOCKED, lock, NOT_HELD | HELD_BY_OTHER | OUTRUN | UNREADABLE, newest token or '', …}: three
 --         for each lock that does not let the changes through; locks are counted from 0
---      or {CHANGED, items, majorRevision, now}: the locks let them through, but the record is this one
+--      or {CHANGED, items, majorRevision, now, id}: the locks let them through, but the record is this one
 -- Only COMMITTED has written anything.
 --
--- Races: as in metadata_commit.lua, but majorRevision alone tells whether the record is another one:
--- only this script writes such documents, and it never gives a majorRevision twice.
+-- Races: as in metadata_commit.lua, but id and majorRevision tell whether the record is another one: only
+-- this script writes such documents, and it never gives a majorRevision twice under one id. A document
+-- that others have deleted (or that has expired) begins with majorRevision 1 again, and may reach any
+-- revision that a node remembers of the one before; its id is another one.
 -- @include now
 -- @include event
 -- @include iso
@@ -37,7 +41,7 @@ local CHANGED = 2
 
 local after, total, events, changed = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[6])
 
-local refused = refusals(7)
+local refused = refusals(9)
 if #refused > 0 then
   return { LOCKED, unpack(refused) }
 end
@@ -55,19 +59,24 @@ if kind ~= 'none' and kind ~= 'ReJSON-RL' then
   return redis.error_reply('WRONGTYPE the key holds no JSON document')
 end
 
-local major = part('.majorRevision')
-if major ~= ARGV[1] then
-  return { CHANGED, part('.items'), major, integer(now) }
+local major, id = part('.majorRevision'), part('.id')
+if id == 'unreadable' then
+  -- An older document, or one of somebody else.
+  id = ''
+end
+if major ~= ARGV[1] or id ~= ARGV[7] then
+  return { CHANGED, part('.items'), major, integer(now), id }
 end
 
 local time = iso_time(now)
 if after ~= '' then
   may_publish(KEYS[2])
-  local at = 7 + #KEYS - 2
+  local at = 9 + #KEYS - 2
   local items = at + 2 * events
   if changed < 0 then
+    id = ARGV[8]
     redis.call('JSON.SET', KEYS[1], '$', '{"majorRevision":' .. after .. ',"totalCount":' .. total
-      .. ',"items":' .. table.concat(ARGV, time, items) .. '}')
+      .. ',"items":' .. table.concat(ARGV, time, items) .. ',"id":' .. id .. '}')
   else
     for item = items, items + 3 * changed - 1, 3 do
       local text = ARGV[item + 1]
@@ -77,10 +86,14 @@ if after ~= '' then
       redis.call('JSON.SET', KEYS[1], ARGV[item], text)
     end
     redis.call('JSON.SET', KEYS[1], '$.majorRevision', after)
+    if id == '' then
+      id = ARGV[8]
+      redis.call('JSON.SET', KEYS[1], '$.id', id)
+    end
   end
   record_ttl(KEYS[1], ARGV[5])
   for event = at, items - 1, 2 do
     redis.call('PUBLISH', KEYS[2], ARGV[event] .. integer(now) .. ARGV[event + 1])
   end
 end
-return { COMMITTED, integer(now), time }
+return { COMMITTED, integer(now), time, id }

@@ -35,9 +35,10 @@ describe.skipIf(noRedisJson)('RedisJSON', () => {
   });
   const document = async () => JSON.parse((await redis.call('JSON.GET', KEY)) as string);
 
-  test('9.4 the document is { majorRevision, totalCount, items }', async () => {
+  test('9.4 the document is { majorRevision, totalCount, items }, with an id that it keeps', async () => {
     const client = await store.connect();
     await client.metadata.set({ ...CHANNEL, data: items({ b: '1', a: '2' }) });
+    const made = await document();
     const options = { addTimestamp: true, addUserId: true };
     const { timestamp } = await client.metadata.update({
       ...CHANNEL,
@@ -51,7 +52,10 @@ describe.skipIf(noRedisJson)('RedisJSON', () => {
       updated: new Date(timestamp).toISOString(),
       authorUid: 'me',
     };
-    expect(JSON.stringify(await document())).toBe(
+    const { id, ...rest } = await document();
+    expect(id).toMatch(/^[0-9a-f]{32}$/);
+    expect(id).toBe(made.id);
+    expect(JSON.stringify(rest)).toBe(
       JSON.stringify({
         majorRevision: 2,
         totalCount: 2,

@@ -16,11 +16,9 @@ use crate::{
 use std::{any::Any, sync::Arc};
 
 /// Every change is answered with the whole record. With big records a group is cut short, so that
-/// their texts do not fill the memory.
+/// their texts do not fill the memory. That bounds the arguments of the commit, too: each time that it puts
+/// into the record is one more of them, and belongs to an item with more than 40 bytes.
 const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
-/// Texts of the time that a commit puts into a record at most, if more than one change asks for them: each
-/// makes one more argument of the command, of which Redis takes a million.
-const MAX_TIMES: usize = 64 * 1024;
 
 pub(super) struct Group {
     waiting: Vec<Waiting>,
@@ -84,9 +82,8 @@ impl Group {
                 self.bytes += view.bytes();
                 shown = Some(view.clone());
             }
-            let times = verdict.view().map_or(0, |view| view.items.gaps());
             self.verdicts.push(verdict);
-            if self.bytes > MAX_ANSWER_BYTES || times > MAX_TIMES {
+            if self.bytes > MAX_ANSWER_BYTES {
                 break;
             }
         }

@@ -270,7 +270,7 @@ impl Metadata {
                     count(&self.metrics.counters.metadata_changes, changes);
                     self.metrics.group_size.record_value(group.len() as u64);
                     if changes > 0 {
-                        base.settle(&time.iso);
+                        base.settle(&time);
                     }
                     // Before the answers: who gets one may ask for the next change at once.
                     self.remembered.lock().put(channel, base);

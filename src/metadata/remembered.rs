@@ -1,10 +1,13 @@
 //! Records as this node last wrote or read them, so that a change of a channel that nobody else is
 //! changing takes one round trip. Always a hint: a commit compares it with what is stored.
 
-use crate::model::metadata::{
-    Channel,
-    change::Contents,
-    record::{Record, Stored},
+use crate::{
+    model::metadata::{
+        Channel,
+        change::Contents,
+        record::{Record, Stored},
+    },
+    store::metadata::Time,
 };
 use lru::LruCache;
 
@@ -29,12 +32,13 @@ impl Known {
     }
 
     /// The changes that `contents` has over `stored` were committed at this time.
-    pub fn settle(&mut self, updated: &str) {
+    pub fn settle(&mut self, Time { iso, id, .. }: &Time) {
         if let Ok(record) = &mut self.contents {
-            record.fill(updated);
+            record.fill(iso);
             self.stored = Stored {
                 items: record.text.bare().into(),
                 major: record.major.to_string().into(),
+                id: id.clone(),
             };
         }
     }
@@ -94,7 +98,7 @@ impl Remembered {
     pub fn learn(&mut self, channel: &Channel, known: Known) {
         let major = |known: &Known| known.contents.as_ref().map_or(0, |record| record.major);
         match self.records.peek(channel) {
-            Some(old) if major(old) > major(&known) => {}
+            Some(old) if old.stored.id == known.stored.id && major(old) > major(&known) => {}
             _ => self.put(channel, known),
         }
     }
@@ -108,6 +112,7 @@ mod tests {
         let stored = Stored {
             items: format!("{{\"k\":\"{}\"}}", "x".repeat(bytes)).into(),
             major: major.to_string().into(),
+            id: Vec::new(),
         };
         Known::read(stored, 128)
     }

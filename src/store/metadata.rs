@@ -60,6 +60,8 @@ pub struct Time {
     pub ms: u64,
     /// The same in ISO 8601, as it was put into the gaps; may be empty if there were none.
     pub iso: String,
+    /// [`Stored::id`] of the record after the commit.
+    pub id: Vec<u8>,
 }
 
 pub trait MetadataStore: Send + Sync + 'static {

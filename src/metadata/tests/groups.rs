@@ -83,6 +83,7 @@ fn changed(value: &str, number: usize) -> Committed {
     let stored = Stored {
         items: format!(r#"{{"k":{{"value":"{value}","revision":1}}}}"#).into(),
         major: number.to_string().into(),
+        ..Stored::default()
     };
     Committed::Changed(stored, 1)
 }
@@ -183,4 +184,19 @@ async fn big_records_make_small_groups_so_that_answers_do_not_fill_the_memory() 
         .histograms
         .metadata_group_size;
     assert!((5.0..=17.0).contains(&sizes.max), "{sizes:?}");
+}
+
+#[test]
+fn a_change_with_too_many_items_is_refused_and_names_the_limit() {
+    let request = |count: usize| {
+        let items = vec![r#"{"key":"k"}"#; count].join(",");
+        format!(r#"{{"data":[{items}]}}"#)
+    };
+    let parse = |count| Change::parse(Operation::Set, &request(count), &Limits::default());
+    assert!(parse(500_000).is_ok());
+    let error = parse(500_001).unwrap_err();
+    assert_eq!(error.code, Code::InvalidArgument);
+    for part in ["500001 items", "500000"] {
+        assert!(error.message.contains(part), "{}", error.message);
+    }
 }

@@ -16,6 +16,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::{collections::HashSet, sync::Arc};
 
+/// Items of one change at most. Each can make one more argument of a command, and Redis takes 1 048 576 of
+/// them.
+const MAX_ITEMS: usize = 500_000;
+
 /// One change of a channel's record.
 #[derive(Clone, Debug)]
 pub struct Change {
@@ -178,6 +182,12 @@ impl Change {
         }
         if let Some(ttl_ms) = asked.ttl_ms {
             check_ttl("options.ttlMs", ttl_ms)?;
+        }
+        if asked.data.len() > MAX_ITEMS {
+            return Err(Error::invalid(format!(
+                "data has {} items, more than the limit of {MAX_ITEMS} in one change; make several changes",
+                asked.data.len()
+            )));
         }
         let items = asked.data.iter().enumerate();
         let items = items

@@ -15,6 +15,9 @@ pub struct Stored {
     pub items: Vec<u8>,
     /// `majorRevision`, in decimal digits.
     pub major: Vec<u8>,
+    /// Tells a record from one that was deleted before it, in a store that compares this and not the items;
+    /// empty in others.
+    pub id: Vec<u8>,
 }
 
 /// One item: its key as JSON text and what is stored for it.
@@ -445,6 +448,7 @@ mod tests {
         let stored = Stored {
             items: items.into(),
             major: b"3".to_vec(),
+            ..Stored::default()
         };
         Record::read(&stored, 128).unwrap()
     }
@@ -516,6 +520,7 @@ mod tests {
             let stored = Stored {
                 items: format!("{{\"k\":{{\"value\":{value}}}}}").into(),
                 major: b"3".to_vec(),
+                ..Stored::default()
             };
             let read = Record::read(&stored, 128);
             assert_eq!(read.is_ok(), readable, "{depth}");

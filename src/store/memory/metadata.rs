@@ -86,6 +86,7 @@ impl Metadata {
             let after = Stored {
                 items: write.items.filled(&iso).into(),
                 major: write.major.to_string().into(),
+                ..Stored::default()
             };
             let record = Record {
                 stored: after,
@@ -96,7 +97,11 @@ impl Metadata {
                 feeds.publish_metadata(commit.channel, || event.at(now));
             }
         }
-        Committed::Done(Time { ms: now, iso })
+        Committed::Done(Time {
+            ms: now,
+            iso,
+            id: Vec::new(),
+        })
     }
 }
 

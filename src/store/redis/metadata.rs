@@ -33,6 +33,7 @@ impl RedisStore {
         let stored = Stored {
             items: items.unwrap_or_default(),
             major: major.unwrap_or_default(),
+            id: Vec::new(),
         };
         let time = answers.next().unwrap_or(Value::Nil);
         let (seconds, micros) = scripts::read(time, |time| {
@@ -124,6 +125,7 @@ fn read(reply: &mut Reply) -> Result<Committed, redis::RedisError> {
         codes::COMMITTED => Committed::Done(Time {
             ms: reply.integer()?.unsigned_abs(),
             iso: reply.text()?,
+            id: id(reply)?,
         }),
         codes::LOCKED => {
             let mut locked = Vec::with_capacity(reply.left() / 3);
@@ -145,14 +147,21 @@ fn read(reply: &mut Reply) -> Result<Committed, redis::RedisError> {
             Committed::Locked(locked)
         }
         codes::CHANGED => {
-            let stored = Stored {
-                items: reply.bytes()?,
-                major: reply.bytes()?,
-            };
-            Committed::Changed(stored, reply.integer()?.unsigned_abs())
+            let (items, major) = (reply.bytes()?, reply.bytes()?);
+            let now_ms = reply.integer()?.unsigned_abs();
+            let id = id(reply)?;
+            Committed::Changed(Stored { items, major, id }, now_ms)
         }
         code => return Err(unknown_code("metadata_commit", code)),
     })
+}
+
+/// The id of a document, which is what comes last; hashes have none.
+fn id(reply: &mut Reply) -> Result<Vec<u8>, redis::RedisError> {
+    match reply.left() {
+        0 => Ok(Vec::new()),
+        _ => reply.bytes(),
+    }
 }
 
 /// A key of another type is not the fault of the whole layout: the message names the channel.

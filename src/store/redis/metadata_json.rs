@@ -9,6 +9,8 @@ use super::{
 use crate::{
     model::{
         error::{Code, Error, Result},
+        ids,
+        json::quote,
         metadata::{
             Channel,
             change::Touched,
@@ -30,6 +32,7 @@ impl RedisStore {
             base: &Stored {
                 items: Vec::new(),
                 major: NEVER.into(),
+                id: Vec::new(),
             },
             locks: &[],
             write: None,
@@ -50,6 +53,11 @@ impl RedisStore {
             (None, _) => call.arg(0),
             (Some(_), Some(items)) => call.arg(items.len()),
             (Some(_), None) => call.arg(-1),
+        };
+        call.arg(&commit.base.id);
+        match commit.write {
+            None => call.arg(b""),
+            Some(_) => call.arg(quote(&ids::random()?)),
         };
         add_checks(&mut call, &commit);
         match (commit.write, changed) {
