@@ -9,9 +9,14 @@ import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { packageBin } from '../../scripts/lib/paths.mjs';
 import { removeWithProcess } from '../support/process.js';
-import { freePort, sharedDb } from '../support/redis.js';
+import { createRandom } from '../support/random.js';
+import { freePort, sharedDb, startRedis } from '../support/redis.js';
+import { size } from '../support/size.js';
+import { eventually } from '../support/wait.js';
+import { disturbance, fuzz, OUR_EVENTS } from '../swap/fuzz.js';
 import { twoSeeEachOther } from '../swap/good-clients.js';
 
+const STEPS = size(600, 10_000);
 const root = path.resolve(import.meta.dirname, '../..');
 const files = [
   'README.md',
@@ -86,9 +91,13 @@ function compiled(folder: string, code: string): string {
   return readFileSync(path.join(folder, 'out/example.mjs'), 'utf8');
 }
 
+const isServer = ({ code }: Example) => /from 'socket\.io'|require\('socket\.io'\)/.test(code);
+const isOurs = ({ code }: Example) => /initPresence|registerPresenceHandlers/.test(code);
+
 describe('documentation', () => {
   it('has examples', () => {
     expect(examples.length).toBeGreaterThan(0);
+    expect(examples.filter(isServer).length).toBeGreaterThan(3);
   });
 
   it.each(examples)('$name runs as it stands', async (example) => {
@@ -100,10 +109,9 @@ describe('documentation', () => {
     });
     const exited = once(child, 'exit');
     try {
-      if (example.code.includes('socket.io')) {
-        // A server: it must let two people see each other, by its own protocol or by ours.
-        const ours = /initPresence|registerPresenceHandlers/.test(example.code);
-        await twoSeeEachOther(`http://127.0.0.1:${port}`, ours);
+      if (isServer(example)) {
+        // It must let two people see each other, by its own protocol or by ours.
+        await twoSeeEachOther(`http://127.0.0.1:${port}`, isOurs(example));
       } else {
         const [code] = await exited;
         expect({ code, output: output() }).toMatchObject({ code: 0 });
@@ -113,4 +121,39 @@ describe('documentation', () => {
       await exited;
     }
   });
+
+  it.each(examples.filter(isServer))(
+    `$name, a server, survives ${STEPS} steps of the fuzz client`,
+    async (example) => {
+      await using redis = await startRedis();
+      const port = await freePort();
+      const { child, output } = program(example, { REDIS_URL: redis.url, PORT: String(port) });
+      const exited = once(child, 'exit');
+      try {
+        const url = `http://127.0.0.1:${port}`;
+        await eventually(() => twoSeeEachOther(url, isOurs(example)), { timeoutMs: 20_000 });
+        const random = createRandom(examples.indexOf(example));
+        const disturb = disturbance(redis, random);
+        await fuzz({
+          url,
+          steps: STEPS,
+          random,
+          events: isOurs(example) ? OUR_EVENTS : ['join', 'heartbeat'],
+          between: async () => {
+            if (child.exitCode !== null) throw new Error(`it has ended:\n${output()}`);
+            await disturb.step();
+          },
+        });
+        await disturb.end();
+        await eventually(() => twoSeeEachOther(url, isOurs(example), 'calm'), {
+          timeoutMs: 30_000,
+        });
+        expect({ code: child.exitCode, output: output() }).toMatchObject({ code: null });
+      } finally {
+        child.kill('SIGKILL');
+        await exited;
+      }
+    },
+    size(60_000, 240_000),
+  );
 });

@@ -42,7 +42,7 @@ export async function fuzz({ url, steps, random, events, between }: FuzzOptions)
       forceNew: true,
       reconnectionDelay: 1,
       reconnectionDelayMax: 50,
-      auth: value(random, 1) as Untyped,
+      auth: random.chance(0.7) ? { user: random.pick(['u', 'v']) } : (value(random, 1) as Untyped),
     });
     socket.on('connect_error', () => {});
     sockets.push(socket);

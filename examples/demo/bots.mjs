@@ -14,6 +14,7 @@ const SAYINGS = [
   'Try the lock on the topic.',
 ];
 const STEP_MS = 150;
+const AWAY = ['CONNECTION_NOT_FOUND', 'UNAVAILABLE', 'TIMEOUT', 'OVERLOADED', 'CLOSED'];
 
 /** Where a bot's pointer is after `t` seconds: a slow figure that no two share. */
 function place(t, index) {
@@ -42,12 +43,22 @@ export async function runBots(client, numbers, signal) {
   try {
     for await (const _ of ticks(STEP_MS, undefined, { signal })) {
       step += 1;
-      await Promise.all(bots.map((bot) => live(client, bot, step)));
+      await Promise.all(bots.map((bot) => tryToLive(client, bot, step)));
     }
   } catch (error) {
     if (error.name !== 'AbortError') throw error;
   }
   await Promise.all(bots.map(({ connId }) => client.leave(connId).catch(() => {})));
+}
+
+async function tryToLive(client, bot, step) {
+  try {
+    await live(client, bot, step);
+  } catch (error) {
+    // It has timed out, or Redis is away: the next step joins again.
+    bot.epoch = undefined;
+    if (!AWAY.includes(error.code)) throw error;
+  }
 }
 
 async function live(client, bot, step) {
@@ -71,14 +82,7 @@ async function live(client, bot, step) {
   } else if (every(5)) {
     Object.assign(patchState, { says: undefined });
   }
-  try {
-    await client.heartbeat({ connId: bot.connId, epoch: bot.epoch, patchState });
-  } catch (error) {
-    // It has timed out, or Redis was away for too long: the next step joins again.
-    bot.epoch = undefined;
-    if (!['CONNECTION_NOT_FOUND', 'UNAVAILABLE', 'TIMEOUT', 'CLOSED'].includes(error.code))
-      throw error;
-  }
+  await client.heartbeat({ connId: bot.connId, epoch: bot.epoch, patchState });
 }
 
 async function join(client, bot) {

@@ -49,9 +49,10 @@ export async function startServer({ url, store, node, port, bots }, onLine) {
     socket.on('presence:join', (joining) => {
       socket.data.at = { room: joining?.roomId, user: joining?.userId };
     });
-    socket.on('demo:lock', async (action, ack) => {
+    socket.on('demo:lock', async (...args) => {
+      const ack = typeof args.at(-1) === 'function' ? args.pop() : () => {};
       try {
-        ack({ ok: true, lock: await lockTopic(client, socket, action) });
+        ack({ ok: true, lock: await lockTopic(client, socket, args[0]) });
       } catch (error) {
         ack({ ok: false, error: error.message, code: error.code });
       }
@@ -76,7 +77,7 @@ export async function startServer({ url, store, node, port, bots }, onLine) {
 
   const figures = setInterval(() => sendFigures(client, io), FIGURES_EVERY_MS);
   const ending = new AbortController();
-  const life = runBots(client, bots, ending.signal);
+  const life = runBots(client, bots, ending.signal).catch(console.error);
 
   const address = await listen(web, port);
   return {
@@ -144,7 +145,7 @@ async function sendFigures(client, io) {
     io.local.emit('demo:figures', { counts, metrics: client.metrics() });
   } catch (error) {
     // Redis is away: the page keeps what it has, until it is back.
-    if (!['UNAVAILABLE', 'TIMEOUT', 'CLOSED'].includes(error.code)) throw error;
+    if (!['UNAVAILABLE', 'TIMEOUT', 'CLOSED'].includes(error.code)) console.error(error);
   }
 }
 
@@ -153,7 +154,8 @@ function line(room, who, what) {
 }
 
 async function servePage(request, response) {
-  const { pathname } = new URL(request.url, 'http://localhost');
+  const base = 'http://localhost';
+  const { pathname } = new URL(URL.canParse(request.url, base) ? request.url : '/missing', base);
   const name = pathname === '/' ? 'index.html' : pathname.slice(1);
   const type = TYPES[path.extname(name)];
   // Only files of the page's own folder, which has no others below it.

@@ -1,0 +1,58 @@
+// The demo while its Redis is away, and with sockets and browsers that send anything: its servers go on,
+// and two people on different ones see each other afterwards.
+import { connect } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
+import { describe, expect, test } from 'vitest';
+import { createRandom } from '../support/random.js';
+import { startRedis } from '../support/redis.js';
+import { size } from '../support/size.js';
+import { eventually, within } from '../support/wait.js';
+import { disturbance, fuzz, OUR_EVENTS } from '../swap/fuzz.js';
+import { twoSeeEachOther } from '../swap/good-clients.js';
+import { type Demo, startDemo } from './demo.js';
+
+const STEPS = size(1000, 10_000);
+const AWAY_MS = 5000;
+
+/** All of them are there still, and end by themselves. */
+async function expectServers(demo: Demo, urls: string[]): Promise<void> {
+  for (const url of urls) {
+    await eventually(() => twoSeeEachOther(url, true, 'calm'), { timeoutMs: 30_000 });
+  }
+  expect(demo.printed()).not.toMatch(/^Node\.js v|Unhandled|ERR_/m);
+  demo.child.kill('SIGTERM');
+  expect(await within(demo.code, 20_000, 'the end'), demo.printed()).toBe(0);
+}
+
+describe('npm run demo -- --nodes 3', { timeout: size(120_000, 300_000) }, () => {
+  test('survives a Redis that is stopped for 5 s', async () => {
+    await using redis = await startRedis();
+    const demo = startDemo(['--port', '0', '--nodes', '3'], { REDIS_URL: redis.url });
+    const urls = await demo.urls(3);
+    redis.pause();
+    // What is tested is how long: the time limits of calls have to run out.
+    await delay(AWAY_MS);
+    redis.resume();
+    await expectServers(demo, urls);
+    await demo.expectNothingLeft();
+  });
+
+  test(`survives ${STEPS} steps of the fuzz client, and requests that are no URLs`, async () => {
+    await using redis = await startRedis();
+    const demo = startDemo(['--port', '0', '--nodes', '3'], { REDIS_URL: redis.url });
+    const urls = await demo.urls(3);
+    const random = createRandom();
+    const disturb = disturbance(redis, random);
+    for (const url of urls) {
+      const { port } = new URL(url);
+      const request = connect(Number(port), 'localhost').on('error', () => {});
+      request.write('GET // HTTP/1.1\r\nHost: x\r\n\r\nGET http://[ HTTP/1.1\r\nHost: x\r\n\r\n');
+      const events = [...OUR_EVENTS, 'demo:lock'];
+      await fuzz({ url, steps: Math.ceil(STEPS / 3), random, events, between: disturb.step });
+      request.destroy();
+    }
+    await disturb.end();
+    await expectServers(demo, urls);
+    await demo.expectNothingLeft();
+  });
+});
