@@ -271,7 +271,8 @@ export class PresenceClient<State extends object = DefaultState> {
   }
 
   /**
-   * - `resync`: events may have been missed (once for each gap): fetch snapshots again;
+   * - `resync`: events may have been missed (once for each gap): fetch snapshots again. Calls work: it comes
+   *   after `state`;
    * - `state`: the connection to Redis was lost or is back;
    * - `error`: something failed that no call is there to tell of.
    *

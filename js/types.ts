@@ -147,7 +147,11 @@ export interface ReapResult {
   durationMs: number;
 }
 
-/** Why events may have been missed. */
+/**
+ * Why events may have been missed. After a lost connection it comes when calls work again: `state` has said
+ * `"connected"` before. On a cluster, where `state` is that of all masters, it does not wait for masters that
+ * stay away. After an overflow it comes at once, and `state` does not change.
+ */
 export interface ResyncEvent {
   /**
    * `"reconnected"`: the subscription's connection was lost and is back; `"overflow"`: events came

@@ -43,6 +43,12 @@ named! {
         Reconnect: "reconnect",
         /// Asking sentinels now and then whether the master is still the one.
         Moved: "moved",
+        /// Leaving a server when another link finds that the endpoint leads to another one.
+        Replaced: "replaced",
+        /// Telling of gaps only when calls work again.
+        GapsLast: "gaps-last",
+        /// Telling of the gaps of channels that did move when others did not.
+        MovedInPart: "moved-in-part",
         /// Telling of gaps in the events.
         Gaps: "gaps",
         /// Sending a script along when the server has lost it.
@@ -128,7 +134,7 @@ mod in_tests {
     });
 
     pub fn off(defence: Defence) -> bool {
-        OFF.load(Ordering::Relaxed) & (1 << defence as u64) != 0
+        OFF.load(Ordering::Relaxed) & (1_u64 << defence as u64) != 0
     }
 
     /// Turns the named defences off and all others on.
@@ -144,7 +150,7 @@ mod in_tests {
     fn bits<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<u64, String> {
         names.into_iter().try_fold(0, |bits, name| {
             let at = NAMES.iter().position(|known| *known == name);
-            Ok(bits | 1 << at.ok_or_else(|| format!("there is no defence {name:?}"))?)
+            Ok(bits | 1_u64 << at.ok_or_else(|| format!("there is no defence {name:?}"))?)
         })
     }
 }

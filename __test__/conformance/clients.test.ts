@@ -106,6 +106,16 @@ describe('11.2 the in-process store', () => {
     await client.join(place);
     await client.leave('c');
     expect(lines.length).toBe(1);
-    expect(String(lines[0]?.[0])).toMatch(/process/);
+    // Who has asked for it needs no advice.
+    expect(String(lines[0]?.[0])).toMatch(/nothing is shared beyond it$/);
+  });
+
+  test('11.2 and, to those who gave no URL, how it can be', async () => {
+    const lines: string[] = [];
+    const logger: Logger = { info: (line: unknown) => void lines.push(String(line)) };
+    await using _ = await PresenceClient.connect({ logger });
+    expect(lines).toEqual([
+      expect.stringMatching(/nothing is shared beyond it\. Give a Redis URL/),
+    ]);
   });
 });

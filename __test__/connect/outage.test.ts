@@ -2,6 +2,7 @@
 // back by itself, and what may have been missed is told (spec 4.4, 12).
 import { describe, expect, test } from 'vitest';
 import { everythingIn, keepLog, openClient, rejection } from '../support/clients.js';
+import { startCluster, UNHURRIED_MS } from '../support/cluster.js';
 import { startRedis } from '../support/redis.js';
 import { eventually, startClock, within } from '../support/wait.js';
 
@@ -120,6 +121,64 @@ describe('12: Redis is away', () => {
     await admin.replicaof('NO', 'ONE');
     await eventually(() => client.join(IDS));
     await client.leave('c');
+  });
+});
+
+describe('25: an outage is logged once, and its end once', () => {
+  const reaping = { sweepIntervalMs: 50, ttlMs: 10_000 };
+
+  test('whatever the number of links, with a reaper and waiters', async () => {
+    await using server = await startRedis();
+    const logger = keepLog();
+    const client = await openClient({ url: server.url, limits, logger, ...reaping });
+    await client.subscribe(() => {});
+    await client.startReaper();
+    await (await client.locks.acquire('l', { ownerId: 'u', waitMs: 100 })).release();
+    const states: string[] = [];
+    client.on('state', ({ state }) => void states.push(state));
+    const gaps: string[] = [];
+    client.on('resync', ({ reason }) => void gaps.push(reason));
+    for (const outage of [1, 2]) {
+      logger.lines.length = 0;
+      await server.kill();
+      // Long enough for all links to have failed, and for calls to time out.
+      expect((await rejection(() => client.fetchRoomSnapshot('r'))).code).toBe('UNAVAILABLE');
+      await server.start();
+      await eventually(() => expect(gaps).toHaveLength(outage));
+      await eventually(() => expect(logger.lines).toHaveLength(2));
+      expect(logger.lines).toEqual([
+        expect.stringMatching(/^warn Redis is away: .*cannot be reached/),
+        expect.stringMatching(/^info Redis is back: /),
+      ]);
+    }
+    expect(states).toEqual(['disconnected', 'connected', 'disconnected', 'connected']);
+  });
+
+  test('of a cluster, too', async () => {
+    await using cluster = await startCluster({ replicas: 0, nodeTimeoutMs: UNHURRIED_MS });
+    const logger = keepLog();
+    const client = await openClient({ url: cluster.url, logger, ...reaping });
+    await client.subscribe(() => {});
+    await client.startReaper();
+    const states: string[] = [];
+    client.on('state', ({ state }) => void states.push(state));
+    const [first, second] = cluster.servers;
+    await Promise.all([first?.kill(), second?.kill()]);
+    await eventually(() => expect(states).toEqual(['disconnected']));
+    const error = await rejection(async () => {
+      for (let i = 0; i < 30; i++) await client.fetchRoomSnapshot(`r${i}`);
+    });
+    expect(error.code).toBe('UNAVAILABLE');
+    await Promise.all([first?.start(), second?.start()]);
+    await eventually(() => expect(states).toEqual(['disconnected', 'connected']), {
+      timeoutMs: 20_000,
+    });
+    await eventually(() => expect(logger.lines.length).toBeGreaterThan(1));
+    // A copy: before the client is closed, the cluster ends.
+    expect([...logger.lines]).toEqual([
+      expect.stringMatching(/^warn Redis is away: /),
+      expect.stringMatching(/^info Redis is back: /),
+    ]);
   });
 });
 

@@ -1,5 +1,7 @@
 // Real Redis Clusters for tests: three masters, each with a replica, on free ports of the loopback,
 // ended with the test's process.
+import { rmSync } from 'node:fs';
+import path from 'node:path';
 import type { Redis } from 'ioredis';
 import { started } from './process.js';
 import { freePort, type RedisServer, type RedisServerOptions, startRedis } from './redis.js';
@@ -55,8 +57,7 @@ export class RedisCluster implements AsyncDisposable {
 
   async start(): Promise<void> {
     const { masters, replicas, nodeTimeoutMs, server } = this.#options;
-    const count = masters * (1 + replicas);
-    for (let i = 0; i < count; i++) {
+    for (let i = 0; i < masters * (1 + replicas); i++) {
       const config = {
         ...server.config,
         'cluster-enabled': 'yes',
@@ -70,13 +71,34 @@ export class RedisCluster implements AsyncDisposable {
       };
       this.servers.push(await startRedis({ ...server, config }));
     }
+    await this.#form();
+  }
+
+  /**
+   * Ends all servers and makes a new cluster at the same addresses: empty, with other node ids. Each
+   * master has the slots that the one before it had.
+   */
+  async rebuild(): Promise<void> {
+    await Promise.all(this.servers.map((server) => server.kill()));
+    for (const server of this.servers) {
+      rmSync(path.join(server.folder, 'data', 'nodes.conf'));
+      await server.start();
+    }
+    await this.#form(1);
+  }
+
+  /** `shift`: by how many places the slots are given to later masters. */
+  async #form(shift = 0): Promise<void> {
+    const { masters, replicas } = this.#options;
+    const count = masters * (1 + replicas);
     const ports = await Promise.all(this.servers.map((one) => this.#busPort(one)));
     const first = await this.on(this.servers[0] as RedisServer);
     for (const [i, one] of this.servers.entries()) {
       const client = await this.on(one);
       await client.call('CLUSTER', 'SET-CONFIG-EPOCH', i + 1);
       if (i < masters) {
-        const [from, to] = [(SLOTS * i) / masters, (SLOTS * (i + 1)) / masters].map(Math.floor);
+        const at = (i + masters - shift) % masters;
+        const [from, to] = [(SLOTS * at) / masters, (SLOTS * (at + 1)) / masters].map(Math.floor);
         await client.call('CLUSTER', 'ADDSLOTSRANGE', from as number, (to as number) - 1);
       }
       if (i > 0) await first.call('CLUSTER', 'MEET', one.host, one.port, ports[i] as string);

@@ -29,6 +29,8 @@ export class FaultProxy implements AsyncDisposable {
   splits = false;
   /** Connections that have come so far. */
   accepted = 0;
+  /** Pieces that were swallowed so far. */
+  swallowed = 0;
 
   readonly #pairs = new Set<Pair>();
   readonly #listener = createServer((client) => this.#accept(client));
@@ -119,7 +121,10 @@ export class FaultProxy implements AsyncDisposable {
       let before: Promise<unknown> = Promise.resolve();
       from.on('data', (piece: Buffer) => {
         deaf ||= this.#swallows;
-        if (deaf) return;
+        if (deaf) {
+          this.swallowed += 1;
+          return;
+        }
         // Late, not slow: pieces that come together also arrive together.
         const arrives = performance.now() + this.delayMs;
         before = before.then(async () => {

@@ -27,11 +27,7 @@ pub(super) async fn store(options: &Options, sink: Arc<dyn EventSink>) -> Result
     // Refused on every store, although only Redis compresses.
     let codecs = Codecs::new(options.state_compression.as_ref())?;
     if let Some(name) = memory {
-        sink.log(
-            LogLevel::Info,
-            "Presence is kept in this process; nothing is shared beyond it. Give a Redis URL to \
-             share it with other processes",
-        );
+        sink.log(LogLevel::Info, in_process_notice(name.is_some()));
         let name = name.filter(|name| !name.is_empty());
         return Ok(Arc::new(MemoryStore::open(name, sink)));
     }
@@ -69,6 +65,16 @@ pub(super) async fn store(options: &Options, sink: Arc<dyn EventSink>) -> Result
     };
     let store = RedisStore::open(target, options.pubsub, settings).await?;
     Ok(Arc::new(store))
+}
+
+/// `chosen`: the caller has asked for it (memory://), and needs no advice.
+fn in_process_notice(chosen: bool) -> &'static str {
+    if chosen {
+        "Presence is kept in this process; nothing is shared beyond it"
+    } else {
+        "Presence is kept in this process; nothing is shared beyond it. Give a Redis URL to share it with \
+         other processes"
+    }
 }
 
 /// Options about connections that nothing would use: what is dropped in silence is a setting that the

@@ -5,7 +5,7 @@ use crate::{
     lock::Locks,
     metrics::{Metrics, count},
     model::{
-        error::{Error, Result},
+        error::{Code, Error, Result},
         presence::Sweep,
     },
     store::{EventSink, LogLevel, Store, SweepSettings, Watch},
@@ -62,6 +62,33 @@ impl Pace {
     }
 }
 
+/// For how long the reaper may fail before the log says so, where the log may say soon that the store is
+/// away, or it may be back.
+const PASSING_TROUBLE: Duration = Duration::from_millis(5_000);
+
+/// Passes that have failed, one after the other.
+#[derive(Default)]
+struct Trouble {
+    since: Option<Instant>,
+    logged: bool,
+}
+
+impl Trouble {
+    /// Whether it should be logged now that another one has failed; once. `is_known`: the log says why.
+    fn is_news(&mut self, error: &Error, is_known: bool) -> bool {
+        if is_known {
+            // When the store is back, it may take a moment until it serves.
+            self.since = None;
+            return false;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let may_pass = matches!(error.code, Code::Unavailable | Code::Timeout);
+        let is_news = !self.logged && (!may_pass || since.elapsed() >= PASSING_TROUBLE);
+        self.logged |= is_news;
+        is_news
+    }
+}
+
 pub struct Reaper {
     pub store: Arc<dyn Store>,
     /// Those that ended with nobody there to say so are told of in passing.
@@ -83,13 +110,26 @@ impl Reaper {
     ///
     /// Fails only if nothing at all could be processed. What could not be is logged, and is part of the
     /// next pass.
-    pub async fn pass(&self) -> Result<Sweep> {
-        let (sweep, ()) = tokio::join!(self.look(true, Duration::ZERO), self.end_locks());
-        let sweep = sweep?;
-        if let Some(error) = &sweep.failure {
+    pub async fn pass(self: &Arc<Self>) -> Result<Sweep> {
+        let look = self.look(true, Duration::ZERO);
+        let sweep = if self.locks.tells() {
+            let (sweep, ()) = tokio::join!(look, self.end_locks());
+            sweep
+        } else {
+            // Servers of their own, of which one may hang, and no end of theirs is announced.
+            let reaper = self.clone();
+            tokio::spawn(async move { reaper.end_locks().await });
+            look.await
+        }?;
+        if let Some(error) = sweep.failure.as_ref().filter(|error| !self.is_known(error)) {
             self.log_part(error);
         }
         Ok(sweep)
+    }
+
+    /// Whether the log says already why a pass has failed: the store, or a part of it, is away.
+    fn is_known(&self, error: &Error) -> bool {
+        error.code == Code::Unavailable && !self.store.all_reachable()
     }
 
     fn log_part(&self, error: &Error) {
@@ -169,7 +209,7 @@ impl Reaper {
             .max(Duration::from_millis(self.settings.ttl_ms / 4));
         let mut adopted: Option<Instant> = None;
         let mut failing = false;
-        let mut failing_in_part = false;
+        let (mut trouble, mut part_trouble) = (Trouble::default(), Trouble::default());
         let mut corrupt = false;
         // The first pass comes in any case, and so does one that something calls for.
         let mut called_for = true;
@@ -183,12 +223,15 @@ impl Reaper {
             let pause = match self.look(adopt, serves).await {
                 Ok(sweep) => {
                     failing = false;
-                    if let Some(error) = &sweep.failure
-                        && !failing_in_part
-                    {
-                        self.log_part(error);
+                    trouble = Trouble::default();
+                    match &sweep.failure {
+                        Some(error) if part_trouble.is_news(error, self.is_known(error)) => {
+                            self.log_part(error);
+                        }
+                        // A pass that was left to others says nothing.
+                        None if sweep.served_ms == 0 => part_trouble = Trouble::default(),
+                        _ => {}
                     }
-                    failing_in_part = sweep.failure.is_some();
                     if sweep.served_ms == 0 {
                         let reaper = self.clone();
                         tokio::spawn(async move { reaper.end_locks().await });
@@ -211,7 +254,7 @@ impl Reaper {
                     }
                 }
                 Err(error) => {
-                    if !failing {
+                    if trouble.is_news(&error, self.is_known(&error)) {
                         self.sink
                             .log(LogLevel::Warn, &format!("The reaper cannot sweep: {error}"));
                     }
@@ -231,7 +274,7 @@ impl Reaper {
     }
 
     /// Asks the store to tell of expirations, if that is wanted.
-    async fn watch(&self) -> bool {
+    async fn watch(self: &Arc<Self>) -> bool {
         if self.expiry == Expiry::Sweep {
             return false;
         }
@@ -247,7 +290,7 @@ impl Reaper {
                     );
                     return false;
                 }
-                Err(error) if error.code == crate::model::Code::Closed => return false,
+                Err(error) if error.code == Code::Closed => return false,
                 Err(_) => {
                     // The server is away: sweep as well as it goes, and ask again.
                     let _ = self.pass().await;

@@ -226,18 +226,24 @@ impl Engine {
                             ));
                         }),
                         Some(exception) => {
-                            self.directory.forget(&beat.conn);
-                            if exception.stored.is_none() {
-                                each(waiting, |one| {
-                                    results
-                                        .push((one, Err(Box::new(Error::not_found(&beat.conn)))));
-                                });
-                            } else {
-                                exceptions.push(Group {
-                                    conn: beat.conn.clone(),
-                                    waiting: waiting.into(),
-                                });
-                            }
+                            let error = match exception.stored {
+                                Ok(Some(_)) => {
+                                    self.directory.forget(&beat.conn);
+                                    exceptions.push(Group {
+                                        conn: beat.conn.clone(),
+                                        waiting: waiting.into(),
+                                    });
+                                    continue;
+                                }
+                                Ok(None) => {
+                                    self.directory.forget(&beat.conn);
+                                    Error::not_found(&beat.conn)
+                                }
+                                Err(error) => error,
+                            };
+                            each(waiting, |one| {
+                                results.push((one, Err(Box::new(error.clone()))));
+                            });
                         }
                     }
                 }

@@ -267,9 +267,14 @@ impl Locks {
         house::look_at_all(&*self.keeper).await.map(drop)
     }
 
+    /// Whether the store announces what becomes of locks.
+    pub fn tells(&self) -> bool {
+        self.keeper.tells()
+    }
+
     /// Whether events of locks can be had at all.
     pub fn check_tells(&self) -> Result<()> {
-        if self.keeper.tells() {
+        if self.tells() {
             return Ok(());
         }
         Err(Error::new(

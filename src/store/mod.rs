@@ -79,13 +79,14 @@ pub struct PlainBeat {
     pub separate: bool,
 }
 
-/// A heartbeat in a batch that was not written, because the stored epoch is another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A heartbeat in a batch that was not written, because the stored epoch is another one, or that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exception {
     /// Its place in the batch.
     pub index: usize,
-    /// The stored epoch; `None` if there is no such connection.
-    pub stored: Option<Epoch>,
+    /// The stored epoch; `None` if there is no such connection. An error where a part of the store failed:
+    /// the others of the batch have nothing to do with it.
+    pub stored: Result<Option<Epoch>>,
 }
 
 /// A heartbeat with all that one can bring.
@@ -416,6 +417,9 @@ pub trait Store: HeartbeatStore + MetadataStore + LockStore {
     fn subscribe<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<()>>;
 
     fn unsubscribe<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<()>>;
+
+    /// Whether all of its servers can be reached now.
+    fn all_reachable(&self) -> bool;
 
     /// Ends connections and tasks.
     fn close(&self) -> BoxFuture<'_, ()>;

@@ -278,6 +278,10 @@ impl Store for MemoryStore {
     }
 
     /// Drops the subscriptions and lets go of the data; calls after it fail with `CLOSED`.
+    fn all_reachable(&self) -> bool {
+        true
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move { self.close_now() })
     }

@@ -178,7 +178,7 @@ impl Presence {
                 }
                 other => exceptions.push(Exception {
                     index,
-                    stored: other.map(|e| e.epoch),
+                    stored: Ok(other.map(|e| e.epoch)),
                 }),
             }
         }

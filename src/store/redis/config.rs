@@ -2,14 +2,20 @@
 //! password.
 
 use super::{
+    outage::Outage,
     server::{Endpoint, Sentinels, Server},
     tls::TlsContext,
     url::{self, Login, Url},
 };
 use crate::model::error::{Error, Result};
+use parking_lot::Mutex;
 use redis::{ProtocolVersion, RedisConnectionInfo};
 use serde::Deserialize;
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Weak},
+};
 
 /// TLS material. Texts are PEM.
 #[derive(Clone, Default, Deserialize)]
@@ -52,6 +58,9 @@ pub struct Nodes {
     access: Access,
     /// The first addresses, for messages.
     pub shown: String,
+    pub outage: Arc<Outage>,
+    /// Those that links lead to: the links to one server know of each other.
+    servers: Mutex<HashMap<Address, Weak<Server>>>,
 }
 
 /// What leads to a server, beside its address: user, password, database and TLS.
@@ -92,8 +101,15 @@ impl std::fmt::Display for Address {
 
 impl Nodes {
     pub fn server(&self, address: &Address) -> Result<Arc<Server>> {
+        let mut servers = self.servers.lock();
+        if let Some(server) = servers.get(address).and_then(Weak::upgrade) {
+            return Ok(server);
+        }
         let endpoint = Endpoint::at(address.clone(), &self.access)?;
-        Ok(Arc::new(Server::Fixed(endpoint)))
+        let server = Server::in_cluster(endpoint, self.outage.clone());
+        servers.retain(|_, known| known.strong_count() > 0);
+        servers.insert(address.clone(), Arc::downgrade(&server));
+        Ok(server)
     }
 }
 
@@ -146,7 +162,7 @@ fn parse_single(text: &str, tls: Option<&Tls>) -> Result<Target> {
     let mut addresses = url.addresses(REDIS_PORT);
     match (addresses.pop(), addresses.is_empty()) {
         (Some(address), true) => Ok(Target::One {
-            server: Arc::new(Server::Fixed(Endpoint::at(address, &access)?)),
+            server: Server::fixed(Endpoint::at(address, &access)?),
             db,
         }),
         (None, _) => Err(Error::invalid("url names no host")),
@@ -176,7 +192,7 @@ fn parse_unix(text: &str, tls: Option<&Tls>) -> Result<Target> {
     let access = Access::new(&url.login, db, None);
     let endpoint = Endpoint::unix(PathBuf::from(format!("/{path}")), &access)?;
     Ok(Target::One {
-        server: Arc::new(Server::Fixed(endpoint)),
+        server: Server::fixed(endpoint),
         db,
     })
 }
@@ -197,6 +213,8 @@ fn parse_cluster(text: &str, tls: Option<&Tls>) -> Result<Target> {
         shown: names.join(", "),
         first,
         access,
+        outage: Arc::default(),
+        servers: Mutex::default(),
     })))
 }
 
@@ -231,7 +249,7 @@ fn parse_sentinel(
         .map(|address| Endpoint::at(address, &to_sentinels))
         .collect::<Result<_>>()?;
     Ok(Target::One {
-        server: Arc::new(Server::Sentinels(Sentinels::new(master, sentinels, access))),
+        server: Server::by_sentinels(Sentinels::new(master, sentinels, access)),
         db,
     })
 }

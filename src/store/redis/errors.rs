@@ -94,63 +94,152 @@ fn server_said(error: &RedisError) -> Option<Error> {
         return Some(Error::internal("Redis refused a command of ours"));
     }
     let detail = error.detail().unwrap_or_default();
-    // A script that fails inside reports the inner code in front (Redis 7) or in the text (6).
-    let says = |word: &str| code == word || detail.contains(word);
-    let unavailable = |why: &str| Some(Error::new(Code::Unavailable, why.to_owned()));
-    match error.kind() {
-        ErrorKind::Server(ServerErrorKind::NoPerm) => {
-            return Some(Error::new(
-                Code::Permission,
-                "the Redis user may not do this; README.md lists the commands, keys and channels \
-                 that Rollcall needs",
-            ));
-        }
-        ErrorKind::Server(ServerErrorKind::BusyLoading) => {
-            return unavailable("Redis is loading its data; try again in a moment");
-        }
-        ErrorKind::Server(ServerErrorKind::ReadOnly) => {
-            return unavailable("this Redis is a read-only replica");
-        }
-        ErrorKind::Server(ServerErrorKind::MasterDown | ServerErrorKind::ClusterDown) => {
-            return unavailable("the Redis master is down");
-        }
-        _ => {}
-    }
-    if says("NOPERM") {
-        return Some(Error::new(
-            Code::Permission,
-            "the Redis user may not do this",
-        ));
-    }
-    if says("NOAUTH") || says("WRONGPASS") {
-        return Some(Error::new(Code::Permission, "Redis refused the password"));
-    }
-    if says("OOM") {
-        return unavailable("Redis is out of memory (maxmemory) and accepts no writes");
-    }
-    if says("READONLY") {
-        return unavailable("this Redis is a read-only replica");
-    }
-    if says("LOADING") {
-        return unavailable("Redis is loading its data; try again in a moment");
-    }
-    if says("BUSY") {
-        return unavailable("Redis is busy running somebody's script");
-    }
-    if says("MISCONF") {
-        return unavailable("Redis cannot save to disk and accepts no writes (MISCONF)");
-    }
-    if says("NOREPLICAS") {
-        return unavailable("Redis has too few replicas to accept writes");
-    }
-    if says("WRONGTYPE") {
-        return Some(Error::new(
-            Code::CorruptData,
-            "a key that Rollcall uses holds another type of value; something else writes under \
-             the same key prefix",
-        ));
-    }
-    Some(Error::internal("Redis refused a command of ours"))
+    Some(
+        WORDS
+            .iter()
+            .find(|(word, ..)| code == *word)
+            // A script that fails inside reports the inner code in front (Redis 7) or in the text (6).
+            .or_else(|| WORDS.iter().find(|(word, ..)| has_word(detail, word)))
+            .or_else(|| TEXTS.iter().find(|(text, ..)| detail.contains(text)))
+            .map_or_else(
+                || Error::internal("Redis refused a command of ours"),
+                |(_, code, message)| Error::new(*code, *message),
+            ),
+    )
+}
+
+/// The words with which servers begin their errors, where they tell something.
+const WORDS: &[(&str, Code, &str)] = &[
+    (
+        "NOPERM",
+        Code::Permission,
+        "the Redis user may not do this; README.md lists the commands, keys and channels that Rollcall \
+         needs",
+    ),
+    ("NOAUTH", Code::Permission, "Redis asks for a password"),
+    ("WRONGPASS", Code::Permission, "Redis refused the password"),
+    (
+        "DENIED",
+        Code::Permission,
+        "Redis is in protected mode: it has no password and takes local connections only",
+    ),
+    (
+        "CLUSTERDOWN",
+        Code::Unavailable,
+        "the Redis Cluster is down (CLUSTERDOWN): some of its slots have no master that can be reached; \
+         nothing was done",
+    ),
+    (
+        "TRYAGAIN",
+        Code::Unavailable,
+        "a slot of the Redis Cluster is moving (TRYAGAIN); try again in a moment",
+    ),
+    (
+        "MOVED",
+        Code::Unavailable,
+        "a slot of the Redis Cluster has moved (MOVED); try again in a moment",
+    ),
+    (
+        "ASK",
+        Code::Unavailable,
+        "a slot of the Redis Cluster is moving (ASK); try again in a moment",
+    ),
+    (
+        "MASTERDOWN",
+        Code::Unavailable,
+        "this Redis is a replica whose master is down (MASTERDOWN)",
+    ),
+    (
+        "NOMASTERLINK",
+        Code::Unavailable,
+        "this Redis is a replica whose master is down (NOMASTERLINK)",
+    ),
+    (
+        "UNBLOCKED",
+        Code::Unavailable,
+        "this Redis has become a replica (UNBLOCKED)",
+    ),
+    (
+        "REDIRECT",
+        Code::Unavailable,
+        "this Redis is handing over to another server (REDIRECT)",
+    ),
+    (
+        "OOM",
+        Code::Unavailable,
+        "Redis is out of memory (maxmemory) and accepts no writes",
+    ),
+    (
+        "READONLY",
+        Code::Unavailable,
+        "this Redis is a read-only replica",
+    ),
+    (
+        "LOADING",
+        Code::Unavailable,
+        "Redis is loading its data; try again in a moment",
+    ),
+    (
+        "BUSY",
+        Code::Unavailable,
+        "Redis is busy running somebody's script",
+    ),
+    (
+        "UNKILLABLE",
+        Code::Unavailable,
+        "Redis is busy running somebody's script",
+    ),
+    (
+        "MISCONF",
+        Code::Unavailable,
+        "Redis cannot save to disk and accepts no writes (MISCONF)",
+    ),
+    (
+        "NOREPLICAS",
+        Code::Unavailable,
+        "Redis has too few replicas to accept writes",
+    ),
+    (
+        "NOPROTO",
+        Code::Unsupported,
+        "this server does not speak RESP3: Rollcall needs Redis 6.2 or later",
+    ),
+    (
+        "WRONGTYPE",
+        Code::CorruptData,
+        "a key that Rollcall uses holds another type of value; something else writes under the same key \
+         prefix",
+    ),
+];
+
+/// What servers say behind `ERR`.
+const TEXTS: &[(&str, Code, &str)] = &[
+    (
+        "max number of clients reached",
+        Code::Unavailable,
+        "Redis has as many clients as it takes (maxclients)",
+    ),
+    (
+        "max number of clients + cluster connections reached",
+        Code::Unavailable,
+        "Redis has as many clients as it takes (maxclients)",
+    ),
+    (
+        "unknown command",
+        Code::Unsupported,
+        "this server lacks a command that Rollcall needs",
+    ),
+    (
+        "unknown subcommand",
+        Code::Unsupported,
+        "this server lacks a command that Rollcall needs",
+    ),
+];
+
+/// Whether a text has a word: not as a part of another one, which may be a name.
+fn has_word(text: &str, word: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .any(|part| part == word)
 }
 
 /// Whether the connection is of no further use and a new one should be made.
@@ -186,4 +275,218 @@ pub fn says_read_only(answer: &Value) -> bool {
 
 pub fn is_no_script(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Code::{CorruptData, Internal, Permission, Unavailable, Unsupported};
+
+    fn said(reply: &str) -> RedisError {
+        let reply = format!("-{reply}\r\n");
+        let value = redis::parse_redis_value(reply.as_bytes()).unwrap();
+        value.extract_error().unwrap_err()
+    }
+
+    /// As servers say it (server.c, cluster.c, acl.c and script.c of Redis 6.2 to 8, Valkey 8).
+    const REPLIES: &[(&str, Code, &str)] = &[
+        (
+            "LOADING Redis is loading the dataset in memory",
+            Unavailable,
+            "loading",
+        ),
+        (
+            "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+            Unavailable,
+            "busy",
+        ),
+        (
+            "UNKILLABLE Sorry the script already executed write commands against the dataset.",
+            Unavailable,
+            "busy",
+        ),
+        (
+            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+            Unavailable,
+            "MASTERDOWN",
+        ),
+        (
+            "NOMASTERLINK Can't SYNC while not connected with my master",
+            Unavailable,
+            "NOMASTERLINK",
+        ),
+        (
+            "NOREPLICAS Not enough good replicas to write.",
+            Unavailable,
+            "too few replicas",
+        ),
+        (
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            Unavailable,
+            "memory",
+        ),
+        (
+            "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+            Unavailable,
+            "MISCONF",
+        ),
+        (
+            "READONLY You can't write against a read only replica.",
+            Unavailable,
+            "read-only",
+        ),
+        (
+            "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
+            Unavailable,
+            "UNBLOCKED",
+        ),
+        ("REDIRECT 127.0.0.1:6379", Unavailable, "REDIRECT"),
+        (
+            "CLUSTERDOWN The cluster is down",
+            Unavailable,
+            "Cluster is down (CLUSTERDOWN)",
+        ),
+        (
+            "CLUSTERDOWN Hash slot not served",
+            Unavailable,
+            "CLUSTERDOWN",
+        ),
+        (
+            "TRYAGAIN Multiple keys request during rehashing of slot",
+            Unavailable,
+            "TRYAGAIN",
+        ),
+        ("MOVED 3999 127.0.0.1:6381", Unavailable, "MOVED"),
+        ("ASK 3999 127.0.0.1:6381", Unavailable, "ASK"),
+        (
+            "NOPERM User x has no permissions to run the 'eval' command",
+            Permission,
+            "README",
+        ),
+        (
+            "NOPERM No permissions to access a channel",
+            Permission,
+            "README",
+        ),
+        (
+            "NOAUTH Authentication required.",
+            Permission,
+            "asks for a password",
+        ),
+        (
+            "WRONGPASS invalid username-password pair or user is disabled.",
+            Permission,
+            "refused the password",
+        ),
+        (
+            "DENIED Redis is running in protected mode because …",
+            Permission,
+            "protected mode",
+        ),
+        ("NOPROTO unsupported protocol version", Unsupported, "RESP3"),
+        (
+            "ERR unknown command 'EVALSHA', with args beginning with: ",
+            Unsupported,
+            "lacks",
+        ),
+        (
+            "ERR unknown subcommand 'SLOTS'. Try CLUSTER HELP.",
+            Unsupported,
+            "lacks",
+        ),
+        (
+            "ERR max number of clients reached",
+            Unavailable,
+            "maxclients",
+        ),
+        (
+            "WRONGTYPE Operation against a key holding the wrong kind of value",
+            CorruptData,
+            "another type",
+        ),
+        // In a script, by Redis 7 and 6.
+        (
+            "OOM allow-oom flag is not set on the script, can not run it when used memory > 'maxmemory'",
+            Unavailable,
+            "memory",
+        ),
+        (
+            "ERR Error running script (call to f_ab): @user_script:3: @user_script: 3: -OOM command not allowed when used memory > 'maxmemory'.",
+            Unavailable,
+            "memory",
+        ),
+        (
+            "ERR Error running script (call to f_ab): @user_script:1: @user_script: 1: -READONLY You can't write against a read only replica.",
+            Unavailable,
+            "read-only",
+        ),
+        (
+            "ERR Error running script (call to f_ab): @user_script:1: WRONGTYPE Operation against a key holding the wrong kind of value",
+            CorruptData,
+            "another type",
+        ),
+        (
+            "NOPERM ACL failure in script: User x has no permissions to run the 'publish' command",
+            Permission,
+            "README",
+        ),
+        // At the end of a transaction.
+        (
+            "EXECABORT Transaction discarded because of: OOM command not allowed when used memory > 'maxmemory'.",
+            Unavailable,
+            "memory",
+        ),
+        (
+            "EXECABORT Transaction discarded because of previous errors.",
+            Internal,
+            "refused",
+        ),
+        // What nothing follows from.
+        ("ERR syntax error", Internal, "refused"),
+        (
+            "CROSSSLOT Keys in request don't hash to the same slot",
+            Internal,
+            "refused",
+        ),
+        (
+            "NOTBUSY No scripts in execution right now.",
+            Internal,
+            "refused",
+        ),
+        (
+            "BUSYKEY Target key name already exists.",
+            Internal,
+            "refused",
+        ),
+        (
+            "NOSCRIPT No matching script. Please use EVAL.",
+            Internal,
+            "refused",
+        ),
+        // A word that is a part of a name.
+        (
+            "ERR no such room: BALLROOMS and LOADINGBAY",
+            Internal,
+            "refused",
+        ),
+    ];
+
+    #[test]
+    fn each_word_of_a_server_has_its_code() {
+        for (reply, code, words) in REPLIES {
+            let error = request(&said(reply));
+            assert_eq!(error.code, *code, "{reply}");
+            assert!(error.message.contains(words), "{reply}: {}", error.message);
+            // It was refused: that is known.
+            assert!(!error.outcome_unknown, "{reply}");
+        }
+    }
+
+    #[test]
+    fn each_word_and_text_is_among_the_replies() {
+        for (word, ..) in WORDS.iter().chain(TEXTS) {
+            let known = REPLIES.iter().any(|(reply, ..)| reply.contains(word));
+            assert!(known || word.contains("cluster connections"), "{word}");
+        }
+    }
 }

@@ -33,11 +33,11 @@ impl RedisStore {
             return self.beat_isolated(beats, ttl_ms).await;
         }
         let mut exceptions = if self.commands.is_cluster() {
-            self.beat_rooms(beats, ttl_ms).await?
+            self.beat_rooms(beats, ttl_ms).await
         } else {
             self.beat_isolated(beats, ttl_ms).await?
         };
-        self.find_unknown(beats, &mut exceptions).await?;
+        self.find_unknown(beats, &mut exceptions).await;
         Ok(exceptions)
     }
 
@@ -60,7 +60,7 @@ impl RedisStore {
                 Err(error) if !errors::is_of_one_key(&error) => return Err(error),
                 Err(_) if end - start == 1 => exceptions.push(Exception {
                     index: start,
-                    stored: Some(0),
+                    stored: Ok(Some(0)),
                 }),
                 Err(_) => {
                     let middle = start.midpoint(end);
@@ -323,7 +323,7 @@ pub(super) fn read_exceptions(value: Value) -> Result<Vec<Exception>> {
             }
             exceptions.push(Exception {
                 index,
-                stored: (!stored.is_empty()).then(|| number(&stored)),
+                stored: Ok((!stored.is_empty()).then(|| number(&stored))),
             });
         }
         Ok(exceptions)

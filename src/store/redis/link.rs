@@ -2,12 +2,13 @@
 //! breaks. Requests wait for it within their deadline; what was sent and not answered is said to
 //! be of unknown outcome, and is sent again only where that is harmless.
 
+mod connecting;
 mod supervisor;
 
 use crate::{
     model::error::{Code, Error, Result},
     store::{
-        EventSink, LogLevel,
+        EventSink,
         redis::{
             errors,
             server::{Connected, Server},
@@ -16,9 +17,8 @@ use crate::{
     switches::{Defence, off},
 };
 use futures_util::future::BoxFuture;
-use redis::{
-    AsyncConnectionConfig, Cmd, Pipeline, PushInfo, PushKind, Value, aio::MultiplexedConnection,
-};
+use parking_lot::Mutex;
+use redis::{Cmd, Pipeline, PushInfo, Value, aio::MultiplexedConnection};
 use std::{
     sync::{
         Arc,
@@ -29,8 +29,11 @@ use std::{
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
+
+/// Numbers for links.
+static LINKS: AtomicU64 = AtomicU64::new(0);
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const MOST_BACKOFF: Duration = Duration::from_millis(1_000);
@@ -48,8 +51,18 @@ pub struct LinkConfig {
     pub on_push: Arc<dyn Fn(PushInfo) + Send + Sync>,
     pub prepare: Prepare,
     pub sink: Arc<dyn EventSink>,
-    /// Whether this link's state is the client's state.
-    pub reports_state: bool,
+    pub role: Role,
+}
+
+/// What a link is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Calls; its state is the client's state.
+    Client,
+    /// Calls, of one of several servers.
+    Calls,
+    /// Subscriptions.
+    Subscriber,
 }
 
 /// Whether a request may be sent a second time when the connection broke under the first.
@@ -113,6 +126,9 @@ struct Live {
     connection: MultiplexedConnection,
     /// Where it leads.
     address: Arc<str>,
+    /// The server there.
+    run_id: Option<Arc<str>>,
+    was_master: bool,
     /// Keeps the connection going.
     _connected: Connected,
 }
@@ -123,9 +139,13 @@ pub struct Link {
 }
 
 struct Inner {
+    /// Among all links of the process.
+    number: u64,
     config: LinkConfig,
     /// `None` while there is no connection that can be used.
     live: watch::Sender<Option<Live>>,
+    /// When there was a connection last, or when the link was made.
+    lost_at: Mutex<Instant>,
     connections: AtomicU64,
     /// Told when a request failed in a way that makes the connection suspect.
     suspect: Notify,
@@ -149,8 +169,8 @@ impl Link {
                 Err(error) => return Err(error),
             }
         };
-        inner.put(first);
-        let supervisor = tokio::spawn(supervisor::supervise(inner.clone()));
+        let round = inner.put(first);
+        let supervisor = tokio::spawn(supervisor::supervise(inner.clone(), round));
         Ok(Link { inner, supervisor })
     }
 
@@ -160,8 +180,8 @@ impl Link {
         let supervisor = tokio::spawn({
             let inner = inner.clone();
             async move {
-                inner.connect_again(false).await;
-                supervisor::supervise(inner).await;
+                let round = inner.connect_again(false).await;
+                supervisor::supervise(inner, round).await;
             }
         });
         Link { inner, supervisor }
@@ -355,9 +375,19 @@ impl Link {
         })
     }
 
+    pub fn leads_to(&self, server: &Arc<Server>) -> bool {
+        Arc::ptr_eq(&self.inner.config.server, server)
+    }
+
     /// Whether there is a connection that can be used.
     pub fn is_live(&self) -> bool {
         self.inner.live.borrow().is_some()
+    }
+
+    /// For how long there has been none; `None` if there is one.
+    pub fn away_for(&self) -> Option<Duration> {
+        let lost_at = *self.inner.lost_at.lock();
+        (!self.is_live()).then(|| lost_at.elapsed())
     }
 
     /// How many connections have been made.
@@ -368,6 +398,11 @@ impl Link {
     pub fn close(&self) {
         self.supervisor.abort();
         self.inner.live.send_replace(None);
+        let config = &self.inner.config;
+        if config.role != Role::Subscriber {
+            config.server.peers.calls_ended();
+        }
+        config.server.outage.forget(self.inner.number);
     }
 }
 
@@ -380,9 +415,15 @@ impl Drop for Link {
 impl Inner {
     fn new(config: LinkConfig) -> Arc<Inner> {
         let (live, _) = watch::channel(None);
+        if config.role != Role::Subscriber {
+            // Whoever waits for calls to work waits for this link from now on.
+            config.server.peers.calls_worked(0);
+        }
         Arc::new(Inner {
+            number: LINKS.fetch_add(1, Ordering::Relaxed),
             config,
             live,
+            lost_at: Mutex::new(Instant::now()),
             connections: AtomicU64::new(0),
             refused: watch::Sender::new(None),
             suspect: Notify::new(),
@@ -390,108 +431,16 @@ impl Inner {
         })
     }
 
-    async fn connect(self: &Arc<Self>, again: bool) -> Result<Connected> {
-        let config = &self.config;
-        let on_push = config.on_push.clone();
-        let weak = Arc::downgrade(self);
-        let settings = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(config.connect_timeout))
-            // Deadlines are ours (`request`); this one only keeps a lost answer from staying for ever.
-            .set_response_timeout(Some(config.command_timeout * 4))
-            .set_push_sender(move |push: PushInfo| {
-                if push.kind == PushKind::Disconnection {
-                    if let Some(inner) = weak.upgrade() {
-                        inner.suspect.notify_one();
-                    }
-                } else {
-                    on_push(push);
-                }
-                Ok::<(), ()>(())
-            });
-        let attempt = async {
-            let connected = config.server.connect(&settings).await?;
-            (config.prepare)(connected.connection.clone(), again).await?;
-            Ok(connected)
-        };
-        match timeout(config.connect_timeout, attempt).await {
-            Ok(done) => done,
-            Err(_) => Err(Error::new(
-                Code::Unavailable,
-                format!(
-                    "Redis at {} did not answer within {} ms (limits.connectTimeoutMs)",
-                    config.server.shown(),
-                    config.connect_timeout.as_millis()
-                ),
-            )),
-        }
-    }
-
-    /// Connects, however long it takes. `again`: in place of an earlier connection.
-    async fn connect_again(self: &Arc<Self>, again: bool) {
-        let mut backoff = FIRST_BACKOFF;
-        let mut logged = false;
-        loop {
-            match self.connect(again).await {
-                Ok(connection) => {
-                    self.refused.send_replace(None);
-                    return self.put(connection);
-                }
-                Err(error) if !logged => {
-                    logged = true;
-                    self.remember(&error);
-                    self.config
-                        .sink
-                        .log(LogLevel::Warn, &format!("Redis is away: {error}"));
-                }
-                Err(error) => self.remember(&error),
-            }
-            // Jitter, so that a fleet does not come back in one instant.
-            sleep(backoff.mul_f64(0.5 + jitter())).await;
-            backoff = (backoff * 2).min(MOST_BACKOFF);
-        }
-    }
-
-    fn remember(&self, error: &Error) {
-        let lasting = matches!(error.code, Code::Permission | Code::Unsupported);
-        self.refused.send_replace(lasting.then(|| error.clone()));
-    }
-
-    /// Whether what the first attempt met may be over in a moment.
-    fn passes(&self, error: &Error) -> bool {
-        is_loading(error) || (self.config.server.moves() && error.code == Code::Unavailable)
-    }
-
-    fn put(&self, connected: Connected) {
-        let number = self.connections.fetch_add(1, Ordering::Relaxed);
-        self.live.send_replace(Some(Live {
-            number,
-            connection: connected.connection.clone(),
-            address: connected.address.clone(),
-            _connected: connected,
-        }));
-    }
-
     /// Takes a broken connection out of use, so that the next request waits for a new one.
     fn forget(&self, number: u64) {
         self.live.send_if_modified(|live| {
             let is_it = live.as_ref().is_some_and(|live| live.number == number);
             if is_it {
+                *self.lost_at.lock() = Instant::now();
                 *live = None;
             }
             is_it
         });
         self.suspect.notify_one();
     }
-}
-
-fn is_loading(error: &Error) -> bool {
-    error.code == Code::Unavailable && error.message.contains("loading")
-}
-
-/// A number in 0..1; its quality does not matter.
-fn jitter() -> f64 {
-    let nanos = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.subsec_nanos());
-    f64::from(nanos % 1_000) / 1_000.0
 }

@@ -14,7 +14,9 @@ mod lock;
 mod metadata;
 mod metadata_json;
 mod open;
+mod outage;
 mod patch;
+mod peers;
 mod presence;
 pub mod scripts;
 mod server;
@@ -143,7 +145,9 @@ impl HeartbeatStore for RedisStore {
         beats: &'a [PlainBeat],
         ttl_ms: u64,
     ) -> BoxFuture<'a, Result<Vec<Exception>>> {
-        Box::pin(self.do_beat_batch(beats, ttl_ms))
+        Box::pin(cluster::with_patience_once(
+            self.do_beat_batch(beats, ttl_ms),
+        ))
     }
 
     fn beats_by_room(&self) -> bool {
@@ -155,11 +159,13 @@ impl HeartbeatStore for RedisStore {
         beats: &'a [FullBeat],
         ttl_ms: u64,
     ) -> BoxFuture<'a, Vec<Result<Beaten>>> {
-        Box::pin(self.do_beat_full(beats, ttl_ms))
+        Box::pin(cluster::with_patience_once(
+            self.do_beat_full(beats, ttl_ms),
+        ))
     }
 
     fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<Option<Located>>>> {
-        Box::pin(self.do_locate(conns))
+        Box::pin(cluster::with_patience_once(self.do_locate(conns)))
     }
 }
 
@@ -223,6 +229,10 @@ impl Store for RedisStore {
 
     fn unsubscribe<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<()>> {
         Box::pin(self.subscriber.unsubscribe(topic))
+    }
+
+    fn all_reachable(&self) -> bool {
+        self.commands.servers().iter().all(|link| link.is_live())
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -7,7 +7,7 @@ use super::{
     commands::Commands,
     config::{Nodes, Target},
     errors, expiry, info_field,
-    link::{Link, LinkConfig, Repeat},
+    link::{Link, LinkConfig, Repeat, Role},
     metadata_json, scripts,
     server::Server,
     slotted,
@@ -86,7 +86,7 @@ impl RedisStore {
     ) -> Result<RedisStore> {
         match target {
             Target::One { server, db } => {
-                let (config, store) = Self::parts(server, db, settings, true)?;
+                let (config, store) = Self::parts(server, db, settings, Role::Client)?;
                 Ok(store(Link::open(config).await?))
             }
             Target::Cluster(nodes) => Self::open_cluster(nodes, pubsub, settings).await,
@@ -139,7 +139,7 @@ impl RedisStore {
                 "several independent servers are single ones: redis-cluster:// cannot be one of them",
             ));
         };
-        let (config, store) = Self::parts(server, db, settings, false)?;
+        let (config, store) = Self::parts(server, db, settings, Role::Calls)?;
         Ok(store(Link::begin(config)))
     }
 
@@ -148,7 +148,7 @@ impl RedisStore {
         server: Arc<Server>,
         db: i64,
         settings: Settings<'_>,
-        reports_state: bool,
+        role: Role,
     ) -> Result<(LinkConfig, impl FnOnce(Link) -> RedisStore)> {
         let wake = settings.keys.lock_wake(&ids::random()?);
         let listener = settings.listener(db, &wake);
@@ -173,7 +173,7 @@ impl RedisStore {
                 })
             }),
             sink: settings.sink.clone(),
-            reports_state,
+            role,
         };
         let store = move |link| {
             let commands = Commands::One(Arc::new(link));
@@ -233,6 +233,11 @@ async fn prepare(mut connection: MultiplexedConnection, standing: Standing<'_>) 
         .send_packed_commands(&pipeline, 0, pipeline.len())
         .await
         .map_err(|error| errors::request(&error))?;
+    // First: a server that is none of ours refuses the rest, too.
+    let info = answers.first().cloned();
+    if let Some(Ok(info)) = info.map(redis::from_redis_value::<String>) {
+        check_server(&info, &standing)?;
+    }
     for answer in &answers {
         if let Err(error) = answer.clone().extract_error() {
             let error = errors::request(&error);
@@ -246,13 +251,6 @@ async fn prepare(mut connection: MultiplexedConnection, standing: Standing<'_>) 
         [.., Value::Okay, Value::Array(check), Value::Okay, Value::Nil]
             if check.first() == Some(&Value::Int(scripts::patch_check::REFUSED))
     );
-    if let Some(Ok(info)) = answers
-        .into_iter()
-        .next()
-        .map(redis::from_redis_value::<String>)
-    {
-        check_server(&info, &standing)?;
-    }
     Ok(transactions)
 }
 

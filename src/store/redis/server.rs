@@ -3,11 +3,14 @@
 
 use super::{
     config::{Access, Address},
-    errors,
+    errors, info_field,
+    outage::Outage,
+    peers::Peers,
     tls::TlsContext,
 };
 use crate::{
     model::error::{Code, Error, Result},
+    store::EventSink,
     switches::{Defence, off},
 };
 use futures_util::future::select_ok;
@@ -70,16 +73,48 @@ impl Drop for Driver {
     }
 }
 
-pub enum Server {
+/// An endpoint, shared by all links of a client that lead there.
+pub struct Server {
+    route: Route,
+    pub peers: Peers,
+    /// Of a cluster, all servers have one.
+    pub outage: Arc<Outage>,
+}
+
+enum Route {
     Fixed(Endpoint),
+    /// Which of its servers is a master is known from the cluster's map.
+    InCluster(Endpoint),
     Sentinels(Sentinels),
 }
 
 impl Server {
+    pub fn fixed(endpoint: Endpoint) -> Arc<Server> {
+        Server::new(Route::Fixed(endpoint), Arc::default())
+    }
+
+    pub fn in_cluster(endpoint: Endpoint, outage: Arc<Outage>) -> Arc<Server> {
+        Server::new(Route::InCluster(endpoint), outage)
+    }
+
+    pub fn by_sentinels(sentinels: Sentinels) -> Arc<Server> {
+        Server::new(Route::Sentinels(sentinels), Arc::default())
+    }
+
+    fn new(route: Route, outage: Arc<Outage>) -> Arc<Server> {
+        Arc::new(Server {
+            route,
+            peers: Peers::default(),
+            outage,
+        })
+    }
+
     pub async fn connect(&self, settings: &AsyncConnectionConfig) -> Result<Connected> {
-        match self {
-            Server::Fixed(endpoint) => endpoint.connect(settings, &endpoint.shown).await,
-            Server::Sentinels(sentinels) => sentinels.connect(settings).await,
+        match &self.route {
+            Route::Fixed(endpoint) | Route::InCluster(endpoint) => {
+                endpoint.connect(settings, &endpoint.shown).await
+            }
+            Route::Sentinels(sentinels) => sentinels.connect(settings).await,
         }
     }
 
@@ -87,51 +122,63 @@ impl Server {
     /// command the old one goes on as a master until it is told, ten seconds or more: what it
     /// acknowledges in that time is lost.
     pub async fn has_moved(&self, address: &str) -> bool {
-        match self {
-            Server::Fixed(_) => false,
-            Server::Sentinels(_) if off(Defence::Moved) => false,
-            Server::Sentinels(sentinels) => {
+        match &self.route {
+            Route::Fixed(_) | Route::InCluster(_) => false,
+            Route::Sentinels(_) if off(Defence::Moved) => false,
+            Route::Sentinels(sentinels) => {
                 matches!(sentinels.find().await, Ok(master) if master.shown != address)
             }
         }
     }
 
+    /// A link is connected. Of a cluster, only the whole can be back.
+    pub fn connected(&self, link: u64, sink: &dyn EventSink) {
+        self.outage.forget(link);
+        if !matches!(self.route, Route::InCluster(_)) {
+            self.outage.log_end(sink, self.shown());
+        }
+    }
+
     /// The address without secrets, for messages.
     pub fn shown(&self) -> &str {
-        match self {
-            Server::Fixed(endpoint) => &endpoint.shown,
-            Server::Sentinels(sentinels) => &sentinels.shown,
+        match &self.route {
+            Route::Fixed(endpoint) | Route::InCluster(endpoint) => &endpoint.shown,
+            Route::Sentinels(sentinels) => &sentinels.shown,
         }
     }
 
     #[cfg(test)]
     pub fn uses_tls(&self) -> bool {
-        match self {
-            Server::Fixed(endpoint) => matches!(endpoint.way, Way::Tls { .. }),
-            Server::Sentinels(sentinels) => sentinels.access.tls.is_some(),
+        match &self.route {
+            Route::Fixed(endpoint) | Route::InCluster(endpoint) => {
+                matches!(endpoint.way, Way::Tls { .. })
+            }
+            Route::Sentinels(sentinels) => sentinels.access.tls.is_some(),
         }
     }
 
     /// Whether an attempt that failed may succeed a moment later, because it is asked anew where to
     /// connect.
     pub fn moves(&self) -> bool {
-        matches!(self, Server::Sentinels(_))
+        matches!(self.route, Route::Sentinels(_))
     }
 
-    /// What to ask of a connection from time to time.
-    pub fn probe(&self) -> Cmd {
-        redis::cmd(match self {
-            Server::Fixed(_) => "PING",
-            Server::Sentinels(_) => "ROLE",
+    /// What to ask of a connection from time to time. `was_master`: its server was one at first.
+    pub fn probe(&self, was_master: bool) -> Cmd {
+        redis::cmd(match &self.route {
+            Route::Fixed(_) if was_master && !off(Defence::Replaced) => "ROLE",
+            Route::Fixed(_) | Route::InCluster(_) => "PING",
+            Route::Sentinels(_) => "ROLE",
         })
     }
 
     /// Whether the connection with this answer to the probe is still one to the right server: a
-    /// master that came back as a replica goes on answering.
-    pub fn is_right(&self, answer: &Value) -> bool {
-        match self {
-            Server::Fixed(_) => true,
-            Server::Sentinels(_) => is_master(answer),
+    /// master that has become a replica goes on answering, and its endpoint may lead elsewhere by now.
+    pub fn is_right(&self, answer: &Value, was_master: bool) -> bool {
+        match &self.route {
+            Route::Fixed(_) if was_master && !off(Defence::Replaced) => is_master(answer),
+            Route::Fixed(_) | Route::InCluster(_) => true,
+            Route::Sentinels(_) => is_master(answer),
         }
     }
 }
@@ -346,6 +393,32 @@ async fn tcp(Address { host, port }: &Address) -> io::Result<TcpStream> {
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
     Ok(stream)
+}
+
+/// Which server a connection leads to. What its user may not ask stays unknown.
+pub struct Found {
+    pub run_id: Option<Arc<str>>,
+    pub is_master: bool,
+}
+
+pub async fn identify(mut connection: MultiplexedConnection) -> Result<Found> {
+    let mut pipeline = redis::Pipeline::with_capacity(2);
+    pipeline.cmd("INFO").arg("server").cmd("ROLE");
+    let answers = connection
+        .send_packed_commands(&pipeline, 0, 2)
+        .await
+        .map_err(|error| errors::request(&error))?;
+    let mut answers = answers.into_iter();
+    let info = answers.next().unwrap_or(Value::Nil);
+    let info = redis::from_redis_value::<String>(info).unwrap_or_default();
+    let is_master = match answers.next() {
+        Some(role @ Value::Array(_)) => is_master(&role),
+        _ => false,
+    };
+    Ok(Found {
+        run_id: info_field(&info, "run_id").map(Into::into),
+        is_master,
+    })
 }
 
 fn is_master(role: &Value) -> bool {

@@ -6,6 +6,7 @@ use crate::{
     store::redis::config::Address,
 };
 use redis::Value;
+use std::collections::BTreeSet;
 
 const NOBODY: u16 = u16::MAX;
 
@@ -15,6 +16,8 @@ pub struct Map {
     /// The newest configuration epoch that the server knew: an older map does not replace a newer
     /// one.
     pub epoch: u64,
+    /// The ids of the servers in it, masters and replicas.
+    pub ids: BTreeSet<Box<str>>,
     masters: Vec<Address>,
     /// For each slot its place in `masters`.
     owners: Vec<u16>,
@@ -24,6 +27,7 @@ impl Map {
     pub fn empty() -> Map {
         Map {
             epoch: 0,
+            ids: BTreeSet::new(),
             masters: Vec::new(),
             owners: vec![NOBODY; usize::from(SLOTS)],
         }
@@ -72,15 +76,13 @@ impl Map {
             let Value::Array(parts) = range else {
                 return Err(unexpected());
             };
-            let [
-                Value::Int(first),
-                Value::Int(last),
-                Value::Array(master),
-                ..,
-            ] = &parts[..]
-            else {
+            let [Value::Int(first), Value::Int(last), servers @ ..] = &parts[..] else {
                 return Err(unexpected());
             };
+            let [Value::Array(master), ..] = servers else {
+                return Err(unexpected());
+            };
+            map.ids.extend(servers.iter().filter_map(id_of));
             let [host, Value::Int(port), ..] = &master[..] else {
                 return Err(unexpected());
             };
@@ -117,6 +119,46 @@ impl Map {
     }
 }
 
+/// The id in the entry of a server.
+fn id_of(server: &Value) -> Option<Box<str>> {
+    let Value::Array(parts) = server else {
+        return None;
+    };
+    match parts.get(2)? {
+        Value::BulkString(id) => Some(String::from_utf8_lossy(id).into()),
+        Value::SimpleString(id) => Some(id.as_str().into()),
+        _ => None,
+    }
+}
+
+/// Which maps are newer than the one that is known.
+#[derive(Default)]
+pub struct Succession {
+    /// The ids of all servers that maps have named.
+    seen: BTreeSet<Box<str>>,
+}
+
+/// Beyond that only the servers of the newest map are remembered.
+const MAX_SEEN: usize = 16_384;
+
+impl Succession {
+    /// Whether `map` takes the place of `known`. Epochs only grow within one cluster: an older map of it
+    /// is one of a server that lags behind. A map of servers that are all new is one of a cluster that
+    /// was built anew at the same addresses; its epochs begin at the beginning.
+    pub fn accepts(&mut self, known: &Map, map: &Map) -> bool {
+        let is_other_cluster =
+            !map.ids.is_empty() && !self.seen.is_empty() && self.seen.is_disjoint(&map.ids);
+        if map.masters.is_empty() || (map.epoch < known.epoch && !is_other_cluster) {
+            return false;
+        }
+        if self.seen.len() > MAX_SEEN {
+            self.seen.clear();
+        }
+        self.seen.extend(map.ids.iter().cloned());
+        map != known
+    }
+}
+
 /// The address in a redirection (`host:port`); without a host it is the one that was asked.
 pub fn redirected(text: &str, asked: &Address) -> Option<Address> {
     let (host, port) = text.rsplit_once(':')?;
@@ -146,7 +188,11 @@ mod tests {
         Value::Array(vec![
             Value::Int(first),
             Value::Int(last),
-            Value::Array(vec![host, Value::Int(port)]),
+            Value::Array(vec![
+                host,
+                Value::Int(port),
+                Value::BulkString(vec![b'i', port as u8]),
+            ]),
         ])
     }
 
@@ -160,6 +206,7 @@ mod tests {
         ]);
         let map = Map::parse(info, slots, &address(1)).unwrap();
         assert_eq!(map.epoch, 7);
+        assert_eq!(map.ids.len(), 2);
         assert_eq!(map.owner(99), Some(&address(1)));
         assert_eq!(map.owner(100), None);
         assert_eq!(map.owner(16383), Some(&address(2)));
@@ -167,6 +214,45 @@ mod tests {
         assert_eq!(moved.owner(99), Some(&address(3)));
         assert_eq!(moved.owner(98), Some(&address(1)));
         assert_eq!(moved.masters().len(), 3);
+    }
+
+    fn map_of(epoch: u64, ids: &[&str]) -> Map {
+        let mut map = Map::empty().with_owner(0, &address(1));
+        map.epoch = epoch;
+        map.ids = ids.iter().map(|id| (*id).into()).collect();
+        map
+    }
+
+    #[test]
+    fn older_maps_are_refused_unless_all_servers_are_new() {
+        let mut succession = Succession::default();
+        let mut known = Map::empty();
+        for (epoch, ids, accepted, why) in [
+            (7, &["a", "b"][..], true, "the first one"),
+            (6, &["a", "b"], false, "older"),
+            (6, &["b", "c"], false, "older, with one that is new"),
+            (8, &["b", "c"], true, "newer"),
+            (9, &["c", "d"], true, "newer"),
+            (
+                7,
+                &["a", "b"],
+                false,
+                "older, of servers that have left since",
+            ),
+            (8, &[], false, "older, without ids"),
+            (2, &["x", "y"], true, "another cluster"),
+            (1, &["x", "y"], false, "an older one of that"),
+            (3, &["x", "z"], true, "a newer one of that"),
+        ] {
+            let map = map_of(epoch, ids);
+            assert_eq!(succession.accepts(&known, &map), accepted, "{why}");
+            if accepted {
+                known = map;
+            }
+        }
+        let mut empty = map_of(9, &["v"]);
+        empty.masters.clear();
+        assert!(!succession.accepts(&known, &empty), "nobody has slots");
     }
 
     #[test]

@@ -7,9 +7,11 @@
 mod map;
 mod refresh;
 
+use super::server::Server;
 use super::{
     config::{Address, Nodes},
-    link::{Attempt, Link, LinkConfig, Prepare, Repeat},
+    errors,
+    link::{Attempt, Link, LinkConfig, Prepare, Repeat, Role},
 };
 use crate::{
     keys::slot_of,
@@ -17,7 +19,8 @@ use crate::{
     store::EventSink,
 };
 use futures_util::future::{join_all, select_all};
-use map::{Map, redirected};
+pub use map::Map;
+use map::{Succession, redirected};
 use parking_lot::Mutex;
 use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
 use std::{
@@ -36,22 +39,41 @@ const RETRY_PAUSE: Duration = Duration::from_millis(15);
 /// Redirections of one request that are followed without a pause.
 const FAST_REDIRECTIONS: usize = 3;
 
+/// Pause between two looks at whether a server serves its slots.
+const SERVES_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long before its deadline a request that was refused is not sent again.
+const LAST_MOMENT: Duration = Duration::from_millis(100);
+
 /// For how long a server that has not answered in time is left out by work that does not wait for one.
 /// By then pings have found out whether its connection is of any use.
 const LEFT_OUT: Duration = Duration::from_secs(5);
 
+/// How long commands wait for a server that is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    /// Until their deadline.
+    Full,
+    /// The same, unless they would have waited in vain already.
+    Once,
+    /// Not at all.
+    None,
+}
+
 tokio::task_local! {
-    static WITHOUT_PATIENCE: ();
+    static PATIENCE: Patience;
 }
 
 /// Runs work on many independent keys: a server that is away, or has just not answered in time, fails its
 /// commands at once, so that it does not hold up the keys of the others.
 pub async fn without_patience<T>(work: impl Future<Output = T>) -> T {
-    WITHOUT_PATIENCE.scope((), work).await
+    PATIENCE.scope(Patience::None, work).await
 }
 
-fn has_patience() -> bool {
-    WITHOUT_PATIENCE.try_with(|()| ()).is_err()
+/// The same for work that callers wait for: a server that may be back in a moment is waited for, one that has
+/// been away for as long as a command waits is not.
+pub async fn with_patience_once<T>(work: impl Future<Output = T>) -> T {
+    PATIENCE.scope(Patience::Once, work).await
 }
 
 /// What all connections of a client have in common.
@@ -71,6 +93,7 @@ pub struct Cluster {
 struct Shared {
     settings: Settings,
     map: watch::Sender<Arc<Map>>,
+    succession: Mutex<Succession>,
     links: Mutex<HashMap<Address, Arc<Link>>>,
     /// Told when something points at a change of the map.
     stale: Notify,
@@ -78,6 +101,8 @@ struct Shared {
     silent: Mutex<HashMap<Address, Instant>>,
     /// Which server to ask next.
     turn: AtomicUsize,
+    /// Whether all masters were connected when the state was told last.
+    whole: Mutex<bool>,
 }
 
 impl Cluster {
@@ -88,10 +113,12 @@ impl Cluster {
         let shared = Arc::new(Shared {
             settings,
             map,
+            succession: Mutex::default(),
             links: Mutex::default(),
             stale: Notify::new(),
             silent: Mutex::default(),
             turn: AtomicUsize::new(0),
+            whole: Mutex::new(true),
         });
         shared.find().await?;
         for link in shared.masters() {
@@ -119,6 +146,32 @@ impl Cluster {
         &self.shared.settings.nodes
     }
 
+    /// Tells whether all masters are connected, if that has changed.
+    pub fn report_state(&self) {
+        self.shared.report_state();
+    }
+
+    /// Resolves when the server serves its slots: one that was restarted does not at once.
+    pub async fn serves(&self, server: &Arc<Server>) {
+        let mut info = Pipeline::with_capacity(1);
+        info.cmd("CLUSTER").arg("INFO");
+        loop {
+            let link = {
+                let links = self.shared.links.lock();
+                links.values().find(|link| link.leads_to(server)).cloned()
+            };
+            let deadline = Instant::now() + self.shared.settings.command_timeout;
+            match link {
+                Some(link) => match link.attempt(&info, deadline).await {
+                    Attempt::Answers(answers) if !says_down(&answers) => return,
+                    _ => sleep(SERVES_PAUSE).await,
+                },
+                // It is no master any more.
+                None => return,
+            }
+        }
+    }
+
     /// The map may be out of date.
     pub fn suspect(&self) {
         self.shared.stale.notify_one();
@@ -141,15 +194,17 @@ impl Cluster {
                     index,
                     slot,
                     asking: None,
+                    refusal: None,
                 }
             })
             .collect();
-        let patient = has_patience();
+        let patience = PATIENCE.try_with(|it| *it).unwrap_or(Patience::Full);
+        let last_moment = LAST_MOMENT.min(shared.settings.command_timeout / 4);
         for round in 0.. {
             let (groups, homeless) = shared.group(open);
             let (groups, left_out): (Vec<_>, Vec<_>) = groups
                 .into_iter()
-                .partition(|(address, _)| patient || shared.is_responsive(address));
+                .partition(|(address, _)| shared.is_worth_waiting_for(address, patience));
             for sending in left_out.into_iter().flat_map(|(_, group)| group) {
                 outcomes[sending.index] = Some(Err(shared.out_of_reach(sending.slot)));
             }
@@ -187,8 +242,9 @@ impl Cluster {
                                     sending.asking = Some(address);
                                     again.push(sending);
                                 }
-                                Some(Redirection::Later) => {
+                                Some(Redirection::Later(refusal)) => {
                                     pause = true;
+                                    sending.refusal = Some(refusal);
                                     again.push(sending);
                                 }
                             }
@@ -218,16 +274,26 @@ impl Cluster {
             if again.is_empty() {
                 break;
             }
-            if Instant::now() >= deadline || (pause && !patient) {
+            if Instant::now() >= deadline || (pause && patience == Patience::None) {
                 for sending in again {
-                    outcomes[sending.index] = Some(Err(shared.out_of_reach(sending.slot)));
+                    outcomes[sending.index] = Some(Err(shared.why_not(&sending)));
                 }
                 break;
             }
             if pause || round >= FAST_REDIRECTIONS {
                 shared.wait(&again, deadline).await;
             }
-            open = again;
+            // Without time for an answer, what is known is better than what was sent and not answered.
+            let (hopeless, hopeful): (Vec<_>, Vec<_>) = again.into_iter().partition(|sending| {
+                sending.refusal.is_some() && Instant::now() + last_moment >= deadline
+            });
+            for sending in hopeless {
+                outcomes[sending.index] = Some(Err(shared.why_not(&sending)));
+            }
+            if hopeful.is_empty() {
+                break;
+            }
+            open = hopeful;
         }
         outcomes
             .into_iter()
@@ -255,6 +321,8 @@ struct Sending {
     slot: u16,
     /// Where `ASK` has sent it, for once.
     asking: Option<Address>,
+    /// Why the server that was asked last could not take it.
+    refusal: Option<Error>,
 }
 
 enum Redirection {
@@ -263,7 +331,7 @@ enum Redirection {
     /// The slot is moving, and what the command needs is there already.
     Ask(Address),
     /// The server cannot take it yet.
-    Later,
+    Later(Error),
 }
 
 impl Shared {
@@ -293,18 +361,25 @@ impl Shared {
             on_push: Arc::new(|_| {}),
             prepare: settings.prepare.clone(),
             sink: settings.sink.clone(),
-            reports_state: false,
+            role: Role::Calls,
         })
     }
 
-    /// Whether a server is connected and has not failed to answer just now.
-    fn is_responsive(&self, address: &Address) -> bool {
+    /// Whether commands are sent to a server, or wait for it.
+    fn is_worth_waiting_for(&self, address: &Address, patience: Patience) -> bool {
+        let (longest, left_out) = match patience {
+            Patience::Full => return true,
+            // Those that callers wait for are to find out soon that it answers again.
+            Patience::Once => (self.settings.command_timeout, LEFT_OUT / 5),
+            Patience::None => (Duration::ZERO, LEFT_OUT),
+        };
         let is_silent = self
             .silent
             .lock()
             .get(address)
-            .is_some_and(|since| since.elapsed() < LEFT_OUT);
-        !is_silent && self.link(address).is_ok_and(|link| link.is_live())
+            .is_some_and(|since| since.elapsed() < left_out);
+        let is_near = |link: Arc<Link>| link.away_for().is_none_or(|away| away < longest);
+        !is_silent && self.link(address).is_ok_and(is_near)
     }
 
     /// By server; then those whose slot nobody has.
@@ -352,7 +427,7 @@ impl Shared {
                 Some(Redirection::Elsewhere)
             }
             (ServerErrorKind::Ask, Some(to)) => Some(Redirection::Ask(to)),
-            (ServerErrorKind::TryAgain, _) => Some(Redirection::Later),
+            (ServerErrorKind::TryAgain, _) => Some(Redirection::Later(errors::request(&error))),
             (
                 ServerErrorKind::ClusterDown
                 | ServerErrorKind::MasterDown
@@ -361,7 +436,7 @@ impl Shared {
                 _,
             ) => {
                 self.stale.notify_one();
-                Some(Redirection::Later)
+                Some(Redirection::Later(errors::request(&error)))
             }
             _ => None,
         }
@@ -387,6 +462,12 @@ impl Shared {
         }
     }
 
+    /// Why a request has failed of which nothing ran.
+    fn why_not(&self, sending: &Sending) -> Error {
+        let refusal = sending.refusal.clone();
+        refusal.unwrap_or_else(|| self.out_of_reach(sending.slot))
+    }
+
     fn out_of_reach(&self, slot: u16) -> Error {
         let map = self.map.borrow().clone();
         let message = match map.owner(slot) {
@@ -401,6 +482,14 @@ impl Shared {
         };
         Error::new(Code::Unavailable, message)
     }
+}
+
+/// Whether `CLUSTER INFO` says that the cluster is down, as that server sees it.
+fn says_down(answers: &[Value]) -> bool {
+    matches!(answers, [Value::BulkString(info)]
+        if String::from_utf8_lossy(info).contains("cluster_state:fail"))
+        || matches!(answers, [Value::VerbatimString { text, .. }]
+            if text.contains("cluster_state:fail"))
 }
 
 /// The first key of a command of ours.

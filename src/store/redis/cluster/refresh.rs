@@ -4,7 +4,7 @@ use super::{Shared, map::Map};
 use crate::{
     model::error::{Code, Error, Result},
     store::{
-        ConnectionState, LogLevel,
+        ConnectionState,
         redis::{
             config::Address,
             errors,
@@ -87,11 +87,11 @@ impl Shared {
         }
     }
 
-    /// Takes a map, unless a newer one is known, and gives up links that lead nowhere any more.
+    /// Takes a map, unless a newer one of the same cluster is known, and gives up links that lead nowhere any more.
     fn adopt(&self, map: Map) {
         let mut kept = None;
         self.map.send_if_modified(|known| {
-            if map.epoch < known.epoch || map.masters().is_empty() || map == **known {
+            if !self.succession.lock().accepts(known, &map) {
                 return false;
             }
             kept = Some(map.masters().to_vec());
@@ -107,6 +107,26 @@ impl Shared {
                 let _ = self.link(address);
             }
         }
+    }
+
+    /// Tells whether all masters are connected, if that has changed. Gives it.
+    pub(super) fn report_state(&self) -> bool {
+        let (sink, shown) = (&self.settings.sink, &self.settings.nodes.shown);
+        let mut whole = self.whole.lock();
+        let is_whole = self.masters().iter().all(|link| link.is_live());
+        if is_whole != std::mem::replace(&mut *whole, is_whole) {
+            let state = if is_whole {
+                ConnectionState::Connected
+            } else {
+                ConnectionState::Disconnected
+            };
+            sink.state(state, shown);
+        }
+        if is_whole {
+            // A link that had failed may have ended with its server.
+            self.settings.nodes.outage.log_end(&**sink, shown);
+        }
+        is_whole
     }
 
     /// Asks one server after the other for the map, until one answers.
@@ -133,27 +153,8 @@ impl Shared {
 
 /// Keeps the map up to date and tells when parts of the cluster are out of reach.
 pub(super) async fn keep(shared: Arc<Shared>) {
-    let sink = shared.settings.sink.clone();
-    let shown = shared.settings.nodes.shown.clone();
-    let mut whole = true;
     loop {
-        let away: Vec<Arc<Link>> = shared.masters();
-        let is_whole = away.iter().all(|link| link.is_live());
-        if is_whole != whole {
-            whole = is_whole;
-            let state = if whole {
-                ConnectionState::Connected
-            } else {
-                sink.log(
-                    LogLevel::Warn,
-                    &format!("A master of the Redis Cluster at {shown} is away"),
-                );
-                ConnectionState::Disconnected
-            };
-            sink.state(state, &shown);
-        }
-        drop(away);
-        let pause = if whole {
+        let pause = if shared.report_state() {
             REFRESH_EVERY
         } else {
             2 * REFRESH_PAUSE

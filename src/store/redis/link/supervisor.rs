@@ -1,6 +1,6 @@
 //! Watching a connection, and making a new one when it breaks.
 
-use super::{FIRST_BACKOFF, Inner, Live, MOST_BACKOFF, jitter};
+use super::{FIRST_BACKOFF, Inner, Live, MOST_BACKOFF, Role, connecting::jitter};
 use crate::{
     store::{ConnectionState, redis::errors},
     switches::{Defence, off},
@@ -9,24 +9,27 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Pause between two pings of a connection; with [`PING_TIMEOUT`] a half-open one is noticed
 /// within five seconds.
 const PING_EVERY: Duration = Duration::from_millis(2_000);
 const PING_TIMEOUT: Duration = Duration::from_millis(2_000);
 
-/// Watches the connection and replaces it when it breaks, for as long as the link lives.
-pub async fn supervise(inner: Arc<Inner>) {
+/// Watches the connection and replaces it when it breaks, for as long as the link lives. `round`: of the
+/// checks that the first connection answers.
+pub async fn supervise(inner: Arc<Inner>, mut round: u64) {
+    let reports_state = inner.config.role == Role::Client;
+    let (server, sink) = (&inner.config.server, &inner.config.sink);
     let mut demoted_pause = FIRST_BACKOFF;
     loop {
-        watch_until_broken(&inner).await;
+        watch_until_broken(&inner, round).await;
+        *inner.lost_at.lock() = Instant::now();
         inner.live.send_replace(None);
-        if inner.config.reports_state {
-            inner
-                .config
-                .sink
-                .state(ConnectionState::Disconnected, inner.config.server.shown());
+        // What ended this connection may have ended others, which have not noticed.
+        server.peers.check();
+        if reports_state {
+            sink.state(ConnectionState::Disconnected, server.shown());
         }
         if off(Defence::Reconnect) {
             return;
@@ -38,34 +41,44 @@ pub async fn supervise(inner: Arc<Inner>) {
         } else {
             demoted_pause = FIRST_BACKOFF;
         }
-        inner.connect_again(true).await;
-        if inner.config.reports_state {
-            inner
-                .config
-                .sink
-                .state(ConnectionState::Connected, inner.config.server.shown());
+        round = inner.connect_again(true).await;
+        if reports_state {
+            sink.state(ConnectionState::Connected, server.shown());
         }
     }
 }
 
-async fn watch_until_broken(inner: &Inner) {
+/// `round`: the last round of checks that the connection has answered.
+async fn watch_until_broken(inner: &Inner, mut round: u64) {
+    let server = &inner.config.server;
     loop {
+        if inner.config.role != Role::Subscriber {
+            server.peers.calls_worked(round);
+        }
+        let run_id = inner
+            .live
+            .borrow()
+            .as_ref()
+            .and_then(|live| live.run_id.clone());
         tokio::select! {
             () = inner.suspect.notified() => {}
+            () = server.peers.round_after(round) => {}
             () = sleep(PING_EVERY), if !off(Defence::Pings) => {}
+            () = server.peers.lead_elsewhere(run_id.as_ref()) => return,
         }
         let Some(Live {
             mut connection,
             address,
+            was_master,
             ..
         }) = inner.live.borrow().clone()
         else {
             return;
         };
-        let server = &inner.config.server;
-        let probe = server.probe();
+        let called_for = server.peers.round();
+        let probe = server.probe(was_master);
         match timeout(PING_TIMEOUT, connection.send_packed_command(&probe)).await {
-            Ok(Ok(answer)) if server.is_right(&answer) => {}
+            Ok(Ok(answer)) if server.is_right(&answer, was_master) => {}
             // An error reply (LOADING, NOAUTH, …) is an answer: the connection itself is sound.
             Ok(Err(error)) if !errors::breaks_connection(&error) => {}
             _ => return,
@@ -73,5 +86,6 @@ async fn watch_until_broken(inner: &Inner) {
         if server.has_moved(&address).await {
             return;
         }
+        round = called_for;
     }
 }

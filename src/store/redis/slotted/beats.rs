@@ -22,7 +22,7 @@ impl RedisStore {
         &self,
         beats: &[PlainBeat],
         ttl_ms: u64,
-    ) -> Result<Vec<Exception>> {
+    ) -> Vec<Exception> {
         let mut calls = Vec::new();
         let mut indices: Vec<Vec<usize>> = Vec::new();
         let mut first = 0;
@@ -43,10 +43,18 @@ impl RedisStore {
             let found = match answer.and_then(read_exceptions) {
                 Err(error) if errors::is_of_one_key(&error) => {
                     let room: Vec<PlainBeat> = indices.iter().map(|&i| beats[i].clone()).collect();
-                    self.beat_isolated(&room, ttl_ms).await?
+                    self.beat_isolated(&room, ttl_ms).await
                 }
-                found => found?,
+                found => found,
             };
+            // Another master has nothing to do with it.
+            let found = found.unwrap_or_else(|error| {
+                let failed = |index| Exception {
+                    index,
+                    stored: Err(error.clone()),
+                };
+                (0..indices.len()).map(failed).collect()
+            });
             for exception in found {
                 exceptions.push(Exception {
                     index: indices[exception.index],
@@ -55,7 +63,7 @@ impl RedisStore {
             }
         }
         exceptions.sort_unstable_by_key(|exception| exception.index);
-        Ok(exceptions)
+        exceptions
     }
 
     /// What is not where the node remembers it may be elsewhere.
@@ -63,25 +71,24 @@ impl RedisStore {
         &self,
         beats: &[PlainBeat],
         exceptions: &mut [Exception],
-    ) -> Result<()> {
+    ) {
         let unknown: Vec<&mut Exception> = exceptions
             .iter_mut()
-            .filter(|exception| exception.stored.is_none())
+            .filter(|exception| exception.stored == Ok(None))
             .collect();
         if unknown.is_empty() {
-            return Ok(());
+            return;
         }
         let conns: Vec<&str> = unknown.iter().map(|one| &*beats[one.index].conn).collect();
         let found = self.find(&conns).await;
         for (exception, found) in unknown.into_iter().zip(found) {
             exception.stored = match found {
-                Ok(found) => found.map(|located| located.epoch),
+                Ok(found) => Ok(found.map(|located| located.epoch)),
                 // It goes on as an exception, and the long way has an error for it.
-                Err(error) if error.code == Code::CorruptData => Some(0),
-                Err(error) => return Err(error),
+                Err(error) if error.code == Code::CorruptData => Ok(Some(0)),
+                Err(error) => Err(error),
             };
         }
-        Ok(())
     }
 
     /// The same for heartbeats that bring more. One with an epoch that its room does not have may be meant

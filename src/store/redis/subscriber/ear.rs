@@ -1,7 +1,7 @@
 //! One subscriber connection: which channels it is to have, and what happens when it was lost
 //! (everything is subscribed again, then the gap is told).
 
-use super::{Channel, listener::Listener};
+use super::{Channel, gaps::Gaps, listener::Listener};
 use crate::{
     model::{
         error::{Code, Error, Result},
@@ -9,7 +9,7 @@ use crate::{
     },
     store::redis::{
         errors, expiry,
-        link::{Link, LinkConfig, Repeat},
+        link::{Link, LinkConfig, Repeat, Role},
         server::Server,
     },
 };
@@ -30,7 +30,6 @@ pub struct Ear {
     shared: Arc<Shared>,
     /// Made by the first subscription: a client that follows nothing costs the server nothing.
     link: OnceCell<Link>,
-    server: Arc<Server>,
     limits: Limits,
     pings: AtomicU64,
 }
@@ -46,6 +45,8 @@ static EARS: AtomicU64 = AtomicU64::new(0);
 struct Shared {
     number: u64,
     listener: Arc<Listener>,
+    gaps: Arc<Gaps>,
+    server: Arc<Server>,
     /// What should be subscribed, now and after every reconnection.
     wanted: Mutex<BTreeSet<Channel>>,
     /// Told when the server has ended a subscription, or refuses to take it up again: its slot has
@@ -57,6 +58,7 @@ impl Ear {
     pub fn new(
         server: Arc<Server>,
         listener: Arc<Listener>,
+        gaps: Arc<Gaps>,
         limits: &Limits,
         lost: Option<Arc<Notify>>,
     ) -> Self {
@@ -64,14 +66,19 @@ impl Ear {
             shared: Arc::new(Shared {
                 number: EARS.fetch_add(1, Ordering::Relaxed),
                 listener,
+                gaps,
+                server,
                 wanted: Mutex::default(),
                 lost,
             }),
             link: OnceCell::new(),
-            server,
             limits: limits.clone(),
             pings: AtomicU64::new(0),
         }
+    }
+
+    pub fn server(&self) -> Arc<Server> {
+        self.shared.server.clone()
     }
 
     pub fn wanted(&self) -> BTreeSet<Channel> {
@@ -141,15 +148,9 @@ impl Ear {
             let mut in_step = false;
             for _ in 0..MOST_TRIES {
                 for answer in link.pipeline(&pipeline, Repeat::Harmless).await? {
-                    answer.extract_error().map_err(|error| {
-                        if error.is_cluster_error() {
-                            return Error::new(
-                                Code::Unavailable,
-                                "a slot of the Redis Cluster is moving; nothing was subscribed",
-                            );
-                        }
-                        errors::request(&error)
-                    })?;
+                    answer
+                        .extract_error()
+                        .map_err(|error| errors::request(&error))?;
                 }
                 if self.answers_are_in_step(link).await? {
                     in_step = true;
@@ -213,13 +214,13 @@ impl Ear {
             })
         };
         let config = LinkConfig {
-            server: self.server.clone(),
+            server: self.shared.server.clone(),
             connect_timeout: Duration::from_millis(self.limits.connect_timeout_ms),
             command_timeout: Duration::from_millis(self.limits.command_timeout_ms),
             on_push,
             prepare,
             sink: self.shared.listener.sink.clone(),
-            reports_state: false,
+            role: Role::Subscriber,
         };
         if self.shared.lost.is_some() {
             // One of several servers may be away for long: the others are not to wait for it.
@@ -301,7 +302,7 @@ impl Shared {
             }
         }
         if again {
-            self.listener.missed(&wanted);
+            self.gaps.missed(&wanted, [self.server.clone()]);
         }
         Ok(())
     }
@@ -309,5 +310,8 @@ impl Shared {
 
 /// Whether the server knows no such command, or does not allow it to this user.
 pub fn is_refusal(error: &Error) -> bool {
-    matches!(error.code, Code::Permission | Code::Internal)
+    matches!(
+        error.code,
+        Code::Permission | Code::Unsupported | Code::Internal
+    )
 }

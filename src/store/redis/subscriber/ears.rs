@@ -1,7 +1,7 @@
 //! Subscriptions on a cluster: sharded channels at the masters that have their slots, the others at
 //! one master, notifications at each. When slots move, so do subscriptions, and the gap is told.
 
-use super::{Channel, ear::Ear, listener::Listener};
+use super::{Channel, ear::Ear, gaps::Gaps, listener::Listener};
 use crate::{
     keys::{SLOTS, slot_of},
     model::{
@@ -10,8 +10,12 @@ use crate::{
     },
     store::{
         Topic,
-        redis::{cluster::Cluster, config::Address},
+        redis::{
+            cluster::{Cluster, Map},
+            config::Address,
+        },
     },
+    switches::{Defence, off},
 };
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -37,6 +41,7 @@ pub struct Ears {
 struct Shared {
     cluster: Arc<Cluster>,
     listener: Arc<Listener>,
+    gaps: Arc<Gaps>,
     limits: Limits,
     topics: Mutex<BTreeSet<Topic>>,
     /// One change of subscriptions at a time.
@@ -47,15 +52,93 @@ struct Shared {
 #[derive(Default)]
 struct Placed {
     ears: BTreeMap<Address, Arc<Ear>>,
-    /// What has been subscribed, wherever.
+    /// What has been subscribed, wherever, and is to be.
     channels: HashSet<Channel>,
 }
 
+/// What a change of subscriptions has left undone. Servers are independent: what one of them does not
+/// take says nothing of the others.
+struct Unplaced {
+    map: Arc<Map>,
+    /// By server, what it did not take, and why.
+    refused: BTreeMap<Address, (BTreeSet<Channel>, Error)>,
+    /// Some channel lies in a slot that no master serves.
+    homeless: bool,
+}
+
+impl Unplaced {
+    fn is_nothing(&self) -> bool {
+        self.refused.is_empty() && !self.homeless
+    }
+
+    /// Why a topic is not subscribed everywhere, if it is not.
+    fn error_of(&self, topic: &Topic, listener: &Listener) -> Option<Error> {
+        let mut error = None;
+        each_channel(topic, &self.map, listener, |address, channel| {
+            let Some(address) = address else {
+                error.get_or_insert_with(|| {
+                    Error::new(
+                        Code::Unavailable,
+                        "the Redis Cluster has slots that no master serves",
+                    )
+                });
+                return;
+            };
+            if let Some((channels, refusal)) = self.refused.get(address)
+                && channels.contains(&channel)
+            {
+                error.get_or_insert_with(|| refusal.clone());
+            }
+        });
+        error
+    }
+}
+
+/// Which channels of a topic belong to which server: none, where the slot has no master.
+fn each_channel<'a>(
+    topic: &Topic,
+    map: &'a Map,
+    listener: &Listener,
+    mut put: impl FnMut(Option<&'a Address>, Channel),
+) {
+    let keys = &listener.keys;
+    match topic {
+        Topic::Expirations => {
+            for master in map.masters() {
+                put(
+                    Some(master),
+                    Channel::Plain(listener.expired_channel.clone()),
+                );
+            }
+        }
+        Topic::AllRooms if keys.has_sharded_events() => {
+            for slot in 0..SLOTS {
+                put(map.owner(slot), Channel::Sharded(keys.slot_events(slot)));
+            }
+        }
+        Topic::Room(room) if keys.has_sharded_events() => {
+            let channel = keys.room_events(room);
+            put(
+                map.owner(slot_of(channel.as_bytes())),
+                Channel::Sharded(channel),
+            );
+        }
+        // Plain pub/sub reaches every server; the least address changes least.
+        plain => put(map.masters().iter().min(), Channel::of(plain, listener)),
+    }
+}
+
 impl Ears {
-    pub fn new(cluster: Arc<Cluster>, listener: Arc<Listener>, limits: &Limits) -> Ears {
+    pub fn new(
+        cluster: Arc<Cluster>,
+        listener: Arc<Listener>,
+        gaps: Arc<Gaps>,
+        limits: &Limits,
+    ) -> Ears {
         let shared = Arc::new(Shared {
             cluster,
             listener,
+            gaps,
             limits: limits.clone(),
             topics: Mutex::default(),
             placed: tokio::sync::Mutex::default(),
@@ -65,15 +148,15 @@ impl Ears {
         Ears { shared, keeper }
     }
 
-    /// Resolves when all servers that matter have confirmed.
+    /// Resolves when all servers that have channels of the topic have confirmed.
     pub async fn subscribe(&self, topic: &Topic) -> Result<()> {
         let shared = &self.shared;
         let deadline = Instant::now() + Duration::from_millis(shared.limits.command_timeout_ms);
         shared.topics.lock().insert(topic.clone());
         loop {
-            let error = match shared.place().await {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
+            let unplaced = shared.place().await;
+            let Some(error) = unplaced.error_of(topic, &shared.listener) else {
+                return Ok(());
             };
             if error.code == Code::Permission || Instant::now() >= deadline {
                 shared.topics.lock().remove(topic);
@@ -103,10 +186,8 @@ impl Ears {
                 .collect();
             ears?
         };
-        for ear in ears {
-            ear.ensure_flags().await?;
-        }
-        Ok(())
+        let done = join_all(ears.iter().map(|ear| ear.ensure_flags())).await;
+        done.into_iter().collect()
     }
 
     pub fn close(&self) {
@@ -132,6 +213,7 @@ impl Shared {
         let ear = Arc::new(Ear::new(
             self.cluster.nodes().server(address)?,
             self.listener.clone(),
+            self.gaps.clone(),
             &self.limits,
             Some(self.lost.clone()),
         ));
@@ -139,58 +221,37 @@ impl Shared {
         Ok(ear)
     }
 
-    /// Which channels belong to which server. What no server has is left out.
-    fn wanted(&self) -> (BTreeMap<Address, BTreeSet<Channel>>, bool) {
-        let map = self.cluster.map().borrow().clone();
-        let keys = &self.listener.keys;
-        let mut wanted: BTreeMap<Address, BTreeSet<Channel>> = BTreeMap::new();
-        let mut complete = true;
-        let mut put = |address: Option<&Address>, channel: Channel| match address {
-            Some(address) => {
-                wanted.entry(address.clone()).or_default().insert(channel);
-            }
-            None => complete = false,
-        };
-        // Plain pub/sub reaches every server; the least address changes least.
-        let any = map.masters().iter().min();
-        for topic in self.topics.lock().iter() {
-            match topic {
-                Topic::Expirations => {
-                    for master in map.masters() {
-                        put(
-                            Some(master),
-                            Channel::Plain(self.listener.expired_channel.clone()),
-                        );
-                    }
-                }
-                Topic::AllRooms if keys.has_sharded_events() => {
-                    for slot in 0..SLOTS {
-                        put(map.owner(slot), Channel::Sharded(keys.slot_events(slot)));
-                    }
-                }
-                Topic::Room(room) if keys.has_sharded_events() => {
-                    let channel = keys.room_events(room);
-                    put(
-                        map.owner(slot_of(channel.as_bytes())),
-                        Channel::Sharded(channel),
-                    );
-                }
-                plain => put(any, Channel::of(plain, &self.listener)),
-            }
-        }
-        (wanted, complete)
-    }
-
-    /// Makes subscriptions what they are to be.
-    async fn place(&self) -> Result<()> {
+    /// Makes subscriptions what they are to be, as far as servers take them.
+    async fn place(&self) -> Unplaced {
         let mut placed = self.placed.lock().await;
-        let (mut wanted, complete) = self.wanted();
+        let map = self.cluster.map().borrow().clone();
+        let mut wanted: BTreeMap<Address, BTreeSet<Channel>> = BTreeMap::new();
+        let mut homeless = HashSet::new();
+        for topic in self.topics.lock().iter() {
+            each_channel(topic, &map, &self.listener, |address, channel| {
+                match address {
+                    Some(address) => {
+                        wanted.entry(address.clone()).or_default().insert(channel);
+                    }
+                    None => {
+                        homeless.insert(channel);
+                    }
+                };
+            });
+        }
         for address in placed.ears.keys() {
             wanted.entry(address.clone()).or_default();
         }
+        let mut refused = BTreeMap::new();
         let mut steps = Vec::new();
         for (address, channels) in wanted {
-            let ear = self.ear(&mut placed, &address)?;
+            let ear = match self.ear(&mut placed, &address) {
+                Ok(ear) => ear,
+                Err(error) => {
+                    refused.insert(address, (channels, error));
+                    continue;
+                }
+            };
             let has = ear.wanted();
             let add: Vec<Channel> = channels.difference(&has).cloned().collect();
             let remove: Vec<Channel> = has.difference(&channels).cloned().collect();
@@ -198,43 +259,49 @@ impl Shared {
             ear.want_no_more(&remove);
             steps.push((address, ear, channels, add, remove));
         }
-        // Something that was subscribed already, and is to be again: it was lost in between.
-        let moved: Vec<Channel> = steps
-            .iter()
-            .flat_map(|(_, _, _, add, _)| add)
-            .filter(|channel| placed.channels.contains(channel))
-            .cloned()
-            .collect();
         let outcomes = join_all(steps.iter().map(|(_, ear, _, add, remove)| async move {
             // What cannot be ended now ends with its connection.
             let _ = ear.remove_many(remove).await;
             ear.add_many(add).await
         }))
         .await;
-        let mut all = BTreeSet::new();
-        let mut done = Ok(());
-        for ((address, ear, channels, ..), outcome) in steps.into_iter().zip(outcomes) {
+        // What is to be subscribed and is not keeps what is known of it: when it is, that is after a gap.
+        // What was ended can be begun again without one.
+        let mut known: HashSet<Channel> = homeless.iter().cloned().collect();
+        known.extend(refused.values().flat_map(|(channels, _)| channels).cloned());
+        known.extend(steps.iter().flat_map(|(_, _, all, ..)| all).cloned());
+        placed.channels.retain(|channel| known.contains(channel));
+        // Something that was subscribed already, and is again: it was lost in between.
+        let (mut moved, mut moved_to) = (Vec::new(), Vec::new());
+        let mut confirmed = Vec::new();
+        for ((address, ear, channels, add, _), outcome) in steps.into_iter().zip(outcomes) {
             if channels.is_empty() {
                 ear.close();
                 placed.ears.remove(&address);
             }
-            all.extend(channels);
-            if outcome.is_err() {
-                done = outcome;
+            match outcome {
+                Ok(()) => {
+                    let before = moved.len();
+                    let had = |channel: &Channel| placed.channels.contains(channel);
+                    moved.extend(add.into_iter().filter(had));
+                    if moved.len() > before {
+                        moved_to.push(ear.server());
+                    }
+                    confirmed.extend(channels);
+                }
+                Err(error) => {
+                    refused.insert(address, (add.into_iter().collect(), error));
+                }
             }
         }
-        // What was ended can be begun again without a gap.
-        placed.channels.retain(|channel| all.contains(channel));
-        done?;
-        placed.channels.extend(all);
-        self.listener.missed(&moved);
-        if complete {
-            Ok(())
-        } else {
-            Err(Error::new(
-                Code::Unavailable,
-                "the Redis Cluster has slots that no master serves",
-            ))
+        placed.channels.extend(confirmed);
+        if refused.is_empty() || !off(Defence::MovedInPart) {
+            self.gaps.missed(&moved, moved_to);
+        }
+        Unplaced {
+            map,
+            refused,
+            homeless: !homeless.is_empty(),
         }
     }
 }
@@ -247,7 +314,7 @@ async fn keep(shared: Arc<Shared>) {
             changed = map.changed() => if changed.is_err() { return },
             () = shared.lost.notified() => shared.cluster.suspect(),
         }
-        while shared.place().await.is_err() {
+        while !shared.place().await.is_nothing() {
             shared.cluster.suspect();
             sleep(2 * RETRY_PAUSE).await;
         }

@@ -1,12 +1,11 @@
 //! What comes in on subscriptions, and to whom it goes.
 
-use super::{Channel, heard::Heard};
+use super::heard::Heard;
 use crate::{
     keys::{Keys, slot_of},
     model::{event, json, limits::Limits, lock::is_lock_event, metadata::event::is_metadata_event},
     store::{
         EventSink, Feed, LogLevel,
-        lock::LockCall,
         redis::{expiry, lock},
     },
     switches::{Defence, off},
@@ -73,23 +72,6 @@ impl Listener {
                  any more; without notifications, dead connections are found within \
                  fallbackSweepMs",
             );
-        }
-    }
-
-    /// What came on these channels may have been missed.
-    pub fn missed<'a>(&self, channels: impl IntoIterator<Item = &'a Channel>) {
-        let (mut calls, mut events) = (false, false);
-        for channel in channels {
-            match channel {
-                Channel::Plain(name) if *name == self.wake_channel => calls = true,
-                _ => events = true,
-            }
-        }
-        if calls {
-            self.sink.lock_call(LockCall::Gap);
-        }
-        if events && !off(Defence::Gaps) {
-            self.sink.gap();
         }
     }
 

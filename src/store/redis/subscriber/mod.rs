@@ -1,8 +1,10 @@
 //! Subscriptions: one connection to a server (`ear.rs`), several to a cluster (`ears.rs`), and what
-//! comes in on them (`listener.rs`), where `heard.rs` sorts out what comes by two of them.
+//! comes in on them (`listener.rs`), where `heard.rs` sorts out what comes by two of them; `gaps.rs` tells
+//! of what may have been missed.
 
 mod ear;
 mod ears;
+mod gaps;
 mod heard;
 mod listener;
 
@@ -13,6 +15,7 @@ use crate::{
 };
 use ear::{Ear, is_refusal};
 use ears::Ears;
+use gaps::Gaps;
 pub use listener::Listener;
 use redis::Cmd;
 use std::sync::Arc;
@@ -62,6 +65,7 @@ impl Channel {
 
 pub struct Subscriber {
     listener: Arc<Listener>,
+    gaps: Arc<Gaps>,
     at: At,
 }
 
@@ -73,16 +77,22 @@ enum At {
 impl Subscriber {
     pub fn of_server(server: Arc<Server>, listener: Listener, limits: &Limits) -> Self {
         let listener = Arc::new(listener);
+        let gaps = Gaps::new(listener.clone(), None);
+        let ear = Ear::new(server, listener.clone(), gaps.clone(), limits, None);
         Subscriber {
-            at: At::One(Ear::new(server, listener.clone(), limits, None)),
+            at: At::One(ear),
+            gaps,
             listener,
         }
     }
 
     pub fn of_cluster(cluster: Arc<Cluster>, listener: Listener, limits: &Limits) -> Self {
         let listener = Arc::new(listener);
+        let gaps = Gaps::new(listener.clone(), Some(cluster.clone()));
+        let ears = Ears::new(cluster, listener.clone(), gaps.clone(), limits);
         Subscriber {
-            at: At::Cluster(Ears::new(cluster, listener.clone(), limits)),
+            at: At::Cluster(ears),
+            gaps,
             listener,
         }
     }
@@ -121,6 +131,7 @@ impl Subscriber {
     }
 
     pub fn close(&self) {
+        self.gaps.close();
         match &self.at {
             At::One(ear) => ear.close(),
             At::Cluster(ears) => ears.close(),
