@@ -43,6 +43,8 @@ export type { ConnectionSettings, RedisClientLike, RedisSource } from './swap/se
 export type { SocketAction, SocketPolicyOptions, SocketRequest } from './swap/socket-policy.js';
 export type { SocketQuotas } from './swap/socket-quotas.js';
 export {
+  type HeartbeatSender,
+  type MetadataChanger,
   type PresenceHandlersOptions,
   registerPresenceHandlers,
   type SocketLike,

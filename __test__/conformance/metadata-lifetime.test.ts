@@ -178,9 +178,9 @@ onEveryMetadataStore('7.10 records that expire', (store) => {
   test('7.10 the last change decides: a longer TTL, a shorter one, or none', async () => {
     const client = await store.connect();
     const ttl: Record<string, [first: number | undefined, last: number | undefined]> = {
-      longer: [300, LONG_MS],
+      longer: [600, LONG_MS],
       shorter: [LONG_MS, 60],
-      none: [300, undefined],
+      none: [600, undefined],
       'first one': [undefined, 60],
     };
     for (const [channelName, [first, last]] of Object.entries(ttl)) {
@@ -190,7 +190,7 @@ onEveryMetadataStore('7.10 records that expire', (store) => {
       const change = { ...channel, data: items({ a: '2' }), options: options(last) };
       await client.metadata.update(change);
     }
-    await passed(client, 350);
+    await passed(client, 700);
     const found = await Promise.all(
       Object.keys(ttl).map(async (channelName) => {
         const { majorRevision } = await client.metadata.get({ channelType: 'doc', channelName });
@@ -258,10 +258,6 @@ onEveryMetadataStore('7.10 records that expire', (store) => {
     await gone(second);
     // Of the same revision as the one that the first client remembers.
     await second.metadata.set({ ...CHANNEL, data: items({ b: '1' }) });
-    if (store.defaults.metadataStorage === 'json') {
-      // A document is known by its revision alone.
-      await second.metadata.set({ ...CHANNEL, data: items({ b: '1' }) });
-    }
     await expect(
       first.metadata.update({ ...CHANNEL, data: items({ a: '2' }) }),
     ).rejects.toMatchObject({
@@ -269,7 +265,7 @@ onEveryMetadataStore('7.10 records that expire', (store) => {
       message: 'Metadata item "a" does not exist',
     });
     const done = await first.metadata.update({ ...CHANNEL, data: items({ b: '2' }) });
-    expect(brief(done)).toMatchObject({ total: 1, items: { b: ['2', 2] } });
+    expect(brief(done)).toEqual({ major: 2, total: 1, items: { b: ['2', 2] } });
   });
 
   test('7.10 a TTL is a whole number from 1', async () => {

@@ -1,7 +1,14 @@
 // What the legacy service took although its types say otherwise: the same here, or refused and listed in
 // docs/migrating.md. (The two run side by side in differential.test.ts.)
 import type { Redis } from 'ioredis';
-import { type ChannelMetadataParams, type MetadataEvent, registerPresenceHandlers } from 'rollcall';
+import {
+  type ChannelMetadataParams,
+  HeartbeatBatcher,
+  type HeartbeatOptions,
+  type MetadataEvent,
+  registerPresenceHandlers,
+  TransactionalMetadataWrapper,
+} from 'rollcall';
 import { beforeEach, describe, expect, test } from 'vitest';
 import type { Untyped } from '../support/clients.js';
 import { eventually } from '../support/wait.js';
@@ -238,6 +245,48 @@ describe('12: sockets', () => {
     await service.createSocketBridge({ to });
     await service.join({ ...join, connId: 'c' });
     await eventually(() => expect(rooms.sort()).toEqual(['local r', 'r']));
+  });
+
+  test('parts that are handed to the handlers are used in place of the service', async () => {
+    const sockets = await socketServer();
+    const used: string[] = [];
+    class Audited extends TransactionalMetadataWrapper {
+      override setChannelMetadata(params: ChannelMetadataParams) {
+        used.push(`set by ${params.actorUserId}`);
+        return super.setChannelMetadata(params);
+      }
+    }
+    class Counted extends HeartbeatBatcher {
+      override heartbeat(options: HeartbeatOptions) {
+        used.push('heartbeat');
+        return super.heartbeat(options);
+      }
+    }
+    const batcher = new Counted(service);
+    registerPresenceHandlers(
+      {
+        io: sockets.io,
+        logger: {},
+        heartbeatBatcher: batcher,
+        luaHeartbeatExecutor: null,
+        transactionalMetadata: new Audited(service),
+      },
+      service,
+    );
+    const socket = await sockets.connect();
+    const { self } = await socket.emitWithAck('presence:join', join);
+    const alive = { ok: true, changed: false, epoch: self.epoch };
+    expect(await socket.emitWithAck('presence:heartbeat')).toEqual(alive);
+    expect(await socket.emitWithAck('metadata:setChannel', CHANNEL)).toMatchObject({ ok: true });
+    expect(await socket.emitWithAck('metadata:getChannel', CHANNEL)).toMatchObject({ ok: true });
+    expect(used).toEqual(['heartbeat', 'set by u']);
+    await batcher.dispose();
+    expect(await socket.emitWithAck('presence:heartbeat')).toMatchObject({ ok: false });
+
+    const wrong = { io: sockets.io, transactionalMetadata: { setChannelMetadata: 5 } };
+    expect(() => (registerPresenceHandlers as Untyped)(wrong, service)).toThrow(
+      /^transactionalMetadata.setChannelMetadata must be a function/,
+    );
   });
 
   test('the bridge emits items that were stored in other forms as texts', async () => {

@@ -19,16 +19,21 @@ import type { SocketLike } from './sockets.js';
 /** What the sessions of a server share. */
 export interface SessionContext {
   readonly service: PresenceService;
+  /** What sends heartbeats, and what changes metadata: the service, or what the server has handed over. */
+  readonly heartbeats: Pick<PresenceService, 'heartbeat'>;
+  readonly metadata: Pick<PresenceService, MetadataChange>;
   readonly policy: SocketPolicy;
   readonly logger: Logger;
   readonly rooms: RoomCounts;
 }
 
-type MetadataMethod =
-  | 'setChannelMetadata'
-  | 'updateChannelMetadata'
-  | 'removeChannelMetadata'
-  | 'getChannelMetadata';
+export const METADATA_CHANGES = [
+  'setChannelMetadata',
+  'updateChannelMetadata',
+  'removeChannelMetadata',
+] as const;
+type MetadataChange = (typeof METADATA_CHANGES)[number];
+type MetadataMethod = MetadataChange | 'getChannelMetadata';
 
 const METADATA: readonly [event: string, action: SocketAction, method: MetadataMethod][] = [
   ['metadata:setChannel', 'metadata:set', 'setChannelMetadata'],
@@ -294,7 +299,7 @@ export class SocketSession {
   }
 
   async #beat({ patchState, epoch: given }: HeartbeatRequest): Promise<Answer> {
-    const { service, policy } = this.#context;
+    const { heartbeats, policy } = this.#context;
     const socket = this.#socket;
     const presence = this.#presence;
     if (presence.place === undefined && this.#unwatch !== undefined) {
@@ -310,7 +315,7 @@ export class SocketSession {
     const epoch = presence.current(given);
     const report: HeartbeatReport = {};
     try {
-      const changed = await service.heartbeat({
+      const changed = await heartbeats.heartbeat({
         connId: socket.id,
         ...(epoch === undefined ? {} : { epoch }),
         ...(patchState === undefined ? {} : { patchState }),
@@ -372,7 +377,7 @@ export class SocketSession {
     method: MetadataMethod,
     params: ChannelMetadataParams,
   ): Promise<Answer> {
-    const { service, policy } = this.#context;
+    const { service, metadata, policy } = this.#context;
     const { place } = this.#presence;
     const actor = place?.userId ?? (await this.#user()) ?? this.#told();
     const { channelType, channelName, data } = params;
@@ -385,9 +390,10 @@ export class SocketSession {
       data,
     });
     this.#checkOpen();
-    const record = await service[method](
-      actor === undefined ? params : { ...params, actorUserId: actor },
-    );
+    const request = actor === undefined ? params : { ...params, actorUserId: actor };
+    const record = await (method === 'getChannelMetadata'
+      ? service.getChannelMetadata(request)
+      : metadata[method](request));
     return { ok: true, ...record };
   }
 

@@ -1,12 +1,13 @@
 // The socket protocol of a server: a session for every socket that connects.
 
 import { invalid } from '../errors.js';
-import type { DefaultState, Logger } from '../types.js';
-import { checkLogger, checkOptions, readKnown } from '../validate.js';
+import type { ChannelMetadata } from '../metadata-types.js';
+import type { DefaultState, HeartbeatOptions, Logger } from '../types.js';
+import { checkHandler, checkLogger, checkOptions, readKnown } from '../validate.js';
 import type { RoomEmitter } from './bridge.js';
-import type { PresenceService } from './service.js';
+import type { ChannelMetadataParams, PresenceService } from './service.js';
 import { POLICY_FIELDS, SocketPolicy, type SocketPolicyOptions } from './socket-policy.js';
-import { type SessionContext, SocketSession } from './socket-session.js';
+import { METADATA_CHANGES, type SessionContext, SocketSession } from './socket-session.js';
 
 // biome-ignore lint/suspicious/noExplicitAny: Socket.IO's own listeners take anything
 type Listener = (...args: any[]) => void;
@@ -35,16 +36,29 @@ export interface SocketServerLike extends RoomEmitter {
   off(event: 'connection', listener: Listener): unknown;
 }
 
+/** What sends heartbeats: a `HeartbeatBatcher`, a `LuaHeartbeatExecutor`, or what a server has around one. */
+export interface HeartbeatSender {
+  heartbeat(options: HeartbeatOptions): Promise<boolean>;
+}
+
+/** What changes metadata: a `TransactionalMetadataWrapper`, or what a server has around one. */
+export interface MetadataChanger {
+  setChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
+  updateChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
+  removeChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
+}
+
 export interface PresenceHandlersOptions extends SocketPolicyOptions {
   io: SocketServerLike;
   /** Not used: the service has its own connections. */
   redis?: unknown | undefined;
   /** Gets failures that are not the client's. Default: `console`. */
   logger?: Logger | undefined;
-  /** Not used, as the next two: the handlers call the service, which works like all three. */
-  heartbeatBatcher?: unknown;
-  luaHeartbeatExecutor?: unknown;
-  transactionalMetadata?: unknown;
+  /** Sends the heartbeats of the sockets, in place of the service; the executor goes before the batcher. */
+  heartbeatBatcher?: HeartbeatSender | null | undefined;
+  luaHeartbeatExecutor?: HeartbeatSender | null | undefined;
+  /** Makes the changes of metadata of the sockets, in place of the service. */
+  transactionalMetadata?: MetadataChanger | null | undefined;
 }
 
 /**
@@ -87,15 +101,23 @@ export class PresenceHandlers {
     const {
       io,
       logger = console,
+      heartbeatBatcher,
+      luaHeartbeatExecutor,
+      transactionalMetadata,
       ...policy
-    } = readKnown(options, ['io', 'logger', ...POLICY_FIELDS]);
+    } = readKnown(options, ['io', 'logger', ...PARTS, ...POLICY_FIELDS]);
     if (!isSocketServer(io)) {
       throw invalid('io must be a Socket.IO server or namespace');
     }
     checkLogger(logger);
     this.#io = io;
+    const batcher = part('heartbeatBatcher', heartbeatBatcher, ['heartbeat']);
+    const executor = part('luaHeartbeatExecutor', luaHeartbeatExecutor, ['heartbeat']);
+    const changer = part('transactionalMetadata', transactionalMetadata, METADATA_CHANGES);
     this.#context = {
       service,
+      heartbeats: (executor ?? batcher ?? service) as HeartbeatSender,
+      metadata: (changer ?? service) as MetadataChanger,
       policy: new SocketPolicy(policy, logger),
       logger,
       rooms: new Map(),
@@ -136,6 +158,20 @@ export class PresenceHandlers {
     this.#sessions.add(session);
     this.#byId.set(id, session);
   }
+}
+
+const PARTS = ['heartbeatBatcher', 'luaHeartbeatExecutor', 'transactionalMetadata'] as const;
+
+/** A part that a server hands over, with these methods; `undefined` without one. */
+function part(field: string, given: unknown, methods: readonly string[]): object | undefined {
+  if (given === undefined || given === null) {
+    return undefined;
+  }
+  checkOptions(field, given);
+  for (const [name, method] of Object.entries(readKnown(given, methods))) {
+    checkHandler(`${field}.${name}`, method);
+  }
+  return given;
 }
 
 function isSocketServer(io: unknown): io is SocketServerLike {
