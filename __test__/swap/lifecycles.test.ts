@@ -13,7 +13,7 @@ import { beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 import type { Untyped } from '../support/clients.js';
 import { startProxy } from '../support/proxy.js';
 import { sharedRedis, startRedis } from '../support/redis.js';
-import { eventually } from '../support/wait.js';
+import { deferred, eventually } from '../support/wait.js';
 import { ioredis, OPTIONS, type SocketServer, serviceOn, socketServer } from './swap.js';
 
 let redis: Redis;
@@ -143,6 +143,51 @@ describe('17.6: a socket whose connection was recovered', () => {
     expect(sockets.io.sockets.sockets.get(socket.id ?? '')?.data).toEqual({});
   });
 
+  test('others who joined a room of its id while it was away do not hear its private messages', async () => {
+    await start().ready;
+    const [socket, other] = [await connectRecoverable(sockets), await sockets.connect()];
+    const { id = '' } = socket;
+    const heard: string[] = [];
+    other.on('private', (text) => heard.push(text));
+    socket.io.reconnectionDelay(200);
+    const back = new Promise((resolve) => socket.once('connect', () => resolve(undefined)));
+    socket.io.engine?.close();
+    await eventually(() => !sockets.io.sockets.sockets.has(id));
+    expect(await join(other, id)).toMatchObject({ ok: true });
+    await back;
+    expect(socket.recovered).toBe(true);
+    await eventually(() => {
+      expect(sockets.io.sockets.adapter.rooms.get(id)).toEqual(new Set([id]));
+    });
+    expect(await beat(other)).toMatchObject({ ok: true });
+    sockets.io.to(id).emit('private', 'x');
+    expect(await join(other, id)).toMatchObject({ ok: false, code: 'FORBIDDEN' });
+    expect(heard).toEqual([]);
+  });
+
+  test('with a join in flight that times out, and happens', async () => {
+    await using server = await startRedis();
+    redis = await server.client();
+    const { ready, service } = start({
+      redis: server.url,
+      client: { limits: { commandTimeoutMs: 300 } },
+    });
+    await ready;
+    const socket = await connectRecoverable(sockets);
+    server.pause();
+    socket.emit('presence:join', { roomId: 'r', userId: 'u', state: { a: 1 } });
+    await eventually(() => sockets.io.sockets.adapter.rooms.has('r'), { intervalMs: 1 });
+    await breakAndRecover(socket);
+    server.resume();
+    await eventually(async () => expect(await beat(socket)).toMatchObject({ ok: true }), {
+      intervalMs: 50,
+    });
+    await eventually(async () => (await service.client()).metrics().pendingCalls === 0);
+    expect(await service.fetchRoomSnapshot('r')).toMatchObject([
+      { connId: socket.id, state: { a: 1 } },
+    ]);
+  });
+
   test('while Redis is away: with the first heartbeat after it', async () => {
     await using server = await startRedis();
     redis = await server.client();
@@ -161,8 +206,8 @@ describe('17.6: a socket whose connection was recovered', () => {
   });
 });
 
-test('17.6: a socket that is recovered on another server is not removed by the first', async () => {
-  // What adapters for several servers do: what is needed to recover is where all servers find it.
+/** What adapters for several servers do: what is needed to recover is where all servers find it. */
+function sharedAdapter() {
   const sessions = new Map();
   const packets: unknown[] = [];
   class SharedAdapter extends SessionAwareAdapter {
@@ -171,11 +216,15 @@ test('17.6: a socket that is recovered on another server is not removed by the f
       Object.assign(this, { sessions, packets });
     }
     override persistSession(session: Untyped) {
-      // As with a serializing adapter, and a while before the first server has noticed.
+      // As with an adapter that serializes.
       super.persistSession(structuredClone(session));
     }
   }
-  const options = { connectionStateRecovery: {}, adapter: SharedAdapter as Untyped };
+  return { options: { connectionStateRecovery: {}, adapter: SharedAdapter as Untyped } };
+}
+
+test('17.6: a socket that is recovered on another server is not removed by the first', async () => {
+  const { options } = sharedAdapter();
   const [first, second] = [await socketServer(options), await socketServer(options)];
   const [one, two] = [serviceOn(redis), serviceOn(redis)];
   onTestFinished(registerPresenceHandlers({ io: first.io, logger: {} }, one));
@@ -199,6 +248,35 @@ test('17.6: a socket that is recovered on another server is not removed by the f
   expect(await lateLeave?.()).toBeNull();
   expect(await two.fetchRoomSnapshot('r')).toMatchObject([{ connId: id, state: { a: 1 } }]);
   expect(await beat(socket)).toMatchObject({ ok: true });
+});
+
+test('17.6: a join that comes after that of the recovered socket: its heartbeat brings it back', async () => {
+  const { options } = sharedAdapter();
+  const [first, second] = [await socketServer(options), await socketServer(options)];
+  const [one, two] = [serviceOn(redis), serviceOn(redis)];
+  onTestFinished(registerPresenceHandlers({ io: first.io, logger: {} }, one));
+  onTestFinished(registerPresenceHandlers({ io: second.io, logger: {} }, two));
+  const recovered = deferred();
+  const late = deferred();
+  const joinOne = one.join.bind(one);
+  one.join = async (joining) => {
+    await recovered.promise;
+    const snapshot = await joinOne(joining);
+    late.resolve();
+    return snapshot;
+  };
+  const socket = await connectRecoverable(first);
+  socket.emit('presence:join', { roomId: 'r', userId: 'u', state: { a: 1 } });
+  await eventually(() => first.io.sockets.adapter.rooms.has('r'), { intervalMs: 1 });
+  (socket.io as Untyped).uri = second.url;
+  await breakAndRecover(socket);
+  await eventually(async () => expect(await two.fetchRoomSnapshot('r')).toHaveLength(1));
+  recovered.resolve();
+  await late.promise;
+  // The first server takes away what its own late join has made.
+  await eventually(async () => expect(await two.fetchRoomSnapshot('r')).toEqual([]));
+  expect(await beat(socket)).toMatchObject({ ok: true });
+  expect(await two.fetchRoomSnapshot('r')).toMatchObject([{ state: { a: 1 } }]);
 });
 
 describe('10: shutdown', () => {

@@ -54,8 +54,9 @@ beforeEach(async () => {
 });
 
 describe('17.5: a socket’s joins and leaves', () => {
-  test('wait within queuedPerSocket, and are dropped when it disconnects', async () => {
-    const quotas = { joinsPerSecond: Number.POSITIVE_INFINITY, bytesPerSecond: 1e9 };
+  test('are dropped when it disconnects, however many wait', async () => {
+    const off = Number.POSITIVE_INFINITY;
+    const quotas = { joinsPerSecond: off, bytesPerSecond: off, queuedPerSocket: off };
     const handle = start({ quotas });
     await handle.ready;
     const socket = await sockets.connect();
@@ -266,6 +267,20 @@ describe('3.12: outcomes that are not known', () => {
     expect(await join(socket, 'other')).toMatchObject({ ok: true });
     expect(await redis.smembers('prs:active_rooms')).toEqual(['other']);
     expect([...peer(socket).rooms].sort()).toEqual([socket.id, 'other'].sort());
+  });
+
+  test('a leave that failed, a heartbeat, and a join elsewhere', async () => {
+    const handle = start({ redis: server.url });
+    await handle.ready;
+    const socket = await sockets.connect();
+    await join(socket, 'r');
+    const original = handle.service.leave;
+    handle.service.leave = () => Promise.reject(new Error('lost'));
+    expect(await leave(socket)).toMatchObject({ ok: false });
+    handle.service.leave = original;
+    expect(await beat(socket)).toMatchObject({ ok: true });
+    expect(await join(socket, 'other')).toMatchObject({ ok: true });
+    expect(await redis.smembers('prs:active_rooms')).toEqual(['other']);
   });
 
   test('leave(connId, { epoch }) is fenced', async () => {

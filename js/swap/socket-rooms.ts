@@ -7,7 +7,14 @@ import type { SocketLike } from './sockets.js';
 /** What is used of a Socket.IO namespace; a socket of something else has none. */
 interface NamespaceLike {
   readonly sockets?: { has(id: string): boolean };
-  in?(room: string): { fetchSockets?(): Promise<readonly { readonly id: string }[]> };
+  in?(room: string): { fetchSockets?(): Promise<readonly FoundSocket[]> };
+}
+
+/** A socket of any server. */
+interface FoundSocket {
+  readonly id: string;
+  readonly data?: { readonly presenceRoomId?: unknown };
+  leave?(room: string): void;
 }
 
 /** How many sockets of these handlers are in each room: such a room is known to be nobody's own. */
@@ -31,20 +38,40 @@ export class SocketRooms {
    * room in use does not become one.
    */
   async check(roomId: string): Promise<void> {
-    const { id, nsp } = this.#socket;
+    const { id } = this.#socket;
     if (roomId === id) {
       return;
     }
-    const namespace = (nsp ?? {}) as NamespaceLike;
-    if (namespace.sockets?.has(roomId)) {
+    if (this.#namespace.sockets?.has(roomId)) {
       throw privateRoom();
     }
     if (roomId.length === id.length && !this.#counts.has(roomId)) {
-      const found = await namespace.in?.(roomId).fetchSockets?.();
-      if (found?.some((socket) => socket.id === roomId)) {
+      const found = await this.#socketsIn(roomId);
+      if (found.some((socket) => socket.id === roomId)) {
         throw privateRoom();
       }
     }
+  }
+
+  /**
+   * Throws others out of this socket's private room who have joined presence in it while the socket was
+   * away: then its id was nobody's, and can be known.
+   */
+  async reclaimPrivate(): Promise<void> {
+    const { id } = this.#socket;
+    for (const socket of await this.#socketsIn(id)) {
+      if (socket.id !== id && socket.data?.presenceRoomId === id) {
+        socket.leave?.(id);
+      }
+    }
+  }
+
+  get #namespace(): NamespaceLike {
+    return (this.#socket.nsp ?? {}) as NamespaceLike;
+  }
+
+  async #socketsIn(room: string): Promise<readonly FoundSocket[]> {
+    return (await this.#namespace.in?.(room).fetchSockets?.()) ?? [];
   }
 
   /** Whether Rollcall has put the socket into the room. */

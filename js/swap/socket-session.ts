@@ -60,8 +60,6 @@ export class SocketSession {
   #recovered: Recovery | undefined;
   /** Whether the socket is no more. Then its rooms and its `data` may already be a recovered socket's. */
   #gone = false;
-  /** Whether a recovered socket has taken its place, and its connection with it. */
-  #superseded = false;
   #closing: Promise<void> | undefined;
   /** The user that `identify` gave; asked once, for metadata. */
   #identified: Promise<string | undefined> | undefined;
@@ -100,6 +98,15 @@ export class SocketSession {
       this.#rooms.forgetAll();
       return this.close();
     });
+    if (socket.recovered === true) {
+      this.#rooms.reclaimPrivate().catch((error) => {
+        logError(
+          context.logger,
+          'Others could not be kept out of the private room of a socket',
+          error,
+        );
+      });
+    }
     this.#recovered = takeRecovery(socket);
     if (before !== undefined || this.#recovered !== undefined) {
       this.#turns.run(() => this.#recover(before)).catch(() => {});
@@ -133,9 +140,7 @@ export class SocketSession {
       await this.#presence.joinsEnded();
     }
     try {
-      if (!this.#superseded) {
-        await this.#leaveNow();
-      }
+      await this.#leaveNow();
     } catch (error) {
       logError(this.#context.logger, 'Leaving after a disconnection failed', error);
     }
@@ -155,20 +160,17 @@ export class SocketSession {
     );
   }
 
-  /** @param before whose joins and leaves come first, and which leaves the connection to this one. */
+  /** @param before whose joins and leaves come first: an unknown outcome of theirs has no fence. */
   async #recover(before: SocketSession | undefined): Promise<void> {
-    if (before !== undefined) {
-      before.#superseded = this.#recovered !== undefined;
-      await before.close();
-    }
+    await before?.close();
     if (this.#recovered?.owned) {
       this.#rooms.adopt(this.#recovered.roomId);
     }
-    await this.#rejoin(before !== undefined);
+    await this.#rejoin();
   }
 
   /** Joins where the socket was before it broke. A failure is tried again with the next heartbeat. */
-  async #rejoin(mayBeIn: boolean): Promise<void> {
+  async #rejoin(): Promise<void> {
     const recovered = this.#recovered;
     if (recovered === undefined) {
       return;
@@ -180,12 +182,9 @@ export class SocketSession {
       logError(this.#context.logger, 'A recovered socket could not join again', error);
       if (error instanceof RollcallError && error.code === 'FORBIDDEN') {
         this.#recovered = undefined;
-        if (mayBeIn) {
-          this.#presence.isLeaving();
-          await this.#leaveNow();
-        } else {
-          this.#presence.isNowhere();
-        }
+        // A try before this one may have joined.
+        await this.#leaveNow();
+        this.#presence.isNowhere();
       }
     }
   }
@@ -293,7 +292,7 @@ export class SocketSession {
         throw error;
       }
       // Joining again failed, or something that was on its way from before has taken it away.
-      await this.#turns.run(() => this.#rejoin(true));
+      await this.#turns.run(() => this.#rejoin());
       return await this.#beat(request);
     }
   }
@@ -327,7 +326,9 @@ export class SocketSession {
       const stored = report.result?.epoch ?? (await this.#unreported(changed, epoch));
       this.#recovered = undefined;
       if (generation === presence.generation && presence.isAlive(stored, patchState)) {
-        await this.#rooms.enter(presence.place?.roomId as string);
+        const room = presence.place?.roomId as string;
+        await this.#rooms.check(room);
+        await this.#rooms.enter(room);
       }
       return { ok: true, changed, epoch: stored };
     } catch (error) {
