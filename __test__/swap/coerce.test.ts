@@ -45,6 +45,21 @@ describe('12: epochs', () => {
     }
   });
 
+  test('what is no object is refused, and nothing is set on it', async () => {
+    for (const nothing of [Number.NaN, 5, 'x', null, undefined, [], Symbol('x')]) {
+      for (const call of ['join', 'heartbeat', 'setChannelMetadata', 'getChannelMetadata']) {
+        await expect(service[call](nothing), call).rejects.toMatchObject({
+          code: 'INVALID_ARGUMENT',
+        });
+      }
+      const wrong = [{ data: [nothing] }, { options: nothing ?? Number.NaN }];
+      for (const rest of wrong) {
+        const set = service.setChannelMetadata(change(rest));
+        await expect(set).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+      }
+    }
+  });
+
   test('null for a state or a patch is none', async () => {
     expect(
       await service.join({ roomId: 'r', userId: 'u', connId: 'c', state: null }),
@@ -118,6 +133,20 @@ describe('12: metadata', () => {
     await expect(service.setChannelMetadata(locked)).rejects.toMatchObject({
       message: 'Lock "l" requires an authenticated user',
     });
+  });
+
+  test('what is stored and has no text is read as none', async () => {
+    const odd = '{"toString":5,"valueOf":null}';
+    const items = `{"a":{"value":${odd},"revision":${odd}},"b":{"value":[${odd}],"revision":1}}`;
+    await redis.hset(KEY, { items, totalCount: '2', majorRevision: '1' });
+    expect((await service.getChannelMetadata(CHANNEL)).metadata).toEqual({
+      a: { value: '', revision: 0 },
+      b: { value: '', revision: 1 },
+    });
+    const events: MetadataEvent[] = [];
+    await service.subscribeMetadata((event: MetadataEvent) => void events.push(event));
+    await service.removeChannelMetadata(CHANNEL);
+    await eventually(() => expect(events[0]?.items).toHaveLength(2));
   });
 
   test('what is stored in other forms is read as it was', async () => {

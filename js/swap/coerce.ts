@@ -30,6 +30,11 @@ export function known<T>(from: T, fields: readonly string[]): T {
   }
 }
 
+/** Whether {@link known} has read it: then it is an object of our own. (`NaN` is never what was given.) */
+export function isRead(values: unknown, given: unknown): values is Fields {
+  return typeof values === 'object' && values !== null && values !== given;
+}
+
 /** A number, or what stands for one as in JavaScript's own comparisons. */
 export function numberOf(value: unknown): unknown {
   switch (typeof value) {
@@ -52,8 +57,8 @@ export function epochOf(value: unknown): unknown {
 
 /** A change of metadata, its options and its items. */
 export function changeOf(params: ChannelMetadataParams): ChannelMetadataParams {
-  const change = known(params, CHANGE_FIELDS) as unknown as Fields;
-  if (typeof change !== 'object' || change === null || (change as unknown) === params) {
+  const change: unknown = known(params, CHANGE_FIELDS);
+  if (!isRead(change, params)) {
     return params;
   }
   change.options = optionsOf(change.options);
@@ -67,8 +72,8 @@ export function changeOf(params: ChannelMetadataParams): ChannelMetadataParams {
 }
 
 function optionsOf(given: unknown): unknown {
-  const options = known(given ?? undefined, OPTION_FIELDS) as Fields | undefined;
-  if (typeof options !== 'object' || options === given) {
+  const options: unknown = known(given ?? undefined, OPTION_FIELDS);
+  if (!isRead(options, given)) {
     return options;
   }
   options.majorRevision = numberOf(options.majorRevision);
@@ -80,8 +85,8 @@ function optionsOf(given: unknown): unknown {
 }
 
 function itemOf(given: unknown): MetadataItemInput {
-  const item = known(given, ITEM_FIELDS) as Fields;
-  if (item !== given) {
+  const item = known(given, ITEM_FIELDS);
+  if (isRead(item, given)) {
     if (typeof item.key === 'number') {
       item.key = String(item.key);
     }
@@ -139,11 +144,20 @@ function isItem(item: object): item is MetadataItem {
 }
 
 function readItem({ value, revision, updated, authorUid }: Fields): MetadataItem {
-  const number = Number(revision);
+  const number = orElse(() => Number(revision), 0);
   return {
-    value: value === undefined || value === null ? '' : String(value),
+    value: value === undefined || value === null ? '' : orElse(() => String(value), ''),
     revision: Number.isFinite(number) ? number : 0,
     ...(typeof updated === 'string' ? { updated } : {}),
     ...(typeof authorUid === 'string' ? { authorUid } : {}),
   };
+}
+
+/** An object whose `toString` is no function, as JSON can hold one, has neither a text nor a number. */
+function orElse<T>(read: () => T, otherwise: T): T {
+  try {
+    return read();
+  } catch {
+    return otherwise;
+  }
 }

@@ -33,7 +33,7 @@ import {
   readKnown,
 } from '../validate.js';
 import { type Bridge, bridge, type RoomEmitter, type SocketBridgeOptions } from './bridge.js';
-import { changeOf, epochOf, eventOf, known, recordOf } from './coerce.js';
+import { changeOf, epochOf, eventOf, isRead, known, recordOf } from './coerce.js';
 import {
   type ConnectionWatcher,
   type HeartbeatReport,
@@ -379,7 +379,7 @@ function joinOf<State extends object>(
   options: Omit<JoinOptions<State>, 'snapshot'>,
 ): Omit<JoinOptions<State>, 'snapshot'> {
   const join = known(options, LEGACY_JOIN_FIELDS);
-  if (join !== options) {
+  if (isRead(join, options)) {
     join.state ??= undefined;
   }
   return join;
@@ -389,7 +389,7 @@ function heartbeatOf<State extends object>(
   options: HeartbeatOptions<State>,
 ): HeartbeatOptions<State> {
   const heartbeat = known(options, HEARTBEAT_FIELDS);
-  if (heartbeat === options) {
+  if (!isRead(heartbeat, options)) {
     return options;
   }
   heartbeat.patchState ??= undefined;
