@@ -3,6 +3,7 @@
 import { describe, expect, test } from 'vitest';
 import { everythingIn, keepLog, openClient, rejection } from '../support/clients.js';
 import { startCluster, UNHURRIED_MS } from '../support/cluster.js';
+import { startProxy } from '../support/proxy.js';
 import { startRedis } from '../support/redis.js';
 import { eventually, startClock, within } from '../support/wait.js';
 
@@ -83,8 +84,14 @@ describe('12: Redis is away', () => {
 
   test('what was sent and not answered has outcome "unknown"; reads are sent again', async () => {
     await using server = await startRedis();
-    const client = await openClient({ url: server.url, limits: { commandTimeoutMs: 5000 } });
+    await using proxy = await startProxy(server.port);
+    const client = await openClient({ url: proxy.url, limits: { commandTimeoutMs: 5000 } });
     await client.join(IDS);
+    let sent = '';
+    proxy.watch = (piece) => {
+      sent += piece.toString('latin1');
+      return piece;
+    };
     server.pause();
     const calls = [
       client.join({ ...IDS, connId: 'd' }).catch((error) => error),
@@ -93,7 +100,11 @@ describe('12: Redis is away', () => {
     ];
     const read = client.fetchRoomSnapshot('r');
     // On its way: the kernel has taken it, the server never will.
-    await eventually(() => client.metrics().pendingCalls >= 3);
+    await eventually(() => {
+      for (const part of ['$10\r\nprs:conn:d\r\n', '$4\r\nleft\r\n', '{"a":1}']) {
+        expect(sent).toContain(part);
+      }
+    });
     await server.kill();
     for (const error of await within(Promise.all(calls), 4000, 'the calls')) {
       expect([error.code, error.outcome]).toEqual(['UNAVAILABLE', 'unknown']);
