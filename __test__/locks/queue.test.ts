@@ -140,3 +140,33 @@ test('8.7 a revocation is heard of that came before anybody listened, or while n
   await Promise.all([redis.call('CLIENT', 'KILL', 'TYPE', 'pubsub'), operator.locks.revoke('l')]);
   await within(fired(second.lost), 10_000, 'lost');
 });
+
+test('8.4 a waiter whose call failed asks again, also behind others of its node', async () => {
+  const holder = await openClient(url);
+  const client = await openClient(url);
+  const late = await openClient(url);
+  const lock = await holder.locks.acquire('l', ADA);
+  const order: string[] = [];
+  const wait = async (by: typeof client, ownerId: string) => {
+    const held = await by.locks.acquire('l', { ownerId, waitMs: 20_000 });
+    order.push(ownerId);
+    await held.release();
+  };
+  const all = [wait(client, 'first')];
+  await waiting(1);
+  // The second one is refused, and the connection stays.
+  const before = (await redis.info('errorstats')).match(/errorstat_OOM:count=(\d+)/)?.[1] ?? '0';
+  await redis.config('SET', 'maxmemory', '1');
+  all.push(wait(client, 'second'));
+  await eventually(async () => {
+    const now = (await redis.info('errorstats')).match(/errorstat_OOM:count=(\d+)/)?.[1] ?? '0';
+    expect(Number(now)).toBeGreaterThan(Number(before));
+  });
+  await redis.config('SET', 'maxmemory', '0');
+  await waiting(2);
+  all.push(wait(late, 'third'));
+  await waiting(3);
+  await lock.release();
+  await Promise.all(all);
+  expect(order).toEqual(['first', 'second', 'third']);
+});

@@ -156,7 +156,7 @@ impl Line {
         };
         loop {
             let sent = Instant::now();
-            let pause = match self.store().lock_take(claim, &take).await {
+            let (pause, failed) = match self.store().lock_take(claim, &take).await {
                 Ok(Taken::Granted { token, .. }) => {
                     let until = until(sent, ttl_ms, DRIFT_FACTOR);
                     if until > Instant::now() {
@@ -193,15 +193,15 @@ impl Line {
                     }
                     last.failed = None;
                     last.queued = true;
-                    look_again.unwrap_or(REFRESH).min(REFRESH)
+                    (look_again.unwrap_or(REFRESH).min(REFRESH), false)
                 }
                 Err(error) if may_pass(&error) && limit.queues => {
                     last.failed = Some(error);
-                    PAUSE
+                    (PAUSE, true)
                 }
                 Err(error) => return Err(error),
             };
-            spot.stirred(pause).await;
+            spot.stirred(pause, failed).await;
         }
     }
 
@@ -361,12 +361,13 @@ impl<'a> InLine<'a> {
     }
 
     /// Resolves when the store should be asked again: when told to, or after `pause` for the first of
-    /// this node's waiters, which keeps the place of all.
-    async fn stirred(&self, pause: Duration) {
+    /// this node's waiters, which keeps the place of all, and for one whose call `failed`: it may have no
+    /// place that could be kept.
+    async fn stirred(&self, pause: Duration, failed: bool) {
         if self.spot.lost_place.swap(false, Ordering::Relaxed) {
             return;
         }
-        if self.is_first() {
+        if failed || self.is_first() {
             tokio::select! {
                 () = self.spot.stir.notified() => {}
                 () = sleep(pause) => {}
