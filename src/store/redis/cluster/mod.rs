@@ -43,7 +43,7 @@ const FAST_REDIRECTIONS: usize = 3;
 const SERVES_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long before its deadline a request that was refused is not sent again.
-const LAST_MOMENT: Duration = Duration::from_millis(100);
+const LAST_MOMENT: Duration = Duration::from_millis(250);
 
 /// For how long a server that has not answered in time is left out by work that does not wait for one.
 /// By then pings have found out whether its connection is of any use.
