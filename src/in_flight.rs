@@ -32,8 +32,11 @@ use tokio::{sync::oneshot, time::timeout};
 const MAX_WAIT_TIMEOUTS: u32 = 5;
 /// Sizes of answers that are remembered.
 const MAX_SIZES: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
-/// Answers of unknown size that may be read at once, if each takes its share of the room.
+/// Answers of unknown size that may be read at once before anything has been read.
 const UNKNOWN_AT_ONCE: usize = 64;
+/// A small answer takes one part in so many from what the next unknown one is expected to be; a large one
+/// counts at once. So a client that reads small things soon reads many of them at once.
+const EASE: usize = 8;
 /// The least room that reading takes: what was small may have grown.
 const MIN_EXPECTED_BYTES: usize = 16 * 1024;
 
@@ -54,8 +57,14 @@ pub struct InFlight {
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     /// How large answers were, by a hash of what was read. A collision makes one estimate wrong.
-    sizes: Mutex<LruCache<u64, usize>>,
+    sizes: Mutex<Sizes>,
     hasher: RandomState,
+}
+
+struct Sizes {
+    known: LruCache<u64, usize>,
+    /// What is expected of others.
+    unknown: usize,
 }
 
 struct State {
@@ -110,7 +119,10 @@ impl InFlight {
                 reading: pool(),
                 pieces: pool(),
             }),
-            sizes: Mutex::new(LruCache::new(MAX_SIZES)),
+            sizes: Mutex::new(Sizes {
+                known: LruCache::new(MAX_SIZES),
+                unknown: answers / 2 / UNKNOWN_AT_ONCE,
+            }),
             hasher: RandomState::new(),
         })
     }
@@ -165,9 +177,9 @@ impl InFlight {
             Ok(Ok(room)) => Ok(room),
             Ok(Err(_)) => Err(Error::closed()),
             Err(_) => Err(self.refused(format!(
-                "answers of {} bytes wait for JavaScript, the limit is {} bytes (a quarter of \
-                 limits.maxInFlightBytes, {} bytes), and there was no room for another within {} ms; \
-                 make fewer calls at once, or block the event loop less",
+                "answers of {} bytes are being read or wait for JavaScript, the limit is {} bytes (a quarter \
+                 of limits.maxInFlightBytes, {} bytes), and there was no room for another within {} ms; \
+                 nothing was sent. Make fewer calls at once, or block the event loop less",
                 self.state.lock().reading.held,
                 self.max_bytes / 4,
                 self.max_bytes,
@@ -207,15 +219,17 @@ impl InFlight {
 
     /// How much room reading this is expected to take.
     pub fn expected(&self, what: impl Hash) -> usize {
-        let known = self.sizes.lock().get(&self.hasher.hash_one(what)).copied();
-        known.map_or(self.max_bytes / 4 / UNKNOWN_AT_ONCE, |bytes| {
-            bytes.max(MIN_EXPECTED_BYTES)
-        })
+        let mut sizes = self.sizes.lock();
+        let known = sizes.known.get(&self.hasher.hash_one(what)).copied();
+        known.unwrap_or(sizes.unknown).max(MIN_EXPECTED_BYTES)
     }
 
     /// Remembers how large it was.
     pub fn learn(&self, what: impl Hash, bytes: usize) {
-        self.sizes.lock().put(self.hasher.hash_one(what), bytes);
+        let mut sizes = self.sizes.lock();
+        sizes.known.put(self.hasher.hash_one(what), bytes);
+        let eased = sizes.unknown - sizes.unknown / EASE;
+        sizes.unknown = bytes.max(eased);
     }
 
     /// Calls that are not settled.
@@ -386,6 +400,13 @@ mod tests {
         in_flight.learn("a", 7);
         assert_eq!(in_flight.expected("a"), MIN_EXPECTED_BYTES);
         in_flight.learn("a", 5_000_000);
+        assert_eq!(in_flight.expected("a"), 5_000_000);
+        // What was read last says what to expect of others: large at once, small by and by.
+        assert_eq!(in_flight.expected("b"), 5_000_000);
+        for i in 0..100 {
+            in_flight.learn(i, 100);
+        }
+        assert_eq!(in_flight.expected("b"), MIN_EXPECTED_BYTES);
         assert_eq!(in_flight.expected("a"), 5_000_000);
     }
 }

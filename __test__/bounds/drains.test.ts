@@ -1,5 +1,6 @@
 // A drain of the core that does not arrive (what it carries cannot be read) costs no other call its answer,
 // ends, and leaves nothing behind that nobody knows of.
+import { PresenceClient } from 'rollcall';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { keepLog, openClient, rejection, type Untyped } from '../support/clients.js';
 import { startRedis } from '../support/redis.js';
@@ -93,6 +94,22 @@ describe('a drain that fails', () => {
     await client.leave('c2');
     await eventually(() => expect(heard).toHaveLength(1));
     await unsubscribe();
+  });
+
+  test('a client whose opening cannot be told of is closed', async () => {
+    const server = await startRedis();
+    const admin = await server.client();
+    const connections = async () =>
+      String(await admin.client('LIST'))
+        .trim()
+        .split('\n').length;
+    const before = await connections();
+    const broken = breakTexts((text) => text.startsWith('[['));
+    const target = { url: server.url, logger: {} };
+    const error = await rejection(() => PresenceClient.connect(target));
+    expect(error).toMatchObject(UNDELIVERED);
+    broken.stop();
+    await eventually(async () => expect(await connections()).toBe(before));
   });
 
   test('events that cannot be read are a gap: resync, once, and the next ones come', async () => {

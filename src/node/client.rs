@@ -87,9 +87,18 @@ impl NativeClient {
             let options = Options::parse(&options)?;
             inbox.bound(&options.limits);
             let client = Client::connect(options, inbox).await?;
-            core.set(Arc::new(client))
+            let client = Arc::new(client);
+            core.set(client.clone())
                 .map_err(|_| Error::internal("connected twice"))?;
-            Ok("null".to_owned())
+            let undo: Undo = Box::new(move || {
+                if let Ok(runtime) = runtime() {
+                    runtime.spawn(async move { client.close().await });
+                }
+            });
+            Ok(Reply {
+                value: Value::Text("null".into()),
+                undo: Some(undo),
+            })
         })
     }
 
