@@ -7,7 +7,7 @@ import { openClient, type Untyped } from '../support/clients.js';
 import { createRandom } from '../support/random.js';
 import { type RedisServer, startRedis } from '../support/redis.js';
 import { size } from '../support/size.js';
-import { eventually } from '../support/wait.js';
+import { eventually, startClock } from '../support/wait.js';
 
 type Client = PresenceClient<Untyped>;
 
@@ -306,4 +306,18 @@ test.each([
   ['something else', ['redis://127.0.0.1:1', 5], 'url'],
 ] as const)('8.6 %s is refused', async (_, url, named) => {
   await expect(openClient({ url } as never)).rejects.toEqual(failure('INVALID_ARGUMENT', named));
+});
+
+test('6 a lock server that does not answer delays no pass of the reaper', async () => {
+  const [main, ...others] = servers as [RedisServer, ...RedisServer[]];
+  const client = await openClient({
+    url: main.url,
+    locks: { urls: others.map(({ url }) => url) },
+    limits: { commandTimeoutMs: 5_000 },
+  });
+  await client.reapOnce();
+  others[0]?.pause();
+  const clock = startClock();
+  await client.reapOnce();
+  expect(clock.ms).toBeLessThan(2_500);
 });
