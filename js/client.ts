@@ -78,8 +78,7 @@ export class PresenceClient<State extends object = DefaultState> {
   /** Channel metadata: a small versioned record of items per channel. */
   readonly metadata: Metadata;
 
-  /** @internal */
-  constructor(internal: symbol, logger: Logger) {
+  private constructor(internal: symbol, logger: Logger) {
     if (internal !== INTERNAL) {
       throw invalid('use PresenceClient.connect(…) in place of new PresenceClient(…)');
     }

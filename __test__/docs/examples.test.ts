@@ -78,7 +78,7 @@ function compiled(folder: string, code: string): string {
     skipLibCheck: true,
     outDir: 'out',
     rootDir: '.',
-    paths: { rollcall: [path.join(root, 'dist/index.d.mts')] },
+    paths: { rollcall: [path.join(root, 'index.d.mts')] },
   };
   const files = ['example.mts'];
   writeFileSync(path.join(folder, 'tsconfig.json'), JSON.stringify({ compilerOptions, files }));

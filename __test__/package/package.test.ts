@@ -114,7 +114,8 @@ describe('the package, installed into an empty project without Rust', () => {
     for (const file of [
       'dist/index.js',
       'dist/index.mjs',
-      'dist/index.d.ts',
+      'index.d.ts',
+      'index.d.mts',
       'README.md',
       'LICENSE',
     ]) {
