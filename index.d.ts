@@ -816,51 +816,6 @@ declare class PresenceClient<State extends object = DefaultState> {
     [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** The stable codes of Rollcall's errors. */
-declare const ERROR_CODES: readonly ['INVALID_ARGUMENT', 'CONNECTION_NOT_FOUND', 'STALE_EPOCH', 'METADATA_INVALID', 'METADATA_CONFLICT', 'METADATA_LOCK', 'LOCK_UNAVAILABLE', 'LOCK_LOST', 'OVERLOADED', 'RATE_LIMITED', 'FORBIDDEN', 'ROOM_FULL', 'TIMEOUT', 'UNAVAILABLE', 'PERMISSION', 'UNSUPPORTED', 'CLOSED', 'CORRUPT_DATA', 'INTERNAL'];
-/** A stable error code. */
-type ErrorCode = (typeof ERROR_CODES)[number];
-/** What every rejection of Rollcall is: an `Error` with a stable `code`. */
-declare class RollcallError extends Error {
-    name: string;
-    /** What went wrong, for programs. */
-    readonly code: ErrorCode;
-    /**
-     * `"unknown"` when the request may have been carried out although no answer came back (the
-     * connection broke after it was sent); absent when it was certainly not.
-     */
-    readonly outcome?: 'unknown';
-    /** With `METADATA_CONFLICT`: the record as it is, so that no second read is needed. */
-    readonly current?: ChannelMetadata;
-    constructor(code: ErrorCode, message: string, options?: {
-        cause?: unknown;
-        outcome?: 'unknown';
-        current?: ChannelMetadata;
-    });
-}
-type ErrorOptions = NonNullable<ConstructorParameters<typeof RollcallError>[2]>;
-/** A change of metadata that was refused: `METADATA_CONFLICT`, `METADATA_LOCK` or `METADATA_INVALID`. */
-declare class MetadataError extends RollcallError {
-    name: string;
-    /** The order of the arguments is that of the TypeScript implementation. */
-    constructor(message: string, code?: ErrorCode, options?: ErrorOptions);
-}
-/** `METADATA_CONFLICT`: the record or an item has another revision than was expected. */
-declare class MetadataConflictError extends MetadataError {
-    name: string;
-    constructor(message: string, options?: ErrorOptions);
-}
-/** `METADATA_LOCK`: the lock is not held, or by somebody else. */
-declare class MetadataLockError extends MetadataError {
-    name: string;
-    constructor(message: string, options?: ErrorOptions);
-}
-/** `METADATA_INVALID`: the record or an item does not exist, or nothing was named. */
-declare class MetadataValidationError extends MetadataError {
-    name: string;
-    constructor(message: string, options?: ErrorOptions);
-}
-
 /** What events are emitted by; a Socket.IO server or namespace is one. */
 interface RoomEmitter {
     to(room: string): {
@@ -1068,6 +1023,51 @@ declare class TransactionalMetadataWrapper extends Part<DefaultState> {
     setChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
     updateChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
     removeChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
+}
+
+/** The stable codes of Rollcall's errors. */
+declare const ERROR_CODES: readonly ['INVALID_ARGUMENT', 'CONNECTION_NOT_FOUND', 'STALE_EPOCH', 'METADATA_INVALID', 'METADATA_CONFLICT', 'METADATA_LOCK', 'LOCK_UNAVAILABLE', 'LOCK_LOST', 'OVERLOADED', 'RATE_LIMITED', 'FORBIDDEN', 'ROOM_FULL', 'TIMEOUT', 'UNAVAILABLE', 'PERMISSION', 'UNSUPPORTED', 'CLOSED', 'CORRUPT_DATA', 'INTERNAL'];
+/** A stable error code. */
+type ErrorCode = (typeof ERROR_CODES)[number];
+/** What every rejection of Rollcall is: an `Error` with a stable `code`. */
+declare class RollcallError extends Error {
+    name: string;
+    /** What went wrong, for programs. */
+    readonly code: ErrorCode;
+    /**
+     * `"unknown"` when the request may have been carried out although no answer came back (the
+     * connection broke after it was sent); absent when it was certainly not.
+     */
+    readonly outcome?: 'unknown';
+    /** With `METADATA_CONFLICT`: the record as it is, so that no second read is needed. */
+    readonly current?: ChannelMetadata;
+    constructor(code: ErrorCode, message: string, options?: {
+        cause?: unknown;
+        outcome?: 'unknown';
+        current?: ChannelMetadata;
+    });
+}
+type ErrorOptions = NonNullable<ConstructorParameters<typeof RollcallError>[2]>;
+/** A change of metadata that was refused: `METADATA_CONFLICT`, `METADATA_LOCK` or `METADATA_INVALID`. */
+declare class MetadataError extends RollcallError {
+    name: string;
+    /** The order of the arguments is that of the TypeScript implementation. */
+    constructor(message: string, code?: ErrorCode, options?: ErrorOptions);
+}
+/** `METADATA_CONFLICT`: the record or an item has another revision than was expected. */
+declare class MetadataConflictError extends MetadataError {
+    name: string;
+    constructor(message: string, options?: ErrorOptions);
+}
+/** `METADATA_LOCK`: the lock is not held, or by somebody else. */
+declare class MetadataLockError extends MetadataError {
+    name: string;
+    constructor(message: string, options?: ErrorOptions);
+}
+/** `METADATA_INVALID`: the record or an item does not exist, or nothing was named. */
+declare class MetadataValidationError extends MetadataError {
+    name: string;
+    constructor(message: string, options?: ErrorOptions);
 }
 
 /** Limits for each socket; `Infinity` turns one off. */

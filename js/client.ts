@@ -39,13 +39,13 @@ import {
   checkId,
   checkLogger,
   checkOptions,
+  displayValue,
   isArray,
   optionsText,
   patchTexts,
   readFields,
   readItems,
   refuseUnknown,
-  shown,
   stateText,
   unreadable,
 } from './validate.js';
@@ -282,7 +282,7 @@ export class PresenceClient<State extends object = DefaultState> {
     handler: (event: ClientEvents[Name]) => void | Promise<void>,
   ): () => void {
     if (!EVENTS.includes(name)) {
-      const given = typeof name === 'string' ? JSON.stringify(name) : shown(name);
+      const given = typeof name === 'string' ? JSON.stringify(name) : displayValue(name);
       throw invalid(`there is no event ${given}; there are ${EVENTS.join(', ')}`);
     }
     checkHandler('handler', handler);

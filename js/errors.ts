@@ -140,7 +140,7 @@ export function invalid(message: string, cause?: unknown): RollcallError {
 }
 
 /** The error for a call that the core did not live through. It may have been carried out. */
-export function failedInside(cause: unknown): RollcallError {
+export function internalError(cause: unknown): RollcallError {
   const message = 'Rollcall failed inside; please report this';
   return new RollcallError('INTERNAL', message, { cause, outcome: 'unknown' });
 }

@@ -3,7 +3,7 @@
 // slots in plain arrays, no object of our own for a heartbeat.
 
 import type { NativeClient as Core } from '../binding/binding.js';
-import { errorFrom, failedInside, type NativeErrorData, type RollcallError } from './errors.js';
+import { errorFrom, internalError, type NativeErrorData, type RollcallError } from './errors.js';
 import type { HeartbeatManyResult, HeartbeatResult } from './types.js';
 
 /** Numbers for each heartbeat that crosses, either way. */
@@ -31,8 +31,8 @@ type Reject = (error: Error) => void;
 
 export class Heartbeats {
   readonly #core: Core;
-  readonly #hold: () => void;
-  readonly #release: () => void;
+  readonly #ref: () => void;
+  readonly #unref: () => void;
   // By slot, which is the number that the core knows a heartbeat by. A slot has either the two
   // functions of its own Promise, or its place in the results of many.
   readonly #resolve: (Resolve | undefined)[] = [];
@@ -57,10 +57,10 @@ export class Heartbeats {
   readonly settled = new Float64Array(HEADER + PER_ITEM * SETTLED);
   readonly #flushLater = () => this.flush();
 
-  constructor(core: Core, hold: () => void, release: () => void) {
+  constructor(core: Core, ref: () => void, unref: () => void) {
     this.#core = core;
-    this.#hold = hold;
-    this.#release = release;
+    this.#ref = ref;
+    this.#unref = unref;
   }
 
   one(connId: string, epoch: number, patch: Patch | undefined): Promise<HeartbeatResult> {
@@ -95,7 +95,7 @@ export class Heartbeats {
       this.#core.heartbeats(ids, items);
     } catch (error) {
       for (let at = 2; at < items.length; at += PER_ITEM) {
-        this.#settle(items[at] as number, failedInside(error));
+        this.#settle(items[at] as number, internalError(error));
       }
     }
   }
@@ -113,7 +113,7 @@ export class Heartbeats {
         this.#settle(slot, { changed: outcome === 1, epoch: value });
       } else {
         errors ??= this.#takeErrors();
-        this.#settle(slot, errors[value] ?? failedInside('the error was lost'));
+        this.#settle(slot, errors[value] ?? internalError('the error was lost'));
       }
     }
   }
@@ -136,7 +136,7 @@ export class Heartbeats {
 
   #take(): number {
     if (this.#pending++ === 0) {
-      this.#hold();
+      this.#ref();
     }
     return this.#free.pop() ?? this.#newSlot();
   }
@@ -156,7 +156,7 @@ export class Heartbeats {
       try {
         this.#core.heartbeatPatch(slot, connId, epoch, patch.set, patch.remove);
       } catch (error) {
-        this.#settle(slot, failedInside(error));
+        this.#settle(slot, internalError(error));
       }
       return;
     }
@@ -194,7 +194,7 @@ export class Heartbeats {
     }
     this.#free.push(slot);
     if (--this.#pending === 0) {
-      this.#release();
+      this.#unref();
     }
   }
 }

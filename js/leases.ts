@@ -101,7 +101,7 @@ export class Leases {
     for (const { number, name } of [...this.#leases.values()]) {
       this.lost(
         number,
-        new RollcallError('LOCK_LOST', `lock ${shown(name)}: its client was closed`),
+        new RollcallError('LOCK_LOST', `lock ${displayValue(name)}: its client was closed`),
       );
     }
   }
@@ -127,7 +127,7 @@ export class Leases {
     }
     const known = ends < 0 ? ends : ends + this.#offset();
     if (known <= now) {
-      const message = `lock ${shown(lease.name)} was not renewed in time; acquire it again`;
+      const message = `lock ${displayValue(lease.name)} was not renewed in time; acquire it again`;
       this.lost(lease.number, new RollcallError('LOCK_LOST', message));
     } else {
       lease.ends = known;
@@ -145,6 +145,6 @@ export class Leases {
 }
 
 /** A lock's name for messages. */
-export function shown(name: string): string {
+export function displayValue(name: string): string {
   return JSON.stringify(name.length > 64 ? `${name.slice(0, 64)}…` : name);
 }

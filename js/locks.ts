@@ -2,7 +2,7 @@
 
 import { type Dispatcher, FEEDS } from './dispatcher.js';
 import { RollcallError } from './errors.js';
-import { hasFired, type Lease, type Leases, shown } from './leases.js';
+import { displayValue, hasFired, type Lease, type Leases } from './leases.js';
 import type {
   AcquireOptions,
   Lock,
@@ -143,7 +143,7 @@ export class Locks {
 function aborted(name: string, signal: AbortSignal): RollcallError {
   return new RollcallError(
     'LOCK_UNAVAILABLE',
-    `lock ${shown(name)} is not waited for any more: the caller's signal was aborted`,
+    `lock ${displayValue(name)} is not waited for any more: the caller's signal was aborted`,
     { cause: signal.reason },
   );
 }

@@ -6,7 +6,7 @@
 // `active`, and a timer keeps the process alive; otherwise neither does (spec 11.3).
 
 import { type NativeClient as Core, NativeClient } from '../binding/binding.js';
-import { errorFrom, failedInside, type NativeErrorData, type RollcallError } from './errors.js';
+import { errorFrom, internalError, type NativeErrorData, type RollcallError } from './errors.js';
 import { Heartbeats } from './heartbeats.js';
 import { Leases } from './leases.js';
 
@@ -88,20 +88,20 @@ export class Bridge {
     timers.register(this, this.#keepAlive);
     this.heartbeats = new Heartbeats(
       this.#core,
-      () => this.hold(),
-      () => this.release(),
+      () => this.ref(),
+      () => this.unref(),
     );
   }
 
-  /** Keeps process and bridge alive until `release`. */
-  hold(): void {
+  /** Keeps process and bridge alive until `unref`. */
+  ref(): void {
     if (this.#holds++ === 0) {
       active.add(this);
       this.#keepAlive.ref();
     }
   }
 
-  release(): void {
+  unref(): void {
     if (--this.#holds === 0) {
       active.delete(this);
       this.#keepAlive.unref();
@@ -133,11 +133,11 @@ export class Bridge {
       try {
         method.call(this.#core, number, ...args);
       } catch (error) {
-        reject(failedInside(error));
+        reject(internalError(error));
         return;
       }
       this.#calls.set(number, { take, resolve, reject });
-      this.hold();
+      this.ref();
     });
   }
 
@@ -154,7 +154,7 @@ export class Bridge {
     try {
       return JSON.parse(this.#core.metrics());
     } catch (error) {
-      throw failedInside(error);
+      throw internalError(error);
     }
   }
 
@@ -170,7 +170,7 @@ export class Bridge {
   #failAll(error: RollcallError): void {
     for (const { reject } of this.#calls.values()) {
       reject(error);
-      this.release();
+      this.unref();
     }
     this.#calls.clear();
     this.heartbeats.end(error);
@@ -227,12 +227,12 @@ export class Bridge {
     try {
       const givenUp = this.#core.drainFailed();
       for (const number of givenUp ?? []) {
-        this.#settle(number)?.reject(failedInside(cause));
+        this.#settle(number)?.reject(internalError(cause));
       }
       return givenUp !== null;
     } catch (error) {
       // Who is to be told of what is lost.
-      this.#failAll(failedInside(error));
+      this.#failAll(internalError(error));
       return false;
     }
   }
@@ -242,7 +242,7 @@ export class Bridge {
       try {
         this.#answer(number, value, error);
       } catch (cause) {
-        this.#settle(number)?.reject(failedInside(cause));
+        this.#settle(number)?.reject(internalError(cause));
       }
     }
     if (calls.length > 0 || notices.length > 0) {
@@ -285,7 +285,7 @@ export class Bridge {
     const pending = this.#calls.get(number);
     if (pending !== undefined) {
       this.#calls.delete(number);
-      this.release();
+      this.unref();
     }
     return pending;
   }

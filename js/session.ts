@@ -42,12 +42,12 @@ export class Session {
    * process alive.
    */
   async subscribe(feed: number, name: string, remove: () => void): Promise<Unsubscribe> {
-    this.bridge.hold();
+    this.bridge.ref();
     try {
       await this.call('subscribe', feed, name);
     } catch (error) {
       remove();
-      this.bridge.release();
+      this.bridge.unref();
       throw error;
     }
     let ended: Promise<void> | undefined;
@@ -60,7 +60,7 @@ export class Session {
             await this.call('unsubscribe', feed, name);
           }
         } finally {
-          this.bridge.release();
+          this.bridge.unref();
         }
       })();
       return ended;

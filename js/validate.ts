@@ -5,7 +5,7 @@ import { invalid, RollcallError } from './errors.js';
 import type { Logger, StateCompression } from './types.js';
 
 /** A value as a message may show it: its type, or a short form of it. */
-export function shown(value: unknown): string {
+export function displayValue(value: unknown): string {
   if (value === null) {
     return 'null';
   }
@@ -36,7 +36,7 @@ export function isArray(value: unknown): value is readonly unknown[] {
 
 export function checkOptions(what: string, options: unknown): asserts options is object {
   if (typeof options !== 'object' || options === null || isArray(options)) {
-    throw invalid(`${what} takes an object, got ${shown(options)}`);
+    throw invalid(`${what} takes an object, got ${displayValue(options)}`);
   }
 }
 
@@ -130,7 +130,7 @@ export function readItems(field: string, list: readonly unknown[]): unknown[] {
 
 export function checkId(field: string, id: unknown): asserts id is string {
   if (typeof id !== 'string') {
-    throw invalid(`${field} must be a string, got ${shown(id)}`);
+    throw invalid(`${field} must be a string, got ${displayValue(id)}`);
   }
   if (id.length === 0) {
     throw invalid(`${field} must not be empty`);
@@ -143,7 +143,7 @@ export function checkId(field: string, id: unknown): asserts id is string {
 
 export function checkText(field: string, text: unknown): asserts text is string {
   if (typeof text !== 'string') {
-    throw invalid(`${field} must be a string, got ${shown(text)}`);
+    throw invalid(`${field} must be a string, got ${displayValue(text)}`);
   }
 }
 
@@ -153,14 +153,14 @@ export function checkRevision(field: string, revision: unknown): number | undefi
     return undefined;
   }
   if (!Number.isSafeInteger(revision)) {
-    throw invalid(`${field} must be a whole number, got ${shown(revision)}`);
+    throw invalid(`${field} must be a whole number, got ${displayValue(revision)}`);
   }
   return revision as number;
 }
 
 export function checkWhole(field: string, number: unknown): asserts number is number {
   if (!Number.isSafeInteger(number) || (number as number) < 0) {
-    throw invalid(`${field} must be a whole number from 0 to 2^53-1, got ${shown(number)}`);
+    throw invalid(`${field} must be a whole number from 0 to 2^53-1, got ${displayValue(number)}`);
   }
 }
 
@@ -176,7 +176,7 @@ export function checkEpoch(epoch: unknown): number {
 /** Text that is there. */
 export function checkName(field: string, text: unknown): asserts text is string {
   if (typeof text !== 'string' || text.length === 0) {
-    throw invalid(`${field} must be a string that is not empty, got ${shown(text)}`);
+    throw invalid(`${field} must be a string that is not empty, got ${displayValue(text)}`);
   }
 }
 
@@ -185,28 +185,28 @@ export function checkFlag(field: string, flag: unknown, otherwise: boolean): boo
     return otherwise;
   }
   if (typeof flag !== 'boolean') {
-    throw invalid(`${field} must be true or false, got ${shown(flag)}`);
+    throw invalid(`${field} must be true or false, got ${displayValue(flag)}`);
   }
   return flag;
 }
 
 export function checkHandler(field: string, handler: unknown): asserts handler is () => void {
   if (typeof handler !== 'function') {
-    throw invalid(`${field} must be a function, got ${shown(handler)}`);
+    throw invalid(`${field} must be a function, got ${displayValue(handler)}`);
   }
 }
 
 /** A whole number from 1. */
 export function checkCount(field: string, count: unknown): asserts count is number {
   if (!Number.isSafeInteger(count) || (count as number) < 1) {
-    throw invalid(`${field} must be a whole number from 1, got ${shown(count)}`);
+    throw invalid(`${field} must be a whole number from 1, got ${displayValue(count)}`);
   }
 }
 
 /** How long to wait: a whole number from 0, or for ever. */
 export function checkWait(field: string, wait: unknown): asserts wait is number {
   if (wait !== Number.POSITIVE_INFINITY && (!Number.isSafeInteger(wait) || (wait as number) < 0)) {
-    throw invalid(`${field} must be a whole number from 0, or Infinity, got ${shown(wait)}`);
+    throw invalid(`${field} must be a whole number from 0, or Infinity, got ${displayValue(wait)}`);
   }
 }
 
@@ -215,7 +215,7 @@ export function checkSignal(
   signal: unknown,
 ): asserts signal is AbortSignal | undefined {
   if (signal !== undefined && !isSignal(signal)) {
-    throw invalid(`${field} must be an AbortSignal, got ${shown(signal)}`);
+    throw invalid(`${field} must be an AbortSignal, got ${displayValue(signal)}`);
   }
 }
 
@@ -230,7 +230,7 @@ function isSignal(value: unknown): value is AbortSignal {
 
 export function checkObject(field: string, value: unknown): asserts value is object {
   if (typeof value !== 'object' || value === null || isArray(value)) {
-    throw invalid(`${field} must be a JSON object, got ${shown(value)}`);
+    throw invalid(`${field} must be a JSON object, got ${displayValue(value)}`);
   }
 }
 
@@ -417,34 +417,36 @@ function checkKinds(
     }
     if (kind === 'text') {
       if (!isText(value)) {
-        throw invalid(`${field} must be a string, got ${shown(value)}`);
+        throw invalid(`${field} must be a string, got ${displayValue(value)}`);
       }
     } else if (kind === 'texts') {
       if (!isTexts(value)) {
-        throw invalid(`${field} must be an array of strings, got ${shown(value)}`);
+        throw invalid(`${field} must be an array of strings, got ${displayValue(value)}`);
       }
     } else if (kind === 'text or texts') {
       if (!isText(value) && !isTexts(value)) {
-        throw invalid(`${field} must be a string or an array of strings, got ${shown(value)}`);
+        throw invalid(
+          `${field} must be a string or an array of strings, got ${displayValue(value)}`,
+        );
       }
     } else if (kind === 'number') {
       if (typeof value !== 'number' || !Number.isFinite(value)) {
-        throw invalid(`${field} must be a number, got ${shown(value)}`);
+        throw invalid(`${field} must be a number, got ${displayValue(value)}`);
       }
     } else if (kind === 'count') {
       if (!Number.isSafeInteger(value) || value < 0) {
-        throw invalid(`${field} must be a whole number from 0, got ${shown(value)}`);
+        throw invalid(`${field} must be a whole number from 0, got ${displayValue(value)}`);
       }
     } else if (kind === 'flag') {
       checkFlag(field, value, true);
     } else if (kind === 'lots of bytes') {
       if (!Array.isArray(value) || !value.every((one) => one instanceof Uint8Array)) {
-        throw invalid(`${field} must be an array of Uint8Arrays, got ${shown(value)}`);
+        throw invalid(`${field} must be an array of Uint8Arrays, got ${displayValue(value)}`);
       }
     } else if (isTexts(kind)) {
       if (!isText(value) || !kind.includes(value)) {
         const names = kind.map((name) => JSON.stringify(name)).join(' or ');
-        throw invalid(`${field} must be ${names}, got ${shown(value)}`);
+        throw invalid(`${field} must be ${names}, got ${displayValue(value)}`);
       }
     } else {
       checkOptions(field, value);
@@ -455,14 +457,14 @@ function checkKinds(
 
 export function checkLogger(logger: unknown): asserts logger is Logger {
   if (typeof logger !== 'object' || logger === null) {
-    throw invalid(`logger must be an object, got ${shown(logger)}`);
+    throw invalid(`logger must be an object, got ${displayValue(logger)}`);
   }
   const levels = ['debug', 'info', 'warn', 'error'] as const;
   const methods = readKnown(logger, levels);
   for (const level of levels) {
     const method = methods[level];
     if (method !== undefined && typeof method !== 'function') {
-      throw invalid(`logger.${level} must be a function, got ${shown(method)}`);
+      throw invalid(`logger.${level} must be a function, got ${displayValue(method)}`);
     }
   }
 }

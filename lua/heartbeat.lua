@@ -101,7 +101,7 @@ end
 -- A server that is out of memory refuses a script's HSET as long as it has written nothing. A patch
 -- is to be refused then, so its HSET comes first; a mere heartbeat is not, so PEXPIRE does.
 if after ~= '' then
-  may_tell(KEYS[4], KEYS[6])
+  check_publish_acl(KEYS[4], KEYS[6])
   if separate then
     redis.call('SET', KEYS[5], stored)
     redis.call('HSET', KEYS[1], 'last_seen_ms', seen)

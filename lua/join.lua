@@ -47,7 +47,7 @@ local EARLY = 3
 local BEHIND = 4
 
 -- An epoch that is further ahead of the clock was given by a caller; waiting is no help.
-local MOST_WAIT = 5
+local MAX_WAIT = 5
 
 local conn, user, room = ARGV[1], ARGV[2], ARGV[3]
 local conn_json, user_json, room_json = ARGV[4], ARGV[5], ARGV[6]
@@ -113,10 +113,10 @@ if layout ~= 'v1' then
   if epoch > least then
     return { BEHIND, integer(epoch - 1) }
   end
-elseif epoch > now and epoch - now <= MOST_WAIT then
+elseif epoch > now and epoch - now <= MAX_WAIT then
   return { EARLY, epoch - now }
 end
-may_tell(KEYS[6], KEYS[10])
+check_publish_acl(KEYS[6], KEYS[10])
 if ghost then
   leave_place(ghost, ghost_epoch, 'timeout')
 end

@@ -34,7 +34,7 @@ local EARLY = 3
 local NEWER = 4
 
 -- An epoch that is further ahead of the clock was given by a caller; waiting is no help.
-local MOST_WAIT = 5
+local MAX_WAIT = 5
 
 local conn, user, room = ARGV[1], ARGV[2], ARGV[3]
 local found = redis.call('HMGET', KEYS[1], 'room_id', 'user_id', 'epoch')
@@ -50,10 +50,10 @@ if ARGV[8] ~= '' and fenced >= tonumber(ARGV[8]) then
   return { NEWER, integer(epoch) }
 end
 local wait = epoch - now + 1
-if ARGV[7] == 'left' and wait > 0 and wait <= MOST_WAIT then
+if ARGV[7] == 'left' and wait > 0 and wait <= MAX_WAIT then
   return { EARLY, wait }
 end
-may_tell(KEYS[6], KEYS[10])
+check_publish_acl(KEYS[6], KEYS[10])
 redis.call('DEL', KEYS[1], KEYS[11])
 leave_room({
   conns = KEYS[2], members = KEYS[3], last_seen = KEYS[4], conn_meta = KEYS[5],

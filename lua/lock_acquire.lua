@@ -72,7 +72,7 @@ if not held_by then
     end
     leave_queue(waiter)
     local granted = grant(token)
-    tell('acquired', name_json, owner_json, token)
+    emit('acquired', name_json, owner_json, token)
     return granted
   elseif first == false then
     again = 0

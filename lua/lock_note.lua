@@ -14,7 +14,7 @@
 -- @include now
 -- @include integer
 -- How much longer than its last entry the index stays, where nobody is left to look at it (ms).
-local MOST_LEFT_ALONE = 60000
+local MAX_LEFT_ALONE = 60000
 
 local taking, longest = ARGV[1] == '1', 0
 for i = 2, #ARGV, 2 do
@@ -31,7 +31,7 @@ for i = 2, #ARGV, 2 do
     redis.call('ZREM', KEYS[1], name)
   end
 end
-if redis.call('PTTL', KEYS[1]) < longest + MOST_LEFT_ALONE / 2 then
-  redis.call('PEXPIRE', KEYS[1], longest + MOST_LEFT_ALONE)
+if redis.call('PTTL', KEYS[1]) < longest + MAX_LEFT_ALONE / 2 then
+  redis.call('PEXPIRE', KEYS[1], longest + MAX_LEFT_ALONE)
 end
 return {}

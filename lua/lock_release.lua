@@ -25,7 +25,7 @@ if record and record[BY] == by then
   if not unreadable and tonumber(ARGV[6]) > (tonumber(stored or '') or 0) then
     redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7])
   end
-  tell('released', name_json, record[OWNER_JSON], record[TOKEN])
+  emit('released', name_json, record[OWNER_JSON], record[TOKEN])
   wake_next()
   return { RELEASED }
 end

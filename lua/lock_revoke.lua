@@ -28,11 +28,11 @@ local token = record and record[TOKEN] or ''
 if record then
   redis.call('DEL', KEYS[1], KEYS[3])
   forgotten(name)
-  tell('revoked', name_json, record[OWNER_JSON], token)
-  tell_holder(record)
+  emit('revoked', name_json, record[OWNER_JSON], token)
+  notify_holder(record)
 elseif ARGV[3] ~= '' and ARGV[4] == held_by then
   redis.call('DEL', KEYS[1])
-  tell('revoked', name_json, ARGV[3], 'null')
+  emit('revoked', name_json, ARGV[3], 'null')
 else
   return { FOREIGN, held_by }
 end

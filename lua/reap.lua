@@ -22,7 +22,7 @@
 -- next pass; one that no index of the room knows has been removed, and announced, by somebody
 -- else. So there is one `leave` for each (connId, epoch), however many reapers run.
 -- @include candidate
--- @include goes_on
+-- @include allow_write_on_oom
 local candidates = (#KEYS - 7) / 4
 local removed, lag, mended, rescored = 0, 0, 0, 0
 -- Candidates that stay, and were last heard of longer ago than our ttl.
@@ -30,8 +30,8 @@ local old = 0
 -- When the room comes due again is ttl after this.
 local limit = now - ttl
 local oldest = math.huge
-may_tell(KEYS[5], KEYS[7])
-goes_on(KEYS[7])
+check_publish_acl(KEYS[5], KEYS[7])
+allow_write_on_oom(KEYS[7])
 
 for i = 0, candidates - 1 do
   local c = candidate(i, 4)

@@ -23,12 +23,12 @@
 -- same; what was read as dead is only removed while its hash is still not there and its conn_meta
 -- is still what was read.
 -- @include candidate
--- @include goes_on
+-- @include allow_write_on_oom
 local members, lives = tonumber(ARGV[4]), ARGV[5]
 local conns = #lives
 local repairs, removed = 0, 0
-may_tell(KEYS[5], KEYS[7])
-goes_on(KEYS[7])
+check_publish_acl(KEYS[5], KEYS[7])
+allow_write_on_oom(KEYS[7])
 
 -- add: adds a member to a set that is not the room's own; one of another type is left as it is.
 local function add(key, member)

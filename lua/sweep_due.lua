@@ -16,7 +16,7 @@
 -- finds the rest. An entry is only a hint of when to look; what dies is decided by looking at it
 -- again (reap.lua).
 -- @include now
--- @include goes_on
+-- @include allow_write_on_oom
 -- @include size
 -- @include forget_room
 local TAKEN = 0
@@ -42,7 +42,7 @@ for shard = 2, #KEYS do
       answer[3] = before
     end
     mine = true
-    goes_on(KEYS[1])
+    allow_write_on_oom(KEYS[1])
     call('ZADD', KEYS[shard], mark_at(now), PASS_MEMBER)
   elseif indexed > 0 then
     -- It may have been the first before.

@@ -17,7 +17,7 @@
 -- as it is: the room comes due again when it was taken for long enough. A join that comes after this step
 -- lowers the entry again (ZADD LT).
 -- @include now
--- @include goes_on
+-- @include allow_write_on_oom
 -- Numbers as text: Lua's conversion of each argument would cost a tenth of the look.
 local call, sub = redis.call, string.sub
 local limit = now - tonumber(ARGV[1])
@@ -35,7 +35,7 @@ local function is_due(entry)
   return not at or at <= limit or at > latest
 end
 
-goes_on(KEYS[1])
+allow_write_on_oom(KEYS[1])
 local open = {}
 local key = shards
 

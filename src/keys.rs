@@ -7,7 +7,7 @@
 //!
 //! On the layout `slotted` (docs/cluster.md) everything of a room has the room's hash tag; scripts
 //! get the same keys in the same places, and in place of keys that would lie in another slot the
-//! room's own `unsettled`.
+//! room's own `outbox`.
 
 mod slots;
 #[cfg(test)]
@@ -182,11 +182,11 @@ impl Keys {
             events: self.room_events(room),
             active: match self.layout {
                 Layout::V1 => self.active_rooms(),
-                Layout::Slotted => self.unsettled(room),
+                Layout::Slotted => self.outbox(room),
             },
             due: match (self.layout, self.sharded) {
                 (Layout::V1, _) => self.due_of(room),
-                (Layout::Slotted, false) => self.unsettled(room),
+                (Layout::Slotted, false) => self.outbox(room),
                 (Layout::Slotted, true) => {
                     self.slot_events(slot_of(self.room_events(room).as_bytes()))
                 }
@@ -221,12 +221,12 @@ impl Keys {
     pub fn user_rooms(&self, room: &str, user: &str) -> String {
         match self.layout {
             Layout::V1 => self.join(&["user:", user, ":rooms"]),
-            Layout::Slotted => self.unsettled(room),
+            Layout::Slotted => self.outbox(room),
         }
     }
 
     /// `slotted`: joins and leaves of a room whose other indices may lag.
-    pub fn unsettled(&self, room: &str) -> String {
+    pub fn outbox(&self, room: &str) -> String {
         self.in_room(room, &["unsettled"])
     }
 

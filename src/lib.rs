@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod expiry;
+pub mod failpoints;
 pub mod heartbeat;
 pub mod in_flight;
 pub mod keys;
@@ -17,7 +18,6 @@ pub mod options;
 pub mod pause;
 pub mod presence;
 pub mod store;
-pub mod switches;
 
 #[cfg(feature = "node")]
 mod node;

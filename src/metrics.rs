@@ -220,15 +220,15 @@ impl Latency {
     fn summary(&self, unit: f64) -> Summary {
         let histogram = self.0.lock();
         // The lower end of a bucket: a size beyond its bound must not seem to have been.
-        let shown = |value| histogram.lowest_equivalent(value) as f64 / unit;
-        let at = |quantile| shown(histogram.value_at_quantile(quantile));
+        let display = |value| histogram.lowest_equivalent(value) as f64 / unit;
+        let at = |quantile| display(histogram.value_at_quantile(quantile));
         Summary {
             count: histogram.len(),
             mean: histogram.mean() / unit,
             p50: at(0.5),
             p90: at(0.9),
             p99: at(0.99),
-            max: shown(histogram.max()),
+            max: display(histogram.max()),
         }
     }
 }

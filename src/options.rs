@@ -94,7 +94,7 @@ impl Default for Options {
 }
 
 /// Ten years: what Redis takes as a TTL without overflow, and nobody needs more.
-const MOST_MS: u64 = 10 * 365 * 24 * 3600 * 1000;
+const MAX_MS: u64 = 10 * 365 * 24 * 3600 * 1000;
 
 impl Options {
     pub fn parse(json: &str) -> Result<Options> {
@@ -114,9 +114,9 @@ impl Options {
 
     fn check(&self) -> Result<()> {
         for (field, value, least, most) in [
-            ("ttlMs", self.ttl_ms, 1, MOST_MS),
-            ("sweepIntervalMs", self.sweep_interval_ms, 2, MOST_MS),
-            ("fallbackSweepMs", self.fallback_sweep_ms, 1, MOST_MS),
+            ("ttlMs", self.ttl_ms, 1, MAX_MS),
+            ("sweepIntervalMs", self.sweep_interval_ms, 2, MAX_MS),
+            ("fallbackSweepMs", self.fallback_sweep_ms, 1, MAX_MS),
             ("shardCount", u64::from(self.shard_count), 1, 1024),
             ("batchWindowMs", self.batch_window_ms, 0, 60_000),
         ] {

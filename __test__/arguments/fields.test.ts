@@ -1,8 +1,8 @@
 // Unknown fields of what methods take are refused like unknown options of `connect`: what is dropped
 // in silence is something that the caller believes in. Callers of the legacy interface are let be.
 import { describe, expect, test } from 'vitest';
+import { serviceOn } from '../compat/swap.js';
 import { openClient, rejection, type Untyped } from '../support/clients.js';
-import { serviceOn } from '../swap/swap.js';
 
 const JOIN = { roomId: 'r', userId: 'u', connId: 'c' };
 const CHANNEL = { channelType: 't', channelName: 'n' };

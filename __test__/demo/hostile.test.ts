@@ -3,12 +3,12 @@
 import { connect } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
+import { disturbance, fuzz, OUR_EVENTS } from '../compat/fuzz.js';
+import { twoSeeEachOther } from '../compat/good-clients.js';
 import { createRandom } from '../support/random.js';
 import { startRedis } from '../support/redis.js';
 import { size } from '../support/size.js';
 import { eventually, within } from '../support/wait.js';
-import { disturbance, fuzz, OUR_EVENTS } from '../swap/fuzz.js';
-import { twoSeeEachOther } from '../swap/good-clients.js';
 import { type Demo, startDemo } from './demo.js';
 
 const STEPS = size(1000, 10_000);

@@ -8,13 +8,13 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { packageBin } from '../../scripts/lib/paths.mjs';
+import { disturbance, fuzz, OUR_EVENTS } from '../compat/fuzz.js';
+import { twoSeeEachOther } from '../compat/good-clients.js';
 import { removeWithProcess } from '../support/process.js';
 import { createRandom } from '../support/random.js';
 import { freePort, sharedDb, startRedis } from '../support/redis.js';
 import { size } from '../support/size.js';
 import { eventually } from '../support/wait.js';
-import { disturbance, fuzz, OUR_EVENTS } from '../swap/fuzz.js';
-import { twoSeeEachOther } from '../swap/good-clients.js';
 
 const STEPS = size(600, 10_000);
 const root = path.resolve(import.meta.dirname, '../..');

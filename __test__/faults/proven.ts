@@ -4,7 +4,7 @@ import { createRequire } from 'node:module';
 import path from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
 
-/** The names of `src/switches.rs`. */
+/** The names of `src/failpoints.rs`. */
 export type Defence =
   | 'pings'
   | 'deadlines'

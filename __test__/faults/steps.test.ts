@@ -15,7 +15,7 @@ const AGREED_MS = FALLBACK_MS + 2_000;
 
 interface Case {
   operation: 'join' | 'move' | 'leave' | 'empty' | 'reap' | 'check';
-  /** The steps of `src/switches/steps.rs`. */
+  /** The steps of `src/failpoints/steps.rs`. */
   step: string;
   /** How many calls go out together in that step; the process ends after each part of them. */
   calls?: number;

@@ -4,6 +4,7 @@ import { gzipSync } from 'node:zlib';
 import type { Redis } from 'ioredis';
 import { initPresence } from 'rollcall';
 import { describe, expect, onTestFinished, test } from 'vitest';
+import { ioredis, serviceOn, socketServer } from '../compat/swap.js';
 import {
   type AnyState,
   byConn,
@@ -13,7 +14,6 @@ import {
   useIoredis,
   useStore,
 } from '../conformance/stores.js';
-import { ioredis, serviceOn, socketServer } from '../swap/swap.js';
 
 const IDS = { roomId: 'r', userId: 'u', connId: 'c' };
 

@@ -5,8 +5,8 @@
 -- events are published in their slot; the key in place of the due index is the slot's channel.
 local layout = ARGV[#ARGV]
 
--- may_tell: fails before anything is written unless the user may publish what `publish` is to.
-local function may_tell(room_channel, slot_channel)
+-- check_publish_acl: fails before anything is written unless the user may publish what `publish` is to.
+local function check_publish_acl(room_channel, slot_channel)
   if layout == 'sharded' then
     may_publish(room_channel, 'SPUBLISH')
     may_publish(slot_channel, 'SPUBLISH')

@@ -1,9 +1,9 @@
 -- @include layout
 -- @include forget_room
 -- Users with more connections than this are taken to be in a room with any of them.
-local MOST_LOOKED_AT = 256
+local MAX_LOOKED_AT = 256
 -- Of a user's connections, how many are looked at before all that are in the room are asked for.
-local MOST_SAMPLED = 8
+local MAX_SAMPLED = 8
 
 -- user_is_in: whether a connection of the user is in the room, as that user's. Costs at most the
 -- smaller of the two sets, and usually stops at the first hit; the size of the room is no factor.
@@ -20,9 +20,9 @@ local function user_is_in(room_conns, conn_meta, user_conns, user_json)
     -- Of another type: repair adds the user again if another connection is there.
     return false
   end
-  if size > MOST_SAMPLED then
+  if size > MAX_SAMPLED then
     -- Where many are in the room, a few tell; what would cost is to get all of them for each leave.
-    local some = redis.call('SRANDMEMBER', user_conns, MOST_SAMPLED)
+    local some = redis.call('SRANDMEMBER', user_conns, MAX_SAMPLED)
     for i = 1, #some do
       local meta = redis.call('HGET', conn_meta, some[i])
       if meta and string.find(meta, '"userId":' .. user_json, 1, true)
@@ -31,7 +31,7 @@ local function user_is_in(room_conns, conn_meta, user_conns, user_json)
       end
     end
   end
-  if size > MOST_LOOKED_AT and type(count) == 'number' then
+  if size > MAX_LOOKED_AT and type(count) == 'number' then
     return true
   end
   local conns = redis.call('SINTER', user_conns, room_conns)

@@ -13,7 +13,7 @@
 may_publish(KEYS[7])
 
 -- Waiters of nodes that are gone which one call takes out.
-local MOST_DEAD = 64
+local MAX_DEAD = 64
 
 -- How long a node counts as living after it was heard of (ms), as src/lock/line.rs sends it. A score that
 -- lies further in the future was written before the clock was set back.
@@ -52,8 +52,8 @@ end
 
 local BY, OWNER, OWNER_JSON, TOKEN, ENDS, WAKE, NUMBER, TTL = 1, 2, 3, 4, 5, 6, 7, 8
 
--- tell: publishes an event of the lock. An empty owner_json: nobody is to be told.
-local function tell(kind, name_json, owner_json, token)
+-- emit: publishes an event of the lock. An empty owner_json: nobody is to be told.
+local function emit(kind, name_json, owner_json, token)
   if owner_json ~= '' then
     redis.call('PUBLISH', KEYS[7], '{"type":"' .. kind .. '","name":' .. name_json
       .. ',"ownerId":' .. owner_json .. ',"fencingToken":' .. token
@@ -61,8 +61,8 @@ local function tell(kind, name_json, owner_json, token)
   end
 end
 
--- tell_holder: has the node of a holder know at once that its lock is gone.
-local function tell_holder(record)
+-- notify_holder: has the node of a holder know at once that its lock is gone.
+local function notify_holder(record)
   if record[WAKE] ~= '' then
     redis.call('PUBLISH', record[WAKE], 'lost ' .. record[NUMBER])
   end
@@ -101,15 +101,15 @@ local function look(name, name_json)
   end
   redis.call('DEL', KEYS[3])
   forgotten(name)
-  tell(now < ends and 'revoked' or 'expired', name_json, record[OWNER_JSON], record[TOKEN])
-  tell_holder(record)
+  emit(now < ends and 'revoked' or 'expired', name_json, record[OWNER_JSON], record[TOKEN])
+  notify_holder(record)
   return nil, owner, unreadable
 end
 
 -- first_waiter: who is to have the lock next, its wake channel and number; nil if nobody waits,
 -- false if there are more dead before it than one call takes out. `mine` is alive: it asks.
 local function first_waiter(mine)
-  for _ = 1, MOST_DEAD do
+  for _ = 1, MAX_DEAD do
     local waiter = redis.call('ZRANGE', KEYS[4], 0, 0)[1]
     if not waiter then
       return nil

@@ -7,9 +7,9 @@ mod sink;
 
 use crate::{
     expiry::{self, Expiry, Reaper},
-    heartbeat::{self, Engine, Request, Settle},
+    heartbeat::{self, Engine, Request, ResultSink},
     in_flight::{InFlight, Room},
-    lock::{self, Board, Locks},
+    lock::{self, Locks, WakeupRegistry},
     metadata::Metadata,
     metrics::{Gauges, Metrics, MetricsValues, count},
     model::{
@@ -42,15 +42,15 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 /// What leaves the core. Methods must not block; they are called from the core's threads.
-pub trait Outlet: EventSink + Settle + lock::Told {}
-impl<T: EventSink + Settle + lock::Told> Outlet for T {}
+pub trait ClientCallbacks: EventSink + ResultSink + lock::LockLostListener {}
+impl<T: EventSink + ResultSink + lock::LockLostListener> ClientCallbacks for T {}
 
 pub struct Client {
     store: Arc<dyn Store>,
     directory: Arc<Directory>,
     own_joins: Arc<OwnJoins>,
     engine: Arc<Engine>,
-    settle: Arc<dyn Settle>,
+    settle: Arc<dyn ResultSink>,
     reaper: Arc<Reaper>,
     metadata: Arc<Metadata>,
     locks: Arc<Locks>,
@@ -74,28 +74,28 @@ pub struct Client {
 
 impl Client {
     /// Connects. Needs a tokio runtime around it, for this call and as long as the client lives.
-    pub async fn connect(options: Options, outlet: Arc<dyn Outlet>) -> Result<Client> {
+    pub async fn connect(options: Options, callbacks: Arc<dyn ClientCallbacks>) -> Result<Client> {
         let metrics = Arc::new(Metrics::default());
         let due = Arc::new(Notify::new());
-        let board = Arc::new(Board::default());
+        let wakeups = Arc::new(WakeupRegistry::default());
         let sink: Arc<dyn EventSink> = Arc::new(CountingSink {
-            outlet: outlet.clone(),
+            callbacks: callbacks.clone(),
             metrics: metrics.clone(),
             due: due.clone(),
-            board: board.clone(),
+            wakeups: wakeups.clone(),
         });
         let store = open::store(&options, sink.clone()).await?;
         let directory = Arc::new(Directory::default());
         let own_joins = Arc::new(OwnJoins::default());
         let limits = options.limits.clone();
-        let by_room = store.beats_by_room();
+        let by_room = store.refreshes_by_room();
         let max_batch = limits.max_batch_size * if by_room { heartbeat::BY_ROOM } else { 1 };
         let engine = Engine::new(
             store.clone(),
             directory.clone(),
             own_joins.clone(),
             metrics.clone(),
-            outlet.clone(),
+            callbacks.clone(),
             heartbeat::Settings {
                 ttl_ms: options.ttl_ms,
                 window: Duration::from_millis(options.batch_window_ms),
@@ -111,9 +111,9 @@ impl Client {
             },
         );
         let locks = Locks::new(
-            open::keeper(&options, &store, &board, &sink).await?,
-            &board,
-            outlet.clone(),
+            open::backend(&options, &store, &wakeups, &sink).await?,
+            &wakeups,
+            callbacks.clone(),
             metrics.clone(),
             limits.clone(),
             Duration::from_millis(options.sweep_interval_ms),
@@ -156,7 +156,7 @@ impl Client {
             directory,
             own_joins,
             engine,
-            settle: outlet,
+            settle: callbacks,
             reaper,
             locks,
             metadata: Arc::new(metadata),

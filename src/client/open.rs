@@ -2,7 +2,7 @@
 
 use crate::{
     keys::{Keys, Layout},
-    lock::{Board, Keeper, Line, Quorum},
+    lock::{LockBackend, QueuedLock, Quorum, WakeupRegistry},
     model::{
         codec::Codecs,
         error::{Error, Result},
@@ -102,14 +102,14 @@ fn keys(options: &Options) -> Result<Keys> {
 }
 
 /// Where locks are: in the client's store, or on a majority of several servers.
-pub(super) async fn keeper(
+pub(super) async fn backend(
     options: &Options,
     store: &Arc<dyn Store>,
-    board: &Arc<Board>,
+    wakeups: &Arc<WakeupRegistry>,
     sink: &Arc<dyn EventSink>,
-) -> Result<Arc<dyn Keeper>> {
+) -> Result<Arc<dyn LockBackend>> {
     if options.locks.urls.is_empty() {
-        return Ok(Arc::new(Line::new(store.clone(), board.clone())));
+        return Ok(Arc::new(QueuedLock::new(store.clone(), wakeups.clone())));
     }
     let keys = keys(options)?;
     let stores = options.locks.urls.iter().enumerate().map(|(at, url)| {

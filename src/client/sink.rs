@@ -1,8 +1,8 @@
 //! What a client's store tells, counted, and passed on to whom it is for.
 
-use super::Outlet;
+use super::ClientCallbacks;
 use crate::{
-    lock::Board,
+    lock::WakeupRegistry,
     metrics::{Metrics, count},
     store::{ConnectionState, EventSink, Feed, LogLevel, lock::LockCall},
 };
@@ -11,11 +11,11 @@ use tokio::sync::Notify;
 
 /// Counts what passes.
 pub(super) struct CountingSink {
-    pub outlet: Arc<dyn Outlet>,
+    pub callbacks: Arc<dyn ClientCallbacks>,
     pub metrics: Arc<Metrics>,
     /// Wakes the reaper.
     pub due: Arc<Notify>,
-    pub board: Arc<Board>,
+    pub wakeups: Arc<WakeupRegistry>,
 }
 
 impl EventSink for CountingSink {
@@ -25,7 +25,7 @@ impl EventSink for CountingSink {
             _ => &self.metrics.counters.events,
         };
         count(counter, 1);
-        let dropped = self.outlet.event(feed, payload);
+        let dropped = self.callbacks.event(feed, payload);
         if dropped > 0 {
             count(&self.metrics.counters.events_dropped, dropped);
             count(&self.metrics.counters.resyncs, 1);
@@ -37,7 +37,7 @@ impl EventSink for CountingSink {
         count(&self.metrics.counters.resyncs, 1);
         // Notifications may be among what was missed.
         self.due.notify_one();
-        self.outlet.gap();
+        self.callbacks.gap();
     }
 
     fn expired(&self) {
@@ -46,7 +46,7 @@ impl EventSink for CountingSink {
     }
 
     fn lock_call(&self, call: LockCall) {
-        self.board.call(call);
+        self.wakeups.call(call);
     }
 
     fn unreadable_state(&self) {
@@ -55,17 +55,17 @@ impl EventSink for CountingSink {
 
     fn malformed(&self) {
         count(&self.metrics.counters.events_malformed, 1);
-        self.outlet.malformed();
+        self.callbacks.malformed();
     }
 
     fn state(&self, state: ConnectionState, detail: &str) {
         if state == ConnectionState::Disconnected {
             count(&self.metrics.counters.disconnects, 1);
         }
-        self.outlet.state(state, detail);
+        self.callbacks.state(state, detail);
     }
 
     fn log(&self, level: LogLevel, message: &str) {
-        self.outlet.log(level, message);
+        self.callbacks.log(level, message);
     }
 }

@@ -2,6 +2,7 @@
 //! `sweepIntervalMs` of the connection's TTL. `docs/expiry.md` has the whole story.
 
 use crate::{
+    failpoints::{Failpoint, off},
     lock::Locks,
     metrics::{Metrics, count},
     model::{
@@ -9,7 +10,6 @@ use crate::{
         presence::Sweep,
     },
     store::{EventSink, LogLevel, Store, SweepSettings, Watch},
-    switches::{Defence, off},
 };
 use serde::Deserialize;
 use std::{
@@ -112,7 +112,7 @@ impl Reaper {
     /// next pass.
     pub async fn pass(self: &Arc<Self>) -> Result<Sweep> {
         let look = self.look(true, Duration::ZERO);
-        let sweep = if self.locks.tells() {
+        let sweep = if self.locks.emits_events() {
             let (sweep, ()) = tokio::join!(look, self.end_locks());
             sweep
         } else {
@@ -151,7 +151,7 @@ impl Reaper {
 
     /// A pass, unless another node has made one within the time that one serves all.
     async fn look(&self, adopt: bool, serves: Duration) -> Result<Sweep> {
-        if off(Defence::Reaping) {
+        if off(Failpoint::Reaping) {
             return Ok(Sweep::default());
         }
         let counters = &self.metrics.counters;
@@ -162,7 +162,7 @@ impl Reaper {
                 ..self.settings
             };
             let mut sweep = self.store.sweep(&settings).await?;
-            if sweep.unindexed && adopt && !off(Defence::Adopting) {
+            if sweep.unindexed && adopt && !off(Failpoint::Adopting) {
                 sweep += self.store.adopt(self.settings.ttl_ms).await?;
             }
             match &sweep.failure {
@@ -280,7 +280,7 @@ impl Reaper {
         }
         loop {
             match self.store.watch_expirations().await {
-                Ok(Watch::Told) => return true,
+                Ok(Watch::LockLostListener) => return true,
                 Ok(Watch::Needless) => return false,
                 Ok(Watch::Refused) => {
                     self.sink.log(

@@ -5,10 +5,10 @@ use super::{Engine, Outcome, Waiting};
 use crate::{
     model::{
         error::Error,
-        presence::{Beat, Epoch},
+        presence::{Epoch, HeartbeatResult},
     },
     presence::directory::{Directory, Look},
-    store::PlainBeat,
+    store::HeartbeatRefresh,
 };
 use std::{collections::HashMap, sync::Arc};
 
@@ -55,14 +55,14 @@ pub(super) fn split(groups: Vec<Group>, max: usize) -> Vec<Vec<Group>> {
 /// What one call of the batch script refreshes: connections, sorted by room, and who waits for each.
 #[derive(Default)]
 pub(super) struct Plain {
-    pub beats: Vec<PlainBeat>,
+    pub heartbeats: Vec<HeartbeatRefresh>,
     pub waiting: Vec<OneOrMore>,
 }
 
 impl Plain {
     fn with_capacity(count: usize) -> Self {
         Plain {
-            beats: Vec::with_capacity(count),
+            heartbeats: Vec::with_capacity(count),
             waiting: Vec::with_capacity(count),
         }
     }
@@ -112,7 +112,7 @@ impl Batch {
     pub fn sort(waiting: Vec<Waiting>, directory: &Directory) -> Batch {
         let mut batch = Batch::default();
         let mut strangers: HashMap<Arc<str>, Vec<Waiting>> = HashMap::new();
-        let mut known: Vec<(PlainBeat, OneOrMore)> = Vec::with_capacity(waiting.len());
+        let mut known: Vec<(HeartbeatRefresh, OneOrMore)> = Vec::with_capacity(waiting.len());
         directory.in_batch(|look| {
             for one in waiting {
                 let plain = one.request.patch.is_none();
@@ -123,13 +123,13 @@ impl Batch {
                         epoch,
                         separate,
                     } => {
-                        let beat = PlainBeat {
+                        let heartbeat = HeartbeatRefresh {
                             conn,
                             room,
                             epoch,
                             separate,
                         };
-                        known.push((beat, OneOrMore::One(one)));
+                        known.push((heartbeat, OneOrMore::One(one)));
                     }
                     Look::Again(index) => known[index].1.push(one),
                     Look::Unknown => match strangers.get_mut(&*one.request.conn) {
@@ -146,18 +146,18 @@ impl Batch {
         let mut order: Vec<(usize, usize)> = known
             .iter()
             .enumerate()
-            .map(|(index, (beat, _))| (beat.room.as_ptr().addr(), index))
+            .map(|(index, (heartbeat, _))| (heartbeat.room.as_ptr().addr(), index))
             .collect();
         order.sort_unstable();
         let mut known: Vec<_> = known.into_iter().map(Some).collect();
         batch.plain = Plain::with_capacity(known.len());
-        for (beat, waiting) in order.iter().filter_map(|(_, index)| known[*index].take()) {
-            if is_plain(&waiting, beat.epoch) {
-                batch.plain.beats.push(beat);
+        for (heartbeat, waiting) in order.iter().filter_map(|(_, index)| known[*index].take()) {
+            if is_plain(&waiting, heartbeat.epoch) {
+                batch.plain.heartbeats.push(heartbeat);
                 batch.plain.waiting.push(waiting);
             } else {
                 batch.full.push(Group {
-                    conn: beat.conn,
+                    conn: heartbeat.conn,
                     waiting: waiting.into(),
                 });
             }
@@ -180,7 +180,7 @@ fn is_plain(waiting: &OneOrMore, known: Epoch) -> bool {
 
 impl Engine {
     /// Sends the plain part of a batch and settles it; what turns out to need more comes back.
-    pub(super) async fn fly(&self, plain: Plain) -> Vec<Group> {
+    pub(super) async fn send_batch(&self, plain: Plain) -> Vec<Group> {
         let waiting = || plain.waiting.iter().flat_map(OneOrMore::all);
         let tickets: Vec<u64> = waiting().map(|one| one.request.ticket).collect();
         let Some(oldest) = waiting().map(|one| one.since).min() else {
@@ -188,8 +188,8 @@ impl Engine {
         };
         // Everything is settled in one go at its end, so when it is cut off nothing has been.
         let deadline = self.settings.deadline(oldest);
-        match self.guarded(deadline, self.fly_plain(plain)).await {
-            Ok(exceptions) => exceptions,
+        match self.guarded(deadline, self.send_refreshes(plain)).await {
+            Ok(misses) => misses,
             Err(error) => {
                 // Plain heartbeats have no patch.
                 let lost = tickets.into_iter().map(|ticket| (ticket, 0));
@@ -199,11 +199,17 @@ impl Engine {
         }
     }
 
-    async fn fly_plain(&self, plain: Plain) -> Vec<Group> {
-        let Plain { beats, waiting } = plain;
-        let answer = self.store.beat_batch(&beats, self.settings.ttl_ms).await;
+    async fn send_refreshes(&self, plain: Plain) -> Vec<Group> {
+        let Plain {
+            heartbeats,
+            waiting,
+        } = plain;
+        let answer = self
+            .store
+            .refresh_heartbeats(&heartbeats, self.settings.ttl_ms)
+            .await;
         let mut results: Vec<(Waiting, Outcome)> = Vec::with_capacity(waiting.len());
-        let mut exceptions = Vec::new();
+        let mut misses = Vec::new();
         match answer {
             Err(error) => {
                 for waiting in waiting {
@@ -214,30 +220,30 @@ impl Engine {
             }
             Ok(found) => {
                 let mut found = found.into_iter().peekable();
-                for (index, (beat, waiting)) in beats.iter().zip(waiting).enumerate() {
-                    match found.next_if(|exception| exception.index == index) {
+                for (index, (heartbeat, waiting)) in heartbeats.iter().zip(waiting).enumerate() {
+                    match found.next_if(|miss| miss.index == index) {
                         None => each(waiting, |one| {
                             results.push((
                                 one,
-                                Ok(Beat {
+                                Ok(HeartbeatResult {
                                     changed: false,
-                                    epoch: beat.epoch,
+                                    epoch: heartbeat.epoch,
                                 }),
                             ));
                         }),
-                        Some(exception) => {
-                            let error = match exception.stored {
+                        Some(miss) => {
+                            let error = match miss.stored {
                                 Ok(Some(_)) => {
-                                    self.directory.forget(&beat.conn);
-                                    exceptions.push(Group {
-                                        conn: beat.conn.clone(),
+                                    self.directory.forget(&heartbeat.conn);
+                                    misses.push(Group {
+                                        conn: heartbeat.conn.clone(),
                                         waiting: waiting.into(),
                                     });
                                     continue;
                                 }
                                 Ok(None) => {
-                                    self.directory.forget(&beat.conn);
-                                    Error::not_found(&beat.conn)
+                                    self.directory.forget(&heartbeat.conn);
+                                    Error::not_found(&heartbeat.conn)
                                 }
                                 Err(error) => error,
                             };
@@ -250,7 +256,7 @@ impl Engine {
             }
         }
         self.settle(results);
-        exceptions
+        misses
     }
 }
 

@@ -11,11 +11,11 @@ use crate::{
     model::{
         error::{Code, Error},
         ids,
-        presence::{Beat, Epoch, Place},
+        presence::{Epoch, HeartbeatResult, Place},
         state::State,
     },
     presence::directory::Known,
-    store::{Beaten, FullBeat, Mark, StateWrite, Stored},
+    store::{HeartbeatOutcome, HeartbeatUpdate, StateEncoding, StateWrite, Stored},
 };
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc};
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 /// Rounds after which a connection whose state or place keeps changing is given up. Each means
 /// that another writer succeeded in between.
-const MOST_ROUNDS: usize = 100;
+const MAX_ROUNDS: usize = 100;
 
 /// A group on its way.
 pub(super) struct Work {
@@ -33,22 +33,22 @@ pub(super) struct Work {
     /// The state that patches are merged into, as it is stored.
     pub base: Option<Stored>,
     /// The epoch, as long as what the directory knew has not turned out to be wrong.
-    confident: Option<Epoch>,
+    expected_epoch: Option<Epoch>,
     /// What the patches made of it, if it differs.
     pub next: Option<State>,
     /// Which of the waiting have changed something, and which are refused.
     pub verdicts: Vec<Verdict>,
-    unsettled: Unsettled,
+    open_tickets: OpenTickets,
 }
 
 /// The tickets of a flight that are not settled, with the bytes of their patches: what a panic or a
 /// deadline leaves behind.
-type Unsettled = Arc<Mutex<HashMap<u64, usize>>>;
+type OpenTickets = Arc<Mutex<HashMap<u64, usize>>>;
 
 impl Engine {
     /// Sends groups and settles them. Returns what was parked behind them meanwhile: the groups that
     /// are next.
-    pub(super) async fn fly_full(&self, groups: Vec<Group>) -> Vec<Group> {
+    pub(super) async fn send_updates(&self, groups: Vec<Group>) -> Vec<Group> {
         let conns: Vec<Arc<str>> = groups.iter().map(|group| group.conn.clone()).collect();
         let waiting = || groups.iter().flat_map(|group| &group.waiting);
         let deadline = waiting()
@@ -57,21 +57,21 @@ impl Engine {
             .map_or_else(Instant::now, |oldest| self.settings.deadline(oldest));
         let tickets =
             waiting().map(|waiting| (waiting.request.ticket, waiting.request.patch_bytes()));
-        let unsettled = Unsettled::new(Mutex::new(tickets.collect()));
-        let flight = self.fly_groups(groups, unsettled.clone());
+        let open_tickets = OpenTickets::new(Mutex::new(tickets.collect()));
+        let flight = self.send_groups(groups, open_tickets.clone());
         if let Err(error) = self.guarded(deadline, flight).await {
             // What was written is unknown.
             for conn in &conns {
                 self.directory.forget(conn);
             }
-            self.settle_lost(unsettled.lock().drain().collect(), &error);
+            self.settle_lost(open_tickets.lock().drain().collect(), &error);
         }
         self.busy.lock().next(conns, self.settings.max_batch)
     }
 
-    async fn fly_groups(&self, groups: Vec<Group>, unsettled: Unsettled) {
-        let mut open = self.recall(groups, &unsettled);
-        for _ in 0..MOST_ROUNDS {
+    async fn send_groups(&self, groups: Vec<Group>, open_tickets: OpenTickets) {
+        let mut open = self.load_cached(groups, &open_tickets);
+        for _ in 0..MAX_ROUNDS {
             open = self.round(open).await;
             if open.is_empty() {
                 break;
@@ -81,8 +81,8 @@ impl Engine {
             let error = Error::new(
                 Code::Unavailable,
                 format!(
-                    "connection {} was changed by others {MOST_ROUNDS} times while this call ran",
-                    ids::shown(&work.group.conn)
+                    "connection {} was changed by others {MAX_ROUNDS} times while this call ran",
+                    ids::display_id(&work.group.conn)
                 ),
             );
             self.fail(work, &error);
@@ -90,21 +90,22 @@ impl Engine {
     }
 
     /// What the directory knows of the connections.
-    fn recall(&self, groups: Vec<Group>, unsettled: &Unsettled) -> Vec<Work> {
+    fn load_cached(&self, groups: Vec<Group>, open_tickets: &OpenTickets) -> Vec<Work> {
         let mut works: Vec<Work> = groups
             .into_iter()
-            .map(|group| Work::new(group, unsettled.clone()))
+            .map(|group| Work::new(group, open_tickets.clone()))
             .collect();
-        let recalled = self
+        let cached = self
             .directory
             .all(works.iter().map(|work| &*work.group.conn));
         let mut older = Vec::new();
-        for (work, recalled) in works.iter_mut().zip(recalled) {
-            let newest = recalled.as_ref().map(|known| known.epoch).or(work.epoch);
+        for (work, cached) in works.iter_mut().zip(cached) {
+            let newest = cached.as_ref().map(|known| known.epoch).or(work.epoch);
             older.extend(newest.and_then(|newest| work.split_older(newest)));
-            if let Some(known) = recalled {
-                let fits = known.quiet && work.epoch.is_none_or(|epoch| epoch == known.epoch);
-                work.confident = fits.then_some(known.epoch);
+            if let Some(known) = cached {
+                let fits =
+                    known.revision_trusted && work.epoch.is_none_or(|epoch| epoch == known.epoch);
+                work.expected_epoch = fits.then_some(known.epoch);
                 work.place = Some(known.place);
                 work.base = known.stored;
             }
@@ -128,8 +129,11 @@ impl Engine {
 
     /// Sends works whose patches are merged; returns what is still open.
     async fn send(&self, works: Vec<Work>) -> Vec<Work> {
-        let beats: Vec<FullBeat> = works.iter().filter_map(Work::beat).collect();
-        let outcomes = self.store.beat_full(&beats, self.settings.ttl_ms).await;
+        let heartbeats: Vec<HeartbeatUpdate> = works.iter().filter_map(Work::heartbeat).collect();
+        let outcomes = self
+            .store
+            .update_heartbeats(&heartbeats, self.settings.ttl_ms)
+            .await;
         let mut open = Vec::new();
         for (mut work, outcome) in works.into_iter().zip(outcomes) {
             match outcome {
@@ -138,44 +142,44 @@ impl Engine {
                     self.directory.forget(&work.group.conn);
                     self.fail(work, &error);
                 }
-                Ok(Beaten::Refreshed {
+                Ok(HeartbeatOutcome::Refreshed {
                     epoch,
                     adopted,
-                    mark,
+                    encoding,
                 }) => {
                     if adopted {
                         self.own_joins.adopted(&work.group.conn, epoch);
                     }
-                    self.finish(work, epoch, mark);
+                    self.finish(work, epoch, encoding);
                 }
-                Ok(Beaten::Unknown) => {
+                Ok(HeartbeatOutcome::Unknown) => {
                     self.directory.forget(&work.group.conn);
                     let error = Error::not_found(&work.group.conn);
                     self.fail(work, &error);
                 }
-                Ok(Beaten::Stale { stored }) => {
+                Ok(HeartbeatOutcome::Stale { stored }) => {
                     self.directory.forget(&work.group.conn);
                     let given = work.epoch.unwrap_or_default();
                     let error = Error::stale(&work.group.conn, given, stored);
                     open.extend(self.fail_some(work, |epoch| epoch < stored, &error));
                 }
-                Ok(Beaten::Ahead { max }) => {
+                Ok(HeartbeatOutcome::Ahead { max }) => {
                     let given = work.epoch.unwrap_or_default();
                     let error = Error::ahead(&work.group.conn, given, max);
                     open.extend(self.fail_some(work, |epoch| epoch > max, &error));
                 }
-                Ok(Beaten::Unissued { stored }) => {
+                Ok(HeartbeatOutcome::Unissued { stored }) => {
                     let error = Error::not_found(&work.group.conn);
                     open.extend(self.fail_some(work, |epoch| epoch > stored, &error));
                 }
-                Ok(Beaten::Elsewhere(place)) => {
+                Ok(HeartbeatOutcome::Elsewhere(place)) => {
                     work.place = Some(place);
-                    work.confident = None;
+                    work.expected_epoch = None;
                     open.push(work);
                 }
-                Ok(Beaten::Conflict { stored }) => {
+                Ok(HeartbeatOutcome::Conflict { stored }) => {
                     work.base = Some(stored);
-                    work.confident = None;
+                    work.expected_epoch = None;
                     open.push(work);
                 }
             }
@@ -223,7 +227,7 @@ impl Engine {
                 Code::CorruptData,
                 format!(
                     "patchState: the state of connection {} was left as it is: {fault}; {}",
-                    ids::shown(&work.group.conn),
+                    ids::display_id(&work.group.conn),
                     fault.remedy()
                 ),
             );
@@ -232,11 +236,11 @@ impl Engine {
         readable
     }
 
-    fn finish(&self, work: Work, epoch: Epoch, mark: Option<Arc<Mark>>) {
+    fn finish(&self, work: Work, epoch: Epoch, encoding: Option<Arc<StateEncoding>>) {
         let outcomes: Vec<_> = work.results().collect();
         let written = work.next.is_some();
         let stored = match work.next {
-            Some(state) => Some(Stored { state, mark }),
+            Some(state) => Some(Stored { state, encoding }),
             None => work.base,
         };
         if let Some(place) = work.place {
@@ -244,7 +248,7 @@ impl Engine {
                 place,
                 epoch,
                 stored,
-                quiet: written,
+                revision_trusted: written,
             };
             self.directory.learn(&work.group.conn, &known);
         }
@@ -254,15 +258,15 @@ impl Engine {
             .into_iter()
             .zip(outcomes)
             .map(|(waiting, outcome)| {
-                let outcome = outcome.map(|changed| Beat { changed, epoch });
+                let outcome = outcome.map(|changed| HeartbeatResult { changed, epoch });
                 (waiting, outcome.map_err(Box::new))
             })
             .collect();
-        self.settle_of(&work.unsettled, results);
+        self.settle_of(&work.open_tickets, results);
     }
 
-    fn settle_of(&self, unsettled: &Unsettled, results: Vec<(Waiting, Outcome)>) {
-        let mut open = unsettled.lock();
+    fn settle_of(&self, open_tickets: &OpenTickets, results: Vec<(Waiting, Outcome)>) {
+        let mut open = open_tickets.lock();
         for (waiting, _) in &results {
             open.remove(&waiting.request.ticket);
         }
@@ -287,16 +291,16 @@ impl Engine {
             .into_iter()
             .map(|waiting| (waiting, Err(Box::new(error.clone()))))
             .collect();
-        self.settle_of(&work.unsettled, failed);
+        self.settle_of(&work.open_tickets, failed);
         work.group.waiting = waiting;
         work.epoch = work.group.epoch();
-        work.confident = None;
+        work.expected_epoch = None;
         (!work.group.waiting.is_empty()).then_some(work)
     }
 
     fn fail(&self, work: Work, error: &Error) {
         self.settle_of(
-            &work.unsettled,
+            &work.open_tickets,
             work.group
                 .waiting
                 .into_iter()
@@ -307,15 +311,15 @@ impl Engine {
 }
 
 impl Work {
-    fn new(group: Group, unsettled: Unsettled) -> Work {
+    fn new(group: Group, open_tickets: OpenTickets) -> Work {
         Work {
             epoch: group.epoch(),
             place: None,
             base: None,
-            confident: None,
+            expected_epoch: None,
             next: None,
             verdicts: Vec::new(),
-            unsettled,
+            open_tickets,
             group,
         }
     }
@@ -335,18 +339,18 @@ impl Work {
             conn: self.group.conn.clone(),
             waiting: older,
         };
-        (!group.waiting.is_empty()).then(|| Work::new(group, self.unsettled.clone()))
+        (!group.waiting.is_empty()).then(|| Work::new(group, self.open_tickets.clone()))
     }
 
-    fn beat(&self) -> Option<FullBeat> {
-        Some(FullBeat {
+    fn heartbeat(&self) -> Option<HeartbeatUpdate> {
+        Some(HeartbeatUpdate {
             conn: self.group.conn.clone(),
             place: self.place.clone()?,
             epoch: self.epoch,
             write: self.group.has_patch().then(|| StateWrite {
                 base: self.base.clone().unwrap_or_else(Stored::none),
                 next: self.next.clone(),
-                confident: self.confident,
+                expected_epoch: self.expected_epoch,
             }),
         })
     }

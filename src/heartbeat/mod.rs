@@ -27,15 +27,15 @@ mod queue;
 mod tests;
 
 use crate::{
+    failpoints::{Failpoint, off, panic_point},
     metrics::{Metrics, count},
     model::{
         error::{Code, Error},
-        presence::{Beat, Epoch},
+        presence::{Epoch, HeartbeatResult},
         state::Patch,
     },
     presence::{directory::Directory, own_joins::OwnJoins},
     store::heartbeat::HeartbeatStore,
-    switches::{Defence, off, panic_point},
 };
 use batch::{Batch, Group};
 use busy::{Busy, earliest};
@@ -58,7 +58,7 @@ use tokio::{
 
 /// Batches that may be on their way at once. Those after the first leave only when they are large,
 /// so that the server always has work while the node takes in the answers of the ones before.
-const MOST_FLIGHTS: usize = 4;
+const MAX_FLIGHTS: usize = 4;
 /// Size from which a second batch leaves before the first is back. Below it, waiting for the
 /// first makes the batch larger at no cost in latency that a caller would notice.
 pub const SECOND_FLIGHT_FROM: usize = 64;
@@ -129,10 +129,10 @@ struct Waiting {
 }
 
 /// What came of a request. Errors are boxed: there are few, and results are moved around a lot.
-pub type Outcome = std::result::Result<Beat, Box<Error>>;
+pub type Outcome = std::result::Result<HeartbeatResult, Box<Error>>;
 
 /// Who is told what came of heartbeats. Called once for every request.
-pub trait Settle: Send + Sync + 'static {
+pub trait ResultSink: Send + Sync + 'static {
     fn settle(&self, results: Vec<(u64, Outcome)>);
 }
 
@@ -168,7 +168,7 @@ pub struct Engine {
     directory: Arc<Directory>,
     own_joins: Arc<OwnJoins>,
     metrics: Arc<Metrics>,
-    settle: Arc<dyn Settle>,
+    settle: Arc<dyn ResultSink>,
     settings: Settings,
     queue: Mutex<Queue>,
     wake: Notify,
@@ -182,7 +182,7 @@ impl Engine {
         directory: Arc<Directory>,
         own_joins: Arc<OwnJoins>,
         metrics: Arc<Metrics>,
-        settle: Arc<dyn Settle>,
+        settle: Arc<dyn ResultSink>,
         settings: Settings,
     ) -> Arc<Engine> {
         Arc::new(Engine {
@@ -235,11 +235,11 @@ impl Engine {
                     break;
                 }
                 let batch = self.next_batch();
-                if !batch.plain.beats.is_empty() {
-                    flights.push(self.fly(batch.plain));
+                if !batch.plain.heartbeats.is_empty() {
+                    flights.push(self.send_batch(batch.plain));
                 }
                 if !batch.full.is_empty() {
-                    full_flights.push(self.fly_full(batch.full));
+                    full_flights.push(self.send_updates(batch.full));
                 }
             }
             let done = self.closing.load(Ordering::Acquire)
@@ -255,12 +255,12 @@ impl Engine {
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {}
-                Some(exceptions) = flights.next(), if !flights.is_empty() => {
-                    let exceptions: Vec<Group> = exceptions;
-                    if !exceptions.is_empty() {
-                        let groups = self.busy.lock().claim(exceptions);
+                Some(misses) = flights.next(), if !flights.is_empty() => {
+                    let misses: Vec<Group> = misses;
+                    if !misses.is_empty() {
+                        let groups = self.busy.lock().claim(misses);
                         if !groups.is_empty() {
-                            full_flights.push(self.fly_full(groups));
+                            full_flights.push(self.send_updates(groups));
                         }
                     }
                 }
@@ -268,7 +268,7 @@ impl Engine {
                     let next: Vec<Group> = next;
                     for groups in batch::split(next, self.settings.max_batch) {
                         self.count_batch(groups.iter().map(|group| group.waiting.len()).sum());
-                        full_flights.push(self.fly_full(groups));
+                        full_flights.push(self.send_updates(groups));
                     }
                 }
             }
@@ -285,7 +285,7 @@ impl Engine {
         let queued = self.queue.lock().len();
         match flights {
             0 => queued > 0,
-            n => n < MOST_FLIGHTS && queued >= self.settings.second_from,
+            n => n < MAX_FLIGHTS && queued >= self.settings.second_from,
         }
     }
 
@@ -352,15 +352,15 @@ impl Engine {
         flight: impl Future<Output = T>,
     ) -> Result<T, Error> {
         let flight = async {
-            panic_point(Defence::Calm);
-            if off(Defence::Deadlines) {
+            panic_point(Failpoint::Calm);
+            if off(Failpoint::Deadlines) {
                 return Ok(flight.await);
             }
             timeout_at(deadline, flight)
                 .await
                 .map_err(|_| self.timed_out())
         };
-        if off(Defence::Panics) {
+        if off(Failpoint::Panics) {
             return flight.await;
         }
         AssertUnwindSafe(flight)

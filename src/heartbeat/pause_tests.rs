@@ -1,13 +1,13 @@
 //! Tests of the engine on a real Redis, where what counts is what it does between two calls.
 
-use super::{Engine, Outcome, Request, Settings, Settle};
+use super::{Engine, Outcome, Request, ResultSink, Settings};
 use crate::{
     keys::Layout,
     metadata::tests::redis::RedisServer,
     metrics::Metrics,
     model::{
         limits::Limits,
-        presence::{Beat, Epoch, Place},
+        presence::{Epoch, HeartbeatResult, Place},
         state::{Patch, State},
     },
     pause::{pause, pauses},
@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 struct Results(mpsc::UnboundedSender<(u64, Outcome)>);
 
-impl Settle for Results {
+impl ResultSink for Results {
     fn settle(&self, results: Vec<(u64, Outcome)>) {
         for result in results {
             self.0.send(result).unwrap();
@@ -104,8 +104,8 @@ async fn spec_5_1_no_patch_pauses_before_or_after_it_is_answered() {
         let before = pauses();
         for n in 1..=20 {
             let changed = true;
-            let beat = world.patch("c", n).await.unwrap();
-            assert_eq!(beat, Beat { changed, epoch });
+            let heartbeat = world.patch("c", n).await.unwrap();
+            assert_eq!(heartbeat, HeartbeatResult { changed, epoch });
         }
         // One that fails does not, either.
         world.patch("nobody", 21).await.unwrap_err();

@@ -12,7 +12,8 @@ use crate::{
     offload::MAX_INLINE_BYTES,
     presence,
     store::{
-        Beaten, Exception, FullBeat, Join, Located, PlainBeat, deaf::Deaf, memory::MemoryStore,
+        BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Join, Located,
+        memory::MemoryStore, noop_sink::NoopSink,
     },
 };
 use futures_util::future::BoxFuture;
@@ -70,29 +71,29 @@ impl TestStore {
 }
 
 impl HeartbeatStore for TestStore {
-    fn beat_batch<'a>(
+    fn refresh_heartbeats<'a>(
         &'a self,
-        beats: &'a [PlainBeat],
+        heartbeats: &'a [HeartbeatRefresh],
         ttl_ms: u64,
-    ) -> BoxFuture<'a, StoreResult<Vec<Exception>>> {
-        Box::pin(self.answer(self.memory.beat_batch(beats, ttl_ms), Err))
+    ) -> BoxFuture<'a, StoreResult<Vec<BatchMiss>>> {
+        Box::pin(self.answer(self.memory.refresh_heartbeats(heartbeats, ttl_ms), Err))
     }
 
-    fn beat_full<'a>(
+    fn update_heartbeats<'a>(
         &'a self,
-        beats: &'a [FullBeat],
+        heartbeats: &'a [HeartbeatUpdate],
         ttl_ms: u64,
-    ) -> BoxFuture<'a, Vec<StoreResult<Beaten>>> {
-        let conflict = || Beaten::Conflict {
+    ) -> BoxFuture<'a, Vec<StoreResult<HeartbeatOutcome>>> {
+        let conflict = || HeartbeatOutcome::Conflict {
             stored: State::empty().into(),
         };
         let answer = match self.behaviour {
             Behaviour::Conflicts(_) => {
-                Box::pin(async move { beats.iter().map(|_| Ok(conflict())).collect() })
+                Box::pin(async move { heartbeats.iter().map(|_| Ok(conflict())).collect() })
             }
-            _ => self.memory.beat_full(beats, ttl_ms),
+            _ => self.memory.update_heartbeats(heartbeats, ttl_ms),
         };
-        let failed = move |error: Error| beats.iter().map(|_| Err(error.clone())).collect();
+        let failed = move |error: Error| heartbeats.iter().map(|_| Err(error.clone())).collect();
         Box::pin(self.answer(answer, failed))
     }
 
@@ -109,7 +110,7 @@ impl HeartbeatStore for TestStore {
 #[derive(Default)]
 struct Results(Mutex<HashMap<u64, (Outcome, Instant)>>, Notify);
 
-impl Settle for Results {
+impl ResultSink for Results {
     fn settle(&self, results: Vec<(u64, Outcome)>) {
         let mut all = self.0.lock();
         for (ticket, outcome) in results {
@@ -152,7 +153,7 @@ struct World {
 impl World {
     /// An engine whose connections `c0`, `c1` and so on have joined with this state.
     async fn new(behaviour: Behaviour, limits: &Limits, window: Duration, state: &str) -> World {
-        let memory = MemoryStore::open(None, Arc::new(Deaf));
+        let memory = MemoryStore::open(None, Arc::new(NoopSink));
         let directory = Arc::new(Directory::default());
         for i in 0..20 {
             let mut join = Join {
@@ -349,7 +350,7 @@ async fn spec_9_3_large_states_are_merged_away_from_the_worker_which_serves_othe
     let parsed = BYTES_PARSED.get();
     assert!(parsed <= MAX_INLINE_BYTES, "{parsed} bytes on the worker");
     let results = world.results.0.lock();
-    let changed = |outcome: &Outcome| outcome.as_ref().is_ok_and(|beat| beat.changed);
+    let changed = |outcome: &Outcome| outcome.as_ref().is_ok_and(|heartbeat| heartbeat.changed);
     let changed = results.values().filter(|(outcome, _)| changed(outcome));
     assert_eq!(changed.count(), 3_000);
 }

@@ -1,6 +1,6 @@
 //! Hash slots of a Redis Cluster.
 
-use std::sync::LazyLock;
+use once_cell::sync::Lazy;
 
 /// How many slots a cluster has.
 pub const SLOTS: u16 = 16384;
@@ -16,7 +16,7 @@ pub fn slot_of(key: &[u8]) -> u16 {
 }
 
 /// For each slot a hash tag that leads to it.
-pub(super) static SLOT_TAGS: LazyLock<Vec<String>> = LazyLock::new(|| {
+pub(super) static SLOT_TAGS: Lazy<Vec<String>> = Lazy::new(|| {
     let mut tags = vec![String::new(); usize::from(SLOTS)];
     let mut missing = tags.len();
     for number in 0_u32.. {

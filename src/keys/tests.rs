@@ -111,7 +111,7 @@ proptest! {
             names.members, names.last_seen, names.conn_meta, names.events, names.active,
             names.due, keys.conn(&room, &id), keys.conn_state(&room, &id),
             keys.user_conns(&room, &id),
-            keys.user_rooms(&room, &id), keys.unsettled(&room),
+            keys.user_rooms(&room, &id), keys.outbox(&room),
         ] {
             prop_assert_eq!(slot_of(name.as_bytes()), slot, "{}", name);
         }

@@ -3,8 +3,8 @@
 
 use super::Grant;
 use crate::{
+    failpoints::{Failpoint, off},
     store::lock::Claim,
-    switches::{Defence, off},
 };
 use parking_lot::Mutex;
 use std::time::Duration;
@@ -86,7 +86,7 @@ impl Lease {
         if state.is_over() {
             return Plan::Over;
         }
-        match self.renews && !off(Defence::Renewing) {
+        match self.renews && !off(Failpoint::Renewing) {
             true if Instant::now() >= state.renew_at => Plan::Renew,
             true => Plan::Wait(state.renew_at.min(state.grant.until)),
             false => Plan::Wait(state.grant.until),
@@ -153,10 +153,10 @@ impl Lease {
         let mut state = self.state.lock();
         state.over = true;
         // Told once: whoever comes later finds it ended.
-        let tell = !std::mem::replace(&mut state.ended, true);
+        let is_first = !std::mem::replace(&mut state.ended, true);
         drop(state);
         self.changed.notify_one();
-        tell
+        is_first
     }
 
     /// It is not wanted any more; nobody is told of its end.
@@ -193,7 +193,7 @@ mod tests {
             owner: "u".into(),
             proof: "p".into(),
             number: 1,
-            told: true,
+            emits_events: true,
         };
         let grant = Grant {
             token: 7,

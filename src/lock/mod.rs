@@ -2,25 +2,25 @@
 //! lose them, and judged by this machine's monotonic clock, so that they end here before they can be
 //! somebody else's. `docs/locks.md` has the whole story.
 //!
-//! How a lock is come by is a [`Keeper`]'s part: on one store by a fair queue (`line.rs`), on several
-//! servers by a majority (`quorum.rs`). When a lease ends with nobody there to say so, `house.rs` has it
+//! How a lock is come by is a [`LockBackend`]'s part: on one store by a fair queue (`queued_lock.rs`), on several
+//! servers by a majority (`quorum.rs`). When a lease ends with nobody there to say so, `expiry_monitor.rs` has it
 //! told.
 
-mod board;
-mod house;
-mod keeper;
+mod backend;
+mod expiry_monitor;
 mod lease;
-mod line;
 mod options;
+mod queued_lock;
 mod quorum;
 #[cfg(test)]
 mod tests;
+mod wakeups;
 
-pub use board::Board;
-pub use keeper::{DRIFT_FACTOR, Grant, Keeper, WaitLimit, until};
-pub use line::Line;
+pub use backend::{DRIFT_FACTOR, Grant, LockBackend, WaitLimit, until};
 pub use options::QuorumOptions;
+pub use queued_lock::QueuedLock;
 pub use quorum::Quorum;
+pub use wakeups::WakeupRegistry;
 
 use crate::{
     metrics::{Metrics, count},
@@ -32,13 +32,14 @@ use crate::{
     },
     store::lock::{Claim, Holds, LockCall, Revoked},
 };
-use keeper::may_pass;
+use backend::may_pass;
 use lease::{Lease, Plan};
+use once_cell::sync::Lazy;
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, LazyLock, Weak,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -47,9 +48,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The least TTL: less than that is used up by the way to the server and back.
-pub const LEAST_TTL_MS: u64 = 10;
+pub const MIN_TTL_MS: u64 = 10;
 /// Ten years: what Redis takes as a TTL without overflow, and nobody needs more.
-pub const MOST_MS: u64 = 10 * 365 * 24 * 3600 * 1000;
+pub const MAX_MS: u64 = 10 * 365 * 24 * 3600 * 1000;
 
 /// Pause between tries to renew a lease that failed.
 const RETRY: Duration = Duration::from_millis(100);
@@ -58,7 +59,7 @@ const LISTEN_PAUSE: Duration = Duration::from_millis(500);
 
 /// A lock as it is asked for.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct AcquireRequest {
     /// Names the lock between the client and its caller.
     pub number: u64,
     pub name: Arc<str>,
@@ -72,7 +73,7 @@ pub struct Ask {
 }
 
 /// What begins when the process does: times are handed to JavaScript as milliseconds since then.
-static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+static ORIGIN: Lazy<Instant> = Lazy::new(Instant::now);
 
 /// A time as JavaScript gets it.
 pub fn clock_ms(at: Instant) -> f64 {
@@ -80,13 +81,13 @@ pub fn clock_ms(at: Instant) -> f64 {
 }
 
 /// Who is told that a lease is over although nobody released it. Called once for each.
-pub trait Told: Send + Sync + 'static {
+pub trait LockLostListener: Send + Sync + 'static {
     fn lock_lost(&self, number: u64, error: &Error);
 }
 
 pub struct Locks {
-    keeper: Arc<dyn Keeper>,
-    told: Arc<dyn Told>,
+    backend: Arc<dyn LockBackend>,
+    lost_listener: Arc<dyn LockLostListener>,
     metrics: Arc<Metrics>,
     limits: Limits,
     /// Claims that wait or are asked for, with what makes them stop.
@@ -99,24 +100,24 @@ pub struct Locks {
     closing: CancellationToken,
     /// Whether this node hears what it is told of its claims.
     listening: AtomicBool,
-    house: house::House,
+    expiry_monitor: expiry_monitor::ExpiryMonitor,
 }
 
 impl Locks {
     pub fn new(
-        keeper: Arc<dyn Keeper>,
-        board: &Board,
-        told: Arc<dyn Told>,
+        backend: Arc<dyn LockBackend>,
+        wakeups: &WakeupRegistry,
+        lost_listener: Arc<dyn LockLostListener>,
         metrics: Arc<Metrics>,
         limits: Limits,
         sweep_interval: Duration,
     ) -> Arc<Locks> {
-        LazyLock::force(&ORIGIN);
+        Lazy::force(&ORIGIN);
         Arc::new_cyclic(|locks: &Weak<Locks>| {
-            board.belongs_to(locks.clone());
+            wakeups.belongs_to(locks.clone());
             Locks {
-                keeper,
-                told,
+                backend,
+                lost_listener,
                 metrics,
                 limits,
                 asking: Mutex::default(),
@@ -125,46 +126,49 @@ impl Locks {
                 gone: CancellationToken::new(),
                 closing: CancellationToken::new(),
                 listening: AtomicBool::new(false),
-                house: house::House::new(sweep_interval),
+                expiry_monitor: expiry_monitor::ExpiryMonitor::new(sweep_interval),
             }
         })
     }
 
     /// Acquires (spec 8.1). Its first step is made when it is first polled: who asks first, waits in
     /// front.
-    pub async fn acquire(self: &Arc<Self>, ask: Ask) -> Result<Grant> {
-        ids::check("name", &ask.name, &self.limits)?;
-        ids::check("ownerId", &ask.owner, &self.limits)?;
-        check_ttl(ask.ttl_ms)?;
+    pub async fn acquire(self: &Arc<Self>, request: AcquireRequest) -> Result<Grant> {
+        ids::check("name", &request.name, &self.limits)?;
+        ids::check("ownerId", &request.owner, &self.limits)?;
+        check_ttl(request.ttl_ms)?;
         if self.closing.is_cancelled() {
             return Err(Error::closed());
         }
         let claim = Claim {
-            name: ask.name,
-            owner: ask.owner,
+            name: request.name,
+            owner: request.owner,
             proof: ids::random()?.into(),
-            number: ask.number,
-            told: self.keeper.tells(),
+            number: request.number,
+            emits_events: self.backend.emits_events(),
         };
         let stop = self.closing.child_token();
         self.asking.lock().insert(claim.number, stop.clone());
-        self.house.begin(self);
-        let queues = ask.wait_ms > 0;
+        self.expiry_monitor.begin(self);
+        let queues = request.wait_ms > 0;
         let wait_ms = match queues {
-            true => ask.wait_ms.min(MOST_MS),
+            true => request.wait_ms.min(MAX_MS),
             false => self.limits.command_timeout_ms,
         };
         let limit = WaitLimit {
-            until: ask.since + Duration::from_millis(wait_ms),
+            until: request.since + Duration::from_millis(wait_ms),
             queues,
         };
         if queues {
             self.listen();
         }
-        let result = self.keeper.acquire(&claim, ask.ttl_ms, limit, &stop).await;
+        let result = self
+            .backend
+            .acquire(&claim, request.ttl_ms, limit, &stop)
+            .await;
         let number = claim.number;
         let granted = result.map(|grant| {
-            let lease = Arc::new(Lease::new(claim, grant, ask.ttl_ms, ask.renew));
+            let lease = Arc::new(Lease::new(claim, grant, request.ttl_ms, request.renew));
             self.held.lock().insert(number, lease.clone());
             (grant, lease)
         });
@@ -173,7 +177,7 @@ impl Locks {
         let (grant, lease) =
             granted.inspect_err(|_| count(&self.metrics.counters.locks_unavailable, 1))?;
         count(&self.metrics.counters.locks_acquired, 1);
-        self.metrics.lock_wait.record(ask.since.elapsed());
+        self.metrics.lock_wait.record(request.since.elapsed());
         if stop.is_cancelled() {
             // Nobody waits for it any more.
             self.abandon(number);
@@ -248,33 +252,33 @@ impl Locks {
 
     pub async fn revoke(&self, name: &str) -> Result<Option<Revoked>> {
         ids::check("name", name, &self.limits)?;
-        self.keeper.revoke(name).await
+        self.backend.revoke(name).await
     }
 
     pub async fn inspect(&self, name: &str) -> Result<Option<Inspection>> {
         ids::check("name", name, &self.limits)?;
-        self.keeper.inspect(name).await
+        self.backend.inspect(name).await
     }
 
     /// That events of locks are wanted here, or not any more.
     pub fn watch(self: &Arc<Self>, wanted: bool) {
-        self.house.watch(wanted);
-        self.house.begin(self);
+        self.expiry_monitor.watch(wanted);
+        self.expiry_monitor.begin(self);
     }
 
     /// Has the ends of locks told that nobody was there to tell of, now.
     pub async fn settle(&self) -> Result<()> {
-        house::look_at_all(&*self.keeper).await.map(drop)
+        expiry_monitor::look_at_all(&*self.backend).await.map(drop)
     }
 
     /// Whether the store announces what becomes of locks.
-    pub fn tells(&self) -> bool {
-        self.keeper.tells()
+    pub fn emits_events(&self) -> bool {
+        self.backend.emits_events()
     }
 
     /// Whether events of locks can be had at all.
     pub fn check_tells(&self) -> Result<()> {
-        if self.tells() {
+        if self.emits_events() {
             return Ok(());
         }
         Err(Error::new(
@@ -308,12 +312,12 @@ impl Locks {
                 let _ = locks.give_back(&lease).await;
             });
         }
-        self.house.end();
+        self.expiry_monitor.end();
         self.tasks.close();
         self.tasks.wait().await;
         self.gone.cancel();
-        self.keeper.end();
-        for store in self.keeper.stores() {
+        self.backend.end();
+        for store in self.backend.stores() {
             store.close().await;
         }
     }
@@ -322,10 +326,10 @@ impl Locks {
     pub fn drop_all(&self) {
         self.closing.cancel();
         self.gone.cancel();
-        self.keeper.end();
+        self.backend.end();
     }
 
-    /// What the store tells this node of a claim (see [`Board`]).
+    /// What the store tells this node of a claim (see [`WakeupRegistry`]).
     fn called(self: &Arc<Self>, call: LockCall) {
         match call {
             LockCall::Lost(number) => {
@@ -342,13 +346,13 @@ impl Locks {
     /// Has the node told of turns and losses, from its first lock on. Nobody waits for that: without it
     /// they are found all the same, only later.
     fn listen(self: &Arc<Self>) {
-        if !self.keeper.tells() || self.listening.swap(true, Ordering::Relaxed) {
+        if !self.backend.emits_events() || self.listening.swap(true, Ordering::Relaxed) {
             return;
         }
         let locks = self.clone();
         let work = async move {
             loop {
-                match locks.keeper.listen().await {
+                match locks.backend.listen().await {
                     Ok(()) => return,
                     Err(error) if may_pass(&error) && locks.held() + locks.waiting() > 0 => {
                         sleep(LISTEN_PAUSE).await;
@@ -375,12 +379,12 @@ impl Locks {
         for lease in held {
             let locks = self.clone();
             self.spawn(async move {
-                let Ok(found) = locks.keeper.inspect(&lease.claim.name).await else {
+                let Ok(found) = locks.backend.inspect(&lease.claim.name).await else {
                     return;
                 };
                 if found.as_ref().and_then(|found| found.token) != Some(lease.grant().token) {
                     // Whoever took it away without a word: its end is to be told, too.
-                    for store in locks.keeper.stores() {
+                    for store in locks.backend.stores() {
                         let _ = store
                             .lock_settle(std::slice::from_ref(&lease.claim.name))
                             .await;
@@ -461,7 +465,7 @@ impl Locks {
         }
         lease.about_to_extend(ttl_ms);
         let (holds, until) = self
-            .keeper
+            .backend
             .extend(&lease.claim, lease.grant().token, ttl_ms)
             .await
             .inspect_err(|_| lease.extension_failed(ttl_ms))?;
@@ -476,10 +480,10 @@ impl Locks {
     async fn give_back(&self, lease: &Lease) -> Result<Holds> {
         // An extension that is on its way would come after it.
         let _turn = lease.turn().await;
-        let patience = Duration::from_millis(self.limits.command_timeout_ms);
+        let answer_timeout = Duration::from_millis(self.limits.command_timeout_ms);
         let Claim { name, .. } = &lease.claim;
-        self.keeper
-            .release(&lease.claim, lease.grant().token, lease.latest(), patience)
+        self.backend
+            .release(&lease.claim, lease.grant().token, lease.latest(), answer_timeout)
             .await
             .map_err(|error| match may_pass(&error) {
                 true => Error {
@@ -487,7 +491,7 @@ impl Locks {
                         "{}; lock {} is not renewed any more, and its release is tried again in the \
                          background until its lease has ended",
                         error.message,
-                        ids::shown(name)
+                        ids::display_id(name)
                     ),
                     // It may yet be carried out.
                     outcome_unknown: true,
@@ -501,18 +505,18 @@ impl Locks {
     fn lose(&self, lease: &Arc<Lease>, error: &Error) {
         if lease.lose() {
             count(&self.metrics.counters.locks_lost, 1);
-            self.told.lock_lost(lease.claim.number, error);
+            self.lost_listener.lock_lost(lease.claim.number, error);
         }
         self.held.lock().remove(&lease.claim.number);
     }
 }
 
 fn check_ttl(ttl_ms: u64) -> Result<()> {
-    if (LEAST_TTL_MS..=MOST_MS).contains(&ttl_ms) {
+    if (MIN_TTL_MS..=MAX_MS).contains(&ttl_ms) {
         return Ok(());
     }
     Err(Error::invalid(format!(
-        "ttlMs must be between {LEAST_TTL_MS} and {MOST_MS}, got {ttl_ms}"
+        "ttlMs must be between {MIN_TTL_MS} and {MAX_MS}, got {ttl_ms}"
     )))
 }
 
@@ -521,24 +525,24 @@ fn over(claim: &Claim) -> Error {
         Code::LockLost,
         format!(
             "the lease of lock {} is over and was not renewed in time; acquire it again",
-            ids::shown(&claim.name)
+            ids::display_id(&claim.name)
         ),
     )
 }
 
 fn released(claim: &Claim) -> Error {
-    let name = ids::shown(&claim.name);
+    let name = ids::display_id(&claim.name);
     Error::new(Code::LockLost, format!("lock {name} has been released"))
 }
 
 fn taken(claim: &Claim, owner: Option<String>) -> Error {
-    let name = ids::shown(&claim.name);
+    let name = ids::display_id(&claim.name);
     Error::new(
         Code::LockLost,
         match owner {
             Some(owner) => format!(
                 "lock {name} was lost: it is held by {} now",
-                ids::shown(&owner)
+                ids::display_id(&owner)
             ),
             None => format!("lock {name} was lost: it was taken away, or its time ran out"),
         },

@@ -1,7 +1,7 @@
 //! Locks on a majority of several independent servers (spec 8.6): the Redlock algorithm, with fencing
 //! tokens that also grow from majority to majority. `docs/locks.md` says what that is worth.
 
-use super::{Grant, Keeper, QuorumOptions, WaitLimit, keeper::Release, until};
+use super::{Grant, LockBackend, QuorumOptions, WaitLimit, backend::Release, until};
 use crate::{
     model::{
         error::{Code, Error, Result},
@@ -24,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 /// How long one server may take to answer before it counts as down: a small part of the TTL, so that
 /// those that are up are asked while there is time.
-const LEAST_PATIENCE: Duration = Duration::from_millis(50);
-const MOST_PATIENCE: Duration = Duration::from_millis(1_000);
+const MIN_QUEUE_TIMEOUT: Duration = Duration::from_millis(50);
+const MAX_QUEUE_TIMEOUT: Duration = Duration::from_millis(1_000);
 /// The same for calls that have no TTL.
-const PATIENCE: Duration = MOST_PATIENCE;
+const ANSWER_TIMEOUT: Duration = MAX_QUEUE_TIMEOUT;
 /// How often it is looked at whether a server is still there that was asked.
 const LOOK: Duration = Duration::from_millis(10);
 /// Pause between two looks at who is connected.
@@ -89,14 +89,14 @@ impl Quorum {
 
     /// Asks every server that can be reached, all at once; in their order, `None` for one that did
     /// not answer in time or failed.
-    async fn ask<'a, T: 'a>(
+    async fn request<'a, T: 'a>(
         &'a self,
-        patience: Duration,
-        ask: impl Fn(&'a dyn Store) -> BoxFuture<'a, Result<T>>,
+        answer_timeout: Duration,
+        request: impl Fn(&'a dyn Store) -> BoxFuture<'a, Result<T>>,
     ) -> Vec<Option<T>> {
         join_all(self.stores.iter().map(|store| {
-            let call = store.reachable().then(|| ask(&**store));
-            async move { answer(&**store, patience, call?).await }
+            let call = store.reachable().then(|| request(&**store));
+            async move { answer(&**store, answer_timeout, call?).await }
         }))
         .await
     }
@@ -104,14 +104,14 @@ impl Quorum {
     /// One try: a majority grants the lock, and knows the token that it was granted with.
     async fn try_once(&self, claim: &Claim, ttl_ms: u64) -> std::result::Result<Grant, Try> {
         let sent = Instant::now();
-        let patience = patience(ttl_ms);
+        let answer_timeout = answer_timeout(ttl_ms);
         let take = Take {
             ttl_ms,
             token: Token::Ask,
             wait: None,
         };
         let answers = self
-            .ask(patience, |store| store.lock_take(claim, &take))
+            .request(answer_timeout, |store| store.lock_take(claim, &take))
             .await;
         let mut tried = Try {
             granted: 0,
@@ -140,7 +140,7 @@ impl Quorum {
         }
         // Also those that are not part of this majority: the next one may be made of them.
         let raised = self
-            .ask(patience, |store| store.lock_raise(claim, tried.token))
+            .request(answer_timeout, |store| store.lock_raise(claim, tried.token))
             .await;
         let know = raised
             .iter()
@@ -171,12 +171,13 @@ impl Quorum {
             () = stop.cancelled() => Err(Error::closed()),
             () = sleep_until(limit.until), if limit.queues => Ok(()),
         };
-        let patience = match granted {
+        let answer_timeout = match granted {
             // Nobody waits for the answer.
-            Err(_) => patience(ttl_ms),
+            Err(_) => answer_timeout(ttl_ms),
             Ok(()) => LEAVING,
         };
-        self.clean_up(claim, ttl_ms, patience, &self.gone).await;
+        self.clean_up(claim, ttl_ms, answer_timeout, &self.gone)
+            .await;
         granted?;
         let nothing = Try {
             granted: 0,
@@ -202,7 +203,7 @@ impl Quorum {
                 Err(tried) => tried,
             };
             let tidying = self.gone.child_token();
-            self.clean_up(claim, ttl_ms, patience(ttl_ms), &tidying)
+            self.clean_up(claim, ttl_ms, answer_timeout(ttl_ms), &tidying)
                 .await;
             if !limit.queues && tries > self.options.retry_count {
                 return Err(self.unavailable(claim, &tried, tries));
@@ -222,11 +223,11 @@ impl Quorum {
         &self,
         claim: &Claim,
         ttl_ms: u64,
-        patience: Duration,
+        answer_timeout: Duration,
         end: &CancellationToken,
     ) {
         let until = Instant::now() + Duration::from_millis(ttl_ms);
-        self.release_all(claim, 0, until, patience, end).await;
+        self.release_all(claim, 0, until, answer_timeout, end).await;
     }
 
     async fn release_all(
@@ -234,11 +235,11 @@ impl Quorum {
         claim: &Claim,
         token: FencingToken,
         until: Instant,
-        patience: Duration,
+        answer_timeout: Duration,
         end: &CancellationToken,
     ) {
         let releases = self.begin_releases(claim, token, until, end);
-        self.released(&releases, patience).await;
+        self.released(&releases, answer_timeout).await;
     }
 
     fn begin_releases(
@@ -255,10 +256,10 @@ impl Quorum {
     }
 
     /// The outcomes on the servers that can be reached.
-    async fn released(&self, releases: &[Release], patience: Duration) -> Vec<Option<Holds>> {
+    async fn released(&self, releases: &[Release], answer_timeout: Duration) -> Vec<Option<Holds>> {
         join_all(self.stores.iter().zip(releases).map(|(store, release)| {
-            let outcome = release.clone().within(patience);
-            answer(&**store, patience, Box::pin(outcome))
+            let outcome = release.clone().within(answer_timeout);
+            answer(&**store, answer_timeout, Box::pin(outcome))
         }))
         .await
     }
@@ -268,11 +269,13 @@ impl Quorum {
         claim: &Claim,
         token: FencingToken,
         until: Instant,
-        patience: Duration,
+        answer_timeout: Duration,
     ) -> Result<Holds> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + answer_timeout;
         let releases = self.begin_releases(claim, token, until, &self.gone);
-        let mut answers = self.released(&releases, patience.min(PATIENCE)).await;
+        let mut answers = self
+            .released(&releases, answer_timeout.min(ANSWER_TIMEOUT))
+            .await;
         // The others decide: one that is away now may be back before the call has to answer.
         let left = deadline.saturating_duration_since(Instant::now());
         let mut late: FuturesUnordered<_> = releases
@@ -311,7 +314,7 @@ impl Quorum {
 
     fn unavailable(&self, claim: &Claim, tried: &Try, tries: u32) -> Error {
         let held = match &tried.owner {
-            Some(owner) => format!("it is held by {}", ids::shown(owner)),
+            Some(owner) => format!("it is held by {}", ids::display_id(owner)),
             None => "nobody else is known to hold it".into(),
         };
         Error::new(
@@ -319,7 +322,7 @@ impl Quorum {
             format!(
                 "lock {} was not granted by a majority, which is {} of {} servers: {} answered, {held}; \
                  tried {tries} times",
-                ids::shown(&claim.name),
+                ids::display_id(&claim.name),
                 self.majority(),
                 self.stores.len(),
                 tried.answered,
@@ -334,9 +337,9 @@ impl Quorum {
         ttl_ms: u64,
     ) -> Result<(Holds, Instant)> {
         let sent = Instant::now();
-        let patience = patience(ttl_ms);
+        let answer_timeout = answer_timeout(ttl_ms);
         let answers = self
-            .ask(patience, |store| store.lock_extend(claim, ttl_ms))
+            .request(answer_timeout, |store| store.lock_extend(claim, ttl_ms))
             .await;
         let until = until(sent, ttl_ms, self.options.drift_factor);
         let verdict = self.verdict(&answers)?;
@@ -358,7 +361,7 @@ impl Quorum {
                 let free = matches!(answer, Some(Holds::No(None)));
                 let call = free.then(|| store.lock_take(claim, &take));
                 // What came of it the next renewal will tell.
-                async move { self::answer(&**store, patience, call?).await }
+                async move { self::answer(&**store, answer_timeout, call?).await }
             }))
             .await;
         }
@@ -398,7 +401,7 @@ impl Quorum {
 
     async fn do_inspect(&self, name: &str) -> Result<Option<Inspection>> {
         let answers: Vec<_> = self
-            .ask(PATIENCE, |store| store.lock_inspect(name))
+            .request(ANSWER_TIMEOUT, |store| store.lock_inspect(name))
             .await
             .into_iter()
             .flatten()
@@ -427,7 +430,7 @@ impl Quorum {
 
     async fn do_revoke(&self, name: &str) -> Result<Option<Revoked>> {
         let answers: Vec<_> = self
-            .ask(PATIENCE, |store| store.lock_revoke(name))
+            .request(ANSWER_TIMEOUT, |store| store.lock_revoke(name))
             .await
             .into_iter()
             .flatten()
@@ -445,10 +448,10 @@ impl Quorum {
 /// What a call comes to. A connection that breaks is not waited for until it is back.
 async fn answer<T>(
     store: &dyn Store,
-    patience: Duration,
+    answer_timeout: Duration,
     mut call: BoxFuture<'_, Result<T>>,
 ) -> Option<T> {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + answer_timeout;
     loop {
         tokio::select! {
             result = &mut call => return result.ok(),
@@ -460,11 +463,11 @@ async fn answer<T>(
     }
 }
 
-fn patience(ttl_ms: u64) -> Duration {
-    (Duration::from_millis(ttl_ms) / 10).clamp(LEAST_PATIENCE, MOST_PATIENCE)
+fn answer_timeout(ttl_ms: u64) -> Duration {
+    (Duration::from_millis(ttl_ms) / 10).clamp(MIN_QUEUE_TIMEOUT, MAX_QUEUE_TIMEOUT)
 }
 
-impl Keeper for Quorum {
+impl LockBackend for Quorum {
     fn acquire<'a>(
         &'a self,
         claim: &'a Claim,
@@ -489,9 +492,9 @@ impl Keeper for Quorum {
         claim: &'a Claim,
         token: FencingToken,
         until: Instant,
-        patience: Duration,
+        answer_timeout: Duration,
     ) -> BoxFuture<'a, Result<Holds>> {
-        Box::pin(self.do_release(claim, token, until, patience))
+        Box::pin(self.do_release(claim, token, until, answer_timeout))
     }
 
     fn revoke<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Revoked>>> {
@@ -507,7 +510,7 @@ impl Keeper for Quorum {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn tells(&self) -> bool {
+    fn emits_events(&self) -> bool {
         false
     }
 

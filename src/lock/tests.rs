@@ -1,14 +1,14 @@
 //! Races of a lock between its caller and what grants it.
 
-use super::{Ask, Board, Line, Locks, Told};
+use super::{AcquireRequest, LockLostListener, Locks, QueuedLock, WakeupRegistry};
 use crate::{
     model::{error::Error, limits::Limits},
-    store::{deaf::Deaf, memory::MemoryStore},
+    store::{memory::MemoryStore, noop_sink::NoopSink},
 };
 use std::{hint::spin_loop, sync::Arc, time::Duration};
 use tokio::{runtime::Builder, time::timeout};
 
-impl Told for Deaf {
+impl LockLostListener for NoopSink {
     fn lock_lost(&self, _: u64, _: &Error) {}
 }
 
@@ -22,18 +22,18 @@ fn spec_8_1_a_lock_that_is_abandoned_as_it_is_granted_is_given_back() {
         .build()
         .unwrap();
     let _in_runtime = runtime.enter();
-    let board = Arc::new(Board::default());
-    let store = Arc::new(MemoryStore::open(None, Arc::new(Deaf)));
+    let wakeups = Arc::new(WakeupRegistry::default());
+    let store = Arc::new(MemoryStore::open(None, Arc::new(NoopSink)));
     let locks = Locks::new(
-        Arc::new(Line::new(store, board.clone())),
-        &board,
-        Arc::new(Deaf),
+        Arc::new(QueuedLock::new(store, wakeups.clone())),
+        &wakeups,
+        Arc::new(NoopSink),
         Arc::default(),
         Limits::default(),
         Duration::from_secs(1),
     );
     for number in 0..ROUNDS {
-        let ask = Ask {
+        let request = AcquireRequest {
             number,
             name: "l".into(),
             owner: "ada".into(),
@@ -45,7 +45,7 @@ fn spec_8_1_a_lock_that_is_abandoned_as_it_is_granted_is_given_back() {
         };
         let acquiring = runtime.spawn({
             let locks = locks.clone();
-            async move { locks.acquire(ask).await }
+            async move { locks.acquire(request).await }
         });
         while locks.waiting() == 0 && locks.held() == 0 && !acquiring.is_finished() {
             spin_loop();

@@ -7,7 +7,7 @@ use crate::{
         error::{Error, Result},
         metadata::{
             Channel,
-            change::{Contents, LockCheck, LockState, Touched, Verdict},
+            change::{ChangedItems, Contents, LockCheck, LockState, Verdict},
             record::{Response, View},
         },
     },
@@ -65,22 +65,22 @@ impl Group {
         self.bytes = 0;
         let mut events = Vec::new();
         let mut last: Option<(View, Option<u64>)> = None;
-        let mut shown: Option<View> = None;
-        let mut all = Touched::Items(Vec::new());
+        let mut display: Option<View> = None;
+        let mut all = ChangedItems::Items(Vec::new());
         for waiting in &self.waiting {
             let mut verdict = waiting.change.apply(channel, contents);
             if let Verdict::Changed(view, event, touched) = &mut verdict {
-                all = together(all, std::mem::replace(touched, Touched::All));
+                all = together(all, std::mem::replace(touched, ChangedItems::All));
                 self.bytes += event.head.len();
                 events.push(std::mem::take(event));
                 last = Some((view.clone(), waiting.change.ttl_ms));
             }
             // Answers share a record that did not change between them.
             if let Some(view) = verdict.view()
-                && shown.as_ref().is_none_or(|shown| shown != view)
+                && display.as_ref().is_none_or(|display| display != view)
             {
                 self.bytes += view.bytes();
-                shown = Some(view.clone());
+                display = Some(view.clone());
             }
             self.verdicts.push(verdict);
             if self.bytes > MAX_ANSWER_BYTES {
@@ -160,13 +160,13 @@ impl Group {
 }
 
 /// What two changes, one after the other, have touched.
-fn together(first: Touched, second: Touched) -> Touched {
+fn together(first: ChangedItems, second: ChangedItems) -> ChangedItems {
     match (first, second) {
-        (Touched::Items(mut items), Touched::Items(more)) => {
+        (ChangedItems::Items(mut items), ChangedItems::Items(more)) => {
             items.extend(more);
-            Touched::Items(items)
+            ChangedItems::Items(items)
         }
-        _ => Touched::All,
+        _ => ChangedItems::All,
     }
 }
 

@@ -4,12 +4,12 @@
 //! the changes are applied to that and tried again, so that none is lost and none runs twice.
 //!
 //! `group.rs`: the changes of one commit; `queues.rs`: changes that wait, by channel; `reads.rs`: reads that
-//! wait; `remembered.rs`: records as this node last saw them. `docs/metadata.md` has the whole story.
+//! wait; `cache.rs`: records as this node last saw them. `docs/metadata.md` has the whole story.
 
+mod cache;
 mod group;
 mod queues;
 mod reads;
-mod remembered;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -28,11 +28,11 @@ use crate::{
     offload::offload,
     store::metadata::{Commit, Committed, MetadataStore},
 };
+use cache::{Known, RecordCache};
 use group::Group;
 use parking_lot::Mutex;
 use queues::Queues;
 use reads::Reads;
-use remembered::{Known, Remembered};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -41,7 +41,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 
 /// How often changes are applied anew because others changed the record in between, at least. Each
 /// time means that somebody else's change was written.
-const LEAST_ROUNDS: u32 = 100;
+const MIN_ROUNDS: u32 = 100;
 /// Texts of a record that are in memory at once while it is read or changed.
 const COPIES: usize = 3;
 
@@ -56,7 +56,7 @@ pub struct Settings {
     /// How deep values that others wrote may be nested.
     pub max_depth: usize,
     /// How long a change waits for its turn before it fails.
-    pub patience: Duration,
+    pub queue_timeout: Duration,
 }
 
 impl From<&Limits> for Settings {
@@ -66,7 +66,7 @@ impl From<&Limits> for Settings {
             most_waiting: limits.max_queue,
             most_waiting_bytes: limits.max_metadata_record_bytes.saturating_mul(8),
             max_depth: limits.max_depth,
-            patience: Duration::from_millis(limits.command_timeout_ms),
+            queue_timeout: Duration::from_millis(limits.command_timeout_ms),
         }
     }
 }
@@ -80,7 +80,7 @@ pub struct Metadata {
     runtime: Handle,
     queues: Mutex<Queues>,
     reads: Mutex<Reads>,
-    remembered: Mutex<Remembered>,
+    cache: Mutex<RecordCache>,
 }
 
 impl Metadata {
@@ -99,7 +99,7 @@ impl Metadata {
             runtime: Handle::current(),
             queues: Mutex::new(Queues::new(&settings)),
             reads: Mutex::default(),
-            remembered: Mutex::default(),
+            cache: Mutex::default(),
         }
     }
 
@@ -149,7 +149,7 @@ impl Metadata {
         let view = record.view();
         room.resize(view.bytes());
         self.in_flight.learn(channel, COPIES * view.bytes());
-        self.remembered.lock().learn(channel, known);
+        self.cache.lock().learn(channel, known);
         Ok(Response {
             view,
             channel: channel.clone(),
@@ -198,7 +198,7 @@ impl Metadata {
 
     /// Serves a channel until nothing waits for it any more.
     async fn serve(self: Arc<Self>, channel: Channel) {
-        let turn = Turn {
+        let turn = QueueGuard {
             metadata: &self,
             channel: &channel,
         };
@@ -213,10 +213,10 @@ impl Metadata {
             let began = Instant::now();
             let room = self.room(&channel).await;
             waited += began.elapsed();
-            let patience = self.settings.patience + waited;
+            let queue_timeout = self.settings.queue_timeout + waited;
             match room {
                 Ok(room) => {
-                    let next = self.queues.lock().next(&channel, patience);
+                    let next = self.queues.lock().next(&channel, queue_timeout);
                     for late in next.late {
                         late.answer_with(Err(self.too_late()));
                     }
@@ -225,7 +225,10 @@ impl Metadata {
                     }
                 }
                 Err(overloaded) => {
-                    let late = self.queues.lock().late(&channel, self.settings.patience);
+                    let late = self
+                        .queues
+                        .lock()
+                        .late(&channel, self.settings.queue_timeout);
                     for late in late {
                         late.answer_with(Err(overloaded.clone()));
                     }
@@ -235,7 +238,7 @@ impl Metadata {
     }
 
     async fn carry_out(&self, channel: &Channel, mut group: Group, mut room: Room) {
-        let mut base = self.remembered.lock().take(channel).unwrap_or_default();
+        let mut base = self.cache.lock().take(channel).unwrap_or_default();
         let began = Instant::now();
         let mut rounds = 0;
         // When the record was seen to be this one, with the locks as they should be, if it was.
@@ -252,7 +255,7 @@ impl Metadata {
                 && group.write().is_none()
             {
                 // Nothing is to be written: what was seen is the answer.
-                self.remembered.lock().put(channel, base);
+                self.cache.lock().put(channel, base);
                 return group.answer(channel, now_ms, "", room);
             }
             count(&self.metrics.counters.metadata_commits, 1);
@@ -273,7 +276,7 @@ impl Metadata {
                         base.settle(&time);
                     }
                     // Before the answers: who gets one may ask for the next change at once.
-                    self.remembered.lock().put(channel, base);
+                    self.cache.lock().put(channel, base);
                     return group.answer(channel, time.ms, &time.iso, room);
                 }
                 Ok(Committed::Locked(refused)) => {
@@ -287,7 +290,7 @@ impl Metadata {
                 Ok(Committed::Changed(stored, now_ms)) => {
                     count(&self.metrics.counters.metadata_retries, 1);
                     rounds += 1;
-                    if rounds > LEAST_ROUNDS && began.elapsed() > self.settings.patience {
+                    if rounds > MIN_ROUNDS && began.elapsed() > self.settings.queue_timeout {
                         return group.fail(&contended(channel, rounds));
                     }
                     seen_at = Some(now_ms);
@@ -308,7 +311,7 @@ impl Metadata {
             format!(
                 "the change waited {} ms for those before it; Redis does not answer in time. \
                  Nothing was sent",
-                self.settings.patience.as_millis()
+                self.settings.queue_timeout.as_millis()
             ),
         )
     }
@@ -316,12 +319,12 @@ impl Metadata {
 
 /// Should a channel's task end otherwise than by running out of work (it panics, the runtime goes),
 /// nobody would serve the channel again: what waits fails then.
-struct Turn<'a> {
+struct QueueGuard<'a> {
     metadata: &'a Metadata,
     channel: &'a Channel,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for QueueGuard<'_> {
     fn drop(&mut self) {
         self.metadata.queues.lock().abandon(self.channel);
     }
@@ -349,7 +352,7 @@ fn contended(channel: &Channel, rounds: u32) -> Error {
         format!(
             "the metadata of channel {} was changed by others {rounds} times while this change was \
              tried; nothing was written",
-            channel.shown()
+            channel.display()
         ),
     )
 }

@@ -138,9 +138,9 @@ impl Queues {
         is_empty
     }
 
-    /// Takes out what is to be done next, and what has waited for longer than `patience`.
-    pub fn next(&mut self, channel: &Channel, patience: Duration) -> Next {
-        let late = self.late(channel, patience);
+    /// Takes out what is to be done next, and what has waited for longer than `queue_timeout`.
+    pub fn next(&mut self, channel: &Channel, queue_timeout: Duration) -> Next {
+        let late = self.late(channel, queue_timeout);
         let most = self.most_in_group;
         let group = self
             .channels
@@ -152,14 +152,14 @@ impl Queues {
         }
     }
 
-    /// Takes out what has waited for longer than `patience`.
-    pub fn late(&mut self, channel: &Channel, patience: Duration) -> Vec<Waiting> {
+    /// Takes out what has waited for longer than `queue_timeout`.
+    pub fn late(&mut self, channel: &Channel, queue_timeout: Duration) -> Vec<Waiting> {
         let Some(queue) = self.channels.get_mut(channel) else {
             return Vec::new();
         };
         let late = queue
             .iter()
-            .take_while(|waiting| waiting.since.elapsed() >= patience)
+            .take_while(|waiting| waiting.since.elapsed() >= queue_timeout)
             .count();
         queue.drain(..late).collect()
     }

@@ -146,7 +146,7 @@ impl Error {
             Code::ConnectionNotFound,
             format!(
                 "connection {} is unknown or has expired; join again",
-                crate::model::ids::shown(conn)
+                crate::model::ids::display_id(conn)
             ),
         )
     }
@@ -157,7 +157,7 @@ impl Error {
             format!(
                 "epoch {given} of connection {} is older than the stored epoch {stored}; \
                  a newer join has taken the connection over",
-                crate::model::ids::shown(conn)
+                crate::model::ids::display_id(conn)
             ),
         )
     }
@@ -166,7 +166,7 @@ impl Error {
         Self::invalid(format!(
             "epoch {given} of connection {} is more than one day ahead of the server's time (the limit is \
              {max} now); send the epoch that join returned",
-            crate::model::ids::shown(conn)
+            crate::model::ids::display_id(conn)
         ))
     }
 

@@ -1,11 +1,11 @@
 //! Checks of ids that come from outside, and how they are shown in messages.
 
 use crate::{
+    failpoints::{Failpoint, off},
     model::{
         error::{Error, Result},
         limits::Limits,
     },
-    switches::{Defence, off},
 };
 
 /// Ends of connection ids that are reserved: `prs:conn:<connId>:state` is a key of its own
@@ -18,7 +18,7 @@ pub fn check(field: &str, id: &str, limits: &Limits) -> Result<()> {
     if id.is_empty() {
         return Err(Error::invalid(format!("{field} must not be empty")));
     }
-    if id.len() > limits.max_id_bytes && !off(Defence::Limits) {
+    if id.len() > limits.max_id_bytes && !off(Failpoint::Limits) {
         return Err(Error::invalid(format!(
             "{field} is {} bytes long, more than the limit of {} bytes (limits.maxIdBytes)",
             id.len(),
@@ -61,7 +61,7 @@ fn fill(bytes: &mut [u8]) -> Result<()> {
 }
 
 /// An id as it may stand in a message: quoted, and cut when it is long.
-pub fn shown(id: &str) -> String {
+pub fn display_id(id: &str) -> String {
     const MOST: usize = 64;
     match id.char_indices().nth(MOST) {
         Some((end, _)) => format!("{:?}… ({} bytes)", &id[..end], id.len()),

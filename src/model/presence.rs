@@ -111,8 +111,8 @@ fn shared_column(out: &mut String, members: &[Member], id: impl Fn(&Member) -> &
 
 /// Near to all times and epochs. 0 if one of them is so large that a sum would not be exact in JavaScript.
 fn base(members: &[Member]) -> u64 {
-    const MOST_EXACT: u64 = 1 << 53;
-    let exact = |member: &Member| member.last_seen_ms <= MOST_EXACT && member.epoch <= MOST_EXACT;
+    const MAX_EXACT: u64 = 1 << 53;
+    let exact = |member: &Member| member.last_seen_ms <= MAX_EXACT && member.epoch <= MAX_EXACT;
     match members {
         [first, ..] if members.iter().all(exact) => first.last_seen_ms,
         _ => 0,
@@ -129,7 +129,7 @@ fn more_than(out: &mut String, base: u64, value: u64) {
 
 /// What a heartbeat came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Beat {
+pub struct HeartbeatResult {
     /// The patch changed the state (and an `update` was published).
     pub changed: bool,
     /// The stored epoch after the heartbeat.

@@ -2,11 +2,11 @@
 //! level (spec 3.4) without decoding it.
 
 use crate::{
+    failpoints::{Failpoint, off},
     model::{
         error::{Error, Result},
         json::{self, Entry},
     },
-    switches::{Defence, off},
 };
 use foldhash::HashMap;
 use std::{borrow::Cow, sync::Arc};
@@ -41,7 +41,7 @@ struct Span {
 
 /// States from this size on (bytes) remember where their entries are, if there are not too many.
 const LAYOUT_FROM: usize = 1024;
-const MOST_SPANS: usize = 256;
+const MAX_SPANS: usize = 256;
 
 impl PartialEq for State {
     fn eq(&self, other: &Self) -> bool {
@@ -73,7 +73,7 @@ impl State {
     }
 
     pub fn empty() -> State {
-        static EMPTY: std::sync::LazyLock<Arc<str>> = std::sync::LazyLock::new(|| "{}".into());
+        static EMPTY: once_cell::sync::Lazy<Arc<str>> = once_cell::sync::Lazy::new(|| "{}".into());
         EMPTY.clone().into()
     }
 
@@ -126,7 +126,7 @@ impl State {
     fn of(entries: &[Entry<'_>], size: usize) -> State {
         let mut text = String::with_capacity(size + 2);
         let mut layout = Vec::new();
-        let remembers = size >= LAYOUT_FROM && entries.len() <= MOST_SPANS;
+        let remembers = size >= LAYOUT_FROM && entries.len() <= MAX_SPANS;
         let at = |text: &String| u32::try_from(text.len()).unwrap_or(u32::MAX);
         text.push('{');
         for (i, entry) in entries.iter().enumerate() {
@@ -217,7 +217,7 @@ enum Now<'a> {
 impl<'a> Merge<'a> {
     fn edits(&mut self, patch: &'a Patch) -> Vec<Edit<'a>> {
         let set = json::entries(&patch.set);
-        let removed = patch.remove.iter().filter(|_| !off(Defence::Merging));
+        let removed = patch.remove.iter().filter(|_| !off(Failpoint::Merging));
         let mut edits = Vec::with_capacity(set.len() + patch.remove.len());
         for key in removed {
             edits.push((self.key(key), None));

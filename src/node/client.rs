@@ -7,7 +7,8 @@ use super::{
 };
 use crate::{
     client::Client,
-    heartbeat::{ConnId, Request, Settle},
+    failpoints::{Failpoint, off, panic_point},
+    heartbeat::{ConnId, Request, ResultSink},
     in_flight::{Call, InFlight},
     model::{
         error::{Error, Result},
@@ -17,15 +18,12 @@ use crate::{
     },
     options::Options,
     store::{EachPiece, Feed, Topic},
-    switches::{Defence, off, panic_point},
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use napi::bindgen_prelude::{Float64ArraySlice, Function};
 use napi_derive::napi;
-use std::{
-    panic::AssertUnwindSafe,
-    sync::{Arc, OnceLock},
-};
+use once_cell::sync::OnceCell;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 use tokio_util::task::TaskTracker;
 
 /// Text of a piece of a snapshot, about: what JavaScript parses without a pause that anybody notices.
@@ -54,7 +52,7 @@ impl Admission {
 
 #[napi]
 pub struct NativeClient {
-    core: Arc<OnceLock<Arc<Client>>>,
+    core: Arc<OnceCell<Arc<Client>>>,
     inbox: Arc<Inbox>,
     /// The calls that JavaScript has made and that have not ended. Counted when they are made: the
     /// runtime may begin tasks in another order, and a close must not overtake the calls before it.
@@ -127,7 +125,7 @@ impl NativeClient {
     /// ticket.
     #[napi(catch_unwind)]
     pub fn heartbeats(&self, conns: String, items: &[f64]) {
-        panic_point(Defence::CalmAtOnce);
+        panic_point(Failpoint::CalmAtOnce);
         let conns: Arc<str> = conns.into();
         let ascii = conns.len() as f64 == items.chunks_exact(3).map(|item| item[0]).sum::<f64>();
         let mut requests = Vec::with_capacity(items.len() / 3);
@@ -163,7 +161,7 @@ impl NativeClient {
         set: String,
         remove: String,
     ) {
-        panic_point(Defence::CalmAtOnce);
+        panic_point(Failpoint::CalmAtOnce);
         let ticket = ticket as u64;
         let patch = self
             .client()
@@ -297,7 +295,7 @@ impl NativeClient {
     /// The metrics as JSON text; empty before the client is connected.
     #[napi(catch_unwind)]
     pub fn metrics(&self) -> napi::Result<String> {
-        panic_point(Defence::CalmAtOnce);
+        panic_point(Failpoint::CalmAtOnce);
         match self.core.get() {
             None => Ok("{}".into()),
             Some(client) => serde_json::to_string(&client.metrics())
@@ -415,7 +413,7 @@ impl NativeClient {
     where
         F: Future<Output = Result<Reply>> + Send,
     {
-        panic_point(Defence::CalmAtOnce);
+        panic_point(Failpoint::CalmAtOnce);
         let (client, call) = match self.admitted(admission) {
             Ok((client, call)) => (client.clone(), call),
             Err(error) => {
@@ -447,7 +445,7 @@ impl NativeClient {
         call: Option<Call>,
         work: impl Future<Output = Result<R>> + Send + 'static,
     ) -> napi::Result<()> {
-        panic_point(Defence::CalmAtOnce);
+        panic_point(Failpoint::CalmAtOnce);
         let inbox = self.inbox.clone();
         runtime()?.spawn(async move {
             let result = guarded(work).await;
@@ -490,10 +488,10 @@ fn pieces(
 /// What the work comes to; a panic becomes an error like any other.
 async fn guarded<R>(work: impl Future<Output = Result<R>>) -> Result<R> {
     let work = async {
-        panic_point(Defence::Calm);
+        panic_point(Failpoint::Calm);
         work.await
     };
-    if off(Defence::Panics) {
+    if off(Failpoint::Panics) {
         return work.await;
     }
     AssertUnwindSafe(work)
@@ -505,7 +503,7 @@ async fn guarded<R>(work: impl Future<Output = Result<R>>) -> Result<R> {
 impl Drop for NativeClient {
     /// The JavaScript object is gone, or its environment is: what it held ends in the background.
     fn drop(&mut self) {
-        if off(Defence::Ending) {
+        if off(Failpoint::Ending) {
             std::mem::forget((self.core.clone(), self.inbox.clone()));
             return;
         }

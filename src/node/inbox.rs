@@ -18,9 +18,9 @@ use super::{
     runtime,
 };
 use crate::{
-    heartbeat::{Outcome, Settle},
+    heartbeat::{Outcome, ResultSink},
     in_flight::{Call, Room},
-    lock::Told,
+    lock::LockLostListener,
     model::{
         error::{Error, Result},
         json::quote,
@@ -62,14 +62,14 @@ pub struct Inbox {
     this: Weak<Inbox>,
     scheduled: AtomicBool,
     abandoned: AtomicBool,
-    beats: Mutex<Beats>,
+    heartbeats: Mutex<SettledHeartbeats>,
     messages: Mutex<Messages>,
     most_events: AtomicUsize,
     most_event_bytes: AtomicUsize,
 }
 
 #[derive(Default)]
-struct Beats {
+struct SettledHeartbeats {
     settled: VecDeque<(u64, Outcome)>,
     /// How many have been settled in all, and handed over.
     put_in: u64,
@@ -85,7 +85,7 @@ impl Inbox {
             this: this.clone(),
             scheduled: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
-            beats: Mutex::default(),
+            heartbeats: Mutex::default(),
             messages: Mutex::default(),
             most_events: AtomicUsize::new(limits.max_event_queue),
             most_event_bytes: AtomicUsize::new(limits.max_event_queue_bytes),
@@ -102,7 +102,7 @@ impl Inbox {
     /// Nobody will drain any more. What answers carry goes back.
     pub fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
-        *self.beats.lock() = Beats::default();
+        *self.heartbeats.lock() = SettledHeartbeats::default();
         let messages = std::mem::take(&mut *self.messages.lock());
         drop(messages);
     }
@@ -120,7 +120,7 @@ impl Inbox {
     /// Answers come after the heartbeats that were settled before them: the one to `close` ends whatever is
     /// still pending.
     fn put_answer(&self, answer: Answer) {
-        let after = self.beats.lock().put_in;
+        let after = self.heartbeats.lock().put_in;
         self.put(|messages| messages.answer(answer, after));
     }
 
@@ -144,13 +144,13 @@ impl Inbox {
 
     /// How many have been handed over in all, and whether some are left.
     fn drain_heartbeats(&self, out: &mut [f64]) -> (u64, bool) {
-        let mut beats = self.beats.lock();
-        let Beats {
+        let mut heartbeats = self.heartbeats.lock();
+        let SettledHeartbeats {
             settled,
             taken_out,
             errors,
             ..
-        } = &mut *beats;
+        } = &mut *heartbeats;
         let Some((header, slots)) = out.split_at_mut_checked(HEADER) else {
             return (*taken_out, false);
         };
@@ -168,9 +168,9 @@ impl Inbox {
             count += 1;
             slot[0] = ticket as f64;
             match result {
-                Ok(beat) => {
-                    slot[1] = if beat.changed { 1.0 } else { 0.0 };
-                    slot[2] = beat.epoch as f64;
+                Ok(heartbeat) => {
+                    slot[1] = if heartbeat.changed { 1.0 } else { 0.0 };
+                    slot[2] = heartbeat.epoch as f64;
                 }
                 Err(error) => {
                     slot[1] = -1.0;
@@ -190,7 +190,7 @@ impl Inbox {
     }
 
     pub fn take_errors(&self) -> String {
-        let errors = std::mem::take(&mut self.beats.lock().errors);
+        let errors = std::mem::take(&mut self.heartbeats.lock().errors);
         let errors: Vec<String> = errors.iter().map(error_json).collect();
         format!("[{}]", errors.join(","))
     }
@@ -286,20 +286,20 @@ impl Inbox {
     }
 }
 
-impl Settle for Inbox {
+impl ResultSink for Inbox {
     fn settle(&self, results: Vec<(u64, Outcome)>) {
         if self.abandoned.load(Ordering::Acquire) {
             return;
         }
-        let mut beats = self.beats.lock();
-        beats.put_in += results.len() as u64;
-        beats.settled.extend(results);
-        drop(beats);
+        let mut heartbeats = self.heartbeats.lock();
+        heartbeats.put_in += results.len() as u64;
+        heartbeats.settled.extend(results);
+        drop(heartbeats);
         self.schedule();
     }
 }
 
-impl Told for Inbox {
+impl LockLostListener for Inbox {
     fn lock_lost(&self, number: u64, error: &Error) {
         let notice = format!(r#"["lock","{number}",{}]"#, quote(&error_json(error)));
         self.put(|messages| messages.notice(notice));

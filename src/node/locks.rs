@@ -6,7 +6,7 @@ use super::{
     runtime,
 };
 use crate::{
-    lock::{Ask, MOST_MS, clock_ms},
+    lock::{AcquireRequest, MAX_MS, clock_ms},
     model::json::quote,
 };
 use napi_derive::napi;
@@ -31,13 +31,13 @@ impl NativeClient {
         wait_ms: f64,
         renew: bool,
     ) -> napi::Result<()> {
-        let ask = Ask {
+        let ask = AcquireRequest {
             number: number as u64,
             name: name.into(),
             owner: owner.into(),
             ttl_ms: ttl_ms as u64,
             since: Instant::now(),
-            wait_ms: wait_ms.min(MOST_MS as f64) as u64,
+            wait_ms: wait_ms.min(MAX_MS as f64) as u64,
             renew,
         };
         let admission = Admission::Bounded(ask.name.len() + ask.owner.len());

@@ -7,6 +7,7 @@
 //! is given up gives back what its call got (see [`Undo`]).
 
 use crate::{
+    failpoints::{Failpoint, off, panic_point},
     in_flight::{Call, Room},
     model::{
         error::{Error, Result},
@@ -14,7 +15,6 @@ use crate::{
         metadata::record::Response,
     },
     store::Feed,
-    switches::{Defence, off, panic_point},
 };
 use std::{collections::VecDeque, fmt::Write as _, time::Instant};
 
@@ -138,7 +138,7 @@ impl Answer {
     }
 
     fn write_into(&self, text: &mut String) {
-        panic_point(Defence::CalmDrain);
+        panic_point(Failpoint::CalmDrain);
         let number = self.number;
         write!(text, "[{number},").expect("a String takes any text");
         match &self.content {
@@ -166,7 +166,7 @@ impl Drop for Answer {
 
 fn run(undo: Option<Undo>) {
     if let Some(undo) = undo
-        && !off(Defence::Undelivered)
+        && !off(Failpoint::Undelivered)
     {
         undo();
     }
@@ -235,7 +235,7 @@ impl Messages {
     /// Takes an event in. If there is no room, all of them are dropped, with a notice; says how many.
     pub fn event(&mut self, feed: Feed, payload: &str, most: usize, most_bytes: usize) -> u64 {
         let full = self.events.len() >= most || self.event_bytes + payload.len() > most_bytes;
-        if full && !off(Defence::EventBound) {
+        if full && !off(Failpoint::EventBound) {
             let dropped = self.events.len() as u64 + 1;
             self.events.clear();
             self.event_bytes = 0;

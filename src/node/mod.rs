@@ -11,13 +11,13 @@ mod metadata;
 
 use crate::model::error::Code;
 use napi_derive::napi;
-use std::sync::LazyLock;
+use once_cell::sync::Lazy;
 use tokio::runtime::{Builder, Runtime};
 
 /// One runtime for all clients of the process, made by the first: a client costs no thread. One
 /// worker, because hops between workers cost more than they win here: the work is to move small
 /// messages, and a batch grows while the worker is busy with the last one.
-static RUNTIME: LazyLock<Result<Runtime, String>> = LazyLock::new(|| {
+static RUNTIME: Lazy<Result<Runtime, String>> = Lazy::new(|| {
     Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("rollcall")
@@ -52,7 +52,7 @@ pub fn error_codes() -> Vec<&'static str> {
     allow(dead_code, reason = "exported by the macro, which tests leave out")
 )]
 pub fn test_defences_off(names: Vec<String>) -> napi::Result<()> {
-    crate::switches::turn_off(names.iter().map(String::as_str)).map_err(napi::Error::from_reason)
+    crate::failpoints::turn_off(names.iter().map(String::as_str)).map_err(napi::Error::from_reason)
 }
 
 /// Has the process end in the middle of a step, in the tests' own build.
@@ -63,5 +63,5 @@ pub fn test_defences_off(names: Vec<String>) -> napi::Result<()> {
     allow(dead_code, reason = "exported by the macro, which tests leave out")
 )]
 pub fn test_end_in(step: String, done: u32) -> napi::Result<()> {
-    crate::switches::end_in(&step, done).map_err(napi::Error::from_reason)
+    crate::failpoints::end_in(&step, done).map_err(napi::Error::from_reason)
 }

@@ -24,10 +24,10 @@ pub struct Known {
     /// The state as this node last wrote or read it.
     pub stored: Option<Stored>,
     /// Nobody is known to have written anything since this node wrote the state: it may be recognised
-    /// by [`Mark::revision`]. One in a key of its own may always be.
+    /// by [`StateEncoding::revision`]. One in a key of its own may always be.
     ///
-    /// [`Mark::revision`]: crate::store::Mark::revision
-    pub quiet: bool,
+    /// [`StateEncoding::revision`]: crate::store::StateEncoding::revision
+    pub revision_trusted: bool,
 }
 
 /// States from this size on (bytes) are kept as they are, not copied.
@@ -37,15 +37,15 @@ const LARGE: usize = 1024;
 /// id and `text`.
 struct Entry {
     room: Arc<str>,
-    /// The user's id and behind it the state, if that is known and not in `aside`; a state is never
+    /// The user's id and behind it the state, if that is known and not in `large_state`; a state is never
     /// empty.
     text: Box<str>,
     /// A state that is large, or not stored as its text.
-    aside: Option<Box<Stored>>,
-    // What a batch asks for is here, so that it does not go to `aside`, which lies beside a large state:
+    large_state: Option<Box<Stored>>,
+    // What a batch asks for is here, so that it does not go to `large_state`, which lies beside a large state:
     // a cache miss for every heartbeat.
-    /// [`Known::quiet`].
-    quiet: Cell<bool>,
+    /// [`Known::revision_trusted`].
+    revision_trusted: Cell<bool>,
     /// The state is in a key of its own.
     separate: bool,
     user_len: u32,
@@ -59,12 +59,12 @@ struct Entry {
 impl Entry {
     fn new(room: Arc<str>, known: &Known, now: u32) -> Self {
         let user = &*known.place.user;
-        let aside = known
+        let large_state = known
             .stored
             .as_ref()
-            .filter(|stored| stored.mark.is_some() || stored.state.as_str().len() >= LARGE);
+            .filter(|stored| stored.encoding.is_some() || stored.state.as_str().len() >= LARGE);
         let state = match &known.stored {
-            Some(stored) if aside.is_none() => stored.state.as_str(),
+            Some(stored) if large_state.is_none() => stored.state.as_str(),
             _ => "",
         };
         let mut text = String::with_capacity(user.len() + state.len());
@@ -73,9 +73,9 @@ impl Entry {
         Entry {
             room,
             text: text.into(),
-            quiet: Cell::new(known.quiet || aside.is_none()),
-            separate: aside.is_some_and(Stored::is_separate),
-            aside: aside.cloned().map(Box::new),
+            revision_trusted: Cell::new(known.revision_trusted || large_state.is_none()),
+            separate: large_state.is_some_and(Stored::is_separate),
+            large_state: large_state.cloned().map(Box::new),
             user_len: u32::try_from(user.len()).unwrap_or(u32::MAX),
             touched: Cell::new(now),
             epoch: known.epoch,
@@ -92,11 +92,11 @@ impl Entry {
                 user: user.into(),
             },
             epoch: self.epoch,
-            stored: match &self.aside {
+            stored: match &self.large_state {
                 Some(stored) => Some(Stored::clone(stored)),
                 None => (!state.is_empty()).then(|| State::from_known(state).into()),
             },
-            quiet: self.quiet.get() || self.separate,
+            revision_trusted: self.revision_trusted.get() || self.separate,
         }
     }
 }
@@ -199,8 +199,8 @@ impl Directory {
                 }
                 Some((conn, entry)) => {
                     entry.touched.set(now);
-                    if plain && entry.aside.is_some() {
-                        entry.quiet.set(false);
+                    if plain && entry.large_state.is_some() {
+                        entry.revision_trusted.set(false);
                     }
                     entry
                         .batch
@@ -259,7 +259,7 @@ mod tests {
             place: Place::new("r", "u"),
             epoch,
             stored: None,
-            quiet: true,
+            revision_trusted: true,
         }
     }
 
@@ -280,7 +280,7 @@ mod tests {
                 place: Place::new("r", "ü{}"),
                 epoch: 7,
                 stored: state.map(Stored::from),
-                quiet: true,
+                revision_trusted: true,
             };
             directory.learn(conn, &known);
             let found = directory.all([conn, "stranger"].into_iter());

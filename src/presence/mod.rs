@@ -17,7 +17,7 @@ use std::time::Duration;
 
 /// How often a join or leave follows a connection that moves under its hands before it gives up.
 /// Each round means that somebody else moved the same connection in between.
-const MOST_ROUNDS: usize = 32;
+const MAX_ROUNDS: usize = 32;
 
 /// Joins, wherever the connection was before (spec 3.1, 3.2).
 pub async fn join(
@@ -31,16 +31,16 @@ pub async fn join(
     join.floor = known.as_ref().map_or(0, |known| epoch_after(known.epoch));
     let mut previous = known.map(|known| known.place);
     let mut moves = 0;
-    while moves < MOST_ROUNDS {
+    while moves < MAX_ROUNDS {
         let joined = store.join(join, previous.as_ref()).await;
         match joined.inspect_err(|error| forget_unknown(own, &join.conn, error))? {
-            Joined::Joined { epoch, mark } => {
+            Joined::Joined { epoch, encoding } => {
                 let state = join.state.clone();
                 let known = Known {
                     place: join.place.clone(),
                     epoch,
-                    stored: Some(Stored { state, mark }),
-                    quiet: true,
+                    stored: Some(Stored { state, encoding }),
+                    revision_trusted: true,
                 };
                 if epoch <= newest {
                     // The epoch that was known is one that joins ignore.
@@ -85,7 +85,7 @@ pub async fn leave(
         },
     };
     let mut moves = 0;
-    while moves < MOST_ROUNDS {
+    while moves < MAX_ROUNDS {
         match store.leave(conn, &place, fence).await? {
             Left::Left => {
                 directory.forget(conn);
@@ -116,9 +116,9 @@ fn contended(conn: &str) -> Error {
     Error::new(
         Code::Unavailable,
         format!(
-            "connection {} was moved by others {MOST_ROUNDS} times while this call ran; \
+            "connection {} was moved by others {MAX_ROUNDS} times while this call ran; \
              is its connId used by several sockets?",
-            crate::model::ids::shown(conn)
+            crate::model::ids::display_id(conn)
         ),
     )
 }

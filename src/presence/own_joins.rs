@@ -117,12 +117,12 @@ mod tests {
     use crate::{
         model::{presence::Place, state::State},
         presence::{self, directory::Directory},
-        store::{Join, deaf::Deaf, memory::MemoryStore},
+        store::{Join, memory::MemoryStore, noop_sink::NoopSink},
     };
 
     #[tokio::test]
     async fn spec_3_6_a_record_goes_only_when_its_join_is_over() {
-        let store = MemoryStore::open(None, Arc::new(Deaf));
+        let store = MemoryStore::open(None, Arc::new(NoopSink));
         let (directory, own) = (Directory::default(), OwnJoins::default());
         for conn in ["lives", "left", "moved"] {
             let mut join = Join {

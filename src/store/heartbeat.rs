@@ -1,6 +1,6 @@
 //! What heartbeats ask of a store.
 
-use super::{Beaten, Exception, FullBeat, Located, PlainBeat};
+use super::{BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Located};
 use crate::model::error::Result;
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
@@ -9,23 +9,23 @@ use std::sync::Arc;
 pub trait HeartbeatStore: Send + Sync + 'static {
     /// Refreshes a batch of connections (spec 3.3), which must be sorted by room. Safe to run
     /// twice.
-    fn beat_batch<'a>(
+    fn refresh_heartbeats<'a>(
         &'a self,
-        beats: &'a [PlainBeat],
+        heartbeats: &'a [HeartbeatRefresh],
         ttl_ms: u64,
-    ) -> BoxFuture<'a, Result<Vec<Exception>>>;
+    ) -> BoxFuture<'a, Result<Vec<BatchMiss>>>;
 
     /// Whether a batch is carried out room by room: then one that is large costs the store less.
-    fn beats_by_room(&self) -> bool {
+    fn refreshes_by_room(&self) -> bool {
         false
     }
 
     /// Refreshes connections one by one, with all that a heartbeat can bring, in order.
-    fn beat_full<'a>(
+    fn update_heartbeats<'a>(
         &'a self,
-        beats: &'a [FullBeat],
+        heartbeats: &'a [HeartbeatUpdate],
         ttl_ms: u64,
-    ) -> BoxFuture<'a, Vec<Result<Beaten>>>;
+    ) -> BoxFuture<'a, Vec<Result<HeartbeatOutcome>>>;
 
     /// Where connections are, each for itself; in order, `None` for the unknown.
     fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<Option<Located>>>>;

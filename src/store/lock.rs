@@ -25,7 +25,7 @@ pub struct Claim {
     /// Names the claim within its node, where turns and losses are told.
     pub number: u64,
     /// Whether the lock's events are published.
-    pub told: bool,
+    pub emits_events: bool,
 }
 
 /// Which fencing token a grant gets.
@@ -42,7 +42,7 @@ pub enum Token {
 
 /// A place in a lock's queue.
 #[derive(Clone, Copy, Debug)]
-pub struct Waiter {
+pub struct WaitRequest {
     /// The place, as the store gave it; `None` for a new one.
     pub place: Option<u64>,
     /// For how long the node counts as living.
@@ -55,7 +55,7 @@ pub struct Take {
     pub ttl_ms: u64,
     pub token: Token,
     /// `None`: the lock now, or not at all.
-    pub wait: Option<Waiter>,
+    pub wait: Option<WaitRequest>,
 }
 
 /// What came of it.

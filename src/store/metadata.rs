@@ -5,10 +5,10 @@ use crate::model::{
     error::Result,
     metadata::{
         Channel,
-        change::{LockCheck, LockState, Touched},
+        change::{ChangedItems, LockCheck, LockState},
         event::EventText,
         record::Stored,
-        spliced::Spliced,
+        text_template::TextTemplate,
     },
 };
 use futures_util::future::BoxFuture;
@@ -31,7 +31,7 @@ pub struct Commit<'a> {
 #[derive(Clone, Debug)]
 pub struct Write {
     /// Gaps are filled with the time of the commit, in ISO 8601.
-    pub items: Arc<Spliced>,
+    pub items: Arc<TextTemplate>,
     pub total: usize,
     pub major: u64,
     /// One for each change, in order.
@@ -39,7 +39,7 @@ pub struct Write {
     /// How long the record lives from now on; `None`: until it is changed again.
     pub ttl_ms: Option<u64>,
     /// What of the record the changes have touched, all together.
-    pub touched: Touched,
+    pub touched: ChangedItems,
 }
 
 /// What a commit came to. Only `Done` has written anything.

@@ -5,12 +5,12 @@
 //! what the node remembers: that is the capabilities' part (`presence/`, `heartbeat/`, `expiry/`,
 //! `metadata/`).
 
-#[cfg(test)]
-pub(crate) mod deaf;
 pub mod heartbeat;
 pub mod lock;
 pub mod memory;
 pub mod metadata;
+#[cfg(test)]
+pub(crate) mod noop_sink;
 pub mod redis;
 
 use crate::model::{
@@ -44,7 +44,7 @@ pub enum Joined {
     Joined {
         epoch: Epoch,
         /// How the state is stored.
-        mark: Option<Arc<Mark>>,
+        encoding: Option<Arc<StateEncoding>>,
     },
     /// The connection is in this place; nothing was written, call again with it.
     Elsewhere(Place),
@@ -71,17 +71,17 @@ pub enum Left {
 
 /// A heartbeat of a connection whose epoch the node knows.
 #[derive(Clone, Debug)]
-pub struct PlainBeat {
+pub struct HeartbeatRefresh {
     pub conn: Arc<str>,
     pub room: Arc<str>,
     pub epoch: Epoch,
-    /// Its state is stored apart from it ([`Mark::separate`]).
+    /// Its state is stored apart from it ([`StateEncoding::separate`]).
     pub separate: bool,
 }
 
 /// A heartbeat in a batch that was not written, because the stored epoch is another one, or that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exception {
+pub struct BatchMiss {
     /// Its place in the batch.
     pub index: usize,
     /// The stored epoch; `None` if there is no such connection. An error where a part of the store failed:
@@ -91,7 +91,7 @@ pub struct Exception {
 
 /// A heartbeat with all that one can bring.
 #[derive(Clone, Debug)]
-pub struct FullBeat {
+pub struct HeartbeatUpdate {
     pub conn: Arc<str>,
     pub place: Place,
     /// The epoch that the caller has.
@@ -99,7 +99,7 @@ pub struct FullBeat {
     pub write: Option<StateWrite>,
 }
 
-impl FullBeat {
+impl HeartbeatUpdate {
     /// It changes the state, and must not be sent a second time.
     pub fn writes_state(&self) -> bool {
         self.write
@@ -117,7 +117,7 @@ pub struct StateWrite {
     pub next: Option<State>,
     /// The connection's epoch, if the caller has reason to believe that the expectation holds. A
     /// store may then try what is cheap if it does and costs another round trip if not.
-    pub confident: Option<Epoch>,
+    pub expected_epoch: Option<Epoch>,
 }
 
 /// A state as a store holds it.
@@ -126,12 +126,12 @@ pub struct Stored {
     /// Empty if there is none, or none that can be read: then a patch mends it.
     pub state: State,
     /// What the store needs beside the state's text to recognise it.
-    pub mark: Option<Arc<Mark>>,
+    pub encoding: Option<Arc<StateEncoding>>,
 }
 
 /// How a state is stored, where that is not just its text in the connection's hash.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Mark {
+pub struct StateEncoding {
     /// What is stored, where it is not the state's text: compressed, missing or not to be read.
     pub raw: Option<Vec<u8>>,
     /// The field `compressed`; empty if there is none.
@@ -147,7 +147,10 @@ pub struct Mark {
 impl From<State> for Stored {
     /// Stored as its text.
     fn from(state: State) -> Self {
-        Stored { state, mark: None }
+        Stored {
+            state,
+            encoding: None,
+        }
     }
 }
 
@@ -156,40 +159,42 @@ impl Stored {
     pub fn none() -> Self {
         Stored {
             state: State::empty(),
-            mark: Some(Arc::new(Mark {
+            encoding: Some(Arc::new(StateEncoding {
                 raw: Some(Vec::new()),
-                ..Mark::default()
+                ..StateEncoding::default()
             })),
         }
     }
 
     /// The bytes that are stored.
     pub fn bytes(&self) -> &[u8] {
-        self.mark
+        self.encoding
             .as_ref()
-            .and_then(|mark| mark.raw.as_deref())
+            .and_then(|encoding| encoding.raw.as_deref())
             .unwrap_or(self.state.as_str().as_bytes())
     }
 
-    /// Why it must not be written over ([`Mark::foreign`]).
+    /// Why it must not be written over ([`StateEncoding::foreign`]).
     pub fn foreign(&self) -> Option<Fault> {
-        self.mark.as_ref().and_then(|mark| mark.foreign)
+        self.encoding.as_ref().and_then(|encoding| encoding.foreign)
     }
 
     pub fn is_separate(&self) -> bool {
-        self.mark.as_ref().is_some_and(|mark| mark.separate)
+        self.encoding
+            .as_ref()
+            .is_some_and(|encoding| encoding.separate)
     }
 }
 
-/// What a [`FullBeat`] came to. Only `Refreshed` has written anything.
+/// What a [`HeartbeatUpdate`] came to. Only `Refreshed` has written anything.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Beaten {
+pub enum HeartbeatOutcome {
     Refreshed {
         epoch: Epoch,
         /// The heartbeat has raised the connection's epoch to its own.
         adopted: bool,
         /// How the state is stored now, if there was one to write or check.
-        mark: Option<Arc<Mark>>,
+        encoding: Option<Arc<StateEncoding>>,
     },
     Unknown,
     Stale {
@@ -296,7 +301,7 @@ impl Feed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Watch {
     /// It does, from now on.
-    Told,
+    LockLostListener,
     /// It may not be asked to.
     Refused,
     /// It does not, and sweeping is as good.

@@ -9,9 +9,9 @@ use crate::{
         metadata::{Channel, Operation, change::Change, record::Stored},
     },
     store::{
-        deaf::Deaf,
         memory::MemoryStore,
         metadata::{Commit, Committed, MetadataStore},
+        noop_sink::NoopSink,
     },
 };
 use futures_util::future::BoxFuture;
@@ -49,7 +49,7 @@ fn metadata(
     settings: Settings,
 ) -> Arc<Metadata> {
     let store = Odd {
-        store: MemoryStore::open(None, Arc::new(Deaf)),
+        store: MemoryStore::open(None, Arc::new(NoopSink)),
         commits: AtomicUsize::new(0),
         odd,
     };
@@ -65,7 +65,7 @@ fn metadata(
 fn settings() -> Settings {
     Settings {
         max_depth: 128,
-        patience: Duration::from_millis(50),
+        queue_timeout: Duration::from_millis(50),
         ..Settings::from(&Limits::default())
     }
 }
@@ -161,7 +161,7 @@ async fn a_panic_in_a_store_fails_those_who_wait_and_not_the_channel_for_ever() 
 async fn big_records_make_small_groups_so_that_answers_do_not_fill_the_memory() {
     let settings = Settings {
         max_depth: 128,
-        patience: Duration::from_secs(60),
+        queue_timeout: Duration::from_secs(60),
         ..settings()
     };
     let metadata = metadata(|_| None, settings);

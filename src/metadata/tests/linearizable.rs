@@ -3,7 +3,7 @@
 //! used by one client at a time would have given. (Issue 5, "It must show" 3; the checker is that of
 //! todc-utils.) The same check finds the fault when the compare is turned off.
 
-use super::{Careless, Deaf, Random, Slow, redis::RedisServer, seed};
+use super::{Careless, NoopSink, Random, Slow, redis::RedisServer, seed};
 use crate::{
     in_flight::InFlight,
     metadata::{Metadata, Settings},
@@ -276,7 +276,7 @@ fn in_process(nodes: usize, histories: u64, careless: bool) -> u64 {
             let name = format!("linearizable-{nodes}-{careless}-{number}");
             let stores: Vec<Arc<dyn MetadataStore>> = (0..nodes as u64)
                 .map(|node| {
-                    let store = MemoryStore::open(Some(&name), Arc::new(Deaf));
+                    let store = MemoryStore::open(Some(&name), Arc::new(NoopSink));
                     let store = Slow::new(store, number * 100 + node);
                     slow_or_careless(store, careless)
                 })

@@ -11,8 +11,8 @@ use crate::{
         metadata::{Channel, record::Stored},
     },
     store::{
-        deaf::Deaf,
         metadata::{Commit, Committed, MetadataStore},
+        noop_sink::NoopSink,
     },
 };
 use futures_util::future::BoxFuture;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 /// The seed of this run; `ROLLCALL_SEED` sets it. Printed by every test that uses it.
 fn seed() -> u32 {
-    static SEED: std::sync::LazyLock<u32> = std::sync::LazyLock::new(|| {
+    static SEED: once_cell::sync::Lazy<u32> = once_cell::sync::Lazy::new(|| {
         let given = std::env::var("ROLLCALL_SEED")
             .ok()
             .and_then(|text| text.parse().ok());

@@ -4,7 +4,7 @@ use crate::{
     keys::{Keys, Layout},
     model::limits::Limits,
     store::{
-        deaf::Deaf,
+        noop_sink::NoopSink,
         redis::{PubSub, RedisStore, Settings, StorageOptions, config::Target},
     },
 };
@@ -55,7 +55,7 @@ impl RedisServer {
                 keys: Keys::new("prs:", 1).with_layout(layout),
                 limits: &Limits::default(),
                 storage: StorageOptions::default(),
-                sink: Arc::new(Deaf),
+                sink: Arc::new(NoopSink),
             };
             match RedisStore::open(target, PubSub::default(), settings).await {
                 Ok(store) => return store,

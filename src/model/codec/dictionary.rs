@@ -2,7 +2,8 @@
 //! like its own.
 
 use crate::model::error::{Error, Result};
-use std::{cell::RefCell, fmt, num::NonZeroU32, sync::LazyLock, thread::LocalKey};
+use once_cell::sync::Lazy;
+use std::{cell::RefCell, fmt, num::NonZeroU32, thread::LocalKey};
 use zstd::zstd_safe::{
     CCtx, CDict, DCtx, DDict, SafeResult, compress_bound, get_dict_id_from_dict, get_error_name,
 };
@@ -12,7 +13,7 @@ const LEVEL: i32 = 3;
 /// What states have in common, as one text: names of fields, values, browsers. It belongs to codec
 /// number 2 and can never be changed: another text is another number.
 pub(super) const BUILT_IN: &[u8] = include_bytes!("dictionary.txt");
-static OF_ALL: LazyLock<Dictionary> = LazyLock::new(|| Dictionary {
+static OF_ALL: Lazy<Dictionary> = Lazy::new(|| Dictionary {
     write: CDict::create(BUILT_IN, LEVEL),
     read: DDict::create(BUILT_IN),
 });

@@ -1,6 +1,6 @@
 use super::*;
+use once_cell::sync::Lazy;
 use proptest::prelude::*;
-use std::sync::LazyLock;
 
 const LIMIT: usize = 1 << 20;
 const BOUNDS: Bounds = Bounds {
@@ -37,7 +37,7 @@ fn big() -> String {
 
 fn read(stored: &[u8], compressed: &str) -> Result<String, Fault> {
     // Once for all cases of a property: dictionaries take time.
-    static READER: LazyLock<Codecs> = LazyLock::new(|| codecs(Codec::Gzip, &[STATES]));
+    static READER: Lazy<Codecs> = Lazy::new(|| codecs(Codec::Gzip, &[STATES]));
     READER
         .decode(stored, Some(compressed.as_bytes()), BOUNDS)
         .map(|state| state.as_str().to_owned())

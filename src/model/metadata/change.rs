@@ -102,7 +102,7 @@ impl LockCheck {
 /// What a change comes to, if the record is the one that it was applied to.
 #[derive(Debug)]
 pub enum Verdict {
-    Changed(View, EventText, Touched),
+    Changed(View, EventText, ChangedItems),
     /// There was nothing to do.
     Unchanged(View),
     /// Refused; with the record as it is, where the caller is to see it.
@@ -121,7 +121,7 @@ impl Verdict {
 
 /// What a change has touched of a record.
 #[derive(Clone, Debug)]
-pub enum Touched {
+pub enum ChangedItems {
     /// Any or all of it.
     All,
     /// The values of these items, which are where they were.
@@ -299,7 +299,7 @@ impl Change {
         }
         *record = after;
         let items: Vec<Arc<Item>> = record.items.values().cloned().collect();
-        self.changed(channel, record, &items, Touched::All)
+        self.changed(channel, record, &items, ChangedItems::All)
     }
 
     fn update(&self, channel: &Channel, record: &mut Record) -> Verdict {
@@ -314,7 +314,7 @@ impl Change {
         for item in &self.items {
             let found = record.items.get_full_mut(&item.name);
             if found.is_none() && !self.upsert {
-                let message = format!("Metadata item \"{}\" does not exist", item.shown());
+                let message = format!("Metadata item \"{}\" does not exist", item.display());
                 refused = Some((missing(message), false));
                 break;
             }
@@ -324,7 +324,7 @@ impl Change {
                 .revision
                 .is_some_and(|given| given >= 0 && given != revision)
             {
-                let message = format!("Revision mismatch for key \"{}\"", item.shown());
+                let message = format!("Revision mismatch for key \"{}\"", item.display());
                 refused = Some((Error::new(Code::MetadataConflict, message), true));
                 break;
             }
@@ -363,9 +363,9 @@ impl Change {
                 .map(|place| record.items[place].clone())
                 .collect();
             let touched = if record.items.len() == count {
-                Touched::Items(items.clone())
+                ChangedItems::Items(items.clone())
             } else {
-                Touched::All
+                ChangedItems::All
             };
             return self.changed(channel, record, &items, touched);
         };
@@ -399,7 +399,7 @@ impl Change {
             return Verdict::Unchanged(record.view());
         }
         record.rewrite();
-        self.changed(channel, record, &removed, Touched::All)
+        self.changed(channel, record, &removed, ChangedItems::All)
     }
 
     fn changed(
@@ -407,7 +407,7 @@ impl Change {
         channel: &Channel,
         record: &mut Record,
         items: &[Arc<Item>],
-        touched: Touched,
+        touched: ChangedItems,
     ) -> Verdict {
         record.major += 1;
         let event = EventText::new(
@@ -467,7 +467,7 @@ impl ChangeItem {
         })
     }
 
-    fn shown(&self) -> String {
+    fn display(&self) -> String {
         String::from_utf8_lossy(&self.name).into_owned()
     }
 }

@@ -2,12 +2,12 @@
 //! makes of a record is computed here, on texts, for both stores alike.
 //!
 //! `record.rs`: records and their items; `change.rs`: what callers ask for and what becomes of it;
-//! `event.rs`: events; `spliced.rs`: texts that still lack the time of their commit.
+//! `event.rs`: events; `text_template.rs`: texts that still lack the time of their commit.
 
 pub mod change;
 pub mod event;
 pub mod record;
-pub mod spliced;
+pub mod text_template;
 
 use crate::model::{
     error::{Error, Result},
@@ -54,23 +54,23 @@ impl Channel {
             Some(other) if types.0.contains(&other.kind) => Err(Error::invalid(format!(
                 "channelName must not go on with the rest of a declared channelType: the key would be \
                  that of channel {} (channelTypesWithColon)",
-                other.shown()
+                other.display()
             ))),
             _ => Err(Error::invalid(format!(
                 "channelType must not hold a colon, got {}: with one, two channels would share a \
                  key; channelName may hold colons. Types that have always had one can be declared \
                  in channelTypesWithColon",
-                ids::shown(&self.kind)
+                ids::display_id(&self.kind)
             ))),
         }
     }
 
     /// The channel as it may stand in a message.
-    pub fn shown(&self) -> String {
+    pub fn display(&self) -> String {
         format!(
             "{} of type {}",
-            ids::shown(&self.name),
-            ids::shown(&self.kind)
+            ids::display_id(&self.name),
+            ids::display_id(&self.kind)
         )
     }
 }

@@ -1,7 +1,7 @@
 //! Records: the items of a channel, in their order, each as the text that it was stored as. What
 //! other implementations have put into an item is kept, whatever it is.
 
-use super::{Channel, spliced::Spliced};
+use super::{Channel, text_template::TextTemplate};
 use crate::model::{
     error::{Code, Error},
     json::{self, Entry},
@@ -175,7 +175,7 @@ impl Item {
         }
     }
 
-    fn write(&self, out: &mut Spliced) {
+    fn write(&self, out: &mut TextTemplate) {
         match self.gap {
             None => out.push_str(&self.text),
             Some(gap) => {
@@ -235,7 +235,7 @@ pub struct Record {
     pub items: Items,
     pub major: u64,
     /// The text of all items.
-    pub text: Arc<Spliced>,
+    pub text: Arc<TextTemplate>,
 }
 
 impl Default for Record {
@@ -300,7 +300,7 @@ impl Record {
             .items
             .values()
             .map(|item| item.key.len() + item.text.len() + 2);
-        let mut text = Spliced::with_capacity(bytes.sum::<usize>() + 2);
+        let mut text = TextTemplate::with_capacity(bytes.sum::<usize>() + 2);
         text.push_str("{");
         for (i, item) in self.items.values().enumerate() {
             if i > 0 {
@@ -359,7 +359,7 @@ pub fn read_major(text: &[u8]) -> Option<u64> {
 pub struct View {
     pub total: usize,
     pub major: u64,
-    pub items: Arc<Spliced>,
+    pub items: Arc<TextTemplate>,
 }
 
 impl View {
@@ -433,7 +433,7 @@ impl Unreadable {
             Code::CorruptData,
             format!(
                 "the metadata of channel {} cannot be read: {}; `set` replaces it",
-                channel.shown(),
+                channel.display(),
                 self.why
             ),
         )

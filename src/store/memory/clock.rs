@@ -1,13 +1,11 @@
 //! The time of the in-process store.
 
-use std::{
-    sync::LazyLock,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use once_cell::sync::Lazy;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Where the process's time starts: read once, so that stores opened one after the other under the
 /// same name never go back in time, and their epochs neither.
-static START: LazyLock<(Instant, u64)> = LazyLock::new(|| {
+static START: Lazy<(Instant, u64)> = Lazy::new(|| {
     let wall = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

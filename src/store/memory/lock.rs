@@ -27,7 +27,7 @@ use std::{
 };
 
 /// Locks that one look at the index takes.
-const MOST_DUE: usize = 256;
+const MAX_DUE: usize = 256;
 
 /// A claim, and whose node it is.
 type Waiting = (HandleId, u64);
@@ -88,7 +88,7 @@ impl Locks {
         let entry = self.entries.entry(name.clone()).or_default();
         if let Some(held) = entry.held.take_if(|held| now >= held.ends) {
             self.due.remove(&(held.ends, name.clone()));
-            tell(feeds, LockChange::Expired, &held, now);
+            emit(feeds, LockChange::Expired, &held, now);
             feeds.call(held.handle, LockCall::Lost(held.claim.number));
             self.due.insert((entry.kept_until, name.clone()));
         }
@@ -138,7 +138,7 @@ impl Locks {
             });
             let held = entry.held.as_ref().filter(|_| mine.is_none());
             if let Some(held) = held {
-                tell(feeds, LockChange::Acquired, held, now);
+                emit(feeds, LockChange::Acquired, held, now);
             }
             self.keep(&claim.name, old.map(|old| old.ends), now + take.ttl_ms);
             return Taken::Granted { token, stored };
@@ -210,7 +210,7 @@ impl Locks {
         let mine = |held: &mut Held| held.claim.proof == claim.proof;
         if let Some(held) = entry.held.take_if(mine) {
             entry.token = entry.token.max(token);
-            tell(feeds, LockChange::Released, &held, now);
+            emit(feeds, LockChange::Released, &held, now);
             entry.wake_next(feeds);
             self.free(&claim.name, held.ends);
             return Holds::Yes;
@@ -247,7 +247,7 @@ impl Locks {
     fn revoke(&mut self, feeds: &Feeds, now: u64, name: &str) -> Option<Revoked> {
         let entry = self.look_only(feeds, now, name)?;
         let held = entry.held.take()?;
-        tell(feeds, LockChange::Revoked, &held, now);
+        emit(feeds, LockChange::Revoked, &held, now);
         feeds.call(held.handle, LockCall::Lost(held.claim.number));
         entry.wake_next(feeds);
         self.free(&held.claim.name, held.ends);
@@ -289,7 +289,7 @@ impl Locks {
         Due {
             names: names
                 .skip(look.skip)
-                .take(MOST_DUE)
+                .take(MAX_DUE)
                 .map(|(_, name)| name.clone())
                 .collect(),
             // The clock is monotonic: no entry is later than it can be.
@@ -328,9 +328,9 @@ impl Locks {
     }
 }
 
-fn tell(feeds: &Feeds, change: LockChange, held: &Held, now: u64) {
+fn emit(feeds: &Feeds, change: LockChange, held: &Held, now: u64) {
     let Claim { name, owner, .. } = &held.claim;
-    if held.claim.told {
+    if held.claim.emits_events {
         feeds.hand_out(
             [
                 (Feed::Lock, Topic::Lock(name.clone())),

@@ -25,16 +25,17 @@ use crate::{
         presence::{Epoch, Member, Place, Sweep},
     },
     store::{
-        Beaten, EachPiece, EventSink, Exception, FullBeat, Join, Joined, Left, Located, PlainBeat,
-        Store, SweepSettings, Topic, Watch, heartbeat::HeartbeatStore,
+        BatchMiss, EachPiece, EventSink, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Join,
+        Joined, Left, Located, Store, SweepSettings, Topic, Watch, heartbeat::HeartbeatStore,
     },
 };
 use futures_util::future::BoxFuture;
+use once_cell::sync::Lazy;
 use parking_lot::{Mutex, RwLock};
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, LazyLock, Weak,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -46,7 +47,7 @@ const REAPED_AT_A_TIME: usize = 256;
 const PIECE: usize = 256;
 
 /// The cores that have a name. A core takes itself out when its last handle goes.
-static NAMED: LazyLock<Mutex<HashMap<Box<str>, Weak<Core>>>> = LazyLock::new(Mutex::default);
+static NAMED: Lazy<Mutex<HashMap<Box<str>, Weak<Core>>>> = Lazy::new(Mutex::default);
 
 /// What handles share.
 struct Core {
@@ -184,23 +185,28 @@ impl Drop for MemoryStore {
 }
 
 impl HeartbeatStore for MemoryStore {
-    fn beat_batch<'a>(
+    fn refresh_heartbeats<'a>(
         &'a self,
-        beats: &'a [PlainBeat],
+        heartbeats: &'a [HeartbeatRefresh],
         ttl_ms: u64,
-    ) -> BoxFuture<'a, Result<Vec<Exception>>> {
-        Box::pin(async move { self.step(|data, now| data.presence.beat_batch(now, beats, ttl_ms)) })
+    ) -> BoxFuture<'a, Result<Vec<BatchMiss>>> {
+        Box::pin(async move {
+            self.step(|data, now| data.presence.refresh_heartbeats(now, heartbeats, ttl_ms))
+        })
     }
 
-    fn beat_full<'a>(
+    fn update_heartbeats<'a>(
         &'a self,
-        beats: &'a [FullBeat],
+        heartbeats: &'a [HeartbeatUpdate],
         ttl_ms: u64,
-    ) -> BoxFuture<'a, Vec<Result<Beaten>>> {
-        let beat = move |beat| {
-            self.step(|data, now| data.presence.beat_full(&data.feeds, now, beat, ttl_ms))
+    ) -> BoxFuture<'a, Vec<Result<HeartbeatOutcome>>> {
+        let heartbeat = move |heartbeat| {
+            self.step(|data, now| {
+                data.presence
+                    .update_heartbeats(&data.feeds, now, heartbeat, ttl_ms)
+            })
         };
-        Box::pin(async move { beats.iter().map(beat).collect() })
+        Box::pin(async move { heartbeats.iter().map(heartbeat).collect() })
     }
 
     fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<Option<Located>>>> {

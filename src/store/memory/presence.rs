@@ -11,7 +11,10 @@ use crate::{
         presence::{Epoch, MAX_EPOCH_AHEAD_MS, Member, Place, epoch_after},
         state::State,
     },
-    store::{Beaten, Exception, FullBeat, Join, Joined, Left, Located, PlainBeat, Stored},
+    store::{
+        BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Join, Joined, Left,
+        Located, Stored,
+    },
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet, hash_map},
@@ -19,7 +22,7 @@ use std::{
 };
 
 /// As in `join.lua` and `leave.lua`: an epoch that is further ahead was given by a caller.
-const MOST_WAIT_MS: u64 = 5;
+const MAX_WAIT_MS: u64 = 5;
 
 /// Numbers joins; orders snapshots.
 type JoinNumber = u64;
@@ -104,7 +107,7 @@ impl Presence {
         let epoch = now
             .max(join.floor)
             .max(before.map_or(0, |before| epoch_after(before.epoch)));
-        if let wait_ms @ 1..=MOST_WAIT_MS = epoch - now {
+        if let wait_ms @ 1..=MAX_WAIT_MS = epoch - now {
             return Joined::Early { wait_ms };
         }
         if let Some(before) = before {
@@ -133,7 +136,10 @@ impl Presence {
             entry.event(Change::Join(&entry.state), now)
         });
         self.insert(entry);
-        Joined::Joined { epoch, mark: None }
+        Joined::Joined {
+            epoch,
+            encoding: None,
+        }
     }
 
     /// `leave.lua`.
@@ -150,7 +156,7 @@ impl Presence {
             Some(entry) if fence.is_some_and(|fence| entry.epoch > fence) => Left::Newer,
             Some(entry) if entry.place != *place => Left::Elsewhere(entry.place.clone()),
             Some(entry) => match (entry.epoch + 1).saturating_sub(now) {
-                wait_ms @ 1..=MOST_WAIT_MS => Left::Early { wait_ms },
+                wait_ms @ 1..=MAX_WAIT_MS => Left::Early { wait_ms },
                 _ => {
                     self.depart(feeds, now, conn, Reason::Left);
                     Left::Left
@@ -160,76 +166,80 @@ impl Presence {
     }
 
     /// `heartbeat_batch.lua`. The room is not looked at: an equal epoch means the same join.
-    pub(super) fn beat_batch(
+    pub(super) fn refresh_heartbeats(
         &mut self,
         now: u64,
-        beats: &[PlainBeat],
+        heartbeats: &[HeartbeatRefresh],
         ttl_ms: u64,
-    ) -> Vec<Exception> {
-        let mut exceptions = Vec::new();
-        for (index, beat) in beats.iter().enumerate() {
+    ) -> Vec<BatchMiss> {
+        let mut misses = Vec::new();
+        for (index, heartbeat) in heartbeats.iter().enumerate() {
             match self
                 .conns
-                .get_mut(&beat.conn)
+                .get_mut(&heartbeat.conn)
                 .filter(|entry| entry.is_live(now))
             {
-                Some(entry) if entry.epoch == beat.epoch => {
+                Some(entry) if entry.epoch == heartbeat.epoch => {
                     entry.refresh(&mut self.due, now, ttl_ms);
                 }
-                other => exceptions.push(Exception {
+                other => misses.push(BatchMiss {
                     index,
                     stored: Ok(other.map(|e| e.epoch)),
                 }),
             }
         }
-        exceptions
+        misses
     }
 
     /// `heartbeat.lua`.
-    pub(super) fn beat_full(
+    pub(super) fn update_heartbeats(
         &mut self,
         feeds: &Feeds,
         now: u64,
-        beat: &FullBeat,
+        heartbeat: &HeartbeatUpdate,
         ttl_ms: u64,
-    ) -> Beaten {
+    ) -> HeartbeatOutcome {
         let Some(entry) = self
             .conns
-            .get_mut(&beat.conn)
+            .get_mut(&heartbeat.conn)
             .filter(|entry| entry.is_live(now))
         else {
-            return Beaten::Unknown;
+            return HeartbeatOutcome::Unknown;
         };
-        if beat.epoch.is_some_and(|given| given < entry.epoch) {
-            return Beaten::Stale {
+        if heartbeat.epoch.is_some_and(|given| given < entry.epoch) {
+            return HeartbeatOutcome::Stale {
                 stored: entry.epoch,
             };
         }
-        if entry.place != beat.place {
-            return Beaten::Elsewhere(entry.place.clone());
+        if entry.place != heartbeat.place {
+            return HeartbeatOutcome::Elsewhere(entry.place.clone());
         }
-        let adopted = beat.epoch.filter(|given| *given > entry.epoch);
+        let adopted = heartbeat.epoch.filter(|given| *given > entry.epoch);
         let max = now + MAX_EPOCH_AHEAD_MS;
         if adopted.is_some_and(|given| given > max) {
-            return Beaten::Ahead { max };
+            return HeartbeatOutcome::Ahead { max };
         }
-        if let Some(write) = &beat.write
+        if let Some(write) = &heartbeat.write
             && write.base.state != entry.state
         {
-            return Beaten::Conflict {
+            return HeartbeatOutcome::Conflict {
                 stored: entry.stored(),
             };
         }
         entry.epoch = adopted.unwrap_or(entry.epoch);
         entry.refresh(&mut self.due, now, ttl_ms);
-        if let Some(next) = beat.write.as_ref().and_then(|write| write.next.as_ref()) {
+        if let Some(next) = heartbeat
+            .write
+            .as_ref()
+            .and_then(|write| write.next.as_ref())
+        {
             entry.state = next.clone();
             feeds.publish(&entry.place.room, || entry.event(Change::Update(next), now));
         }
-        Beaten::Refreshed {
+        HeartbeatOutcome::Refreshed {
             epoch: entry.epoch,
             adopted: adopted.is_some(),
-            mark: None,
+            encoding: None,
         }
     }
 

@@ -57,7 +57,7 @@ pub struct Nodes {
     pub first: Vec<Address>,
     access: Access,
     /// The first addresses, for messages.
-    pub shown: String,
+    pub display: String,
     pub outage: Arc<Outage>,
     /// Those that links lead to: the links to one server know of each other.
     servers: Mutex<HashMap<Address, Weak<Server>>>,
@@ -147,10 +147,10 @@ impl Target {
     }
 
     /// The address without secrets, for messages.
-    pub fn shown(&self) -> &str {
+    pub fn display(&self) -> &str {
         match self {
-            Target::One { server, .. } => server.shown(),
-            Target::Cluster(nodes) => &nodes.shown,
+            Target::One { server, .. } => server.display(),
+            Target::Cluster(nodes) => &nodes.display,
         }
     }
 }
@@ -210,7 +210,7 @@ fn parse_cluster(text: &str, tls: Option<&Tls>) -> Result<Target> {
     }
     let names: Vec<String> = first.iter().map(Address::to_string).collect();
     Ok(Target::Cluster(Arc::new(Nodes {
-        shown: names.join(", "),
+        display: names.join(", "),
         first,
         access,
         outage: Arc::default(),
@@ -307,19 +307,19 @@ mod tests {
     #[test]
     fn no_secret_is_shown() {
         let target = parse("redis://user:hush@localhost:1/2").ok().unwrap();
-        assert_eq!(target.shown(), "localhost:1");
+        assert_eq!(target.display(), "localhost:1");
         let target = parse("redis-sentinel://user:hush@a,b:5,[::1]/main/3")
             .ok()
             .unwrap();
         assert_eq!(
-            target.shown(),
+            target.display(),
             "\"main\" (by the sentinels a:26379, b:5, ::1:26379)"
         );
         assert!(matches!(target, Target::One { db: 3, .. }));
         let target = parse("redis-cluster://user:hush@a,b:5,[::1]:7/0")
             .ok()
             .unwrap();
-        assert_eq!(target.shown(), "a:6379, b:5, ::1:7");
+        assert_eq!(target.display(), "a:6379, b:5, ::1:7");
         for bad in [
             "redis://user:hush@/x",
             "redis://u:hush@h/notanumber",

@@ -1,8 +1,8 @@
 //! What redis-rs and the server say, as our errors. The only place that reads their words.
 
 use crate::{
+    failpoints::{Failpoint, off},
     model::error::{Code, Error},
-    switches::{Defence, off},
 };
 use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
@@ -34,55 +34,55 @@ pub fn request(error: &RedisError) -> Error {
 
 /// Whether it is about one key alone, which is of another type or holds nonsense: others are not to suffer.
 pub fn is_of_one_key(error: &Error) -> bool {
-    error.code == Code::CorruptData && !off(Defence::Isolation)
+    error.code == Code::CorruptData && !off(Failpoint::Isolation)
 }
 
-/// A failed attempt to connect to `shown` (an address without secrets).
-pub fn connecting(error: &RedisError, shown: &str) -> Error {
+/// A failed attempt to connect to `display` (an address without secrets).
+pub fn connecting(error: &RedisError, display: &str) -> Error {
     let detail = error.to_string();
     if error.kind() == ErrorKind::AuthenticationFailed || detail.contains("WRONGPASS") {
         return Error::new(
             Code::Permission,
-            format!("Redis at {shown} refused the password"),
+            format!("Redis at {display} refused the password"),
         )
         .with_cause(error);
     }
     if detail.contains("NOAUTH") {
         return Error::new(
             Code::Permission,
-            format!("Redis at {shown} asks for a password"),
+            format!("Redis at {display} asks for a password"),
         )
         .with_cause(error);
     }
     if detail.contains("DB index is out of range") || detail.contains("invalid DB index") {
         return Error::invalid(format!(
-            "db: Redis at {shown} has no database of that number (see `databases` in redis.conf)"
+            "db: Redis at {display} has no database of that number (see `databases` in redis.conf)"
         ))
         .with_cause(error);
     }
     if let Some(said) = server_said(error)
         && said.code != Code::Internal
     {
-        return Error::new(said.code, format!("Redis at {shown}: {}", said.message))
+        return Error::new(said.code, format!("Redis at {display}: {}", said.message))
             .with_cause(error);
     }
     let message = match error.kind() {
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
-            format!("what answers at {shown} is not a Redis server")
+            format!("what answers at {display} is not a Redis server")
         }
         ErrorKind::RESP3NotSupported => {
             return Error::new(
                 Code::Unsupported,
-                format!("Redis at {shown} is too old: Rollcall needs Redis 6.2 or later"),
+                format!("Redis at {display} is too old: Rollcall needs Redis 6.2 or later"),
             )
             .with_cause(error);
         }
         ErrorKind::InvalidClientConfig => {
-            return Error::invalid(format!("cannot connect to {shown} as configured"))
+            return Error::invalid(format!("cannot connect to {display} as configured"))
                 .with_cause(error);
         }
-        _ if error.is_timeout() => format!("Redis at {shown} did not answer in time"),
-        _ => format!("Redis at {shown} cannot be reached"),
+        _ if error.is_timeout() => format!("Redis at {display} did not answer in time"),
+        _ => format!("Redis at {display} cannot be reached"),
     };
     Error::new(Code::Unavailable, message).with_cause(error)
 }
@@ -90,7 +90,7 @@ pub fn connecting(error: &RedisError, shown: &str) -> Error {
 /// An error reply of the server: the request was refused, so its outcome is known.
 fn server_said(error: &RedisError) -> Option<Error> {
     let code = error.code()?;
-    if off(Defence::ServerWords) {
+    if off(Failpoint::ServerWords) {
         return Some(Error::internal("Redis refused a command of ours"));
     }
     let detail = error.detail().unwrap_or_default();
@@ -244,7 +244,7 @@ fn has_word(text: &str, word: &str) -> bool {
 
 /// Whether the connection is of no further use and a new one should be made.
 pub fn breaks_connection(error: &RedisError) -> bool {
-    if off(Defence::ReadOnly) && error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
+    if off(Failpoint::ReadOnly) && error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
         return false;
     }
     is_read_only(error)
@@ -259,7 +259,7 @@ pub fn is_read_only(error: &RedisError) -> bool {
         || error
             .detail()
             .is_some_and(|detail| detail.contains("READONLY"));
-    says && !off(Defence::ReadOnly)
+    says && !off(Failpoint::ReadOnly)
 }
 
 /// The same of one answer among several.
@@ -270,7 +270,7 @@ pub fn says_read_only(answer: &Value) -> bool {
                 .details()
                 .is_some_and(|details| details.contains("READONLY"))
     };
-    !off(Defence::ReadOnly) && matches!(answer, Value::ServerError(error) if says(error))
+    !off(Failpoint::ReadOnly) && matches!(answer, Value::ServerError(error) if says(error))
 }
 
 pub fn is_no_script(error: &RedisError) -> bool {

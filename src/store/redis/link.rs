@@ -6,6 +6,7 @@ mod connecting;
 mod supervisor;
 
 use crate::{
+    failpoints::{Failpoint, off},
     model::error::{Code, Error, Result},
     store::{
         EventSink,
@@ -14,7 +15,6 @@ use crate::{
             server::{Connected, Server},
         },
     },
-    switches::{Defence, off},
 };
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -36,7 +36,7 @@ use tokio::{
 static LINKS: AtomicU64 = AtomicU64::new(0);
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
-const MOST_BACKOFF: Duration = Duration::from_millis(1_000);
+const MAX_BACKOFF: Duration = Duration::from_millis(1_000);
 
 /// What is done on a fresh connection before anybody else may use it. The flag says whether it
 /// replaces an earlier one.
@@ -90,22 +90,22 @@ pub struct NoScript;
 
 /// What is sent.
 #[derive(Clone, Copy)]
-enum Ask<'a> {
+enum Outgoing<'a> {
     One(&'a Cmd),
     Many(&'a Pipeline),
 }
 
-impl Ask<'_> {
+impl Outgoing<'_> {
     async fn send(
         self,
         connection: &mut MultiplexedConnection,
     ) -> Result<Value, redis::RedisError> {
         match self {
-            Ask::One(cmd) => connection
+            Outgoing::One(cmd) => connection
                 .send_packed_command(cmd)
                 .await
                 .and_then(Value::extract_error),
-            Ask::Many(pipeline) => {
+            Outgoing::Many(pipeline) => {
                 let mut answers = connection
                     .send_packed_commands(pipeline, 0, pipeline.len())
                     .await?;
@@ -148,7 +148,7 @@ struct Inner {
     lost_at: Mutex<Instant>,
     connections: AtomicU64,
     /// Told when a request failed in a way that makes the connection suspect.
-    suspect: Notify,
+    health_check: Notify,
     /// Why the last attempt to connect failed, if that will not go away by itself.
     refused: watch::Sender<Option<Error>>,
     /// Whether the last connection was given up because the server is a replica.
@@ -203,7 +203,12 @@ impl Link {
         let Some(mut live) = inner.live.borrow().clone() else {
             return Attempt::Away;
         };
-        match timeout_at(deadline, Ask::Many(pipeline).send(&mut live.connection)).await {
+        match timeout_at(
+            deadline,
+            Outgoing::Many(pipeline).send(&mut live.connection),
+        )
+        .await
+        {
             Ok(Ok(Value::Array(answers))) if answers.len() == pipeline.len() => {
                 Attempt::Answers(answers)
             }
@@ -215,13 +220,13 @@ impl Link {
                 Attempt::Broken(errors::request(&error))
             }
             Err(_) => {
-                inner.suspect.notify_one();
+                inner.health_check.notify_one();
                 Attempt::Broken(
                     Error::new(
                         Code::Timeout,
                         format!(
                             "Redis at {} did not answer within {} ms (limits.commandTimeoutMs)",
-                            inner.config.server.shown(),
+                            inner.config.server.display(),
                             inner.config.command_timeout.as_millis()
                         ),
                     )
@@ -233,7 +238,7 @@ impl Link {
 
     /// Sends one command.
     pub async fn command(&self, cmd: &Cmd, repeat: Repeat) -> Result<Value> {
-        self.request(Ask::One(cmd), repeat)
+        self.request(Outgoing::One(cmd), repeat)
             .await?
             .map_err(|error| errors::request(&error))
     }
@@ -243,7 +248,7 @@ impl Link {
         if pipeline.is_empty() {
             return Ok(Vec::new());
         }
-        match self.request(Ask::Many(pipeline), repeat).await? {
+        match self.request(Outgoing::Many(pipeline), repeat).await? {
             Ok(Value::Array(answers)) => Ok(answers),
             Ok(other) => Ok(vec![other]),
             Err(error) => Err(errors::request(&error)),
@@ -262,7 +267,7 @@ impl Link {
     /// have the script and nothing ran.
     pub async fn call(&self, cmd: &Cmd, repeat: Repeat) -> Result<Result<Value, NoScript>> {
         Ok(self
-            .request(Ask::One(cmd), repeat)
+            .request(Outgoing::One(cmd), repeat)
             .await?
             .map_err(|_| NoScript))
     }
@@ -277,7 +282,7 @@ impl Link {
         match timeout_at(deadline, run(live.connection)).await {
             Ok(done) => done,
             Err(_) => {
-                self.inner.suspect.notify_one();
+                self.inner.health_check.notify_one();
                 Err(Error::new(Code::Timeout, "Redis did not answer in time"))
             }
         }
@@ -286,14 +291,14 @@ impl Link {
     /// The inner error is `NOSCRIPT` and no other.
     async fn request(
         &self,
-        ask: Ask<'_>,
+        outgoing: Outgoing<'_>,
         repeat: Repeat,
     ) -> Result<Result<Value, redis::RedisError>> {
         let inner = &self.inner;
         let deadline = Instant::now() + inner.config.command_timeout;
-        let patience = if off(Defence::Deadlines) {
+        let queue_timeout = if off(Failpoint::Deadlines) {
             deadline + Duration::from_secs(3600)
-        } else if off(Defence::Patience) {
+        } else if off(Failpoint::Patience) {
             Instant::now() + inner.config.command_timeout / 10
         } else {
             deadline
@@ -304,7 +309,7 @@ impl Link {
                 Ok(live) => live,
                 Err(error) => return Err(refused.unwrap_or(error)),
             };
-            let error = match timeout_at(patience, ask.send(&mut live.connection)).await {
+            let error = match timeout_at(queue_timeout, outgoing.send(&mut live.connection)).await {
                 Ok(Ok(value)) => {
                     if let Value::Array(answers) = &value
                         && answers.iter().any(errors::says_read_only)
@@ -316,12 +321,12 @@ impl Link {
                 Ok(Err(error)) if errors::is_no_script(&error) => return Ok(Err(error)),
                 Ok(Err(error)) => error,
                 Err(_) => {
-                    inner.suspect.notify_one();
+                    inner.health_check.notify_one();
                     return Err(Error::new(
                         Code::Timeout,
                         format!(
                             "Redis at {} did not answer within {} ms (limits.commandTimeoutMs)",
-                            inner.config.server.shown(),
+                            inner.config.server.display(),
                             inner.config.command_timeout.as_millis()
                         ),
                     )
@@ -338,7 +343,7 @@ impl Link {
                 continue;
             }
             let error = errors::request(&error);
-            let harmless = repeat == Repeat::Harmless || off(Defence::Once);
+            let harmless = repeat == Repeat::Harmless || off(Failpoint::Once);
             if !(error.outcome_unknown && harmless) {
                 return Err(error);
             }
@@ -369,7 +374,7 @@ impl Link {
                 Code::Unavailable,
                 format!(
                     "Redis at {} cannot be reached; nothing was sent, reconnecting goes on",
-                    self.inner.config.server.shown()
+                    self.inner.config.server.display()
                 ),
             ))
         })
@@ -426,7 +431,7 @@ impl Inner {
             lost_at: Mutex::new(Instant::now()),
             connections: AtomicU64::new(0),
             refused: watch::Sender::new(None),
-            suspect: Notify::new(),
+            health_check: Notify::new(),
             demoted: AtomicBool::new(false),
         })
     }
@@ -441,6 +446,6 @@ impl Inner {
             }
             is_it
         });
-        self.suspect.notify_one();
+        self.health_check.notify_one();
     }
 }

@@ -21,9 +21,9 @@ use redis::{Cmd, RedisError};
 use std::{sync::Arc, time::Duration};
 
 /// Locks that one look at the index takes.
-const MOST_DUE: usize = 256;
+const MAX_DUE: usize = 256;
 /// How often a lock that others hold is revoked under another name than it had a moment ago.
-const MOST_OWNERS: usize = 16;
+const MAX_OWNERS: usize = 16;
 
 impl RedisStore {
     /// A call with all keys of a lock, and its name as the scripts want it.
@@ -44,7 +44,7 @@ impl RedisStore {
     async fn do_lock_take(&self, claim: &Claim, take: &Take) -> Result<Taken> {
         let mut call = self.lock_call(&scripts::LOCK_ACQUIRE, &claim.name);
         call.arg(&*claim.proof).arg(&*claim.owner);
-        call.arg(if claim.told {
+        call.arg(if claim.emits_events {
             quote(&claim.owner)
         } else {
             String::new()
@@ -150,7 +150,7 @@ impl RedisStore {
 
     async fn do_lock_revoke(&self, name: &str) -> Result<Option<Revoked>> {
         let mut owner: Option<String> = None;
-        for _ in 0..MOST_OWNERS {
+        for _ in 0..MAX_OWNERS {
             let mut call = self.lock_call(&scripts::LOCK_REVOKE, name);
             call.arg(owner.as_deref().map_or_else(String::new, quote))
                 .arg(owner.as_deref().unwrap_or_default());
@@ -206,7 +206,7 @@ impl RedisStore {
     async fn do_lock_due(&self, look: DueLook) -> Result<Due> {
         let mut call = scripts::LOCK_DUE.call(1);
         call.arg(self.keys.lock_due())
-            .arg(MOST_DUE)
+            .arg(MAX_DUE)
             .arg(look.skip)
             .arg(u8::from(look.all));
         let value = self

@@ -171,7 +171,7 @@ fn of_channel(channel: &Channel) -> impl Fn(Error) -> Error {
             error.message = format!(
                 "the key of the metadata of channel {} holds another type of value; something \
                  else writes under the same key prefix",
-                channel.shown()
+                channel.display()
             );
         }
         error

@@ -13,7 +13,7 @@ use crate::{
         json::quote,
         metadata::{
             Channel,
-            change::Touched,
+            change::ChangedItems,
             record::{Item, Stored},
         },
     },
@@ -82,12 +82,12 @@ impl RedisStore {
 }
 
 /// Most items that are written one by one; from there on the document is replaced.
-const MOST_PATHS: usize = 64;
+const MAX_PATHS: usize = 64;
 
 /// The items to write by path, if that is possible: paths have no escapes, so keys that need some
 /// cannot be in one.
 fn by_path(write: &Write) -> Option<Vec<&Arc<Item>>> {
-    let Touched::Items(items) = &write.touched else {
+    let ChangedItems::Items(items) = &write.touched else {
         return None;
     };
     // Of several changes of one item the last counts.
@@ -96,7 +96,7 @@ fn by_path(write: &Write) -> Option<Vec<&Arc<Item>>> {
         if !last.iter().any(|later| later.key == item.key) {
             last.push(item);
         }
-        if last.len() > MOST_PATHS || item.key.contains('\\') {
+        if last.len() > MAX_PATHS || item.key.contains('\\') {
             return None;
         }
     }

@@ -29,6 +29,7 @@ mod url;
 pub use open::Settings;
 
 use crate::{
+    failpoints::{Failpoint, off},
     keys::Keys,
     model::{
         error::{Error, Result},
@@ -36,10 +37,9 @@ use crate::{
         presence::{Epoch, Member, Place, Sweep},
     },
     store::{
-        Beaten, EachPiece, EventSink, Exception, FullBeat, Join, Joined, Left, Located, PlainBeat,
-        Store, SweepSettings, Topic, Watch, heartbeat::HeartbeatStore,
+        BatchMiss, EachPiece, EventSink, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Join,
+        Joined, Left, Located, Store, SweepSettings, Topic, Watch, heartbeat::HeartbeatStore,
     },
-    switches::{Defence, off},
 };
 use clock::ServerClock;
 use commands::Commands;
@@ -81,7 +81,7 @@ pub struct RedisStore {
     clock: ServerClock,
     /// The user may send what `patch.rs` sends, and the server does with it what it should.
     transactions: Arc<AtomicBool>,
-    thoroughness: slotted::Thoroughness,
+    check_schedule: slotted::CheckSchedule,
     checks: expiry::Checks,
     sink: Arc<dyn EventSink>,
 }
@@ -98,7 +98,7 @@ impl RedisStore {
     async fn call(&self, script: &Script, call: &Cmd, repeat: Repeat) -> Result<Value> {
         match self.commands.call(call, repeat).await? {
             Ok(value) => Ok(value),
-            Err(NoScript) if off(Defence::NoScript) => Err(Error::internal(
+            Err(NoScript) if off(Failpoint::NoScript) => Err(Error::internal(
                 "the script is not there, and is not to be sent",
             )),
             Err(NoScript) => self.commands.command(&script.with_text(call), repeat).await,
@@ -140,27 +140,27 @@ impl RedisStore {
 }
 
 impl HeartbeatStore for RedisStore {
-    fn beat_batch<'a>(
+    fn refresh_heartbeats<'a>(
         &'a self,
-        beats: &'a [PlainBeat],
+        heartbeats: &'a [HeartbeatRefresh],
         ttl_ms: u64,
-    ) -> BoxFuture<'a, Result<Vec<Exception>>> {
+    ) -> BoxFuture<'a, Result<Vec<BatchMiss>>> {
         Box::pin(cluster::with_patience_once(
-            self.do_beat_batch(beats, ttl_ms),
+            self.do_refresh_heartbeats(heartbeats, ttl_ms),
         ))
     }
 
-    fn beats_by_room(&self) -> bool {
+    fn refreshes_by_room(&self) -> bool {
         self.commands.is_cluster()
     }
 
-    fn beat_full<'a>(
+    fn update_heartbeats<'a>(
         &'a self,
-        beats: &'a [FullBeat],
+        heartbeats: &'a [HeartbeatUpdate],
         ttl_ms: u64,
-    ) -> BoxFuture<'a, Vec<Result<Beaten>>> {
+    ) -> BoxFuture<'a, Vec<Result<HeartbeatOutcome>>> {
         Box::pin(cluster::with_patience_once(
-            self.do_beat_full(beats, ttl_ms),
+            self.do_update_heartbeats(heartbeats, ttl_ms),
         ))
     }
 
@@ -202,7 +202,7 @@ impl Store for RedisStore {
     fn sweep<'a>(&'a self, settings: &'a SweepSettings) -> BoxFuture<'a, Result<Sweep>> {
         Box::pin(async move {
             if self.keys.is_slotted() {
-                Ok(cluster::without_patience(self.sweep_slotted(settings)).await)
+                Ok(cluster::without_queue_timeout(self.sweep_slotted(settings)).await)
             } else {
                 self.do_sweep(settings).await
             }
@@ -212,7 +212,7 @@ impl Store for RedisStore {
     fn adopt(&self, ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>> {
         Box::pin(async move {
             if self.keys.is_slotted() {
-                Ok(cluster::without_patience(self.adopt_slotted(ttl_ms)).await)
+                Ok(cluster::without_queue_timeout(self.adopt_slotted(ttl_ms)).await)
             } else {
                 self.do_adopt(ttl_ms).await
             }

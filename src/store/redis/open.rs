@@ -70,7 +70,7 @@ impl Settings<'_> {
             metadata: self.storage.metadata,
             clock: ServerClock::default(),
             transactions,
-            thoroughness: slotted::Thoroughness::default(),
+            check_schedule: slotted::CheckSchedule::default(),
             checks: expiry::Checks::default(),
             sink: self.sink,
         }
@@ -107,7 +107,7 @@ impl RedisStore {
             prepare: Arc::new(move |connection, _| {
                 let json = json.clone();
                 Box::pin(async move {
-                    prepare(connection.clone(), Standing::InCluster).await?;
+                    prepare(connection.clone(), Topology::InCluster).await?;
                     match json {
                         Some(key) => metadata_json::require_module(connection, &key).await,
                         None => Ok(()),
@@ -164,7 +164,7 @@ impl RedisStore {
             prepare: Arc::new(move |connection, _| {
                 let (tried, key, json) = (tried.clone(), key.clone(), json.clone());
                 Box::pin(async move {
-                    let works = prepare(connection.clone(), Standing::Alone { key: &key }).await?;
+                    let works = prepare(connection.clone(), Topology::Alone { key: &key }).await?;
                     tried.store(works, Ordering::Relaxed);
                     match json {
                         Some(key) => metadata_json::require_module(connection, &key).await,
@@ -202,7 +202,7 @@ async fn can_shard(cluster: &Cluster) -> Result<bool> {
 }
 
 /// What a connection leads to.
-enum Standing<'a> {
+enum Topology<'a> {
     /// `key`: one that is never written.
     Alone {
         key: &'a str,
@@ -214,13 +214,13 @@ enum Standing<'a> {
 /// lets through (`patch.rs`) work here: not where the user lacks the rights, or where a proxy does not
 /// know them; in a cluster nobody asks. All in one go; what is forbidden to the user, the first call
 /// that needs it says.
-async fn prepare(mut connection: MultiplexedConnection, standing: Standing<'_>) -> Result<bool> {
+async fn prepare(mut connection: MultiplexedConnection, topology: Topology<'_>) -> Result<bool> {
     let mut pipeline = Pipeline::new();
     pipeline.cmd("INFO").arg("server");
     for script in scripts::all() {
         pipeline.add_command(script.load());
     }
-    if let Standing::Alone { key } = standing {
+    if let Topology::Alone { key } = topology {
         let mut check = scripts::PATCH_CHECK.eval(2);
         // Nothing is there: it refuses.
         check.arg(key).arg(key).arg("").arg("").arg(&[0; 6]);
@@ -236,7 +236,7 @@ async fn prepare(mut connection: MultiplexedConnection, standing: Standing<'_>) 
     // First: a server that is none of ours refuses the rest, too.
     let info = answers.first().cloned();
     if let Some(Ok(info)) = info.map(redis::from_redis_value::<String>) {
-        check_server(&info, &standing)?;
+        check_server(&info, &topology)?;
     }
     for answer in &answers {
         if let Err(error) = answer.clone().extract_error() {
@@ -254,8 +254,8 @@ async fn prepare(mut connection: MultiplexedConnection, standing: Standing<'_>) 
     Ok(transactions)
 }
 
-fn check_server(info: &str, standing: &Standing<'_>) -> Result<()> {
-    if matches!(standing, Standing::Alone { .. }) && info.contains("redis_mode:cluster") {
+fn check_server(info: &str, topology: &Topology<'_>) -> Result<()> {
+    if matches!(topology, Topology::Alone { .. }) && info.contains("redis_mode:cluster") {
         return Err(Error::new(
             Code::Unsupported,
             "this server is part of a Redis Cluster: give its URL as redis-cluster://",

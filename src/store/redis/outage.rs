@@ -31,11 +31,11 @@ impl Outage {
     }
 
     /// Says that it is over, if it is.
-    pub fn log_end(&self, sink: &dyn EventSink, shown: &str) {
+    pub fn log_end(&self, sink: &dyn EventSink, display: &str) {
         let mut state = self.0.lock();
         if state.logged && state.away.is_empty() {
             state.logged = false;
-            sink.log(LogLevel::Info, &format!("Redis is back: {shown}"));
+            sink.log(LogLevel::Info, &format!("Redis is back: {display}"));
         }
     }
 }

@@ -16,19 +16,19 @@ use crate::{
         presence::Epoch,
         state::State,
     },
-    store::{Beaten, FullBeat, LogLevel, Mark, StateWrite},
+    store::{HeartbeatOutcome, HeartbeatUpdate, LogLevel, StateEncoding, StateWrite},
 };
 use redis::{Pipeline, Value};
 use std::sync::atomic::Ordering;
 
 /// By how much the time in the event may be late. Beyond it the script writes the patch.
-const MOST_LATE_MS: u64 = 250;
+const MAX_LATE_MS: u64 = 250;
 
 /// A patch that a transaction may write.
 struct Patch<'a> {
-    beat: &'a FullBeat,
+    heartbeat: &'a HeartbeatUpdate,
     base: &'a StateWrite,
-    mark: &'a Mark,
+    encoding: &'a StateEncoding,
     next: &'a State,
     epoch: Epoch,
     ts: u64,
@@ -36,29 +36,29 @@ struct Patch<'a> {
 
 /// What became of one.
 enum Outcome {
-    Written(Beaten),
+    Written(HeartbeatOutcome),
     Failed(Error),
     /// Nothing was written: heartbeat.lua says why, or writes it.
     Refused,
 }
 
 impl RedisStore {
-    /// Tries what may be written by transactions. Results in the order of `beats`; where there is
+    /// Tries what may be written by transactions. Results in the order of `heartbeats`; where there is
     /// none, nothing was written and nothing is known.
     pub(super) async fn patch_large(
         &self,
-        beats: &[FullBeat],
+        heartbeats: &[HeartbeatUpdate],
         ttl_ms: u64,
-    ) -> Vec<Option<Result<Beaten>>> {
+    ) -> Vec<Option<Result<HeartbeatOutcome>>> {
         // Each on its way by itself: the server works on one while the next is put together.
-        let transactions = beats.iter().map(async |beat| {
-            let patch = self.as_patch(beat)?;
+        let transactions = heartbeats.iter().map(async |heartbeat| {
+            let patch = self.as_patch(heartbeat)?;
             self.patch(&patch, ttl_ms).await
         });
         futures_util::future::join_all(transactions).await
     }
 
-    async fn patch(&self, patch: &Patch<'_>, ttl_ms: u64) -> Option<Result<Beaten>> {
+    async fn patch(&self, patch: &Patch<'_>, ttl_ms: u64) -> Option<Result<HeartbeatOutcome>> {
         let encoded = self.states.encode(patch.next).await;
         let mut pipeline = Pipeline::with_capacity(11);
         self.add_transaction(&mut pipeline, patch, &encoded, ttl_ms);
@@ -74,18 +74,18 @@ impl RedisStore {
     }
 
     /// The heartbeat as a patch that a transaction may write, if it is one.
-    fn as_patch<'a>(&self, beat: &'a FullBeat) -> Option<Patch<'a>> {
-        let base = beat.write.as_ref()?;
+    fn as_patch<'a>(&self, heartbeat: &'a HeartbeatUpdate) -> Option<Patch<'a>> {
+        let base = heartbeat.write.as_ref()?;
         let next = base.next.as_ref()?;
-        let mark = base.base.mark.as_deref()?;
-        let fits = next.as_str().len() >= LARGE && mark.revision > 0;
+        let encoding = base.base.encoding.as_deref()?;
+        let fits = next.as_str().len() >= LARGE && encoding.revision > 0;
         let may = fits && self.transactions.load(Ordering::Relaxed);
         Some(Patch {
-            beat,
+            heartbeat,
             base,
-            mark,
+            encoding,
             next,
-            epoch: base.confident?,
+            epoch: base.expected_epoch?,
             ts: self.clock.now().filter(|_| may)?,
         })
     }
@@ -98,11 +98,14 @@ impl RedisStore {
         ttl_ms: u64,
     ) {
         let Patch {
-            beat, mark, next, ..
+            heartbeat,
+            encoding,
+            next,
+            ..
         } = patch;
-        let room = &*beat.place.room;
-        let conn = self.keys.conn(room, &beat.conn);
-        let state = self.keys.conn_state(room, &beat.conn);
+        let room = &*heartbeat.place.room;
+        let conn = self.keys.conn(room, &heartbeat.conn);
+        let state = self.keys.conn_state(room, &heartbeat.conn);
         let room = self.keys.room(room);
         let (before, after) = (patch.base.base.bytes(), encoded.bytes(next));
 
@@ -111,19 +114,19 @@ impl RedisStore {
         check
             .arg(&conn)
             .arg(&state)
-            .arg(&*beat.place.user)
-            .arg(&*beat.place.room)
+            .arg(&*heartbeat.place.user)
+            .arg(&*heartbeat.place.room)
             .arg(patch.epoch)
-            .arg(mark.revision)
+            .arg(encoding.revision)
             .arg(before.len())
-            .arg(i32::from(mark.separate))
+            .arg(i32::from(encoding.separate))
             .arg(patch.ts)
-            .arg(MOST_LATE_MS);
+            .arg(MAX_LATE_MS);
         pipeline.add_command(check);
         pipeline.cmd("MULTI");
         let hash = pipeline.cmd("HSET").arg(&conn);
-        hash.arg("state_rev").arg(mark.revision + 1);
-        if mark.separate {
+        hash.arg("state_rev").arg(encoding.revision + 1);
+        if encoding.separate {
             hash.arg("last_seen_ms").arg(patch.ts);
         } else {
             // The leading zero is what patch_check.lua looks for the next time.
@@ -132,10 +135,10 @@ impl RedisStore {
         }
         if !encoded.compressed.is_empty() {
             hash.arg("compressed").arg(encoded.compressed);
-        } else if !mark.compressed.is_empty() {
+        } else if !encoding.compressed.is_empty() {
             pipeline.cmd("HDEL").arg(&conn).arg("compressed");
         }
-        if mark.separate {
+        if encoding.separate {
             if before.len() == after.len() {
                 let (start, end) = difference(before, after);
                 pipeline
@@ -153,14 +156,14 @@ impl RedisStore {
             .cmd("ZADD")
             .arg(&room.last_seen)
             .arg(patch.ts)
-            .arg(&*beat.conn);
+            .arg(&*heartbeat.conn);
         pipeline
             .cmd("PUBLISH")
             .arg(&room.events)
             .arg(presence_event(
                 Change::Update(next),
-                &beat.place,
-                &beat.conn,
+                &heartbeat.place,
+                &heartbeat.conn,
                 patch.ts,
                 patch.epoch,
             ));
@@ -192,10 +195,11 @@ impl RedisStore {
                         return Outcome::Failed(errors::request(&error));
                     }
                 }
-                Outcome::Written(Beaten::Refreshed {
+                Outcome::Written(HeartbeatOutcome::Refreshed {
                     epoch: patch.epoch,
                     adopted: false,
-                    mark: encoded.into_mark(patch.mark.separate, patch.mark.revision + 1),
+                    encoding: encoded
+                        .into_encoding(patch.encoding.separate, patch.encoding.revision + 1),
                 })
             }
             Ok(Value::Nil) => Outcome::Refused,

@@ -7,13 +7,13 @@ use super::{
     states::{Encoded, Found},
 };
 use crate::{
+    failpoints::{Step, end_point},
     model::{
         error::{Code, Error, Result},
         json::quote,
         presence::{Epoch, Member, Place},
     },
     store::{EachPiece, Join, Joined, Left, Located},
-    switches::{Step, end_point},
 };
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use redis::{Cmd, Value};
@@ -32,7 +32,7 @@ const OF_A_PLACE: usize = 11;
 
 /// How often a join is tried again because the connection had expired in the room. More than once
 /// means that others join and expire it in between.
-const MOST_GHOSTS: usize = 16;
+const MAX_GHOSTS: usize = 16;
 
 impl RedisStore {
     pub(super) async fn do_join(&self, join: &Join, previous: Option<&Place>) -> Result<Joined> {
@@ -45,8 +45,8 @@ impl RedisStore {
         match joined {
             RoomJoined::Joined { epoch, .. } => {
                 let separate = self.states.are_separate();
-                let mark = encoded.into_mark(separate, u64::from(separate));
-                Ok(Joined::Joined { epoch, mark })
+                let encoding = encoded.into_encoding(separate, u64::from(separate));
+                Ok(Joined::Joined { epoch, encoding })
             }
             RoomJoined::Elsewhere(place) => Ok(Joined::Elsewhere(place)),
             RoomJoined::Early { wait_ms } => Ok(Joined::Early { wait_ms }),
@@ -61,16 +61,16 @@ impl RedisStore {
         encoded: &Encoded,
         previous: Option<&Place>,
     ) -> Result<RoomJoined> {
-        let mut before: Vec<Before> = previous
+        let mut before: Vec<PreviousPlace> = previous
             .filter(|place| **place != join.place)
-            .map(|place| Before {
+            .map(|place| PreviousPlace {
                 place: place.clone(),
                 ghost: Vec::new(),
                 epoch: 0,
             })
             .into_iter()
             .collect();
-        for _ in 0..MOST_GHOSTS {
+        for _ in 0..MAX_GHOSTS {
             let call = self.join_call(join, encoded, &before);
             let value = self.call(&scripts::JOIN, &call, Repeat::Never).await?;
             match scripts::read(value, |reply| read_join(reply, before.len()))? {
@@ -78,7 +78,7 @@ impl RedisStore {
                 JoinReply::Ghost(ghost) => {
                     let meta = Meta::parse(&ghost);
                     before.retain(|place| place.ghost.is_empty());
-                    before.push(Before {
+                    before.push(PreviousPlace {
                         place: Place::new(&join.place.room, &meta.user),
                         epoch: meta.epoch(),
                         ghost,
@@ -108,11 +108,11 @@ impl RedisStore {
             .arg(self.keys.conn_state(room, conn));
     }
 
-    fn join_call(&self, join: &Join, encoded: &Encoded, before: &[Before]) -> Cmd {
+    fn join_call(&self, join: &Join, encoded: &Encoded, before: &[PreviousPlace]) -> Cmd {
         let (room, user, conn) = (&*join.place.room, &*join.place.user, &*join.conn);
         let mut call = scripts::JOIN.call(OF_A_PLACE + 8 * before.len());
         self.place_keys(&mut call, conn, &join.place);
-        for Before { place, .. } in before {
+        for PreviousPlace { place, .. } in before {
             let old = self.keys.room(&place.room);
             call.arg(&old.conns)
                 .arg(&old.members)
@@ -135,7 +135,7 @@ impl RedisStore {
             .arg(encoded.bytes.as_deref().unwrap_or_default())
             .arg(encoded.compressed)
             .arg(i32::from(self.states.are_separate()));
-        for Before {
+        for PreviousPlace {
             place,
             ghost,
             epoch,
@@ -305,11 +305,11 @@ impl RedisStore {
     }
 
     async fn members_of(&self, pairs: &[(impl AsRef<str> + Sync, String)]) -> Result<Vec<Member>> {
-        let shown = self.read_shown(pairs).await;
-        let mut members = Vec::with_capacity(shown.len());
-        for ((_, conn), shown) in pairs.iter().zip(shown) {
-            let (found, state) = match shown {
-                Ok(Some(shown)) => shown,
+        let display = self.read_shown(pairs).await;
+        let mut members = Vec::with_capacity(display.len());
+        for ((_, conn), display) in pairs.iter().zip(display) {
+            let (found, state) = match display {
+                Ok(Some(display)) => display,
                 Ok(None) => continue,
                 // One broken connection is not a broken room: the others are there.
                 Err(error) if error.code == Code::CorruptData => continue,
@@ -329,7 +329,7 @@ impl RedisStore {
 }
 
 /// A place that a join takes its connection out of first.
-struct Before {
+struct PreviousPlace {
     place: Place,
     /// What an expired connection left in `conn_meta`; empty if it lives there.
     ghost: Vec<u8>,

@@ -4,10 +4,11 @@
 mod codes;
 
 use super::errors;
-use crate::switches::{Defence, off};
+use crate::failpoints::{Failpoint, off};
 pub use codes::*;
+use once_cell::sync::Lazy;
 use redis::{Cmd, RedisError, Value};
-use std::{borrow::Cow, sync::LazyLock};
+use std::borrow::Cow;
 
 /// A script's name and flattened text.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +48,7 @@ impl Script {
     /// `EVALSHA`, to be followed by keys and arguments.
     pub fn call(&self, keys: usize) -> Cmd {
         let mut cmd = redis::cmd("EVALSHA");
-        if off(Defence::Freeing) || off(Defence::MayPublish) {
+        if off(Failpoint::Freeing) || off(Failpoint::MayPublish) {
             cmd.arg(redis::Script::new(&self.text()).get_hash());
         } else {
             cmd.arg(&self.sha);
@@ -65,15 +66,15 @@ impl Script {
     }
 
     fn text(&self) -> Cow<'static, str> {
-        if off(Defence::MayPublish) {
+        if off(Failpoint::MayPublish) {
             return self
                 .source
                 .text
                 .replace("redis.acl_check_cmd and", "nil and")
                 .into();
         }
-        if off(Defence::Freeing) {
-            // What `goes_on` does.
+        if off(Failpoint::Freeing) {
+            // What `allow_write_on_oom` does.
             return self
                 .source
                 .text
@@ -104,7 +105,7 @@ impl Script {
 
 macro_rules! scripts {
     ($($name:ident),*) => {
-        $(pub static $name: LazyLock<Script> = LazyLock::new(|| Script::new(embedded::$name));)*
+        $(pub static $name: Lazy<Script> = Lazy::new(|| Script::new(embedded::$name));)*
 
         /// Every script.
         pub fn all() -> Vec<&'static Script> {
@@ -113,14 +114,14 @@ macro_rules! scripts {
     };
 }
 scripts!(
-    AT_CLAIM,
-    AT_FORGET,
-    AT_SETTLE,
+    LOCATION_CLAIM,
+    LOCATION_REMOVE,
+    LOCATION_CONFIRM,
     CHECK_ROOMS,
     CHECK_USERS,
     CONN_READ,
-    DUE_MOVE,
-    DUE_TAKE,
+    DUE_RESCHEDULE,
+    DUE_CLAIM,
     HEARTBEAT,
     HEARTBEAT_BATCH,
     JOIN,
@@ -139,12 +140,12 @@ scripts!(
     PATCH_CHECK,
     REAP,
     REPAIR,
-    ROOM_LOOK,
+    ROOM_INSPECT,
     ROOM_SETTLED,
     SWEEP_CANDIDATES,
     SWEEP_DUE,
     SWEEP_ROOMS,
-    USER_NOTE
+    USER_INDEX_SET
 );
 
 /// Reads a script's whole reply; one that is of another form is an error like what the server says.

@@ -9,9 +9,9 @@ use super::{
     tls::TlsContext,
 };
 use crate::{
+    failpoints::{Failpoint, off},
     model::error::{Code, Error, Result},
     store::EventSink,
-    switches::{Defence, off},
 };
 use futures_util::future::select_ok;
 use redis::{
@@ -43,7 +43,7 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(4);
 /// One address, and how it may be named in messages.
 pub struct Endpoint {
     way: Way,
-    pub shown: String,
+    pub display: String,
 }
 
 enum Way {
@@ -112,7 +112,7 @@ impl Server {
     pub async fn connect(&self, settings: &AsyncConnectionConfig) -> Result<Connected> {
         match &self.route {
             Route::Fixed(endpoint) | Route::InCluster(endpoint) => {
-                endpoint.connect(settings, &endpoint.shown).await
+                endpoint.connect(settings, &endpoint.display).await
             }
             Route::Sentinels(sentinels) => sentinels.connect(settings).await,
         }
@@ -124,9 +124,9 @@ impl Server {
     pub async fn has_moved(&self, address: &str) -> bool {
         match &self.route {
             Route::Fixed(_) | Route::InCluster(_) => false,
-            Route::Sentinels(_) if off(Defence::Moved) => false,
+            Route::Sentinels(_) if off(Failpoint::Moved) => false,
             Route::Sentinels(sentinels) => {
-                matches!(sentinels.find().await, Ok(master) if master.shown != address)
+                matches!(sentinels.find().await, Ok(master) if master.display != address)
             }
         }
     }
@@ -135,15 +135,15 @@ impl Server {
     pub fn connected(&self, link: u64, sink: &dyn EventSink) {
         self.outage.forget(link);
         if !matches!(self.route, Route::InCluster(_)) {
-            self.outage.log_end(sink, self.shown());
+            self.outage.log_end(sink, self.display());
         }
     }
 
     /// The address without secrets, for messages.
-    pub fn shown(&self) -> &str {
+    pub fn display(&self) -> &str {
         match &self.route {
-            Route::Fixed(endpoint) | Route::InCluster(endpoint) => &endpoint.shown,
-            Route::Sentinels(sentinels) => &sentinels.shown,
+            Route::Fixed(endpoint) | Route::InCluster(endpoint) => &endpoint.display,
+            Route::Sentinels(sentinels) => &sentinels.display,
         }
     }
 
@@ -166,7 +166,7 @@ impl Server {
     /// What to ask of a connection from time to time. `was_master`: its server was one at first.
     pub fn probe(&self, was_master: bool) -> Cmd {
         redis::cmd(match &self.route {
-            Route::Fixed(_) if was_master && !off(Defence::Replaced) => "ROLE",
+            Route::Fixed(_) if was_master && !off(Failpoint::Replaced) => "ROLE",
             Route::Fixed(_) | Route::InCluster(_) => "PING",
             Route::Sentinels(_) => "ROLE",
         })
@@ -176,7 +176,7 @@ impl Server {
     /// master that has become a replica goes on answering, and its endpoint may lead elsewhere by now.
     pub fn is_right(&self, answer: &Value, was_master: bool) -> bool {
         match &self.route {
-            Route::Fixed(_) if was_master && !off(Defence::Replaced) => is_master(answer),
+            Route::Fixed(_) if was_master && !off(Failpoint::Replaced) => is_master(answer),
             Route::Fixed(_) | Route::InCluster(_) => true,
             Route::Sentinels(_) => is_master(answer),
         }
@@ -189,19 +189,19 @@ pub struct Sentinels {
     nodes: Vec<Endpoint>,
     /// To the Redis servers.
     access: Access,
-    shown: String,
+    display: String,
     /// Which sentinel to begin with: not one whose answer led nowhere.
     first: AtomicUsize,
 }
 
 impl Sentinels {
     pub fn new(master: String, nodes: Vec<Endpoint>, access: Access) -> Self {
-        let shown = format!("{master:?} (by the sentinels {})", Names(&nodes));
+        let display = format!("{master:?} (by the sentinels {})", Names(&nodes));
         Sentinels {
             master,
             nodes,
             access,
-            shown,
+            display,
             first: AtomicUsize::new(0),
         }
     }
@@ -220,7 +220,7 @@ impl Sentinels {
         found: &Endpoint,
         settings: &AsyncConnectionConfig,
     ) -> Result<Connected> {
-        let mut connected = found.connect(settings, &found.shown).await?;
+        let mut connected = found.connect(settings, &found.display).await?;
         let role = redis::cmd("ROLE");
         // Between the fall of a master and the news of it, sentinels name the one that was.
         match connected.connection.send_packed_command(&role).await {
@@ -228,7 +228,7 @@ impl Sentinels {
                 Code::Unavailable,
                 format!(
                     "Redis at {} is a read-only replica, though its sentinels call it the master",
-                    found.shown
+                    found.display
                 ),
             )),
             Err(error) if errors::breaks_connection(&error) => Err(errors::request(&error)),
@@ -269,17 +269,17 @@ impl Sentinels {
     }
 
     async fn ask(&self, node: &Endpoint) -> Result<Option<(String, u16)>> {
-        let shown = format!("{} (a sentinel)", node.shown);
+        let display = format!("{} (a sentinel)", node.display);
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(SENTINEL_PATIENCE))
             .set_response_timeout(Some(SENTINEL_PATIENCE));
-        let mut connected = node.connect(&settings, &shown).await?;
+        let mut connected = node.connect(&settings, &display).await?;
         redis::cmd("SENTINEL")
             .arg("get-master-addr-by-name")
             .arg(&self.master)
             .query_async(&mut connected.connection)
             .await
-            .map_err(|error| errors::connecting(&error, &shown))
+            .map_err(|error| errors::connecting(&error, &display))
     }
 
     fn endpoint(&self, host: String, port: u16) -> Result<Endpoint> {
@@ -290,7 +290,7 @@ impl Sentinels {
 impl Endpoint {
     /// A server by TCP, or by TLS.
     pub fn at(address: Address, access: &Access) -> Result<Endpoint> {
-        let shown = address.to_string();
+        let display = address.to_string();
         let way = match &access.tls {
             Some(context) => {
                 context.check_host(&address.host)?;
@@ -302,21 +302,21 @@ impl Endpoint {
             }
             None => {
                 let Address { host, port } = address;
-                plain(ConnectionAddr::Tcp(host, port), access, &shown)?
+                plain(ConnectionAddr::Tcp(host, port), access, &display)?
             }
         };
-        Ok(Endpoint { way, shown })
+        Ok(Endpoint { way, display })
     }
 
     pub fn unix(path: PathBuf, access: &Access) -> Result<Endpoint> {
-        let shown = path.display().to_string();
-        let way = plain(ConnectionAddr::Unix(path), access, &shown)?;
-        Ok(Endpoint { way, shown })
+        let display = path.display().to_string();
+        let way = plain(ConnectionAddr::Unix(path), access, &display)?;
+        Ok(Endpoint { way, display })
     }
 
-    /// `shown`: the server as messages name it.
-    async fn connect(&self, settings: &AsyncConnectionConfig, shown: &str) -> Result<Connected> {
-        let address = self.shown.as_str().into();
+    /// `display`: the server as messages name it.
+    async fn connect(&self, settings: &AsyncConnectionConfig, display: &str) -> Result<Connected> {
+        let address = self.display.as_str().into();
         match &self.way {
             Way::Plain(client) => client
                 .get_multiplexed_async_connection_with_config(settings)
@@ -326,7 +326,7 @@ impl Endpoint {
                     address,
                     _driver: None,
                 })
-                .map_err(|error| errors::connecting(&error, shown)),
+                .map_err(|error| errors::connecting(&error, display)),
             Way::Tls {
                 address: at,
                 redis,
@@ -335,11 +335,11 @@ impl Endpoint {
                 let stream = tcp(at).await.map_err(|error| {
                     Error::new(
                         Code::Unavailable,
-                        format!("Redis at {shown} cannot be reached"),
+                        format!("Redis at {display} cannot be reached"),
                     )
                     .with_cause(error)
                 })?;
-                let secured = context.handshake(at, stream, shown).await?;
+                let secured = context.handshake(at, stream, display).await?;
                 let settings = settings.clone();
                 let (connection, driver) =
                     MultiplexedConnection::new_with_config(redis, secured.stream, settings)
@@ -347,9 +347,9 @@ impl Endpoint {
                         .map_err(|error| {
                             // A refusal may be lost with the connection that it ends.
                             if secured.certificate.was_asked() && error.is_io_error() {
-                                secured.certificate.refused(shown).with_cause(error)
+                                secured.certificate.refused(display).with_cause(error)
                             } else {
-                                errors::connecting(&error, shown)
+                                errors::connecting(&error, display)
                             }
                         })?;
                 let driver = tokio::spawn(driver).abort_handle();
@@ -363,7 +363,7 @@ impl Endpoint {
     }
 }
 
-fn plain(addr: ConnectionAddr, access: &Access, shown: &str) -> Result<Way> {
+fn plain(addr: ConnectionAddr, access: &Access, display: &str) -> Result<Way> {
     let tcp = TcpSettings::default().set_nodelay(true);
     #[cfg(target_os = "linux")]
     let tcp = tcp.set_user_timeout(TCP_USER_TIMEOUT);
@@ -375,7 +375,7 @@ fn plain(addr: ConnectionAddr, access: &Access, shown: &str) -> Result<Way> {
         .and_then(Client::open)
         .map(Way::Plain)
         .map_err(|error| {
-            Error::invalid(format!("cannot connect to {shown} as configured")).with_cause(error)
+            Error::invalid(format!("cannot connect to {display} as configured")).with_cause(error)
         })
 }
 
@@ -439,7 +439,7 @@ impl fmt::Display for Names<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, node) in self.0.iter().enumerate() {
             let comma = if at == 0 { "" } else { ", " };
-            write!(f, "{comma}{}", node.shown)?;
+            write!(f, "{comma}{}", node.display)?;
         }
         Ok(())
     }

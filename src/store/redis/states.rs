@@ -18,7 +18,7 @@ use crate::{
         state::{State, Storage},
     },
     offload::offload,
-    store::{EventSink, LogLevel, Mark, Stored},
+    store::{EventSink, LogLevel, StateEncoding, Stored},
 };
 use parking_lot::Mutex;
 use redis::{Pipeline, Value};
@@ -60,10 +60,10 @@ impl Encoded {
     }
 
     /// How a state that is stored like this is recognised.
-    pub fn into_mark(self, separate: bool, revision: u64) -> Option<Arc<Mark>> {
+    pub fn into_encoding(self, separate: bool, revision: u64) -> Option<Arc<StateEncoding>> {
         let plain = self.bytes.is_none() && !separate && revision == 0;
         (!plain).then(|| {
-            Arc::new(Mark {
+            Arc::new(StateEncoding {
                 raw: self.bytes,
                 compressed: self.compressed.as_bytes().to_vec(),
                 separate,
@@ -161,8 +161,8 @@ impl States {
             .is_ok_and(|state| state.as_str().as_bytes() == bytes);
         let plain = is_text && compressed.is_empty() && !separate && revision == 0;
         Stored {
-            mark: (!plain).then(|| {
-                Arc::new(Mark {
+            encoding: (!plain).then(|| {
+                Arc::new(StateEncoding {
                     raw: (!is_text).then_some(bytes),
                     compressed: compressed.to_vec(),
                     separate,
@@ -187,7 +187,7 @@ impl States {
     }
 
     /// The state as it is shown: `None`, counted and logged, if it cannot be read.
-    fn shown(
+    fn display(
         &self,
         conn: &str,
         found: &Found,
@@ -197,12 +197,12 @@ impl States {
             self.met_others.store(true, Ordering::Relaxed);
         }
         read.unwrap_or_else(|fault| {
-            self.tell(conn, fault);
+            self.warn_unreadable(conn, fault);
             None
         })
     }
 
-    fn tell(&self, conn: &str, fault: Fault) {
+    fn warn_unreadable(&self, conn: &str, fault: Fault) {
         self.sink.unreadable_state();
         let warned = &mut self.warned.lock()[fault as usize];
         if warned.is_some_and(|at| at.elapsed() < WARN_EVERY) {
@@ -214,7 +214,7 @@ impl States {
             &format!(
                 "The state of connection {} cannot be read and is shown as null: {fault}. \
                  (Said once a minute; metrics().statesUnreadable counts them all)",
-                ids::shown(conn)
+                ids::display_id(conn)
             ),
         );
     }
@@ -333,23 +333,23 @@ impl RedisStore {
             let state = bytes.and_then(|bytes| codec::as_it_is(bytes, max_depth).ok());
             (found, state)
         };
-        let mut shown: Vec<_> = offload(bytes_of(&found), move || {
+        let mut display: Vec<_> = offload(bytes_of(&found), move || {
             let found = found.into_iter();
             found.map(|found| Ok(found?.map(as_it_is))).collect()
         })
         .await;
-        let unclear: Vec<usize> = (0..shown.len())
-            .filter(|&i| matches!(&shown[i], Ok(Some((_, None)))))
+        let unclear: Vec<usize> = (0..display.len())
+            .filter(|&i| matches!(&display[i], Ok(Some((_, None)))))
             .collect();
         if !unclear.is_empty() {
             let again = self.read_connections(&picked(pairs, &unclear)).await;
             let conns = unclear.iter().map(|&i| pairs[i].1.as_str());
             let again = self.with_states(again, conns).await;
             for (i, again) in unclear.into_iter().zip(again) {
-                shown[i] = again;
+                display[i] = again;
             }
         }
-        shown
+        display
     }
 
     /// Connections with their states as they are shown.
@@ -368,13 +368,13 @@ impl RedisStore {
             found.map(|found| Ok(found?.map(&read))).collect()
         })
         .await;
-        let shown = |conn: &str, (found, state): (Found, _)| {
-            let state = self.states.shown(conn, &found, state);
+        let display = |conn: &str, (found, state): (Found, _)| {
+            let state = self.states.display(conn, &found, state);
             (found, state)
         };
         read.into_iter()
             .zip(conns)
-            .map(|(read, conn)| Ok(read?.map(|read| shown(conn, read))))
+            .map(|(read, conn)| Ok(read?.map(|read| display(conn, read))))
             .collect()
     }
 

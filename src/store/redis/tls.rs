@@ -8,8 +8,8 @@ mod verifier;
 
 use super::config::{Address, Tls};
 use crate::{
+    failpoints::{Failpoint, off},
     model::error::{Code, Error, Result},
-    switches::{Defence, off},
 };
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, SignatureScheme,
@@ -51,7 +51,7 @@ impl TlsContext {
             ));
         }
         let any = insecure || options.reject_unauthorized == Some(false);
-        let verifier = if any || off(Defence::Certificates) {
+        let verifier = if any || off(Failpoint::Certificates) {
             Verifier::Any
         } else {
             match &options.ca {
@@ -99,12 +99,12 @@ impl TlsContext {
         }
     }
 
-    /// `shown`: the server as messages name it.
+    /// `display`: the server as messages name it.
     pub async fn handshake(
         &self,
         address: &Address,
         stream: TcpStream,
-        shown: &str,
+        display: &str,
     ) -> Result<Secured> {
         let name = match &self.servername {
             Some(name) => name.clone(),
@@ -124,16 +124,16 @@ impl TlsContext {
                 stream,
                 certificate,
             }),
-            Err(error) => Err(self.failure(&error, &certificate, shown)),
+            Err(error) => Err(self.failure(&error, &certificate, display)),
         }
     }
 
-    fn failure(&self, error: &io::Error, certificate: &AskedCertificate, shown: &str) -> Error {
+    fn failure(&self, error: &io::Error, certificate: &AskedCertificate, display: &str) -> Error {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
         let failed = match inner {
-            Some(rustls::Error::InvalidCertificate(reason)) => self.untrusted(reason, shown),
+            Some(rustls::Error::InvalidCertificate(reason)) => self.untrusted(reason, display),
             Some(rustls::Error::AlertReceived(_)) if certificate.was_asked() => {
-                certificate.refused(shown)
+                certificate.refused(display)
             }
             Some(rustls::Error::AlertReceived(
                 AlertDescription::ProtocolVersion
@@ -142,31 +142,31 @@ impl TlsContext {
             )) => Error::new(
                 Code::Unsupported,
                 format!(
-                    "Redis at {shown} and Rollcall have no TLS in common: Rollcall has TLS 1.2 and 1.3 \
+                    "Redis at {display} and Rollcall have no TLS in common: Rollcall has TLS 1.2 and 1.3 \
                      with authenticated encryption"
                 ),
             ),
             Some(rustls::Error::AlertReceived(_)) => Error::new(
                 Code::Permission,
-                format!("Redis at {shown} refused the TLS connection"),
+                format!("Redis at {display} refused the TLS connection"),
             ),
             Some(rustls::Error::InvalidMessage(_)) => Error::new(
                 Code::Unsupported,
-                format!("what answers at {shown} does not speak TLS; use redis:// and no tls"),
+                format!("what answers at {display} does not speak TLS; use redis:// and no tls"),
             ),
             Some(_) => Error::new(
                 Code::Unsupported,
-                format!("the TLS of Redis at {shown} is not supported"),
+                format!("the TLS of Redis at {display} is not supported"),
             ),
             None => Error::new(
                 Code::Unavailable,
-                format!("Redis at {shown} cannot be reached"),
+                format!("Redis at {display} cannot be reached"),
             ),
         };
         failed.with_cause(error)
     }
 
-    fn untrusted(&self, reason: &CertificateError, shown: &str) -> Error {
+    fn untrusted(&self, reason: &CertificateError, display: &str) -> Error {
         let (code, advice) = match reason {
             CertificateError::UnknownIssuer => (
                 Code::Permission,
@@ -196,7 +196,7 @@ impl TlsContext {
         };
         Error::new(
             code,
-            format!("the certificate of Redis at {shown} is refused: {advice}{note}"),
+            format!("the certificate of Redis at {display} is refused: {advice}{note}"),
         )
     }
 }
@@ -236,13 +236,13 @@ impl AskedCertificate {
         self.asked.load(Ordering::Relaxed)
     }
 
-    pub fn refused(&self, shown: &str) -> Error {
+    pub fn refused(&self, display: &str) -> Error {
         let why = if self.inner.has_certs() {
             "refused the client certificate (tls.cert)"
         } else {
             "asks for a client certificate; give tls.cert and tls.key"
         };
-        Error::new(Code::Permission, format!("Redis at {shown} {why}"))
+        Error::new(Code::Permission, format!("Redis at {display} {why}"))
     }
 }
 

@@ -256,7 +256,7 @@ pub fn database(text: &str) -> Result<i64> {
 fn unknown_parameter(name: &str, login_in_query: bool) -> Error {
     // Behind a password with an unencoded `?`, the name could be a piece of it.
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    let shown = match name {
+    let display = match name {
         _ if name.len() <= 32 && name.chars().all(plain) => format!(" {name:?}"),
         _ => String::new(),
     };
@@ -268,7 +268,7 @@ fn unknown_parameter(name: &str, login_in_query: bool) -> Error {
         _ if login_in_query => "there are db, user, pass and protocol",
         _ => "there are db and protocol",
     };
-    Error::invalid(format!("url: there is no parameter{shown}; {advice}"))
+    Error::invalid(format!("url: there is no parameter{display}; {advice}"))
 }
 
 #[cfg(test)]

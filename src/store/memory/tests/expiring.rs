@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    model::metadata::{Channel, change::Touched, record::Stored},
+    model::metadata::{Channel, change::ChangedItems, record::Stored},
     store::metadata::{Commit, Committed, MetadataStore, Write},
 };
 
@@ -13,7 +13,7 @@ fn spec_6_1_a_sweep_removes_what_is_dead_and_nothing_else() {
     world.join("b", "r2", "u");
     let place = Place::new("r1", "u");
     world.pass(TTL - 1);
-    world.beat("a", &place, Some(START + 5));
+    world.heartbeat("a", &place, Some(START + 5));
     assert_eq!(world.sweep(), Sweep::default());
     world.heard.take();
 
@@ -56,7 +56,10 @@ fn spec_6_1_a_sweep_removes_what_is_dead_and_nothing_else() {
 fn spec_6_1_a_shorter_ttl_makes_a_connection_due_earlier() {
     let world = World::new();
     let epoch = world.join("c", "r", "u");
-    now(world.store.beat_batch(&[plain("c", "r", epoch)], 10)).unwrap();
+    now(world
+        .store
+        .refresh_heartbeats(&[plain("c", "r", epoch)], 10))
+    .unwrap();
     world.pass(10);
     assert_eq!(world.sweep().expired, 1);
 }
@@ -98,7 +101,7 @@ fn spec_4_2_who_expired_unnoticed_and_joins_elsewhere_has_left_first() {
     for (room, user) in [("r2", "u"), ("r", "u2")] {
         let world = World::new();
         world.join("c", "r", "u");
-        world.beat("c", &Place::new("r", "u"), Some(START + 3));
+        world.heartbeat("c", &Place::new("r", "u"), Some(START + 3));
         world.pass(TTL);
         // Nobody finds an expired connection: the old place need not be given.
         let joined = try_join(&world.store, "c", Place::new(room, user), None).unwrap();
@@ -106,7 +109,7 @@ fn spec_4_2_who_expired_unnoticed_and_joins_elsewhere_has_left_first() {
             joined,
             Joined::Joined {
                 epoch: START + TTL,
-                mark: None,
+                encoding: None,
             }
         );
         assert_eq!(world.sweep(), Sweep::default());
@@ -224,7 +227,7 @@ fn write_record(world: &World, channel: &Channel, before: &Stored, ttl_ms: Optio
         major: 1,
         events: Vec::new(),
         ttl_ms,
-        touched: Touched::All,
+        touched: ChangedItems::All,
     };
     let commit = Commit {
         channel,

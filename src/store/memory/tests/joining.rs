@@ -71,7 +71,7 @@ fn spec_3_2_a_join_elsewhere_leaves_first_in_the_same_step() {
             joined,
             Joined::Joined {
                 epoch: START + 7,
-                mark: None,
+                encoding: None,
             }
         );
         assert_eq!(
@@ -101,7 +101,7 @@ fn spec_3_2_a_place_that_is_no_longer_right_does_not_matter_to_who_is_nowhere() 
         joined.unwrap(),
         Joined::Joined {
             epoch: START,
-            mark: None,
+            encoding: None,
         }
     );
 }
@@ -113,40 +113,40 @@ fn spec_3_3_a_heartbeat_refreshes_and_its_epoch_is_refused_or_adopted() {
     let epoch = world.join("c", "r", "u");
 
     world.pass(TTL - 1);
-    assert_eq!(world.beat("c", &place, None), refreshed(epoch));
+    assert_eq!(world.heartbeat("c", &place, None), refreshed(epoch));
     let seen = world.pass(TTL - 1);
-    assert_eq!(world.beat("c", &place, Some(epoch)), refreshed(epoch));
+    assert_eq!(world.heartbeat("c", &place, Some(epoch)), refreshed(epoch));
     assert_eq!(snapshot(&world.store, "r").unwrap()[0].last_seen_ms, seen);
 
     world.pass(TTL - 1);
     assert_eq!(
-        world.beat("c", &place, Some(epoch - 1)),
-        Beaten::Stale { stored: epoch }
+        world.heartbeat("c", &place, Some(epoch - 1)),
+        HeartbeatOutcome::Stale { stored: epoch }
     );
     // A stale epoch is told before a wrong place, as in heartbeat.lua.
     let wrong = Place::new("r2", "u");
     assert_eq!(
-        world.beat("c", &wrong, Some(epoch - 1)),
-        Beaten::Stale { stored: epoch }
+        world.heartbeat("c", &wrong, Some(epoch - 1)),
+        HeartbeatOutcome::Stale { stored: epoch }
     );
     assert_eq!(
-        world.beat("c", &wrong, Some(epoch + 1)),
-        Beaten::Elsewhere(place.clone())
+        world.heartbeat("c", &wrong, Some(epoch + 1)),
+        HeartbeatOutcome::Elsewhere(place.clone())
     );
     assert_eq!(snapshot(&world.store, "r").unwrap()[0].last_seen_ms, seen);
     world.pass(1);
     assert_eq!(
-        world.beat("c", &place, None),
-        Beaten::Unknown,
+        world.heartbeat("c", &place, None),
+        HeartbeatOutcome::Unknown,
         "the refused refreshed nothing"
     );
 
     let epoch = world.join("c", "r", "u");
     let higher = epoch + 1000;
-    assert_eq!(world.beat("c", &place, Some(higher)), adopted(higher));
+    assert_eq!(world.heartbeat("c", &place, Some(higher)), adopted(higher));
     assert_eq!(
-        world.beat("c", &place, Some(epoch)),
-        Beaten::Stale { stored: higher }
+        world.heartbeat("c", &place, Some(epoch)),
+        HeartbeatOutcome::Stale { stored: higher }
     );
     assert_eq!(world.join("c", "r", "u"), higher + 1);
     assert_eq!(world.leave("c", &place), Left::Left);
@@ -163,7 +163,7 @@ fn spec_3_3_a_batch_refreshes_equal_epochs_and_returns_the_others() {
         .map(|conn| world.join(conn, "r", "u"))
         .into();
     world.pass(TTL - 1);
-    let beats = [
+    let heartbeats = [
         plain("a", "r", epochs[0]),
         plain("b", "r", epochs[1] - 1),
         plain("c", "r", epochs[2] + 1),
@@ -171,17 +171,17 @@ fn spec_3_3_a_batch_refreshes_equal_epochs_and_returns_the_others() {
         plain("d", "r", epochs[3]),
     ];
     assert_eq!(
-        now(world.store.beat_batch(&beats, TTL)).unwrap(),
+        now(world.store.refresh_heartbeats(&heartbeats, TTL)).unwrap(),
         [
-            Exception {
+            BatchMiss {
                 index: 1,
                 stored: Ok(Some(epochs[1]))
             },
-            Exception {
+            BatchMiss {
                 index: 2,
                 stored: Ok(Some(epochs[2]))
             },
-            Exception {
+            BatchMiss {
                 index: 3,
                 stored: Ok(None)
             },
@@ -190,8 +190,8 @@ fn spec_3_3_a_batch_refreshes_equal_epochs_and_returns_the_others() {
     world.pass(1);
     assert_eq!(world.in_room("r"), ["a", "d"]);
     assert_eq!(
-        now(world.store.beat_batch(&beats[1..2], TTL)).unwrap(),
-        [Exception {
+        now(world.store.refresh_heartbeats(&heartbeats[1..2], TTL)).unwrap(),
+        [BatchMiss {
             index: 0,
             stored: Ok(None)
         }],
@@ -207,9 +207,9 @@ fn spec_3_4_a_state_is_written_when_the_expected_text_is_stored_and_an_update_pu
         world.pass(ms)
     });
     world.heard.take();
-    let write_state = |base, next| beat(&world.store, "c", &place, None, write(base, next));
+    let write_state = |base, next| heartbeat(&world.store, "c", &place, None, write(base, next));
 
-    let conflict = Beaten::Conflict {
+    let conflict = HeartbeatOutcome::Conflict {
         stored: text(r#"{"a": 1}"#).into(),
     };
     assert_eq!(
@@ -224,7 +224,7 @@ fn spec_3_4_a_state_is_written_when_the_expected_text_is_stored_and_an_update_pu
     world.pass(5);
     let higher = epoch + 9;
     let patched = write(r#"{"a": 1}"#, Some(r#"{"a":2}"#));
-    let beaten = beat(&world.store, "c", &place, Some(higher), patched);
+    let beaten = heartbeat(&world.store, "c", &place, Some(higher), patched);
     assert_eq!(beaten, adopted(higher));
     let ts = START + 5;
     assert_eq!(
@@ -310,20 +310,20 @@ fn spec_3_7_a_late_heartbeat_brings_nobody_back() {
     let world = World::new();
     let place = Place::new("r", "u");
     let late = |epoch| {
-        let full = beat(
+        let full = heartbeat(
             &world.store,
             "c",
             &place,
             Some(epoch),
             write("{}", Some(r#"{"a":1}"#)),
         );
-        let plain = now(world.store.beat_batch(&[plain("c", "r", epoch)], TTL)).unwrap();
-        (
-            full,
-            plain.first().map(|exception| exception.stored.clone()),
-        )
+        let plain = now(world
+            .store
+            .refresh_heartbeats(&[plain("c", "r", epoch)], TTL))
+        .unwrap();
+        (full, plain.first().map(|miss| miss.stored.clone()))
     };
-    let gone = (Beaten::Unknown, Some(Ok(None)));
+    let gone = (HeartbeatOutcome::Unknown, Some(Ok(None)));
 
     let epoch = world.join("c", "r", "u");
     assert_eq!(world.leave("c", &place), Left::Left);
@@ -346,7 +346,10 @@ fn spec_3_7_a_late_heartbeat_brings_nobody_back() {
     let newer = world.join("c", "r2", "u");
     assert_eq!(
         late(epoch),
-        (Beaten::Stale { stored: newer }, Some(Ok(Some(newer)))),
+        (
+            HeartbeatOutcome::Stale { stored: newer },
+            Some(Ok(Some(newer)))
+        ),
         "after a rejoin"
     );
     assert!(world.in_room("r").is_empty());

@@ -13,8 +13,9 @@ use crate::{
         state::State,
     },
     store::{
-        Beaten, ConnectionState, EventSink, Exception, Feed, FullBeat, Join, Joined, Left,
-        LogLevel, PlainBeat, StateWrite, Store, Topic, heartbeat::HeartbeatStore, lock::LockCall,
+        BatchMiss, ConnectionState, EventSink, Feed, HeartbeatOutcome, HeartbeatRefresh,
+        HeartbeatUpdate, Join, Joined, Left, LogLevel, StateWrite, Store, Topic,
+        heartbeat::HeartbeatStore, lock::LockCall,
     },
 };
 use futures_util::FutureExt;
@@ -128,8 +129,8 @@ impl World {
         leave(&self.store, conn, place, |ms| self.pass(ms))
     }
 
-    fn beat(&self, conn: &str, place: &Place, epoch: Option<Epoch>) -> Beaten {
-        beat(&self.store, conn, place, epoch, None)
+    fn heartbeat(&self, conn: &str, place: &Place, epoch: Option<Epoch>) -> HeartbeatOutcome {
+        heartbeat(&self.store, conn, place, epoch, None)
     }
 
     fn sweep(&self) -> Sweep {
@@ -202,48 +203,50 @@ fn join<T>(
     }
 }
 
-fn beat(
+fn heartbeat(
     store: &MemoryStore,
     conn: &str,
     place: &Place,
     epoch: Option<Epoch>,
     write: Option<StateWrite>,
-) -> Beaten {
-    let beat = FullBeat {
+) -> HeartbeatOutcome {
+    let heartbeat = HeartbeatUpdate {
         conn: conn.into(),
         place: place.clone(),
         epoch,
         write,
     };
-    now(store.beat_full(&[beat], TTL)).remove(0).unwrap()
+    now(store.update_heartbeats(&[heartbeat], TTL))
+        .remove(0)
+        .unwrap()
 }
 
-fn refreshed(epoch: Epoch) -> Beaten {
-    Beaten::Refreshed {
+fn refreshed(epoch: Epoch) -> HeartbeatOutcome {
+    HeartbeatOutcome::Refreshed {
         epoch,
         adopted: false,
-        mark: None,
+        encoding: None,
     }
 }
 
-fn adopted(epoch: Epoch) -> Beaten {
-    Beaten::Refreshed {
+fn adopted(epoch: Epoch) -> HeartbeatOutcome {
+    HeartbeatOutcome::Refreshed {
         epoch,
         adopted: true,
-        mark: None,
+        encoding: None,
     }
 }
 
 fn write(base: &str, next: Option<&str>) -> Option<StateWrite> {
     Some(StateWrite {
         base: text(base).into(),
-        confident: None,
+        expected_epoch: None,
         next: next.map(text),
     })
 }
 
-fn plain(conn: &str, room: &str, epoch: Epoch) -> PlainBeat {
-    PlainBeat {
+fn plain(conn: &str, room: &str, epoch: Epoch) -> HeartbeatRefresh {
+    HeartbeatRefresh {
         conn: conn.into(),
         room: room.into(),
         epoch,

@@ -14,7 +14,7 @@ enum Op {
         conn: u8,
     },
     /// With the epoch that the connection had when it was last looked up, plus `more`.
-    Beat {
+    Heartbeat {
         conn: u8,
         more: u64,
         patch: bool,
@@ -31,7 +31,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         6 => (0..5u8, 0..3u8, 0..2u8).prop_map(|(conn, room, user)| Op::Join { conn, room, user }),
         3 => (0..5u8).prop_map(|conn| Op::Leave { conn }),
         4 => (0..5u8, 0..2u64, any::<bool>())
-            .prop_map(|(conn, more, patch)| Op::Beat { conn, more, patch }),
+            .prop_map(|(conn, more, patch)| Op::Heartbeat { conn, more, patch }),
         1 => Just(Op::Batch),
         2 => Just(Op::Sweep),
         2 => (1..=TTL).prop_map(|ms| Op::Pass { ms }),
@@ -65,7 +65,7 @@ fn run(store: &MemoryStore, clock: &AtomicU64, op: &Op) -> Option<(String, Epoch
                 leave(store, &id(conn), &at.place, pass);
             }
         }
-        Op::Beat { conn, more, patch } => {
+        Op::Heartbeat { conn, more, patch } => {
             let at = locate(&id(conn))?;
             let base = at.stored.state.as_str().to_owned();
             let next = if base == "{}" { r#"{"a":1}"# } else { "{}" };
@@ -74,22 +74,22 @@ fn run(store: &MemoryStore, clock: &AtomicU64, op: &Op) -> Option<(String, Epoch
             } else {
                 None
             };
-            let beaten = beat(store, &id(conn), &at.place, Some(at.epoch + more), write);
-            if let Beaten::Refreshed { epoch, .. } = beaten {
+            let beaten = heartbeat(store, &id(conn), &at.place, Some(at.epoch + more), write);
+            if let HeartbeatOutcome::Refreshed { epoch, .. } = beaten {
                 return Some((id(conn), epoch));
             }
         }
         Op::Batch => {
             let conns = all_conns();
             let found = now(store.locate(&conns));
-            let beats: Vec<_> = conns
+            let heartbeats: Vec<_> = conns
                 .iter()
                 .zip(found)
                 .filter_map(|(conn, at)| {
                     at.unwrap().map(|at| plain(conn, &at.place.room, at.epoch))
                 })
                 .collect();
-            now(store.beat_batch(&beats, TTL)).unwrap();
+            now(store.refresh_heartbeats(&heartbeats, TTL)).unwrap();
         }
         Op::Sweep => {
             now(store.sweep(&SETTINGS)).unwrap();
@@ -240,7 +240,7 @@ proptest! {
                     for op in ops {
                         // A higher epoch that is adopted shows in no event.
                         let op = match op.clone() {
-                            Op::Beat { conn, patch, .. } => Op::Beat { conn, more: 0, patch },
+                            Op::Heartbeat { conn, patch, .. } => Op::Heartbeat { conn, more: 0, patch },
                             op => op,
                         };
                         run(&store, clock, &op);

@@ -66,7 +66,7 @@ tokio::task_local! {
 
 /// Runs work on many independent keys: a server that is away, or has just not answered in time, fails its
 /// commands at once, so that it does not hold up the keys of the others.
-pub async fn without_patience<T>(work: impl Future<Output = T>) -> T {
+pub async fn without_queue_timeout<T>(work: impl Future<Output = T>) -> T {
     PATIENCE.scope(Patience::None, work).await
 }
 
@@ -173,7 +173,7 @@ impl Cluster {
     }
 
     /// The map may be out of date.
-    pub fn suspect(&self) {
+    pub fn health_check(&self) {
         self.shared.stale.notify_one();
     }
 
@@ -198,13 +198,13 @@ impl Cluster {
                 }
             })
             .collect();
-        let patience = PATIENCE.try_with(|it| *it).unwrap_or(Patience::Full);
+        let queue_timeout = PATIENCE.try_with(|it| *it).unwrap_or(Patience::Full);
         let last_moment = LAST_MOMENT.min(shared.settings.command_timeout / 4);
         for round in 0.. {
-            let (groups, homeless) = shared.group(open);
+            let (groups, unrouted) = shared.group(open);
             let (groups, left_out): (Vec<_>, Vec<_>) = groups
                 .into_iter()
-                .partition(|(address, _)| shared.is_worth_waiting_for(address, patience));
+                .partition(|(address, _)| shared.is_worth_waiting_for(address, queue_timeout));
             for sending in left_out.into_iter().flat_map(|(_, group)| group) {
                 outcomes[sending.index] = Some(Err(shared.out_of_reach(sending.slot)));
             }
@@ -223,7 +223,7 @@ impl Cluster {
                 };
                 (address, group, attempt)
             });
-            let mut again = homeless;
+            let mut again = unrouted;
             let mut pause = !again.is_empty();
             for (address, group, attempt) in join_all(answers).await {
                 match attempt {
@@ -274,7 +274,7 @@ impl Cluster {
             if again.is_empty() {
                 break;
             }
-            if Instant::now() >= deadline || (pause && patience == Patience::None) {
+            if Instant::now() >= deadline || (pause && queue_timeout == Patience::None) {
                 for sending in again {
                     outcomes[sending.index] = Some(Err(shared.why_not(&sending)));
                 }
@@ -366,8 +366,8 @@ impl Shared {
     }
 
     /// Whether commands are sent to a server, or wait for it.
-    fn is_worth_waiting_for(&self, address: &Address, patience: Patience) -> bool {
-        let (longest, left_out) = match patience {
+    fn is_worth_waiting_for(&self, address: &Address, queue_timeout: Patience) -> bool {
+        let (longest, left_out) = match queue_timeout {
             Patience::Full => return true,
             // Those that callers wait for are to find out soon that it answers again.
             Patience::Once => (self.settings.command_timeout, LEFT_OUT / 5),
@@ -386,12 +386,12 @@ impl Shared {
     fn group(&self, open: Vec<Sending>) -> (Vec<(Address, Vec<Sending>)>, Vec<Sending>) {
         let map = self.map.borrow().clone();
         let mut groups: Vec<(Address, Vec<Sending>)> = Vec::new();
-        let mut homeless = Vec::new();
+        let mut unrouted = Vec::new();
         for sending in open {
             let address = sending.asking.as_ref().or_else(|| map.owner(sending.slot));
             let Some(address) = address else {
                 self.stale.notify_one();
-                homeless.push(sending);
+                unrouted.push(sending);
                 continue;
             };
             match groups.iter_mut().find(|(known, _)| known == address) {
@@ -399,7 +399,7 @@ impl Shared {
                 None => groups.push((address.clone(), vec![sending])),
             }
         }
-        (groups, homeless)
+        (groups, unrouted)
     }
 
     /// Whether an answer means that nothing ran, and what to do then.
@@ -477,7 +477,7 @@ impl Shared {
             ),
             None => format!(
                 "no master of the Redis Cluster at {} has slot {slot}; nothing was sent",
-                self.settings.nodes.shown
+                self.settings.nodes.display
             ),
         };
         Error::new(Code::Unavailable, message)

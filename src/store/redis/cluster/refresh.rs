@@ -111,7 +111,7 @@ impl Shared {
 
     /// Tells whether all masters are connected, if that has changed. Gives it.
     pub(super) fn report_state(&self) -> bool {
-        let (sink, shown) = (&self.settings.sink, &self.settings.nodes.shown);
+        let (sink, display) = (&self.settings.sink, &self.settings.nodes.display);
         let mut whole = self.whole.lock();
         let is_whole = self.masters().iter().all(|link| link.is_live());
         if is_whole != std::mem::replace(&mut *whole, is_whole) {
@@ -120,11 +120,11 @@ impl Shared {
             } else {
                 ConnectionState::Disconnected
             };
-            sink.state(state, shown);
+            sink.state(state, display);
         }
         if is_whole {
             // A link that had failed may have ended with its server.
-            self.settings.nodes.outage.log_end(&**sink, shown);
+            self.settings.nodes.outage.log_end(&**sink, display);
         }
         is_whole
     }

@@ -3,18 +3,16 @@
 
 use super::integers;
 use crate::{
+    failpoints::{Failpoint, off},
     keys::RoomKeys,
     model::error::{Error, Result},
     model::presence::Sweep,
     store::redis::{RedisStore, errors, info_field, link::Repeat, presence::Meta, scripts},
-    switches::{Defence, off},
 };
+use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use redis::{Pipeline, Value};
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::OnceLock,
-};
+use std::collections::{BTreeMap, HashMap};
 
 /// Rooms, or connections of a room, that one step of a scan looks at.
 const PAGE: usize = 512;
@@ -36,7 +34,7 @@ pub(super) const USERS_EVERY: u64 = 4;
 /// What users' indices may have suffered from: a server that evicts takes single keys, and joins fill them
 /// again in part; another one has perhaps not seen the last writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Perils {
+struct ServerFingerprint {
     /// Keys that the server has evicted.
     evicted: u64,
     /// Connections that this node has made to it.
@@ -46,23 +44,23 @@ struct Perils {
 /// What this node knows of its checks.
 #[derive(Default)]
 pub(in crate::store::redis) struct Checks {
-    first: OnceLock<Perils>,
+    first: OnceCell<ServerFingerprint>,
     /// For each shard, as of when its users were asked last.
-    shards: Mutex<HashMap<usize, Perils>>,
+    shards: Mutex<HashMap<usize, ServerFingerprint>>,
 }
 
 impl Checks {
     /// Whether anything has happened since the users of a shard were asked.
-    fn suspects(&self, shard: usize, now: Perils) -> bool {
+    fn is_suspected(&self, shard: usize, now: ServerFingerprint) -> bool {
         // What was before this node is for others to find, or in its time.
-        let first = self.first.get_or_init(|| Perils {
+        let first = self.first.get_or_init(|| ServerFingerprint {
             connections: 1,
             ..now
         });
         *self.shards.lock().get(&shard).unwrap_or(first) != now
     }
 
-    fn asked(&self, shard: usize, then: Perils) {
+    fn asked(&self, shard: usize, then: ServerFingerprint) {
         self.shards.lock().insert(shard, then);
     }
 }
@@ -80,8 +78,8 @@ impl RedisStore {
         ttl_ms: u64,
         sweep: &mut Sweep,
     ) -> Result<()> {
-        let perils = self.perils().await;
-        let users = users || perils.is_none_or(|now| self.checks.suspects(shard, now));
+        let fingerprint = self.fingerprint().await;
+        let users = users || fingerprint.is_none_or(|now| self.checks.is_suspected(shard, now));
         let mut cursor = END.to_vec();
         loop {
             let (next, members) = self.scan("ZSCAN", shard_key, &cursor).await?;
@@ -101,18 +99,18 @@ impl RedisStore {
                 break;
             }
         }
-        if let (true, Some(then)) = (users, perils) {
+        if let (true, Some(then)) = (users, fingerprint) {
             self.checks.asked(shard, then);
         }
         Ok(())
     }
 
     /// `None` if the server does not say.
-    async fn perils(&self) -> Option<Perils> {
+    async fn fingerprint(&self) -> Option<ServerFingerprint> {
         let info = redis::cmd("INFO").arg("stats").to_owned();
         let info = self.commands.command(&info, Repeat::Harmless).await.ok()?;
         let info: String = redis::from_redis_value(info).ok()?;
-        Some(Perils {
+        Some(ServerFingerprint {
             evicted: info_field(&info, "evicted_keys")?.parse().ok()?,
             connections: self.commands.connections(),
         })
@@ -120,7 +118,7 @@ impl RedisStore {
 
     /// Those of the rooms whose keys do not fit together.
     async fn differing<'a>(&self, rooms: &[&'a String], users: bool) -> Result<Vec<&'a String>> {
-        if off(Defence::Checks) {
+        if off(Failpoint::Checks) {
             return Ok(Vec::new());
         }
         let of_rooms: Vec<RoomKeys> = rooms.iter().map(|room| self.keys.room(room)).collect();

@@ -36,7 +36,7 @@ pub(super) struct Candidate {
 }
 
 /// Counts a room whose data cannot be used. Fails only where the server could not be asked.
-pub(super) fn isolate(sweep: &mut Sweep, of_a_room: Result<()>) -> Result<()> {
+pub(super) fn skip_corrupt(sweep: &mut Sweep, of_a_room: Result<()>) -> Result<()> {
     match of_a_room {
         Err(error) if errors::is_of_one_key(&error) || error.code == Code::Internal => {
             sweep.corrupt += 1;
@@ -48,8 +48,8 @@ pub(super) fn isolate(sweep: &mut Sweep, of_a_room: Result<()>) -> Result<()> {
 
 /// The same where rooms are on different servers: one that cannot be asked is remembered, and the other
 /// rooms are processed.
-pub(super) fn isolate_part(sweep: &mut Sweep, of_a_part: Result<()>) {
-    if let Err(error) = isolate(sweep, of_a_part) {
+pub(super) fn skip_corrupt_part(sweep: &mut Sweep, of_a_part: Result<()>) {
+    if let Err(error) = skip_corrupt(sweep, of_a_part) {
         sweep.fail(error);
     }
 }
@@ -65,7 +65,7 @@ pub(super) struct Reaped {
 /// Takes in what `reap.lua` did in a room; `None` if the room's data cannot be used.
 pub(super) fn reaped(sweep: &mut Sweep, answer: Result<Value>) -> Result<Option<Reaped>> {
     let mut counts = Vec::new();
-    isolate(sweep, answer.and_then(integers).map(|found| counts = found))?;
+    skip_corrupt(sweep, answer.and_then(integers).map(|found| counts = found))?;
     let [removed, lag, mended, rescored] = counts[..] else {
         return Ok(None);
     };

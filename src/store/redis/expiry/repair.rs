@@ -1,8 +1,9 @@
 //! Repairs: rooms that only other nodes wrote are taken into the due index (spec 6.5), and rooms
 //! whose indices do not agree with each other are made to agree with the hashes.
 
-use super::{CONNECTIONS_AT_A_TIME, Candidate, integers, isolate, user_json};
+use super::{CONNECTIONS_AT_A_TIME, Candidate, integers, skip_corrupt, user_json};
 use crate::{
+    failpoints::{Failpoint, off},
     model::{
         error::Result,
         json::quote,
@@ -14,7 +15,6 @@ use crate::{
         presence::{Meta, fields, number, utf8},
         scripts,
     },
-    switches::{Defence, off},
 };
 use redis::{Pipeline, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -94,11 +94,11 @@ impl RedisStore {
         ttl_ms: u64,
         sweep: &mut Sweep,
     ) -> Result<()> {
-        if off(Defence::Checks) {
+        if off(Failpoint::Checks) {
             return Ok(());
         }
         let done = self.repair(room, ttl_ms, sweep).await;
-        isolate(sweep, done)
+        skip_corrupt(sweep, done)
     }
 
     /// Looks at every connection of a room that any of its indices knows.

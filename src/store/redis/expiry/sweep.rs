@@ -2,8 +2,8 @@
 //! something may be dead, `sweep_candidates.lua` reads what, and `reap.lua` removes what is.
 
 use super::{
-    CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, check::USERS_EVERY, integers, isolate,
-    reaped, user_json,
+    CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, check::USERS_EVERY, integers, reaped,
+    skip_corrupt, user_json,
 };
 use crate::{
     model::{error::Result, json::quote, presence::Sweep},
@@ -18,7 +18,7 @@ use crate::{
 };
 use redis::{Cmd, RedisError, Value};
 /// Steps after which a pass ends although more is due; the next pass goes on.
-const MOST_STEPS: usize = 1_000;
+const MAX_STEPS: usize = 1_000;
 
 /// What `sweep_due.lua` answers.
 enum Answer {
@@ -69,7 +69,7 @@ impl RedisStore {
         let shards = self.keys.due_shards();
         let mut sweep = Sweep::default();
         let mut serves_ms = settings.serves_ms;
-        for _ in 0..MOST_STEPS {
+        for _ in 0..MAX_STEPS {
             let due = match self.due(&shards, settings, serves_ms).await? {
                 Answer::Taken(served_ms) => {
                     sweep.served_ms = served_ms;
@@ -83,7 +83,7 @@ impl RedisStore {
                 let checked = self
                     .check_shard(shard, users, &shards[shard], settings.ttl_ms, &mut sweep)
                     .await;
-                isolate(&mut sweep, checked)?;
+                skip_corrupt(&mut sweep, checked)?;
                 // Numbers of rooms can agree by chance: a room that one of our nodes made was ended
                 // by another kind of node, which also made one.
                 if shard == 0 {
@@ -217,7 +217,7 @@ impl RedisStore {
                         reaps.push((room, candidates));
                     }
                 });
-                isolate(sweep, look)?;
+                skip_corrupt(sweep, look)?;
             }
             let calls = reaps
                 .iter()

@@ -1,6 +1,6 @@
 //! Making a connection, and making it again until that succeeds.
 
-use super::{FIRST_BACKOFF, Inner, LinkConfig, Live, MOST_BACKOFF};
+use super::{FIRST_BACKOFF, Inner, LinkConfig, Live, MAX_BACKOFF};
 use crate::{
     model::error::{Code, Error, Result},
     store::redis::server::{Connected, Found, identify},
@@ -30,7 +30,7 @@ impl Inner {
             .set_push_sender(move |push: PushInfo| {
                 if push.kind == PushKind::Disconnection {
                     if let Some(inner) = weak.upgrade() {
-                        inner.suspect.notify_one();
+                        inner.health_check.notify_one();
                     }
                 } else {
                     on_push(push);
@@ -59,7 +59,7 @@ impl Inner {
                 Code::Unavailable,
                 format!(
                     "Redis at {} did not answer within {} ms (limits.connectTimeoutMs)",
-                    config.server.shown(),
+                    config.server.display(),
                     config.connect_timeout.as_millis()
                 ),
             )),
@@ -87,7 +87,7 @@ impl Inner {
             }
             // Jitter, so that a fleet does not come back in one instant.
             sleep(backoff.mul_f64(0.5 + jitter())).await;
-            backoff = (backoff * 2).min(MOST_BACKOFF);
+            backoff = (backoff * 2).min(MAX_BACKOFF);
         }
     }
 

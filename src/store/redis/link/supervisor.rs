@@ -1,9 +1,9 @@
 //! Watching a connection, and making a new one when it breaks.
 
-use super::{FIRST_BACKOFF, Inner, Live, MOST_BACKOFF, Role, connecting::jitter};
+use super::{FIRST_BACKOFF, Inner, Live, MAX_BACKOFF, Role, connecting::jitter};
 use crate::{
+    failpoints::{Failpoint, off},
     store::{ConnectionState, redis::errors},
-    switches::{Defence, off},
 };
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -29,21 +29,21 @@ pub async fn supervise(inner: Arc<Inner>, mut round: u64) {
         // What ended this connection may have ended others, which have not noticed.
         server.peers.check();
         if reports_state {
-            sink.state(ConnectionState::Disconnected, server.shown());
+            sink.state(ConnectionState::Disconnected, server.display());
         }
-        if off(Defence::Reconnect) {
+        if off(Failpoint::Reconnect) {
             return;
         }
         if inner.demoted.swap(false, Ordering::Relaxed) {
             // It can be reached, so there is nothing that would slow us down.
             sleep(demoted_pause.mul_f64(0.5 + jitter())).await;
-            demoted_pause = (demoted_pause * 2).min(MOST_BACKOFF / 4);
+            demoted_pause = (demoted_pause * 2).min(MAX_BACKOFF / 4);
         } else {
             demoted_pause = FIRST_BACKOFF;
         }
         round = inner.connect_again(true).await;
         if reports_state {
-            sink.state(ConnectionState::Connected, server.shown());
+            sink.state(ConnectionState::Connected, server.display());
         }
     }
 }
@@ -61,9 +61,9 @@ async fn watch_until_broken(inner: &Inner, mut round: u64) {
             .as_ref()
             .and_then(|live| live.run_id.clone());
         tokio::select! {
-            () = inner.suspect.notified() => {}
+            () = inner.health_check.notified() => {}
             () = server.peers.round_after(round) => {}
-            () = sleep(PING_EVERY), if !off(Defence::Pings) => {}
+            () = sleep(PING_EVERY), if !off(Failpoint::Pings) => {}
             () = server.peers.lead_elsewhere(run_id.as_ref()) => return,
         }
         let Some(Live {

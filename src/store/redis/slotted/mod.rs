@@ -1,8 +1,8 @@
 //! The layout `slotted` (docs/cluster.md): operations of several steps, because what a room does not hold
-//! lies in other slots. `beats.rs` has heartbeats, `settle.rs` carries out what a step in a room has noted, `sweep.rs` is the
+//! lies in other slots. `heartbeats.rs` has heartbeats, `settle.rs` carries out what a step in a room has noted, `sweep.rs` is the
 //! reaper's part.
 
-mod beats;
+mod heartbeats;
 mod locks;
 mod settle;
 mod sweep;
@@ -11,26 +11,26 @@ use super::{
     RedisStore, errors,
     link::Repeat,
     presence::{RoomJoined, RoomLeft},
-    scripts::{self, Reply, Script, at_claim},
+    scripts::{self, Reply, Script, location_claim},
     states::Encoded,
 };
 use crate::{
+    failpoints::{Step, end_point, ends_in},
     model::{
         error::{Error, Result},
         presence::{Epoch, Place, epoch_after},
     },
     store::{Join, Left, Located},
-    switches::{Step, end_point, ends_in},
 };
 use redis::{Cmd, Pipeline, Value};
 use settle::Settled;
-pub use sweep::Thoroughness;
+pub use sweep::CheckSchedule;
 
 /// For how long a claim stays that nobody settles: longer than any join takes.
 const CLAIM_MS: u64 = 10_000;
 
 /// How often a step is tried again because somebody else moved the connection in between.
-const MOST_ROUNDS: usize = 32;
+const MAX_ROUNDS: usize = 32;
 
 type Call = (&'static Script, Cmd);
 
@@ -83,15 +83,15 @@ impl RedisStore {
         previous: Option<&Place>,
     ) -> Result<RoomJoined> {
         let mut join = join.clone();
-        for _ in 0..MOST_ROUNDS {
+        for _ in 0..MAX_ROUNDS {
             let (epoch, before) = match self.claim_room(&join).await? {
                 Claim::Early { wait_ms } => return Ok(RoomJoined::Early { wait_ms }),
                 Claim::Claimed { epoch, before } => (epoch, before),
             };
-            let remembered = previous
+            let cache = previous
                 .filter(|place| before.iter().all(|entry| entry.room != *place.room))
                 .cloned();
-            let elsewhere = before.iter().map(Entry::place).chain(remembered);
+            let elsewhere = before.iter().map(Entry::place).chain(cache);
             let mut newer = None;
             let mut same_room = None;
             for place in elsewhere {
@@ -144,7 +144,7 @@ impl RedisStore {
 
     /// Step 1 of a join.
     async fn claim_room(&self, join: &Join) -> Result<Claim> {
-        let mut claim = scripts::AT_CLAIM.call(1);
+        let mut claim = scripts::LOCATION_CLAIM.call(1);
         claim
             .arg(self.keys.at(&join.conn))
             .arg(&*join.place.room)
@@ -152,8 +152,8 @@ impl RedisStore {
             .arg(join.floor)
             .arg(CLAIM_MS);
         let calls = vec![
-            (&*scripts::AT_CLAIM, claim),
-            (&*scripts::DUE_MOVE, self.lower_due(join)),
+            (&*scripts::LOCATION_CLAIM, claim),
+            (&*scripts::DUE_RESCHEDULE, self.lower_due(join)),
         ];
         // A claim that is made twice is one that is newer.
         let mut answers = self.step(Step::Claim, calls).await.into_iter();
@@ -161,7 +161,7 @@ impl RedisStore {
         answers.next().unwrap_or_else(|| Err(Error::closed()))?;
         scripts::read(value, |reply| {
             Ok(match reply.integer()? {
-                at_claim::EARLY => Claim::Early {
+                location_claim::EARLY => Claim::Early {
                     wait_ms: reply.integer()?.unsigned_abs(),
                 },
                 _ => Claim::Claimed {
@@ -174,7 +174,7 @@ impl RedisStore {
 
     /// A room's entry in the due index is to be at most ttl from now.
     fn lower_due(&self, join: &Join) -> Cmd {
-        let mut call = scripts::DUE_MOVE.call(1);
+        let mut call = scripts::DUE_RESCHEDULE.call(1);
         call.arg(self.keys.due_of(&join.place.room))
             .arg(1)
             .arg(&*join.place.room)
@@ -189,7 +189,7 @@ impl RedisStore {
         encoded: &Encoded,
         mut previous: Option<Place>,
     ) -> Result<RoomJoined> {
-        for _ in 0..MOST_ROUNDS {
+        for _ in 0..MAX_ROUNDS {
             match self.join_room(join, encoded, previous.as_ref()).await? {
                 RoomJoined::Elsewhere(place) => previous = Some(place),
                 joined => return Ok(joined),
@@ -201,7 +201,7 @@ impl RedisStore {
     /// Takes a connection out of another room for a join with `epoch`. Says which epoch it has there,
     /// if that is not lower.
     async fn replace(&self, conn: &str, place: Place, epoch: Epoch) -> Result<Option<Epoch>> {
-        match self.take_out(conn, place, epoch).await? {
+        match self.evict(conn, place, epoch).await? {
             (place, RoomLeft::Left { epoch }) => {
                 end_point(Step::Left);
                 self.settle_left(conn, &place, epoch).await;
@@ -213,13 +213,8 @@ impl RedisStore {
     }
 
     /// The first step of that: under whatever user it is there. The room notes it.
-    async fn take_out(
-        &self,
-        conn: &str,
-        mut place: Place,
-        epoch: Epoch,
-    ) -> Result<(Place, RoomLeft)> {
-        for _ in 0..MOST_ROUNDS {
+    async fn evict(&self, conn: &str, mut place: Place, epoch: Epoch) -> Result<(Place, RoomLeft)> {
+        for _ in 0..MAX_ROUNDS {
             let left = self.leave_room(conn, &place, "replaced", Some(epoch));
             match left.await? {
                 RoomLeft::Elsewhere(actual) => place = actual,

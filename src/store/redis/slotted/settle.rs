@@ -1,4 +1,4 @@
-//! Carrying out what a step in a room has noted in its `unsettled`: where a connection is, in which
+//! Carrying out what a step in a room has noted in its `outbox`: where a connection is, in which
 //! rooms a user is, when a room is due. All of it can be done twice, and by anybody.
 //!
 //! A failure here changes nothing for the caller: the room has decided, and the note stays until the
@@ -6,6 +6,7 @@
 
 use super::{CLAIM_MS, Call, Entry};
 use crate::{
+    failpoints::{Failpoint, Step, end_point, off},
     model::{
         error::{Code, Error, Result},
         presence::{Epoch, MAX_EPOCH, Place},
@@ -17,34 +18,33 @@ use crate::{
             expiry::integers,
             link::Repeat,
             presence::RoomLeft,
-            scripts::{self, Reply, at_settle},
+            scripts::{self, Reply, location_confirm},
         },
     },
-    switches::{Defence, Step, end_point, off},
 };
 use redis::{Pipeline, Value};
 
 /// Notes that are read and carried out at a time.
 const NOTES_AT_A_TIME: usize = 256;
 /// Rounds in which notes are read and carried out before the rest is left to the next pass.
-const MOST_ROUNDS: usize = 64;
+const MAX_ROUNDS: usize = 64;
 
 /// What a room's step has noted.
-pub(super) struct Note {
+pub(super) struct OutboxEntry {
     field: String,
     value: String,
 }
 
-impl Note {
-    pub fn joined(conn: &str, epoch: Epoch, user: &str) -> Note {
-        Note {
+impl OutboxEntry {
+    pub fn joined(conn: &str, epoch: Epoch, user: &str) -> OutboxEntry {
+        OutboxEntry {
             field: format!("{epoch}:{conn}"),
             value: format!("+{user}"),
         }
     }
 
-    pub fn left(conn: &str, epoch: Epoch, user: &str) -> Note {
-        Note {
+    pub fn left(conn: &str, epoch: Epoch, user: &str) -> OutboxEntry {
+        OutboxEntry {
             field: format!("{epoch}:{conn}"),
             value: format!("-{user}"),
         }
@@ -63,7 +63,7 @@ pub(super) struct Settled {
     /// Nothing is left of the room.
     pub empty: bool,
     /// How many notes were carried out.
-    pub notes: usize,
+    pub entries: usize,
 }
 
 impl RedisStore {
@@ -82,7 +82,7 @@ impl RedisStore {
             self.note_user(user, conn, epoch, room),
         ];
         if was_empty {
-            calls.push((&scripts::DUE_MOVE, self.lower_due(join)));
+            calls.push((&scripts::DUE_RESCHEDULE, self.lower_due(join)));
         }
         let mut answers = self.step(Step::JoinNoted, calls).await;
         if answers.iter().any(Result::is_err) {
@@ -121,8 +121,8 @@ impl RedisStore {
             let _ = self.settle_and_drop(room).await;
             return;
         }
-        let note = Note::joined(conn, epoch, user);
-        let _ = self.note_carried_out(room, &[note]).await;
+        let entry = OutboxEntry::joined(conn, epoch, user);
+        let _ = self.entries_applied(room, &[entry]).await;
     }
 
     /// Steps 2 to 4 of a leave.
@@ -146,8 +146,8 @@ impl RedisStore {
         {
             return;
         }
-        let note = Note::left(conn, epoch, user);
-        let _ = self.note_carried_out(room, &[note]).await;
+        let entry = OutboxEntry::left(conn, epoch, user);
+        let _ = self.entries_applied(room, &[entry]).await;
     }
 
     /// Takes a connection out of a room that it has joined with a lower epoch than `epoch`, after a join
@@ -181,13 +181,13 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Takes notes out of a room's `unsettled`; when they have changed in the meantime, looks at what is
+    /// Takes notes out of a room's `outbox`; when they have changed in the meantime, looks at what is
     /// there now. A room that is empty then goes from the due index.
-    async fn note_carried_out(&self, room: &str, notes: &[Note]) -> Result<()> {
-        let (changed, empty) = self.room_settled(room, notes).await?;
+    async fn entries_applied(&self, room: &str, entries: &[OutboxEntry]) -> Result<()> {
+        let (changed, empty) = self.room_settled(room, entries).await?;
         end_point(Step::Settled);
         if changed {
-            self.take_back(room, notes).await?;
+            self.take_back(room, entries).await?;
             return self.settle_and_drop(room).await;
         }
         if empty {
@@ -198,7 +198,7 @@ impl RedisStore {
 
     /// Carries out a room's notes. A room that is empty then goes from the due index.
     pub(super) async fn settle_and_drop(&self, room: &str) -> Result<()> {
-        if self.settle_room(room).await?.empty {
+        if self.apply_outbox(room).await?.empty {
             self.drop_due(&[room]).await?;
         }
         Ok(())
@@ -230,46 +230,46 @@ impl RedisStore {
         dropped.and(filled)
     }
 
-    /// Carries out all that a room's `unsettled` says.
-    pub(super) async fn settle_room(&self, room: &str) -> Result<Settled> {
+    /// Carries out all that a room's `outbox` says.
+    pub(super) async fn apply_outbox(&self, room: &str) -> Result<Settled> {
         let mut done = Settled::default();
-        if off(Defence::Settling) {
+        if off(Failpoint::Settling) {
             return Ok(done);
         }
-        for _ in 0..MOST_ROUNDS {
-            let notes = self.notes(room).await?;
-            done.notes += notes.len();
-            let more = self.carry_out(room, &notes).await?;
-            let (changed, empty) = self.room_settled(room, &notes).await?;
+        for _ in 0..MAX_ROUNDS {
+            let entries = self.entries(room).await?;
+            done.entries += entries.len();
+            let more = self.carry_out(room, &entries).await?;
+            let (changed, empty) = self.room_settled(room, &entries).await?;
             end_point(Step::RoomSettled);
             done.empty = empty;
             if changed {
-                self.take_back(room, &notes).await?;
+                self.take_back(room, &entries).await?;
             }
-            if !more && !changed && notes.len() < NOTES_AT_A_TIME {
+            if !more && !changed && entries.len() < NOTES_AT_A_TIME {
                 break;
             }
         }
         Ok(done)
     }
 
-    async fn notes(&self, room: &str) -> Result<Vec<Note>> {
+    async fn entries(&self, room: &str) -> Result<Vec<OutboxEntry>> {
         let some = redis::cmd("HRANDFIELD")
-            .arg(self.keys.unsettled(room))
+            .arg(self.keys.outbox(room))
             .arg(NOTES_AT_A_TIME)
             .arg("WITHVALUES")
             .to_owned();
         let answer = self.commands.command(&some, Repeat::Harmless).await?;
         let read = || {
             let mut reply = Reply::flat(answer)?;
-            let mut notes = Vec::with_capacity(reply.left() / 2);
+            let mut entries = Vec::with_capacity(reply.left() / 2);
             while reply.left() > 1 {
-                notes.push(Note {
+                entries.push(OutboxEntry {
                     field: reply.text()?,
                     value: reply.text()?,
                 });
             }
-            Ok(notes)
+            Ok(entries)
         };
         read().map_err(|error: redis::RedisError| errors::request(&error))
     }
@@ -279,8 +279,8 @@ impl RedisStore {
     /// connection has a note of its own. Says whether there are new notes.
     ///
     /// The caller then looks whether the notes are still the same; if not, [`RedisStore::take_back`].
-    async fn carry_out(&self, room: &str, notes: &[Note]) -> Result<bool> {
-        let parts: Vec<_> = notes.iter().filter_map(Note::parts).collect();
+    async fn carry_out(&self, room: &str, entries: &[OutboxEntry]) -> Result<bool> {
+        let parts: Vec<_> = entries.iter().filter_map(OutboxEntry::parts).collect();
         let hashes = self.joins_of(room, &parts).await?;
         let mut calls = Vec::with_capacity(3 * parts.len());
         let mut settling = Vec::new();
@@ -321,7 +321,7 @@ impl RedisStore {
             // taken out, and has an entry before, by which somebody looks at it and settles it.
             for older in gone.iter().filter(|entry| entry.room != room) {
                 self.move_due(&[(&older.room, 0)], true).await?;
-                self.take_out(conn, older.place(), hash.epoch).await?;
+                self.evict(conn, older.place(), hash.epoch).await?;
             }
         }
         Ok(more)
@@ -329,8 +329,8 @@ impl RedisStore {
 
     /// After notes were written into the indices and then turned out to have changed: the connections may
     /// have left in between, and nobody else knows of what was written after that. It is taken out again.
-    async fn take_back(&self, room: &str, notes: &[Note]) -> Result<()> {
-        let parts: Vec<_> = notes.iter().filter_map(Note::parts).collect();
+    async fn take_back(&self, room: &str, entries: &[OutboxEntry]) -> Result<()> {
+        let parts: Vec<_> = entries.iter().filter_map(OutboxEntry::parts).collect();
         let mut calls = Vec::new();
         for ((conn, epoch, user), hash) in parts.iter().zip(self.joins_of(room, &parts).await?) {
             if hash.is_none() {
@@ -373,12 +373,12 @@ impl RedisStore {
         Ok(hashes)
     }
 
-    async fn room_settled(&self, room: &str, notes: &[Note]) -> Result<(bool, bool)> {
+    async fn room_settled(&self, room: &str, entries: &[OutboxEntry]) -> Result<(bool, bool)> {
         let mut call = scripts::ROOM_SETTLED.call(2);
-        call.arg(self.keys.unsettled(room))
+        call.arg(self.keys.outbox(room))
             .arg(self.keys.room_conns(room));
-        for note in notes {
-            call.arg(&note.field).arg(&note.value);
+        for entry in entries {
+            call.arg(&entry.field).arg(&entry.value);
         }
         let value = self
             .call(&scripts::ROOM_SETTLED, &call, Repeat::Harmless)
@@ -398,7 +398,7 @@ impl RedisStore {
         sorted.sort_unstable();
         let mut calls = Vec::new();
         for shard in sorted.chunk_by(|a, b| a.0 == b.0) {
-            let mut call = scripts::DUE_MOVE.call(1);
+            let mut call = scripts::DUE_RESCHEDULE.call(1);
             call.arg(&shard[0].0).arg(i32::from(lower));
             for (_, room, wait) in shard {
                 call.arg(*room).arg(*wait);
@@ -407,7 +407,7 @@ impl RedisStore {
         }
         let mut added = 0;
         for answer in self
-            .call_all(&scripts::DUE_MOVE, calls, Repeat::Harmless)
+            .call_all(&scripts::DUE_RESCHEDULE, calls, Repeat::Harmless)
             .await
         {
             if let Value::Int(n) = answer? {
@@ -419,33 +419,33 @@ impl RedisStore {
 
     /// `own`: by the join itself.
     fn settle_at(&self, conn: &str, room: &str, user: &str, epoch: Epoch, own: bool) -> Call {
-        let mut call = scripts::AT_SETTLE.call(1);
+        let mut call = scripts::LOCATION_CONFIRM.call(1);
         call.arg(self.keys.at(conn))
             .arg(room)
             .arg(user)
             .arg(epoch)
             .arg(CLAIM_MS)
             .arg(i32::from(own));
-        (&scripts::AT_SETTLE, call)
+        (&scripts::LOCATION_CONFIRM, call)
     }
 
     pub(super) fn forget_at(&self, conn: &str, room: &str, epoch: Epoch) -> Call {
-        let mut call = scripts::AT_FORGET.call(1);
+        let mut call = scripts::LOCATION_REMOVE.call(1);
         call.arg(self.keys.at(conn))
             .arg(room)
             .arg(epoch)
             .arg(CLAIM_MS);
-        (&scripts::AT_FORGET, call)
+        (&scripts::LOCATION_REMOVE, call)
     }
 
     /// `room`: where the connection is; empty if it is there no more.
     pub(super) fn note_user(&self, user: &str, conn: &str, epoch: Epoch, room: &str) -> Call {
-        let mut call = scripts::USER_NOTE.call(1);
+        let mut call = scripts::USER_INDEX_SET.call(1);
         call.arg(self.keys.user_at(user))
             .arg(conn)
             .arg(epoch)
             .arg(room);
-        (&scripts::USER_NOTE, call)
+        (&scripts::USER_INDEX_SET, call)
     }
 }
 
@@ -454,7 +454,7 @@ fn read_settled(answer: Result<Value>) -> Result<Option<Vec<Entry>>> {
     let value = answer?;
     scripts::read(value, |reply| {
         Ok(match reply.integer()? {
-            at_settle::SUPERSEDED => None,
+            location_confirm::SUPERSEDED => None,
             _ => Some(Entry::read_all(reply)?),
         })
     })

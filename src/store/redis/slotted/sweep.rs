@@ -3,20 +3,21 @@
 
 use super::Settled;
 use crate::{
+    failpoints::{Step, end_point},
     model::{error::Result, presence::Sweep},
     store::{
         SweepSettings,
         redis::{
             RedisStore, errors,
             expiry::{
-                CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, Reaped, isolate_part, reaped,
+                CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, Reaped, reaped,
+                skip_corrupt_part,
             },
             link::{Link, Repeat},
             presence::utf8,
-            scripts::{self, room_look},
+            scripts::{self, room_inspect},
         },
     },
-    switches::{Step, end_point},
 };
 use parking_lot::Mutex;
 use redis::Value;
@@ -26,7 +27,7 @@ use std::{
 };
 
 /// Steps after which a pass ends although more is due; the next pass goes on.
-const MOST_STEPS: usize = 1_000;
+const MAX_STEPS: usize = 1_000;
 /// Of how many checks of a shard one is thorough.
 const THOROUGH_EVERY: u64 = 20;
 /// Keys that one step of a scan of a server looks at.
@@ -35,7 +36,7 @@ const SCAN_PAGE: usize = 1_000;
 /// How thorough the checks of this node are to be: after a failover, which may have lost what was written
 /// last, and now and then.
 #[derive(Default)]
-pub struct Thoroughness {
+pub struct CheckSchedule {
     checks: AtomicU64,
     /// For each shard the cluster's epoch when it was checked last.
     epochs: Mutex<HashMap<String, u64>>,
@@ -52,11 +53,11 @@ impl RedisStore {
     pub(in crate::store::redis) async fn sweep_slotted(&self, settings: &SweepSettings) -> Sweep {
         let shards = self.keys.due_shards();
         let mut sweep = Sweep::default();
-        for _ in 0..MOST_STEPS {
+        for _ in 0..MAX_STEPS {
             let calls = shards
                 .iter()
                 .map(|shard| {
-                    let mut call = scripts::DUE_TAKE.call(1);
+                    let mut call = scripts::DUE_CLAIM.call(1);
                     call.arg(shard)
                         .arg(ROOMS_AT_A_TIME)
                         .arg(settings.claim_ms)
@@ -72,7 +73,7 @@ impl RedisStore {
             let mut answered = true;
             // What is lost with an answer comes due again by itself.
             for (shard, answer) in self
-                .call_all(&scripts::DUE_TAKE, calls, Repeat::Harmless)
+                .call_all(&scripts::DUE_CLAIM, calls, Repeat::Harmless)
                 .await
                 .into_iter()
                 .enumerate()
@@ -80,7 +81,7 @@ impl RedisStore {
                 let (rooms, taken) = match answer.and_then(read_taken) {
                     Ok(taken) => taken,
                     Err(error) => {
-                        isolate_part(&mut sweep, Err(error));
+                        skip_corrupt_part(&mut sweep, Err(error));
                         // Whether it has rooms is not known.
                         answered = false;
                         continue;
@@ -102,13 +103,14 @@ impl RedisStore {
             sweep.unindexed = answered && first.is_none();
             sweep.rooms += due.len() as u64;
             for rooms in due.chunks(ROOMS_AT_A_TIME) {
-                self.tend(rooms, settings.ttl_ms, &mut sweep).await;
+                self.process_due_rooms(rooms, settings.ttl_ms, &mut sweep)
+                    .await;
             }
             for shard in checks {
                 let checked = self
                     .check_slotted(&shards[shard], settings.ttl_ms, &mut sweep)
                     .await;
-                isolate_part(&mut sweep, checked);
+                skip_corrupt_part(&mut sweep, checked);
                 if first == Some(shard) {
                     sweep += self.adopt_slotted(settings.ttl_ms).await;
                 }
@@ -121,12 +123,12 @@ impl RedisStore {
     }
 
     /// Looks at rooms, removes what is dead, and notes when they are due again.
-    async fn tend(&self, rooms: &[String], ttl_ms: u64, sweep: &mut Sweep) {
+    async fn process_due_rooms(&self, rooms: &[String], ttl_ms: u64, sweep: &mut Sweep) {
         let mut open: Vec<&str> = rooms.iter().map(String::as_str).collect();
         let mut later = Vec::with_capacity(rooms.len());
         let mut empty = Vec::new();
         let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
-        for _ in 0..MOST_STEPS {
+        for _ in 0..MAX_STEPS {
             let looks = self.look_at_rooms(&open, ttl_ms).await;
             let mut reaps = Vec::new();
             let mut again = Vec::new();
@@ -134,33 +136,33 @@ impl RedisStore {
                 let look = match look {
                     Ok(look) => look,
                     Err(error) => {
-                        isolate_part(sweep, Err(error));
+                        skip_corrupt_part(sweep, Err(error));
                         later.push((*room, ttl));
                         continue;
                     }
                 };
                 match look.state {
-                    room_look::EMPTY => empty.push(*room),
-                    room_look::UNEQUAL => {
-                        let mended = self.mend(room, ttl_ms, sweep).await;
+                    room_inspect::EMPTY => empty.push(*room),
+                    room_inspect::UNEQUAL => {
+                        let mended = self.reindex(room, ttl_ms, sweep).await;
                         if mended.is_ok() {
                             again.push(*room);
                         } else {
                             later.push((*room, ttl));
                         }
-                        isolate_part(sweep, mended.map(drop));
+                        skip_corrupt_part(sweep, mended.map(drop));
                     }
                     state => {
                         let mut settled = false;
-                        if state == room_look::UNSETTLED {
-                            let done = self.settle_room(room).await;
+                        if state == room_inspect::UNSETTLED {
+                            let done = self.apply_outbox(room).await;
                             settled = done.is_ok();
-                            isolate_part(sweep, done.map(drop));
+                            skip_corrupt_part(sweep, done.map(drop));
                         }
                         if look.candidates.is_empty() {
                             if settled {
                                 again.push(*room);
-                            } else if state == room_look::UNSETTLED {
+                            } else if state == room_inspect::UNSETTLED {
                                 // The notes stay until the server that they are about is back.
                                 later.push((*room, look.wait.clamp(1, ttl)));
                             } else {
@@ -181,7 +183,7 @@ impl RedisStore {
                 let reaped = match reaped(sweep, result) {
                     Ok(reaped) => reaped,
                     Err(error) => {
-                        isolate_part(sweep, Err(error));
+                        skip_corrupt_part(sweep, Err(error));
                         None
                     }
                 };
@@ -193,8 +195,8 @@ impl RedisStore {
                     end_point(Step::Reaped);
                 }
                 // The room has announced it. Where this fails, the notes stay.
-                let settled = self.settle_room(room).await;
-                isolate_part(sweep, settled.map(drop));
+                let settled = self.apply_outbox(room).await;
+                skip_corrupt_part(sweep, settled.map(drop));
                 if removed + rescored > 0 {
                     again.push(*room);
                 } else {
@@ -208,9 +210,9 @@ impl RedisStore {
             open = again;
         }
         let dropped = self.drop_due(&empty).await;
-        isolate_part(sweep, dropped);
+        skip_corrupt_part(sweep, dropped);
         let moved = self.move_due(&later, false).await;
-        isolate_part(sweep, moved.map(drop));
+        skip_corrupt_part(sweep, moved.map(drop));
     }
 
     async fn look_at_rooms(&self, rooms: &[&str], ttl_ms: u64) -> Vec<Result<Look>> {
@@ -218,19 +220,19 @@ impl RedisStore {
             .iter()
             .map(|room| {
                 let keys = self.keys.room(room);
-                let mut call = scripts::ROOM_LOOK.call(5);
+                let mut call = scripts::ROOM_INSPECT.call(5);
                 call.arg(&keys.last_seen)
                     .arg(&keys.conn_meta)
                     .arg(&keys.conns)
                     .arg(&keys.members)
-                    .arg(self.keys.unsettled(room))
+                    .arg(self.keys.outbox(room))
                     .arg(ttl_ms)
                     .arg(CONNECTIONS_AT_A_TIME);
                 call
             })
             .collect();
         let looks = self
-            .call_all(&scripts::ROOM_LOOK, calls, Repeat::Harmless)
+            .call_all(&scripts::ROOM_INSPECT, calls, Repeat::Harmless)
             .await;
         looks
             .into_iter()
@@ -239,17 +241,17 @@ impl RedisStore {
     }
 
     /// Makes all indices of a room agree with the hashes of its connections.
-    async fn mend(&self, room: &str, ttl_ms: u64, sweep: &mut Sweep) -> Result<Settled> {
+    async fn reindex(&self, room: &str, ttl_ms: u64, sweep: &mut Sweep) -> Result<Settled> {
         self.repair(room, ttl_ms, sweep).await?;
         end_point(Step::Repaired);
-        self.settle_room(room).await
+        self.apply_outbox(room).await
     }
 
     /// Checks every room of a shard.
     async fn check_slotted(&self, shard: &str, ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
-        let checks = self.thoroughness.checks.fetch_add(1, Ordering::Relaxed);
+        let checks = self.check_schedule.checks.fetch_add(1, Ordering::Relaxed);
         let epoch = self.commands.config_epoch();
-        let known = self.thoroughness.epochs.lock().get(shard).copied();
+        let known = self.check_schedule.epochs.lock().get(shard).copied();
         let thorough = known != Some(epoch) || checks % THOROUGH_EVERY == THOROUGH_EVERY - 1;
         let mut cursor = b"0".to_vec();
         loop {
@@ -267,12 +269,12 @@ impl RedisStore {
                         Ok(look) => self.check_room(room, &look, thorough, ttl_ms, sweep).await,
                         Err(error) => Err(error),
                     };
-                    isolate_part(sweep, checked);
+                    skip_corrupt_part(sweep, checked);
                 }
             }
             cursor = next;
             if cursor == b"0" {
-                self.thoroughness
+                self.check_schedule
                     .epochs
                     .lock()
                     .insert(shard.to_owned(), epoch);
@@ -289,15 +291,15 @@ impl RedisStore {
         ttl_ms: u64,
         sweep: &mut Sweep,
     ) -> Result<()> {
-        if look.state == room_look::SOUND && !thorough {
+        if look.state == room_inspect::SOUND && !thorough {
             return Ok(());
         }
-        let settled = if look.state == room_look::UNSETTLED && !thorough {
-            let settled = self.settle_room(room).await?;
-            sweep.repairs += settled.notes as u64;
+        let settled = if look.state == room_inspect::UNSETTLED && !thorough {
+            let settled = self.apply_outbox(room).await?;
+            sweep.repairs += settled.entries as u64;
             settled
         } else {
-            self.mend(room, ttl_ms, sweep).await?
+            self.reindex(room, ttl_ms, sweep).await?
         };
         if settled.empty {
             self.drop_due(&[room]).await?;
@@ -312,7 +314,7 @@ impl RedisStore {
             // One that is away is scanned with the next check.
             if server.is_live() {
                 let adopted = self.adopt_from(&server, ttl_ms, &mut sweep).await;
-                isolate_part(&mut sweep, adopted);
+                skip_corrupt_part(&mut sweep, adopted);
             }
         }
         sweep
@@ -356,7 +358,7 @@ impl RedisStore {
                 Ok(_) => Ok(()),
                 Err(error) => Err(error),
             };
-            isolate_part(sweep, adopted);
+            skip_corrupt_part(sweep, adopted);
         }
     }
 
@@ -364,7 +366,7 @@ impl RedisStore {
         sweep.rooms += 1;
         sweep.repairs += self.move_due(&[(room, 0)], true).await?;
         end_point(Step::Indexed);
-        self.mend(room, ttl_ms, sweep).await.map(drop)
+        self.reindex(room, ttl_ms, sweep).await.map(drop)
     }
 }
 

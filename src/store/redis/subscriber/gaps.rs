@@ -3,11 +3,11 @@
 
 use super::{Channel, listener::Listener};
 use crate::{
+    failpoints::{Failpoint, off},
     store::{
         lock::LockCall,
         redis::{cluster::Cluster, server::Server},
     },
-    switches::{Defence, off},
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
@@ -40,7 +40,7 @@ struct State {
     /// Those of them that are not looked at yet.
     new: Vec<Arc<Server>>,
     /// What is about to tell.
-    telling: Option<AbortHandle>,
+    notifying: Option<AbortHandle>,
     closed: bool,
 }
 
@@ -70,10 +70,10 @@ impl Gaps {
         if calls {
             self.listener.sink.lock_call(LockCall::Gap);
         }
-        if !events || off(Defence::Gaps) {
+        if !events || off(Failpoint::Gaps) {
             return;
         }
-        if off(Defence::GapsLast) {
+        if off(Failpoint::GapsLast) {
             return self.listener.sink.gap();
         }
         let mut state = self.state.lock();
@@ -88,23 +88,23 @@ impl Gaps {
                 state.new.push(server);
             }
         }
-        if state.telling.is_some() {
+        if state.notifying.is_some() {
             self.more.notify_one();
         } else if !state.closed && !state.new.is_empty() {
             let this = self.clone();
-            state.telling = Some(tokio::spawn(async move { this.tell().await }).abort_handle());
+            state.notifying = Some(tokio::spawn(async move { this.notify().await }).abort_handle());
         }
     }
 
     /// Tells of gaps, each as soon as its server takes calls: one that does not holds up no other.
-    async fn tell(&self) {
+    async fn notify(&self) {
         let mut waiting = FuturesUnordered::new();
         loop {
             {
                 let mut state = self.state.lock();
                 waiting.extend(state.new.drain(..).map(|server| self.ready(server)));
                 if waiting.is_empty() {
-                    state.telling = None;
+                    state.notifying = None;
                     return;
                 }
             }
@@ -146,8 +146,8 @@ impl Gaps {
     pub fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
-        if let Some(telling) = state.telling.take() {
-            telling.abort();
+        if let Some(notifying) = state.notifying.take() {
+            notifying.abort();
         }
     }
 }

@@ -1,14 +1,14 @@
 //! What comes in on subscriptions, and to whom it goes.
 
-use super::heard::Heard;
+use super::dedup::MessageDedup;
 use crate::{
+    failpoints::{Failpoint, off},
     keys::{Keys, slot_of},
     model::{event, json, limits::Limits, lock::is_lock_event, metadata::event::is_metadata_event},
     store::{
         EventSink, Feed, LogLevel,
         redis::{expiry, lock},
     },
-    switches::{Defence, off},
 };
 use redis::{PushInfo, PushKind, Value};
 use std::sync::{
@@ -35,7 +35,7 @@ pub struct Listener {
     pub wake_channel: String,
     /// Whether the log says already that the flags cannot be set.
     told_refusal: AtomicBool,
-    heard: Heard,
+    dedup: MessageDedup,
 }
 
 impl Listener {
@@ -59,7 +59,7 @@ impl Listener {
             wake_channel: wake_channel.into(),
             keys,
             told_refusal: AtomicBool::new(false),
-            heard: Heard::default(),
+            dedup: MessageDedup::default(),
         }
     }
 
@@ -103,7 +103,7 @@ impl Listener {
         // A message reaches all servers, a sharded one the replicas of its master, each in its time.
         if let Some(connection) = of_cluster
             && !self
-                .heard
+                .dedup
                 .is_new(connection, (is_pattern, channel, payload))
         {
             return;
@@ -153,7 +153,7 @@ impl Listener {
             let name = self.keys.lock_of_events(channel)?;
             (is_lock_event(payload, &name), Feed::AllLocks, Feed::Lock)
         };
-        (fits || off(Defence::Forged)).then_some(if is_pattern { of_all } else { of_one })
+        (fits || off(Failpoint::Forged)).then_some(if is_pattern { of_all } else { of_one })
     }
 }
 

@@ -1,11 +1,11 @@
-//! Subscriptions: one connection to a server (`ear.rs`), several to a cluster (`ears.rs`), and what
-//! comes in on them (`listener.rs`), where `heard.rs` sorts out what comes by two of them; `gaps.rs` tells
+//! Subscriptions: one connection to a server (`connection.rs`), several to a cluster (`cluster.rs`), and what
+//! comes in on them (`listener.rs`), where `dedup.rs` sorts out what comes by two of them; `gaps.rs` tells
 //! of what may have been missed.
 
-mod ear;
-mod ears;
+mod cluster;
+mod connection;
+mod dedup;
 mod gaps;
-mod heard;
 mod listener;
 
 use super::{cluster::Cluster, server::Server};
@@ -13,8 +13,8 @@ use crate::{
     model::{error::Result, limits::Limits},
     store::{Topic, Watch},
 };
-use ear::{Ear, is_refusal};
-use ears::Ears;
+use cluster::ClusterSubscriber;
+use connection::{SubscriberConnection, is_refusal};
 use gaps::Gaps;
 pub use listener::Listener;
 use redis::Cmd;
@@ -70,17 +70,18 @@ pub struct Subscriber {
 }
 
 enum At {
-    One(Ear),
-    Cluster(Ears),
+    One(SubscriberConnection),
+    Cluster(ClusterSubscriber),
 }
 
 impl Subscriber {
     pub fn of_server(server: Arc<Server>, listener: Listener, limits: &Limits) -> Self {
         let listener = Arc::new(listener);
         let gaps = Gaps::new(listener.clone(), None);
-        let ear = Ear::new(server, listener.clone(), gaps.clone(), limits, None);
+        let connection =
+            SubscriberConnection::new(server, listener.clone(), gaps.clone(), limits, None);
         Subscriber {
-            at: At::One(ear),
+            at: At::One(connection),
             gaps,
             listener,
         }
@@ -89,9 +90,9 @@ impl Subscriber {
     pub fn of_cluster(cluster: Arc<Cluster>, listener: Listener, limits: &Limits) -> Self {
         let listener = Arc::new(listener);
         let gaps = Gaps::new(listener.clone(), Some(cluster.clone()));
-        let ears = Ears::new(cluster, listener.clone(), gaps.clone(), limits);
+        let cluster = ClusterSubscriber::new(cluster, listener.clone(), gaps.clone(), limits);
         Subscriber {
-            at: At::Cluster(ears),
+            at: At::Cluster(cluster),
             gaps,
             listener,
         }
@@ -100,23 +101,23 @@ impl Subscriber {
     /// Resolves when the server has confirmed the subscription.
     pub async fn subscribe(&self, topic: &Topic) -> Result<()> {
         match &self.at {
-            At::One(ear) => ear.add(&Channel::of(topic, &self.listener)).await,
-            At::Cluster(ears) => ears.subscribe(topic).await,
+            At::One(connection) => connection.add(&Channel::of(topic, &self.listener)).await,
+            At::Cluster(cluster) => cluster.subscribe(topic).await,
         }
     }
 
     pub async fn unsubscribe(&self, topic: &Topic) -> Result<()> {
         match &self.at {
-            At::One(ear) => ear.remove(&Channel::of(topic, &self.listener)).await,
-            At::Cluster(ears) => ears.unsubscribe(topic).await,
+            At::One(connection) => connection.remove(&Channel::of(topic, &self.listener)).await,
+            At::Cluster(cluster) => cluster.unsubscribe(topic).await,
         }
     }
 
     /// Has the server tell of expirations, unless it forbids `CONFIG`.
     pub async fn watch_expirations(&self) -> Result<Watch> {
         let flags = match &self.at {
-            At::One(ear) => ear.ensure_flags().await,
-            At::Cluster(ears) => ears.ensure_flags().await,
+            At::One(connection) => connection.ensure_flags().await,
+            At::Cluster(cluster) => cluster.ensure_flags().await,
         };
         match flags {
             Ok(()) => {}
@@ -124,7 +125,7 @@ impl Subscriber {
             Err(error) => return Err(error),
         }
         match self.subscribe(&Topic::Expirations).await {
-            Ok(()) => Ok(Watch::Told),
+            Ok(()) => Ok(Watch::LockLostListener),
             Err(error) if is_refusal(&error) => Ok(Watch::Refused),
             Err(error) => Err(error),
         }
@@ -133,8 +134,8 @@ impl Subscriber {
     pub fn close(&self) {
         self.gaps.close();
         match &self.at {
-            At::One(ear) => ear.close(),
-            At::Cluster(ears) => ears.close(),
+            At::One(connection) => connection.close(),
+            At::Cluster(cluster) => cluster.close(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The algorithms of TLS: those of *ring*, and ECDSA on P-521, which *ring* lacks.
 
+use once_cell::sync::Lazy;
 use p521::{
     PublicKey, SecretKey,
     ecdh::diffie_hellman,
@@ -23,10 +24,10 @@ use rustls::{
     sign::{Signer, SigningKey},
 };
 use sha2::{Digest, Sha256, Sha384, Sha512};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 pub fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+    static PROVIDER: Lazy<Arc<CryptoProvider>> = Lazy::new(|| {
         Arc::new(CryptoProvider {
             signature_verification_algorithms: supported(),
             key_provider: &Keys,
@@ -38,7 +39,7 @@ pub fn provider() -> Arc<CryptoProvider> {
 }
 
 pub fn supported() -> WebPkiSupportedAlgorithms {
-    static SUPPORTED: LazyLock<WebPkiSupportedAlgorithms> = LazyLock::new(|| {
+    static SUPPORTED: Lazy<WebPkiSupportedAlgorithms> = Lazy::new(|| {
         let ring = ring::default_provider().signature_verification_algorithms;
         let all = [ring.all, P521_ALGORITHMS].concat();
         // With TLS 1.2, a scheme says nothing of the curve.

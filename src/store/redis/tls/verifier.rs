@@ -5,6 +5,7 @@ use super::{
     certificate::{Parsed, Validity},
 };
 use crate::model::error::{Error as CoreError, Result as CoreResult};
+use once_cell::sync::Lazy;
 use rustls::{
     CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
@@ -15,7 +16,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
     server::ParsedCertificate,
 };
-use std::{env, sync::LazyLock};
+use std::env;
 
 /// Whom to trust.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ pub struct Trusted {
     note: Option<String>,
 }
 
-static SYSTEM: LazyLock<Trusted> = LazyLock::new(Trusted::system);
+static SYSTEM: Lazy<Trusted> = Lazy::new(Trusted::system);
 
 impl Verifier {
     fn trusted(&self) -> Option<&Trusted> {

@@ -2,9 +2,9 @@
 
 use super::{ConnectionState, EventSink, Feed, LogLevel, lock::LockCall};
 
-pub(crate) struct Deaf;
+pub(crate) struct NoopSink;
 
-impl EventSink for Deaf {
+impl EventSink for NoopSink {
     fn event(&self, _: Feed, _: &str) -> u64 {
         0
     }

@@ -1,4 +1,4 @@
--- due_move: notes when rooms of one shard can be due (layout slotted).
+-- due_reschedule: notes when rooms of one shard can be due (layout slotted).
 --
 -- KEYS[1] – the shard of the due index
 --
@@ -13,10 +13,10 @@
 -- @include now
 -- @include event
 -- @include due_check
--- @include goes_on
+-- @include allow_write_on_oom
 local added = 0
 if ARGV[1] ~= '1' then
-  goes_on(KEYS[1])
+  allow_write_on_oom(KEYS[1])
 end
 for i = 2, #ARGV, 2 do
   local room, wait = ARGV[i], tonumber(ARGV[i + 1])

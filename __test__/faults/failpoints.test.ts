@@ -1,4 +1,4 @@
-// The switches themselves: they are in the tests' own addon only, and none is without a use.
+// The failpoints themselves: they are in the tests' own addon only, and none is without a use.
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { expect, test } from 'vitest';
@@ -12,7 +12,7 @@ const TRACES = [
   'a test asked for a panic',
 ];
 
-test('the published addon has no switches, that of the fault tests has', () => {
+test('the published addon has no failpoints, that of the fault tests has', () => {
   const published = readdirSync(inRoot('binding')).filter((name) => name.endsWith('.node'));
   expect(published).toHaveLength(1);
   const binary = readFileSync(inRoot('binding', published[0] ?? ''));
@@ -38,19 +38,19 @@ function texts(folder: string, names: RegExp, but: string): string {
 }
 
 test('each defence is in use, and has its control', () => {
-  const switches = readFileSync(inRoot('src', 'switches.rs'), 'utf8');
-  const defences = [...switches.matchAll(/^ {8}(\w+): "([\w-]+)",$/gm)];
+  const failpoints = readFileSync(inRoot('src', 'failpoints.rs'), 'utf8');
+  const defences = [...failpoints.matchAll(/^ {8}(\w+): "([\w-]+)",$/gm)];
   expect(defences.length).toBeGreaterThan(20);
-  const core = texts('src', /\.rs$/, 'switches.rs');
-  const tests = texts('__test__/faults', /\.test\.ts$/, 'switches.test.ts');
-  const unused = defences.filter(([, name]) => !core.includes(`Defence::${name}`));
+  const core = texts('src', /\.rs$/, 'failpoints.rs');
+  const tests = texts('__test__/faults', /\.test\.ts$/, 'failpoints.test.ts');
+  const unused = defences.filter(([, name]) => !core.includes(`Failpoint::${name}`));
   const unproven = defences.filter(([, , text]) => !tests.includes(`'${text}'`));
   expect([unused, unproven]).toEqual([[], []]);
 });
 
 test('each step is in use, and a process has ended in it', () => {
-  const switches = readFileSync(inRoot('src', 'switches', 'steps.rs'), 'utf8');
-  const steps = [...switches.matchAll(/^ {8}(\w+): "([\w-]+)",$/gm)];
+  const failpoints = readFileSync(inRoot('src', 'failpoints', 'steps.rs'), 'utf8');
+  const steps = [...failpoints.matchAll(/^ {8}(\w+): "([\w-]+)",$/gm)];
   expect(steps.length).toBeGreaterThan(10);
   const core = texts('src', /\.rs$/, 'steps.rs');
   const tests = texts('__test__/faults', /steps\.test\.ts$/, '-');

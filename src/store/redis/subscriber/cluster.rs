@@ -1,8 +1,9 @@
 //! Subscriptions on a cluster: sharded channels at the masters that have their slots, the others at
 //! one master, notifications at each. When slots move, so do subscriptions, and the gap is told.
 
-use super::{Channel, ear::Ear, gaps::Gaps, listener::Listener};
+use super::{Channel, connection::SubscriberConnection, gaps::Gaps, listener::Listener};
 use crate::{
+    failpoints::{Failpoint, off},
     keys::{SLOTS, slot_of},
     model::{
         error::{Code, Error, Result},
@@ -15,7 +16,6 @@ use crate::{
             config::Address,
         },
     },
-    switches::{Defence, off},
 };
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -33,7 +33,7 @@ use tokio::{
 /// Pause before a subscription is tried again that found no server.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-pub struct Ears {
+pub struct ClusterSubscriber {
     shared: Arc<Shared>,
     keeper: JoinHandle<()>,
 }
@@ -45,13 +45,13 @@ struct Shared {
     limits: Limits,
     topics: Mutex<BTreeSet<Topic>>,
     /// One change of subscriptions at a time.
-    placed: tokio::sync::Mutex<Placed>,
+    active: tokio::sync::Mutex<ActiveSubscriptions>,
     lost: Arc<Notify>,
 }
 
 #[derive(Default)]
-struct Placed {
-    ears: BTreeMap<Address, Arc<Ear>>,
+struct ActiveSubscriptions {
+    cluster: BTreeMap<Address, Arc<SubscriberConnection>>,
     /// What has been subscribed, wherever, and is to be.
     channels: HashSet<Channel>,
 }
@@ -63,12 +63,12 @@ struct Unplaced {
     /// By server, what it did not take, and why.
     refused: BTreeMap<Address, (BTreeSet<Channel>, Error)>,
     /// Some channel lies in a slot that no master serves.
-    homeless: bool,
+    unrouted: bool,
 }
 
 impl Unplaced {
     fn is_nothing(&self) -> bool {
-        self.refused.is_empty() && !self.homeless
+        self.refused.is_empty() && !self.unrouted
     }
 
     /// Why a topic is not subscribed everywhere, if it is not.
@@ -128,24 +128,24 @@ fn each_channel<'a>(
     }
 }
 
-impl Ears {
+impl ClusterSubscriber {
     pub fn new(
         cluster: Arc<Cluster>,
         listener: Arc<Listener>,
         gaps: Arc<Gaps>,
         limits: &Limits,
-    ) -> Ears {
+    ) -> ClusterSubscriber {
         let shared = Arc::new(Shared {
             cluster,
             listener,
             gaps,
             limits: limits.clone(),
             topics: Mutex::default(),
-            placed: tokio::sync::Mutex::default(),
+            active: tokio::sync::Mutex::default(),
             lost: Arc::new(Notify::new()),
         });
         let keeper = tokio::spawn(keep(shared.clone()));
-        Ears { shared, keeper }
+        ClusterSubscriber { shared, keeper }
     }
 
     /// Resolves when all servers that have channels of the topic have confirmed.
@@ -163,7 +163,7 @@ impl Ears {
                 let _ = shared.place().await;
                 return Err(error);
             }
-            shared.cluster.suspect();
+            shared.cluster.health_check();
             sleep(RETRY_PAUSE).await;
         }
     }
@@ -177,56 +177,63 @@ impl Ears {
 
     /// Has all masters tell of expirations.
     pub async fn ensure_flags(&self) -> Result<()> {
-        let ears = {
-            let mut placed = self.shared.placed.lock().await;
+        let cluster = {
+            let mut active = self.shared.active.lock().await;
             let map = self.shared.cluster.map().borrow().clone();
-            let ears = map.masters().iter();
-            let ears: Result<Vec<_>> = ears
-                .map(|address| self.shared.ear(&mut placed, address))
+            let cluster = map.masters().iter();
+            let cluster: Result<Vec<_>> = cluster
+                .map(|address| self.shared.connection(&mut active, address))
                 .collect();
-            ears?
+            cluster?
         };
-        let done = join_all(ears.iter().map(|ear| ear.ensure_flags())).await;
+        let done = join_all(cluster.iter().map(|connection| connection.ensure_flags())).await;
         done.into_iter().collect()
     }
 
     pub fn close(&self) {
         self.keeper.abort();
         self.shared.topics.lock().clear();
-        if let Ok(placed) = self.shared.placed.try_lock() {
-            placed.ears.values().for_each(|ear| ear.close());
+        if let Ok(active) = self.shared.active.try_lock() {
+            active
+                .cluster
+                .values()
+                .for_each(|connection| connection.close());
         }
     }
 }
 
-impl Drop for Ears {
+impl Drop for ClusterSubscriber {
     fn drop(&mut self) {
         self.close();
     }
 }
 
 impl Shared {
-    fn ear(&self, placed: &mut Placed, address: &Address) -> Result<Arc<Ear>> {
-        if let Some(ear) = placed.ears.get(address) {
-            return Ok(ear.clone());
+    fn connection(
+        &self,
+        active: &mut ActiveSubscriptions,
+        address: &Address,
+    ) -> Result<Arc<SubscriberConnection>> {
+        if let Some(connection) = active.cluster.get(address) {
+            return Ok(connection.clone());
         }
-        let ear = Arc::new(Ear::new(
+        let connection = Arc::new(SubscriberConnection::new(
             self.cluster.nodes().server(address)?,
             self.listener.clone(),
             self.gaps.clone(),
             &self.limits,
             Some(self.lost.clone()),
         ));
-        placed.ears.insert(address.clone(), ear.clone());
-        Ok(ear)
+        active.cluster.insert(address.clone(), connection.clone());
+        Ok(connection)
     }
 
     /// Makes subscriptions what they are to be, as far as servers take them.
     async fn place(&self) -> Unplaced {
-        let mut placed = self.placed.lock().await;
+        let mut active = self.active.lock().await;
         let map = self.cluster.map().borrow().clone();
         let mut wanted: BTreeMap<Address, BTreeSet<Channel>> = BTreeMap::new();
-        let mut homeless = HashSet::new();
+        let mut unrouted = HashSet::new();
         for topic in self.topics.lock().iter() {
             each_channel(topic, &map, &self.listener, |address, channel| {
                 match address {
@@ -234,58 +241,62 @@ impl Shared {
                         wanted.entry(address.clone()).or_default().insert(channel);
                     }
                     None => {
-                        homeless.insert(channel);
+                        unrouted.insert(channel);
                     }
                 };
             });
         }
-        for address in placed.ears.keys() {
+        for address in active.cluster.keys() {
             wanted.entry(address.clone()).or_default();
         }
         let mut refused = BTreeMap::new();
         let mut steps = Vec::new();
         for (address, channels) in wanted {
-            let ear = match self.ear(&mut placed, &address) {
-                Ok(ear) => ear,
+            let connection = match self.connection(&mut active, &address) {
+                Ok(connection) => connection,
                 Err(error) => {
                     refused.insert(address, (channels, error));
                     continue;
                 }
             };
-            let has = ear.wanted();
+            let has = connection.wanted();
             let add: Vec<Channel> = channels.difference(&has).cloned().collect();
             let remove: Vec<Channel> = has.difference(&channels).cloned().collect();
             // Before anything is subscribed elsewhere.
-            ear.want_no_more(&remove);
-            steps.push((address, ear, channels, add, remove));
+            connection.want_no_more(&remove);
+            steps.push((address, connection, channels, add, remove));
         }
-        let outcomes = join_all(steps.iter().map(|(_, ear, _, add, remove)| async move {
-            // What cannot be ended now ends with its connection.
-            let _ = ear.remove_many(remove).await;
-            ear.add_many(add).await
-        }))
+        let outcomes = join_all(
+            steps
+                .iter()
+                .map(|(_, connection, _, add, remove)| async move {
+                    // What cannot be ended now ends with its connection.
+                    let _ = connection.remove_many(remove).await;
+                    connection.add_many(add).await
+                }),
+        )
         .await;
         // What is to be subscribed and is not keeps what is known of it: when it is, that is after a gap.
         // What was ended can be begun again without one.
-        let mut known: HashSet<Channel> = homeless.iter().cloned().collect();
+        let mut known: HashSet<Channel> = unrouted.iter().cloned().collect();
         known.extend(refused.values().flat_map(|(channels, _)| channels).cloned());
         known.extend(steps.iter().flat_map(|(_, _, all, ..)| all).cloned());
-        placed.channels.retain(|channel| known.contains(channel));
+        active.channels.retain(|channel| known.contains(channel));
         // Something that was subscribed already, and is again: it was lost in between.
         let (mut moved, mut moved_to) = (Vec::new(), Vec::new());
         let mut confirmed = Vec::new();
-        for ((address, ear, channels, add, _), outcome) in steps.into_iter().zip(outcomes) {
+        for ((address, connection, channels, add, _), outcome) in steps.into_iter().zip(outcomes) {
             if channels.is_empty() {
-                ear.close();
-                placed.ears.remove(&address);
+                connection.close();
+                active.cluster.remove(&address);
             }
             match outcome {
                 Ok(()) => {
                     let before = moved.len();
-                    let had = |channel: &Channel| placed.channels.contains(channel);
+                    let had = |channel: &Channel| active.channels.contains(channel);
                     moved.extend(add.into_iter().filter(had));
                     if moved.len() > before {
-                        moved_to.push(ear.server());
+                        moved_to.push(connection.server());
                     }
                     confirmed.extend(channels);
                 }
@@ -294,14 +305,14 @@ impl Shared {
                 }
             }
         }
-        placed.channels.extend(confirmed);
-        if refused.is_empty() || !off(Defence::MovedInPart) {
+        active.channels.extend(confirmed);
+        if refused.is_empty() || !off(Failpoint::MovedInPart) {
             self.gaps.missed(&moved, moved_to);
         }
         Unplaced {
             map,
             refused,
-            homeless: !homeless.is_empty(),
+            unrouted: !unrouted.is_empty(),
         }
     }
 }
@@ -312,10 +323,10 @@ async fn keep(shared: Arc<Shared>) {
     loop {
         tokio::select! {
             changed = map.changed() => if changed.is_err() { return },
-            () = shared.lost.notified() => shared.cluster.suspect(),
+            () = shared.lost.notified() => shared.cluster.health_check(),
         }
         while !shared.place().await.is_nothing() {
-            shared.cluster.suspect();
+            shared.cluster.health_check();
             sleep(2 * RETRY_PAUSE).await;
         }
     }

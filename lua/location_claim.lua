@@ -1,4 +1,4 @@
--- at_claim: gives a join its epoch and notes where the connection is about to be (layout slotted).
+-- location_claim: gives a join its epoch and notes where the connection is about to be (layout slotted).
 --
 -- KEYS[1] – prs:at:<connId>
 --
@@ -17,14 +17,14 @@ local CLAIMED = 0
 local EARLY = 1
 
 -- An epoch that is further ahead of the clock was given by a caller; waiting is no help.
-local MOST_WAIT = 5
+local MAX_WAIT = 5
 
 local before = redis.call('HGETALL', KEYS[1])
 local epoch = math.max(now, tonumber(ARGV[3]))
 for i = 2, #before, 2 do
   epoch = math.max(epoch, epoch_of(before[i]) + 1)
 end
-if epoch > now and epoch - now <= MOST_WAIT then
+if epoch > now and epoch - now <= MAX_WAIT then
   return { EARLY, epoch - now }
 end
 redis.call('HSET', KEYS[1], 'c:' .. ARGV[1], integer(epoch) .. ':' .. ARGV[2])

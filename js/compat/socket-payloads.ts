@@ -12,8 +12,8 @@ import {
   checkOptions,
   checkRevision,
   checkText,
+  displayValue,
   isArray,
-  shown,
 } from '../validate.js';
 import { numberOf } from './coerce.js';
 import type { ChannelMetadataParams } from './service.js';
@@ -104,7 +104,7 @@ function readOptions(options: unknown): UpdateMetadataOptions {
 
 function fieldsOf(event: string, payload: unknown): Record<string, unknown> {
   if (typeof payload !== 'object' || payload === null || isArray(payload)) {
-    throw invalid(`the payload of ${event} must be an object, got ${shown(payload)}`);
+    throw invalid(`the payload of ${event} must be an object, got ${displayValue(payload)}`);
   }
   return payload as Record<string, unknown>;
 }

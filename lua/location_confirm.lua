@@ -1,4 +1,4 @@
--- at_settle: notes that a connection has joined a room (layout slotted).
+-- location_confirm: notes that a connection has joined a room (layout slotted).
 --
 -- KEYS[1] – prs:at:<connId>
 --
@@ -14,7 +14,7 @@
 -- come to an end. A newer join takes older claims away when it is settled or over: whoever joins
 -- with such a claim after that is too late. A newer join of this very room that is settled has replaced
 -- this one there, or it has left before this one came: then this one is too late as well. One that has
--- only claimed the room may have left, too: whoever ends it finds this one in the room (at_forget).
+-- only claimed the room may have left, too: whoever ends it finds this one in the room (location_remove).
 -- @include at
 local SETTLED = 0
 local SUPERSEDED = 1

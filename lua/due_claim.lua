@@ -1,4 +1,4 @@
--- due_take: takes rooms of one shard in which something may be due now (layout slotted).
+-- due_claim: takes rooms of one shard in which something may be due now (layout slotted).
 --
 -- KEYS[1] – the shard of the due index
 --
@@ -14,7 +14,7 @@
 -- @include now
 -- @include event
 -- @include due_check
--- @include goes_on
+-- @include allow_write_on_oom
 -- @include impossible
 local rooms = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', integer(now), 'LIMIT', 0, ARGV[1])
 local longest = math.max(tonumber(ARGV[3]), tonumber(ARGV[4]))
@@ -25,7 +25,7 @@ for i = 1, #rooms do
   later[2 * i + 1] = rooms[i]
 end
 if #rooms > 0 then
-  goes_on(KEYS[1])
+  allow_write_on_oom(KEYS[1])
   redis.call('ZADD', unpack(later))
 end
 local count = redis.call('ZCARD', KEYS[1])

@@ -1,7 +1,7 @@
 // What one socket may ask for. A socket that asks for more is refused; others are not affected.
 
 import { invalid, RollcallError } from '../errors.js';
-import { checkOptions, readFields, shown } from '../validate.js';
+import { checkOptions, displayValue, readFields } from '../validate.js';
 
 /** Limits for each socket; `Infinity` turns one off. */
 export interface SocketQuotas {
@@ -45,7 +45,9 @@ export function checkedQuotas(given: unknown): Quotas {
       continue;
     }
     if (typeof value !== 'number' || !(value >= 1)) {
-      throw invalid(`quotas.${name} must be a number from 1, or Infinity, got ${shown(value)}`);
+      throw invalid(
+        `quotas.${name} must be a number from 1, or Infinity, got ${displayValue(value)}`,
+      );
     }
     quotas[name] = value;
   }

@@ -1,4 +1,4 @@
--- user_note: notes in which room a connection of a user is, or that it is no longer there (layout
+-- user_index_set: notes in which room a connection of a user is, or that it is no longer there (layout
 -- slotted).
 --
 -- KEYS[1] – prs:user:<userId>:at

@@ -1,4 +1,4 @@
--- at_forget: notes that a connection is no longer in a room (layout slotted).
+-- location_remove: notes that a connection is no longer in a room (layout slotted).
 --
 -- KEYS[1] – prs:at:<connId>
 --

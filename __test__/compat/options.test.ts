@@ -5,7 +5,7 @@ import type { ConnectionOptions } from 'node:tls';
 import type { ClusterOptions, RedisOptions, SentinelAddress } from 'ioredis';
 import type { RedisClientOptions } from 'redis';
 import { describe, expect, test } from 'vitest';
-import { connectionSettings } from '../../dist/swap/settings.js';
+import { connectionSettings } from '../../dist/compat/settings.js';
 import type { Untyped } from '../support/clients.js';
 
 /**

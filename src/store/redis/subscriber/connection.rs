@@ -26,7 +26,7 @@ use std::{
 };
 use tokio::sync::{Notify, OnceCell};
 
-pub struct Ear {
+pub struct SubscriberConnection {
     shared: Arc<Shared>,
     /// Made by the first subscription: a client that follows nothing costs the server nothing.
     link: OnceCell<Link>,
@@ -37,10 +37,10 @@ pub struct Ear {
 /// Channels in one write.
 const AT_A_TIME: usize = 1_024;
 /// How often channels are asked for again because answers were out of step.
-const MOST_TRIES: usize = 16;
+const MAX_TRIES: usize = 16;
 
 /// Numbers for connections.
-static EARS: AtomicU64 = AtomicU64::new(0);
+static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 
 struct Shared {
     number: u64,
@@ -54,7 +54,7 @@ struct Shared {
     lost: Option<Arc<Notify>>,
 }
 
-impl Ear {
+impl SubscriberConnection {
     pub fn new(
         server: Arc<Server>,
         listener: Arc<Listener>,
@@ -62,9 +62,9 @@ impl Ear {
         limits: &Limits,
         lost: Option<Arc<Notify>>,
     ) -> Self {
-        Ear {
+        SubscriberConnection {
             shared: Arc::new(Shared {
-                number: EARS.fetch_add(1, Ordering::Relaxed),
+                number: CONNECTIONS.fetch_add(1, Ordering::Relaxed),
                 listener,
                 gaps,
                 server,
@@ -146,7 +146,7 @@ impl Ear {
                 pipeline.add_command(command(channel));
             }
             let mut in_step = false;
-            for _ in 0..MOST_TRIES {
+            for _ in 0..MAX_TRIES {
                 for answer in link.pipeline(&pipeline, Repeat::Harmless).await? {
                     answer
                         .extract_error()

@@ -12,8 +12,8 @@ use crate::{
 use lru::LruCache;
 
 /// Most bytes that are remembered, roughly, and most channels.
-const MOST_BYTES: usize = 32 * 1024 * 1024;
-const MOST_CHANNELS: usize = 10_000;
+const MAX_BYTES: usize = 32 * 1024 * 1024;
+const MAX_CHANNELS: usize = 10_000;
 
 /// A record: what is stored, to the letter, and the same to work with.
 pub(super) struct Known {
@@ -60,21 +60,21 @@ impl Default for Known {
     }
 }
 
-pub(super) struct Remembered {
+pub(super) struct RecordCache {
     records: LruCache<Channel, Known>,
     bytes: usize,
 }
 
-impl Default for Remembered {
+impl Default for RecordCache {
     fn default() -> Self {
-        Remembered {
+        RecordCache {
             records: LruCache::unbounded(),
             bytes: 0,
         }
     }
 }
 
-impl Remembered {
+impl RecordCache {
     /// Takes a record out: it is about to change.
     pub fn take(&mut self, channel: &Channel) -> Option<Known> {
         let known = self.records.pop(channel)?;
@@ -86,7 +86,7 @@ impl Remembered {
         self.take(channel);
         self.bytes += known.bytes();
         self.records.put(channel.clone(), known);
-        while self.bytes > MOST_BYTES || self.records.len() > MOST_CHANNELS {
+        while self.bytes > MAX_BYTES || self.records.len() > MAX_CHANNELS {
             match self.records.pop_lru() {
                 Some((_, oldest)) => self.bytes -= oldest.bytes(),
                 None => break,
@@ -119,29 +119,29 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded_and_the_oldest_goes_first() {
-        let mut remembered = Remembered::default();
+        let mut cache = RecordCache::default();
         let channel = |i: usize| Channel::new("t", &i.to_string());
         for i in 0..15 {
-            remembered.put(&channel(i), known(1, 1024 * 1024));
-            remembered.put(&channel(0), known(i as u64, 10));
+            cache.put(&channel(i), known(1, 1024 * 1024));
+            cache.put(&channel(0), known(i as u64, 10));
         }
-        assert!(remembered.bytes <= MOST_BYTES);
-        assert!(remembered.records.len() < 20);
-        assert!(remembered.take(&channel(0)).is_some());
-        assert!(remembered.take(&channel(1)).is_none());
-        while remembered.records.pop_lru().is_some_and(|(_, old)| {
-            remembered.bytes -= old.bytes();
+        assert!(cache.bytes <= MAX_BYTES);
+        assert!(cache.records.len() < 20);
+        assert!(cache.take(&channel(0)).is_some());
+        assert!(cache.take(&channel(1)).is_none());
+        while cache.records.pop_lru().is_some_and(|(_, old)| {
+            cache.bytes -= old.bytes();
             true
         }) {}
-        assert_eq!(remembered.bytes, 0);
+        assert_eq!(cache.bytes, 0);
     }
 
     #[test]
     fn a_read_does_not_replace_what_is_newer() {
-        let mut remembered = Remembered::default();
+        let mut cache = RecordCache::default();
         let channel = Channel::new("t", "n");
-        remembered.put(&channel, known(5, 1));
-        remembered.learn(&channel, known(4, 1));
-        assert_eq!(remembered.take(&channel).unwrap().stored.major, b"5");
+        cache.put(&channel, known(5, 1));
+        cache.learn(&channel, known(4, 1));
+        assert_eq!(cache.take(&channel).unwrap().stored.major, b"5");
     }
 }

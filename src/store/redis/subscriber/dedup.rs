@@ -9,10 +9,10 @@ use std::{
 };
 
 /// How many messages are remembered: more than are on their way between servers.
-const MOST: usize = 4_096;
+const MAX_MESSAGES: usize = 4_096;
 
 #[derive(Default)]
-pub struct Heard {
+pub struct MessageDedup {
     hashing: RandomState,
     recent: Mutex<Recent>,
 }
@@ -25,7 +25,7 @@ struct Recent {
     order: VecDeque<u64>,
 }
 
-impl Heard {
+impl MessageDedup {
     /// Whether nobody else has heard the message. One server sends each once, so what a connection hears
     /// again is another message.
     pub fn is_new(&self, connection: u64, message: impl Hash) -> bool {
@@ -34,7 +34,7 @@ impl Heard {
         if let Some(first) = recent.by.get(&hash) {
             return *first == connection;
         }
-        if recent.order.len() == MOST
+        if recent.order.len() == MAX_MESSAGES
             && let Some(oldest) = recent.order.pop_front()
         {
             recent.by.remove(&oldest);
@@ -51,24 +51,27 @@ mod tests {
 
     #[test]
     fn what_one_connection_has_heard_no_other_hears_again() {
-        let heard = Heard::default();
-        assert!(heard.is_new(1, "a"));
-        assert!(!heard.is_new(2, "a"));
+        let dedup = MessageDedup::default();
+        assert!(dedup.is_new(1, "a"));
+        assert!(!dedup.is_new(2, "a"));
         // Another one that says the same.
-        assert!(heard.is_new(1, "a"));
-        assert!(heard.is_new(2, "b"));
-        assert!(!heard.is_new(1, "b"));
+        assert!(dedup.is_new(1, "a"));
+        assert!(dedup.is_new(2, "b"));
+        assert!(!dedup.is_new(1, "b"));
     }
 
     #[test]
     fn it_remembers_a_bounded_number() {
-        let heard = Heard::default();
-        for i in 0..=MOST {
-            assert!(heard.is_new(1, i));
+        let dedup = MessageDedup::default();
+        for i in 0..=MAX_MESSAGES {
+            assert!(dedup.is_new(1, i));
         }
-        assert!(!heard.is_new(2, MOST));
-        assert!(heard.is_new(2, 0));
-        let recent = heard.recent.lock();
-        assert_eq!((recent.order.len(), recent.by.len()), (MOST, MOST));
+        assert!(!dedup.is_new(2, MAX_MESSAGES));
+        assert!(dedup.is_new(2, 0));
+        let recent = dedup.recent.lock();
+        assert_eq!(
+            (recent.order.len(), recent.by.len()),
+            (MAX_MESSAGES, MAX_MESSAGES)
+        );
     }
 }

@@ -3,7 +3,7 @@
 //! as often as it takes for the events to be in time. Each store has a task of its own, so that one that
 //! does not answer delays no other.
 
-use super::{Keeper, Locks};
+use super::{LockBackend, Locks};
 use crate::{
     model::error::{Error, Result},
     store::{
@@ -32,24 +32,24 @@ const RARELY: Duration = Duration::from_secs(30);
 const GATHER: Duration = Duration::from_millis(5);
 
 /// Lots of ended locks that one look takes.
-const MOST_ROUNDS: usize = 16;
+const MAX_ROUNDS: usize = 16;
 /// The same where all locks are looked at.
 const MAX_ROUNDS_OF_ALL: usize = 4_096;
 /// How far the server's clock may be behind what it said before until it counts as set back; two percent
 /// of the time since are added, for a clock that runs slower than ours.
 const SET_BACK: Duration = Duration::from_millis(500);
 
-pub(super) struct House {
+pub(super) struct ExpiryMonitor {
     interval: Duration,
     watchers: watch::Sender<usize>,
     begun: AtomicBool,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
-impl House {
+impl ExpiryMonitor {
     /// `interval`: within what time of its end a lock is to be found.
-    pub(super) fn new(interval: Duration) -> House {
-        House {
+    pub(super) fn new(interval: Duration) -> ExpiryMonitor {
+        ExpiryMonitor {
             interval,
             watchers: watch::Sender::new(0),
             begun: AtomicBool::new(false),
@@ -72,7 +72,7 @@ impl House {
         if self.begun.swap(true, Ordering::Relaxed) {
             return;
         }
-        let tasks = locks.keeper.stores().iter().map(|store| {
+        let tasks = locks.backend.stores().iter().map(|store| {
             let store = store.clone();
             let gone = locks.gone.clone();
             let weak = Arc::downgrade(locks);
@@ -81,8 +81,8 @@ impl House {
                 let mut clock = StoreClock::default();
                 while let Some(locks) = weak.upgrade() {
                     let next = look(&*store, Some(&mut clock)).await.unwrap_or_default();
-                    let mut pause = locks.house.pause();
-                    if locks.house.is_watched() {
+                    let mut pause = locks.expiry_monitor.pause();
+                    if locks.expiry_monitor.is_watched() {
                         pause = pause.min(next.unwrap_or(pause));
                     }
                     drop(locks);
@@ -120,9 +120,9 @@ impl House {
 
 /// Has the ends told that are due, on all stores at once. One that fails does not keep the others from
 /// being processed.
-pub(super) async fn look_at_all(keeper: &dyn Keeper) -> Result<()> {
+pub(super) async fn look_at_all(backend: &dyn LockBackend) -> Result<()> {
     // What is due, not more: the tasks see to clocks that are set back.
-    let looks = keeper
+    let looks = backend
         .stores()
         .iter()
         .map(|store| async { look(&**store, None).await.map(drop) });
@@ -171,7 +171,7 @@ async fn settle(store: &dyn Store, first: Option<Due>, all: bool) -> Result<Opti
     let mut look = DueLook { skip: 0, all };
     let mut failed: Option<Error> = None;
     let mut next = first;
-    let rounds = if all { MAX_ROUNDS_OF_ALL } else { MOST_ROUNDS };
+    let rounds = if all { MAX_ROUNDS_OF_ALL } else { MAX_ROUNDS };
     for _ in 0..rounds {
         let due = match next.take() {
             Some(due) => due,

@@ -5,15 +5,15 @@
 
 /// A text with gaps, all to be filled with the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Spliced {
+pub struct TextTemplate {
     text: String,
     /// Where in `text` the gaps are, ascending.
     gaps: Vec<usize>,
 }
 
-impl Spliced {
+impl TextTemplate {
     pub fn with_capacity(bytes: usize) -> Self {
-        Spliced {
+        TextTemplate {
             text: String::with_capacity(bytes),
             gaps: Vec::new(),
         }
@@ -28,7 +28,7 @@ impl Spliced {
     }
 
     /// Appends another one, gaps included.
-    pub fn push(&mut self, other: &Spliced) {
+    pub fn push(&mut self, other: &TextTemplate) {
         let at = self.text.len();
         self.gaps.extend(other.gaps.iter().map(|gap| at + gap));
         self.text.push_str(&other.text);
@@ -68,9 +68,9 @@ impl Spliced {
     }
 }
 
-impl From<String> for Spliced {
+impl From<String> for TextTemplate {
     fn from(text: String) -> Self {
-        Spliced {
+        TextTemplate {
             text,
             gaps: Vec::new(),
         }
@@ -83,18 +83,18 @@ mod tests {
 
     #[test]
     fn gaps_are_kept_through_joining_and_filled_in_place() {
-        let mut inner = Spliced::default();
+        let mut inner = TextTemplate::default();
         inner.push_str("<");
         inner.push_gap();
         inner.push_str(">");
-        let mut outer = Spliced::from("ä".to_owned());
+        let mut outer = TextTemplate::from("ä".to_owned());
         outer.push(&inner);
         outer.push(&inner);
         outer.push_gap();
         assert_eq!(outer.bare(), "ä<><>");
         assert_eq!(outer.parts().collect::<Vec<_>>(), ["ä<", "><", ">", ""]);
         assert_eq!(outer.filled("12"), "ä<12><12>12");
-        assert_eq!((outer.gaps(), Spliced::default().gaps()), (3, 0));
-        assert_eq!(Spliced::default().parts().collect::<Vec<_>>(), [""]);
+        assert_eq!((outer.gaps(), TextTemplate::default().gaps()), (3, 0));
+        assert_eq!(TextTemplate::default().parts().collect::<Vec<_>>(), [""]);
     }
 }

@@ -23,7 +23,7 @@ describe('one socket does not hurt the server', () => {
     async (how, stream) => {
       const random = createRandom(stream);
       await using redis = await startRedis();
-      await using server = startFixture<{ port: number }>('swap/fixtures/fuzzed.mjs', {
+      await using server = startFixture<{ port: number }>('compat/fixtures/fuzzed.mjs', {
         args: [redis.url, how],
       });
       const { port } = await server.message((message) => message.port > 0);

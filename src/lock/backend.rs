@@ -1,4 +1,4 @@
-//! What locks are come by through: a [`Keeper`], and until when what it granted is certainly ours.
+//! What locks are come by through: a [`LockBackend`], and until when what it granted is certainly ours.
 
 use crate::{
     model::{
@@ -45,7 +45,7 @@ pub struct WaitLimit {
 }
 
 /// How locks are come by and kept: on one store, or on a majority of several.
-pub trait Keeper: Send + Sync + 'static {
+pub trait LockBackend: Send + Sync + 'static {
     /// Waits for the lock as long as `limit` says, or until `stop`. If it fails, nothing is left behind
     /// that outlives the TTL.
     fn acquire<'a>(
@@ -66,24 +66,24 @@ pub trait Keeper: Send + Sync + 'static {
 
     /// Gives a lock up, also one of which it is not known whether it was granted. Where that fails it
     /// is tried again in the background until `until`, when the lease has ended; the error of a call that
-    /// takes longer than `patience` says so.
+    /// takes longer than `answer_timeout` says so.
     fn release<'a>(
         &'a self,
         claim: &'a Claim,
         token: FencingToken,
         until: Instant,
-        patience: Duration,
+        answer_timeout: Duration,
     ) -> BoxFuture<'a, Result<Holds>>;
 
     fn revoke<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Revoked>>>;
 
     fn inspect<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Inspection>>>;
 
-    /// Has turns and losses told on the [`Board`](super::Board).
+    /// Has turns and losses told on the [`WakeupRegistry`](super::WakeupRegistry).
     fn listen(&self) -> BoxFuture<'_, Result<()>>;
 
     /// Whether events of locks come from one place.
-    fn tells(&self) -> bool;
+    fn emits_events(&self) -> bool;
 
     fn stores(&self) -> &[Arc<dyn Store>];
 
@@ -141,9 +141,9 @@ impl Release {
     }
 
     /// The outcome, if it comes in time. What went wrong so far is no outcome: it goes on.
-    pub(super) async fn within(mut self, patience: Duration) -> Result<Holds> {
+    pub(super) async fn within(mut self, answer_timeout: Duration) -> Result<Holds> {
         let outcome = self.outcome.wait_for(Option::is_some);
-        if let Ok(Ok(outcome)) = tokio::time::timeout(patience, outcome).await
+        if let Ok(Ok(outcome)) = tokio::time::timeout(answer_timeout, outcome).await
             && let Some(outcome) = &*outcome
         {
             return outcome.clone();

@@ -72,7 +72,7 @@ class Node {
     const reference = pathToFileURL(path.join(compileReference(), 'service.js')).href;
     const options = { kind, reference, url: server.url, name, connections, ttlMs: TTL_MS };
     const own = createRandom(name.charCodeAt(1)).int(0, 2 ** 31);
-    this.#process = startFixture<Message>('swap/fixtures/mixed-node.mjs', {
+    this.#process = startFixture<Message>('compat/fixtures/mixed-node.mjs', {
       args: [JSON.stringify({ ...options, seed: own })],
     });
   }

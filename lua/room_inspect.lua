@@ -1,4 +1,4 @@
--- room_look: what there is to do in a room that may be due (layout slotted).
+-- room_inspect: what there is to do in a room that may be due (layout slotted).
 --
 -- KEYS[1] – prs:{room}:last_seen   KEYS[2] – prs:{room}:conn_meta   KEYS[3] – prs:{room}:conns
 -- KEYS[4] – prs:{room}:members     KEYS[5] – prs:{room}:unsettled

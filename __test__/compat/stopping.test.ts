@@ -24,7 +24,7 @@ describe.each(WHERE)('24: with %s, the process ends after', (_, urlOf) => {
     '%s, while it starts',
     async (__, name) => {
       await using server = await startRedis();
-      await using program = startFixture<string>('swap/fixtures/stopping.mjs', {
+      await using program = startFixture<string>('compat/fixtures/stopping.mjs', {
         args: [name, await urlOf(server)],
       });
       const exit = await within(program.exited, END_MS, 'the end of the process');

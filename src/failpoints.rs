@@ -30,7 +30,7 @@ pub use steps::{Step, end_point, ends_in};
 
 named! {
     /// What can be turned off.
-    pub enum Defence in NAMES {
+    pub enum Failpoint in NAMES {
         /// Pings of idle connections.
         Pings: "pings",
         /// Deadlines of requests.
@@ -103,13 +103,13 @@ named! {
 /// Whether the defence is turned off. Never, in the published build.
 #[cfg(not(feature = "test-faults"))]
 #[inline(always)]
-pub const fn off(_: Defence) -> bool {
+pub const fn off(_: Failpoint) -> bool {
     false
 }
 
 /// Panics if a test asks for it.
 #[inline(always)]
-pub fn panic_point(calm: Defence) {
+pub fn panic_point(calm: Failpoint) {
     assert!(!off(calm), "a test asked for a panic");
 }
 
@@ -118,22 +118,20 @@ pub use in_tests::{off, turn_off};
 
 #[cfg(feature = "test-faults")]
 mod in_tests {
-    use super::{Defence, NAMES};
-    use std::sync::{
-        LazyLock,
-        atomic::{AtomicU64, Ordering},
-    };
+    use super::{Failpoint, NAMES};
+    use once_cell::sync::Lazy;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     /// What a process begins with: names, separated by commas.
     const VARIABLE: &str = "ROLLCALL_TEST_DEFENCES_OFF";
 
-    static OFF: LazyLock<AtomicU64> = LazyLock::new(|| {
+    static OFF: Lazy<AtomicU64> = Lazy::new(|| {
         let names = std::env::var(VARIABLE).unwrap_or_default();
         let names = names.split(',').filter(|name| !name.is_empty());
         AtomicU64::new(bits(names).unwrap_or_else(|unknown| panic!("{VARIABLE}: {unknown}")))
     });
 
-    pub fn off(defence: Defence) -> bool {
+    pub fn off(defence: Failpoint) -> bool {
         OFF.load(Ordering::Relaxed) & (1_u64 << defence as u64) != 0
     }
 

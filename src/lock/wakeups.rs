@@ -3,20 +3,21 @@
 
 use super::Locks;
 use crate::store::lock::LockCall;
+use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
-    sync::{Arc, OnceLock, Weak},
+    sync::{Arc, Weak},
 };
 use tokio::sync::Notify;
 
 #[derive(Default)]
-pub struct Board {
+pub struct WakeupRegistry {
     waiting: Mutex<HashMap<u64, Arc<Notify>>>,
-    locks: OnceLock<Weak<Locks>>,
+    locks: OnceCell<Weak<Locks>>,
 }
 
-impl Board {
+impl WakeupRegistry {
     pub(super) fn belongs_to(&self, locks: Weak<Locks>) {
         // A board is made for one client.
         let _ = self.locks.set(locks);

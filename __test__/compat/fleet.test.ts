@@ -22,7 +22,7 @@ const ROOMS = ['a', 'b', 'c'];
 
 async function startServers(url: string, ...args: string[]): Promise<Fixture<{ port: number }>[]> {
   const servers = ROOMS.map(() =>
-    startFixture<{ port: number }>('swap/fixtures/server.mjs', { args: [url, ...args] }),
+    startFixture<{ port: number }>('compat/fixtures/server.mjs', { args: [url, ...args] }),
   );
   onTestFinished(async () => {
     for (const server of servers) await server.kill();

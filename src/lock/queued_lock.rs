@@ -2,8 +2,8 @@
 //! the node; of a node's own waiters for a lock, the first looks after the place of all.
 
 use super::{
-    Board, DRIFT_FACTOR, Grant, Keeper, WaitLimit,
-    keeper::{Release, may_pass},
+    DRIFT_FACTOR, Grant, LockBackend, WaitLimit, WakeupRegistry,
+    backend::{Release, may_pass},
     until,
 };
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     },
     store::{
         Store, Topic,
-        lock::{Claim, Holds, LockCall, Revoked, Take, Taken, Token, Waiter},
+        lock::{Claim, Holds, LockCall, Revoked, Take, Taken, Token, WaitRequest},
     },
 };
 use futures_util::future::BoxFuture;
@@ -47,11 +47,11 @@ const LEAVING: Duration = Duration::from_millis(100);
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// One store's locks.
-pub struct Line {
+pub struct QueuedLock {
     stores: [Arc<dyn Store>; 1],
-    board: Arc<Board>,
+    wakeups: Arc<WakeupRegistry>,
     /// This node's waiters for each lock, in the order in which they asked.
-    waiting: Mutex<HashMap<Arc<str>, Vec<Arc<Spot>>>>,
+    waiting: Mutex<HashMap<Arc<str>, Vec<Arc<Waiter>>>>,
     listening: OnceCell<()>,
     /// The client is gone.
     gone: CancellationToken,
@@ -68,7 +68,7 @@ struct LastAnswer {
 }
 
 /// One waiter.
-struct Spot {
+struct Waiter {
     number: u64,
     /// Something has happened: look again.
     stir: Arc<Notify>,
@@ -76,11 +76,11 @@ struct Spot {
     lost_place: AtomicBool,
 }
 
-impl Line {
-    pub fn new(store: Arc<dyn Store>, board: Arc<Board>) -> Line {
-        Line {
+impl QueuedLock {
+    pub fn new(store: Arc<dyn Store>, wakeups: Arc<WakeupRegistry>) -> QueuedLock {
+        QueuedLock {
             stores: [store],
-            board,
+            wakeups,
             waiting: Mutex::default(),
             listening: OnceCell::new(),
             gone: CancellationToken::new(),
@@ -123,11 +123,15 @@ impl Line {
         };
         // It may have been carried out, or have a place in the queue.
         let until = Instant::now() + Duration::from_millis(ttl_ms);
-        let patience = match error.code {
+        let answer_timeout = match error.code {
             Code::Closed => CLOSING,
             _ => LEAVING,
         };
-        match self.begin_release(claim, 0, until).within(patience).await {
+        match self
+            .begin_release(claim, 0, until)
+            .within(answer_timeout)
+            .await
+        {
             // Nothing is held: the outcome is known now.
             Ok(_) => Err(Error {
                 outcome_unknown: false,
@@ -145,11 +149,11 @@ impl Line {
         limit: WaitLimit,
         last: &mut LastAnswer,
     ) -> Result<Grant> {
-        let spot = InLine::enter(self, claim);
+        let spot = WaiterGuard::enter(self, claim);
         let mut take = Take {
             ttl_ms,
             token: Token::Next,
-            wait: limit.queues.then_some(Waiter {
+            wait: limit.queues.then_some(WaitRequest {
                 place: None,
                 lease: LEASE,
             }),
@@ -167,7 +171,7 @@ impl Line {
                         format!(
                             "lock {} was granted too late to be of use: the answer took longer \
                              than its ttlMs of {ttl_ms}",
-                            ids::shown(&claim.name)
+                            ids::display_id(&claim.name)
                         ),
                     ));
                 }
@@ -233,7 +237,7 @@ fn unanswered(claim: &Claim, code: Code) -> Error {
         format!(
             "Redis did not answer in time whether lock {} is to be had; try again, or wait longer \
              (waitMs)",
-            ids::shown(&claim.name)
+            ids::display_id(&claim.name)
         ),
     )
 }
@@ -244,7 +248,7 @@ fn unavailable(
     ttl_left_ms: Option<u64>,
     waiters: u64,
 ) -> Error {
-    let name = ids::shown(&claim.name);
+    let name = ids::display_id(&claim.name);
     let ahead = match waiters {
         0 => String::new(),
         1 => "; 1 other waits for it".into(),
@@ -252,11 +256,11 @@ fn unavailable(
     };
     let held = match (owner, ttl_left_ms) {
         (None, _) => "was let go a moment ago, and goes to somebody else".into(),
-        (Some(owner), None) => format!("is held by {}, without an end", ids::shown(owner)),
+        (Some(owner), None) => format!("is held by {}, without an end", ids::display_id(owner)),
         (Some(owner), Some(left)) => {
             format!(
                 "is held by {}, for {left} ms unless that is extended",
-                ids::shown(owner)
+                ids::display_id(owner)
             )
         }
     };
@@ -266,7 +270,7 @@ fn unavailable(
     )
 }
 
-impl Keeper for Line {
+impl LockBackend for QueuedLock {
     fn acquire<'a>(
         &'a self,
         claim: &'a Claim,
@@ -295,9 +299,12 @@ impl Keeper for Line {
         claim: &'a Claim,
         token: FencingToken,
         until: Instant,
-        patience: Duration,
+        answer_timeout: Duration,
     ) -> BoxFuture<'a, Result<Holds>> {
-        Box::pin(self.begin_release(claim, token, until).within(patience))
+        Box::pin(
+            self.begin_release(claim, token, until)
+                .within(answer_timeout),
+        )
     }
 
     fn revoke<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Revoked>>> {
@@ -313,14 +320,14 @@ impl Keeper for Line {
             let listen = async || {
                 self.store().subscribe(&Topic::LockCalls).await?;
                 // What was told before was not heard.
-                self.board.call(LockCall::Gap);
+                self.wakeups.call(LockCall::Gap);
                 Ok(())
             };
             self.listening.get_or_try_init(listen).await.map(drop)
         })
     }
 
-    fn tells(&self) -> bool {
+    fn emits_events(&self) -> bool {
         true
     }
 
@@ -334,27 +341,27 @@ impl Keeper for Line {
 }
 
 /// A waiter in line, for as long as this lives.
-struct InLine<'a> {
-    line: &'a Line,
+struct WaiterGuard<'a> {
+    queued_lock: &'a QueuedLock,
     name: Arc<str>,
-    spot: Arc<Spot>,
+    spot: Arc<Waiter>,
 }
 
-impl<'a> InLine<'a> {
-    fn enter(line: &'a Line, claim: &Claim) -> InLine<'a> {
-        let spot = Arc::new(Spot {
+impl<'a> WaiterGuard<'a> {
+    fn enter(queued_lock: &'a QueuedLock, claim: &Claim) -> WaiterGuard<'a> {
+        let spot = Arc::new(Waiter {
             number: claim.number,
             stir: Arc::default(),
             lost_place: AtomicBool::new(false),
         });
-        line.board.put(claim.number, spot.stir.clone());
-        let mut waiting = line.waiting.lock();
+        queued_lock.wakeups.put(claim.number, spot.stir.clone());
+        let mut waiting = queued_lock.waiting.lock();
         waiting
             .entry(claim.name.clone())
             .or_default()
             .push(spot.clone());
-        InLine {
-            line,
+        WaiterGuard {
+            queued_lock,
             name: claim.name.clone(),
             spot,
         }
@@ -378,7 +385,7 @@ impl<'a> InLine<'a> {
     }
 
     fn is_first(&self) -> bool {
-        let waiting = self.line.waiting.lock();
+        let waiting = self.queued_lock.waiting.lock();
         let first = waiting.get(&self.name).and_then(|spots| spots.first());
         first.is_some_and(|first| first.number == self.spot.number)
     }
@@ -387,7 +394,7 @@ impl<'a> InLine<'a> {
     /// queue: each takes its place again, which it remembers.
     fn others_lost_their_place(&self) {
         for spot in self
-            .line
+            .queued_lock
             .waiting
             .lock()
             .get(&self.name)
@@ -402,10 +409,10 @@ impl<'a> InLine<'a> {
     }
 }
 
-impl Drop for InLine<'_> {
+impl Drop for WaiterGuard<'_> {
     fn drop(&mut self) {
-        self.line.board.remove(self.spot.number);
-        let mut waiting = self.line.waiting.lock();
+        self.queued_lock.wakeups.remove(self.spot.number);
+        let mut waiting = self.queued_lock.waiting.lock();
         let Some(spots) = waiting.get_mut(&self.name) else {
             return;
         };

@@ -1,0 +1,80 @@
+// `npm run words`: fails for names that a reader would have to be told the meaning of, and that have a
+// standard term. The left side was in use once; the right side is what to write. Comments and texts are
+// not looked at: these are names of things in code.
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { inRoot } from './lib/paths.mjs';
+
+const CODE = /\.(rs|lua|ts|mts|mjs)$/;
+
+/** Wherever the name stands. */
+const NAMES = {
+  'Beaten|PlainBeat|FullBeat': 'HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate',
+  'beat_batch|beat_full|beat_isolated': 'refresh_heartbeats, update_heartbeats, refresh_isolated',
+  '(?:MOST|LEAST|FEWEST)_[A-Z_]+': 'MAX_…, MIN_…',
+  'may_tell|tell_holder|goes_on': 'check_publish_acl, notify_holder, allow_write_on_oom',
+  'Deaf|Outlet|Perils|Thoroughness|Onlooker|Spurned':
+    'NoopSink, ClientCallbacks, ServerFingerprint, CheckSchedule, SweepMode, Declined',
+  'InLine|settle_room|take_out|isolate_part': 'WaiterGuard, apply_outbox, evict, skip_corrupt_part',
+  'at_claim|at_settle|at_forget': 'location_claim, location_confirm, location_remove',
+  'due_take|due_move|user_note|room_look':
+    'due_claim, due_reschedule, user_index_set, room_inspect',
+  'failedInside|readShown': 'internalError, readDisplayed',
+};
+
+/** Where something is given this name; the words themselves have other uses. */
+const DEFINED = {
+  'Ear|Ears|Heard|Placed':
+    'SubscriberConnection, ClusterSubscriber, MessageDedup, ActiveSubscriptions',
+  'House|Board|Line|Spot|Keeper|Told':
+    'ExpiryMonitor, WakeupRegistry, QueuedLock, Waiter, LockBackend, LockLostListener',
+  'Exception|Beat|Beats|Mark|Settle|Note':
+    'BatchMiss, HeartbeatResult, SettledHeartbeats, StateEncoding, ResultSink, OutboxEntry',
+  'Before|Standing|Remembered|Spliced|Touched|Defence':
+    'PreviousPlace, Topology, RecordCache, TextTemplate, ChangedItems, Failpoint',
+  'tell|told|tells|tend|mend|fly|recall|shown|isolate':
+    'notify or emit, process_due_rooms, reindex, send_batch, load_cached, display, skip_corrupt',
+  'confident|quiet|aside|homeless|suspect|patience':
+    'expected_epoch, revision_trusted, large_state, unrouted, health_check, queue_timeout',
+};
+
+const rules = [
+  ...Object.entries(NAMES).map(([names, use]) => [new RegExp(`\\b(${names})\\b`, 'g'), use]),
+  ...Object.entries(DEFINED).map(([names, use]) => [
+    new RegExp(
+      `\\b(?:struct|enum|trait|type|class|interface|fn|function|mod|let|let mut|const|static|local) (${names})\\b`,
+      'g',
+    ),
+    use,
+  ]),
+];
+
+/** The code without comments and texts, with its lines where they were. */
+function bare(text, isLua) {
+  const comments = isLua ? /--[^\n]*/g : /\/\/[^\n]*|\/\*[\s\S]*?\*\//g;
+  const blank = (found) => found.replace(/[^\n]/g, ' ');
+  return text
+    .replace(/"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.){2,}'/g, blank)
+    .replace(comments, blank);
+}
+
+const files = execFileSync('git', ['ls-files', '-co', '--exclude-standard'], {
+  cwd: inRoot(),
+  encoding: 'utf8',
+})
+  .split('\n')
+  .filter((file) => CODE.test(file) && /^(src|lua|js)\//.test(file));
+const found = [];
+for (const file of files) {
+  const text = bare(readFileSync(inRoot(file), 'utf8'), file.endsWith('.lua'));
+  for (const [rule, use] of rules) {
+    for (const match of text.matchAll(rule)) {
+      const line = text.slice(0, match.index).split('\n').length;
+      found.push(`${file}:${line}: ${match[1]}; use ${use}`);
+    }
+  }
+}
+if (found.length > 0) {
+  console.error(found.join('\n'));
+  process.exitCode = 1;
+}
