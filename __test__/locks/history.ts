@@ -3,7 +3,7 @@
 import type { Redis } from 'ioredis';
 import type { RedisServer } from '../support/redis.js';
 
-/** How long a node counts as living after it was heard of; as in src/lock/line.rs. */
+/** How long a node counts as living after it was heard of; as in src/lock/queued_lock.rs. */
 const LEASE_MS = 1_500;
 /** Redis's own time within one script may differ from MONITOR's by this. */
 const SLACK_MS = 20;

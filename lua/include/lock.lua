@@ -15,7 +15,7 @@ may_publish(KEYS[7])
 -- Waiters of nodes that are gone which one call takes out.
 local MAX_DEAD = 64
 
--- How long a node counts as living after it was heard of (ms), as src/lock/line.rs sends it. A score that
+-- How long a node counts as living after it was heard of (ms), as src/lock/queued_lock.rs sends it. A score that
 -- lies further in the future was written before the clock was set back.
 local MAX_LIVING = 1500
 
