@@ -193,10 +193,10 @@ describe('the swap-in surface, beside the types of socket.io, ioredis and redis'
       // The declarations of the others are not ours to check.
       JSON.stringify({ compilerOptions: { ...compilerOptions, skipLibCheck: true } }),
     );
-    expect(await compile('compat/tsconfig.json')).toBe('');
+    expect(await compile('swap/tsconfig.json')).toBe('');
     const { url } = await sharedRedis();
     for (const file of ['swap.mjs', 'swap.cjs']) {
-      expect(JSON.parse(await run(`compat/out/${file}`, url))).toEqual({
+      expect(JSON.parse(await run(`swap/out/${file}`, url))).toEqual({
         joined: ['c'],
         changed: true,
         left: { roomId: 'r', userId: 'u' },

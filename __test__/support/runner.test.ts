@@ -168,14 +168,14 @@ describe('.ci/run', () => {
   }
 
   const CLOSING = 'echo "5 passed, 0 failed, 2 skipped"';
-  /** `npm run test`, `npm run test:more`, and the two checks that npm runs. */
+  /** `npm run test`, `npm run test:more`, and the checks that npm runs. */
   const npm = (test: string, more: string, checks = 'exit 0') =>
     `case "$2" in test) ${test};; test:more) ${more};; *) ${checks};; esac`;
 
   test('sums up both parts of the tests, and the checks', async () => {
     expect(await runCi({ npm: npm(CLOSING, CLOSING) })).toEqual([
       0,
-      '17 passed, 0 failed, 4 skipped',
+      '19 passed, 0 failed, 4 skipped',
     ]);
   });
 
@@ -195,7 +195,7 @@ describe('.ci/run', () => {
     const cargo = 'test "$1" != fmt';
     expect(await runCi({ npm: npm(CLOSING, CLOSING), cargo })).toEqual([
       1,
-      '16 passed, 1 failed, 4 skipped',
+      '18 passed, 1 failed, 4 skipped',
     ]);
   });
 });
