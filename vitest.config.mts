@@ -22,8 +22,6 @@ export default defineConfig({
     // A process for each test file: a native addon is tested as it is used, and a crash or a
     // leaked handle in one file cannot touch another.
     pool: 'forks',
-    // Each worker may run a Redis server and child processes of its own beside itself.
-    maxWorkers: 2,
     // For what hangs: how long a test waits for something it says itself (`support/wait.ts`).
     testTimeout: 60_000,
     hookTimeout: 60_000,
@@ -33,19 +31,25 @@ export default defineConfig({
         extends: true,
         test: {
           name: 'rollcall',
+          // Its tests mostly wait, so two processors serve three workers.
+          maxWorkers: 3,
+          sequence: { groupOrder: 0 },
           include: ['__test__/**/*.test.ts'],
           exclude: [...MORE, ...FAULTS],
         },
       },
       {
         extends: true,
-        test: { name: 'more', include: MORE },
+        // Each worker may run servers and child processes of its own beside itself.
+        test: { name: 'more', maxWorkers: 2, sequence: { groupOrder: 1 }, include: MORE },
       },
       {
         extends: true,
         test: {
           // With an addon of their own, in which defences can be turned off.
           name: 'faults',
+          maxWorkers: 2,
+          sequence: { groupOrder: 2 },
           include: FAULTS,
           globalSetup: '__test__/faults/build.ts',
           setupFiles: '__test__/faults/load.ts',

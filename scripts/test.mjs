@@ -48,9 +48,6 @@ const ONLY = ['rust', 'js', 'redis8', 'faults', 'soak'];
 /** vitest's projects by part. */
 const PROJECTS = { contract: ['rollcall'], more: ['more', 'faults'], all: [] };
 
-/** Tests of the contract mostly wait, so two processors serve three workers. Those of `more` keep them busy. */
-const WORKERS = { contract: ['--maxWorkers=3'], more: [], all: [] };
-
 /** What is run on Redis 8, too: all that a client does, on a single server and on a cluster. */
 const ON_REDIS_8 = ['conformance', 'fleet', 'cluster'].map((folder) => `__test__/${folder}/`);
 
@@ -96,7 +93,7 @@ function plan({ part, only, args }) {
   if (args.length > 0) return { 'JavaScript tests': js([]) };
   return {
     ...(part !== 'more' && { 'Rust tests': (env) => runRustTests(env) }),
-    'JavaScript tests': js(PROJECTS[part], {}, WORKERS[part]),
+    'JavaScript tests': js(PROJECTS[part]),
     ...(part !== 'contract' && {
       'JavaScript tests, long form': js(['rollcall'], LONG, sizedTests()),
       ...redis8,

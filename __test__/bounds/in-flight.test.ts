@@ -142,11 +142,20 @@ describe.each(['redis', 'memory'])('7.11 answers that wait, on %s', (store) => {
     };
     expect(await snapshot()).toBe('40 true');
     const summaries = new Set<string>();
+    let most = 0;
     const grown = await growth(() =>
-      Promise.all(Array.from({ length: 40 }, async () => summaries.add(await snapshot()))),
+      Promise.all(
+        Array.from({ length: 40 }, async () => {
+          summaries.add(await snapshot());
+          most = Math.max(most, client.metrics().answerBytes);
+        }),
+      ),
     );
     expect([...summaries]).toEqual(['40 true']);
-    expect(grown).toBeLessThan(200 * 1024 * 1024);
+    expect(most).toBeLessThanOrEqual(64 * 1024 * 1024);
+    // All answers together are 480 MB. When they were read at once, the process grew by 560 to 810 MB;
+    // what it grows by now is garbage for the most part, and more or less of it.
+    expect(grown).toBeLessThan(350 * 1024 * 1024);
     expect(client.metrics()).toMatchObject({ answerBytes: 0, pendingCalls: 0, overloaded: 0 });
   });
 
