@@ -74,10 +74,15 @@ describe('slotted: another operation between two steps', () => {
     const ofJoin = hold(it.proxy, takesNoteOut);
     const join = it.slow.join(PLACE);
     await ofJoin.held;
-    // Its first pass only makes the entry that says when rooms are checked.
+    // Its first pass only makes the entry that says when rooms are checked, and the next ones may come in
+    // the same millisecond.
     const ofReaper = hold(proxy, (piece) => piece.includes('prs:at:x'));
+    let isHeld = false;
+    ofReaper.held.then(() => {
+      isHeld = true;
+    });
     const reaping = (async () => {
-      for (let pass = 0; pass < 3; pass++) await reaper.reapOnce();
+      while (!isHeld) await reaper.reapOnce();
     })();
     await ofReaper.held;
     ofJoin.release();
