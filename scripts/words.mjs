@@ -11,7 +11,8 @@ const CODE = /\.(rs|lua|ts|mts|mjs)$/;
 const NAMES = {
   'Beaten|PlainBeat|FullBeat': 'HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate',
   'beat_batch|beat_full|beat_isolated': 'refresh_heartbeats, update_heartbeats, refresh_isolated',
-  '(?:MOST|LEAST|FEWEST)_[A-Z_]+': 'MAX_…, MIN_…',
+  '(?:MOST|LEAST|FEWEST)(?:_[A-Z_]+)?': 'MAX_…, MIN_…',
+  'Patience|(?:[A-Z_]+_)?PATIENCE': 'QueueTimeout, …_TIMEOUT',
   'may_tell|tell_holder|goes_on': 'check_publish_acl, notify_holder, allow_write_on_oom',
   'Deaf|Outlet|Perils|Thoroughness|Onlooker|Spurned':
     'NoopSink, ClientCallbacks, ServerFingerprint, CheckSchedule, SweepMode, Declined',

@@ -36,7 +36,7 @@ named! {
         /// Deadlines of requests.
         Deadlines: "deadlines",
         /// Waiting for as long as `commandTimeoutMs` says, and not a tenth of it.
-        Patience: "patience",
+        QueueTimeout: "queue-timeout",
         /// Telling the server's errors from each other.
         ServerWords: "server-words",
         /// Connecting again after a connection broke.

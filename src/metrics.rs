@@ -184,11 +184,11 @@ pub struct Summary {
 }
 
 /// An hour is the most that is told apart, which keeps a histogram small.
-const MOST: u64 = 3_600_000_000;
+const MAX_VALUE: u64 = 3_600_000_000;
 
 fn record(histogram: &mut Histogram<u64>, value: u64) {
     // It grows as needed; it cannot fail for a value of this size.
-    let _ = histogram.record(value.min(MOST));
+    let _ = histogram.record(value.min(MAX_VALUE));
 }
 
 /// A histogram with two significant digits.
@@ -214,7 +214,7 @@ impl Latency {
 
     pub fn record_many(&self, time: Duration, count: usize) {
         let value = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let _ = self.0.lock().record_n(value.min(MOST), count as u64);
+        let _ = self.0.lock().record_n(value.min(MAX_VALUE), count as u64);
     }
 
     fn summary(&self, unit: f64) -> Summary {

@@ -1,12 +1,7 @@
 // What becomes of sockets when connections break and servers end: connection state recovery, shutdown in
 // both orders, and gaps in the events. Real Socket.IO clients, real Redis.
 import type { Redis } from 'ioredis';
-import {
-  initPresence,
-  type PresenceEvent,
-  PresenceService,
-  registerPresenceHandlers,
-} from 'rollcall';
+import { type PresenceEvent, PresenceService, registerPresenceHandlers } from 'rollcall';
 import { SessionAwareAdapter } from 'socket.io-adapter';
 import type { Socket } from 'socket.io-client';
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest';
@@ -14,21 +9,21 @@ import type { Untyped } from '../support/clients.js';
 import { startProxy } from '../support/proxy.js';
 import { sharedRedis, startRedis } from '../support/redis.js';
 import { deferred, eventually } from '../support/wait.js';
-import { ioredis, OPTIONS, type SocketServer, serviceOn, socketServer } from './swap.js';
+import {
+  beat,
+  ioredis,
+  join,
+  OPTIONS,
+  type SocketServer,
+  serviceOn,
+  socketServer,
+  startPresence,
+} from './swap.js';
 
 let redis: Redis;
 let sockets: SocketServer;
 
-function start(options: Untyped = {}) {
-  const started = initPresence({ io: sockets.io, redis, logger: {}, ...options });
-  onTestFinished(() => started.dispose());
-  return started;
-}
-
-const join = (socket: Socket, roomId: string, more: Untyped = {}) =>
-  socket.emitWithAck('presence:join', { roomId, userId: 'u', ...more });
-const beat = (socket: Socket, payload: Untyped = {}) =>
-  socket.emitWithAck('presence:heartbeat', payload);
+const start = (options: Untyped = {}) => startPresence(sockets.io, redis, options);
 
 const isListed = async (id: string) => (await redis.exists(`prs:conn:${id}`)) === 1;
 

@@ -6,7 +6,14 @@ import type { Socket } from 'socket.io-client';
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 import { keepLog, type Untyped } from '../support/clients.js';
 import { eventually } from '../support/wait.js';
-import { ioredis, type SocketServer, serviceOn, socketServer } from './swap.js';
+import {
+  beat,
+  ioredis,
+  type SocketServer,
+  serviceOn,
+  socketServer,
+  startPresence,
+} from './swap.js';
 
 let redis: Redis;
 let sockets: SocketServer;
@@ -17,15 +24,11 @@ beforeEach(async () => {
 });
 
 async function start(options: Untyped): Promise<void> {
-  const started = initPresence({ io: sockets.io, redis, logger: {}, ...options });
-  onTestFinished(() => started.dispose());
-  await started.ready;
+  await startPresence(sockets.io, redis, options).ready;
 }
 
 const join = (socket: Socket, payload: Untyped = {}) =>
   socket.emitWithAck('presence:join', { roomId: 'r', userId: 'ada', ...payload });
-const beat = (socket: Socket, payload: Untyped = {}) =>
-  socket.emitWithAck('presence:heartbeat', payload);
 const channel = { channelType: 't', channelName: 'n' };
 const set = (socket: Socket, more: Untyped = {}) =>
   socket.emitWithAck('metadata:setChannel', {

@@ -2,7 +2,7 @@
 // servers that wrap the service. Real Socket.IO clients, real Redis.
 import { createAdapter } from '@socket.io/redis-adapter';
 import type { Redis } from 'ioredis';
-import { initPresence, PresenceService, registerPresenceHandlers } from 'rollcall';
+import { PresenceService, registerPresenceHandlers } from 'rollcall';
 import type { Socket as ServerSocket } from 'socket.io';
 import type { Socket } from 'socket.io-client';
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest';
@@ -10,21 +10,21 @@ import type { Untyped } from '../support/clients.js';
 import { startProxy } from '../support/proxy.js';
 import { type RedisServer, startRedis } from '../support/redis.js';
 import { deferred, eventually, within } from '../support/wait.js';
-import { ioredis, OPTIONS, type SocketServer, serviceOn, socketServer } from './swap.js';
+import {
+  beat,
+  ioredis,
+  join,
+  OPTIONS,
+  type SocketServer,
+  serviceOn,
+  socketServer,
+  startPresence,
+} from './swap.js';
 
 let redis: Redis;
 let sockets: SocketServer;
 
-function start(options: Untyped = {}) {
-  const started = initPresence({ io: sockets.io, redis, logger: {}, ...options });
-  onTestFinished(() => started.dispose());
-  return started;
-}
-
-const join = (socket: Socket, roomId: string, more: Untyped = {}) =>
-  socket.emitWithAck('presence:join', { roomId, userId: 'u', ...more });
-const beat = (socket: Socket, payload: Untyped = {}) =>
-  socket.emitWithAck('presence:heartbeat', payload);
+const start = (options: Untyped = {}) => startPresence(sockets.io, redis, options);
 const leave = (socket: Socket) => socket.emitWithAck('presence:leave');
 
 /** The server's side of a socket. */

@@ -8,21 +8,24 @@ import {
   type StartingPresence,
 } from 'rollcall';
 import type { Socket } from 'socket.io-client';
-import { beforeEach, describe, expect, onTestFinished, test } from 'vitest';
+import { beforeEach, describe, expect, test } from 'vitest';
 import { keepLog, type Untyped } from '../support/clients.js';
 import { startRedis } from '../support/redis.js';
 import { eventually } from '../support/wait.js';
-import { ioredis, OPTIONS, type SocketServer, serviceOn, socketServer } from './swap.js';
+import {
+  ioredis,
+  OPTIONS,
+  type SocketServer,
+  serviceOn,
+  socketServer,
+  startPresence,
+} from './swap.js';
 
 let redis: Redis;
 let sockets: SocketServer;
 let handle: StartingPresence;
 
-function start(options: Untyped = {}): StartingPresence {
-  const started = initPresence({ io: sockets.io, redis, logger: {}, ...options });
-  onTestFinished(() => started.dispose());
-  return started;
-}
+const start = (options: Untyped = {}) => startPresence(sockets.io, redis, options);
 
 /** The events that a socket has got so far. */
 function hears(socket: Socket): Untyped[] {

@@ -3,10 +3,16 @@
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { Redis } from 'ioredis';
-import { PresenceService, type PresenceServiceOptions } from 'rollcall';
+import {
+  initPresence,
+  PresenceService,
+  type PresenceServiceOptions,
+  type StartingPresence,
+} from 'rollcall';
 import { Server, type ServerOptions } from 'socket.io';
 import { type Socket as ClientSocket, io as connectSocket } from 'socket.io-client';
 import { onTestFinished } from 'vitest';
+import type { Untyped } from '../support/clients.js';
 import { sharedDb } from '../support/redis.js';
 
 export const OPTIONS = { ttlMs: 10_000, reaperIntervalMs: 50, reaperLookbackMs: 20_000 };
@@ -28,6 +34,20 @@ export function serviceOn<State extends object = Record<string, unknown>>(
   onTestFinished(() => service.stop());
   return service;
 }
+
+/** Presence for the sockets of a server; disposed with the test. */
+export function startPresence(io: Server, redis: Redis, options: Untyped = {}): StartingPresence {
+  const started = initPresence({ io, redis, logger: {}, ...options });
+  onTestFinished(() => started.dispose());
+  return started;
+}
+
+/** Has a socket join a room, as the user `u` if nothing else is said. */
+export const join = (socket: ClientSocket, roomId: string, more: Untyped = {}) =>
+  socket.emitWithAck('presence:join', { roomId, userId: 'u', ...more });
+
+export const beat = (socket: ClientSocket, payload: Untyped = {}) =>
+  socket.emitWithAck('presence:heartbeat', payload);
 
 export interface SocketServer {
   io: Server;

@@ -31,7 +31,7 @@ function stateOf(world: World, node = 0): string[] {
 }
 
 describe('2: SIGSTOP of Redis', () => {
-  proven('for 0.3 s, under load: no call fails', { without: 'patience' }, async () => {
+  proven('for 0.3 s, under load: no call fails', { without: 'queue-timeout' }, async () => {
     const world = await startWorld({ client: { limits: { commandTimeoutMs: 2000 } } });
     const load = world.load();
     await eventually(() => world.ledger.ended('done') > 200);
@@ -176,7 +176,7 @@ describe('2: a blackholed connection', () => {
 describe('2: slow and fragmented', () => {
   proven(
     'everything late, and byte by byte',
-    { without: 'patience', timeoutMs: 90_000 },
+    { without: 'queue-timeout', timeoutMs: 90_000 },
     async () => {
       const world = await startWorld({ nodes: 1, client: { limits: { commandTimeoutMs: 2000 } } });
       world.proxy.splits = true;

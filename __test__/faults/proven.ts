@@ -8,7 +8,7 @@ import { describe, expect, onTestFinished, test } from 'vitest';
 export type Defence =
   | 'pings'
   | 'deadlines'
-  | 'patience'
+  | 'queue-timeout'
   | 'server-words'
   | 'reconnect'
   | 'moved'

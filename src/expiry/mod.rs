@@ -280,7 +280,7 @@ impl Reaper {
         }
         loop {
             match self.store.watch_expirations().await {
-                Ok(Watch::LockLostListener) => return true,
+                Ok(Watch::Notified) => return true,
                 Ok(Watch::Needless) => return false,
                 Ok(Watch::Refused) => {
                     self.sink.log(

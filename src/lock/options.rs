@@ -34,14 +34,14 @@ impl Default for QuorumOptions {
 }
 
 /// The fewest servers: of two, one that is down leaves no majority.
-const FEWEST: usize = 3;
+const MIN_SERVERS: usize = 3;
 
 impl QuorumOptions {
     pub fn check(&self) -> Result<()> {
         let mut seen = HashSet::new();
-        if !self.urls.is_empty() && self.urls.len() < FEWEST {
+        if !self.urls.is_empty() && self.urls.len() < MIN_SERVERS {
             return Err(Error::invalid(format!(
-                "locks.urls (or url) must name at least {FEWEST} servers, got {}: of fewer, none may be \
+                "locks.urls (or url) must name at least {MIN_SERVERS} servers, got {}: of fewer, none may be \
                  down",
                 self.urls.len()
             )));

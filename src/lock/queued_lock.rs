@@ -149,7 +149,7 @@ impl QueuedLock {
         limit: WaitLimit,
         last: &mut LastAnswer,
     ) -> Result<Grant> {
-        let spot = WaiterGuard::enter(self, claim);
+        let waiter = WaiterGuard::enter(self, claim);
         let mut take = Take {
             ttl_ms,
             token: Token::Next,
@@ -192,7 +192,7 @@ impl QueuedLock {
                     if let Some(wait) = &mut take.wait {
                         let had_place = wait.place.replace(place).is_some();
                         if had_place && !known {
-                            spot.others_lost_their_place();
+                            waiter.others_lost_their_place();
                         }
                     }
                     last.failed = None;
@@ -205,7 +205,7 @@ impl QueuedLock {
                 }
                 Err(error) => return Err(error),
             };
-            spot.stirred(pause, failed).await;
+            waiter.stirred(pause, failed).await;
         }
     }
 
@@ -344,26 +344,26 @@ impl LockBackend for QueuedLock {
 struct WaiterGuard<'a> {
     queued_lock: &'a QueuedLock,
     name: Arc<str>,
-    spot: Arc<Waiter>,
+    waiter: Arc<Waiter>,
 }
 
 impl<'a> WaiterGuard<'a> {
     fn enter(queued_lock: &'a QueuedLock, claim: &Claim) -> WaiterGuard<'a> {
-        let spot = Arc::new(Waiter {
+        let waiter = Arc::new(Waiter {
             number: claim.number,
             stir: Arc::default(),
             lost_place: AtomicBool::new(false),
         });
-        queued_lock.wakeups.put(claim.number, spot.stir.clone());
+        queued_lock.wakeups.put(claim.number, waiter.stir.clone());
         let mut waiting = queued_lock.waiting.lock();
         waiting
             .entry(claim.name.clone())
             .or_default()
-            .push(spot.clone());
+            .push(waiter.clone());
         WaiterGuard {
             queued_lock,
             name: claim.name.clone(),
-            spot,
+            waiter,
         }
     }
 
@@ -371,29 +371,29 @@ impl<'a> WaiterGuard<'a> {
     /// this node's waiters, which keeps the place of all, and for one whose call `failed`: it may have no
     /// place that could be kept.
     async fn stirred(&self, pause: Duration, failed: bool) {
-        if self.spot.lost_place.swap(false, Ordering::Relaxed) {
+        if self.waiter.lost_place.swap(false, Ordering::Relaxed) {
             return;
         }
         if failed || self.is_first() {
             tokio::select! {
-                () = self.spot.stir.notified() => {}
+                () = self.waiter.stir.notified() => {}
                 () = sleep(pause) => {}
             }
         } else {
-            self.spot.stir.notified().await;
+            self.waiter.stir.notified().await;
         }
     }
 
     fn is_first(&self) -> bool {
         let waiting = self.queued_lock.waiting.lock();
-        let first = waiting.get(&self.name).and_then(|spots| spots.first());
-        first.is_some_and(|first| first.number == self.spot.number)
+        let first = waiting.get(&self.name).and_then(|waiters| waiters.first());
+        first.is_some_and(|first| first.number == self.waiter.number)
     }
 
     /// The store had not heard of this node for so long that its other waiters may be out of the
     /// queue: each takes its place again, which it remembers.
     fn others_lost_their_place(&self) {
-        for spot in self
+        for waiter in self
             .queued_lock
             .waiting
             .lock()
@@ -401,9 +401,9 @@ impl<'a> WaiterGuard<'a> {
             .into_iter()
             .flatten()
         {
-            if spot.number != self.spot.number {
-                spot.lost_place.store(true, Ordering::Relaxed);
-                spot.stir.notify_one();
+            if waiter.number != self.waiter.number {
+                waiter.lost_place.store(true, Ordering::Relaxed);
+                waiter.stir.notify_one();
             }
         }
     }
@@ -411,13 +411,13 @@ impl<'a> WaiterGuard<'a> {
 
 impl Drop for WaiterGuard<'_> {
     fn drop(&mut self) {
-        self.queued_lock.wakeups.remove(self.spot.number);
+        self.queued_lock.wakeups.remove(self.waiter.number);
         let mut waiting = self.queued_lock.waiting.lock();
-        let Some(spots) = waiting.get_mut(&self.name) else {
+        let Some(waiters) = waiting.get_mut(&self.name) else {
             return;
         };
-        spots.retain(|spot| spot.number != self.spot.number);
-        match spots.first() {
+        waiters.retain(|waiter| waiter.number != self.waiter.number);
+        match waiters.first() {
             // It looks after the others now.
             Some(first) => first.stir.notify_one(),
             None => {

@@ -24,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 /// How long one server may take to answer before it counts as down: a small part of the TTL, so that
 /// those that are up are asked while there is time.
-const MIN_QUEUE_TIMEOUT: Duration = Duration::from_millis(50);
-const MAX_QUEUE_TIMEOUT: Duration = Duration::from_millis(1_000);
+const MIN_ANSWER_TIMEOUT: Duration = Duration::from_millis(50);
+const MAX_ANSWER_TIMEOUT: Duration = Duration::from_millis(1_000);
 /// The same for calls that have no TTL.
-const ANSWER_TIMEOUT: Duration = MAX_QUEUE_TIMEOUT;
+const ANSWER_TIMEOUT: Duration = MAX_ANSWER_TIMEOUT;
 /// How often it is looked at whether a server is still there that was asked.
 const LOOK: Duration = Duration::from_millis(10);
 /// Pause between two looks at who is connected.
@@ -464,7 +464,7 @@ async fn answer<T>(
 }
 
 fn answer_timeout(ttl_ms: u64) -> Duration {
-    (Duration::from_millis(ttl_ms) / 10).clamp(MIN_QUEUE_TIMEOUT, MAX_QUEUE_TIMEOUT)
+    (Duration::from_millis(ttl_ms) / 10).clamp(MIN_ANSWER_TIMEOUT, MAX_ANSWER_TIMEOUT)
 }
 
 impl LockBackend for Quorum {

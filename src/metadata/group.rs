@@ -65,7 +65,7 @@ impl Group {
         self.bytes = 0;
         let mut events = Vec::new();
         let mut last: Option<(View, Option<u64>)> = None;
-        let mut display: Option<View> = None;
+        let mut counted: Option<View> = None;
         let mut all = ChangedItems::Items(Vec::new());
         for waiting in &self.waiting {
             let mut verdict = waiting.change.apply(channel, contents);
@@ -77,10 +77,10 @@ impl Group {
             }
             // Answers share a record that did not change between them.
             if let Some(view) = verdict.view()
-                && display.as_ref().is_none_or(|display| display != view)
+                && counted.as_ref().is_none_or(|counted| counted != view)
             {
                 self.bytes += view.bytes();
-                display = Some(view.clone());
+                counted = Some(view.clone());
             }
             self.verdicts.push(verdict);
             if self.bytes > MAX_ANSWER_BYTES {

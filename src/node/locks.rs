@@ -6,6 +6,7 @@ use super::{
     runtime,
 };
 use crate::{
+    client::Client,
     lock::{AcquireRequest, MAX_MS, clock_ms},
     model::json::quote,
 };
@@ -31,7 +32,7 @@ impl NativeClient {
         wait_ms: f64,
         renew: bool,
     ) -> napi::Result<()> {
-        let ask = AcquireRequest {
+        let request = AcquireRequest {
             number: number as u64,
             name: name.into(),
             owner: owner.into(),
@@ -40,16 +41,13 @@ impl NativeClient {
             wait_ms: wait_ms.min(MAX_MS as f64) as u64,
             renew,
         };
-        let admission = Admission::Bounded(ask.name.len() + ask.owner.len());
+        let admission = Admission::Bounded(request.name.len() + request.owner.len());
         self.call_at_once(call, admission, async move |client| {
-            let number = ask.number;
-            let grant = client.locks(async |locks| locks.acquire(ask).await).await?;
-            let undo: Undo = Box::new(move || {
-                if let Ok(runtime) = runtime() {
-                    let _in_runtime = runtime.enter();
-                    client.leases().abandon(number);
-                }
-            });
+            let number = request.number;
+            let grant = client
+                .locks(async |locks| locks.acquire(request).await)
+                .await?;
+            let undo: Undo = Box::new(move || abandon(&client, number));
             Ok(Reply {
                 value: Value::Text(format!("[{},{}]", grant.token, clock_ms(grant.until))),
                 undo: Some(undo),
@@ -60,9 +58,8 @@ impl NativeClient {
     /// Nobody wants lock `number` any more: it leaves the queue, or is given back.
     #[napi(catch_unwind)]
     pub fn lock_abandon(&self, number: f64) {
-        if let (Ok(client), Ok(runtime)) = (self.client(), runtime()) {
-            let _in_runtime = runtime.enter();
-            client.leases().abandon(number as u64);
+        if let Ok(client) = self.client() {
+            abandon(client, number as u64);
         }
     }
 
@@ -141,6 +138,13 @@ impl NativeClient {
     #[napi(catch_unwind)]
     pub fn lock_clock(&self) -> f64 {
         clock_ms(Instant::now())
+    }
+}
+
+fn abandon(client: &Client, number: u64) {
+    if let Ok(runtime) = runtime() {
+        let _in_runtime = runtime.enter();
+        client.leases().abandon(number);
     }
 }
 

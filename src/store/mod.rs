@@ -301,7 +301,7 @@ impl Feed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Watch {
     /// It does, from now on.
-    LockLostListener,
+    Notified,
     /// It may not be asked to.
     Refused,
     /// It does not, and sweeping is as good.

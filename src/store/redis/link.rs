@@ -298,7 +298,7 @@ impl Link {
         let deadline = Instant::now() + inner.config.command_timeout;
         let queue_timeout = if off(Failpoint::Deadlines) {
             deadline + Duration::from_secs(3600)
-        } else if off(Failpoint::Patience) {
+        } else if off(Failpoint::QueueTimeout) {
             Instant::now() + inner.config.command_timeout / 10
         } else {
             deadline

@@ -145,7 +145,7 @@ impl HeartbeatStore for RedisStore {
         heartbeats: &'a [HeartbeatRefresh],
         ttl_ms: u64,
     ) -> BoxFuture<'a, Result<Vec<BatchMiss>>> {
-        Box::pin(cluster::with_patience_once(
+        Box::pin(cluster::with_queue_timeout_once(
             self.do_refresh_heartbeats(heartbeats, ttl_ms),
         ))
     }
@@ -159,13 +159,13 @@ impl HeartbeatStore for RedisStore {
         heartbeats: &'a [HeartbeatUpdate],
         ttl_ms: u64,
     ) -> BoxFuture<'a, Vec<Result<HeartbeatOutcome>>> {
-        Box::pin(cluster::with_patience_once(
+        Box::pin(cluster::with_queue_timeout_once(
             self.do_update_heartbeats(heartbeats, ttl_ms),
         ))
     }
 
     fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<Option<Located>>>> {
-        Box::pin(cluster::with_patience_once(self.do_locate(conns)))
+        Box::pin(cluster::with_queue_timeout_once(self.do_locate(conns)))
     }
 }
 

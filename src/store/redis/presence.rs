@@ -305,11 +305,11 @@ impl RedisStore {
     }
 
     async fn members_of(&self, pairs: &[(impl AsRef<str> + Sync, String)]) -> Result<Vec<Member>> {
-        let display = self.read_shown(pairs).await;
-        let mut members = Vec::with_capacity(display.len());
-        for ((_, conn), display) in pairs.iter().zip(display) {
-            let (found, state) = match display {
-                Ok(Some(display)) => display,
+        let read = self.read_states(pairs).await;
+        let mut members = Vec::with_capacity(read.len());
+        for ((_, conn), read) in pairs.iter().zip(read) {
+            let (found, state) = match read {
+                Ok(Some(read)) => read,
                 Ok(None) => continue,
                 // One broken connection is not a broken room: the others are there.
                 Err(error) if error.code == Code::CorruptData => continue,

@@ -34,7 +34,7 @@ use tokio::{
 };
 
 /// How long one sentinel may take to answer before the next is asked.
-const SENTINEL_PATIENCE: Duration = Duration::from_millis(1_000);
+const SENTINEL_TIMEOUT: Duration = Duration::from_millis(1_000);
 
 /// How long sent data may stay unacknowledged before the kernel gives the connection up: a host
 /// that is gone is noticed although nothing closes the connection.
@@ -163,23 +163,29 @@ impl Server {
         matches!(self.route, Route::Sentinels(_))
     }
 
-    /// What to ask of a connection from time to time. `was_master`: its server was one at first.
+    /// Whether a connection is only right as long as its server is a master. `was_master`: it was one at
+    /// first.
+    fn wants_master(&self, was_master: bool) -> bool {
+        match &self.route {
+            Route::Fixed(_) => was_master && !off(Failpoint::Replaced),
+            Route::InCluster(_) => false,
+            Route::Sentinels(_) => true,
+        }
+    }
+
+    /// What to ask of a connection from time to time.
     pub fn probe(&self, was_master: bool) -> Cmd {
-        redis::cmd(match &self.route {
-            Route::Fixed(_) if was_master && !off(Failpoint::Replaced) => "ROLE",
-            Route::Fixed(_) | Route::InCluster(_) => "PING",
-            Route::Sentinels(_) => "ROLE",
+        redis::cmd(if self.wants_master(was_master) {
+            "ROLE"
+        } else {
+            "PING"
         })
     }
 
     /// Whether the connection with this answer to the probe is still one to the right server: a
     /// master that has become a replica goes on answering, and its endpoint may lead elsewhere by now.
     pub fn is_right(&self, answer: &Value, was_master: bool) -> bool {
-        match &self.route {
-            Route::Fixed(_) if was_master && !off(Failpoint::Replaced) => is_master(answer),
-            Route::Fixed(_) | Route::InCluster(_) => true,
-            Route::Sentinels(_) => is_master(answer),
-        }
+        !self.wants_master(was_master) || is_master(answer)
     }
 }
 
@@ -244,7 +250,7 @@ impl Sentinels {
         let mut refused = None;
         for turn in 0..self.nodes.len() {
             let node = &self.nodes[(first + turn) % self.nodes.len()];
-            match timeout(SENTINEL_PATIENCE, self.ask(node)).await {
+            match timeout(SENTINEL_TIMEOUT, self.ask(node)).await {
                 Ok(Ok(Some((host, port)))) => return self.endpoint(host, port),
                 Ok(Ok(None)) => unknown = true,
                 Ok(Err(error)) if error.code != Code::Unavailable => refused = Some(error),
@@ -271,8 +277,8 @@ impl Sentinels {
     async fn ask(&self, node: &Endpoint) -> Result<Option<(String, u16)>> {
         let display = format!("{} (a sentinel)", node.display);
         let settings = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(SENTINEL_PATIENCE))
-            .set_response_timeout(Some(SENTINEL_PATIENCE));
+            .set_connection_timeout(Some(SENTINEL_TIMEOUT))
+            .set_response_timeout(Some(SENTINEL_TIMEOUT));
         let mut connected = node.connect(&settings, &display).await?;
         redis::cmd("SENTINEL")
             .arg("get-master-addr-by-name")

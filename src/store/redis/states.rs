@@ -315,7 +315,7 @@ impl RedisStore {
     /// Like [`RedisStore::read_connections`], with the states as they are shown. How a state is stored is
     /// asked only of those that are no JSON object by themselves; of all, once one was stored otherwise:
     /// there will be more.
-    pub(super) async fn read_shown(
+    pub(super) async fn read_states(
         &self,
         pairs: &[(impl AsRef<str>, String)],
     ) -> Vec<Result<Option<(Found, Option<State>)>>> {
@@ -333,23 +333,23 @@ impl RedisStore {
             let state = bytes.and_then(|bytes| codec::as_it_is(bytes, max_depth).ok());
             (found, state)
         };
-        let mut display: Vec<_> = offload(bytes_of(&found), move || {
+        let mut read: Vec<_> = offload(bytes_of(&found), move || {
             let found = found.into_iter();
             found.map(|found| Ok(found?.map(as_it_is))).collect()
         })
         .await;
-        let unclear: Vec<usize> = (0..display.len())
-            .filter(|&i| matches!(&display[i], Ok(Some((_, None)))))
+        let unclear: Vec<usize> = (0..read.len())
+            .filter(|&i| matches!(&read[i], Ok(Some((_, None)))))
             .collect();
         if !unclear.is_empty() {
             let again = self.read_connections(&picked(pairs, &unclear)).await;
             let conns = unclear.iter().map(|&i| pairs[i].1.as_str());
             let again = self.with_states(again, conns).await;
             for (i, again) in unclear.into_iter().zip(again) {
-                display[i] = again;
+                read[i] = again;
             }
         }
-        display
+        read
     }
 
     /// Connections with their states as they are shown.

@@ -51,7 +51,7 @@ const LEFT_OUT: Duration = Duration::from_secs(5);
 
 /// How long commands wait for a server that is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Patience {
+enum QueueTimeout {
     /// Until their deadline.
     Full,
     /// The same, unless they would have waited in vain already.
@@ -61,19 +61,19 @@ enum Patience {
 }
 
 tokio::task_local! {
-    static PATIENCE: Patience;
+    static QUEUE_TIMEOUT: QueueTimeout;
 }
 
 /// Runs work on many independent keys: a server that is away, or has just not answered in time, fails its
 /// commands at once, so that it does not hold up the keys of the others.
 pub async fn without_queue_timeout<T>(work: impl Future<Output = T>) -> T {
-    PATIENCE.scope(Patience::None, work).await
+    QUEUE_TIMEOUT.scope(QueueTimeout::None, work).await
 }
 
 /// The same for work that callers wait for: a server that may be back in a moment is waited for, one that has
 /// been away for as long as a command waits is not.
-pub async fn with_patience_once<T>(work: impl Future<Output = T>) -> T {
-    PATIENCE.scope(Patience::Once, work).await
+pub async fn with_queue_timeout_once<T>(work: impl Future<Output = T>) -> T {
+    QUEUE_TIMEOUT.scope(QueueTimeout::Once, work).await
 }
 
 /// What all connections of a client have in common.
@@ -198,7 +198,9 @@ impl Cluster {
                 }
             })
             .collect();
-        let queue_timeout = PATIENCE.try_with(|it| *it).unwrap_or(Patience::Full);
+        let queue_timeout = QUEUE_TIMEOUT
+            .try_with(|it| *it)
+            .unwrap_or(QueueTimeout::Full);
         let last_moment = LAST_MOMENT.min(shared.settings.command_timeout / 4);
         for round in 0.. {
             let (groups, unrouted) = shared.group(open);
@@ -274,7 +276,7 @@ impl Cluster {
             if again.is_empty() {
                 break;
             }
-            if Instant::now() >= deadline || (pause && queue_timeout == Patience::None) {
+            if Instant::now() >= deadline || (pause && queue_timeout == QueueTimeout::None) {
                 for sending in again {
                     outcomes[sending.index] = Some(Err(shared.why_not(&sending)));
                 }
@@ -366,12 +368,12 @@ impl Shared {
     }
 
     /// Whether commands are sent to a server, or wait for it.
-    fn is_worth_waiting_for(&self, address: &Address, queue_timeout: Patience) -> bool {
+    fn is_worth_waiting_for(&self, address: &Address, queue_timeout: QueueTimeout) -> bool {
         let (longest, left_out) = match queue_timeout {
-            Patience::Full => return true,
+            QueueTimeout::Full => return true,
             // Those that callers wait for are to find out soon that it answers again.
-            Patience::Once => (self.settings.command_timeout, LEFT_OUT / 5),
-            Patience::None => (Duration::ZERO, LEFT_OUT),
+            QueueTimeout::Once => (self.settings.command_timeout, LEFT_OUT / 5),
+            QueueTimeout::None => (Duration::ZERO, LEFT_OUT),
         };
         let is_silent = self
             .silent

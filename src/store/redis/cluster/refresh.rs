@@ -24,7 +24,7 @@ const REFRESH_EVERY: Duration = Duration::from_millis(1_000);
 /// Pause between two questions when something does.
 const REFRESH_PAUSE: Duration = Duration::from_millis(50);
 /// How long a server may take to tell the map before another is asked.
-const REFRESH_PATIENCE: Duration = Duration::from_millis(500);
+const REFRESH_TIMEOUT: Duration = Duration::from_millis(500);
 impl Shared {
     /// The first map, by the first server that answers.
     pub(super) async fn find(&self) -> Result<()> {
@@ -61,7 +61,7 @@ impl Shared {
             .arg("INFO")
             .cmd("CLUSTER")
             .arg("SLOTS");
-        let deadline = Instant::now() + REFRESH_PATIENCE.max(self.settings.command_timeout / 4);
+        let deadline = Instant::now() + REFRESH_TIMEOUT.max(self.settings.command_timeout / 4);
         match link.attempt(&pipeline, deadline).await {
             Attempt::Answers(answers) => {
                 let mut parts = Vec::with_capacity(2);
@@ -140,7 +140,7 @@ impl Shared {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         for i in 0..known.len() {
             let (address, link) = &known[(turn + i) % known.len()];
-            if let Ok(Ok(map)) = timeout(REFRESH_PATIENCE, self.ask(address, link)).await {
+            if let Ok(Ok(map)) = timeout(REFRESH_TIMEOUT, self.ask(address, link)).await {
                 return self.adopt(map);
             }
         }

@@ -51,7 +51,7 @@ struct Shared {
 
 #[derive(Default)]
 struct ActiveSubscriptions {
-    cluster: BTreeMap<Address, Arc<SubscriberConnection>>,
+    connections: BTreeMap<Address, Arc<SubscriberConnection>>,
     /// What has been subscribed, wherever, and is to be.
     channels: HashSet<Channel>,
 }
@@ -177,17 +177,18 @@ impl ClusterSubscriber {
 
     /// Has all masters tell of expirations.
     pub async fn ensure_flags(&self) -> Result<()> {
-        let cluster = {
+        let connections: Vec<Result<Arc<SubscriberConnection>>> = {
             let mut active = self.shared.active.lock().await;
             let map = self.shared.cluster.map().borrow().clone();
-            let cluster = map.masters().iter();
-            let cluster: Result<Vec<_>> = cluster
+            let masters = map.masters().iter();
+            masters
                 .map(|address| self.shared.connection(&mut active, address))
-                .collect();
-            cluster?
+                .collect()
         };
-        let done = join_all(cluster.iter().map(|connection| connection.ensure_flags())).await;
-        done.into_iter().collect()
+        let done = connections
+            .into_iter()
+            .map(async |connection| connection?.ensure_flags().await);
+        join_all(done).await.into_iter().collect()
     }
 
     pub fn close(&self) {
@@ -195,7 +196,7 @@ impl ClusterSubscriber {
         self.shared.topics.lock().clear();
         if let Ok(active) = self.shared.active.try_lock() {
             active
-                .cluster
+                .connections
                 .values()
                 .for_each(|connection| connection.close());
         }
@@ -214,7 +215,7 @@ impl Shared {
         active: &mut ActiveSubscriptions,
         address: &Address,
     ) -> Result<Arc<SubscriberConnection>> {
-        if let Some(connection) = active.cluster.get(address) {
+        if let Some(connection) = active.connections.get(address) {
             return Ok(connection.clone());
         }
         let connection = Arc::new(SubscriberConnection::new(
@@ -224,7 +225,9 @@ impl Shared {
             &self.limits,
             Some(self.lost.clone()),
         ));
-        active.cluster.insert(address.clone(), connection.clone());
+        active
+            .connections
+            .insert(address.clone(), connection.clone());
         Ok(connection)
     }
 
@@ -246,7 +249,7 @@ impl Shared {
                 };
             });
         }
-        for address in active.cluster.keys() {
+        for address in active.connections.keys() {
             wanted.entry(address.clone()).or_default();
         }
         let mut refused = BTreeMap::new();
@@ -288,7 +291,7 @@ impl Shared {
         for ((address, connection, channels, add, _), outcome) in steps.into_iter().zip(outcomes) {
             if channels.is_empty() {
                 connection.close();
-                active.cluster.remove(&address);
+                active.connections.remove(&address);
             }
             match outcome {
                 Ok(()) => {

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 /// On a cluster: for how long it is waited for a master to serve its slots again.
-const CLUSTER_PATIENCE: Duration = Duration::from_millis(10_000);
+const CLUSTER_TIMEOUT: Duration = Duration::from_millis(10_000);
 
 /// On a cluster: gaps that can be told of within this time are told of as one.
 const GATHER: Duration = Duration::from_millis(50);
@@ -135,7 +135,7 @@ impl Gaps {
                     server.peers.calls_work().await;
                     cluster.serves(&server).await;
                 };
-                let _ = timeout(CLUSTER_PATIENCE, work).await;
+                let _ = timeout(CLUSTER_TIMEOUT, work).await;
             }
         }
         // What is missed from here on is another gap.

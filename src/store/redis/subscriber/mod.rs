@@ -125,7 +125,7 @@ impl Subscriber {
             Err(error) => return Err(error),
         }
         match self.subscribe(&Topic::Expirations).await {
-            Ok(()) => Ok(Watch::LockLostListener),
+            Ok(()) => Ok(Watch::Notified),
             Err(error) if is_refusal(&error) => Ok(Watch::Refused),
             Err(error) => Err(error),
         }
