@@ -1,5 +1,5 @@
 //! Flattens `lua/*.lua` (a line `-- @include name` stands for `lua/include/name.lua`) into one
-//! Rust table that `store/redis/scripts.rs` embeds, and sets up linking for the Node.js addon.
+//! Rust table that `store/redis/scripts/mod.rs` embeds, and sets up linking for the Node.js addon.
 
 use std::{env, fmt::Write as _, fs, path::Path};
 

@@ -14,7 +14,7 @@ use crate::{
     },
     store::redis::{
         PubSub,
-        config::{SentinelOptions, Tls},
+        transport::config::{SentinelOptions, Tls},
     },
 };
 use serde::Deserialize;

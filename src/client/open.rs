@@ -12,7 +12,8 @@ use crate::{
         EventSink, LogLevel, Store,
         memory::MemoryStore,
         redis::{
-            PubSub, RedisStore, Settings, StorageOptions, config::Target, states::StateOptions,
+            PubSub, RedisStore, Settings, StorageOptions, presence::states::StateOptions,
+            transport::config::Target,
         },
     },
 };

@@ -5,7 +5,7 @@ use crate::{
     model::limits::Limits,
     store::{
         noop_sink::NoopSink,
-        redis::{PubSub, RedisStore, Settings, StorageOptions, config::Target},
+        redis::{PubSub, RedisStore, Settings, StorageOptions, transport::config::Target},
     },
 };
 use std::{

@@ -1,30 +1,15 @@
-//! The store on Redis, one server or a cluster: the operations as calls of scripts, grouped as the
-//! capabilities are: `presence.rs`, `heartbeat.rs`, `expiry/`, `metadata.rs`, `lock.rs`. `slotted/` has
-//! what takes several steps on the layout of that name; `open.rs` connects.
+//! The store on Redis, one server or a cluster. `open.rs` connects and puts the store together;
+//! `transport/` sends commands, `scripts/` calls scripts, `pubsub/` receives events. The capabilities are
+//! `presence/`, `expiry/`, `metadata/` and `locks/`.
 
-mod clock;
-mod cluster;
-mod commands;
-pub mod config;
-mod errors;
 mod expiry;
-mod heartbeat;
-mod link;
-mod lock;
+mod locks;
 mod metadata;
-mod metadata_json;
 mod open;
-mod outage;
-mod patch;
-mod peers;
-mod presence;
+pub mod presence;
+mod pubsub;
 pub mod scripts;
-mod server;
-mod slotted;
-pub mod states;
-mod subscriber;
-mod tls;
-mod url;
+pub mod transport;
 
 pub use open::Settings;
 
@@ -41,16 +26,22 @@ use crate::{
         Joined, Left, Located, Store, SweepSettings, Topic, Watch, heartbeat::HeartbeatStore,
     },
 };
-use clock::ServerClock;
-use commands::Commands;
 use futures_util::future::BoxFuture;
-use link::{NoScript, Repeat};
+use presence::{
+    clock::ServerClock,
+    states::{StateOptions, States},
+};
+use pubsub::Subscriber;
 use redis::{Cmd, Value};
 use scripts::Script;
 use serde::Deserialize;
-use states::{StateOptions, States};
 use std::sync::{Arc, atomic::AtomicBool};
-use subscriber::Subscriber;
+use transport::{
+    cluster,
+    commands::Commands,
+    errors,
+    link::{NoScript, Repeat},
+};
 
 /// How things are stored, where there is a choice.
 #[derive(Debug, Default)]
@@ -81,7 +72,7 @@ pub struct RedisStore {
     clock: ServerClock,
     /// The user may send what `patch.rs` sends, and the server does with it what it should.
     transactions: Arc<AtomicBool>,
-    check_schedule: slotted::CheckSchedule,
+    check_schedule: expiry::CheckSchedule,
     checks: expiry::Checks,
     sink: Arc<dyn EventSink>,
 }

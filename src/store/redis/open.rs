@@ -1,19 +1,5 @@
 //! How the store connects, to one server or to a cluster, and what it does on each fresh connection.
 
-use super::{
-    PubSub, RedisStore, StorageOptions,
-    clock::ServerClock,
-    cluster::{self, Cluster},
-    commands::Commands,
-    config::{Nodes, Target},
-    errors, expiry, info_field,
-    link::{Link, LinkConfig, Repeat, Role},
-    metadata_json, scripts,
-    server::Server,
-    slotted,
-    states::States,
-    subscriber::{Listener, Subscriber},
-};
 use crate::{
     keys::Keys,
     model::{
@@ -22,7 +8,24 @@ use crate::{
         limits::Limits,
         metadata::{Channel, MetadataStorage},
     },
-    store::EventSink,
+    store::{
+        EventSink,
+        redis::{
+            PubSub, RedisStore, StorageOptions, expiry, info_field,
+            metadata::json,
+            presence::{clock::ServerClock, states::States},
+            pubsub::{Listener, Subscriber},
+            scripts,
+            transport::{
+                cluster::{self, Cluster},
+                commands::Commands,
+                config::{Nodes, Target},
+                errors,
+                link::{Link, LinkConfig, Repeat, Role},
+                server::Server,
+            },
+        },
+    },
 };
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 use std::{
@@ -70,7 +73,7 @@ impl Settings<'_> {
             metadata: self.storage.metadata,
             clock: ServerClock::default(),
             transactions,
-            check_schedule: slotted::CheckSchedule::default(),
+            check_schedule: expiry::CheckSchedule::default(),
             checks: expiry::Checks::default(),
             sink: self.sink,
         }
@@ -109,7 +112,7 @@ impl RedisStore {
                 Box::pin(async move {
                     prepare(connection.clone(), Topology::InCluster).await?;
                     match json {
-                        Some(key) => metadata_json::require_module(connection, &key).await,
+                        Some(key) => json::require_module(connection, &key).await,
                         None => Ok(()),
                     }
                 })
@@ -167,7 +170,7 @@ impl RedisStore {
                     let works = prepare(connection.clone(), Topology::Alone { key: &key }).await?;
                     tried.store(works, Ordering::Relaxed);
                     match json {
-                        Some(key) => metadata_json::require_module(connection, &key).await,
+                        Some(key) => json::require_module(connection, &key).await,
                         None => Ok(()),
                     }
                 })

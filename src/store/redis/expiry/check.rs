@@ -5,9 +5,16 @@ use super::integers;
 use crate::{
     failpoints::{Failpoint, off},
     keys::RoomKeys,
-    model::error::{Error, Result},
-    model::presence::Sweep,
-    store::redis::{RedisStore, errors, info_field, link::Repeat, presence::Meta, scripts},
+    model::{
+        error::{Error, Result},
+        presence::Sweep,
+    },
+    store::redis::{
+        RedisStore, info_field,
+        presence::rooms::Meta,
+        scripts,
+        transport::{errors, link::Repeat},
+    },
 };
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;

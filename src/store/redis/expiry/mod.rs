@@ -1,42 +1,50 @@
-//! Expiry on Redis. `sweep.rs`: what is due is claimed, looked at, removed. `check.rs`: whether the indices of rooms agree. `repair.rs`: those that do
-//! not, or that only other nodes wrote. `watch.rs`: keyspace notifications.
+//! Expiry on Redis: passes of the reaper on each layout (`v1.rs`, `slotted.rs`), checks of whether the indices
+//! of rooms agree (`check.rs`), repairs (`repair.rs`), and keyspace notifications (`watch.rs`).
 
 mod check;
 mod repair;
-mod sweep;
+pub mod slotted;
+pub mod v1;
 mod watch;
 
-pub(super) use check::Checks;
-pub(super) use watch::{ensure_flags, expired_channel};
+pub(in crate::store::redis) use check::Checks;
+pub(in crate::store::redis) use slotted::CheckSchedule;
+pub(in crate::store::redis) use watch::{ensure_flags, expired_channel};
 
-use super::{
-    RedisStore, errors,
-    presence::Meta,
-    scripts::{self, Reply},
-};
-use crate::model::{
-    error::{Code, Result},
-    json::quote,
-    presence::Sweep,
+use crate::{
+    model::{
+        error::{Code, Result},
+        json::quote,
+        presence::Sweep,
+    },
+    store::redis::{
+        RedisStore,
+        presence::rooms::Meta,
+        scripts::{self, Reply},
+        transport::errors,
+    },
 };
 use redis::{Cmd, Value};
 
 // These bound how long one script holds the server: 1 to 2 ms each.
 /// Connections of one room that one script looks at.
-pub(super) const CONNECTIONS_AT_A_TIME: usize = 32;
+pub(in crate::store::redis) const CONNECTIONS_AT_A_TIME: usize = 32;
 /// Rooms that one script looks at. The first looks of a call cost a server that has slept most: 448 live
 /// rooms a second took 6.4 µs each by 224, 3.9 µs by 450.
-pub(super) const ROOMS_AT_A_TIME: usize = 512;
+pub(in crate::store::redis) const ROOMS_AT_A_TIME: usize = 512;
 
 /// A connection as a room's indices know it.
-pub(super) struct Candidate {
+pub(in crate::store::redis) struct Candidate {
     pub conn: String,
     /// Raw `conn_meta`; empty if missing.
     pub meta: Vec<u8>,
 }
 
 /// Counts a room whose data cannot be used. Fails only where the server could not be asked.
-pub(super) fn skip_corrupt(sweep: &mut Sweep, of_a_room: Result<()>) -> Result<()> {
+pub(in crate::store::redis) fn skip_corrupt(
+    sweep: &mut Sweep,
+    of_a_room: Result<()>,
+) -> Result<()> {
     match of_a_room {
         Err(error) if errors::is_of_one_key(&error) || error.code == Code::Internal => {
             sweep.corrupt += 1;
@@ -48,14 +56,14 @@ pub(super) fn skip_corrupt(sweep: &mut Sweep, of_a_room: Result<()>) -> Result<(
 
 /// The same where rooms are on different servers: one that cannot be asked is remembered, and the other
 /// rooms are processed.
-pub(super) fn skip_corrupt_part(sweep: &mut Sweep, of_a_part: Result<()>) {
+pub(in crate::store::redis) fn skip_corrupt_part(sweep: &mut Sweep, of_a_part: Result<()>) {
     if let Err(error) = skip_corrupt(sweep, of_a_part) {
         sweep.fail(error);
     }
 }
 
 /// What `reap.lua` did in a room.
-pub(super) struct Reaped {
+pub(in crate::store::redis) struct Reaped {
     /// Connections that it removed.
     pub removed: u64,
     /// Connections that were last heard of in the future by the server's clock, which has gone back.
@@ -63,7 +71,10 @@ pub(super) struct Reaped {
 }
 
 /// Takes in what `reap.lua` did in a room; `None` if the room's data cannot be used.
-pub(super) fn reaped(sweep: &mut Sweep, answer: Result<Value>) -> Result<Option<Reaped>> {
+pub(in crate::store::redis) fn reaped(
+    sweep: &mut Sweep,
+    answer: Result<Value>,
+) -> Result<Option<Reaped>> {
     let mut counts = Vec::new();
     skip_corrupt(sweep, answer.and_then(integers).map(|found| counts = found))?;
     let [removed, lag, mended, rescored] = counts[..] else {
@@ -80,7 +91,7 @@ pub(super) fn reaped(sweep: &mut Sweep, answer: Result<Value>) -> Result<Option<
 }
 
 /// The integers of a reply.
-pub(super) fn integers(value: Value) -> Result<Vec<i64>> {
+pub(in crate::store::redis) fn integers(value: Value) -> Result<Vec<i64>> {
     scripts::read(value, Reply::integers)
 }
 

@@ -10,10 +10,10 @@ use crate::{
         presence::{Epoch, Sweep},
     },
     store::redis::{
-        RedisStore, errors,
-        link::Repeat,
-        presence::{Meta, fields, number, utf8},
+        RedisStore,
+        presence::rooms::{Meta, fields, number, utf8},
         scripts,
+        transport::{errors, link::Repeat},
     },
 };
 use redis::{Pipeline, Value};

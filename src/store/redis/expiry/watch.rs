@@ -1,8 +1,7 @@
 //! Keyspace notifications: the server is asked to publish expirations, without touching the flags
 //! that others have set.
 
-use crate::model::error::Result;
-use crate::store::redis::errors;
+use crate::{model::error::Result, store::redis::transport::errors};
 use redis::{Value, aio::MultiplexedConnection};
 
 /// The channel on which a server says which key of a database has expired.

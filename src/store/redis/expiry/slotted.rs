@@ -1,0 +1,403 @@
+//! The reaper on the layout `slotted`: the same passes as on `v1`, but the due index and the rooms lie
+//! in different slots, so what is due is taken, looked at and moved in steps of their own.
+
+use crate::{
+    failpoints::{Step, end_point},
+    model::{error::Result, presence::Sweep},
+    store::{
+        SweepSettings,
+        redis::{
+            RedisStore,
+            expiry::{
+                CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, Reaped, reaped,
+                skip_corrupt_part,
+            },
+            presence::{rooms::utf8, slotted::outbox::Settled},
+            scripts::{self, room_inspect},
+            transport::{
+                errors,
+                link::{Link, Repeat},
+            },
+        },
+    },
+};
+use parking_lot::Mutex;
+use redis::Value;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// Steps after which a pass ends although more is due; the next pass goes on.
+const MAX_STEPS: usize = 1_000;
+/// Of how many checks of a shard one is thorough.
+const THOROUGH_EVERY: u64 = 20;
+/// Keys that one step of a scan of a server looks at.
+const SCAN_PAGE: usize = 1_000;
+
+/// How thorough the checks of this node are to be: after a failover, which may have lost what was written
+/// last, and now and then.
+#[derive(Default)]
+pub struct CheckSchedule {
+    checks: AtomicU64,
+    /// For each shard the cluster's epoch when it was checked last.
+    epochs: Mutex<HashMap<String, u64>>,
+}
+
+/// What a look at a room has found.
+struct Look {
+    state: i64,
+    wait: i64,
+    candidates: Vec<Candidate>,
+}
+
+impl RedisStore {
+    pub(in crate::store::redis) async fn sweep_slotted(&self, settings: &SweepSettings) -> Sweep {
+        let shards = self.keys.due_shards();
+        let mut sweep = Sweep::default();
+        for _ in 0..MAX_STEPS {
+            let calls = shards
+                .iter()
+                .map(|shard| {
+                    let mut call = scripts::DUE_CLAIM.call(1);
+                    call.arg(shard)
+                        .arg(ROOMS_AT_A_TIME)
+                        .arg(settings.claim_ms)
+                        .arg(settings.settle_ms)
+                        .arg(settings.ttl_ms.max(settings.claim_ms));
+                    call
+                })
+                .collect();
+            let mut due = Vec::new();
+            let mut checks = Vec::new();
+            let mut first = None;
+            let mut more = false;
+            let mut answered = true;
+            // What is lost with an answer comes due again by itself.
+            for (shard, answer) in self
+                .call_all(&scripts::DUE_CLAIM, calls, Repeat::Harmless)
+                .await
+                .into_iter()
+                .enumerate()
+            {
+                let (rooms, taken) = match answer.and_then(read_taken) {
+                    Ok(taken) => taken,
+                    Err(error) => {
+                        skip_corrupt_part(&mut sweep, Err(error));
+                        // Whether it has rooms is not known.
+                        answered = false;
+                        continue;
+                    }
+                };
+                if rooms > 0 {
+                    first = first.or(Some(shard));
+                }
+                more |= taken.len() >= ROOMS_AT_A_TIME;
+                for room in taken {
+                    if room.is_empty() {
+                        checks.push(shard);
+                    } else {
+                        due.push(room);
+                    }
+                }
+            }
+            // Without any entry there is no shard whose turn it could be.
+            sweep.unindexed = answered && first.is_none();
+            sweep.rooms += due.len() as u64;
+            for rooms in due.chunks(ROOMS_AT_A_TIME) {
+                self.process_due_rooms(rooms, settings.ttl_ms, &mut sweep)
+                    .await;
+            }
+            for shard in checks {
+                let checked = self
+                    .check_slotted(&shards[shard], settings.ttl_ms, &mut sweep)
+                    .await;
+                skip_corrupt_part(&mut sweep, checked);
+                if first == Some(shard) {
+                    sweep += self.adopt_slotted(settings.ttl_ms).await;
+                }
+            }
+            if !more {
+                break;
+            }
+        }
+        sweep
+    }
+
+    /// Looks at rooms, removes what is dead, and notes when they are due again.
+    async fn process_due_rooms(&self, rooms: &[String], ttl_ms: u64, sweep: &mut Sweep) {
+        let mut open: Vec<&str> = rooms.iter().map(String::as_str).collect();
+        let mut later = Vec::with_capacity(rooms.len());
+        let mut empty = Vec::new();
+        let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
+        for _ in 0..MAX_STEPS {
+            let looks = self.look_at_rooms(&open, ttl_ms).await;
+            let mut reaps = Vec::new();
+            let mut again = Vec::new();
+            for (room, look) in open.iter().zip(looks) {
+                let look = match look {
+                    Ok(look) => look,
+                    Err(error) => {
+                        skip_corrupt_part(sweep, Err(error));
+                        later.push((*room, ttl));
+                        continue;
+                    }
+                };
+                match look.state {
+                    room_inspect::EMPTY => empty.push(*room),
+                    room_inspect::UNEQUAL => {
+                        let mended = self.reindex(room, ttl_ms, sweep).await;
+                        if mended.is_ok() {
+                            again.push(*room);
+                        } else {
+                            later.push((*room, ttl));
+                        }
+                        skip_corrupt_part(sweep, mended.map(drop));
+                    }
+                    state => {
+                        let mut settled = false;
+                        if state == room_inspect::UNSETTLED {
+                            let done = self.apply_outbox(room).await;
+                            settled = done.is_ok();
+                            skip_corrupt_part(sweep, done.map(drop));
+                        }
+                        if look.candidates.is_empty() {
+                            if settled {
+                                again.push(*room);
+                            } else if state == room_inspect::UNSETTLED {
+                                // The notes stay until the server that they are about is back.
+                                later.push((*room, look.wait.clamp(1, ttl)));
+                            } else {
+                                later.push((*room, look.wait));
+                            }
+                        } else {
+                            reaps.push((*room, look.candidates));
+                        }
+                    }
+                }
+            }
+            let calls = reaps
+                .iter()
+                .map(|(room, candidates)| self.reap_call(room, candidates, ttl_ms))
+                .collect();
+            let results = self.call_all(&scripts::REAP, calls, Repeat::Never).await;
+            for ((room, _), result) in reaps.iter().zip(results) {
+                let reaped = match reaped(sweep, result) {
+                    Ok(reaped) => reaped,
+                    Err(error) => {
+                        skip_corrupt_part(sweep, Err(error));
+                        None
+                    }
+                };
+                let Some(Reaped { removed, rescored }) = reaped else {
+                    later.push((*room, ttl));
+                    continue;
+                };
+                if removed > 0 {
+                    end_point(Step::Reaped);
+                }
+                // The room has announced it. Where this fails, the notes stay.
+                let settled = self.apply_outbox(room).await;
+                skip_corrupt_part(sweep, settled.map(drop));
+                if removed + rescored > 0 {
+                    again.push(*room);
+                } else {
+                    // They live longer than our ttl, by their own nodes' word.
+                    later.push((*room, (ttl / 4).max(1)));
+                }
+            }
+            if again.is_empty() {
+                break;
+            }
+            open = again;
+        }
+        let dropped = self.drop_due(&empty).await;
+        skip_corrupt_part(sweep, dropped);
+        let moved = self.move_due(&later, false).await;
+        skip_corrupt_part(sweep, moved.map(drop));
+    }
+
+    async fn look_at_rooms(&self, rooms: &[&str], ttl_ms: u64) -> Vec<Result<Look>> {
+        let calls = rooms
+            .iter()
+            .map(|room| {
+                let keys = self.keys.room(room);
+                let mut call = scripts::ROOM_INSPECT.call(5);
+                call.arg(&keys.last_seen)
+                    .arg(&keys.conn_meta)
+                    .arg(&keys.conns)
+                    .arg(&keys.members)
+                    .arg(self.keys.outbox(room))
+                    .arg(ttl_ms)
+                    .arg(CONNECTIONS_AT_A_TIME);
+                call
+            })
+            .collect();
+        let looks = self
+            .call_all(&scripts::ROOM_INSPECT, calls, Repeat::Harmless)
+            .await;
+        looks
+            .into_iter()
+            .map(|look| look.and_then(read_look))
+            .collect()
+    }
+
+    /// Makes all indices of a room agree with the hashes of its connections.
+    async fn reindex(&self, room: &str, ttl_ms: u64, sweep: &mut Sweep) -> Result<Settled> {
+        self.repair(room, ttl_ms, sweep).await?;
+        end_point(Step::Repaired);
+        self.apply_outbox(room).await
+    }
+
+    /// Checks every room of a shard.
+    async fn check_slotted(&self, shard: &str, ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
+        let checks = self.check_schedule.checks.fetch_add(1, Ordering::Relaxed);
+        let epoch = self.commands.config_epoch();
+        let known = self.check_schedule.epochs.lock().get(shard).copied();
+        let thorough = known != Some(epoch) || checks % THOROUGH_EVERY == THOROUGH_EVERY - 1;
+        let mut cursor = b"0".to_vec();
+        loop {
+            let (next, members) = self.scan("ZSCAN", shard, &cursor).await?;
+            // ZSCAN gives members and scores in turn; the empty one is the shard's own entry.
+            let rooms: Vec<&str> = members
+                .iter()
+                .step_by(2)
+                .map(String::as_str)
+                .filter(|room| !room.is_empty())
+                .collect();
+            for rooms in rooms.chunks(ROOMS_AT_A_TIME) {
+                for (room, look) in rooms.iter().zip(self.look_at_rooms(rooms, ttl_ms).await) {
+                    let checked = match look {
+                        Ok(look) => self.check_room(room, &look, thorough, ttl_ms, sweep).await,
+                        Err(error) => Err(error),
+                    };
+                    skip_corrupt_part(sweep, checked);
+                }
+            }
+            cursor = next;
+            if cursor == b"0" {
+                self.check_schedule
+                    .epochs
+                    .lock()
+                    .insert(shard.to_owned(), epoch);
+                return Ok(());
+            }
+        }
+    }
+
+    async fn check_room(
+        &self,
+        room: &str,
+        look: &Look,
+        thorough: bool,
+        ttl_ms: u64,
+        sweep: &mut Sweep,
+    ) -> Result<()> {
+        if look.state == room_inspect::SOUND && !thorough {
+            return Ok(());
+        }
+        let settled = if look.state == room_inspect::UNSETTLED && !thorough {
+            let settled = self.apply_outbox(room).await?;
+            sweep.repairs += settled.entries as u64;
+            settled
+        } else {
+            self.reindex(room, ttl_ms, sweep).await?
+        };
+        if settled.empty {
+            self.drop_due(&[room]).await?;
+        }
+        Ok(())
+    }
+
+    /// Scans the servers for rooms that have no entry in the due index.
+    pub(in crate::store::redis) async fn adopt_slotted(&self, ttl_ms: u64) -> Sweep {
+        let mut sweep = Sweep::default();
+        for server in self.commands.servers() {
+            // One that is away is scanned with the next check.
+            if server.is_live() {
+                let adopted = self.adopt_from(&server, ttl_ms, &mut sweep).await;
+                skip_corrupt_part(&mut sweep, adopted);
+            }
+        }
+        sweep
+    }
+
+    async fn adopt_from(&self, server: &Link, ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
+        let rooms = self.keys.room_conns_pattern();
+        let mut cursor = b"0".to_vec();
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(&cursor)
+                .arg("MATCH")
+                .arg(&rooms)
+                .arg("COUNT")
+                .arg(SCAN_PAGE);
+            let page = server.command(&scan, Repeat::Harmless).await?;
+            let (next, keys): (Vec<u8>, Vec<Vec<u8>>) =
+                redis::from_redis_value(page).map_err(|error| errors::request(&error.into()))?;
+            let rooms: BTreeSet<String> = keys
+                .into_iter()
+                .filter_map(utf8)
+                .filter_map(|key| self.keys.room_of_conns(&key).map(Into::into))
+                .collect();
+            self.adopt_rooms(rooms, ttl_ms, sweep).await;
+            cursor = next;
+            if cursor == b"0" {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn adopt_rooms(&self, rooms: BTreeSet<String>, ttl_ms: u64, sweep: &mut Sweep) {
+        let mut scores = redis::Pipeline::with_capacity(rooms.len());
+        for room in &rooms {
+            scores.cmd("ZSCORE").arg(self.keys.due_of(room)).arg(room);
+        }
+        let scores = self.commands.pipeline_each(&scores, Repeat::Harmless).await;
+        for (room, score) in rooms.iter().zip(scores) {
+            let adopted = match score {
+                Ok(Value::Nil) => self.adopt_room(room, ttl_ms, sweep).await,
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            };
+            skip_corrupt_part(sweep, adopted);
+        }
+    }
+
+    async fn adopt_room(&self, room: &str, ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
+        sweep.rooms += 1;
+        sweep.repairs += self.move_due(&[(room, 0)], true).await?;
+        end_point(Step::Indexed);
+        self.reindex(room, ttl_ms, sweep).await.map(drop)
+    }
+}
+
+/// How many rooms a shard has, and those that were taken.
+fn read_taken(value: Value) -> Result<(i64, Vec<String>)> {
+    scripts::read(value, |reply| {
+        let rooms = reply.integer()?;
+        let mut taken = Vec::with_capacity(reply.left());
+        while reply.left() > 0 {
+            taken.push(reply.text()?);
+        }
+        Ok((rooms, taken))
+    })
+}
+
+fn read_look(value: Value) -> Result<Look> {
+    scripts::read(value, |reply| {
+        let (state, wait) = (reply.integer()?, reply.integer()?);
+        let mut candidates = Vec::with_capacity(reply.left() / 2);
+        while reply.left() > 1 {
+            candidates.push(Candidate {
+                conn: reply.text()?,
+                meta: reply.bytes()?,
+            });
+        }
+        Ok(Look {
+            state,
+            wait,
+            candidates,
+        })
+    })
+}

@@ -1,0 +1,336 @@
+//! The sweep: `sweep_due.lua` gives rooms that are due, `sweep_rooms.lua` takes those in which
+//! something may be dead, `sweep_candidates.lua` reads what, and `reap.lua` removes what is.
+
+use crate::{
+    model::{error::Result, json::quote, presence::Sweep},
+    store::{
+        SweepSettings,
+        redis::{
+            RedisStore,
+            expiry::{
+                CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, check::USERS_EVERY, integers,
+                reaped, skip_corrupt, user_json,
+            },
+            scripts::{self, sweep_due},
+            transport::link::Repeat,
+        },
+    },
+};
+use redis::{Cmd, RedisError, Value};
+/// Steps after which a pass ends although more is due; the next pass goes on.
+const MAX_STEPS: usize = 1_000;
+
+/// What `sweep_due.lua` answers.
+enum Answer {
+    /// Another node has made a pass, which serves for so many ms more.
+    Taken(u64),
+    Due(Due),
+}
+
+/// Rooms to be looked at: shards (by number) and rooms of them.
+type Rooms = Vec<(usize, Vec<String>)>;
+
+/// What a pass is to look at.
+struct Due {
+    rooms: Rooms,
+    /// When the pass before was, and when this one is, by Redis's clock in ms.
+    before: u64,
+    now: u64,
+    unindexed: bool,
+}
+
+impl Due {
+    fn len(&self) -> usize {
+        self.rooms.iter().map(|(_, rooms)| rooms.len()).sum()
+    }
+
+    /// Shards whose turn to be checked has come since the pass before: one after the other, all
+    /// within `check_ms`, whoever makes the passes; and whether their users are to be asked in any case.
+    fn to_be_checked(
+        &self,
+        check_ms: u64,
+        shards: u64,
+    ) -> impl Iterator<Item = (usize, bool)> + use<> {
+        let step = (check_ms / shards).max(1);
+        let (before, now) = (self.before / step, self.now / step);
+        let missed = now.saturating_sub(before) > shards;
+        (before.max(now.saturating_sub(shards)) + 1..=now).map(move |turn| {
+            let (round, shard) = (turn / shards, turn % shards);
+            (shard as usize, missed || (round + shard) % USERS_EVERY == 0)
+        })
+    }
+}
+
+impl RedisStore {
+    pub(in crate::store::redis) async fn do_sweep(
+        &self,
+        settings: &SweepSettings,
+    ) -> Result<Sweep> {
+        let shards = self.keys.due_shards();
+        let mut sweep = Sweep::default();
+        let mut serves_ms = settings.serves_ms;
+        for _ in 0..MAX_STEPS {
+            let due = match self.due(&shards, settings, serves_ms).await? {
+                Answer::Taken(served_ms) => {
+                    sweep.served_ms = served_ms;
+                    break;
+                }
+                Answer::Due(due) => due,
+            };
+            sweep.unindexed = due.unindexed;
+            self.look(&shards, &due.rooms, settings, &mut sweep).await?;
+            for (shard, users) in due.to_be_checked(settings.check_ms, shards.len() as u64) {
+                let checked = self
+                    .check_shard(shard, users, &shards[shard], settings.ttl_ms, &mut sweep)
+                    .await;
+                skip_corrupt(&mut sweep, checked)?;
+                // Numbers of rooms can agree by chance: a room that one of our nodes made was ended
+                // by another kind of node, which also made one.
+                if shard == 0 {
+                    sweep += self.do_adopt(settings.ttl_ms).await?;
+                }
+            }
+            if due.len() < ROOMS_AT_A_TIME {
+                break;
+            }
+            // The pass goes on.
+            serves_ms = 0;
+        }
+        Ok(sweep)
+    }
+
+    async fn due(
+        &self,
+        shards: &[String],
+        settings: &SweepSettings,
+        serves_ms: u64,
+    ) -> Result<Answer> {
+        let mut call = scripts::SWEEP_DUE.call(1 + shards.len());
+        call.arg(self.keys.active_rooms())
+            .arg(shards)
+            .arg(settings.ttl_ms)
+            .arg(ROOMS_AT_A_TIME)
+            .arg(serves_ms)
+            .arg(settings.claim_ms);
+        // A pass that is lost with the answer is made up for by the next.
+        let value = self
+            .call(&scripts::SWEEP_DUE, &call, Repeat::Harmless)
+            .await?;
+        scripts::read(value, |reply| {
+            let code = reply.integer()?;
+            let now = reply.integer()?.unsigned_abs();
+            if code == sweep_due::TAKEN {
+                return Ok(Answer::Taken(reply.integer()?.unsigned_abs()));
+            }
+            let before = reply.integer()?.unsigned_abs();
+            let unindexed = reply.integer()? != 0;
+            let mut rooms = Vec::with_capacity(reply.left());
+            while reply.left() > 0 {
+                let mut part = reply.nested()?;
+                let shard = part.integer()? as usize;
+                let of_shard: Result<Vec<_>, RedisError> =
+                    (0..part.left()).map(|_| part.text()).collect();
+                rooms.push((shard, of_shard?));
+            }
+            Ok(Answer::Due(Due {
+                rooms,
+                before,
+                now,
+                unindexed,
+            }))
+        })
+    }
+
+    /// Looks at rooms that are due, and at what may be dead in them.
+    async fn look(
+        &self,
+        shards: &[String],
+        due: &Rooms,
+        settings: &SweepSettings,
+        sweep: &mut Sweep,
+    ) -> Result<()> {
+        let rooms: Vec<&str> = due
+            .iter()
+            .flat_map(|(_, rooms)| rooms)
+            .map(String::as_str)
+            .collect();
+        if rooms.is_empty() {
+            return Ok(());
+        }
+        sweep.rooms += rooms.len() as u64;
+        let call = self.look_call(shards, due, settings);
+        let open = self
+            .call(&scripts::SWEEP_ROOMS, &call, Repeat::Harmless)
+            .await?;
+        let mut with_candidates = Vec::new();
+        for index in integers(open)? {
+            match scripts::place(index) {
+                Ok(room) => with_candidates.push(rooms[room]),
+                Err(room) => self.try_repair(rooms[room], settings.ttl_ms, sweep).await?,
+            }
+        }
+        self.reap(with_candidates, settings.ttl_ms, sweep).await
+    }
+
+    fn look_call(&self, shards: &[String], due: &Rooms, settings: &SweepSettings) -> Cmd {
+        let rooms = || due.iter().flat_map(|(_, rooms)| rooms);
+        let mut call = scripts::SWEEP_ROOMS.call(due.len() + rooms().count());
+        for (shard, _) in due {
+            call.arg(&shards[*shard]);
+        }
+        for room in rooms() {
+            call.arg(self.keys.room_last_seen(room));
+        }
+        let (from, to) = self.keys.room_in_last_seen();
+        call.arg(settings.ttl_ms)
+            .arg(settings.claim_ms)
+            .arg(from)
+            .arg(to);
+        for (_, rooms) in due {
+            call.arg(rooms.len());
+        }
+        call
+    }
+
+    /// Removes what is dead in rooms, all rooms at a time, a bounded number of connections each.
+    async fn reap(&self, mut rooms: Vec<&str>, ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
+        while !rooms.is_empty() {
+            let calls = rooms
+                .iter()
+                .map(|room| {
+                    let keys = self.keys.room(room);
+                    let mut call = scripts::SWEEP_CANDIDATES.call(2);
+                    call.arg(&keys.last_seen)
+                        .arg(&keys.conn_meta)
+                        .arg(ttl_ms)
+                        .arg(CONNECTIONS_AT_A_TIME);
+                    call
+                })
+                .collect();
+            let looks = self
+                .call_all(&scripts::SWEEP_CANDIDATES, calls, Repeat::Harmless)
+                .await;
+            let mut reaps = Vec::new();
+            for (room, look) in rooms.into_iter().zip(looks) {
+                let look = look.and_then(read_candidates).map(|candidates| {
+                    if !candidates.is_empty() {
+                        reaps.push((room, candidates));
+                    }
+                });
+                skip_corrupt(sweep, look)?;
+            }
+            let calls = reaps
+                .iter()
+                .map(|(room, candidates)| self.reap_call(room, candidates, ttl_ms))
+                .collect();
+            let results = self.call_all(&scripts::REAP, calls, Repeat::Never).await;
+            rooms = Vec::new();
+            for ((room, candidates), result) in reaps.iter().zip(results) {
+                let reaped = reaped(sweep, result)?;
+                // A page of which nothing was dead is left to the entry's new time.
+                if reaped.is_some_and(|reaped| reaped.removed + reaped.rescored > 0)
+                    && candidates.len() == CONNECTIONS_AT_A_TIME
+                {
+                    rooms.push(room);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(in crate::store::redis) fn reap_call(
+        &self,
+        room: &str,
+        candidates: &[Candidate],
+        ttl_ms: u64,
+    ) -> Cmd {
+        let metas: Vec<_> = candidates.iter().map(Candidate::parsed).collect();
+        let mut call = scripts::REAP.call(7 + 4 * candidates.len());
+        self.room_keys(&mut call, room);
+        for (candidate, meta) in candidates.iter().zip(&metas) {
+            self.connection_keys(&mut call, room, &candidate.conn, &meta.user);
+        }
+        call.arg(room).arg(quote(room)).arg(ttl_ms);
+        for (candidate, meta) in candidates.iter().zip(&metas) {
+            call.arg(&candidate.conn)
+                .arg(quote(&candidate.conn))
+                .arg(&meta.user)
+                .arg(user_json(&meta.user))
+                .arg(meta.epoch())
+                .arg(&candidate.meta);
+        }
+        call.arg(self.keys.layout_name());
+        call
+    }
+}
+
+fn read_candidates(value: Value) -> Result<Vec<Candidate>> {
+    scripts::read(value, |reply| {
+        let mut candidates = Vec::with_capacity(reply.left() / 2);
+        while reply.left() > 1 {
+            candidates.push(Candidate {
+                conn: reply.text()?,
+                meta: reply.bytes()?,
+            });
+        }
+        Ok(candidates)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(before: u64, now: u64) -> Vec<usize> {
+        let due = Due {
+            rooms: Vec::new(),
+            before,
+            now,
+            unindexed: false,
+        };
+        let checked = due.to_be_checked(1000, 10);
+        checked.map(|(shard, _)| shard).collect()
+    }
+
+    #[test]
+    fn every_shard_is_checked_once_in_an_interval_whatever_the_pace_of_passes() {
+        for pace in [1, 7, 50, 99, 100, 101, 333, 1000] {
+            let times: Vec<u64> = (0..=1_000_000 / pace).map(|i| i * pace).collect();
+            let all: Vec<usize> = times.windows(2).flat_map(|w| checked(w[0], w[1])).collect();
+            assert_eq!(all.len() as u64, times.last().unwrap() / 100, "{pace}");
+            for round in all.chunks_exact(10) {
+                let mut shards = round.to_vec();
+                shards.sort_unstable();
+                assert_eq!(shards, (0..10).collect::<Vec<_>>(), "{pace}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_users_of_each_shard_are_asked_in_one_of_four_rounds_and_after_a_round_that_was_missed() {
+        let users = |before: u64, now: u64| {
+            let due = Due {
+                rooms: Vec::new(),
+                before,
+                now,
+                unindexed: false,
+            };
+            due.to_be_checked(1000, 10)
+                .filter_map(|(shard, users)| users.then_some(shard))
+                .collect::<Vec<_>>()
+        };
+        let mut asked: Vec<usize> = (0..40)
+            .flat_map(|i| users(100 * i, 100 * (i + 1)))
+            .collect();
+        asked.sort_unstable();
+        assert_eq!(asked, (0..10).collect::<Vec<_>>());
+        assert_eq!(users(0, 1_100).len(), 10);
+    }
+
+    #[test]
+    fn after_a_long_time_without_passes_every_shard_is_checked_once() {
+        assert_eq!(checked(5, 1_000_000).len(), 10);
+        assert!(checked(1_000_000, 1_000_000).is_empty());
+        assert!(checked(1_000_000, 5).is_empty());
+    }
+}

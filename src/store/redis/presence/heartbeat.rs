@@ -1,0 +1,376 @@
+//! Heartbeats: `heartbeat_batch.lua` for the many, `heartbeat.lua` for those with more to say.
+
+use crate::{
+    failpoints::{Failpoint, off},
+    keys::Keys,
+    model::{
+        error::Result,
+        json::quote,
+        presence::{Epoch, Place},
+    },
+    store::{
+        BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate,
+        redis::{
+            RedisStore,
+            presence::{
+                rooms::{number, unknown_code},
+                states::{Encoded, LARGE},
+            },
+            scripts::{self, Reply},
+            transport::{errors, link::Repeat},
+        },
+    },
+};
+use redis::{Cmd, Value};
+use std::sync::Arc;
+
+/// A heartbeat and where its result belongs.
+type Open<'a> = (
+    &'a HeartbeatUpdate,
+    &'a mut Option<Result<HeartbeatOutcome>>,
+);
+
+impl RedisStore {
+    pub(in crate::store::redis) async fn do_refresh_heartbeats(
+        &self,
+        heartbeats: &[HeartbeatRefresh],
+        ttl_ms: u64,
+    ) -> Result<Vec<BatchMiss>> {
+        if !self.keys.is_slotted() {
+            return self.refresh_isolated(heartbeats, ttl_ms).await;
+        }
+        let mut misses = if self.commands.is_cluster() {
+            self.refresh_rooms(heartbeats, ttl_ms).await
+        } else {
+            self.refresh_isolated(heartbeats, ttl_ms).await?
+        };
+        self.find_unknown(heartbeats, &mut misses).await;
+        Ok(misses)
+    }
+
+    /// Calls of the script for beats that it can take together. A key of another type fails a whole
+    /// call; then the batch is halved until what is wrong stands alone. It goes on as an exception,
+    /// and the long way has an error for it.
+    pub(in crate::store::redis) async fn refresh_isolated(
+        &self,
+        heartbeats: &[HeartbeatRefresh],
+        ttl_ms: u64,
+    ) -> Result<Vec<BatchMiss>> {
+        let mut misses = Vec::new();
+        let mut parts = vec![(0, heartbeats.len())];
+        while let Some((start, end)) = parts.pop() {
+            match self.refresh_part(&heartbeats[start..end], ttl_ms).await {
+                Ok(found) => misses.extend(found.into_iter().map(|found| BatchMiss {
+                    index: found.index + start,
+                    ..found
+                })),
+                Err(error) if !errors::is_of_one_key(&error) => return Err(error),
+                Err(_) if end - start == 1 => misses.push(BatchMiss {
+                    index: start,
+                    stored: Ok(Some(0)),
+                }),
+                Err(_) => {
+                    let middle = start.midpoint(end);
+                    parts.push((middle, end));
+                    parts.push((start, middle));
+                }
+            }
+        }
+        Ok(misses)
+    }
+
+    async fn refresh_part(
+        &self,
+        heartbeats: &[HeartbeatRefresh],
+        ttl_ms: u64,
+    ) -> Result<Vec<BatchMiss>> {
+        let width = heartbeats
+            .first()
+            .map_or(0, |heartbeat| digits(heartbeat.epoch));
+        if heartbeats
+            .iter()
+            .all(|heartbeat| digits(heartbeat.epoch) == width)
+        {
+            return self
+                .refresh_of_width(heartbeats.iter(), width, ttl_ms)
+                .await;
+        }
+        // The script takes epochs of one length. All are, as long as they come from the clock; a
+        // caller that adopts others pays with a call for each length.
+        let mut misses = Vec::new();
+        for width in 1..=MAX_DIGITS {
+            let indices: Vec<usize> = (0..heartbeats.len())
+                .filter(|&i| digits(heartbeats[i].epoch) == width)
+                .collect();
+            if !indices.is_empty() {
+                let of_width = indices.iter().map(|&i| &heartbeats[i]);
+                for miss in self.refresh_of_width(of_width, width, ttl_ms).await? {
+                    misses.push(BatchMiss {
+                        index: indices[miss.index],
+                        ..miss
+                    });
+                }
+            }
+        }
+        misses.sort_unstable_by_key(|miss| miss.index);
+        Ok(misses)
+    }
+
+    async fn refresh_of_width<'a>(
+        &self,
+        heartbeats: impl Iterator<Item = &'a HeartbeatRefresh> + Clone,
+        width: usize,
+        ttl_ms: u64,
+    ) -> Result<Vec<BatchMiss>> {
+        let call = self.refresh_call(heartbeats, width, ttl_ms);
+        read_misses(
+            self.call(&scripts::HEARTBEAT_BATCH, &call, Repeat::Harmless)
+                .await?,
+        )
+    }
+
+    /// One call of the script, for beats that are sorted by room and have epochs of one length.
+    pub(in crate::store::redis) fn refresh_call<'a>(
+        &self,
+        heartbeats: impl Iterator<Item = &'a HeartbeatRefresh> + Clone,
+        width: usize,
+        ttl_ms: u64,
+    ) -> Cmd {
+        let mut rooms: Vec<(&Arc<str>, usize)> = Vec::new();
+        let (mut count, mut separate) = (0, 0);
+        let mut epochs = String::new();
+        let mut digits_of = itoa::Buffer::new();
+        for heartbeat in heartbeats.clone() {
+            match rooms.last_mut() {
+                Some((room, n))
+                    if Arc::ptr_eq(room, &heartbeat.room) || **room == heartbeat.room =>
+                {
+                    *n += 1
+                }
+                _ => rooms.push((&heartbeat.room, 1)),
+            }
+            count += 1;
+            separate += usize::from(heartbeat.separate);
+            epochs.push_str(digits_of.format(heartbeat.epoch));
+        }
+        let counts = two_bytes_each(rooms.iter().map(|(_, n)| *n));
+        let mut call = scripts::HEARTBEAT_BATCH.call(rooms.len() + count + separate);
+        for (room, _) in &rooms {
+            call.arg(self.keys.room_last_seen(room));
+        }
+        let id_at = if self.keys.is_slotted() {
+            for heartbeat in heartbeats.clone() {
+                call.arg(self.keys.conn(&heartbeat.room, &heartbeat.conn));
+            }
+            Keys::ID_AFTER_LAST_SEEN + 1
+        } else {
+            let mut key = self.keys.conn("", "");
+            let prefix = key.len();
+            for heartbeat in heartbeats.clone() {
+                key.truncate(prefix);
+                key.push_str(&heartbeat.conn);
+                call.arg(key.as_bytes());
+            }
+            prefix as i64 + 1
+        };
+        for heartbeat in heartbeats.filter(|heartbeat| heartbeat.separate) {
+            call.arg(self.keys.conn_state(&heartbeat.room, &heartbeat.conn));
+        }
+        call.arg(ttl_ms)
+            .arg(rooms.len())
+            .arg(id_at)
+            .arg(epochs)
+            .arg(width)
+            .arg(counts);
+        call
+    }
+
+    pub(in crate::store::redis) async fn do_update_heartbeats(
+        &self,
+        heartbeats: &[HeartbeatUpdate],
+        ttl_ms: u64,
+    ) -> Vec<Result<HeartbeatOutcome>> {
+        let mut results = self.patch_large(heartbeats, ttl_ms).await;
+        let (writes, others): (Vec<Open>, Vec<Open>) = heartbeats
+            .iter()
+            .zip(&mut results)
+            .filter(|(_, result)| result.is_none())
+            .partition(|(heartbeat, _)| heartbeat.writes_state());
+        // A second run of a write could find its own work and say "changed: false". What is sent beside a
+        // write can be repeated all the same.
+        tokio::join!(
+            self.update_open(writes, ttl_ms, Repeat::Never),
+            self.update_open(others, ttl_ms, Repeat::Harmless),
+        );
+        let mut results: Vec<Result<HeartbeatOutcome>> = results
+            .into_iter()
+            .map(|result| result.unwrap_or(Ok(HeartbeatOutcome::Unknown)))
+            .collect();
+        if self.keys.is_slotted() {
+            self.find_unknown_full(heartbeats, &mut results).await;
+        }
+        results
+    }
+
+    /// Sends heartbeats that have no result yet, and fills the results in.
+    async fn update_open(&self, open: Vec<Open<'_>>, ttl_ms: u64, repeat: Repeat) {
+        let (mut calls, mut sent) = (Vec::new(), Vec::new());
+        for (heartbeat, _) in &open {
+            let next = heartbeat
+                .write
+                .as_ref()
+                .and_then(|write| write.next.as_ref());
+            let encoded = match next {
+                Some(next) => self.states.encode(next).await,
+                None => Encoded::default(),
+            };
+            calls.push(self.update_call(heartbeat, &encoded, ttl_ms));
+            sent.push(encoded);
+        }
+        let answers = self.call_all(&scripts::HEARTBEAT, calls, repeat).await;
+        for (((heartbeat, result), sent), answer) in open.into_iter().zip(sent).zip(answers) {
+            *result = Some(answer.and_then(|value| {
+                self.read_update(heartbeat, sent, value)
+                    .map_err(|error| errors::request(&error))
+            }));
+        }
+    }
+
+    fn update_call(&self, heartbeat: &HeartbeatUpdate, encoded: &Encoded, ttl_ms: u64) -> Cmd {
+        let mut call = self.update_call_but_layout(heartbeat, encoded, ttl_ms);
+        call.arg(self.keys.layout_name());
+        call
+    }
+
+    /// The call but for its last argument. `encoded`: how it stores the state that it brings.
+    fn update_call_but_layout(
+        &self,
+        heartbeat: &HeartbeatUpdate,
+        encoded: &Encoded,
+        ttl_ms: u64,
+    ) -> Cmd {
+        let (room, user) = (&*heartbeat.place.room, &*heartbeat.place.user);
+        let keys = self.keys.room(room);
+        let sharded = self.keys.has_sharded_events();
+        let mut call = scripts::HEARTBEAT.call(5 + usize::from(sharded));
+        call.arg(self.keys.conn(room, &heartbeat.conn))
+            .arg(&keys.last_seen)
+            .arg(&keys.conn_meta)
+            .arg(&keys.events)
+            .arg(self.keys.conn_state(room, &heartbeat.conn));
+        if sharded {
+            call.arg(&keys.due);
+        }
+        call.arg(&*heartbeat.conn)
+            .arg(user)
+            .arg(room)
+            .arg(quote(&heartbeat.conn))
+            .arg(quote(user))
+            .arg(quote(room))
+            .arg(ttl_ms)
+            .arg(
+                heartbeat
+                    .epoch
+                    .map(|epoch| epoch.to_string())
+                    .unwrap_or_default(),
+            );
+        let Some(write) = &heartbeat.write else {
+            call.arg(0).arg(&["", "", "0", "", "", "", "0"]);
+            return call;
+        };
+        let encoding = write.base.encoding.as_deref();
+        call.arg(1)
+            .arg(write.base.bytes())
+            .arg(encoding.map_or(&b""[..], |encoding| &encoding.compressed))
+            .arg(i32::from(write.base.is_separate()));
+        let Some(next) = &write.next else {
+            call.arg(&["", "", "", "0"]);
+            return call;
+        };
+        call.arg(next.as_str())
+            .arg(encoded.bytes.as_deref().unwrap_or_default())
+            .arg(encoded.compressed)
+            .arg(i32::from(next.as_str().len() >= LARGE));
+        call
+    }
+
+    fn read_update(
+        &self,
+        heartbeat: &HeartbeatUpdate,
+        written: Encoded,
+        value: Value,
+    ) -> Result<HeartbeatOutcome, redis::RedisError> {
+        let mut reply = Reply::new(value)?;
+        Ok(match reply.integer()? {
+            scripts::heartbeat::REFRESHED => {
+                let epoch = reply.integer()?.unsigned_abs();
+                self.clock.heard(reply.integer()?.unsigned_abs());
+                let revision = reply.integer()?.unsigned_abs();
+                let adopted = reply.integer()? == 1;
+                let write = heartbeat.write.as_ref();
+                HeartbeatOutcome::Refreshed {
+                    epoch,
+                    adopted,
+                    encoding: write
+                        .filter(|write| write.next.is_some())
+                        .and_then(|write| {
+                            written.into_encoding(write.base.is_separate(), revision)
+                        }),
+                }
+            }
+            scripts::heartbeat::UNKNOWN => HeartbeatOutcome::Unknown,
+            scripts::heartbeat::STALE => HeartbeatOutcome::Stale {
+                stored: reply.integer()?.unsigned_abs(),
+            },
+            scripts::heartbeat::ELSEWHERE => {
+                HeartbeatOutcome::Elsewhere(Place::new(&reply.text()?, &reply.text()?))
+            }
+            scripts::heartbeat::AHEAD => HeartbeatOutcome::Ahead {
+                max: reply.integer()?.unsigned_abs(),
+            },
+            scripts::heartbeat::UNISSUED => HeartbeatOutcome::Unissued {
+                stored: reply.integer()?.unsigned_abs(),
+            },
+            scripts::heartbeat::CONFLICT => {
+                let (bytes, compressed) = (reply.bytes()?, reply.bytes()?);
+                let separate = reply.integer()? == 1;
+                let revision = reply.integer()?.unsigned_abs();
+                HeartbeatOutcome::Conflict {
+                    stored: self.states.stored(bytes, &compressed, separate, revision),
+                }
+            }
+            code => return Err(unknown_code("heartbeat", code)),
+        })
+    }
+}
+
+/// What was not written.
+pub(in crate::store::redis) fn read_misses(value: Value) -> Result<Vec<BatchMiss>> {
+    scripts::read(value, |reply| {
+        let mut misses = Vec::with_capacity(reply.left() / 2);
+        while reply.left() > 1 {
+            let index = reply.integer()?.unsigned_abs() as usize;
+            let stored = reply.bytes()?;
+            if stored.is_empty() && off(Failpoint::NotFound) {
+                continue;
+            }
+            misses.push(BatchMiss {
+                index,
+                stored: Ok((!stored.is_empty()).then(|| number(&stored))),
+            });
+        }
+        Ok(misses)
+    })
+}
+
+/// Numbers as the script takes them: `limits.maxBatchSize` is 2000 at most.
+fn two_bytes_each(numbers: impl Iterator<Item = usize>) -> Vec<u8> {
+    numbers.flat_map(|n| (n as u16).to_be_bytes()).collect()
+}
+
+/// Decimal digits of the largest epoch.
+const MAX_DIGITS: usize = 20;
+
+pub(in crate::store::redis) fn digits(epoch: Epoch) -> usize {
+    epoch.checked_ilog10().map_or(1, |log| log as usize + 1)
+}

@@ -1,0 +1,305 @@
+//! Patches of large states. A script is the wrong place for them: Redis hashes every string that it
+//! hands to Lua, which at 60 KB costs more than everything else together (docs/state.md). So a small
+//! script looks whether the stored state is the one that the patch was merged into, without reading
+//! it, and lets a transaction of plain commands through, or not: one round trip, one step.
+
+use crate::{
+    model::{
+        error::{Error, Result},
+        event::{Change, presence_event},
+        presence::Epoch,
+        state::State,
+    },
+    store::{
+        HeartbeatOutcome, HeartbeatUpdate, LogLevel, StateEncoding, StateWrite,
+        redis::{
+            RedisStore,
+            presence::states::{Encoded, LARGE},
+            scripts::{self, Reply},
+            transport::{errors, link::Repeat},
+        },
+    },
+};
+use redis::{Pipeline, Value};
+use std::sync::atomic::Ordering;
+
+/// By how much the time in the event may be late. Beyond it the script writes the patch.
+const MAX_LATE_MS: u64 = 250;
+
+/// A patch that a transaction may write.
+struct Patch<'a> {
+    heartbeat: &'a HeartbeatUpdate,
+    base: &'a StateWrite,
+    encoding: &'a StateEncoding,
+    next: &'a State,
+    epoch: Epoch,
+    ts: u64,
+}
+
+/// What became of one.
+enum Outcome {
+    Written(HeartbeatOutcome),
+    Failed(Error),
+    /// Nothing was written: heartbeat.lua says why, or writes it.
+    Refused,
+}
+
+impl RedisStore {
+    /// Tries what may be written by transactions. Results in the order of `heartbeats`; where there is
+    /// none, nothing was written and nothing is known.
+    pub(in crate::store::redis) async fn patch_large(
+        &self,
+        heartbeats: &[HeartbeatUpdate],
+        ttl_ms: u64,
+    ) -> Vec<Option<Result<HeartbeatOutcome>>> {
+        // Each on its way by itself: the server works on one while the next is put together.
+        let transactions = heartbeats.iter().map(async |heartbeat| {
+            let patch = self.as_patch(heartbeat)?;
+            self.patch(&patch, ttl_ms).await
+        });
+        futures_util::future::join_all(transactions).await
+    }
+
+    async fn patch(&self, patch: &Patch<'_>, ttl_ms: u64) -> Option<Result<HeartbeatOutcome>> {
+        let encoded = self.states.encode(patch.next).await;
+        let mut pipeline = Pipeline::with_capacity(11);
+        self.add_transaction(&mut pipeline, patch, &encoded, ttl_ms);
+        let answers = match self.commands.pipeline(&pipeline, Repeat::Never).await {
+            Ok(answers) => answers,
+            Err(error) => return Some(Err(error)),
+        };
+        match self.read_transaction(patch, encoded, answers) {
+            Outcome::Written(beaten) => Some(Ok(beaten)),
+            Outcome::Failed(error) => Some(Err(error)),
+            Outcome::Refused => None,
+        }
+    }
+
+    /// The heartbeat as a patch that a transaction may write, if it is one.
+    fn as_patch<'a>(&self, heartbeat: &'a HeartbeatUpdate) -> Option<Patch<'a>> {
+        let base = heartbeat.write.as_ref()?;
+        let next = base.next.as_ref()?;
+        let encoding = base.base.encoding.as_deref()?;
+        let fits = next.as_str().len() >= LARGE && encoding.revision > 0;
+        let may = fits && self.transactions.load(Ordering::Relaxed);
+        Some(Patch {
+            heartbeat,
+            base,
+            encoding,
+            next,
+            epoch: base.expected_epoch?,
+            ts: self.clock.now().filter(|_| may)?,
+        })
+    }
+
+    fn add_transaction(
+        &self,
+        pipeline: &mut Pipeline,
+        patch: &Patch<'_>,
+        encoded: &Encoded,
+        ttl_ms: u64,
+    ) {
+        let Patch {
+            heartbeat,
+            encoding,
+            next,
+            ..
+        } = patch;
+        let room = &*heartbeat.place.room;
+        let conn = self.keys.conn(room, &heartbeat.conn);
+        let state = self.keys.conn_state(room, &heartbeat.conn);
+        let room = self.keys.room(room);
+        let (before, after) = (patch.base.base.bytes(), encoded.bytes(next));
+
+        pipeline.cmd("WATCH").arg(&conn).arg(&state);
+        let mut check = scripts::PATCH_CHECK.eval(2);
+        check
+            .arg(&conn)
+            .arg(&state)
+            .arg(&*heartbeat.place.user)
+            .arg(&*heartbeat.place.room)
+            .arg(patch.epoch)
+            .arg(encoding.revision)
+            .arg(before.len())
+            .arg(i32::from(encoding.separate))
+            .arg(patch.ts)
+            .arg(MAX_LATE_MS);
+        pipeline.add_command(check);
+        pipeline.cmd("MULTI");
+        let hash = pipeline.cmd("HSET").arg(&conn);
+        hash.arg("state_rev").arg(encoding.revision + 1);
+        if encoding.separate {
+            hash.arg("last_seen_ms").arg(patch.ts);
+        } else {
+            // The leading zero is what patch_check.lua looks for the next time.
+            hash.arg("last_seen_ms").arg(format!("0{}", patch.ts));
+            hash.arg("state").arg(after);
+        }
+        if !encoded.compressed.is_empty() {
+            hash.arg("compressed").arg(encoded.compressed);
+        } else if !encoding.compressed.is_empty() {
+            pipeline.cmd("HDEL").arg(&conn).arg("compressed");
+        }
+        if encoding.separate {
+            if before.len() == after.len() {
+                let (start, end) = difference(before, after);
+                pipeline
+                    .cmd("SETRANGE")
+                    .arg(&state)
+                    .arg(start)
+                    .arg(&after[start..end]);
+            } else {
+                pipeline.cmd("SET").arg(&state).arg(after);
+            }
+            pipeline.cmd("PEXPIRE").arg(&state).arg(ttl_ms);
+        }
+        pipeline.cmd("PEXPIRE").arg(&conn).arg(ttl_ms);
+        pipeline
+            .cmd("ZADD")
+            .arg(&room.last_seen)
+            .arg(patch.ts)
+            .arg(&*heartbeat.conn);
+        pipeline
+            .cmd("PUBLISH")
+            .arg(&room.events)
+            .arg(presence_event(
+                Change::Update(next),
+                &heartbeat.place,
+                &heartbeat.conn,
+                patch.ts,
+                patch.epoch,
+            ));
+        pipeline.cmd("EXEC");
+    }
+
+    /// `answers`: to WATCH, the script, MULTI, each command that was queued, EXEC.
+    fn read_transaction(
+        &self,
+        patch: &Patch<'_>,
+        encoded: Encoded,
+        mut answers: Vec<Value>,
+    ) -> Outcome {
+        let done = answers.pop().unwrap_or(Value::Nil).extract_error();
+        let passed = match answers.get_mut(1).map(std::mem::take).map(read_check) {
+            Some(Ok((passed, now))) => {
+                self.clock.heard(now);
+                if patch.ts > now {
+                    self.clock.reset(now);
+                }
+                passed
+            }
+            _ => false,
+        };
+        match done {
+            Ok(Value::Array(results)) if passed => {
+                for result in results {
+                    if let Err(error) = result.extract_error() {
+                        return Outcome::Failed(errors::request(&error));
+                    }
+                }
+                Outcome::Written(HeartbeatOutcome::Refreshed {
+                    epoch: patch.epoch,
+                    adopted: false,
+                    encoding: encoded
+                        .into_encoding(patch.encoding.separate, patch.encoding.revision + 1),
+                })
+            }
+            Ok(Value::Nil) => Outcome::Refused,
+            // Without the script's word: the server does not do what was tried when connecting.
+            Ok(_) => {
+                self.give_up_transactions("a transaction was carried out unchecked");
+                Outcome::Failed(
+                    Error::internal("the state may have been written over a newer one")
+                        .with_unknown_outcome(),
+                )
+            }
+            // It was the master and is no more: the script is sent again, to the new one.
+            Err(_) if answers.iter().any(errors::says_read_only) => Outcome::Refused,
+            Err(error) => {
+                // EXEC says only that something was wrong; which command, and what, says that one.
+                let first = answers
+                    .into_iter()
+                    .find_map(|answer| answer.extract_error().err());
+                let error = errors::request(&first.unwrap_or(error));
+                if error.code == crate::model::error::Code::Permission {
+                    self.give_up_transactions(&error.message);
+                    return Outcome::Refused;
+                }
+                Outcome::Failed(error)
+            }
+        }
+    }
+
+    fn give_up_transactions(&self, why: &str) {
+        self.transactions.store(false, Ordering::Relaxed);
+        self.sink.log(
+            LogLevel::Warn,
+            &format!("Patches of large states are written by scripts from here on, which is slower: {why}"),
+        );
+    }
+}
+
+fn read_check(answer: Value) -> Result<(bool, u64), redis::RedisError> {
+    let mut reply = Reply::new(answer)?;
+    let passed = reply.integer()? == scripts::patch_check::PASSED;
+    Ok((passed, reply.integer()?.unsigned_abs()))
+}
+
+/// Where two texts of one length differ: from the first byte that does to after the last.
+fn difference(before: &[u8], after: &[u8]) -> (usize, usize) {
+    const BLOCK: usize = 64;
+    let same_blocks = before
+        .chunks(BLOCK)
+        .zip(after.chunks(BLOCK))
+        .take_while(|(a, b)| a == b)
+        .count();
+    let start = (same_blocks * BLOCK).min(after.len());
+    let start = start
+        + before[start..]
+            .iter()
+            .zip(&after[start..])
+            .take_while(|(a, b)| a == b)
+            .count();
+    let same_blocks = before[start..]
+        .rchunks(BLOCK)
+        .zip(after[start..].rchunks(BLOCK))
+        .take_while(|(a, b)| a == b)
+        .count();
+    let end = after.len() - (same_blocks * BLOCK).min(after.len() - start);
+    let end = end
+        - before[start..end]
+            .iter()
+            .rev()
+            .zip(after[start..end].iter().rev())
+            .take_while(|(a, b)| a == b)
+            .count();
+    (start, end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_difference_is_all_that_has_to_be_written(
+            text in prop::collection::vec(0u8..3, 0..400),
+            edits in prop::collection::vec((0usize..400, 0u8..3), 0..3),
+        ) {
+            let mut after = text.clone();
+            for (at, byte) in edits {
+                if let Some(there) = after.get_mut(at) {
+                    *there = byte;
+                }
+            }
+            let (start, end) = difference(&text, &after);
+            let mut patched = text.clone();
+            patched[start..end].copy_from_slice(&after[start..end]);
+            prop_assert_eq!(&patched, &after);
+            if start < end {
+                prop_assert!(text[start] != after[start] && text[end - 1] != after[end - 1]);
+            }
+        }
+    }
+}

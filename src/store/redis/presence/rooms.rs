@@ -1,0 +1,466 @@
+//! Join, leave, snapshots: `join.lua`, `leave.lua`, and plain reads.
+
+use crate::{
+    failpoints::{Step, end_point},
+    model::{
+        error::{Code, Error, Result},
+        json::quote,
+        presence::{Epoch, Member, Place},
+    },
+    store::{
+        EachPiece, Join, Joined, Left, Located,
+        redis::{
+            RedisStore,
+            presence::states::{Encoded, Found},
+            scripts::{self, Reply},
+            transport::{errors, link::Repeat},
+        },
+    },
+};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use redis::{Cmd, Value};
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// How many hashes one pipeline reads: a big room is read in pieces, so that heartbeats on the same
+/// connection get their turn in between.
+const READ_CHUNK: usize = 384;
+/// How many pieces are on their way at once, so that the server reads one while the node takes in
+/// another.
+const READS_AT_ONCE: usize = 4;
+
+/// How many keys `place_keys` appends.
+const OF_A_PLACE: usize = 11;
+
+/// How often a join is tried again because the connection had expired in the room. More than once
+/// means that others join and expire it in between.
+const MAX_GHOSTS: usize = 16;
+
+impl RedisStore {
+    pub(in crate::store::redis) async fn do_join(
+        &self,
+        join: &Join,
+        previous: Option<&Place>,
+    ) -> Result<Joined> {
+        let encoded = self.states.encode(&join.state).await;
+        let joined = if self.keys.is_slotted() {
+            self.join_slotted(join, &encoded, previous).await?
+        } else {
+            self.join_room(join, &encoded, previous).await?
+        };
+        match joined {
+            RoomJoined::Joined { epoch, .. } => {
+                let separate = self.states.are_separate();
+                let encoding = encoded.into_encoding(separate, u64::from(separate));
+                Ok(Joined::Joined { epoch, encoding })
+            }
+            RoomJoined::Elsewhere(place) => Ok(Joined::Elsewhere(place)),
+            RoomJoined::Early { wait_ms } => Ok(Joined::Early { wait_ms }),
+            RoomJoined::Behind { .. } => Err(Error::internal("a join was behind itself")),
+        }
+    }
+
+    /// The step of a join that happens in the room.
+    pub(in crate::store::redis) async fn join_room(
+        &self,
+        join: &Join,
+        encoded: &Encoded,
+        previous: Option<&Place>,
+    ) -> Result<RoomJoined> {
+        let mut before: Vec<PreviousPlace> = previous
+            .filter(|place| **place != join.place)
+            .map(|place| PreviousPlace {
+                place: place.clone(),
+                ghost: Vec::new(),
+                epoch: 0,
+            })
+            .into_iter()
+            .collect();
+        for _ in 0..MAX_GHOSTS {
+            let call = self.join_call(join, encoded, &before);
+            let value = self.call(&scripts::JOIN, &call, Repeat::Never).await?;
+            match scripts::read(value, |reply| read_join(reply, before.len()))? {
+                JoinReply::Done(joined) => return Ok(joined),
+                JoinReply::Ghost(ghost) => {
+                    let meta = Meta::parse(&ghost);
+                    before.retain(|place| place.ghost.is_empty());
+                    before.push(PreviousPlace {
+                        place: Place::new(&join.place.room, &meta.user),
+                        epoch: meta.epoch(),
+                        ghost,
+                    });
+                }
+            }
+        }
+        Err(Error::internal(
+            "a connection kept expiring while it was joined",
+        ))
+    }
+
+    /// Appends the keys of a connection and its place, as `join.lua` and `leave.lua` take them.
+    fn place_keys(&self, call: &mut Cmd, conn: &str, place: &Place) {
+        let (room, user) = (&*place.room, &*place.user);
+        let keys = self.keys.room(room);
+        call.arg(self.keys.conn(room, conn))
+            .arg(&keys.conns)
+            .arg(&keys.members)
+            .arg(&keys.last_seen)
+            .arg(&keys.conn_meta)
+            .arg(&keys.events)
+            .arg(self.keys.user_conns(room, user))
+            .arg(self.keys.user_rooms(room, user))
+            .arg(&keys.active)
+            .arg(&keys.due)
+            .arg(self.keys.conn_state(room, conn));
+    }
+
+    fn join_call(&self, join: &Join, encoded: &Encoded, before: &[PreviousPlace]) -> Cmd {
+        let (room, user, conn) = (&*join.place.room, &*join.place.user, &*join.conn);
+        let mut call = scripts::JOIN.call(OF_A_PLACE + 8 * before.len());
+        self.place_keys(&mut call, conn, &join.place);
+        for PreviousPlace { place, .. } in before {
+            let old = self.keys.room(&place.room);
+            call.arg(&old.conns)
+                .arg(&old.members)
+                .arg(&old.last_seen)
+                .arg(&old.conn_meta)
+                .arg(&old.events)
+                .arg(self.keys.user_conns(&place.room, &place.user))
+                .arg(self.keys.user_rooms(&place.room, &place.user))
+                .arg(&old.due);
+        }
+        call.arg(conn)
+            .arg(user)
+            .arg(room)
+            .arg(quote(conn))
+            .arg(quote(user))
+            .arg(quote(room))
+            .arg(join.state.as_str())
+            .arg(join.ttl_ms)
+            .arg(join.floor)
+            .arg(encoded.bytes.as_deref().unwrap_or_default())
+            .arg(encoded.compressed)
+            .arg(i32::from(self.states.are_separate()));
+        for PreviousPlace {
+            place,
+            ghost,
+            epoch,
+        } in before
+        {
+            call.arg(&*place.user)
+                .arg(&*place.room)
+                .arg(quote(&place.user))
+                .arg(quote(&place.room))
+                .arg(ghost)
+                .arg(*epoch);
+        }
+        call.arg(self.keys.layout_name());
+        call
+    }
+
+    pub(in crate::store::redis) async fn do_leave(
+        &self,
+        conn: &str,
+        place: &Place,
+        fence: Option<Epoch>,
+    ) -> Result<Left> {
+        let below = fence.map(|fence| fence.saturating_add(1));
+        let left = self.leave_room(conn, place, "left", below).await?;
+        if let RoomLeft::Left { epoch } = left
+            && self.keys.is_slotted()
+        {
+            end_point(Step::Left);
+            self.settle_left(conn, place, epoch).await;
+        }
+        Ok(match left {
+            RoomLeft::Left { .. } => Left::Left,
+            RoomLeft::Early { wait_ms } => Left::Early { wait_ms },
+            RoomLeft::Unknown if self.keys.is_slotted() => self.left_elsewhere(conn, place).await?,
+            RoomLeft::Elsewhere(place) => Left::Elsewhere(place),
+            RoomLeft::Newer { .. } => Left::Newer,
+            RoomLeft::Unknown => Left::Unknown,
+        })
+    }
+
+    /// The step of a leave that happens in the room. `below`: only if its epoch is lower.
+    pub(in crate::store::redis) async fn leave_room(
+        &self,
+        conn: &str,
+        place: &Place,
+        reason: &str,
+        below: Option<Epoch>,
+    ) -> Result<RoomLeft> {
+        let (room, user) = (&*place.room, &*place.user);
+        let mut call = scripts::LEAVE.call(OF_A_PLACE);
+        self.place_keys(&mut call, conn, place);
+        call.arg(conn)
+            .arg(user)
+            .arg(room)
+            .arg(quote(conn))
+            .arg(quote(user))
+            .arg(quote(room))
+            .arg(reason)
+            .arg(below.map(|epoch| epoch.to_string()).unwrap_or_default())
+            .arg(self.keys.layout_name());
+        let value = self.call(&scripts::LEAVE, &call, Repeat::Never).await?;
+        scripts::read(value, |reply| {
+            Ok(match reply.integer()? {
+                scripts::leave::LEFT => RoomLeft::Left {
+                    epoch: reply.integer()?.unsigned_abs(),
+                },
+                scripts::leave::EARLY => RoomLeft::Early {
+                    wait_ms: reply.integer()?.unsigned_abs(),
+                },
+                scripts::leave::UNKNOWN => RoomLeft::Unknown,
+                scripts::leave::ELSEWHERE => {
+                    RoomLeft::Elsewhere(Place::new(&reply.text()?, &reply.text()?))
+                }
+                scripts::leave::NEWER => RoomLeft::Newer {
+                    epoch: reply.integer()?.unsigned_abs(),
+                },
+                code => return Err(unknown_code("leave", code)),
+            })
+        })
+    }
+
+    pub(in crate::store::redis) async fn do_locate(
+        &self,
+        conns: &[Arc<str>],
+    ) -> Vec<Result<Option<Located>>> {
+        if self.keys.is_slotted() {
+            let conns: Vec<&str> = conns.iter().map(|conn| &**conn).collect();
+            return self.find(&conns).await;
+        }
+        let pairs: Vec<(&str, &str)> = conns.iter().map(|conn| ("", &**conn)).collect();
+        self.read_located(&pairs).await
+    }
+
+    pub(in crate::store::redis) async fn read_located(
+        &self,
+        pairs: &[(impl AsRef<str>, impl AsRef<str>)],
+    ) -> Vec<Result<Option<Located>>> {
+        let found = self.read_connections(pairs).await.into_iter();
+        found
+            .map(|found| Ok(found?.map(|found| self.located(found))))
+            .collect()
+    }
+
+    fn located(&self, found: Found) -> Located {
+        Located {
+            place: Place::new(&found.room, &found.user),
+            epoch: found.epoch,
+            stored: self.stored_state(found),
+        }
+    }
+
+    pub(in crate::store::redis) async fn do_room_snapshot(
+        &self,
+        room: &str,
+        each: EachPiece<'_>,
+    ) -> Result<()> {
+        let pairs = self.pairs(&self.keys.room_conns(room), room).await?;
+        self.read_members(&pairs, |mut members| {
+            // An entry whose hash says another room is a ghost that waits for the reaper.
+            members.retain(|member| member.room == room);
+            each(members)
+        })
+        .await
+    }
+
+    pub(in crate::store::redis) async fn do_user_connections(
+        &self,
+        user: &str,
+    ) -> Result<Vec<Member>> {
+        let mut members = Vec::new();
+        let add = |piece: Vec<Member>| {
+            members.extend(piece);
+            std::future::ready(())
+        };
+        if self.keys.is_slotted() {
+            let pairs = self.user_pairs(user).await?;
+            self.read_members(&pairs, add).await?;
+        } else {
+            let pairs = self.pairs(&self.keys.user_conns("", user), "").await?;
+            self.read_members(&pairs, add).await?;
+        }
+        members.retain(|member| member.user == user);
+        Ok(members)
+    }
+
+    /// The connections whose ids a set holds, each with `room`, the one whose set it is.
+    async fn pairs<'a>(&self, set: &str, room: &'a str) -> Result<Vec<(&'a str, String)>> {
+        let mut smembers = redis::cmd("SMEMBERS");
+        smembers.arg(set);
+        let ids = match self.commands.command(&smembers, Repeat::Harmless).await? {
+            Value::Array(ids) | Value::Set(ids) => ids,
+            other => return Err(Error::internal(format!("SMEMBERS answered {other:?}"))),
+        };
+        // An id that is no UTF-8 is none of ours and of no TypeScript node.
+        let with_room = |id| match id {
+            Value::BulkString(bytes) => Some((room, utf8(bytes)?)),
+            _ => None,
+        };
+        Ok(ids.into_iter().filter_map(with_room).collect())
+    }
+
+    /// The live ones of connections of rooms, in pieces.
+    async fn read_members<F: Future<Output = ()>>(
+        &self,
+        pairs: &[(impl AsRef<str> + Sync, String)],
+        mut each: impl FnMut(Vec<Member>) -> F,
+    ) -> Result<()> {
+        let pieces: Vec<_> = pairs
+            .chunks(READ_CHUNK)
+            .map(|piece| self.members_of(piece))
+            .collect();
+        let mut pieces = stream::iter(pieces).buffered(READS_AT_ONCE);
+        while let Some(piece) = pieces.try_next().await? {
+            each(piece).await;
+        }
+        Ok(())
+    }
+
+    async fn members_of(&self, pairs: &[(impl AsRef<str> + Sync, String)]) -> Result<Vec<Member>> {
+        let read = self.read_states(pairs).await;
+        let mut members = Vec::with_capacity(read.len());
+        for ((_, conn), read) in pairs.iter().zip(read) {
+            let (found, state) = match read {
+                Ok(Some(read)) => read,
+                Ok(None) => continue,
+                // One broken connection is not a broken room: the others are there.
+                Err(error) if error.code == Code::CorruptData => continue,
+                Err(error) => return Err(error),
+            };
+            members.push(Member {
+                conn: conn.clone(),
+                state,
+                user: found.user,
+                room: found.room,
+                last_seen_ms: found.last_seen_ms,
+                epoch: found.epoch,
+            });
+        }
+        Ok(members)
+    }
+}
+
+/// A place that a join takes its connection out of first.
+struct PreviousPlace {
+    place: Place,
+    /// What an expired connection left in `conn_meta`; empty if it lives there.
+    ghost: Vec<u8>,
+    epoch: Epoch,
+}
+
+/// What the step of a join in its room came to.
+pub(in crate::store::redis) enum RoomJoined {
+    Joined {
+        epoch: Epoch,
+        /// Nobody was in the room before.
+        was_empty: bool,
+        /// How many earlier places in the room it was taken out of.
+        left: usize,
+    },
+    Elsewhere(Place),
+    Early {
+        wait_ms: u64,
+    },
+    /// It had this epoch in the room, which is not lower than the one that it should get.
+    Behind {
+        epoch: Epoch,
+    },
+}
+
+/// What the step of a leave in its room came to.
+pub(in crate::store::redis) enum RoomLeft {
+    Left { epoch: Epoch },
+    Early { wait_ms: u64 },
+    Unknown,
+    Elsewhere(Place),
+    Newer { epoch: Epoch },
+}
+
+enum JoinReply {
+    Done(RoomJoined),
+    Ghost(Vec<u8>),
+}
+
+fn read_join(reply: &mut Reply, left: usize) -> Result<JoinReply, redis::RedisError> {
+    Ok(JoinReply::Done(match reply.integer()? {
+        scripts::join::JOINED => RoomJoined::Joined {
+            epoch: reply.integer()?.unsigned_abs(),
+            was_empty: reply.integer()? == 1,
+            left,
+        },
+        scripts::join::ELSEWHERE => {
+            RoomJoined::Elsewhere(Place::new(&reply.text()?, &reply.text()?))
+        }
+        scripts::join::GHOST => return Ok(JoinReply::Ghost(reply.bytes()?)),
+        scripts::join::EARLY => RoomJoined::Early {
+            wait_ms: reply.integer()?.unsigned_abs(),
+        },
+        scripts::join::BEHIND => RoomJoined::Behind {
+            epoch: reply.integer()?.unsigned_abs(),
+        },
+        code => return Err(unknown_code("join", code)),
+    }))
+}
+
+/// What `conn_meta` holds of a connection.
+#[derive(Default, Deserialize)]
+pub(in crate::store::redis) struct Meta {
+    /// Empty if nobody can tell.
+    #[serde(rename = "userId")]
+    pub user: String,
+    epoch: f64,
+}
+
+impl Meta {
+    /// Text that is no `conn_meta` of anybody's is nobody's.
+    pub fn parse(text: &[u8]) -> Meta {
+        serde_json::from_slice(text).unwrap_or_default()
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.epoch as Epoch
+    }
+}
+
+/// An `HMGET` answer.
+pub(in crate::store::redis) fn fields<const N: usize>(
+    answer: Value,
+) -> Result<[Option<Vec<u8>>; N]> {
+    let values = match answer
+        .extract_error()
+        .map_err(|error| errors::request(&error))?
+    {
+        Value::Array(values) => values,
+        other => return Err(Error::internal(format!("HMGET answered {other:?}"))),
+    };
+    let values: [Value; N] = values
+        .try_into()
+        .map_err(|_| Error::internal("HMGET answered with other fields than asked"))?;
+    Ok(values.map(|value| match value {
+        Value::BulkString(bytes) => Some(bytes),
+        _ => None,
+    }))
+}
+
+pub(in crate::store::redis) fn utf8(bytes: Vec<u8>) -> Option<String> {
+    String::from_utf8(bytes).ok()
+}
+
+/// A number that somebody stored as text; 0 if it is none.
+pub(in crate::store::redis) fn number(bytes: &[u8]) -> Epoch {
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    text.parse()
+        .unwrap_or_else(|_| text.parse::<f64>().map_or(0, |x| x as Epoch))
+}
+
+pub(in crate::store::redis) fn unknown_code(script: &str, code: i64) -> redis::RedisError {
+    redis::RedisError::from((
+        redis::ErrorKind::UnexpectedReturnType,
+        "a script answered with an unknown code",
+        format!("{script}: {code}"),
+    ))
+}

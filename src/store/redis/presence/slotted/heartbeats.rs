@@ -1,0 +1,137 @@
+//! Heartbeats of connections in many slots, and those of connections that are elsewhere.
+
+use crate::{
+    model::error::{Code, Result},
+    store::{
+        BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate,
+        redis::{
+            RedisStore,
+            presence::heartbeat::{digits, read_misses},
+            scripts,
+            transport::{errors, link::Repeat},
+        },
+    },
+};
+
+/// Heartbeats of one room in one call of the script.
+const ONE_CALL: usize = 256;
+
+impl RedisStore {
+    /// On a cluster, calls of the script for the beats of each room; they go to all masters at once.
+    pub(in crate::store::redis) async fn refresh_rooms(
+        &self,
+        heartbeats: &[HeartbeatRefresh],
+        ttl_ms: u64,
+    ) -> Vec<BatchMiss> {
+        let mut calls = Vec::new();
+        let mut indices: Vec<Vec<usize>> = Vec::new();
+        let mut first = 0;
+        for room in heartbeats.chunk_by(|a, b| a.room == b.room) {
+            for of_width in by_width(room).iter().flat_map(|all| all.chunks(ONE_CALL)) {
+                let of = of_width.iter().map(|&i| &room[i]);
+                let width = digits(room[of_width[0]].epoch);
+                calls.push(self.refresh_call(of, width, ttl_ms));
+                indices.push(of_width.iter().map(|i| first + i).collect());
+            }
+            first += room.len();
+        }
+        let answers = self
+            .call_all(&scripts::HEARTBEAT_BATCH, calls, Repeat::Harmless)
+            .await;
+        let mut misses = Vec::new();
+        for (indices, answer) in indices.iter().zip(answers) {
+            let found = match answer.and_then(read_misses) {
+                Err(error) if errors::is_of_one_key(&error) => {
+                    let room: Vec<HeartbeatRefresh> =
+                        indices.iter().map(|&i| heartbeats[i].clone()).collect();
+                    self.refresh_isolated(&room, ttl_ms).await
+                }
+                found => found,
+            };
+            // Another master has nothing to do with it.
+            let found = found.unwrap_or_else(|error| {
+                let failed = |index| BatchMiss {
+                    index,
+                    stored: Err(error.clone()),
+                };
+                (0..indices.len()).map(failed).collect()
+            });
+            for miss in found {
+                misses.push(BatchMiss {
+                    index: indices[miss.index],
+                    ..miss
+                });
+            }
+        }
+        misses.sort_unstable_by_key(|miss| miss.index);
+        misses
+    }
+
+    /// What is not where the node remembers it may be elsewhere.
+    pub(in crate::store::redis) async fn find_unknown(
+        &self,
+        heartbeats: &[HeartbeatRefresh],
+        misses: &mut [BatchMiss],
+    ) {
+        let unknown: Vec<&mut BatchMiss> = misses
+            .iter_mut()
+            .filter(|miss| miss.stored == Ok(None))
+            .collect();
+        if unknown.is_empty() {
+            return;
+        }
+        let conns: Vec<&str> = unknown
+            .iter()
+            .map(|one| &*heartbeats[one.index].conn)
+            .collect();
+        let found = self.find(&conns).await;
+        for (miss, found) in unknown.into_iter().zip(found) {
+            miss.stored = match found {
+                Ok(found) => Ok(found.map(|located| located.epoch)),
+                // It goes on as an exception, and the long way has an error for it.
+                Err(error) if error.code == Code::CorruptData => Ok(Some(0)),
+                Err(error) => Err(error),
+            };
+        }
+    }
+
+    /// The same for heartbeats that bring more. One with an epoch that its room does not have may be meant
+    /// for a newer join, in another room.
+    pub(in crate::store::redis) async fn find_unknown_full(
+        &self,
+        heartbeats: &[HeartbeatUpdate],
+        outcomes: &mut [Result<HeartbeatOutcome>],
+    ) {
+        let unknown: Vec<usize> = (0..outcomes.len())
+            .filter(|&i| {
+                matches!(
+                    outcomes[i],
+                    Ok(HeartbeatOutcome::Unknown | HeartbeatOutcome::Unissued { .. })
+                )
+            })
+            .collect();
+        if unknown.is_empty() {
+            return;
+        }
+        let conns: Vec<&str> = unknown.iter().map(|&i| &*heartbeats[i].conn).collect();
+        for (i, found) in unknown.into_iter().zip(self.find(&conns).await) {
+            match found {
+                Ok(Some(found)) if found.place.room != heartbeats[i].place.room => {
+                    outcomes[i] = Ok(HeartbeatOutcome::Elsewhere(found.place));
+                }
+                Ok(_) => {}
+                Err(error) => outcomes[i] = Err(error),
+            }
+        }
+    }
+}
+
+/// Indices of beats, those with epochs of one length together.
+fn by_width(heartbeats: &[HeartbeatRefresh]) -> Vec<Vec<usize>> {
+    let mut indices: Vec<usize> = (0..heartbeats.len()).collect();
+    indices.sort_by_key(|&i| digits(heartbeats[i].epoch));
+    indices
+        .chunk_by(|&a, &b| digits(heartbeats[a].epoch) == digits(heartbeats[b].epoch))
+        .map(<[usize]>::to_vec)
+        .collect()
+}

@@ -1,0 +1,309 @@
+//! The layout `slotted` (docs/cluster.md): operations of several steps, because each script sees one slot.
+//! `heartbeats.rs` has heartbeats; `outbox.rs` carries out what a step in a room has noted for other slots.
+
+mod heartbeats;
+pub mod outbox;
+
+use crate::{
+    failpoints::{Step, end_point, ends_in},
+    model::{
+        error::{Error, Result},
+        presence::{Epoch, Place, epoch_after},
+    },
+    store::{
+        Join, Left, Located,
+        redis::{
+            RedisStore,
+            presence::{
+                rooms::{RoomJoined, RoomLeft},
+                states::Encoded,
+            },
+            scripts::{self, Reply, Script, location_claim},
+            transport::{errors, link::Repeat},
+        },
+    },
+};
+use redis::{Cmd, Pipeline, Value};
+
+/// For how long a claim stays that nobody settles: longer than any join takes.
+const CLAIM_MS: u64 = 10_000;
+
+/// How often a step is tried again because somebody else moved the connection in between.
+const MAX_ROUNDS: usize = 32;
+
+type Call = (&'static Script, Cmd);
+
+/// An entry of `prs:at:<connId>`.
+pub struct Entry {
+    room: String,
+    user: String,
+    epoch: Epoch,
+    settled: bool,
+}
+
+impl Entry {
+    fn parse(field: &str, value: &str) -> Option<Entry> {
+        let (kind, room) = field.split_once(':')?;
+        let (epoch, user) = value.split_once(':')?;
+        Some(Entry {
+            room: room.to_owned(),
+            user: user.to_owned(),
+            epoch: epoch.parse().ok()?,
+            settled: kind == "s",
+        })
+    }
+
+    /// All entries of a flat list of fields and values, newest first. What is none is passed over.
+    fn read_all(reply: &mut Reply) -> Result<Vec<Entry>, redis::RedisError> {
+        let mut entries = Vec::with_capacity(reply.left() / 2);
+        while reply.left() > 1 {
+            entries.extend(Entry::parse(&reply.text()?, &reply.text()?));
+        }
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.epoch));
+        Ok(entries)
+    }
+
+    fn place(&self) -> Place {
+        Place::new(&self.room, &self.user)
+    }
+}
+
+enum Claim {
+    Claimed { epoch: Epoch, before: Vec<Entry> },
+    Early { wait_ms: u64 },
+}
+
+impl RedisStore {
+    /// A join, step by step. `previous` is what the node remembers: it may be where `at` has lost it.
+    pub(in crate::store::redis) async fn join_slotted(
+        &self,
+        join: &Join,
+        encoded: &Encoded,
+        previous: Option<&Place>,
+    ) -> Result<RoomJoined> {
+        let mut join = join.clone();
+        for _ in 0..MAX_ROUNDS {
+            let (epoch, before) = match self.claim_room(&join).await? {
+                Claim::Early { wait_ms } => return Ok(RoomJoined::Early { wait_ms }),
+                Claim::Claimed { epoch, before } => (epoch, before),
+            };
+            let cache = previous
+                .filter(|place| before.iter().all(|entry| entry.room != *place.room))
+                .cloned();
+            let elsewhere = before.iter().map(Entry::place).chain(cache);
+            let mut newer = None;
+            let mut same_room = None;
+            for place in elsewhere {
+                if place.room == join.place.room {
+                    same_room = Some(place);
+                } else if let Some(stored) = self.replace(&join.conn, place, epoch).await? {
+                    newer = newer.max(Some(stored));
+                }
+            }
+            if let Some(stored) = newer {
+                join.floor = epoch_after(stored);
+                continue;
+            }
+            join.floor = epoch;
+            match self.join_here(&join, encoded, same_room).await? {
+                RoomJoined::Behind { epoch } => join.floor = epoch_after(epoch),
+                RoomJoined::Joined {
+                    epoch,
+                    was_empty,
+                    left,
+                } => {
+                    end_point(Step::Joined);
+                    self.settle_joined(&join, epoch, was_empty, left > 0, &before)
+                        .await;
+                    return Ok(RoomJoined::Joined {
+                        epoch,
+                        was_empty,
+                        left,
+                    });
+                }
+                other => return Ok(other),
+            }
+        }
+        Err(Error::internal("a join kept being overtaken"))
+    }
+
+    /// Calls that go out together.
+    async fn step(&self, step: Step, mut calls: Vec<Call>) -> Vec<Result<Value>> {
+        if let Some(done) = ends_in(step) {
+            let mut number = 0;
+            calls.retain(|_| {
+                number += 1;
+                done & (1 << (number - 1)) != 0
+            });
+            self.call_each(calls, Repeat::Harmless).await;
+            std::process::abort();
+        }
+        self.call_each(calls, Repeat::Harmless).await
+    }
+
+    /// Step 1 of a join.
+    async fn claim_room(&self, join: &Join) -> Result<Claim> {
+        let mut claim = scripts::LOCATION_CLAIM.call(1);
+        claim
+            .arg(self.keys.at(&join.conn))
+            .arg(&*join.place.room)
+            .arg(&*join.place.user)
+            .arg(join.floor)
+            .arg(CLAIM_MS);
+        let calls = vec![
+            (&*scripts::LOCATION_CLAIM, claim),
+            (&*scripts::DUE_RESCHEDULE, self.lower_due(join)),
+        ];
+        // A claim that is made twice is one that is newer.
+        let mut answers = self.step(Step::Claim, calls).await.into_iter();
+        let value = answers.next().unwrap_or_else(|| Err(Error::closed()))?;
+        answers.next().unwrap_or_else(|| Err(Error::closed()))?;
+        scripts::read(value, |reply| {
+            Ok(match reply.integer()? {
+                location_claim::EARLY => Claim::Early {
+                    wait_ms: reply.integer()?.unsigned_abs(),
+                },
+                _ => Claim::Claimed {
+                    epoch: reply.integer()?.unsigned_abs(),
+                    before: Entry::read_all(reply)?,
+                },
+            })
+        })
+    }
+
+    /// A room's entry in the due index is to be at most ttl from now.
+    fn lower_due(&self, join: &Join) -> Cmd {
+        let mut call = scripts::DUE_RESCHEDULE.call(1);
+        call.arg(self.keys.due_of(&join.place.room))
+            .arg(1)
+            .arg(&*join.place.room)
+            .arg(join.ttl_ms);
+        call
+    }
+
+    /// Step 3 of a join, whoever the connection belongs to in the room.
+    async fn join_here(
+        &self,
+        join: &Join,
+        encoded: &Encoded,
+        mut previous: Option<Place>,
+    ) -> Result<RoomJoined> {
+        for _ in 0..MAX_ROUNDS {
+            match self.join_room(join, encoded, previous.as_ref()).await? {
+                RoomJoined::Elsewhere(place) => previous = Some(place),
+                joined => return Ok(joined),
+            }
+        }
+        Err(Error::internal("a connection kept changing its user"))
+    }
+
+    /// Takes a connection out of another room for a join with `epoch`. Says which epoch it has there,
+    /// if that is not lower.
+    async fn replace(&self, conn: &str, place: Place, epoch: Epoch) -> Result<Option<Epoch>> {
+        match self.evict(conn, place, epoch).await? {
+            (place, RoomLeft::Left { epoch }) => {
+                end_point(Step::Left);
+                self.settle_left(conn, &place, epoch).await;
+                Ok(None)
+            }
+            (_, RoomLeft::Newer { epoch }) => Ok(Some(epoch)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The first step of that: under whatever user it is there. The room notes it.
+    async fn evict(&self, conn: &str, mut place: Place, epoch: Epoch) -> Result<(Place, RoomLeft)> {
+        for _ in 0..MAX_ROUNDS {
+            let left = self.leave_room(conn, &place, "replaced", Some(epoch));
+            match left.await? {
+                RoomLeft::Elsewhere(actual) => place = actual,
+                left => return Ok((place, left)),
+            }
+        }
+        Err(Error::internal("a connection kept changing its user"))
+    }
+
+    /// A connection is not in the place that the node remembers: is it in another room?
+    pub(in crate::store::redis) async fn left_elsewhere(
+        &self,
+        conn: &str,
+        place: &Place,
+    ) -> Result<Left> {
+        let found = self.find(&[conn]).await.pop().transpose()?;
+        Ok(match found.flatten() {
+            Some(found) if found.place.room != place.room => Left::Elsewhere(found.place),
+            _ => Left::Unknown,
+        })
+    }
+
+    /// Where connections are, each for itself: `at` says in which rooms to look.
+    pub(in crate::store::redis) async fn find(
+        &self,
+        conns: &[&str],
+    ) -> Vec<Result<Option<Located>>> {
+        let mut read = Pipeline::with_capacity(conns.len());
+        for conn in conns {
+            read.cmd("HGETALL").arg(self.keys.at(conn));
+        }
+        let answers = self.commands.pipeline_each(&read, Repeat::Harmless).await;
+        let rooms: Vec<Result<Vec<String>>> = answers.into_iter().map(rooms_of).collect();
+        let pairs: Vec<(&str, &str)> = conns
+            .iter()
+            .zip(&rooms)
+            .flat_map(|(conn, rooms)| {
+                let rooms = rooms.iter().flatten();
+                rooms.map(|room| (room.as_str(), *conn))
+            })
+            .collect();
+        let mut found = self.read_located(&pairs).await.into_iter();
+        rooms
+            .into_iter()
+            .map(|rooms| {
+                let mut newest: Result<Option<Located>> = Ok(None);
+                for here in found.by_ref().take(rooms?.len()) {
+                    newest = match (newest, here) {
+                        (Ok(Some(a)), Ok(Some(b))) if a.epoch >= b.epoch => Ok(Some(a)),
+                        (_, Ok(Some(there))) | (Ok(Some(there)), _) => Ok(Some(there)),
+                        (Err(error), _) | (Ok(None), Err(error)) => Err(error),
+                        (Ok(None), Ok(None)) => Ok(None),
+                    };
+                }
+                newest
+            })
+            .collect()
+    }
+
+    /// The rooms and ids of a user's connections, as the user's index has them.
+    pub(in crate::store::redis) async fn user_pairs(
+        &self,
+        user: &str,
+    ) -> Result<Vec<(String, String)>> {
+        let read = redis::cmd("HGETALL")
+            .arg(self.keys.user_at(user))
+            .to_owned();
+        let answer = self.commands.command(&read, Repeat::Harmless).await?;
+        let read = || {
+            let mut reply = Reply::flat(answer)?;
+            let mut pairs = Vec::with_capacity(reply.left() / 2);
+            while reply.left() > 1 {
+                let (conn, value) = (reply.text()?, reply.text()?);
+                pairs.extend(
+                    value
+                        .split_once(':')
+                        .map(|(_, room)| (room.to_owned(), conn)),
+                );
+            }
+            Ok(pairs)
+        };
+        read().map_err(|error: redis::RedisError| errors::request(&error))
+    }
+}
+
+/// The rooms that a connection is or may be in, from what `at` holds, newest first.
+fn rooms_of(answer: Result<Value>) -> Result<Vec<String>> {
+    let entries = Reply::flat(answer?).and_then(|mut reply| Entry::read_all(&mut reply));
+    let entries = entries.map_err(|error| errors::request(&error))?;
+    let mut rooms: Vec<String> = entries.into_iter().map(|entry| entry.room).collect();
+    rooms.dedup();
+    Ok(rooms)
+}

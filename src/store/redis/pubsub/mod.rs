@@ -1,0 +1,143 @@
+//! Subscriptions: one connection to a server (`connection.rs`), several to a cluster (`cluster.rs`), and what
+//! comes in on them (`listener.rs`), where `dedup.rs` sorts out what comes by two of them; `gaps.rs` tells
+//! of what may have been missed.
+
+mod cluster;
+mod connection;
+mod dedup;
+mod gaps;
+mod listener;
+
+use crate::{
+    model::{error::Result, limits::Limits},
+    store::{
+        Topic, Watch,
+        redis::transport::{cluster::Cluster, server::Server},
+    },
+};
+use cluster::ClusterSubscriber;
+use connection::{SubscriberConnection, is_refusal};
+use gaps::Gaps;
+pub use listener::Listener;
+use redis::Cmd;
+use std::sync::Arc;
+
+/// A channel as the server knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Channel {
+    Pattern(String),
+    Plain(String),
+    /// Lies in a slot.
+    Sharded(String),
+}
+
+impl Channel {
+    /// The channel of a topic, where channels lie in no slot.
+    fn of(topic: &Topic, listener: &Listener) -> Channel {
+        let keys = &listener.keys;
+        match topic {
+            Topic::AllRooms => Channel::Pattern(keys.events_pattern()),
+            Topic::Room(room) => Channel::Plain(keys.room_events(room)),
+            Topic::Expirations => Channel::Plain(listener.expired_channel.clone()),
+            Topic::AllChannels => Channel::Pattern(keys.channel_events_pattern()),
+            Topic::Channel(of) => Channel::Plain(keys.channel_events(of)),
+            Topic::AllLocks => Channel::Pattern(keys.lock_events_pattern()),
+            Topic::Lock(name) => Channel::Plain(keys.lock_events(name)),
+            Topic::LockCalls => Channel::Plain(listener.wake_channel.clone()),
+        }
+    }
+
+    fn subscribe(&self) -> Cmd {
+        self.cmd("PSUBSCRIBE", "SUBSCRIBE", "SSUBSCRIBE")
+    }
+
+    fn unsubscribe(&self) -> Cmd {
+        self.cmd("PUNSUBSCRIBE", "UNSUBSCRIBE", "SUNSUBSCRIBE")
+    }
+
+    fn cmd(&self, pattern: &str, plain: &str, sharded: &str) -> Cmd {
+        let (verb, name) = match self {
+            Channel::Pattern(name) => (pattern, name),
+            Channel::Plain(name) => (plain, name),
+            Channel::Sharded(name) => (sharded, name),
+        };
+        redis::cmd(verb).arg(name).to_owned()
+    }
+}
+
+pub struct Subscriber {
+    listener: Arc<Listener>,
+    gaps: Arc<Gaps>,
+    at: At,
+}
+
+enum At {
+    One(SubscriberConnection),
+    Cluster(ClusterSubscriber),
+}
+
+impl Subscriber {
+    pub fn of_server(server: Arc<Server>, listener: Listener, limits: &Limits) -> Self {
+        let listener = Arc::new(listener);
+        let gaps = Gaps::new(listener.clone(), None);
+        let connection =
+            SubscriberConnection::new(server, listener.clone(), gaps.clone(), limits, None);
+        Subscriber {
+            at: At::One(connection),
+            gaps,
+            listener,
+        }
+    }
+
+    pub fn of_cluster(cluster: Arc<Cluster>, listener: Listener, limits: &Limits) -> Self {
+        let listener = Arc::new(listener);
+        let gaps = Gaps::new(listener.clone(), Some(cluster.clone()));
+        let cluster = ClusterSubscriber::new(cluster, listener.clone(), gaps.clone(), limits);
+        Subscriber {
+            at: At::Cluster(cluster),
+            gaps,
+            listener,
+        }
+    }
+
+    /// Resolves when the server has confirmed the subscription.
+    pub async fn subscribe(&self, topic: &Topic) -> Result<()> {
+        match &self.at {
+            At::One(connection) => connection.add(&Channel::of(topic, &self.listener)).await,
+            At::Cluster(cluster) => cluster.subscribe(topic).await,
+        }
+    }
+
+    pub async fn unsubscribe(&self, topic: &Topic) -> Result<()> {
+        match &self.at {
+            At::One(connection) => connection.remove(&Channel::of(topic, &self.listener)).await,
+            At::Cluster(cluster) => cluster.unsubscribe(topic).await,
+        }
+    }
+
+    /// Has the server tell of expirations, unless it forbids `CONFIG`.
+    pub async fn watch_expirations(&self) -> Result<Watch> {
+        let flags = match &self.at {
+            At::One(connection) => connection.ensure_flags().await,
+            At::Cluster(cluster) => cluster.ensure_flags().await,
+        };
+        match flags {
+            Ok(()) => {}
+            Err(error) if is_refusal(&error) => return Ok(Watch::Refused),
+            Err(error) => return Err(error),
+        }
+        match self.subscribe(&Topic::Expirations).await {
+            Ok(()) => Ok(Watch::Notified),
+            Err(error) if is_refusal(&error) => Ok(Watch::Refused),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn close(&self) {
+        self.gaps.close();
+        match &self.at {
+            At::One(connection) => connection.close(),
+            At::Cluster(cluster) => cluster.close(),
+        }
+    }
+}

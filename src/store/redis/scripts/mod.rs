@@ -1,0 +1,301 @@
+//! The Lua scripts (`lua/*.lua`, flattened by `build.rs`): how they are called, and how their replies are
+//! read. `codes.rs`: what they answer with.
+
+mod codes;
+
+use crate::{
+    failpoints::{Failpoint, off},
+    store::redis::transport::errors,
+};
+pub use codes::*;
+use once_cell::sync::Lazy;
+use redis::{Cmd, RedisError, Value};
+use std::borrow::Cow;
+
+/// A script's name and flattened text.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    pub name: &'static str,
+    pub text: &'static str,
+}
+
+mod embedded {
+    use super::Source;
+    include!(concat!(env!("OUT_DIR"), "/lua_scripts.rs"));
+}
+
+/// A script that can be called.
+pub struct Script {
+    pub source: Source,
+    sha: String,
+    /// The text without its comments.
+    bare: String,
+}
+
+impl Script {
+    fn new(source: Source) -> Self {
+        Script {
+            source,
+            sha: redis::Script::new(source.text).get_hash().to_owned(),
+            bare: source
+                .text
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty() && !line.starts_with("--"))
+                .flat_map(|line| [line, "\n"])
+                .collect(),
+        }
+    }
+
+    /// `EVALSHA`, to be followed by keys and arguments.
+    pub fn call(&self, keys: usize) -> Cmd {
+        let mut cmd = redis::cmd("EVALSHA");
+        if off(Failpoint::Freeing) || off(Failpoint::MayPublish) {
+            cmd.arg(redis::Script::new(&self.text()).get_hash());
+        } else {
+            cmd.arg(&self.sha);
+        }
+        cmd.arg(keys);
+        cmd
+    }
+
+    /// `EVAL`, to be followed by keys and arguments: for where a server that has lost the script must
+    /// not go on without it.
+    pub fn eval(&self, keys: usize) -> Cmd {
+        let mut cmd = redis::cmd("EVAL");
+        cmd.arg(&self.bare).arg(keys);
+        cmd
+    }
+
+    fn text(&self) -> Cow<'static, str> {
+        if off(Failpoint::MayPublish) {
+            return self
+                .source
+                .text
+                .replace("redis.acl_check_cmd and", "nil and")
+                .into();
+        }
+        if off(Failpoint::Freeing) {
+            // What `allow_write_on_oom` does.
+            return self
+                .source
+                .text
+                .replace("redis.call('PERSIST', key)", "")
+                .into();
+        }
+        self.source.text.into()
+    }
+
+    pub fn load(&self) -> Cmd {
+        let mut cmd = redis::cmd("SCRIPT");
+        cmd.arg("LOAD").arg(&*self.text());
+        cmd
+    }
+
+    /// The same call as `EVAL`, for a server that has lost the script.
+    pub fn with_text(&self, call: &Cmd) -> Cmd {
+        let mut cmd = redis::cmd("EVAL");
+        cmd.arg(&*self.text());
+        for arg in call.args_iter().skip(2) {
+            if let redis::Arg::Simple(bytes) = arg {
+                cmd.arg(bytes);
+            }
+        }
+        cmd
+    }
+}
+
+macro_rules! scripts {
+    ($($name:ident),*) => {
+        $(pub static $name: Lazy<Script> = Lazy::new(|| Script::new(embedded::$name));)*
+
+        /// Every script.
+        pub fn all() -> Vec<&'static Script> {
+            vec![$(&*$name),*]
+        }
+    };
+}
+scripts!(
+    LOCATION_CLAIM,
+    LOCATION_REMOVE,
+    LOCATION_CONFIRM,
+    CHECK_ROOMS,
+    CHECK_USERS,
+    CONN_READ,
+    DUE_RESCHEDULE,
+    DUE_CLAIM,
+    HEARTBEAT,
+    HEARTBEAT_BATCH,
+    JOIN,
+    LEAVE,
+    METADATA_COMMIT,
+    LOCK_ACQUIRE,
+    LOCK_DUE,
+    LOCK_EXTEND,
+    LOCK_INSPECT,
+    LOCK_NOTE,
+    LOCK_RAISE,
+    LOCK_RELEASE,
+    LOCK_REVOKE,
+    LOCK_SETTLE,
+    METADATA_COMMIT_JSON,
+    PATCH_CHECK,
+    REAP,
+    REPAIR,
+    ROOM_INSPECT,
+    ROOM_SETTLED,
+    SWEEP_CANDIDATES,
+    SWEEP_DUE,
+    SWEEP_ROOMS,
+    USER_INDEX_SET
+);
+
+/// Reads a script's whole reply; one that is of another form is an error like what the server says.
+pub fn read<T>(
+    value: Value,
+    with: impl FnOnce(&mut Reply) -> Result<T, RedisError>,
+) -> crate::model::error::Result<T> {
+    Reply::new(value)
+        .and_then(|mut reply| with(&mut reply))
+        .map_err(|error| errors::request(&error))
+}
+
+/// A place in what a script was given. `Err`: it was given back as `-1 - place`, which says something else
+/// of it.
+pub fn place(index: i64) -> Result<usize, usize> {
+    usize::try_from(index).map_err(|_| !index as usize)
+}
+
+/// Reads a script's reply, part by part.
+pub struct Reply(std::vec::IntoIter<Value>);
+
+impl Reply {
+    pub fn new(value: Value) -> Result<Self, RedisError> {
+        match value.extract_error()? {
+            Value::Array(parts) => Ok(Reply(parts.into_iter())),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// All that is left, integers.
+    pub fn integers(&mut self) -> Result<Vec<i64>, RedisError> {
+        (0..self.left()).map(|_| self.integer()).collect()
+    }
+
+    /// Pairs, in whatever form the server gives them: as one list.
+    pub fn flat(value: Value) -> Result<Self, RedisError> {
+        let parts = match value.extract_error()? {
+            Value::Nil => Vec::new(),
+            Value::Array(parts) => parts
+                .into_iter()
+                .flat_map(|part| match part {
+                    Value::Array(pair) => pair,
+                    one => vec![one],
+                })
+                .collect(),
+            Value::Map(pairs) => pairs.into_iter().flat_map(|(k, v)| [k, v]).collect(),
+            other => return Err(unexpected(&other)),
+        };
+        Ok(Reply(parts.into_iter()))
+    }
+
+    /// How many parts are left.
+    pub fn left(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn integer(&mut self) -> Result<i64, RedisError> {
+        match self.0.next().unwrap_or(Value::Nil) {
+            Value::Int(n) => Ok(n),
+            Value::BulkString(digits) => std::str::from_utf8(&digits)
+                .ok()
+                // TypeScript nodes write whole numbers; be lenient about `1.7e12` and `1.0`.
+                .and_then(|text| {
+                    text.parse::<i64>()
+                        .ok()
+                        .or(text.parse::<f64>().ok().map(|x| x as i64))
+                })
+                .ok_or_else(|| unexpected(&Value::BulkString(digits))),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// An array within the reply.
+    pub fn nested(&mut self) -> Result<Reply, RedisError> {
+        Reply::new(self.0.next().unwrap_or(Value::Nil))
+    }
+
+    pub fn bytes(&mut self) -> Result<Vec<u8>, RedisError> {
+        match self.0.next().unwrap_or(Value::Nil) {
+            Value::BulkString(bytes) => Ok(bytes),
+            Value::SimpleString(text) => Ok(text.into_bytes()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Text; bytes that are no UTF-8 (written by somebody else) are replaced.
+    pub fn text(&mut self) -> Result<String, RedisError> {
+        self.bytes().map(|bytes| match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        })
+    }
+}
+
+fn unexpected(value: &Value) -> RedisError {
+    RedisError::from((
+        redis::ErrorKind::UnexpectedReturnType,
+        "a script answered in an unexpected form",
+        format!("{value:?}").chars().take(200).collect(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_script_is_loaded_and_has_the_header_that_the_house_asks_for() {
+        let mut embedded: Vec<_> = embedded::ALL.iter().map(|source| source.name).collect();
+        let mut callable: Vec<_> = all().iter().map(|script| script.source.name).collect();
+        embedded.sort_unstable();
+        callable.sort_unstable();
+        assert_eq!(embedded, callable);
+        for source in embedded::ALL {
+            assert!(
+                source.text.starts_with(&format!("-- {}: ", source.name)),
+                "{}",
+                source.name
+            );
+            for part in ["-- KEYS[", "-- ARGV[", "-- Returns", "-- Races: "] {
+                assert!(
+                    source.text.contains(part),
+                    "{}.lua lacks {part:?}",
+                    source.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn spec_2_1_no_script_spells_a_key() {
+        for source in embedded::ALL {
+            for line in source
+                .text
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("--"))
+            {
+                assert!(!line.contains("prs:"), "{}.lua: {line}", source.name);
+            }
+        }
+    }
+
+    #[test]
+    fn spec_3_5_no_script_decodes_json() {
+        assert!(
+            embedded::ALL
+                .iter()
+                .all(|source| !source.text.contains("cjson"))
+        );
+    }
+}

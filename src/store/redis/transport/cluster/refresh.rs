@@ -1,0 +1,168 @@
+//! Coming by the map of slots, and keeping it up to date.
+
+use crate::{
+    model::error::{Code, Error, Result},
+    store::{
+        ConnectionState,
+        redis::transport::{
+            cluster::{Shared, map::Map},
+            config::Address,
+            errors,
+            link::{Attempt, Link},
+        },
+    },
+};
+use redis::{Pipeline, Value};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::time::{Instant, sleep, timeout};
+
+/// How often the map is asked for when nothing points at a change.
+const REFRESH_EVERY: Duration = Duration::from_millis(1_000);
+/// Pause between two questions when something does.
+const REFRESH_PAUSE: Duration = Duration::from_millis(50);
+/// How long a server may take to tell the map before another is asked.
+const REFRESH_TIMEOUT: Duration = Duration::from_millis(500);
+impl Shared {
+    /// The first map, by the first server that answers.
+    pub(in crate::store::redis) async fn find(&self) -> Result<()> {
+        let mut failed = None;
+        for address in &self.settings.nodes.first {
+            match Link::open(self.config(address)?).await {
+                Ok(link) => {
+                    let link = Arc::new(link);
+                    self.links.lock().insert(address.clone(), link.clone());
+                    match self.ask(address, &link).await {
+                        Ok(map) if !map.masters().is_empty() => {
+                            self.adopt(map);
+                            return Ok(());
+                        }
+                        Ok(_) => {
+                            failed = Some(Error::new(
+                                Code::Unavailable,
+                                format!("the Redis Cluster at {address} has no slots yet"),
+                            ));
+                        }
+                        Err(error) => failed = Some(error),
+                    }
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed.unwrap_or_else(|| Error::invalid("url names no server")))
+    }
+
+    async fn ask(&self, address: &Address, link: &Link) -> Result<Map> {
+        let mut pipeline = Pipeline::new();
+        pipeline
+            .cmd("CLUSTER")
+            .arg("INFO")
+            .cmd("CLUSTER")
+            .arg("SLOTS");
+        let deadline = Instant::now() + REFRESH_TIMEOUT.max(self.settings.command_timeout / 4);
+        match link.attempt(&pipeline, deadline).await {
+            Attempt::Answers(answers) => {
+                let mut parts = Vec::with_capacity(2);
+                for answer in answers {
+                    parts.push(answer.extract_error().map_err(|error| {
+                        if error.to_string().contains("cluster support disabled") {
+                            return Error::new(
+                                Code::Unsupported,
+                                format!(
+                                    "Redis at {address} is not part of a cluster: its URL begins \
+                                     with redis:// or rediss://"
+                                ),
+                            );
+                        }
+                        errors::request(&error)
+                    })?);
+                }
+                let slots = parts.pop().unwrap_or(Value::Nil);
+                Map::parse(parts.pop().unwrap_or(Value::Nil), slots, address)
+            }
+            Attempt::Away => Err(self.out_of_reach(0)),
+            Attempt::Broken(error) => Err(error),
+        }
+    }
+
+    /// Takes a map, unless a newer one of the same cluster is known, and gives up links that lead nowhere any more.
+    fn adopt(&self, map: Map) {
+        let mut kept = None;
+        self.map.send_if_modified(|known| {
+            if !self.succession.lock().accepts(known, &map) {
+                return false;
+            }
+            kept = Some(map.masters().to_vec());
+            *known = Arc::new(map);
+            true
+        });
+        if let Some(masters) = kept {
+            self.links.lock().retain(|address, link| {
+                // A request on its way keeps its link until it is answered.
+                masters.contains(address) || Arc::strong_count(link) > 1
+            });
+            for address in &masters {
+                let _ = self.link(address);
+            }
+        }
+    }
+
+    /// Tells whether all masters are connected, if that has changed. Gives it.
+    pub(in crate::store::redis) fn report_state(&self) -> bool {
+        let (sink, display) = (&self.settings.sink, &self.settings.nodes.display);
+        let mut whole = self.whole.lock();
+        let is_whole = self.masters().iter().all(|link| link.is_live());
+        if is_whole != std::mem::replace(&mut *whole, is_whole) {
+            let state = if is_whole {
+                ConnectionState::Connected
+            } else {
+                ConnectionState::Disconnected
+            };
+            sink.state(state, display);
+        }
+        if is_whole {
+            // A link that had failed may have ended with its server.
+            self.settings.nodes.outage.log_end(&**sink, display);
+        }
+        is_whole
+    }
+
+    /// Asks one server after the other for the map, until one answers.
+    async fn refresh(&self) {
+        let known: Vec<(Address, Arc<Link>)> = self
+            .links
+            .lock()
+            .iter()
+            .map(|(address, link)| (address.clone(), link.clone()))
+            .collect();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        for i in 0..known.len() {
+            let (address, link) = &known[(turn + i) % known.len()];
+            if let Ok(Ok(map)) = timeout(REFRESH_TIMEOUT, self.ask(address, link)).await {
+                return self.adopt(map);
+            }
+        }
+        // All that we know are away; those of the beginning may be back.
+        for address in &self.settings.nodes.first {
+            let _ = self.link(address);
+        }
+    }
+}
+
+/// Keeps the map up to date and tells when parts of the cluster are out of reach.
+pub(in crate::store::redis) async fn keep(shared: Arc<Shared>) {
+    loop {
+        let pause = if shared.report_state() {
+            REFRESH_EVERY
+        } else {
+            2 * REFRESH_PAUSE
+        };
+        tokio::select! {
+            () = shared.stale.notified() => sleep(REFRESH_PAUSE).await,
+            () = sleep(pause) => {}
+        }
+        shared.refresh().await;
+    }
+}

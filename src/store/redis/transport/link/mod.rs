@@ -1,0 +1,451 @@
+//! One supervised connection to a Redis server: made, watched by pings, and made again when it
+//! breaks. Requests wait for it within their deadline; what was sent and not answered is said to
+//! be of unknown outcome, and is sent again only where that is harmless.
+
+mod connecting;
+mod supervisor;
+
+use crate::{
+    failpoints::{Failpoint, off},
+    model::error::{Code, Error, Result},
+    store::{
+        EventSink,
+        redis::transport::{
+            errors,
+            server::{Connected, Server},
+        },
+    },
+};
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use redis::{Cmd, Pipeline, PushInfo, Value, aio::MultiplexedConnection};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout_at},
+};
+
+/// Numbers for links.
+static LINKS: AtomicU64 = AtomicU64::new(0);
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(20);
+const MAX_BACKOFF: Duration = Duration::from_millis(1_000);
+
+/// What is done on a fresh connection before anybody else may use it. The flag says whether it
+/// replaces an earlier one.
+pub type Prepare =
+    Arc<dyn Fn(MultiplexedConnection, bool) -> BoxFuture<'static, Result<()>> + Send + Sync>;
+
+pub struct LinkConfig {
+    pub server: Arc<Server>,
+    pub connect_timeout: Duration,
+    pub command_timeout: Duration,
+    /// Receives what the server pushes. Must not block.
+    pub on_push: Arc<dyn Fn(PushInfo) + Send + Sync>,
+    pub prepare: Prepare,
+    pub sink: Arc<dyn EventSink>,
+    pub role: Role,
+}
+
+/// What a link is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Calls; its state is the client's state.
+    Client,
+    /// Calls, of one of several servers.
+    Calls,
+    /// Subscriptions.
+    Subscriber,
+}
+
+/// Whether a request may be sent a second time when the connection broke under the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// Running it twice is the same as once: reads, refreshes.
+    Harmless,
+    /// It could be applied twice: the caller is told that the outcome is unknown.
+    Never,
+}
+
+/// How one attempt to send went.
+pub enum Attempt {
+    /// An answer for each command, which may be an error of the server.
+    Answers(Vec<Value>),
+    /// There is no connection: nothing was sent.
+    Away,
+    /// The connection broke, or no answer came.
+    Broken(Error),
+}
+
+/// The server does not have the script that was called.
+#[derive(Debug)]
+pub struct NoScript;
+
+/// What is sent.
+#[derive(Clone, Copy)]
+enum Outgoing<'a> {
+    One(&'a Cmd),
+    Many(&'a Pipeline),
+}
+
+impl Outgoing<'_> {
+    async fn send(
+        self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Value, redis::RedisError> {
+        match self {
+            Outgoing::One(cmd) => connection
+                .send_packed_command(cmd)
+                .await
+                .and_then(Value::extract_error),
+            Outgoing::Many(pipeline) => {
+                let mut answers = connection
+                    .send_packed_commands(pipeline, 0, pipeline.len())
+                    .await?;
+                // Refused as a whole, it can be sent again as a whole.
+                if !answers.is_empty() && answers.iter().all(errors::says_read_only) {
+                    answers.swap_remove(0).extract_error()?;
+                }
+                Ok(Value::Array(answers))
+            }
+        }
+    }
+}
+
+/// A connection with its number: one that broke must not take its successor down with it.
+#[derive(Clone)]
+struct Live {
+    number: u64,
+    connection: MultiplexedConnection,
+    /// Where it leads.
+    address: Arc<str>,
+    /// The server there.
+    run_id: Option<Arc<str>>,
+    was_master: bool,
+    /// Keeps the connection going.
+    _connected: Connected,
+}
+
+pub struct Link {
+    inner: Arc<Inner>,
+    supervisor: JoinHandle<()>,
+}
+
+struct Inner {
+    /// Among all links of the process.
+    number: u64,
+    config: LinkConfig,
+    /// `None` while there is no connection that can be used.
+    live: watch::Sender<Option<Live>>,
+    /// When there was a connection last, or when the link was made.
+    lost_at: Mutex<Instant>,
+    connections: AtomicU64,
+    /// Told when a request failed in a way that makes the connection suspect.
+    health_check: Notify,
+    /// Why the last attempt to connect failed, if that will not go away by itself.
+    refused: watch::Sender<Option<Error>>,
+    /// Whether the last connection was given up because the server is a replica.
+    demoted: AtomicBool,
+}
+
+impl Link {
+    /// Connects, or says why not.
+    pub async fn open(config: LinkConfig) -> Result<Link> {
+        let inner = Inner::new(config);
+        let deadline = Instant::now() + inner.config.connect_timeout;
+        let first = loop {
+            match inner.connect(false).await {
+                Ok(connection) => break connection,
+                Err(error) if inner.passes(&error) && Instant::now() < deadline => {
+                    sleep(FIRST_BACKOFF * 5).await;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let round = inner.put(first);
+        let supervisor = tokio::spawn(supervisor::supervise(inner.clone(), round));
+        Ok(Link { inner, supervisor })
+    }
+
+    /// Connects in the background: for a server that others can stand in for.
+    pub fn begin(config: LinkConfig) -> Link {
+        let inner = Inner::new(config);
+        let supervisor = tokio::spawn({
+            let inner = inner.clone();
+            async move {
+                let round = inner.connect_again(false).await;
+                supervisor::supervise(inner, round).await;
+            }
+        });
+        Link { inner, supervisor }
+    }
+
+    /// Resolves when there is a connection.
+    pub async fn becomes_live(&self) {
+        let mut live = self.inner.live.subscribe();
+        // An error means that the link was closed.
+        if live.wait_for(Option::is_some).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Sends commands once, if there is a connection, and says how it went: what to do then is the
+    /// caller's part.
+    pub async fn attempt(&self, pipeline: &Pipeline, deadline: Instant) -> Attempt {
+        let inner = &self.inner;
+        let Some(mut live) = inner.live.borrow().clone() else {
+            return Attempt::Away;
+        };
+        match timeout_at(
+            deadline,
+            Outgoing::Many(pipeline).send(&mut live.connection),
+        )
+        .await
+        {
+            Ok(Ok(Value::Array(answers))) if answers.len() == pipeline.len() => {
+                Attempt::Answers(answers)
+            }
+            Ok(Ok(_)) => Attempt::Broken(Error::internal("a pipeline was answered otherwise")),
+            Ok(Err(error)) => {
+                if errors::breaks_connection(&error) {
+                    inner.forget(live.number);
+                }
+                Attempt::Broken(errors::request(&error))
+            }
+            Err(_) => {
+                inner.health_check.notify_one();
+                Attempt::Broken(
+                    Error::new(
+                        Code::Timeout,
+                        format!(
+                            "Redis at {} did not answer within {} ms (limits.commandTimeoutMs)",
+                            inner.config.server.display(),
+                            inner.config.command_timeout.as_millis()
+                        ),
+                    )
+                    .with_unknown_outcome(),
+                )
+            }
+        }
+    }
+
+    /// Sends one command.
+    pub async fn command(&self, cmd: &Cmd, repeat: Repeat) -> Result<Value> {
+        self.request(Outgoing::One(cmd), repeat)
+            .await?
+            .map_err(|error| errors::request(&error))
+    }
+
+    /// Sends commands in one go; each has its own answer, which may be an error of the server.
+    pub async fn pipeline(&self, pipeline: &Pipeline, repeat: Repeat) -> Result<Vec<Value>> {
+        if pipeline.is_empty() {
+            return Ok(Vec::new());
+        }
+        match self.request(Outgoing::Many(pipeline), repeat).await? {
+            Ok(Value::Array(answers)) => Ok(answers),
+            Ok(other) => Ok(vec![other]),
+            Err(error) => Err(errors::request(&error)),
+        }
+    }
+
+    /// The same with the outcome of each.
+    pub async fn pipeline_each(&self, pipeline: &Pipeline, repeat: Repeat) -> Vec<Result<Value>> {
+        match self.pipeline(pipeline, repeat).await {
+            Ok(answers) => answers.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error); pipeline.len()],
+        }
+    }
+
+    /// Like [`Link::command`], for calls of scripts: an inner error means that the server does not
+    /// have the script and nothing ran.
+    pub async fn call(&self, cmd: &Cmd, repeat: Repeat) -> Result<Result<Value, NoScript>> {
+        Ok(self
+            .request(Outgoing::One(cmd), repeat)
+            .await?
+            .map_err(|_| NoScript))
+    }
+
+    /// Runs something on the live connection that takes several requests, within one deadline.
+    pub async fn with_connection<T, F: Future<Output = Result<T>>>(
+        &self,
+        run: impl FnOnce(MultiplexedConnection) -> F,
+    ) -> Result<T> {
+        let deadline = Instant::now() + self.inner.config.command_timeout;
+        let live = self.live(deadline).await?;
+        match timeout_at(deadline, run(live.connection)).await {
+            Ok(done) => done,
+            Err(_) => {
+                self.inner.health_check.notify_one();
+                Err(Error::new(Code::Timeout, "Redis did not answer in time"))
+            }
+        }
+    }
+
+    /// The inner error is `NOSCRIPT` and no other.
+    async fn request(
+        &self,
+        outgoing: Outgoing<'_>,
+        repeat: Repeat,
+    ) -> Result<Result<Value, redis::RedisError>> {
+        let inner = &self.inner;
+        let deadline = Instant::now() + inner.config.command_timeout;
+        let queue_timeout = if off(Failpoint::Deadlines) {
+            deadline + Duration::from_secs(3600)
+        } else if off(Failpoint::QueueTimeout) {
+            Instant::now() + inner.config.command_timeout / 10
+        } else {
+            deadline
+        };
+        let mut refused = None;
+        loop {
+            let mut live = match self.live(deadline).await {
+                Ok(live) => live,
+                Err(error) => return Err(refused.unwrap_or(error)),
+            };
+            let error = match timeout_at(queue_timeout, outgoing.send(&mut live.connection)).await {
+                Ok(Ok(value)) => {
+                    if let Value::Array(answers) = &value
+                        && answers.iter().any(errors::says_read_only)
+                    {
+                        inner.forget(live.number);
+                    }
+                    return Ok(Ok(value));
+                }
+                Ok(Err(error)) if errors::is_no_script(&error) => return Ok(Err(error)),
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    inner.health_check.notify_one();
+                    return Err(Error::new(
+                        Code::Timeout,
+                        format!(
+                            "Redis at {} did not answer within {} ms (limits.commandTimeoutMs)",
+                            inner.config.server.display(),
+                            inner.config.command_timeout.as_millis()
+                        ),
+                    )
+                    .with_unknown_outcome());
+                }
+            };
+            if errors::breaks_connection(&error) {
+                inner.forget(live.number);
+            }
+            if errors::is_read_only(&error) {
+                // It was the master and is no more: nothing was done, and there may be a new one.
+                inner.demoted.store(true, Ordering::Relaxed);
+                refused = Some(errors::request(&error));
+                continue;
+            }
+            let error = errors::request(&error);
+            let harmless = repeat == Repeat::Harmless || off(Failpoint::Once);
+            if !(error.outcome_unknown && harmless) {
+                return Err(error);
+            }
+            // Should the second try not be sent at all, the first may have been carried out.
+            refused = Some(error);
+        }
+    }
+
+    /// The live connection, waiting for it until the deadline.
+    async fn live(&self, deadline: Instant) -> Result<Live> {
+        let mut live = self.inner.live.subscribe();
+        let mut refused = self.inner.refused.subscribe();
+        let waiting = async {
+            tokio::select! {
+                biased;
+                live = live.wait_for(Option::is_some) => match live {
+                    Ok(live) => live.clone().ok_or_else(Error::closed),
+                    Err(_) => Err(Error::closed()),
+                },
+                // Waiting would not help.
+                Ok(refused) = refused.wait_for(Option::is_some) => {
+                    Err(refused.clone().unwrap_or_else(Error::closed))
+                }
+            }
+        };
+        timeout_at(deadline, waiting).await.unwrap_or_else(|_| {
+            Err(Error::new(
+                Code::Unavailable,
+                format!(
+                    "Redis at {} cannot be reached; nothing was sent, reconnecting goes on",
+                    self.inner.config.server.display()
+                ),
+            ))
+        })
+    }
+
+    pub fn leads_to(&self, server: &Arc<Server>) -> bool {
+        Arc::ptr_eq(&self.inner.config.server, server)
+    }
+
+    /// Whether there is a connection that can be used.
+    pub fn is_live(&self) -> bool {
+        self.inner.live.borrow().is_some()
+    }
+
+    /// For how long there has been none; `None` if there is one.
+    pub fn away_for(&self) -> Option<Duration> {
+        let lost_at = *self.inner.lost_at.lock();
+        (!self.is_live()).then(|| lost_at.elapsed())
+    }
+
+    /// How many connections have been made.
+    pub fn connections(&self) -> u64 {
+        self.inner.connections.load(Ordering::Relaxed)
+    }
+
+    pub fn close(&self) {
+        self.supervisor.abort();
+        self.inner.live.send_replace(None);
+        let config = &self.inner.config;
+        if config.role != Role::Subscriber {
+            config.server.peers.calls_ended();
+        }
+        config.server.outage.forget(self.inner.number);
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Inner {
+    fn new(config: LinkConfig) -> Arc<Inner> {
+        let (live, _) = watch::channel(None);
+        if config.role != Role::Subscriber {
+            // Whoever waits for calls to work waits for this link from now on.
+            config.server.peers.calls_worked(0);
+        }
+        Arc::new(Inner {
+            number: LINKS.fetch_add(1, Ordering::Relaxed),
+            config,
+            live,
+            lost_at: Mutex::new(Instant::now()),
+            connections: AtomicU64::new(0),
+            refused: watch::Sender::new(None),
+            health_check: Notify::new(),
+            demoted: AtomicBool::new(false),
+        })
+    }
+
+    /// Takes a broken connection out of use, so that the next request waits for a new one.
+    fn forget(&self, number: u64) {
+        self.live.send_if_modified(|live| {
+            let is_it = live.as_ref().is_some_and(|live| live.number == number);
+            if is_it {
+                *self.lost_at.lock() = Instant::now();
+                *live = None;
+            }
+            is_it
+        });
+        self.health_check.notify_one();
+    }
+}

@@ -1,0 +1,457 @@
+//! Which server to connect to: always the same one, or the one that Sentinel says is the master now.
+//! Asked at every connection, so that a client finds the new master by connecting again.
+
+use crate::{
+    failpoints::{Failpoint, off},
+    model::error::{Code, Error, Result},
+    store::{
+        EventSink,
+        redis::{
+            info_field,
+            transport::{
+                config::{Access, Address},
+                errors,
+                outage::Outage,
+                peers::Peers,
+                tls::TlsContext,
+            },
+        },
+    },
+};
+use futures_util::future::select_ok;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo,
+    Value, aio::MultiplexedConnection, io::tcp::TcpSettings,
+};
+use std::{
+    fmt, io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    task::AbortHandle,
+    time::timeout,
+};
+
+/// How long one sentinel may take to answer before the next is asked.
+const SENTINEL_TIMEOUT: Duration = Duration::from_millis(1_000);
+
+/// How long sent data may stay unacknowledged before the kernel gives the connection up: a host
+/// that is gone is noticed although nothing closes the connection.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// One address, and how it may be named in messages.
+pub struct Endpoint {
+    way: Way,
+    pub display: String,
+}
+
+enum Way {
+    Plain(Client),
+    Tls {
+        address: Address,
+        redis: RedisConnectionInfo,
+        context: Arc<TlsContext>,
+    },
+}
+
+/// A connection. It ends when the last clone of it is gone, or with the driver.
+#[derive(Clone)]
+pub struct Connected {
+    pub connection: MultiplexedConnection,
+    /// Where it leads, without secrets.
+    pub address: Arc<str>,
+    /// For TLS, where the connection does not end its own driver while the server owes an answer.
+    _driver: Option<Arc<Driver>>,
+}
+
+struct Driver(AbortHandle);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// An endpoint, shared by all links of a client that lead there.
+pub struct Server {
+    route: Route,
+    pub peers: Peers,
+    /// Of a cluster, all servers have one.
+    pub outage: Arc<Outage>,
+}
+
+enum Route {
+    Fixed(Endpoint),
+    /// Which of its servers is a master is known from the cluster's map.
+    InCluster(Endpoint),
+    Sentinels(Sentinels),
+}
+
+impl Server {
+    pub fn fixed(endpoint: Endpoint) -> Arc<Server> {
+        Server::new(Route::Fixed(endpoint), Arc::default())
+    }
+
+    pub fn in_cluster(endpoint: Endpoint, outage: Arc<Outage>) -> Arc<Server> {
+        Server::new(Route::InCluster(endpoint), outage)
+    }
+
+    pub fn by_sentinels(sentinels: Sentinels) -> Arc<Server> {
+        Server::new(Route::Sentinels(sentinels), Arc::default())
+    }
+
+    fn new(route: Route, outage: Arc<Outage>) -> Arc<Server> {
+        Arc::new(Server {
+            route,
+            peers: Peers::default(),
+            outage,
+        })
+    }
+
+    pub async fn connect(&self, settings: &AsyncConnectionConfig) -> Result<Connected> {
+        match &self.route {
+            Route::Fixed(endpoint) | Route::InCluster(endpoint) => {
+                endpoint.connect(settings, &endpoint.display).await
+            }
+            Route::Sentinels(sentinels) => sentinels.connect(settings).await,
+        }
+    }
+
+    /// Whether the sentinels name another master than the one at `address`. After a failover by
+    /// command the old one goes on as a master until it is told, ten seconds or more: what it
+    /// acknowledges in that time is lost.
+    pub async fn has_moved(&self, address: &str) -> bool {
+        match &self.route {
+            Route::Fixed(_) | Route::InCluster(_) => false,
+            Route::Sentinels(_) if off(Failpoint::Moved) => false,
+            Route::Sentinels(sentinels) => {
+                matches!(sentinels.find().await, Ok(master) if master.display != address)
+            }
+        }
+    }
+
+    /// A link is connected. Of a cluster, only the whole can be back.
+    pub fn connected(&self, link: u64, sink: &dyn EventSink) {
+        self.outage.forget(link);
+        if !matches!(self.route, Route::InCluster(_)) {
+            self.outage.log_end(sink, self.display());
+        }
+    }
+
+    /// The address without secrets, for messages.
+    pub fn display(&self) -> &str {
+        match &self.route {
+            Route::Fixed(endpoint) | Route::InCluster(endpoint) => &endpoint.display,
+            Route::Sentinels(sentinels) => &sentinels.display,
+        }
+    }
+
+    #[cfg(test)]
+    pub fn uses_tls(&self) -> bool {
+        match &self.route {
+            Route::Fixed(endpoint) | Route::InCluster(endpoint) => {
+                matches!(endpoint.way, Way::Tls { .. })
+            }
+            Route::Sentinels(sentinels) => sentinels.access.tls.is_some(),
+        }
+    }
+
+    /// Whether an attempt that failed may succeed a moment later, because it is asked anew where to
+    /// connect.
+    pub fn moves(&self) -> bool {
+        matches!(self.route, Route::Sentinels(_))
+    }
+
+    /// Whether a connection is only right as long as its server is a master. `was_master`: it was one at
+    /// first.
+    fn wants_master(&self, was_master: bool) -> bool {
+        match &self.route {
+            Route::Fixed(_) => was_master && !off(Failpoint::Replaced),
+            Route::InCluster(_) => false,
+            Route::Sentinels(_) => true,
+        }
+    }
+
+    /// What to ask of a connection from time to time.
+    pub fn probe(&self, was_master: bool) -> Cmd {
+        redis::cmd(if self.wants_master(was_master) {
+            "ROLE"
+        } else {
+            "PING"
+        })
+    }
+
+    /// Whether the connection with this answer to the probe is still one to the right server: a
+    /// master that has become a replica goes on answering, and its endpoint may lead elsewhere by now.
+    pub fn is_right(&self, answer: &Value, was_master: bool) -> bool {
+        !self.wants_master(was_master) || is_master(answer)
+    }
+}
+
+/// Several sentinels, and the name under which they know the master.
+pub struct Sentinels {
+    master: String,
+    nodes: Vec<Endpoint>,
+    /// To the Redis servers.
+    access: Access,
+    display: String,
+    /// Which sentinel to begin with: not one whose answer led nowhere.
+    first: AtomicUsize,
+}
+
+impl Sentinels {
+    pub fn new(master: String, nodes: Vec<Endpoint>, access: Access) -> Self {
+        let display = format!("{master:?} (by the sentinels {})", Names(&nodes));
+        Sentinels {
+            master,
+            nodes,
+            access,
+            display,
+            first: AtomicUsize::new(0),
+        }
+    }
+
+    async fn connect(&self, settings: &AsyncConnectionConfig) -> Result<Connected> {
+        let found = self.find().await?;
+        let result = Self::connect_master(&found, settings).await;
+        if result.is_err() {
+            // A sentinel that is cut off from the others names the old master for ever.
+            self.first.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+
+    async fn connect_master(
+        found: &Endpoint,
+        settings: &AsyncConnectionConfig,
+    ) -> Result<Connected> {
+        let mut connected = found.connect(settings, &found.display).await?;
+        let role = redis::cmd("ROLE");
+        // Between the fall of a master and the news of it, sentinels name the one that was.
+        match connected.connection.send_packed_command(&role).await {
+            Ok(role) if !is_master(&role) => Err(Error::new(
+                Code::Unavailable,
+                format!(
+                    "Redis at {} is a read-only replica, though its sentinels call it the master",
+                    found.display
+                ),
+            )),
+            Err(error) if errors::breaks_connection(&error) => Err(errors::request(&error)),
+            // A server that does not let this user ask is taken at the sentinels' word.
+            _ => Ok(connected),
+        }
+    }
+
+    /// The master, by the first sentinel that knows it.
+    async fn find(&self) -> Result<Endpoint> {
+        let first = self.first.load(Ordering::Relaxed);
+        let mut unknown = false;
+        let mut refused = None;
+        for turn in 0..self.nodes.len() {
+            let node = &self.nodes[(first + turn) % self.nodes.len()];
+            match timeout(SENTINEL_TIMEOUT, self.ask(node)).await {
+                Ok(Ok(Some((host, port)))) => return self.endpoint(host, port),
+                Ok(Ok(None)) => unknown = true,
+                Ok(Err(error)) if error.code != Code::Unavailable => refused = Some(error),
+                Ok(Err(_)) | Err(_) => {}
+            }
+        }
+        Err(match refused {
+            _ if unknown => Error::invalid(format!(
+                "url: the sentinels {} know no master named {:?}",
+                Names(&self.nodes),
+                self.master
+            )),
+            Some(error) => error,
+            None => Error::new(
+                Code::Unavailable,
+                format!(
+                    "none of the sentinels {} can be reached",
+                    Names(&self.nodes)
+                ),
+            ),
+        })
+    }
+
+    async fn ask(&self, node: &Endpoint) -> Result<Option<(String, u16)>> {
+        let display = format!("{} (a sentinel)", node.display);
+        let settings = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(SENTINEL_TIMEOUT))
+            .set_response_timeout(Some(SENTINEL_TIMEOUT));
+        let mut connected = node.connect(&settings, &display).await?;
+        redis::cmd("SENTINEL")
+            .arg("get-master-addr-by-name")
+            .arg(&self.master)
+            .query_async(&mut connected.connection)
+            .await
+            .map_err(|error| errors::connecting(&error, &display))
+    }
+
+    fn endpoint(&self, host: String, port: u16) -> Result<Endpoint> {
+        Endpoint::at(Address { host, port }, &self.access)
+    }
+}
+
+impl Endpoint {
+    /// A server by TCP, or by TLS.
+    pub fn at(address: Address, access: &Access) -> Result<Endpoint> {
+        let display = address.to_string();
+        let way = match &access.tls {
+            Some(context) => {
+                context.check_host(&address.host)?;
+                Way::Tls {
+                    address,
+                    redis: access.redis.clone(),
+                    context: context.clone(),
+                }
+            }
+            None => {
+                let Address { host, port } = address;
+                plain(ConnectionAddr::Tcp(host, port), access, &display)?
+            }
+        };
+        Ok(Endpoint { way, display })
+    }
+
+    pub fn unix(path: PathBuf, access: &Access) -> Result<Endpoint> {
+        let display = path.display().to_string();
+        let way = plain(ConnectionAddr::Unix(path), access, &display)?;
+        Ok(Endpoint { way, display })
+    }
+
+    /// `display`: the server as messages name it.
+    async fn connect(&self, settings: &AsyncConnectionConfig, display: &str) -> Result<Connected> {
+        let address = self.display.as_str().into();
+        match &self.way {
+            Way::Plain(client) => client
+                .get_multiplexed_async_connection_with_config(settings)
+                .await
+                .map(|connection| Connected {
+                    connection,
+                    address,
+                    _driver: None,
+                })
+                .map_err(|error| errors::connecting(&error, display)),
+            Way::Tls {
+                address: at,
+                redis,
+                context,
+            } => {
+                let stream = tcp(at).await.map_err(|error| {
+                    Error::new(
+                        Code::Unavailable,
+                        format!("Redis at {display} cannot be reached"),
+                    )
+                    .with_cause(error)
+                })?;
+                let secured = context.handshake(at, stream, display).await?;
+                let settings = settings.clone();
+                let (connection, driver) =
+                    MultiplexedConnection::new_with_config(redis, secured.stream, settings)
+                        .await
+                        .map_err(|error| {
+                            // A refusal may be lost with the connection that it ends.
+                            if secured.certificate.was_asked() && error.is_io_error() {
+                                secured.certificate.refused(display).with_cause(error)
+                            } else {
+                                errors::connecting(&error, display)
+                            }
+                        })?;
+                let driver = tokio::spawn(driver).abort_handle();
+                Ok(Connected {
+                    connection,
+                    address,
+                    _driver: Some(Arc::new(Driver(driver))),
+                })
+            }
+        }
+    }
+}
+
+fn plain(addr: ConnectionAddr, access: &Access, display: &str) -> Result<Way> {
+    let tcp = TcpSettings::default().set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let tcp = tcp.set_user_timeout(TCP_USER_TIMEOUT);
+    addr.into_connection_info()
+        .map(|info| {
+            info.set_redis_settings(access.redis.clone())
+                .set_tcp_settings(tcp)
+        })
+        .and_then(Client::open)
+        .map(Way::Plain)
+        .map_err(|error| {
+            Error::invalid(format!("cannot connect to {display} as configured")).with_cause(error)
+        })
+}
+
+/// To the first of the host's addresses that answers.
+async fn tcp(Address { host, port }: &Address) -> io::Result<TcpStream> {
+    let addresses: Vec<_> = lookup_host((host.as_str(), *port)).await?.collect();
+    if addresses.is_empty() {
+        return Err(io::Error::other("the host has no address"));
+    }
+    let attempts = addresses
+        .into_iter()
+        .map(|address| Box::pin(TcpStream::connect(address)));
+    let (stream, _) = select_ok(attempts).await?;
+    stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
+    Ok(stream)
+}
+
+/// Which server a connection leads to. What its user may not ask stays unknown.
+pub struct Found {
+    pub run_id: Option<Arc<str>>,
+    pub is_master: bool,
+}
+
+pub async fn identify(mut connection: MultiplexedConnection) -> Result<Found> {
+    let mut pipeline = redis::Pipeline::with_capacity(2);
+    pipeline.cmd("INFO").arg("server").cmd("ROLE");
+    let answers = connection
+        .send_packed_commands(&pipeline, 0, 2)
+        .await
+        .map_err(|error| errors::request(&error))?;
+    let mut answers = answers.into_iter();
+    let info = answers.next().unwrap_or(Value::Nil);
+    let info = redis::from_redis_value::<String>(info).unwrap_or_default();
+    let is_master = match answers.next() {
+        Some(role @ Value::Array(_)) => is_master(&role),
+        _ => false,
+    };
+    Ok(Found {
+        run_id: info_field(&info, "run_id").map(Into::into),
+        is_master,
+    })
+}
+
+fn is_master(role: &Value) -> bool {
+    match role {
+        Value::Array(parts) => match parts.first() {
+            Some(Value::BulkString(role)) => role == b"master",
+            Some(Value::SimpleString(role)) => role == "master",
+            _ => false,
+        },
+        // Not a role at all: the user may not ask.
+        _ => true,
+    }
+}
+
+struct Names<'a>(&'a [Endpoint]);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, node) in self.0.iter().enumerate() {
+            let comma = if at == 0 { "" } else { ", " };
+            write!(f, "{comma}{}", node.display)?;
+        }
+        Ok(())
+    }
+}
