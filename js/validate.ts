@@ -2,7 +2,7 @@
 // Sizes and reserved names are checked in the core.
 
 import { invalid, RollcallError } from './errors.js';
-import type { Logger, StateCompression } from './types.js';
+import type { ClientOptions, Logger, StateCompression } from './types.js';
 
 /** A value as a message may show it: its type, or a short form of it. */
 export function displayValue(value: unknown): string {
@@ -306,7 +306,10 @@ const TLS: Kind = {
   rejectUnauthorized: 'flag',
 };
 
-const KINDS: Record<string, Kind> = {
+/** What each option may be. `logger`, a JavaScript object, is checked by itself. */
+export const OPTION_KINDS: {
+  readonly [Name in Exclude<keyof ClientOptions, 'logger'>]-?: Kind;
+} = {
   url: 'text or texts',
   tls: TLS,
   sentinel: { username: 'text', password: 'text', tls: TLS },
@@ -360,7 +363,7 @@ const KINDS: Record<string, Kind> = {
  */
 export function optionsText(options: object): string {
   try {
-    checkKinds('', options, KINDS);
+    checkKinds('', options, OPTION_KINDS);
     return JSON.stringify(withBase64(withOneUrl(options)));
   } catch (error) {
     throw error instanceof RollcallError

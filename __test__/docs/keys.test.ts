@@ -1,0 +1,116 @@
+// docs/reference/redis-keys.md names the keys and channels that a client at work uses, on either layout, and
+// no other. What is used is what the servers hear, in scripts too (MONITOR).
+import { PresenceClient } from 'rollcall';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import { sharedCluster } from '../support/cluster.js';
+import { type RedisServer, startRedis } from '../support/redis.js';
+import { eventually } from '../support/wait.js';
+import { names, readPage, rows, section } from './tables.js';
+
+const page = readPage('reference/redis-keys.md');
+
+/** What the page names on a layout. `also`: in which rows of the channels it is included. */
+function documented(layout: 'v1' | 'slotted', also: string[]): string[] {
+  const channels = rows(section(page, '## Channels'))
+    .filter(([, where = '']) => where === 'both' || also.includes(where))
+    .map(([channel = '']) => channel.replaceAll('`', ''));
+  const keys = [section(page, '## Both layouts'), section(page, `## Layout ${layout}`)];
+  return [...keys.flatMap(names), ...channels].sort();
+}
+
+/** The ids of everything that the client below does, by what the page calls them. */
+const IDS = {
+  roomId: 'theroom',
+  userId: 'theuser',
+  connId: 'theconn',
+  channelType: 'thetype',
+  channelName: 'thename',
+  lockName: 'thelock',
+};
+const { roomId, userId, connId, channelType, channelName, lockName } = IDS;
+
+/** A name in Redis as the page writes it. */
+function generic(name: string): string {
+  const ids = Object.entries(IDS).reduce(
+    (text, [field, id]) => text.replaceAll(id, `<${field}>`),
+    name,
+  );
+  return ids
+    .replace(/^prs:due:\d+$/, 'prs:due:<shard>')
+    .replace(/^prs:lock_wake:.+$/, 'prs:lock_wake:<node>')
+    .replace(/\{slot:[0-9a-f]+\}/, '{slot:<n>}')
+    .replace(/^__keyevent@\d+__/, '__keyevent@<db>__');
+}
+
+/** Collects the names that commands have as arguments on these servers. */
+async function listen(servers: RedisServer[]): Promise<Set<string>> {
+  const heard = new Set<string>();
+  for (const server of servers) {
+    const monitor = await (await server.client()).monitor();
+    onTestFinished(() => monitor.disconnect());
+    monitor.on('monitor', (_time: string, args: string[]) => {
+      for (const arg of args) {
+        // But for patterns, and what names begin with.
+        if (/^(prs:|__keyevent@)[^*]*[^*:]$/.test(arg)) heard.add(generic(arg));
+      }
+    });
+  }
+  return heard;
+}
+
+/** Does everything that a client can do. */
+async function work(url: string, isCluster: boolean): Promise<void> {
+  const open = () =>
+    PresenceClient.connect({
+      url,
+      ttlMs: 60_000,
+      stateStorage: 'separate',
+      expiry: 'notifications',
+      logger: {},
+      limits: { commandTimeoutMs: 30_000 },
+    });
+  await using client = await open();
+  await using other = await open();
+  const handler = () => {};
+  const ends = await Promise.all([
+    client.subscribe(handler, { roomId }),
+    client.metadata.subscribe(handler, { channelType, channelName }),
+    client.locks.subscribe(handler, { name: lockName }),
+  ]);
+  // With sharded events, all rooms are followed by the channels of the slots.
+  if (isCluster) ends.push(await other.subscribe(handler));
+  await client.startReaper();
+  const { epoch } = await client.join({ roomId, userId, connId, state: { a: 1 } });
+  await client.heartbeat({ connId, epoch, patchState: { a: 2 } });
+  await other.getUserPresence(userId);
+  await client.reapOnce();
+  await client.metadata.set({ channelType, channelName, data: [{ key: 'k', value: 'v' }] });
+  const lock = await client.locks.acquire(lockName, { ownerId: 'me' });
+  const waiting = other.locks.acquire(lockName, { ownerId: 'you', waitMs: 30_000 });
+  await eventually(async () => {
+    expect((await client.locks.inspect(lockName))?.waiters).toBe(1);
+  });
+  await lock.release();
+  await (await waiting).release();
+  await client.leave(connId);
+  await Promise.all(ends.map((end) => end()));
+}
+
+describe('redis-keys.md', () => {
+  test('v1: names what a client uses, and nothing else', async () => {
+    await using server = await startRedis();
+    const heard = await listen([server]);
+    await work(server.url, false);
+    await eventually(() => expect([...heard].sort()).toEqual(documented('v1', ['v1'])));
+  });
+
+  test('slotted, on a cluster: names what a client uses, and nothing else', async () => {
+    const cluster = await sharedCluster();
+    onTestFinished(() => cluster[Symbol.asyncDispose]());
+    const heard = await listen(await cluster.masters());
+    await work(cluster.url, true);
+    await eventually(() => {
+      expect([...heard].sort()).toEqual(documented('slotted', ['slotted', 'cluster']));
+    });
+  });
+});

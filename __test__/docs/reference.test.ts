@@ -1,0 +1,86 @@
+// The tables of docs/reference/: each names everything that the code has, and nothing else. The defaults
+// of options are compared in src/options.rs.
+import { ERROR_CODES, PresenceClient } from 'rollcall';
+import { describe, expect, test } from 'vitest';
+import { checkedQuotas } from '../../dist/compat/socket-quotas.js';
+import { OPTION_KINDS } from '../../dist/validate.js';
+import { names, readPage, rows, section } from './tables.js';
+
+const sorted = (all: Iterable<string>) => [...all].sort();
+
+describe('errors.md', () => {
+  const page = readPage('reference/errors.md');
+  const codes = [...page.matchAll(/^### `([A-Z_]+)`$/gm)].map(([, code = '']) => code);
+
+  test('has a section for each code of the table of codes, and for no other', () => {
+    expect(sorted(codes)).toEqual(sorted(ERROR_CODES));
+  });
+
+  test.each(ERROR_CODES)('%s: what it means, and what to do', (code) => {
+    const text = section(page, `### \`${code}\``);
+    expect(text).toMatch(/^\*\*Meaning:\*\* \S/m);
+    expect(text).toMatch(/^\*\*What to do:\*\* \S/m);
+  });
+
+  test('codes that other pages of the reference name exist', () => {
+    for (const other of ['socket-protocol', 'limits', 'methods', 'options', 'events']) {
+      const text = readPage(`reference/${other}.md`);
+      // With an underscore: other words in capitals are Redis's.
+      for (const [, code] of text.matchAll(/`([A-Z]+_[A-Z_]+)`/g)) {
+        if (!SETTINGS.has(code ?? '')) expect(ERROR_CODES, other).toContain(code);
+      }
+    }
+  });
+});
+
+/** Names in capitals that are no codes. */
+const SETTINGS = new Set(['ERROR_CODES', 'NODE_EXTRA_CA_CERTS']);
+
+describe('metrics.md', () => {
+  const page = readPage('reference/metrics.md');
+
+  test('lists each field of metrics(), and each of a distribution', async () => {
+    await using client = await PresenceClient.connect({ logger: {} });
+    const metrics = client.metrics();
+    const fields = Object.entries(metrics);
+    const [distributions, numbers] = [
+      fields.filter(([, value]) => typeof value === 'object'),
+      fields.filter(([, value]) => typeof value === 'number'),
+    ].map((list) => sorted(list.map(([name]) => name)));
+    const listed = names(section(page, '## Distributions'));
+    expect(sorted(listed)).toEqual(
+      sorted([...(distributions ?? []), ...Object.keys(metrics.callLatencyMs)]),
+    );
+    expect(
+      sorted([...names(section(page, '## Counters')), ...names(section(page, '## Gauges'))]),
+    ).toEqual(numbers);
+  });
+});
+
+describe('options.md', () => {
+  const page = readPage('reference/options.md');
+
+  test('lists every option of the client once, and nothing else', () => {
+    const all = (kinds: object, path = ''): string[] =>
+      Object.entries(kinds).flatMap(([name, kind]) => [
+        path + name,
+        ...(typeof kind === 'object' && !Array.isArray(kind) ? all(kind, `${path}${name}.`) : []),
+      ]);
+    const options = rows(page)
+      .filter((cells) => cells.length === 3)
+      .map(([name = '']) => name.replaceAll('`', ''));
+    expect(sorted(options)).toEqual(sorted([...all(OPTION_KINDS), 'logger']));
+  });
+});
+
+describe('socket-protocol.md', () => {
+  const page = readPage('reference/socket-protocol.md');
+
+  test('lists each quota with its default', () => {
+    const listed = rows(section(page, '## Quotas')).map(([name = '', value = '']) => [
+      name.replaceAll('`', ''),
+      Number.parseInt(value, 10) * (value.endsWith('MiB') ? 2 ** 20 : 1),
+    ]);
+    expect(Object.fromEntries(listed)).toEqual(checkedQuotas(undefined));
+  });
+});
