@@ -87,8 +87,8 @@ impl Keys {
         Keys { sharded, ..self }
     }
 
-    pub fn is_slotted(&self) -> bool {
-        self.layout == Layout::Slotted
+    pub fn layout(&self) -> Layout {
+        self.layout
     }
 
     pub fn has_sharded_events(&self) -> bool {
@@ -105,7 +105,7 @@ impl Keys {
         let lock = [self.lock("l"), self.lock_token("l"), self.lock_events("l")];
         let lock = lock.map(|key| slot_of(key.as_bytes()));
         let differ = |slots: [u16; 3]| slots.iter().any(|slot| *slot != slots[0]);
-        if self.is_slotted() && (differ(slots) || differ(lock)) {
+        if self.layout == Layout::Slotted && (differ(slots) || differ(lock)) {
             return Err(Error::invalid(
                 "keyPrefix (and channelPrefix) must not hold `{}`, or braces that differ, with \
                  layout \"slotted\": everything of a room has to lie in one slot",
@@ -139,11 +139,32 @@ impl Keys {
         }
     }
 
-    /// A connection's hash. Without a room: the start of its key on `v1`.
+    /// A connection's hash. The room is part of the key on `slotted` only.
     pub fn conn(&self, room: &str, conn: &str) -> String {
+        let mut key = String::new();
+        self.conn_prefix(room, &mut key);
+        key.push_str(conn);
+        key
+    }
+
+    /// What the keys of all connections of a room begin with; replaces what `key` holds.
+    pub fn conn_prefix(&self, room: &str, key: &mut String) {
+        key.clear();
+        key.push_str(&self.prefix);
+        if self.layout == Layout::Slotted {
+            for part in ["{room:", &self.tag(room), "}:"] {
+                key.push_str(part);
+            }
+        }
+        key.push_str("conn:");
+    }
+
+    /// Where the id begins in the key of a connection, as `heartbeat_batch.lua` takes it: 1-based, or, where
+    /// the room is part of the key, counted from the length of the room's `last_seen`.
+    pub fn id_in_conn(&self) -> i64 {
         match self.layout {
-            Layout::V1 => self.join(&["conn:", conn]),
-            Layout::Slotted => self.in_room(room, &["conn:", conn]),
+            Layout::V1 => (self.prefix.len() + "conn:".len() + 1) as i64,
+            Layout::Slotted => ":conn:".len() as i64 - ":last_seen".len() as i64 + 1,
         }
     }
 
@@ -168,10 +189,6 @@ impl Keys {
             });
         of_conn.is_some_and(|conn| !conn.ends_with(STATE_SUFFIX))
     }
-
-    /// From the length of a room's `last_seen` to where the id begins in the key of a connection
-    /// of that room.
-    pub const ID_AFTER_LAST_SEEN: i64 = ":conn:".len() as i64 - ":last_seen".len() as i64;
 
     pub fn room(&self, room: &str) -> RoomKeys {
         RoomKeys {

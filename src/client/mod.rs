@@ -23,7 +23,7 @@ use crate::{
     offload::offload,
     options::Options,
     presence::{self, directory::Directory, own_joins::OwnJoins},
-    store::{EachPiece, EventSink, Join, Store, SweepSettings, Topic},
+    store::{EachPiece, EventSink, Join, PresenceStore, Store, SweepSettings, Topic},
 };
 use parking_lot::Mutex;
 use sink::CountingSink;
@@ -47,6 +47,7 @@ impl<T: EventSink + ResultSink + lock::LockLostListener> ClientCallbacks for T {
 
 pub struct Client {
     store: Arc<dyn Store>,
+    presence: Arc<dyn PresenceStore>,
     directory: Arc<Directory>,
     own_joins: Arc<OwnJoins>,
     engine: Arc<Engine>,
@@ -85,13 +86,14 @@ impl Client {
             wakeups: wakeups.clone(),
         });
         let store = open::store(&options, sink.clone()).await?;
+        let presence = store.clone().presence();
         let directory = Arc::new(Directory::default());
         let own_joins = Arc::new(OwnJoins::default());
         let limits = options.limits.clone();
-        let by_room = store.refreshes_by_room();
+        let by_room = presence.refreshes_by_room();
         let max_batch = limits.max_batch_size * if by_room { heartbeat::BY_ROOM } else { 1 };
         let engine = Engine::new(
-            store.clone(),
+            presence.clone(),
             directory.clone(),
             own_joins.clone(),
             metrics.clone(),
@@ -120,7 +122,7 @@ impl Client {
         );
         let engine_task = tokio::spawn(engine.clone().run());
         let upkeep_task = tokio::spawn(upkeep(
-            store.clone(),
+            presence.clone(),
             directory.clone(),
             own_joins.clone(),
             options.ttl_ms,
@@ -129,6 +131,7 @@ impl Client {
         let reaper = Arc::new(Reaper {
             locks: locks.clone(),
             store: store.clone(),
+            presence: presence.clone(),
             metrics: metrics.clone(),
             sink,
             expiry: options.expiry,
@@ -146,13 +149,14 @@ impl Client {
         });
         let in_flight = InFlight::new(&limits, metrics.clone());
         let metadata = Metadata::new(
-            store.clone(),
+            store.clone().metadata(),
             metrics.clone(),
             in_flight.clone(),
             (&limits).into(),
         );
         Ok(Client {
             store,
+            presence,
             directory,
             own_joins,
             engine,
@@ -209,7 +213,8 @@ impl Client {
                 floor: 0,
             };
             let epoch =
-                presence::join(&*self.store, &self.directory, &self.own_joins, &mut join).await?;
+                presence::join(&*self.presence, &self.directory, &self.own_joins, &mut join)
+                    .await?;
             count(&self.metrics.counters.joins, 1);
             if let (Some(each), Some(taken)) = (snapshot, room_taken) {
                 // The join is done: a failure to read the room leaves the caller without its epoch.
@@ -247,7 +252,7 @@ impl Client {
     pub async fn leave(&self, conn: &str, epoch: Option<Epoch>) -> Result<Option<Place>> {
         self.call(async {
             ids::check_conn("connId", conn, &self.limits)?;
-            let (store, own_joins) = (&*self.store, &self.own_joins);
+            let (store, own_joins) = (&*self.presence, &self.own_joins);
             let left = presence::leave(store, &self.directory, own_joins, conn, epoch).await?;
             if left.is_some() {
                 count(&self.metrics.counters.leaves, 1);
@@ -261,7 +266,7 @@ impl Client {
     pub async fn epoch(&self, conn: &str) -> Result<Option<Epoch>> {
         self.call(async {
             ids::check_conn("connId", conn, &self.limits)?;
-            let located = presence::locate(&*self.store, conn).await?;
+            let located = presence::locate(&*self.presence, conn).await?;
             Ok(located.map(|located| located.epoch))
         })
         .await
@@ -282,7 +287,7 @@ impl Client {
         self.call(async {
             ids::check("userId", user, &self.limits)?;
             let mut taken = self.room_for(("user", user)).await?;
-            let connections = self.store.user_connections(user).await?;
+            let connections = self.presence.user_connections(user).await?;
             let bytes = connections.iter().map(Member::bytes).sum();
             taken.resize(bytes);
             self.in_flight.learn(("user", user), bytes);
@@ -303,7 +308,7 @@ impl Client {
             bytes.fetch_add(piece, Ordering::Relaxed);
             each(members)
         };
-        self.store.room_snapshot(room, &counted).await?;
+        self.presence.room_snapshot(room, &counted).await?;
         self.in_flight.learn(("room", room), bytes.into_inner());
         Ok(())
     }
@@ -511,7 +516,7 @@ fn is_of_locks(topic: &Topic) -> bool {
 /// Forgets connections that have been of no use for so long that they cannot be alive, and own joins that
 /// are over.
 async fn upkeep(
-    store: Arc<dyn Store>,
+    store: Arc<dyn PresenceStore>,
     directory: Arc<Directory>,
     own_joins: Arc<OwnJoins>,
     ttl_ms: u64,

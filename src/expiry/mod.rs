@@ -9,7 +9,7 @@ use crate::{
         error::{Code, Error, Result},
         presence::Sweep,
     },
-    store::{EventSink, LogLevel, Store, SweepSettings, Watch},
+    store::{EventSink, LogLevel, PresenceStore, Store, SweepSettings, Watch},
 };
 use serde::Deserialize;
 use std::{
@@ -91,6 +91,7 @@ impl Trouble {
 
 pub struct Reaper {
     pub store: Arc<dyn Store>,
+    pub presence: Arc<dyn PresenceStore>,
     /// Those that ended with nobody there to say so are told of in passing.
     pub locks: Arc<Locks>,
     pub metrics: Arc<Metrics>,
@@ -161,9 +162,9 @@ impl Reaper {
                 serves_ms: serves.as_millis() as u64,
                 ..self.settings
             };
-            let mut sweep = self.store.sweep(&settings).await?;
+            let mut sweep = self.presence.sweep(&settings).await?;
             if sweep.unindexed && adopt && !off(Failpoint::Adopting) {
-                sweep += self.store.adopt(self.settings.ttl_ms).await?;
+                sweep += self.presence.adopt(self.settings.ttl_ms).await?;
             }
             match &sweep.failure {
                 Some(error) if sweep.is_in_vain() => Err(error.clone()),

@@ -12,7 +12,7 @@ use crate::{
     },
     pause::{pause, pauses},
     presence::{self, directory::Directory, own_joins::OwnJoins},
-    store::{Join, Store, redis::RedisStore},
+    store::{Join, PresenceStore, Store, redis::RedisStore},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
@@ -28,7 +28,8 @@ impl ResultSink for Results {
 }
 
 struct World {
-    store: Arc<RedisStore>,
+    store: Arc<dyn PresenceStore>,
+    connection: Arc<RedisStore>,
     directory: Arc<Directory>,
     own_joins: Arc<OwnJoins>,
     engine: Arc<Engine>,
@@ -37,7 +38,8 @@ struct World {
 
 impl World {
     async fn new(server: &RedisServer, layout: Layout) -> World {
-        let store = Arc::new(server.connect_on(layout).await);
+        let connection = Arc::new(server.connect_on(layout).await);
+        let store = connection.clone().presence();
         let (directory, own_joins) = (Arc::default(), Arc::default());
         let (sender, results) = mpsc::unbounded_channel();
         let engine = Engine::new(
@@ -59,6 +61,7 @@ impl World {
         tokio::spawn(engine.clone().run());
         World {
             store,
+            connection,
             directory,
             own_joins,
             engine,
@@ -115,7 +118,7 @@ async fn spec_5_1_no_patch_pauses_before_or_after_it_is_answered() {
             .await
             .unwrap();
         world.engine.stop();
-        world.store.close().await;
+        world.connection.close().await;
     }
     // The count is one that counts.
     let before = pauses();

@@ -59,7 +59,7 @@ fn slots_are_those_of_redis() {
 
 #[test]
 fn where_an_id_begins_follows_from_the_room() {
-    let start = slotted().room_last_seen("r}x").len() as i64 + Keys::ID_AFTER_LAST_SEEN;
+    let start = slotted().room_last_seen("r}x").len() as i64 + slotted().id_in_conn() - 1;
     assert_eq!(&slotted().conn("r}x", "c")[start as usize..], "c");
 }
 

@@ -118,7 +118,7 @@ impl Release {
             let mut unknown = false;
             let work = async {
                 loop {
-                    let error = match store.lock_release(&claim, token).await {
+                    let error = match store.locks().lock_release(&claim, token).await {
                         // An earlier try has done it: until the lease is over nobody else could.
                         Ok(Holds::No(_)) if unknown => return Ok(Holds::Yes),
                         Ok(holds) => return Ok(holds),

@@ -152,17 +152,17 @@ impl StoreClock {
 /// Gives when the next end is due, as far as is known.
 async fn look(store: &dyn Store, clock: Option<&mut StoreClock>) -> Result<Option<Duration>> {
     // One that is away is asked again the next time.
-    if !store.reachable() {
+    if !store.locks().reachable() {
         return Ok(None);
     }
-    let first = store.lock_due(DueLook::default()).await?;
+    let first = store.locks().lock_due(DueLook::default()).await?;
     let set_back = clock
         .zip(first.server_ms)
         .is_some_and(|(clock, server_ms)| clock.may_be_set_back(server_ms));
     if set_back {
         // Each look at a lock also corrects an end that is too far away.
         settle(store, None, true).await?;
-        return Ok(store.lock_due(DueLook::default()).await?.next);
+        return Ok(store.locks().lock_due(DueLook::default()).await?.next);
     }
     settle(store, Some(first), false).await
 }
@@ -175,12 +175,12 @@ async fn settle(store: &dyn Store, first: Option<Due>, all: bool) -> Result<Opti
     for _ in 0..rounds {
         let due = match next.take() {
             Some(due) => due,
-            None => store.lock_due(look).await?,
+            None => store.locks().lock_due(look).await?,
         };
         if due.names.is_empty() {
             return failed.map_or(Ok(due.next), Err);
         }
-        for outcome in store.lock_settle(&due.names).await {
+        for outcome in store.locks().lock_settle(&due.names).await {
             match outcome {
                 // It has left the index, or does so with its new end.
                 Ok(false) => {}

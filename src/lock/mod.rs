@@ -386,6 +386,7 @@ impl Locks {
                     // Whoever took it away without a word: its end is to be told, too.
                     for store in locks.backend.stores() {
                         let _ = store
+                            .locks()
                             .lock_settle(std::slice::from_ref(&lease.claim.name))
                             .await;
                     }

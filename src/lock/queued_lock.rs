@@ -160,7 +160,7 @@ impl QueuedLock {
         };
         loop {
             let sent = Instant::now();
-            let (pause, failed) = match self.store().lock_take(claim, &take).await {
+            let (pause, failed) = match self.store().locks().lock_take(claim, &take).await {
                 Ok(Taken::Granted { token, .. }) => {
                     let until = until(sent, ttl_ms, DRIFT_FACTOR);
                     if until > Instant::now() {
@@ -211,7 +211,7 @@ impl QueuedLock {
 
     /// Why the lock was not to be had in time.
     async fn still_held(&self, claim: &Claim) -> Error {
-        match self.store().lock_inspect(&claim.name).await {
+        match self.store().locks().lock_inspect(&claim.name).await {
             Ok(Some(held)) => unavailable(
                 claim,
                 Some(&held.owner),
@@ -289,7 +289,7 @@ impl LockBackend for QueuedLock {
     ) -> BoxFuture<'a, Result<(Holds, Instant)>> {
         Box::pin(async move {
             let sent = Instant::now();
-            let holds = self.store().lock_extend(claim, ttl_ms).await?;
+            let holds = self.store().locks().lock_extend(claim, ttl_ms).await?;
             Ok((holds, until(sent, ttl_ms, DRIFT_FACTOR)))
         })
     }
@@ -308,11 +308,11 @@ impl LockBackend for QueuedLock {
     }
 
     fn revoke<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Revoked>>> {
-        self.store().lock_revoke(name)
+        self.store().locks().lock_revoke(name)
     }
 
     fn inspect<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Inspection>>> {
-        self.store().lock_inspect(name)
+        self.store().locks().lock_inspect(name)
     }
 
     fn listen(&self) -> BoxFuture<'_, Result<()>> {

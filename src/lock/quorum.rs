@@ -71,7 +71,7 @@ impl Quorum {
         let mut deadline = Instant::now() + most;
         let mut enough = false;
         while Instant::now() < deadline {
-            let reachable = self.stores.iter().filter(|store| store.reachable());
+            let reachable = self.stores.iter().filter(|store| store.locks().reachable());
             match reachable.count() {
                 all if all == self.stores.len() => return,
                 some if some >= self.majority() && !enough => {
@@ -95,7 +95,7 @@ impl Quorum {
         request: impl Fn(&'a dyn Store) -> BoxFuture<'a, Result<T>>,
     ) -> Vec<Option<T>> {
         join_all(self.stores.iter().map(|store| {
-            let call = store.reachable().then(|| request(&**store));
+            let call = store.locks().reachable().then(|| request(&**store));
             async move { answer(&**store, answer_timeout, call?).await }
         }))
         .await
@@ -111,7 +111,9 @@ impl Quorum {
             wait: None,
         };
         let answers = self
-            .request(answer_timeout, |store| store.lock_take(claim, &take))
+            .request(answer_timeout, |store| {
+                store.locks().lock_take(claim, &take)
+            })
             .await;
         let mut tried = Try {
             granted: 0,
@@ -140,7 +142,9 @@ impl Quorum {
         }
         // Also those that are not part of this majority: the next one may be made of them.
         let raised = self
-            .request(answer_timeout, |store| store.lock_raise(claim, tried.token))
+            .request(answer_timeout, |store| {
+                store.locks().lock_raise(claim, tried.token)
+            })
             .await;
         let know = raised
             .iter()
@@ -339,7 +343,9 @@ impl Quorum {
         let sent = Instant::now();
         let answer_timeout = answer_timeout(ttl_ms);
         let answers = self
-            .request(answer_timeout, |store| store.lock_extend(claim, ttl_ms))
+            .request(answer_timeout, |store| {
+                store.locks().lock_extend(claim, ttl_ms)
+            })
             .await;
         let until = until(sent, ttl_ms, self.options.drift_factor);
         let verdict = self.verdict(&answers)?;
@@ -359,7 +365,7 @@ impl Quorum {
             let again = self.stores.iter().zip(&answers);
             join_all(again.map(|(store, answer)| {
                 let free = matches!(answer, Some(Holds::No(None)));
-                let call = free.then(|| store.lock_take(claim, &take));
+                let call = free.then(|| store.locks().lock_take(claim, &take));
                 // What came of it the next renewal will tell.
                 async move { self::answer(&**store, answer_timeout, call?).await }
             }))
@@ -401,7 +407,7 @@ impl Quorum {
 
     async fn do_inspect(&self, name: &str) -> Result<Option<Inspection>> {
         let answers: Vec<_> = self
-            .request(ANSWER_TIMEOUT, |store| store.lock_inspect(name))
+            .request(ANSWER_TIMEOUT, |store| store.locks().lock_inspect(name))
             .await
             .into_iter()
             .flatten()
@@ -430,7 +436,7 @@ impl Quorum {
 
     async fn do_revoke(&self, name: &str) -> Result<Option<Revoked>> {
         let answers: Vec<_> = self
-            .request(ANSWER_TIMEOUT, |store| store.lock_revoke(name))
+            .request(ANSWER_TIMEOUT, |store| store.locks().lock_revoke(name))
             .await
             .into_iter()
             .flatten()
@@ -457,7 +463,7 @@ async fn answer<T>(
             result = &mut call => return result.ok(),
             () = sleep(LOOK) => {}
         }
-        if !store.reachable() || Instant::now() >= deadline {
+        if !store.locks().reachable() || Instant::now() >= deadline {
             return None;
         }
     }

@@ -9,7 +9,7 @@ use crate::{
         presence::{Epoch, Place, epoch_after},
     },
     pause::pause,
-    store::{Join, Joined, Left, Located, Store, Stored},
+    store::{Join, Joined, Left, Located, PresenceStore, Stored},
 };
 use directory::{Directory, Known};
 use own_joins::OwnJoins;
@@ -21,7 +21,7 @@ const MAX_ROUNDS: usize = 32;
 
 /// Joins, wherever the connection was before (spec 3.1, 3.2).
 pub async fn join(
-    store: &dyn Store,
+    store: &dyn PresenceStore,
     directory: &Directory,
     own: &OwnJoins,
     join: &mut Join,
@@ -70,7 +70,7 @@ fn forget_unknown(own: &OwnJoins, conn: &str, error: &Error) {
 /// Leaves the room that the connection is in; `None` if it is unknown, or if it has been joined with a
 /// newer epoch than `fence` (spec 3.6). Without a fence, that of this client's own last join counts.
 pub async fn leave(
-    store: &dyn Store,
+    store: &dyn PresenceStore,
     directory: &Directory,
     own: &OwnJoins,
     conn: &str,
@@ -107,7 +107,7 @@ pub async fn leave(
 }
 
 /// Where one connection is; `None` if it is unknown.
-pub async fn locate(store: &dyn Store, conn: &str) -> Result<Option<Located>> {
+pub async fn locate(store: &dyn PresenceStore, conn: &str) -> Result<Option<Located>> {
     let mut located = store.locate(&[conn.into()]).await;
     located.pop().unwrap_or(Ok(None))
 }

@@ -7,7 +7,7 @@
 //! is over. So their number is bounded by that of the connections that are still joined, plus what was
 //! joined in the meantime.
 
-use crate::{model::presence::Epoch, store::Store};
+use crate::{model::presence::Epoch, store::PresenceStore};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -71,11 +71,11 @@ impl OwnJoins {
     }
 
     /// Drops records whose joins are over.
-    pub async fn prune(&self, store: &dyn Store) {
+    pub async fn prune(&self, store: &dyn PresenceStore) {
         self.prune_idle(store, RETENTION, MAX_IDLE).await;
     }
 
-    async fn prune_idle(&self, store: &dyn Store, retention: Duration, max_idle: usize) {
+    async fn prune_idle(&self, store: &dyn PresenceStore, retention: Duration, max_idle: usize) {
         let mut idle: Vec<(Instant, Arc<str>)> = {
             let joins = self.0.lock();
             joins

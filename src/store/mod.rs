@@ -383,8 +383,8 @@ impl LogLevel {
 /// the store.
 pub type EachPiece<'a> = &'a (dyn Fn(Vec<Member>) -> BoxFuture<'static, ()> + Send + Sync);
 
-/// The atomic operations; those of heartbeats, on metadata and on locks are in traits of their own.
-pub trait Store: HeartbeatStore + MetadataStore + LockStore {
+/// The atomic operations of presence.
+pub trait PresenceStore: HeartbeatStore {
     /// Joins (spec 3.1, 3.2). `previous`: where the connection is, if the caller knows.
     fn join<'a>(
         &'a self,
@@ -414,6 +414,15 @@ pub trait Store: HeartbeatStore + MetadataStore + LockStore {
 
     /// Takes rooms that no node of ours has made under the reaper's care (spec 6.5).
     fn adopt(&self, ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>>;
+}
+
+/// A store: presence, metadata, locks, and subscriptions to what happens to them.
+pub trait Store: Send + Sync + 'static {
+    fn presence(self: Arc<Self>) -> Arc<dyn PresenceStore>;
+
+    fn metadata(self: Arc<Self>) -> Arc<dyn MetadataStore>;
+
+    fn locks(&self) -> &dyn LockStore;
 
     /// Has the store tell the sink when a connection expires (spec 6.4).
     fn watch_expirations(&self) -> BoxFuture<'_, Result<Watch>>;

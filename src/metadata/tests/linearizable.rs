@@ -12,7 +12,7 @@ use crate::{
         limits::Limits,
         metadata::{Channel, Operation, change::Change},
     },
-    store::{memory::MemoryStore, metadata::MetadataStore},
+    store::{Store, memory::MemoryStore, metadata::MetadataStore},
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -278,7 +278,7 @@ fn in_process(nodes: usize, histories: u64, careless: bool) -> u64 {
                 .map(|node| {
                     let store = MemoryStore::open(Some(&name), Arc::new(NoopSink));
                     let store = Slow::new(store, number * 100 + node);
-                    slow_or_careless(store, careless)
+                    slow_or_careless(Arc::new(store), careless)
                 })
                 .collect();
             is_linearizable(runtime.block_on(history(&stores, "c", number)))
@@ -286,8 +286,7 @@ fn in_process(nodes: usize, histories: u64, careless: bool) -> u64 {
         .count() as u64
 }
 
-fn slow_or_careless(store: impl MetadataStore, careless: bool) -> Arc<dyn MetadataStore> {
-    let store: Arc<dyn MetadataStore> = Arc::new(store);
+fn slow_or_careless(store: Arc<dyn MetadataStore>, careless: bool) -> Arc<dyn MetadataStore> {
     if careless {
         Arc::new(Careless(store))
     } else {
@@ -307,7 +306,10 @@ fn on_redis(nodes: usize, histories: u64, careless: bool) -> Option<u64> {
     runtime.block_on(async {
         let mut stores: Vec<Arc<dyn MetadataStore>> = Vec::new();
         for _ in 0..nodes {
-            stores.push(slow_or_careless(server.connect().await, careless));
+            stores.push(slow_or_careless(
+                Arc::new(server.connect().await).metadata(),
+                careless,
+            ));
         }
         for number in 0..histories {
             let happened = history(&stores, &format!("{careless}-{number}"), number).await;

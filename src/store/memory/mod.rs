@@ -26,7 +26,8 @@ use crate::{
     },
     store::{
         BatchMiss, EachPiece, EventSink, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Join,
-        Joined, Left, Located, Store, SweepSettings, Topic, Watch, heartbeat::HeartbeatStore,
+        Joined, Left, Located, PresenceStore, Store, SweepSettings, Topic, Watch,
+        heartbeat::HeartbeatStore, lock::LockStore, metadata::MetadataStore,
     },
 };
 use futures_util::future::BoxFuture;
@@ -215,7 +216,7 @@ impl HeartbeatStore for MemoryStore {
     }
 }
 
-impl Store for MemoryStore {
+impl PresenceStore for MemoryStore {
     fn join<'a>(
         &'a self,
         join: &'a Join,
@@ -266,6 +267,20 @@ impl Store for MemoryStore {
     /// Nobody else writes here: there is nothing to adopt.
     fn adopt(&self, _ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>> {
         Box::pin(std::future::ready(Ok(Sweep::default())))
+    }
+}
+
+impl Store for MemoryStore {
+    fn presence(self: Arc<Self>) -> Arc<dyn PresenceStore> {
+        self
+    }
+
+    fn metadata(self: Arc<Self>) -> Arc<dyn MetadataStore> {
+        self
+    }
+
+    fn locks(&self) -> &dyn LockStore {
+        self
     }
 
     /// A sweep costs what is due and no more: there is nothing to be told.

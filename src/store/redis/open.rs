@@ -1,7 +1,7 @@
 //! How the store connects, to one server or to a cluster, and what it does on each fresh connection.
 
 use crate::{
-    keys::Keys,
+    keys::{Keys, Layout},
     model::{
         error::{Code, Error, Result},
         ids,
@@ -9,13 +9,19 @@ use crate::{
         metadata::{Channel, MetadataStorage},
     },
     store::{
-        EventSink,
+        EventSink, PresenceStore,
         redis::{
-            PubSub, RedisStore, StorageOptions, expiry, info_field,
-            metadata::json,
-            presence::{clock::ServerClock, states::States},
+            PubSub, RedisStore, StorageOptions, info_field,
+            locks::{
+                Locks,
+                ends::{Ends, InOwnStep, InSameStep},
+            },
+            metadata::{Metadata, json},
+            presence::{
+                clock::ServerClock, rooms::Rooms, slotted::Slotted, states::States, v1::V1,
+            },
             pubsub::{Listener, Subscriber},
-            scripts,
+            scripts::{self, ScriptClient},
             transport::{
                 cluster::{self, Cluster},
                 commands::Commands,
@@ -57,6 +63,7 @@ impl Settings<'_> {
         Listener::new(db, keys, wake_channel, self.limits, sink)
     }
 
+    /// Puts the store together. Here, and nowhere else, the layout is chosen.
     fn into_store(
         self,
         commands: Commands,
@@ -64,18 +71,45 @@ impl Settings<'_> {
         wake_channel: &str,
         transactions: Arc<AtomicBool>,
     ) -> RedisStore {
-        RedisStore {
-            keys: self.keys,
-            commands,
-            subscriber,
-            wake: wake_channel.into(),
+        let scripts = Arc::new(ScriptClient::new(commands));
+        let rooms = Rooms {
+            keys: self.keys.clone(),
+            scripts: scripts.clone(),
             states: States::new(self.storage.states, self.limits, self.sink.clone()),
-            metadata: self.storage.metadata,
             clock: ServerClock::default(),
             transactions,
-            check_schedule: expiry::CheckSchedule::default(),
-            checks: expiry::Checks::default(),
             sink: self.sink,
+        };
+        let (presence, ends): (Arc<dyn PresenceStore>, Box<dyn Ends>) = match self.keys.layout() {
+            Layout::V1 => (
+                Arc::new(V1::new(rooms)),
+                Box::new(InSameStep {
+                    scripts: scripts.clone(),
+                }),
+            ),
+            Layout::Slotted => (
+                Arc::new(Slotted::new(rooms)),
+                Box::new(InOwnStep {
+                    keys: self.keys.clone(),
+                    scripts: scripts.clone(),
+                }),
+            ),
+        };
+        RedisStore {
+            presence,
+            metadata: Arc::new(Metadata {
+                keys: self.keys.clone(),
+                scripts: scripts.clone(),
+                storage: self.storage.metadata,
+            }),
+            locks: Locks {
+                keys: self.keys,
+                scripts: scripts.clone(),
+                wake_channel: wake_channel.into(),
+                ends,
+            },
+            subscriber,
+            scripts,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     },
     store::{
         BatchMiss, ConnectionState, EventSink, Feed, HeartbeatOutcome, HeartbeatRefresh,
-        HeartbeatUpdate, Join, Joined, Left, LogLevel, StateWrite, Store, Topic,
+        HeartbeatUpdate, Join, Joined, Left, LogLevel, PresenceStore, StateWrite, Store, Topic,
         heartbeat::HeartbeatStore, lock::LockCall,
     },
 };

@@ -5,29 +5,24 @@ use super::integers;
 use crate::{
     failpoints::{Failpoint, off},
     keys::RoomKeys,
-    model::{
-        error::{Error, Result},
-        presence::Sweep,
-    },
+    model::{error::Result, presence::Sweep},
     store::redis::{
-        RedisStore, info_field,
-        presence::rooms::Meta,
+        info_field,
+        presence::{rooms::Meta, v1::V1},
         scripts,
-        transport::{errors, link::Repeat},
+        transport::{
+            link::Repeat,
+            scan::{self, END, PAGE},
+        },
     },
 };
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
-use redis::{Pipeline, Value};
+use redis::Pipeline;
 use std::collections::{BTreeMap, HashMap};
 
-/// Rooms, or connections of a room, that one step of a scan looks at.
-const PAGE: usize = 512;
 /// Rooms whose users are asked together.
 const ROOMS_ASKED: usize = 64;
-
-/// One page of a scan: the next cursor, and the texts that it found.
-pub(in crate::store::redis) type Page = (Vec<u8>, Vec<String>);
 
 /// A page of a room's `conn_meta`: the index of the room, then connections and what is kept of them in turn.
 type PageOf = (usize, Vec<String>);
@@ -72,10 +67,7 @@ impl Checks {
     }
 }
 
-/// Where a scan begins, and what it says when it has ended.
-const END: &[u8] = b"0";
-
-impl RedisStore {
+impl V1 {
     /// Checks every room of a shard, and repairs those that need it. `users`: asks users in any case.
     pub(super) async fn check_shard(
         &self,
@@ -89,7 +81,12 @@ impl RedisStore {
         let users = users || fingerprint.is_none_or(|now| self.checks.is_suspected(shard, now));
         let mut cursor = END.to_vec();
         loop {
-            let (next, members) = self.scan("ZSCAN", shard_key, &cursor).await?;
+            let (next, members) = self
+                .rooms
+                .scripts
+                .commands
+                .scan("ZSCAN", shard_key, &cursor)
+                .await?;
             // ZSCAN gives members and scores in turn; some are marks.
             let rooms: Vec<&String> = members
                 .chunks_exact(2)
@@ -98,7 +95,7 @@ impl RedisStore {
                 .collect();
             for rooms in rooms.chunks(ROOMS_ASKED) {
                 for room in self.differing(rooms, users).await? {
-                    self.try_repair(room, ttl_ms, sweep).await?;
+                    self.rooms.try_repair(room, ttl_ms, sweep).await?;
                 }
             }
             cursor = next;
@@ -115,11 +112,17 @@ impl RedisStore {
     /// `None` if the server does not say.
     async fn fingerprint(&self) -> Option<ServerFingerprint> {
         let info = redis::cmd("INFO").arg("stats").to_owned();
-        let info = self.commands.command(&info, Repeat::Harmless).await.ok()?;
+        let info = self
+            .rooms
+            .scripts
+            .commands
+            .command(&info, Repeat::Harmless)
+            .await
+            .ok()?;
         let info: String = redis::from_redis_value(info).ok()?;
         Some(ServerFingerprint {
             evicted: info_field(&info, "evicted_keys")?.parse().ok()?,
-            connections: self.commands.connections(),
+            connections: self.rooms.scripts.commands.connections(),
         })
     }
 
@@ -128,9 +131,12 @@ impl RedisStore {
         if off(Failpoint::Checks) {
             return Ok(Vec::new());
         }
-        let of_rooms: Vec<RoomKeys> = rooms.iter().map(|room| self.keys.room(room)).collect();
+        let of_rooms: Vec<RoomKeys> = rooms
+            .iter()
+            .map(|room| self.rooms.keys.room(room))
+            .collect();
         let mut call = scripts::CHECK_ROOMS.call(1 + 4 * rooms.len());
-        call.arg(self.keys.active_rooms());
+        call.arg(self.rooms.keys.active_rooms());
         for keys in &of_rooms {
             call.arg(&keys.conns)
                 .arg(&keys.members)
@@ -141,6 +147,8 @@ impl RedisStore {
             call.arg(room);
         }
         let value = self
+            .rooms
+            .scripts
             .call(&scripts::CHECK_ROOMS, &call, Repeat::Harmless)
             .await?;
         let mut differ = vec![false; rooms.len()];
@@ -169,14 +177,19 @@ impl RedisStore {
         while !open.is_empty() {
             let mut scans = Pipeline::with_capacity(open.len());
             for (at, cursor) in &open {
-                scans.add_command(scan("HSCAN", &keys[*at].conn_meta, cursor));
+                scans.add_command(scan::command("HSCAN", &keys[*at].conn_meta, cursor));
             }
-            let pages = self.commands.pipeline(&scans, Repeat::Harmless).await?;
+            let pages = self
+                .rooms
+                .scripts
+                .commands
+                .pipeline(&scans, Repeat::Harmless)
+                .await?;
             let mut asks = Vec::new();
             let mut more = Vec::new();
             for ((at, _), answer) in open.into_iter().zip(pages) {
                 // What cannot be read, repair has the same error for.
-                let Ok((next, entries)) = page(answer) else {
+                let Ok((next, entries)) = scan::page(answer) else {
                     differ[at] = true;
                     continue;
                 };
@@ -194,6 +207,8 @@ impl RedisStore {
             };
             for asks in asks.chunk_by(in_one_call) {
                 let value = self
+                    .rooms
+                    .scripts
                     .call(
                         &scripts::CHECK_USERS,
                         &self.users_call(rooms, keys, asks),
@@ -218,8 +233,8 @@ impl RedisStore {
         for ((at, _), users) in pages.iter().zip(&of_users) {
             call.arg(&keys[*at].members);
             for user in users.keys() {
-                call.arg(self.keys.user_conns("", user))
-                    .arg(self.keys.user_rooms("", user));
+                call.arg(self.rooms.keys.user_conns("", user))
+                    .arg(self.rooms.keys.user_rooms("", user));
             }
         }
         for ((at, _), users) in pages.iter().zip(&of_users) {
@@ -230,31 +245,6 @@ impl RedisStore {
         }
         call
     }
-
-    pub(in crate::store::redis) async fn scan(
-        &self,
-        what: &str,
-        key: &str,
-        cursor: &[u8],
-    ) -> Result<Page> {
-        let cmd = scan(what, key, cursor);
-        page(self.commands.command(&cmd, Repeat::Harmless).await?)
-    }
-}
-
-fn scan(what: &str, key: &str, cursor: &[u8]) -> redis::Cmd {
-    let mut cmd = redis::cmd(what);
-    cmd.arg(key).arg(cursor).arg("COUNT").arg(PAGE);
-    cmd
-}
-
-fn page(answer: Value) -> Result<Page> {
-    let error = |error: redis::RedisError| -> Error { errors::request(&error) };
-    let (next, found): (Vec<u8>, Vec<Vec<u8>>) =
-        redis::from_redis_value(answer.extract_error().map_err(error)?)
-            .map_err(|parsing| error(parsing.into()))?;
-    let text = |id: Vec<u8>| String::from_utf8_lossy(&id).into_owned();
-    Ok((next, found.into_iter().map(text).collect()))
 }
 
 /// The users of a page of `conn_meta`, with their connections.

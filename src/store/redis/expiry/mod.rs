@@ -18,8 +18,7 @@ use crate::{
         presence::Sweep,
     },
     store::redis::{
-        RedisStore,
-        presence::rooms::Meta,
+        presence::rooms::{Meta, Rooms},
         scripts::{self, Reply},
         transport::errors,
     },
@@ -95,7 +94,32 @@ pub(in crate::store::redis) fn integers(value: Value) -> Result<Vec<i64>> {
     scripts::read(value, Reply::integers)
 }
 
-impl RedisStore {
+impl Rooms {
+    pub(in crate::store::redis) fn reap_call(
+        &self,
+        room: &str,
+        candidates: &[Candidate],
+        ttl_ms: u64,
+    ) -> Cmd {
+        let metas: Vec<_> = candidates.iter().map(Candidate::parsed).collect();
+        let mut call = scripts::REAP.call(7 + 4 * candidates.len());
+        self.room_keys(&mut call, room);
+        for (candidate, meta) in candidates.iter().zip(&metas) {
+            self.connection_keys(&mut call, room, &candidate.conn, &meta.user);
+        }
+        call.arg(room).arg(quote(room)).arg(ttl_ms);
+        for (candidate, meta) in candidates.iter().zip(&metas) {
+            call.arg(&candidate.conn)
+                .arg(quote(&candidate.conn))
+                .arg(&meta.user)
+                .arg(user_json(&meta.user))
+                .arg(meta.epoch())
+                .arg(&candidate.meta);
+        }
+        call.arg(self.keys.layout_name());
+        call
+    }
+
     /// Appends a room's own keys, as `reap.lua` and `repair.lua` take them.
     fn room_keys(&self, call: &mut Cmd, room: &str) {
         let keys = self.keys.room(room);

@@ -10,14 +10,13 @@ use crate::{
         presence::{Epoch, Sweep},
     },
     store::redis::{
-        RedisStore,
-        presence::rooms::{Meta, fields, number, utf8},
+        presence::rooms::{Meta, Rooms, fields, number, utf8},
         scripts,
         transport::{errors, link::Repeat},
     },
 };
 use redis::{Pipeline, Value};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// A connection as repair sees it: by its hash, or by what is left of it.
 struct Found {
@@ -27,66 +26,8 @@ struct Found {
     lives: bool,
 }
 
-impl RedisStore {
-    /// Rooms that are active but have no entry in the due index are looked at in full, and get one.
-    pub(in crate::store::redis) async fn do_adopt(&self, ttl_ms: u64) -> Result<Sweep> {
-        let mut sweep = Sweep::default();
-        let active = self.keys.active_rooms();
-        let mut cursor = b"0".to_vec();
-        loop {
-            let (next, rooms) = match self.scan("SSCAN", &active, &cursor).await {
-                // Of another type: the rooms that have an entry are processed as ever.
-                Err(error) if errors::is_of_one_key(&error) => {
-                    sweep.corrupt += 1;
-                    return Ok(sweep);
-                }
-                page => page?,
-            };
-            for room in self.without_entry(rooms).await? {
-                sweep.rooms += 1;
-                self.try_repair(&room, ttl_ms, &mut sweep).await?;
-            }
-            cursor = next;
-            if cursor == b"0" {
-                return Ok(sweep);
-            }
-        }
-    }
-
-    /// Those of some rooms that the due index does not have.
-    async fn without_entry(&self, rooms: Vec<String>) -> Result<Vec<String>> {
-        let mut by_shard: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for room in rooms {
-            by_shard
-                .entry(self.keys.due_of(&room))
-                .or_default()
-                .push(room);
-        }
-        let mut read = Pipeline::with_capacity(by_shard.len());
-        for (shard, rooms) in &by_shard {
-            read.cmd("ZMSCORE").arg(shard).arg(rooms);
-        }
-        let mut without = Vec::new();
-        let answers = self.commands.pipeline(&read, Repeat::Harmless).await?;
-        for (rooms, answer) in by_shard.into_values().zip(answers) {
-            let scores = answer
-                .extract_error()
-                .and_then(|answer| Ok(redis::from_redis_value::<Vec<Value>>(answer)?))
-                .map_err(|error| errors::request(&error));
-            let scores = match scores {
-                // Rooms of a shard that is none cannot be taken in; those of others can.
-                Err(error) if errors::is_of_one_key(&error) => continue,
-                scores => scores?,
-            };
-            let entries = rooms.into_iter().zip(scores);
-            without.extend(
-                entries.filter_map(|(room, score)| matches!(score, Value::Nil).then_some(room)),
-            );
-        }
-        Ok(without)
-    }
-
-    /// [`RedisStore::repair`]; a room that cannot be repaired is counted, and keeps no other from
+impl Rooms {
+    /// [`Rooms::repair`]; a room that cannot be repaired is counted, and keeps no other from
     /// being looked at.
     pub(super) async fn try_repair(
         &self,
@@ -115,7 +56,12 @@ impl RedisStore {
         read.cmd("HKEYS").arg(&keys.conn_meta);
         read.cmd("SMEMBERS").arg(&keys.members);
         let mut lists = Vec::new();
-        for answer in self.commands.pipeline(&read, Repeat::Harmless).await? {
+        for answer in self
+            .scripts
+            .commands
+            .pipeline(&read, Repeat::Harmless)
+            .await?
+        {
             let answer = answer
                 .extract_error()
                 .map_err(|error| errors::request(&error))?;
@@ -159,6 +105,7 @@ impl RedisStore {
             read.cmd("HGET").arg(&conn_meta).arg(conn);
         }
         let mut answers = self
+            .scripts
             .commands
             .pipeline(&read, Repeat::Harmless)
             .await?
@@ -248,7 +195,10 @@ impl RedisStore {
             call.arg(user).arg(quote(user));
         }
         call.arg(self.keys.layout_name());
-        let value = self.call(&scripts::REPAIR, &call, Repeat::Never).await?;
+        let value = self
+            .scripts
+            .call(&scripts::REPAIR, &call, Repeat::Never)
+            .await?;
         if let [repairs, removed] = integers(value)?[..] {
             sweep.repairs += repairs.unsigned_abs();
             sweep.expired += removed.unsigned_abs();

@@ -7,12 +7,14 @@ use crate::{
     store::{
         SweepSettings,
         redis::{
-            RedisStore,
             expiry::{
                 CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, Reaped, reaped,
                 skip_corrupt_part,
             },
-            presence::{rooms::utf8, slotted::outbox::Settled},
+            presence::{
+                rooms::utf8,
+                slotted::{Slotted, outbox::Settled},
+            },
             scripts::{self, room_inspect},
             transport::{
                 errors,
@@ -51,9 +53,9 @@ struct Look {
     candidates: Vec<Candidate>,
 }
 
-impl RedisStore {
-    pub(in crate::store::redis) async fn sweep_slotted(&self, settings: &SweepSettings) -> Sweep {
-        let shards = self.keys.due_shards();
+impl Slotted {
+    pub(in crate::store::redis) async fn do_sweep(&self, settings: &SweepSettings) -> Sweep {
+        let shards = self.rooms.keys.due_shards();
         let mut sweep = Sweep::default();
         for _ in 0..MAX_STEPS {
             let calls = shards
@@ -75,6 +77,8 @@ impl RedisStore {
             let mut answered = true;
             // What is lost with an answer comes due again by itself.
             for (shard, answer) in self
+                .rooms
+                .scripts
                 .call_all(&scripts::DUE_CLAIM, calls, Repeat::Harmless)
                 .await
                 .into_iter()
@@ -114,7 +118,7 @@ impl RedisStore {
                     .await;
                 skip_corrupt_part(&mut sweep, checked);
                 if first == Some(shard) {
-                    sweep += self.adopt_slotted(settings.ttl_ms).await;
+                    sweep += self.do_adopt(settings.ttl_ms).await;
                 }
             }
             if !more {
@@ -178,9 +182,13 @@ impl RedisStore {
             }
             let calls = reaps
                 .iter()
-                .map(|(room, candidates)| self.reap_call(room, candidates, ttl_ms))
+                .map(|(room, candidates)| self.rooms.reap_call(room, candidates, ttl_ms))
                 .collect();
-            let results = self.call_all(&scripts::REAP, calls, Repeat::Never).await;
+            let results = self
+                .rooms
+                .scripts
+                .call_all(&scripts::REAP, calls, Repeat::Never)
+                .await;
             for ((room, _), result) in reaps.iter().zip(results) {
                 let reaped = match reaped(sweep, result) {
                     Ok(reaped) => reaped,
@@ -221,19 +229,21 @@ impl RedisStore {
         let calls = rooms
             .iter()
             .map(|room| {
-                let keys = self.keys.room(room);
+                let keys = self.rooms.keys.room(room);
                 let mut call = scripts::ROOM_INSPECT.call(5);
                 call.arg(&keys.last_seen)
                     .arg(&keys.conn_meta)
                     .arg(&keys.conns)
                     .arg(&keys.members)
-                    .arg(self.keys.outbox(room))
+                    .arg(self.rooms.keys.outbox(room))
                     .arg(ttl_ms)
                     .arg(CONNECTIONS_AT_A_TIME);
                 call
             })
             .collect();
         let looks = self
+            .rooms
+            .scripts
             .call_all(&scripts::ROOM_INSPECT, calls, Repeat::Harmless)
             .await;
         looks
@@ -244,7 +254,7 @@ impl RedisStore {
 
     /// Makes all indices of a room agree with the hashes of its connections.
     async fn reindex(&self, room: &str, ttl_ms: u64, sweep: &mut Sweep) -> Result<Settled> {
-        self.repair(room, ttl_ms, sweep).await?;
+        self.rooms.repair(room, ttl_ms, sweep).await?;
         end_point(Step::Repaired);
         self.apply_outbox(room).await
     }
@@ -252,12 +262,17 @@ impl RedisStore {
     /// Checks every room of a shard.
     async fn check_slotted(&self, shard: &str, ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
         let checks = self.check_schedule.checks.fetch_add(1, Ordering::Relaxed);
-        let epoch = self.commands.config_epoch();
+        let epoch = self.rooms.scripts.commands.config_epoch();
         let known = self.check_schedule.epochs.lock().get(shard).copied();
         let thorough = known != Some(epoch) || checks % THOROUGH_EVERY == THOROUGH_EVERY - 1;
         let mut cursor = b"0".to_vec();
         loop {
-            let (next, members) = self.scan("ZSCAN", shard, &cursor).await?;
+            let (next, members) = self
+                .rooms
+                .scripts
+                .commands
+                .scan("ZSCAN", shard, &cursor)
+                .await?;
             // ZSCAN gives members and scores in turn; the empty one is the shard's own entry.
             let rooms: Vec<&str> = members
                 .iter()
@@ -310,9 +325,9 @@ impl RedisStore {
     }
 
     /// Scans the servers for rooms that have no entry in the due index.
-    pub(in crate::store::redis) async fn adopt_slotted(&self, ttl_ms: u64) -> Sweep {
+    pub(in crate::store::redis) async fn do_adopt(&self, ttl_ms: u64) -> Sweep {
         let mut sweep = Sweep::default();
-        for server in self.commands.servers() {
+        for server in self.rooms.scripts.commands.servers() {
             // One that is away is scanned with the next check.
             if server.is_live() {
                 let adopted = self.adopt_from(&server, ttl_ms, &mut sweep).await;
@@ -323,7 +338,7 @@ impl RedisStore {
     }
 
     async fn adopt_from(&self, server: &Link, ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
-        let rooms = self.keys.room_conns_pattern();
+        let rooms = self.rooms.keys.room_conns_pattern();
         let mut cursor = b"0".to_vec();
         loop {
             let mut scan = redis::cmd("SCAN");
@@ -338,7 +353,7 @@ impl RedisStore {
             let rooms: BTreeSet<String> = keys
                 .into_iter()
                 .filter_map(utf8)
-                .filter_map(|key| self.keys.room_of_conns(&key).map(Into::into))
+                .filter_map(|key| self.rooms.keys.room_of_conns(&key).map(Into::into))
                 .collect();
             self.adopt_rooms(rooms, ttl_ms, sweep).await;
             cursor = next;
@@ -351,9 +366,17 @@ impl RedisStore {
     async fn adopt_rooms(&self, rooms: BTreeSet<String>, ttl_ms: u64, sweep: &mut Sweep) {
         let mut scores = redis::Pipeline::with_capacity(rooms.len());
         for room in &rooms {
-            scores.cmd("ZSCORE").arg(self.keys.due_of(room)).arg(room);
+            scores
+                .cmd("ZSCORE")
+                .arg(self.rooms.keys.due_of(room))
+                .arg(room);
         }
-        let scores = self.commands.pipeline_each(&scores, Repeat::Harmless).await;
+        let scores = self
+            .rooms
+            .scripts
+            .commands
+            .pipeline_each(&scores, Repeat::Harmless)
+            .await;
         for (room, score) in rooms.iter().zip(scores) {
             let adopted = match score {
                 Ok(Value::Nil) => self.adopt_room(room, ttl_ms, sweep).await,

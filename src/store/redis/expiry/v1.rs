@@ -2,21 +2,22 @@
 //! something may be dead, `sweep_candidates.lua` reads what, and `reap.lua` removes what is.
 
 use crate::{
-    model::{error::Result, json::quote, presence::Sweep},
+    model::{error::Result, presence::Sweep},
     store::{
         SweepSettings,
         redis::{
-            RedisStore,
             expiry::{
                 CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, check::USERS_EVERY, integers,
-                reaped, skip_corrupt, user_json,
+                reaped, skip_corrupt,
             },
+            presence::v1::V1,
             scripts::{self, sweep_due},
-            transport::link::Repeat,
+            transport::{errors, link::Repeat},
         },
     },
 };
-use redis::{Cmd, RedisError, Value};
+use redis::{Cmd, Pipeline, RedisError, Value};
+use std::collections::BTreeMap;
 /// Steps after which a pass ends although more is due; the next pass goes on.
 const MAX_STEPS: usize = 1_000;
 
@@ -61,12 +62,12 @@ impl Due {
     }
 }
 
-impl RedisStore {
+impl V1 {
     pub(in crate::store::redis) async fn do_sweep(
         &self,
         settings: &SweepSettings,
     ) -> Result<Sweep> {
-        let shards = self.keys.due_shards();
+        let shards = self.rooms.keys.due_shards();
         let mut sweep = Sweep::default();
         let mut serves_ms = settings.serves_ms;
         for _ in 0..MAX_STEPS {
@@ -106,7 +107,7 @@ impl RedisStore {
         serves_ms: u64,
     ) -> Result<Answer> {
         let mut call = scripts::SWEEP_DUE.call(1 + shards.len());
-        call.arg(self.keys.active_rooms())
+        call.arg(self.rooms.keys.active_rooms())
             .arg(shards)
             .arg(settings.ttl_ms)
             .arg(ROOMS_AT_A_TIME)
@@ -114,6 +115,8 @@ impl RedisStore {
             .arg(settings.claim_ms);
         // A pass that is lost with the answer is made up for by the next.
         let value = self
+            .rooms
+            .scripts
             .call(&scripts::SWEEP_DUE, &call, Repeat::Harmless)
             .await?;
         scripts::read(value, |reply| {
@@ -160,13 +163,19 @@ impl RedisStore {
         sweep.rooms += rooms.len() as u64;
         let call = self.look_call(shards, due, settings);
         let open = self
+            .rooms
+            .scripts
             .call(&scripts::SWEEP_ROOMS, &call, Repeat::Harmless)
             .await?;
         let mut with_candidates = Vec::new();
         for index in integers(open)? {
             match scripts::place(index) {
                 Ok(room) => with_candidates.push(rooms[room]),
-                Err(room) => self.try_repair(rooms[room], settings.ttl_ms, sweep).await?,
+                Err(room) => {
+                    self.rooms
+                        .try_repair(rooms[room], settings.ttl_ms, sweep)
+                        .await?
+                }
             }
         }
         self.reap(with_candidates, settings.ttl_ms, sweep).await
@@ -179,9 +188,9 @@ impl RedisStore {
             call.arg(&shards[*shard]);
         }
         for room in rooms() {
-            call.arg(self.keys.room_last_seen(room));
+            call.arg(self.rooms.keys.room_last_seen(room));
         }
-        let (from, to) = self.keys.room_in_last_seen();
+        let (from, to) = self.rooms.keys.room_in_last_seen();
         call.arg(settings.ttl_ms)
             .arg(settings.claim_ms)
             .arg(from)
@@ -198,7 +207,7 @@ impl RedisStore {
             let calls = rooms
                 .iter()
                 .map(|room| {
-                    let keys = self.keys.room(room);
+                    let keys = self.rooms.keys.room(room);
                     let mut call = scripts::SWEEP_CANDIDATES.call(2);
                     call.arg(&keys.last_seen)
                         .arg(&keys.conn_meta)
@@ -208,6 +217,8 @@ impl RedisStore {
                 })
                 .collect();
             let looks = self
+                .rooms
+                .scripts
                 .call_all(&scripts::SWEEP_CANDIDATES, calls, Repeat::Harmless)
                 .await;
             let mut reaps = Vec::new();
@@ -221,9 +232,13 @@ impl RedisStore {
             }
             let calls = reaps
                 .iter()
-                .map(|(room, candidates)| self.reap_call(room, candidates, ttl_ms))
+                .map(|(room, candidates)| self.rooms.reap_call(room, candidates, ttl_ms))
                 .collect();
-            let results = self.call_all(&scripts::REAP, calls, Repeat::Never).await;
+            let results = self
+                .rooms
+                .scripts
+                .call_all(&scripts::REAP, calls, Repeat::Never)
+                .await;
             rooms = Vec::new();
             for ((room, candidates), result) in reaps.iter().zip(results) {
                 let reaped = reaped(sweep, result)?;
@@ -238,29 +253,73 @@ impl RedisStore {
         Ok(())
     }
 
-    pub(in crate::store::redis) fn reap_call(
-        &self,
-        room: &str,
-        candidates: &[Candidate],
-        ttl_ms: u64,
-    ) -> Cmd {
-        let metas: Vec<_> = candidates.iter().map(Candidate::parsed).collect();
-        let mut call = scripts::REAP.call(7 + 4 * candidates.len());
-        self.room_keys(&mut call, room);
-        for (candidate, meta) in candidates.iter().zip(&metas) {
-            self.connection_keys(&mut call, room, &candidate.conn, &meta.user);
+    /// Rooms that are active but have no entry in the due index are looked at in full, and get one.
+    pub(in crate::store::redis) async fn do_adopt(&self, ttl_ms: u64) -> Result<Sweep> {
+        let mut sweep = Sweep::default();
+        let active = self.rooms.keys.active_rooms();
+        let mut cursor = b"0".to_vec();
+        loop {
+            let (next, rooms) = match self
+                .rooms
+                .scripts
+                .commands
+                .scan("SSCAN", &active, &cursor)
+                .await
+            {
+                // Of another type: the rooms that have an entry are processed as ever.
+                Err(error) if errors::is_of_one_key(&error) => {
+                    sweep.corrupt += 1;
+                    return Ok(sweep);
+                }
+                page => page?,
+            };
+            for room in self.without_entry(rooms).await? {
+                sweep.rooms += 1;
+                self.rooms.try_repair(&room, ttl_ms, &mut sweep).await?;
+            }
+            cursor = next;
+            if cursor == b"0" {
+                return Ok(sweep);
+            }
         }
-        call.arg(room).arg(quote(room)).arg(ttl_ms);
-        for (candidate, meta) in candidates.iter().zip(&metas) {
-            call.arg(&candidate.conn)
-                .arg(quote(&candidate.conn))
-                .arg(&meta.user)
-                .arg(user_json(&meta.user))
-                .arg(meta.epoch())
-                .arg(&candidate.meta);
+    }
+
+    /// Those of some rooms that the due index does not have.
+    async fn without_entry(&self, rooms: Vec<String>) -> Result<Vec<String>> {
+        let mut by_shard: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for room in rooms {
+            by_shard
+                .entry(self.rooms.keys.due_of(&room))
+                .or_default()
+                .push(room);
         }
-        call.arg(self.keys.layout_name());
-        call
+        let mut read = Pipeline::with_capacity(by_shard.len());
+        for (shard, rooms) in &by_shard {
+            read.cmd("ZMSCORE").arg(shard).arg(rooms);
+        }
+        let mut without = Vec::new();
+        let answers = self
+            .rooms
+            .scripts
+            .commands
+            .pipeline(&read, Repeat::Harmless)
+            .await?;
+        for (rooms, answer) in by_shard.into_values().zip(answers) {
+            let scores = answer
+                .extract_error()
+                .and_then(|answer| Ok(redis::from_redis_value::<Vec<Value>>(answer)?))
+                .map_err(|error| errors::request(&error));
+            let scores = match scores {
+                // Rooms of a shard that is none cannot be taken in; those of others can.
+                Err(error) if errors::is_of_one_key(&error) => continue,
+                scores => scores?,
+            };
+            let entries = rooms.into_iter().zip(scores);
+            without.extend(
+                entries.filter_map(|(room, score)| matches!(score, Value::Nil).then_some(room)),
+            );
+        }
+        Ok(without)
     }
 }
 

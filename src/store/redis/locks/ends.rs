@@ -1,53 +1,94 @@
-//! Locks whose index of ends lies in another slot than they do.
+//! The index of locks by the end of their leases: how it learns of a new end.
 
 use crate::{
+    keys::Keys,
     model::error::Result,
     store::redis::{
-        RedisStore,
-        scripts::{self, Script},
+        scripts::{self, Script, ScriptClient},
         transport::link::Repeat,
     },
 };
+use futures_util::future::BoxFuture;
 use redis::{Cmd, Value};
 use std::sync::Arc;
 
-impl RedisStore {
-    /// Calls a script that takes or extends a lock, for so many ms. On `slotted` its end is noted with it:
-    /// the two go out together, the note first. Where the note is lost (its server is away), the next
-    /// extension makes it again.
-    pub(in crate::store::redis) async fn call_noted(
-        &self,
+pub(in crate::store::redis) trait Ends: Send + Sync {
+    /// Calls a script that acquires or extends a lock for `ttl_ms`, and has the end indexed.
+    fn call<'a>(
+        &'a self,
         script: &'static Script,
         call: Cmd,
-        name: &str,
+        name: &'a str,
         ttl_ms: u64,
-    ) -> Result<Value> {
-        if !self.keys.is_slotted() {
-            return self.call(script, &call, Repeat::Harmless).await;
-        }
-        let mut note = scripts::LOCK_NOTE.call(1);
-        note.arg(self.keys.lock_due()).arg(1).arg(name).arg(ttl_ms);
-        let calls = vec![(&*scripts::LOCK_NOTE, note), (script, call)];
-        let mut answers = self.call_each(calls, Repeat::Harmless).await;
-        answers.swap_remove(1)
+    ) -> BoxFuture<'a, Result<Value>>;
+
+    /// `lock_settle.lua` has looked at locks: their leases end in so many ms.
+    fn settled<'a>(&'a self, names: &'a [Arc<str>], left: &'a [Result<i64>]) -> BoxFuture<'a, ()>;
+}
+
+/// The scripts write the index themselves.
+pub(in crate::store::redis) struct InSameStep {
+    pub scripts: Arc<ScriptClient>,
+}
+
+impl Ends for InSameStep {
+    fn call<'a>(
+        &'a self,
+        script: &'static Script,
+        call: Cmd,
+        _name: &'a str,
+        _ttl_ms: u64,
+    ) -> BoxFuture<'a, Result<Value>> {
+        Box::pin(async move { self.scripts.call(script, &call, Repeat::Harmless).await })
     }
 
-    /// After a look at locks: in how many ms their leases end now, by `lock_settle.lua`. Where that is
-    /// lost, the entries are overdue and looked at again.
-    pub(in crate::store::redis) async fn note_lock_ends(
-        &self,
-        names: &[Arc<str>],
-        left: &[Result<i64>],
-    ) {
-        let mut call = scripts::LOCK_NOTE.call(1);
-        call.arg(self.keys.lock_due()).arg(0);
-        for (name, left) in names.iter().zip(left) {
-            if let Ok(left) = left {
-                call.arg(&**name).arg(*left);
+    fn settled<'a>(
+        &'a self,
+        _names: &'a [Arc<str>],
+        _left: &'a [Result<i64>],
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// The index lies in another slot than the lock: the node writes it with a call of its own, sent together
+/// with the lock's. If that call is lost, the next extension repeats it, and an entry that is overdue is
+/// looked at again.
+pub(in crate::store::redis) struct InOwnStep {
+    pub keys: Keys,
+    pub scripts: Arc<ScriptClient>,
+}
+
+impl Ends for InOwnStep {
+    fn call<'a>(
+        &'a self,
+        script: &'static Script,
+        call: Cmd,
+        name: &'a str,
+        ttl_ms: u64,
+    ) -> BoxFuture<'a, Result<Value>> {
+        Box::pin(async move {
+            let mut note = scripts::LOCK_NOTE.call(1);
+            note.arg(self.keys.lock_due()).arg(1).arg(name).arg(ttl_ms);
+            let calls = vec![(&*scripts::LOCK_NOTE, note), (script, call)];
+            let mut answers = self.scripts.call_each(calls, Repeat::Harmless).await;
+            answers.swap_remove(1)
+        })
+    }
+
+    fn settled<'a>(&'a self, names: &'a [Arc<str>], left: &'a [Result<i64>]) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let mut call = scripts::LOCK_NOTE.call(1);
+            call.arg(self.keys.lock_due()).arg(0);
+            for (name, left) in names.iter().zip(left) {
+                if let Ok(left) = left {
+                    call.arg(&**name).arg(*left);
+                }
             }
-        }
-        let _ = self
-            .call(&scripts::LOCK_NOTE, &call, Repeat::Harmless)
-            .await;
+            let _ = self
+                .scripts
+                .call(&scripts::LOCK_NOTE, &call, Repeat::Harmless)
+                .await;
+        })
     }
 }

@@ -1,8 +1,9 @@
 //! Locks: `lock_*.lua`.
 
-mod ends;
+pub mod ends;
 
 use crate::{
+    keys::Keys,
     model::{
         error::{Error, Result},
         json::quote,
@@ -14,13 +15,13 @@ use crate::{
             Token,
         },
         redis::{
-            RedisStore,
             presence::rooms::unknown_code,
-            scripts::{self, Reply, Script},
+            scripts::{self, Reply, Script, ScriptClient},
             transport::link::Repeat,
         },
     },
 };
+use ends::Ends;
 use futures_util::future::BoxFuture;
 use redis::{Cmd, RedisError};
 use std::{sync::Arc, time::Duration};
@@ -30,7 +31,16 @@ const MAX_DUE: usize = 256;
 /// How often a lock that others hold is revoked under another name than it had a moment ago.
 const MAX_OWNERS: usize = 16;
 
-impl RedisStore {
+/// The locks of a server or a cluster.
+pub(in crate::store::redis) struct Locks {
+    pub keys: Keys,
+    pub scripts: Arc<ScriptClient>,
+    /// The channel on which this node hears of its claims.
+    pub wake_channel: Box<str>,
+    pub ends: Box<dyn Ends>,
+}
+
+impl Locks {
     /// A call with all keys of a lock, and its name as the scripts want it.
     fn lock_call(&self, script: &Script, name: &str) -> Cmd {
         let mut call = script.call(7);
@@ -66,11 +76,12 @@ impl RedisStore {
         };
         call.arg(TOKEN_KEPT_MS)
             .arg(claim.number)
-            .arg(&*self.wake)
+            .arg(&*self.wake_channel)
             .arg(lease)
             .arg(place.map_or_else(String::new, |place| place.to_string()));
         let value = self
-            .call_noted(&scripts::LOCK_ACQUIRE, call, &claim.name, take.ttl_ms)
+            .ends
+            .call(&scripts::LOCK_ACQUIRE, call, &claim.name, take.ttl_ms)
             .await?;
         scripts::read(value, |reply| {
             Ok(match reply.integer()? {
@@ -98,7 +109,8 @@ impl RedisStore {
         let mut call = self.lock_call(&scripts::LOCK_EXTEND, &claim.name);
         call.arg(&*claim.proof).arg(ttl_ms).arg(TOKEN_KEPT_MS);
         let value = self
-            .call_noted(&scripts::LOCK_EXTEND, call, &claim.name, ttl_ms)
+            .ends
+            .call(&scripts::LOCK_EXTEND, call, &claim.name, ttl_ms)
             .await?;
         scripts::read(value, |reply| {
             Ok(match reply.integer()? {
@@ -114,10 +126,11 @@ impl RedisStore {
         let mut call = self.lock_call(&scripts::LOCK_RELEASE, &claim.name);
         call.arg(&*claim.proof)
             .arg(claim.number)
-            .arg(&*self.wake)
+            .arg(&*self.wake_channel)
             .arg(token)
             .arg(TOKEN_KEPT_MS);
         let value = self
+            .scripts
             .call(&scripts::LOCK_RELEASE, &call, Repeat::Never)
             .await?;
         scripts::read(value, |reply| {
@@ -142,6 +155,7 @@ impl RedisStore {
             .arg(agreed)
             .arg(TOKEN_KEPT_MS);
         let value = self
+            .scripts
             .call(&scripts::LOCK_RAISE, &call, Repeat::Harmless)
             .await?;
         scripts::read(value, |reply| {
@@ -160,6 +174,7 @@ impl RedisStore {
             call.arg(owner.as_deref().map_or_else(String::new, quote))
                 .arg(owner.as_deref().unwrap_or_default());
             let value = self
+                .scripts
                 .call(&scripts::LOCK_REVOKE, &call, Repeat::Never)
                 .await?;
             let revoked = scripts::read(value, |reply| {
@@ -192,6 +207,7 @@ impl RedisStore {
             .arg(self.keys.lock_holder(name))
             .arg(self.keys.lock_queue(name));
         let value = self
+            .scripts
             .call(&scripts::LOCK_INSPECT, &call, Repeat::Harmless)
             .await?;
         scripts::read(value, |reply| {
@@ -215,6 +231,7 @@ impl RedisStore {
             .arg(look.skip)
             .arg(u8::from(look.all));
         let value = self
+            .scripts
             .call(&scripts::LOCK_DUE, &call, Repeat::Harmless)
             .await?;
         scripts::read(value, |reply| {
@@ -238,22 +255,21 @@ impl RedisStore {
             .map(|name| self.lock_call(&scripts::LOCK_SETTLE, name))
             .collect();
         let answers = self
+            .scripts
             .call_all(&scripts::LOCK_SETTLE, calls, Repeat::Harmless)
             .await;
         let left: Vec<Result<i64>> = answers
             .into_iter()
             .map(|answer| scripts::read(answer?, |left| left.integer()))
             .collect();
-        if self.keys.is_slotted() {
-            self.note_lock_ends(names, &left).await;
-        }
+        self.ends.settled(names, &left).await;
         left.into_iter()
             .map(|left| left.map(|left| left >= 0))
             .collect()
     }
 }
 
-impl LockStore for RedisStore {
+impl LockStore for Locks {
     fn lock_take<'a>(&'a self, claim: &'a Claim, take: &'a Take) -> BoxFuture<'a, Result<Taken>> {
         Box::pin(self.do_lock_take(claim, take))
     }
@@ -295,7 +311,7 @@ impl LockStore for RedisStore {
     }
 
     fn reachable(&self) -> bool {
-        self.commands.is_live()
+        self.scripts.commands.is_live()
     }
 }
 

@@ -15,8 +15,7 @@ use crate::{
     store::{
         metadata::{Commit, Committed, Write},
         redis::{
-            RedisStore,
-            metadata::{add_checks, add_sums},
+            metadata::{Metadata, add_checks, add_sums},
             scripts,
             transport::errors,
         },
@@ -28,7 +27,7 @@ use std::sync::Arc;
 /// No document has this as its majorRevision: a commit on it only looks.
 const NEVER: &str = "?";
 
-impl RedisStore {
+impl Metadata {
     pub(in crate::store::redis) async fn read_document(
         &self,
         channel: &Channel,

@@ -3,6 +3,7 @@
 pub mod json;
 
 use crate::{
+    keys::Keys,
     model::{
         error::{Code, Error, Result},
         metadata::{Channel, MetadataStorage, change::LockState, record::Stored},
@@ -10,17 +11,24 @@ use crate::{
     store::{
         metadata::{Commit, Committed, MetadataStore, Time, Write},
         redis::{
-            RedisStore,
             presence::rooms::{fields, unknown_code},
-            scripts::{self, Reply, Script, metadata_commit as codes},
+            scripts::{self, Reply, Script, ScriptClient, metadata_commit as codes},
             transport::link::Repeat,
         },
     },
 };
 use futures_util::future::BoxFuture;
 use redis::{Cmd, Pipeline, Value};
+use std::sync::Arc;
 
-impl RedisStore {
+/// The metadata of channels, on a server or a cluster.
+pub(in crate::store::redis) struct Metadata {
+    pub keys: Keys,
+    pub scripts: Arc<ScriptClient>,
+    pub storage: MetadataStorage,
+}
+
+impl Metadata {
     async fn do_read_metadata(&self, channel: &Channel) -> Result<(Stored, u64)> {
         let mut pipeline = Pipeline::with_capacity(2);
         pipeline
@@ -29,6 +37,7 @@ impl RedisStore {
             .arg(&["items", "majorRevision"])
             .cmd("TIME");
         let mut answers = self
+            .scripts
             .commands
             .pipeline(&pipeline, Repeat::Harmless)
             .await?
@@ -89,7 +98,7 @@ impl RedisStore {
         } else {
             Repeat::Harmless
         };
-        scripts::read(self.call(script, call, repeat).await?, read)
+        scripts::read(self.scripts.call(script, call, repeat).await?, read)
     }
 }
 
@@ -182,10 +191,10 @@ fn of_channel(channel: &Channel) -> impl Fn(Error) -> Error {
     }
 }
 
-impl MetadataStore for RedisStore {
+impl MetadataStore for Metadata {
     fn read_metadata<'a>(&'a self, channel: &'a Channel) -> BoxFuture<'a, Result<(Stored, u64)>> {
         Box::pin(async move {
-            let read = match self.metadata {
+            let read = match self.storage {
                 MetadataStorage::Hash => self.do_read_metadata(channel).await,
                 MetadataStorage::Json => self.read_document(channel).await,
             };
@@ -195,7 +204,7 @@ impl MetadataStore for RedisStore {
 
     fn commit_metadata<'a>(&'a self, commit: Commit<'a>) -> BoxFuture<'a, Result<Committed>> {
         Box::pin(async move {
-            if !commit.locks.is_empty() && self.commands.is_cluster() {
+            if !commit.locks.is_empty() && self.scripts.commands.is_cluster() {
                 return Err(Error::new(
                     Code::Unsupported,
                     "lockName is not possible on a Redis Cluster: the lock and the metadata lie in \
@@ -203,7 +212,7 @@ impl MetadataStore for RedisStore {
                      majorRevision",
                 ));
             }
-            let done = match self.metadata {
+            let done = match self.storage {
                 MetadataStorage::Hash => self.do_commit_metadata(commit).await,
                 MetadataStorage::Json => self.commit_document(commit).await,
             };

@@ -2,7 +2,6 @@
 
 use crate::{
     failpoints::{Failpoint, off},
-    keys::Keys,
     model::{
         error::Result,
         json::quote,
@@ -11,9 +10,8 @@ use crate::{
     store::{
         BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate,
         redis::{
-            RedisStore,
             presence::{
-                rooms::{number, unknown_code},
+                rooms::{Rooms, number, unknown_code},
                 states::{Encoded, LARGE},
             },
             scripts::{self, Reply},
@@ -30,24 +28,7 @@ type Open<'a> = (
     &'a mut Option<Result<HeartbeatOutcome>>,
 );
 
-impl RedisStore {
-    pub(in crate::store::redis) async fn do_refresh_heartbeats(
-        &self,
-        heartbeats: &[HeartbeatRefresh],
-        ttl_ms: u64,
-    ) -> Result<Vec<BatchMiss>> {
-        if !self.keys.is_slotted() {
-            return self.refresh_isolated(heartbeats, ttl_ms).await;
-        }
-        let mut misses = if self.commands.is_cluster() {
-            self.refresh_rooms(heartbeats, ttl_ms).await
-        } else {
-            self.refresh_isolated(heartbeats, ttl_ms).await?
-        };
-        self.find_unknown(heartbeats, &mut misses).await;
-        Ok(misses)
-    }
-
+impl Rooms {
     /// Calls of the script for beats that it can take together. A key of another type fails a whole
     /// call; then the batch is halved until what is wrong stands alone. It goes on as an exception,
     /// and the long way has an error for it.
@@ -124,7 +105,8 @@ impl RedisStore {
     ) -> Result<Vec<BatchMiss>> {
         let call = self.refresh_call(heartbeats, width, ttl_ms);
         read_misses(
-            self.call(&scripts::HEARTBEAT_BATCH, &call, Repeat::Harmless)
+            self.scripts
+                .call(&scripts::HEARTBEAT_BATCH, &call, Repeat::Harmless)
                 .await?,
         )
     }
@@ -158,34 +140,32 @@ impl RedisStore {
         for (room, _) in &rooms {
             call.arg(self.keys.room_last_seen(room));
         }
-        let id_at = if self.keys.is_slotted() {
-            for heartbeat in heartbeats.clone() {
-                call.arg(self.keys.conn(&heartbeat.room, &heartbeat.conn));
+        let mut key = String::new();
+        let mut room = None;
+        let mut prefix = 0;
+        for heartbeat in heartbeats.clone() {
+            if room.is_none_or(|room| !Arc::ptr_eq(room, &heartbeat.room)) {
+                self.keys.conn_prefix(&heartbeat.room, &mut key);
+                room = Some(&heartbeat.room);
+                prefix = key.len();
             }
-            Keys::ID_AFTER_LAST_SEEN + 1
-        } else {
-            let mut key = self.keys.conn("", "");
-            let prefix = key.len();
-            for heartbeat in heartbeats.clone() {
-                key.truncate(prefix);
-                key.push_str(&heartbeat.conn);
-                call.arg(key.as_bytes());
-            }
-            prefix as i64 + 1
-        };
+            key.truncate(prefix);
+            key.push_str(&heartbeat.conn);
+            call.arg(key.as_bytes());
+        }
         for heartbeat in heartbeats.filter(|heartbeat| heartbeat.separate) {
             call.arg(self.keys.conn_state(&heartbeat.room, &heartbeat.conn));
         }
         call.arg(ttl_ms)
             .arg(rooms.len())
-            .arg(id_at)
+            .arg(self.keys.id_in_conn())
             .arg(epochs)
             .arg(width)
             .arg(counts);
         call
     }
 
-    pub(in crate::store::redis) async fn do_update_heartbeats(
+    pub(in crate::store::redis) async fn update_heartbeats(
         &self,
         heartbeats: &[HeartbeatUpdate],
         ttl_ms: u64,
@@ -202,14 +182,10 @@ impl RedisStore {
             self.update_open(writes, ttl_ms, Repeat::Never),
             self.update_open(others, ttl_ms, Repeat::Harmless),
         );
-        let mut results: Vec<Result<HeartbeatOutcome>> = results
+        results
             .into_iter()
             .map(|result| result.unwrap_or(Ok(HeartbeatOutcome::Unknown)))
-            .collect();
-        if self.keys.is_slotted() {
-            self.find_unknown_full(heartbeats, &mut results).await;
-        }
-        results
+            .collect()
     }
 
     /// Sends heartbeats that have no result yet, and fills the results in.
@@ -227,7 +203,10 @@ impl RedisStore {
             calls.push(self.update_call(heartbeat, &encoded, ttl_ms));
             sent.push(encoded);
         }
-        let answers = self.call_all(&scripts::HEARTBEAT, calls, repeat).await;
+        let answers = self
+            .scripts
+            .call_all(&scripts::HEARTBEAT, calls, repeat)
+            .await;
         for (((heartbeat, result), sent), answer) in open.into_iter().zip(sent).zip(answers) {
             *result = Some(answer.and_then(|value| {
                 self.read_update(heartbeat, sent, value)

@@ -1,6 +1,6 @@
-//! Presence on Redis: joins, leaves and snapshots (`rooms.rs`), heartbeats (`heartbeat.rs`, `patch.rs`), and
-//! states as they are stored (`states.rs`). `slotted/` has what takes several steps on the layout of that
-//! name.
+//! Presence on Redis. `rooms.rs` has the steps that every layout takes within a room, with heartbeats
+//! (`heartbeat.rs`, `patch.rs`) and states as they are stored (`states.rs`). `v1.rs` and `slotted/` make the
+//! operations of them; `open.rs` chooses one when it opens the store.
 
 pub mod clock;
 pub mod heartbeat;
@@ -8,3 +8,4 @@ mod patch;
 pub mod rooms;
 pub mod slotted;
 pub mod states;
+pub mod v1;

@@ -13,8 +13,10 @@ use crate::{
     store::{
         HeartbeatOutcome, HeartbeatUpdate, LogLevel, StateEncoding, StateWrite,
         redis::{
-            RedisStore,
-            presence::states::{Encoded, LARGE},
+            presence::{
+                rooms::Rooms,
+                states::{Encoded, LARGE},
+            },
             scripts::{self, Reply},
             transport::{errors, link::Repeat},
         },
@@ -44,7 +46,7 @@ enum Outcome {
     Refused,
 }
 
-impl RedisStore {
+impl Rooms {
     /// Tries what may be written by transactions. Results in the order of `heartbeats`; where there is
     /// none, nothing was written and nothing is known.
     pub(in crate::store::redis) async fn patch_large(
@@ -64,7 +66,12 @@ impl RedisStore {
         let encoded = self.states.encode(patch.next).await;
         let mut pipeline = Pipeline::with_capacity(11);
         self.add_transaction(&mut pipeline, patch, &encoded, ttl_ms);
-        let answers = match self.commands.pipeline(&pipeline, Repeat::Never).await {
+        let answers = match self
+            .scripts
+            .commands
+            .pipeline(&pipeline, Repeat::Never)
+            .await
+        {
             Ok(answers) => answers,
             Err(error) => return Some(Err(error)),
         };

@@ -1,18 +1,20 @@
 //! Join, leave, snapshots: `join.lua`, `leave.lua`, and plain reads.
 
 use crate::{
-    failpoints::{Step, end_point},
+    keys::Keys,
     model::{
         error::{Code, Error, Result},
         json::quote,
         presence::{Epoch, Member, Place},
     },
     store::{
-        EachPiece, Join, Joined, Left, Located,
+        EachPiece, EventSink, Join, Joined, Located,
         redis::{
-            RedisStore,
-            presence::states::{Encoded, Found},
-            scripts::{self, Reply},
+            presence::{
+                clock::ServerClock,
+                states::{Encoded, Found, States},
+            },
+            scripts::{self, Reply, ScriptClient},
             transport::{errors, link::Repeat},
         },
     },
@@ -20,7 +22,7 @@ use crate::{
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use redis::{Cmd, Value};
 use serde::Deserialize;
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 /// How many hashes one pipeline reads: a big room is read in pieces, so that heartbeats on the same
 /// connection get their turn in between.
@@ -36,18 +38,20 @@ const OF_A_PLACE: usize = 11;
 /// means that others join and expire it in between.
 const MAX_GHOSTS: usize = 16;
 
-impl RedisStore {
-    pub(in crate::store::redis) async fn do_join(
-        &self,
-        join: &Join,
-        previous: Option<&Place>,
-    ) -> Result<Joined> {
-        let encoded = self.states.encode(&join.state).await;
-        let joined = if self.keys.is_slotted() {
-            self.join_slotted(join, &encoded, previous).await?
-        } else {
-            self.join_room(join, &encoded, previous).await?
-        };
+/// What is known of a layout's rooms, and the steps within one room.
+pub(in crate::store::redis) struct Rooms {
+    pub keys: Keys,
+    pub scripts: Arc<ScriptClient>,
+    pub states: States,
+    pub clock: ServerClock,
+    /// The user may send what `patch.rs` sends, and the server does with it what it should.
+    pub transactions: Arc<AtomicBool>,
+    pub sink: Arc<dyn EventSink>,
+}
+
+impl Rooms {
+    /// What a join that wrote `encoded` comes to for the caller.
+    pub fn joined(&self, joined: RoomJoined, encoded: Encoded) -> Result<Joined> {
         match joined {
             RoomJoined::Joined { epoch, .. } => {
                 let separate = self.states.are_separate();
@@ -78,7 +82,10 @@ impl RedisStore {
             .collect();
         for _ in 0..MAX_GHOSTS {
             let call = self.join_call(join, encoded, &before);
-            let value = self.call(&scripts::JOIN, &call, Repeat::Never).await?;
+            let value = self
+                .scripts
+                .call(&scripts::JOIN, &call, Repeat::Never)
+                .await?;
             match scripts::read(value, |reply| read_join(reply, before.len()))? {
                 JoinReply::Done(joined) => return Ok(joined),
                 JoinReply::Ghost(ghost) => {
@@ -158,30 +165,6 @@ impl RedisStore {
         call
     }
 
-    pub(in crate::store::redis) async fn do_leave(
-        &self,
-        conn: &str,
-        place: &Place,
-        fence: Option<Epoch>,
-    ) -> Result<Left> {
-        let below = fence.map(|fence| fence.saturating_add(1));
-        let left = self.leave_room(conn, place, "left", below).await?;
-        if let RoomLeft::Left { epoch } = left
-            && self.keys.is_slotted()
-        {
-            end_point(Step::Left);
-            self.settle_left(conn, place, epoch).await;
-        }
-        Ok(match left {
-            RoomLeft::Left { .. } => Left::Left,
-            RoomLeft::Early { wait_ms } => Left::Early { wait_ms },
-            RoomLeft::Unknown if self.keys.is_slotted() => self.left_elsewhere(conn, place).await?,
-            RoomLeft::Elsewhere(place) => Left::Elsewhere(place),
-            RoomLeft::Newer { .. } => Left::Newer,
-            RoomLeft::Unknown => Left::Unknown,
-        })
-    }
-
     /// The step of a leave that happens in the room. `below`: only if its epoch is lower.
     pub(in crate::store::redis) async fn leave_room(
         &self,
@@ -202,7 +185,10 @@ impl RedisStore {
             .arg(reason)
             .arg(below.map(|epoch| epoch.to_string()).unwrap_or_default())
             .arg(self.keys.layout_name());
-        let value = self.call(&scripts::LEAVE, &call, Repeat::Never).await?;
+        let value = self
+            .scripts
+            .call(&scripts::LEAVE, &call, Repeat::Never)
+            .await?;
         scripts::read(value, |reply| {
             Ok(match reply.integer()? {
                 scripts::leave::LEFT => RoomLeft::Left {
@@ -223,18 +209,6 @@ impl RedisStore {
         })
     }
 
-    pub(in crate::store::redis) async fn do_locate(
-        &self,
-        conns: &[Arc<str>],
-    ) -> Vec<Result<Option<Located>>> {
-        if self.keys.is_slotted() {
-            let conns: Vec<&str> = conns.iter().map(|conn| &**conn).collect();
-            return self.find(&conns).await;
-        }
-        let pairs: Vec<(&str, &str)> = conns.iter().map(|conn| ("", &**conn)).collect();
-        self.read_located(&pairs).await
-    }
-
     pub(in crate::store::redis) async fn read_located(
         &self,
         pairs: &[(impl AsRef<str>, impl AsRef<str>)],
@@ -253,7 +227,7 @@ impl RedisStore {
         }
     }
 
-    pub(in crate::store::redis) async fn do_room_snapshot(
+    pub(in crate::store::redis) async fn room_snapshot(
         &self,
         room: &str,
         each: EachPiece<'_>,
@@ -267,31 +241,32 @@ impl RedisStore {
         .await
     }
 
-    pub(in crate::store::redis) async fn do_user_connections(
+    /// The live connections of a user, of those that an index has.
+    pub async fn connections_of(
         &self,
         user: &str,
+        pairs: &[(impl AsRef<str> + Sync, String)],
     ) -> Result<Vec<Member>> {
         let mut members = Vec::new();
         let add = |piece: Vec<Member>| {
             members.extend(piece);
             std::future::ready(())
         };
-        if self.keys.is_slotted() {
-            let pairs = self.user_pairs(user).await?;
-            self.read_members(&pairs, add).await?;
-        } else {
-            let pairs = self.pairs(&self.keys.user_conns("", user), "").await?;
-            self.read_members(&pairs, add).await?;
-        }
+        self.read_members(pairs, add).await?;
         members.retain(|member| member.user == user);
         Ok(members)
     }
 
     /// The connections whose ids a set holds, each with `room`, the one whose set it is.
-    async fn pairs<'a>(&self, set: &str, room: &'a str) -> Result<Vec<(&'a str, String)>> {
+    pub async fn pairs<'a>(&self, set: &str, room: &'a str) -> Result<Vec<(&'a str, String)>> {
         let mut smembers = redis::cmd("SMEMBERS");
         smembers.arg(set);
-        let ids = match self.commands.command(&smembers, Repeat::Harmless).await? {
+        let ids = match self
+            .scripts
+            .commands
+            .command(&smembers, Repeat::Harmless)
+            .await?
+        {
             Value::Array(ids) | Value::Set(ids) => ids,
             other => return Err(Error::internal(format!("SMEMBERS answered {other:?}"))),
         };

@@ -15,8 +15,7 @@ use crate::{
     store::{
         EventSink, LogLevel, StateEncoding, Stored,
         redis::{
-            RedisStore,
-            presence::rooms::{fields, number, utf8},
+            presence::rooms::{Rooms, fields, number, utf8},
             scripts,
             transport::{errors, link::Repeat},
         },
@@ -290,7 +289,7 @@ impl Found {
     }
 }
 
-impl RedisStore {
+impl Rooms {
     /// Reads connections of rooms, each for itself, in order; `None` for those that are not there.
     /// The room matters on `slotted` only. A key of another type is `CORRUPT_DATA`.
     pub(in crate::store::redis) async fn read_connections(
@@ -314,7 +313,7 @@ impl RedisStore {
         found
     }
 
-    /// Like [`RedisStore::read_connections`], with the states as they are shown. How a state is stored is
+    /// Like [`Rooms::read_connections`], with the states as they are shown. How a state is stored is
     /// asked only of those that are no JSON object by themselves; of all, once one was stored otherwise:
     /// there will be more.
     pub(in crate::store::redis) async fn read_states(
@@ -395,6 +394,7 @@ impl RedisStore {
                 .arg(fields);
         }
         let answers = self
+            .scripts
             .commands
             .pipeline_each(&pipeline, Repeat::Harmless)
             .await;
@@ -408,7 +408,7 @@ impl RedisStore {
         &self,
         pairs: &[(impl AsRef<str>, impl AsRef<str>)],
     ) -> Vec<Result<Option<Found>>> {
-        if self.commands.is_cluster() {
+        if self.scripts.commands.is_cluster() {
             return self.read_by_script(pairs).await;
         }
         match self.read_by_transaction(pairs).await {
@@ -432,7 +432,11 @@ impl RedisStore {
             pipeline.cmd("GET").arg(self.keys.conn_state(room, conn));
         }
         pipeline.cmd("EXEC");
-        let mut answers = self.commands.pipeline(&pipeline, Repeat::Harmless).await?;
+        let mut answers = self
+            .scripts
+            .commands
+            .pipeline(&pipeline, Repeat::Harmless)
+            .await?;
         let done = answers.pop().unwrap_or(Value::Nil);
         let answers = match done {
             // Among them may be errors, each of its own command.
@@ -473,6 +477,7 @@ impl RedisStore {
             })
             .collect();
         let answers = self
+            .scripts
             .call_all(&scripts::CONN_READ, calls, Repeat::Harmless)
             .await;
         let read = |answer: Result<Value>| match answer? {

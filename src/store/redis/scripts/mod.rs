@@ -1,12 +1,14 @@
 //! The Lua scripts (`lua/*.lua`, flattened by `build.rs`): how they are called, and how their replies are
 //! read. `codes.rs`: what they answer with.
 
+mod client;
 mod codes;
 
 use crate::{
     failpoints::{Failpoint, off},
     store::redis::transport::errors,
 };
+pub use client::ScriptClient;
 pub use codes::*;
 use once_cell::sync::Lazy;
 use redis::{Cmd, RedisError, Value};

@@ -8,6 +8,7 @@ pub mod errors;
 pub mod link;
 pub mod outage;
 pub mod peers;
+pub mod scan;
 pub mod server;
 pub mod tls;
 pub mod url;

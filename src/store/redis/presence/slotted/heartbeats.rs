@@ -4,9 +4,12 @@ use crate::{
     model::error::{Code, Result},
     store::{
         BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate,
+        heartbeat::HeartbeatStore,
         redis::{
-            RedisStore,
-            presence::heartbeat::{digits, read_misses},
+            presence::{
+                heartbeat::{digits, read_misses},
+                slotted::Slotted,
+            },
             scripts,
             transport::{errors, link::Repeat},
         },
@@ -16,7 +19,21 @@ use crate::{
 /// Heartbeats of one room in one call of the script.
 const ONE_CALL: usize = 256;
 
-impl RedisStore {
+impl Slotted {
+    pub(super) async fn do_refresh_heartbeats(
+        &self,
+        heartbeats: &[HeartbeatRefresh],
+        ttl_ms: u64,
+    ) -> Result<Vec<BatchMiss>> {
+        let mut misses = if self.refreshes_by_room() {
+            self.refresh_rooms(heartbeats, ttl_ms).await
+        } else {
+            self.rooms.refresh_isolated(heartbeats, ttl_ms).await?
+        };
+        self.find_unknown(heartbeats, &mut misses).await;
+        Ok(misses)
+    }
+
     /// On a cluster, calls of the script for the beats of each room; they go to all masters at once.
     pub(in crate::store::redis) async fn refresh_rooms(
         &self,
@@ -30,12 +47,14 @@ impl RedisStore {
             for of_width in by_width(room).iter().flat_map(|all| all.chunks(ONE_CALL)) {
                 let of = of_width.iter().map(|&i| &room[i]);
                 let width = digits(room[of_width[0]].epoch);
-                calls.push(self.refresh_call(of, width, ttl_ms));
+                calls.push(self.rooms.refresh_call(of, width, ttl_ms));
                 indices.push(of_width.iter().map(|i| first + i).collect());
             }
             first += room.len();
         }
         let answers = self
+            .rooms
+            .scripts
             .call_all(&scripts::HEARTBEAT_BATCH, calls, Repeat::Harmless)
             .await;
         let mut misses = Vec::new();
@@ -44,7 +63,7 @@ impl RedisStore {
                 Err(error) if errors::is_of_one_key(&error) => {
                     let room: Vec<HeartbeatRefresh> =
                         indices.iter().map(|&i| heartbeats[i].clone()).collect();
-                    self.refresh_isolated(&room, ttl_ms).await
+                    self.rooms.refresh_isolated(&room, ttl_ms).await
                 }
                 found => found,
             };

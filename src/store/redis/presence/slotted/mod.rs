@@ -8,22 +8,26 @@ use crate::{
     failpoints::{Step, end_point, ends_in},
     model::{
         error::{Error, Result},
-        presence::{Epoch, Place, epoch_after},
+        presence::{Epoch, Member, Place, Sweep, epoch_after},
     },
     store::{
-        Join, Left, Located,
+        BatchMiss, EachPiece, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Join, Joined,
+        Left, Located, PresenceStore, SweepSettings,
+        heartbeat::HeartbeatStore,
         redis::{
-            RedisStore,
+            expiry::CheckSchedule,
             presence::{
-                rooms::{RoomJoined, RoomLeft},
+                rooms::{RoomJoined, RoomLeft, Rooms},
                 states::Encoded,
             },
             scripts::{self, Reply, Script, location_claim},
-            transport::{errors, link::Repeat},
+            transport::{cluster, errors, link::Repeat},
         },
     },
 };
+use futures_util::future::BoxFuture;
 use redis::{Cmd, Pipeline, Value};
+use std::sync::Arc;
 
 /// For how long a claim stays that nobody settles: longer than any join takes.
 const CLAIM_MS: u64 = 10_000;
@@ -73,9 +77,116 @@ enum Claim {
     Early { wait_ms: u64 },
 }
 
-impl RedisStore {
+pub(in crate::store::redis) struct Slotted {
+    pub rooms: Rooms,
+    pub check_schedule: CheckSchedule,
+}
+
+impl HeartbeatStore for Slotted {
+    fn refresh_heartbeats<'a>(
+        &'a self,
+        heartbeats: &'a [HeartbeatRefresh],
+        ttl_ms: u64,
+    ) -> BoxFuture<'a, Result<Vec<BatchMiss>>> {
+        Box::pin(cluster::with_queue_timeout_once(
+            self.do_refresh_heartbeats(heartbeats, ttl_ms),
+        ))
+    }
+
+    fn refreshes_by_room(&self) -> bool {
+        self.rooms.scripts.commands.is_cluster()
+    }
+
+    fn update_heartbeats<'a>(
+        &'a self,
+        heartbeats: &'a [HeartbeatUpdate],
+        ttl_ms: u64,
+    ) -> BoxFuture<'a, Vec<Result<HeartbeatOutcome>>> {
+        Box::pin(cluster::with_queue_timeout_once(async move {
+            let mut results = self.rooms.update_heartbeats(heartbeats, ttl_ms).await;
+            self.find_unknown_full(heartbeats, &mut results).await;
+            results
+        }))
+    }
+
+    fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<Option<Located>>>> {
+        Box::pin(cluster::with_queue_timeout_once(async {
+            let conns: Vec<&str> = conns.iter().map(|conn| &**conn).collect();
+            self.find(&conns).await
+        }))
+    }
+}
+
+impl PresenceStore for Slotted {
+    fn join<'a>(
+        &'a self,
+        join: &'a Join,
+        previous: Option<&'a Place>,
+    ) -> BoxFuture<'a, Result<Joined>> {
+        Box::pin(async move {
+            let encoded = self.rooms.states.encode(&join.state).await;
+            let joined = self.join_in_steps(join, &encoded, previous).await?;
+            self.rooms.joined(joined, encoded)
+        })
+    }
+
+    fn leave<'a>(
+        &'a self,
+        conn: &'a str,
+        place: &'a Place,
+        fence: Option<Epoch>,
+    ) -> BoxFuture<'a, Result<Left>> {
+        Box::pin(async move {
+            let below = fence.map(|fence| fence.saturating_add(1));
+            let left = self.rooms.leave_room(conn, place, "left", below).await?;
+            Ok(match left {
+                RoomLeft::Left { epoch } => {
+                    end_point(Step::Left);
+                    self.settle_left(conn, place, epoch).await;
+                    Left::Left
+                }
+                RoomLeft::Early { wait_ms } => Left::Early { wait_ms },
+                RoomLeft::Elsewhere(place) => Left::Elsewhere(place),
+                RoomLeft::Newer { .. } => Left::Newer,
+                RoomLeft::Unknown => self.left_elsewhere(conn, place).await?,
+            })
+        })
+    }
+
+    fn room_snapshot<'a>(
+        &'a self,
+        room: &'a str,
+        each: EachPiece<'a>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.rooms.room_snapshot(room, each))
+    }
+
+    fn user_connections<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<Vec<Member>>> {
+        Box::pin(async move {
+            let pairs = self.user_pairs(user).await?;
+            self.rooms.connections_of(user, &pairs).await
+        })
+    }
+
+    fn sweep<'a>(&'a self, settings: &'a SweepSettings) -> BoxFuture<'a, Result<Sweep>> {
+        Box::pin(async move { Ok(cluster::without_queue_timeout(self.do_sweep(settings)).await) })
+    }
+
+    fn adopt(&self, ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>> {
+        Box::pin(async move { Ok(cluster::without_queue_timeout(self.do_adopt(ttl_ms)).await) })
+    }
+}
+
+impl Slotted {
+    pub fn new(rooms: Rooms) -> Self {
+        Slotted {
+            rooms,
+            check_schedule: CheckSchedule::default(),
+        }
+    }
+
     /// A join, step by step. `previous` is what the node remembers: it may be where `at` has lost it.
-    pub(in crate::store::redis) async fn join_slotted(
+    pub(in crate::store::redis) async fn join_in_steps(
         &self,
         join: &Join,
         encoded: &Encoded,
@@ -135,17 +246,17 @@ impl RedisStore {
                 number += 1;
                 done & (1 << (number - 1)) != 0
             });
-            self.call_each(calls, Repeat::Harmless).await;
+            self.rooms.scripts.call_each(calls, Repeat::Harmless).await;
             std::process::abort();
         }
-        self.call_each(calls, Repeat::Harmless).await
+        self.rooms.scripts.call_each(calls, Repeat::Harmless).await
     }
 
     /// Step 1 of a join.
     async fn claim_room(&self, join: &Join) -> Result<Claim> {
         let mut claim = scripts::LOCATION_CLAIM.call(1);
         claim
-            .arg(self.keys.at(&join.conn))
+            .arg(self.rooms.keys.at(&join.conn))
             .arg(&*join.place.room)
             .arg(&*join.place.user)
             .arg(join.floor)
@@ -174,7 +285,7 @@ impl RedisStore {
     /// A room's entry in the due index is to be at most ttl from now.
     fn lower_due(&self, join: &Join) -> Cmd {
         let mut call = scripts::DUE_RESCHEDULE.call(1);
-        call.arg(self.keys.due_of(&join.place.room))
+        call.arg(self.rooms.keys.due_of(&join.place.room))
             .arg(1)
             .arg(&*join.place.room)
             .arg(join.ttl_ms);
@@ -189,7 +300,11 @@ impl RedisStore {
         mut previous: Option<Place>,
     ) -> Result<RoomJoined> {
         for _ in 0..MAX_ROUNDS {
-            match self.join_room(join, encoded, previous.as_ref()).await? {
+            match self
+                .rooms
+                .join_room(join, encoded, previous.as_ref())
+                .await?
+            {
                 RoomJoined::Elsewhere(place) => previous = Some(place),
                 joined => return Ok(joined),
             }
@@ -214,7 +329,7 @@ impl RedisStore {
     /// The first step of that: under whatever user it is there. The room notes it.
     async fn evict(&self, conn: &str, mut place: Place, epoch: Epoch) -> Result<(Place, RoomLeft)> {
         for _ in 0..MAX_ROUNDS {
-            let left = self.leave_room(conn, &place, "replaced", Some(epoch));
+            let left = self.rooms.leave_room(conn, &place, "replaced", Some(epoch));
             match left.await? {
                 RoomLeft::Elsewhere(actual) => place = actual,
                 left => return Ok((place, left)),
@@ -243,9 +358,14 @@ impl RedisStore {
     ) -> Vec<Result<Option<Located>>> {
         let mut read = Pipeline::with_capacity(conns.len());
         for conn in conns {
-            read.cmd("HGETALL").arg(self.keys.at(conn));
+            read.cmd("HGETALL").arg(self.rooms.keys.at(conn));
         }
-        let answers = self.commands.pipeline_each(&read, Repeat::Harmless).await;
+        let answers = self
+            .rooms
+            .scripts
+            .commands
+            .pipeline_each(&read, Repeat::Harmless)
+            .await;
         let rooms: Vec<Result<Vec<String>>> = answers.into_iter().map(rooms_of).collect();
         let pairs: Vec<(&str, &str)> = conns
             .iter()
@@ -255,7 +375,7 @@ impl RedisStore {
                 rooms.map(|room| (room.as_str(), *conn))
             })
             .collect();
-        let mut found = self.read_located(&pairs).await.into_iter();
+        let mut found = self.rooms.read_located(&pairs).await.into_iter();
         rooms
             .into_iter()
             .map(|rooms| {
@@ -279,9 +399,14 @@ impl RedisStore {
         user: &str,
     ) -> Result<Vec<(String, String)>> {
         let read = redis::cmd("HGETALL")
-            .arg(self.keys.user_at(user))
+            .arg(self.rooms.keys.user_at(user))
             .to_owned();
-        let answer = self.commands.command(&read, Repeat::Harmless).await?;
+        let answer = self
+            .rooms
+            .scripts
+            .commands
+            .command(&read, Repeat::Harmless)
+            .await?;
         let read = || {
             let mut reply = Reply::flat(answer)?;
             let mut pairs = Vec::with_capacity(reply.left() / 2);

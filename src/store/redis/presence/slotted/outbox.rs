@@ -13,11 +13,10 @@ use crate::{
     store::{
         Join, Located,
         redis::{
-            RedisStore,
             expiry::integers,
             presence::{
                 rooms::RoomLeft,
-                slotted::{CLAIM_MS, Call, Entry},
+                slotted::{CLAIM_MS, Call, Entry, Slotted},
             },
             scripts::{self, Reply, location_confirm},
             transport::{errors, link::Repeat},
@@ -68,7 +67,7 @@ pub(in crate::store::redis) struct Settled {
     pub entries: usize,
 }
 
-impl RedisStore {
+impl Slotted {
     /// Steps 4 and 5 of a join. `before`: what the claim has found.
     pub(in crate::store::redis) async fn settle_joined(
         &self,
@@ -159,12 +158,14 @@ impl RedisStore {
             // It is corrupt, and joins ignore it: whoever is there is newer.
             return Ok(());
         }
-        let found = self.read_located(&[(room, conn)]).await.pop();
+        let found = self.rooms.read_located(&[(room, conn)]).await.pop();
         let Some(older) = found.transpose()?.flatten() else {
             return Ok(());
         };
         if older.epoch < epoch {
-            let left = self.leave_room(conn, &older.place, "replaced", Some(epoch));
+            let left = self
+                .rooms
+                .leave_room(conn, &older.place, "replaced", Some(epoch));
             if let RoomLeft::Left { epoch } = left.await? {
                 // Epochs fall with each level of this, and there are as many as joins ran into each other.
                 let settled = self.settle_left(conn, &older.place, epoch);
@@ -176,7 +177,8 @@ impl RedisStore {
 
     /// Takes a connection out of a room that it has joined although a newer join was settled.
     async fn replaced(&self, conn: &str, place: &Place, epoch: Epoch) -> Result<()> {
-        self.leave_room(conn, place, "replaced", Some(epoch + 1))
+        self.rooms
+            .leave_room(conn, place, "replaced", Some(epoch + 1))
             .await?;
         // Whoever has taken it out: what this join has written elsewhere is to go.
         self.settle_left(conn, place, epoch).await;
@@ -218,10 +220,15 @@ impl RedisStore {
         let dropped = self.move_due(&gone, false).await.map(drop);
         let mut look = Pipeline::with_capacity(rooms.len());
         for room in rooms {
-            look.cmd("EXISTS").arg(self.keys.room_conns(room));
+            look.cmd("EXISTS").arg(self.rooms.keys.room_conns(room));
         }
         let mut filled = Vec::new();
-        let looks = self.commands.pipeline_each(&look, Repeat::Harmless).await;
+        let looks = self
+            .rooms
+            .scripts
+            .commands
+            .pipeline_each(&look, Repeat::Harmless)
+            .await;
         for (room, there) in rooms.iter().zip(looks) {
             // What cannot be looked at may be there: an entry too many does no harm.
             if !matches!(there, Ok(Value::Int(0))) {
@@ -257,11 +264,16 @@ impl RedisStore {
 
     async fn entries(&self, room: &str) -> Result<Vec<OutboxEntry>> {
         let some = redis::cmd("HRANDFIELD")
-            .arg(self.keys.outbox(room))
+            .arg(self.rooms.keys.outbox(room))
             .arg(NOTES_AT_A_TIME)
             .arg("WITHVALUES")
             .to_owned();
-        let answer = self.commands.command(&some, Repeat::Harmless).await?;
+        let answer = self
+            .rooms
+            .scripts
+            .commands
+            .command(&some, Repeat::Harmless)
+            .await?;
         let read = || {
             let mut reply = Reply::flat(answer)?;
             let mut entries = Vec::with_capacity(reply.left() / 2);
@@ -280,7 +292,7 @@ impl RedisStore {
     /// written into them; one whose join is over is taken out, which is final. A newer join of the same
     /// connection has a note of its own. Says whether there are new notes.
     ///
-    /// The caller then looks whether the notes are still the same; if not, [`RedisStore::take_back`].
+    /// The caller then looks whether the notes are still the same; if not, [`Slotted::take_back`].
     async fn carry_out(&self, room: &str, entries: &[OutboxEntry]) -> Result<bool> {
         let parts: Vec<_> = entries.iter().filter_map(OutboxEntry::parts).collect();
         let hashes = self.joins_of(room, &parts).await?;
@@ -315,7 +327,8 @@ impl RedisStore {
             let Some(gone) = read_settled(Ok(answer))? else {
                 // A newer join was settled elsewhere.
                 more = true;
-                self.leave_room(conn, &hash.place, "replaced", Some(hash.epoch + 1))
+                self.rooms
+                    .leave_room(conn, &hash.place, "replaced", Some(hash.epoch + 1))
                     .await?;
                 continue;
             };
@@ -361,7 +374,8 @@ impl RedisStore {
     ) -> Result<Vec<Option<Located>>> {
         let pairs: Vec<(&str, &str)> = parts.iter().map(|(conn, ..)| (room, *conn)).collect();
         let mut hashes = Vec::with_capacity(pairs.len());
-        for (hash, (conn, epoch, _)) in self.read_located(&pairs).await.into_iter().zip(parts) {
+        for (hash, (conn, epoch, _)) in self.rooms.read_located(&pairs).await.into_iter().zip(parts)
+        {
             let hash = match hash {
                 // What is there is no connection.
                 Err(error) if error.code == Code::CorruptData => None,
@@ -377,12 +391,14 @@ impl RedisStore {
 
     async fn room_settled(&self, room: &str, entries: &[OutboxEntry]) -> Result<(bool, bool)> {
         let mut call = scripts::ROOM_SETTLED.call(2);
-        call.arg(self.keys.outbox(room))
-            .arg(self.keys.room_conns(room));
+        call.arg(self.rooms.keys.outbox(room))
+            .arg(self.rooms.keys.room_conns(room));
         for entry in entries {
             call.arg(&entry.field).arg(&entry.value);
         }
         let value = self
+            .rooms
+            .scripts
             .call(&scripts::ROOM_SETTLED, &call, Repeat::Harmless)
             .await?;
         match integers(value)?[..] {
@@ -399,7 +415,7 @@ impl RedisStore {
     ) -> Result<u64> {
         let mut sorted: Vec<(String, &str, i64)> = rooms
             .iter()
-            .map(|(room, wait)| (self.keys.due_of(room), *room, *wait))
+            .map(|(room, wait)| (self.rooms.keys.due_of(room), *room, *wait))
             .collect();
         sorted.sort_unstable();
         let mut calls = Vec::new();
@@ -413,6 +429,8 @@ impl RedisStore {
         }
         let mut added = 0;
         for answer in self
+            .rooms
+            .scripts
             .call_all(&scripts::DUE_RESCHEDULE, calls, Repeat::Harmless)
             .await
         {
@@ -426,7 +444,7 @@ impl RedisStore {
     /// `own`: by the join itself.
     fn settle_at(&self, conn: &str, room: &str, user: &str, epoch: Epoch, own: bool) -> Call {
         let mut call = scripts::LOCATION_CONFIRM.call(1);
-        call.arg(self.keys.at(conn))
+        call.arg(self.rooms.keys.at(conn))
             .arg(room)
             .arg(user)
             .arg(epoch)
@@ -437,7 +455,7 @@ impl RedisStore {
 
     pub(in crate::store::redis) fn forget_at(&self, conn: &str, room: &str, epoch: Epoch) -> Call {
         let mut call = scripts::LOCATION_REMOVE.call(1);
-        call.arg(self.keys.at(conn))
+        call.arg(self.rooms.keys.at(conn))
             .arg(room)
             .arg(epoch)
             .arg(CLAIM_MS);
@@ -453,7 +471,7 @@ impl RedisStore {
         room: &str,
     ) -> Call {
         let mut call = scripts::USER_INDEX_SET.call(1);
-        call.arg(self.keys.user_at(user))
+        call.arg(self.rooms.keys.user_at(user))
             .arg(conn)
             .arg(epoch)
             .arg(room);

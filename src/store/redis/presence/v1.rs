@@ -1,0 +1,117 @@
+//! The layout `v1`: each operation is one step, because a script may use keys of several slots.
+
+use super::rooms::{RoomLeft, Rooms};
+use crate::{
+    model::{
+        error::Result,
+        presence::{Epoch, Member, Place, Sweep},
+    },
+    store::{
+        BatchMiss, EachPiece, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Join, Joined,
+        Left, Located, PresenceStore, SweepSettings,
+        heartbeat::HeartbeatStore,
+        redis::{expiry::Checks, transport::cluster},
+    },
+};
+use futures_util::future::BoxFuture;
+use std::sync::Arc;
+
+pub(in crate::store::redis) struct V1 {
+    pub rooms: Rooms,
+    pub checks: Checks,
+}
+
+impl V1 {
+    pub fn new(rooms: Rooms) -> Self {
+        V1 {
+            rooms,
+            checks: Checks::default(),
+        }
+    }
+}
+
+impl HeartbeatStore for V1 {
+    fn refresh_heartbeats<'a>(
+        &'a self,
+        heartbeats: &'a [HeartbeatRefresh],
+        ttl_ms: u64,
+    ) -> BoxFuture<'a, Result<Vec<BatchMiss>>> {
+        Box::pin(cluster::with_queue_timeout_once(
+            self.rooms.refresh_isolated(heartbeats, ttl_ms),
+        ))
+    }
+
+    fn update_heartbeats<'a>(
+        &'a self,
+        heartbeats: &'a [HeartbeatUpdate],
+        ttl_ms: u64,
+    ) -> BoxFuture<'a, Vec<Result<HeartbeatOutcome>>> {
+        Box::pin(cluster::with_queue_timeout_once(
+            self.rooms.update_heartbeats(heartbeats, ttl_ms),
+        ))
+    }
+
+    fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<Option<Located>>>> {
+        Box::pin(cluster::with_queue_timeout_once(async {
+            let pairs: Vec<(&str, &str)> = conns.iter().map(|conn| ("", &**conn)).collect();
+            self.rooms.read_located(&pairs).await
+        }))
+    }
+}
+
+impl PresenceStore for V1 {
+    fn join<'a>(
+        &'a self,
+        join: &'a Join,
+        previous: Option<&'a Place>,
+    ) -> BoxFuture<'a, Result<Joined>> {
+        Box::pin(async move {
+            let encoded = self.rooms.states.encode(&join.state).await;
+            let joined = self.rooms.join_room(join, &encoded, previous).await?;
+            self.rooms.joined(joined, encoded)
+        })
+    }
+
+    fn leave<'a>(
+        &'a self,
+        conn: &'a str,
+        place: &'a Place,
+        fence: Option<Epoch>,
+    ) -> BoxFuture<'a, Result<Left>> {
+        Box::pin(async move {
+            let below = fence.map(|fence| fence.saturating_add(1));
+            let left = self.rooms.leave_room(conn, place, "left", below).await?;
+            Ok(match left {
+                RoomLeft::Left { .. } => Left::Left,
+                RoomLeft::Early { wait_ms } => Left::Early { wait_ms },
+                RoomLeft::Elsewhere(place) => Left::Elsewhere(place),
+                RoomLeft::Newer { .. } => Left::Newer,
+                RoomLeft::Unknown => Left::Unknown,
+            })
+        })
+    }
+
+    fn room_snapshot<'a>(
+        &'a self,
+        room: &'a str,
+        each: EachPiece<'a>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.rooms.room_snapshot(room, each))
+    }
+
+    fn user_connections<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<Vec<Member>>> {
+        Box::pin(async move {
+            let conns = self.rooms.keys.user_conns("", user);
+            let pairs = self.rooms.pairs(&conns, "").await?;
+            self.rooms.connections_of(user, &pairs).await
+        })
+    }
+
+    fn sweep<'a>(&'a self, settings: &'a SweepSettings) -> BoxFuture<'a, Result<Sweep>> {
+        Box::pin(self.do_sweep(settings))
+    }
+
+    fn adopt(&self, ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>> {
+        Box::pin(self.do_adopt(ttl_ms))
+    }
+}
