@@ -360,7 +360,7 @@ interface StateCompression {
 }
 interface ClientOptions {
     /**
-     * `redis://`, `rediss://` or `redis+unix://`, with user, password and db as usual (see README.md);
+     * `redis://`, `rediss://` or `redis+unix://`, with user, password and db as usual;
      * `redis-sentinel://user:password@host:26379,host:26379/<master>/<db>` for the master that these
      * sentinels name, now and after a failover;
      * `redis-cluster://user:password@host:7000,host:7001` for the cluster of which these are servers;

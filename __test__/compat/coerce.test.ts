@@ -1,5 +1,5 @@
 // What the legacy service took although its types say otherwise: the same here, or refused and listed in
-// docs/migrating.md. (The two run side by side in differential.test.ts.)
+// docs/guide/migrating-differences.md. (The two run side by side in differential.test.ts.)
 import type { Redis } from 'ioredis';
 import {
   type ChannelMetadataParams,

@@ -1,7 +1,7 @@
 // The same calls of the service and the same events of a socket, on the stand-in of the implementation that
 // Rollcall replaces (../reference/) and on Rollcall, each on a database of its own: results, errors, events
 // in Redis and events on a socket are compared. Every difference is listed below, with the line of
-// docs/migrating.md that says so; an entry that is no difference any more fails as one that is missing does.
+// docs/guide/migrating-differences.md that says so; an entry that is no difference any more fails as one that is missing does.
 import { readFileSync } from 'node:fs';
 import { Redis } from 'ioredis';
 import { registerPresenceHandlers } from 'rollcall';
@@ -166,7 +166,7 @@ const SOCKET_DIFFERENCES: Record<string, string> = {
 };
 
 const plain = (text: string) => text.replaceAll(/\s+/g, ' ');
-const migrating = plain(readFileSync(inRoot('docs/migrating.md'), 'utf8'));
+const migrating = plain(readFileSync(inRoot('docs/guide/migrating-differences.md'), 'utf8'));
 
 function compare(
   legacy: Outcomes,
@@ -293,11 +293,12 @@ test('events of a socket', async () => {
   compare(legacy, rollcall, SOCKET_DIFFERENCES);
 });
 
-test('docs/migrating.md has a line for every difference', () => {
+test('docs/guide/migrating-differences.md has a line for every difference', () => {
   const all = [
     ...ADDITIONS,
     ...Object.values(SERVICE_DIFFERENCES),
     ...Object.values(SOCKET_DIFFERENCES),
   ];
-  for (const line of all) expect(migrating, 'docs/migrating.md').toContain(plain(line));
+  for (const line of all)
+    expect(migrating, 'docs/guide/migrating-differences.md').toContain(plain(line));
 });

@@ -37,6 +37,22 @@ export async function twoSeeEachOther(url: string, ours: boolean, roomId = 'docs
   }
 }
 
+/** The connections of a user in a room, as one who joins it there learns. */
+export async function connectionsOf(
+  url: string,
+  roomId: string,
+  userId: string,
+): Promise<string[]> {
+  const socket = connect(url, 'eve');
+  try {
+    const { snapshot } = await joined(socket, 'presence:join', { roomId, userId: 'eve' });
+    const entries = snapshot.filter((entry: Untyped) => entry.userId === userId);
+    return entries.map(({ connId }: Untyped) => connId);
+  } finally {
+    socket.close();
+  }
+}
+
 function connect(url: string, user: string): Socket {
   return connectSocket(url, {
     transports: ['websocket'],

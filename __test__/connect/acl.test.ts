@@ -1,4 +1,4 @@
-// The ACL rules of README.md: they are enough for everything that a client does, and allow nothing
+// The ACL rules of docs/guide/security.md: they are enough for everything that a client does, and allow nothing
 // else. They are read from there.
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -14,11 +14,12 @@ const ROOT = path.resolve(import.meta.dirname, '../..');
 
 /** The rules of the examples, after the user's name. */
 function readRules() {
-  const readme = readFileSync(path.join(ROOT, 'README.md'), 'utf8');
-  const examples = [...readme.matchAll(/^ACL SETUSER rollcall ([^`]+)```/gm)];
+  const page = readFileSync(path.join(ROOT, 'docs/guide/security.md'), 'utf8');
+  const examples = [...page.matchAll(/^ACL SETUSER rollcall ([^`]+)```/gm)];
   const rules = examples.map(([, rule = '']) => rule.replace(/\s+/g, ' ').trim());
   const [base = '', seven = '', cluster = '', notifications = '', json = '', ...more] = rules;
-  if (json === '' || more.length > 0) throw new Error('README.md has not the five ACL examples');
+  if (json === '' || more.length > 0)
+    throw new Error('docs/guide/security.md has not the five ACL examples');
   return { base, seven, cluster, notifications, json };
 }
 
@@ -56,7 +57,7 @@ const FORBIDDEN = [
   'PSUBSCRIBE *',
 ];
 
-describe.each(Object.entries(SERVERS))('29 on %s: the ACL of README.md', (name, locate) => {
+describe.each(Object.entries(SERVERS))('29 on %s: the ACL of the documentation', (name, locate) => {
   const found = locate();
   const program = 'file' in found ? found.file : undefined;
   if (program === undefined && 'why' in found) console.log(`${name} is not tested: ${found.why}`);
@@ -208,7 +209,7 @@ async function denied(servers: readonly RedisServer[]): Promise<string[]> {
   return all;
 }
 
-describe('29: the list of commands in README.md', () => {
+describe('29: the list of commands in docs/guide/security.md', () => {
   let known: Set<string>;
   beforeAll(async () => {
     await using server = await startRedis();

@@ -1,59 +1,29 @@
-// Every code example in README.md and docs/: runs as it stands, as a program of its own, against a
-// real server; one in TypeScript is compiled before, strictly. An example that is a Socket.IO server has
-// to let two people see each other.
-import { execFileSync, spawn } from 'node:child_process';
+// The code blocks of README.md and docs/ (see blocks.ts): each is right by the public types, and programs
+// run as they stand, each on its own, against a real server. One that is a Socket.IO server has to let two
+// people see each other, and to survive the fuzz client.
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { describe, expect, it } from 'vitest';
-import { packageBin } from '../../scripts/lib/paths.mjs';
+import { describe, expect, it, test } from 'vitest';
 import { disturbance, fuzz, OUR_EVENTS } from '../compat/fuzz.js';
-import { twoSeeEachOther } from '../compat/good-clients.js';
-import { removeWithProcess } from '../support/process.js';
+import { connectionsOf, twoSeeEachOther } from '../compat/good-clients.js';
 import { createRandom } from '../support/random.js';
 import { freePort, sharedDb, startRedis } from '../support/redis.js';
 import { size } from '../support/size.js';
 import { eventually } from '../support/wait.js';
+import { type Block, blocksOf, compile, readBlocks } from './blocks.js';
 
 const STEPS = size(600, 10_000);
-const root = path.resolve(import.meta.dirname, '../..');
-const files = [
-  'README.md',
-  ...readdirSync(path.join(root, 'docs'))
-    .filter((name) => name.endsWith('.md'))
-    .map((name) => `docs/${name}`),
-];
 
-interface Example {
-  name: string;
-  typed: boolean;
-  code: string;
-}
+const blocks = readBlocks();
+const compiled = compile(blocks);
+const examples = blocks.map((block, index) => ({ ...block, ...compiled[index] }) as Example);
+type Example = Block & { file: string; problems: string };
 
-const examples: Example[] = files.flatMap((file) => {
-  const text = readFileSync(path.join(root, file), 'utf8');
-  return [...text.matchAll(/^```(js|javascript|ts|typescript)\n(.*?)^```/gms)].map(
-    (match, index) => ({
-      name: `${file} example ${index + 1}`,
-      typed: match[1]?.startsWith('t') ?? false,
-      code: match[2] ?? '',
-    }),
-  );
-});
-
-/** A program that has what users of the package have: `rollcall` and `socket.io` to import. */
-function program({ code, typed }: Example, env: Record<string, string>) {
-  const folder = mkdtempSync(path.join(tmpdir(), 'rollcall-test-example-'));
-  removeWithProcess(folder);
-  symlinkSync(path.join(root, 'node_modules'), path.join(folder, 'node_modules'));
-  const module = typed || /^import /m.test(code);
-  const file = path.join(folder, module ? 'example.mjs' : 'example.cjs');
-  // The package itself is found by its name only from inside of it.
-  const self = path.join(root, 'dist', module ? 'index.mjs' : 'index.js');
-  const javascript = typed ? compiled(folder, code) : code;
-  writeFileSync(file, javascript.replace(/(["'])rollcall\1/g, JSON.stringify(self)));
+function start(file: string, env: Record<string, string>) {
   const child = spawn(process.execPath, [file], { env: { ...process.env, ...env } });
+  const exited = once(child, 'exit');
   let output = '';
   child.stdout.on('data', (data) => {
     output += data;
@@ -61,74 +31,117 @@ function program({ code, typed }: Example, env: Record<string, string>) {
   child.stderr.on('data', (data) => {
     output += data;
   });
-  return { child, output: () => output };
+  return { child, exited, output: () => output };
 }
 
-/** The JavaScript of a TypeScript example that is right in a strict project. */
-function compiled(folder: string, code: string): string {
-  writeFileSync(path.join(folder, 'example.mts'), code);
-  const compilerOptions = {
-    target: 'es2022',
-    lib: ['esnext'],
-    module: 'nodenext',
-    types: ['node'],
-    strict: true,
-    exactOptionalPropertyTypes: true,
-    noUncheckedIndexedAccess: true,
-    skipLibCheck: true,
-    outDir: 'out',
-    rootDir: '.',
-    paths: { rollcall: [path.join(root, 'index.d.mts')] },
-  };
-  const files = ['example.mts'];
-  writeFileSync(path.join(folder, 'tsconfig.json'), JSON.stringify({ compilerOptions, files }));
-  const tsc = packageBin('typescript', 'tsc');
-  try {
-    execFileSync(process.execPath, [tsc, '-p', folder], { encoding: 'utf8' });
-  } catch (error) {
-    throw new Error(`it does not compile:\n${(error as { stdout: string }).stdout}`);
-  }
-  return readFileSync(path.join(folder, 'out/example.mjs'), 'utf8');
+async function kill({ child, exited }: ReturnType<typeof start>): Promise<void> {
+  child.kill('SIGKILL');
+  await exited;
 }
 
-const isServer = ({ code }: Example) => /from 'socket\.io'|require\('socket\.io'\)/.test(code);
-const isOurs = ({ code }: Example) => /initPresence|registerPresenceHandlers/.test(code);
+const isServer = ({ use, code }: Block) =>
+  use === 'program' && /'socket\.io'/.test(code) && !/'node:test'/.test(code);
+const isOurs = ({ code }: Block) => /initPresence|registerPresenceHandlers/.test(code);
 
-describe('documentation', () => {
-  it('has examples', () => {
-    expect(examples.length).toBeGreaterThan(0);
-    expect(examples.filter(isServer).length).toBeGreaterThan(3);
+/** The events that a server takes, of its own too. */
+function eventsOf(example: Block): string[] {
+  const own = [...example.code.matchAll(/socket\.on\('([a-z:-]+)'/g)].map(([, name = '']) => name);
+  const events = isOurs(example) ? OUR_EVENTS : ['join', 'heartbeat'];
+  return [...events, ...own.filter((name) => name !== 'disconnect')];
+}
+
+const programs = examples.filter(({ use }) => use === 'program');
+const servers = programs.filter(isServer);
+const clients = examples.filter(({ use }) => use === 'client');
+
+describe('the code of the documentation', () => {
+  test('there is some of each kind', () => {
+    expect(servers.length).toBeGreaterThan(3);
+    for (const use of ['program', 'client', 'recipe', 'fragment']) {
+      expect(blocks.filter((block) => block.use === use).length, use).toBeGreaterThan(0);
+    }
   });
 
-  it.each(examples)('$name runs as it stands', async (example) => {
+  it.each(examples)('$name is right by the types', ({ problems }) => {
+    expect(problems).toBe('');
+  });
+
+  test('every recipe has a test, and no two have one name', () => {
+    const here = readdirSync(import.meta.dirname).filter((name) => name.endsWith('.test.ts'));
+    const tests = here.map((name) => readFileSync(path.join(import.meta.dirname, name), 'utf8'));
+    const names = blocks.flatMap(({ recipe }) => recipe ?? []);
+    for (const name of names) expect(tests.join()).toContain(`recipe('${name}')`);
+    expect(new Set(names).size).toBe(names.length);
+  });
+
+  it.each(programs)('$name runs as it stands', async (example) => {
     const redis = await sharedDb();
     const port = await freePort();
-    const { child, output } = program(example, {
-      REDIS_URL: redis.url,
-      PORT: String(port),
-    });
-    const exited = once(child, 'exit');
+    const running = start(example.file, { REDIS_URL: redis.url, PORT: String(port) });
     try {
       if (isServer(example)) {
         // It must let two people see each other, by its own protocol or by ours.
         await twoSeeEachOther(`http://127.0.0.1:${port}`, isOurs(example));
       } else {
-        const [code] = await exited;
-        expect({ code, output: output() }).toMatchObject({ code: 0 });
+        const [code] = await running.exited;
+        expect({ code, output: running.output() }).toMatchObject({ code: 0 });
       }
     } finally {
-      child.kill('SIGKILL');
-      await exited;
+      await kill(running);
     }
   });
 
-  it.each(examples.filter(isServer))(
+  it.each(clients)('$name works with the server of its page', async ({ page, file }) => {
+    const server = servers.find((one) => one.page === page);
+    if (server === undefined) throw new Error('there is no server on this page');
+    await using redis = await startRedis();
+    const port = await freePort();
+    const url = `http://127.0.0.1:${port}`;
+    const code = readFileSync(file, 'utf8');
+    const [site, pause] = ['http://localhost:3000', '10_000'];
+    expect(code).toContain(site);
+    expect(code).toContain(pause);
+    writeFileSync(file, code.replaceAll(site, url).replaceAll(pause, '100'));
+    const env = { REDIS_URL: redis.url, PORT: String(port) };
+    let running = start(server.file, env);
+    const client = start(file, {});
+    // A connection other than that of before; one of a server that was killed is listed until its TTL ends.
+    const listed = (before?: string) =>
+      eventually(
+        async () => {
+          const ids = await connectionsOf(url, 'lobby', 'ada');
+          const id = ids.find((one) => one !== before);
+          if (id === undefined) throw new Error(`it is not listed:\n${client.output()}`);
+          return id;
+        },
+        { timeoutMs: 20_000, intervalMs: 200 },
+      );
+    try {
+      const first = await listed();
+      // It comes back after its server was killed, and after Redis has lost everything.
+      await kill(running);
+      running = start(server.file, env);
+      await listed(first);
+      await redis.kill();
+      await redis.start();
+      await listed();
+      expect({ code: client.child.exitCode, output: client.output() }).toMatchObject({
+        code: null,
+        output: expect.stringContaining('ada'),
+      });
+    } finally {
+      await kill(client);
+      await kill(running);
+    }
+  });
+
+  it.each(servers)(
     `$name, a server, survives ${STEPS} steps of the fuzz client`,
     async (example) => {
       await using redis = await startRedis();
       const port = await freePort();
-      const { child, output } = program(example, { REDIS_URL: redis.url, PORT: String(port) });
-      const exited = once(child, 'exit');
+      const server = start(example.file, { REDIS_URL: redis.url, PORT: String(port) });
+      const { child, output } = server;
       try {
         const url = `http://127.0.0.1:${port}`;
         await eventually(() => twoSeeEachOther(url, isOurs(example)), { timeoutMs: 20_000 });
@@ -138,7 +151,7 @@ describe('documentation', () => {
           url,
           steps: STEPS,
           random,
-          events: isOurs(example) ? OUR_EVENTS : ['join', 'heartbeat'],
+          events: eventsOf(example),
           between: async () => {
             if (child.exitCode !== null) throw new Error(`it has ended:\n${output()}`);
             await disturb.step();
@@ -150,10 +163,40 @@ describe('documentation', () => {
         });
         expect({ code: child.exitCode, output: output() }).toMatchObject({ code: null });
       } finally {
-        child.kill('SIGKILL');
-        await exited;
+        await kill(server);
       }
     },
     size(60_000, 240_000),
   );
+});
+
+describe('how blocks are read', () => {
+  const fence = '```';
+  const one = (mark: string, code = 'await 1;') => `${fence}${mark}\n${code}\n${fence}\n`;
+
+  test('what is marked as nothing known is refused', () => {
+    expect(() => blocksOf('page.md', one('js fragmnet'))).toThrow('fragmnet');
+    expect(() => blocksOf('page.md', one('javascript'))).toThrow('write js or ts');
+    expect(blocksOf('page.md', one('js') + one('sh') + one('ts recipe=a-b'))).toMatchObject([
+      { use: 'program', typed: false },
+      { use: 'recipe', typed: true, recipe: 'a-b' },
+    ]);
+  });
+
+  test('what does not fit the types is found, in TypeScript and in JavaScript', () => {
+    const wrong = "await client.join({ roomId: 'r', user: 'u', connId: 'c' });";
+    const right = "await client.join({ roomId: 'r', userId: 'u', connId: 'c' });";
+    const text = [wrong, right].flatMap((code) => [
+      one('ts fragment', code),
+      one('js fragment', code),
+    ]);
+    const found = compile(blocksOf('page.md', text.join('\n')));
+    expect(found.map(({ problems }) => /'user'/.test(problems))).toEqual([
+      true,
+      true,
+      false,
+      false,
+    ]);
+    expect(found.slice(2).map(({ problems }) => problems)).toEqual(['', '']);
+  });
 });

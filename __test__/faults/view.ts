@@ -1,5 +1,5 @@
-// What a subscriber knows of some rooms: a snapshot and the events after it, as README.md tells
-// users to do it, and the snapshot anew when it is told to `resync`.
+// What a subscriber knows of some rooms: a snapshot and the events after it, as
+// docs/guide/lists-of-members.md has it, and the snapshot anew when it is told to `resync`.
 import type { PresenceClient, PresenceEvent } from 'rollcall';
 import { eventually } from '../support/wait.js';
 

@@ -1,7 +1,7 @@
 // What the TypeScript implementation made of arguments and of stored items that are not quite what its types
 // say: texts where numbers are expected, `null`, empty names. Calls of a PresenceService mean what they
 // meant to it; what it would have stored as garbage is left for the client to refuse. Every call that
-// differs is listed in docs/migrating.md.
+// differs is listed in docs/guide/migrating-differences.md.
 
 import { CHANGE_FIELDS, ITEM_FIELDS, OPTION_FIELDS } from '../metadata.js';
 import type {

@@ -1,0 +1,15 @@
+// The recipes of the documentation (see blocks.ts), to be tested: each is a module with exports.
+import { pathToFileURL } from 'node:url';
+import type { Untyped } from '../support/clients.js';
+import { compile, readBlocks } from './blocks.js';
+
+const blocks = readBlocks().filter(({ use }) => use === 'recipe');
+const compiled = compile(blocks);
+
+/** What the recipe of this name exports. */
+export async function recipe(name: string): Promise<Untyped> {
+  const index = blocks.findIndex((block) => block.recipe === name);
+  const file = compiled[index]?.file;
+  if (file === undefined) throw new Error(`no page has a recipe ${name}`);
+  return await import(/* @vite-ignore */ pathToFileURL(file).href);
+}
