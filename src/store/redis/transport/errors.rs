@@ -113,7 +113,7 @@ const WORDS: &[(&str, Code, &str)] = &[
     (
         "NOPERM",
         Code::Permission,
-        "the Redis user may not do this; README.md lists the commands, keys and channels that Rollcall \
+        "the Redis user may not do this; docs/guide/security.md lists the commands, keys and channels that Rollcall \
          needs",
     ),
     ("NOAUTH", Code::Permission, "Redis asks for a password"),
