@@ -329,7 +329,7 @@ export interface ClientOptions {
   shardCount?: number;
   /**
    * How data are spread over keys; the same on every node. `"v1"`: as TypeScript nodes have them.
-   * `"slotted"`: everything of a room in one hash slot, see docs/cluster.md. Default: `"slotted"` on a
+   * `"slotted"`: everything of a room in one hash slot, see docs/internals/cluster.md. Default: `"slotted"` on a
    * Redis Cluster, where `"v1"` is refused, and `"v1"` otherwise.
    */
   layout?: 'v1' | 'slotted';

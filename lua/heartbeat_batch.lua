@@ -19,7 +19,8 @@
 -- and then nothing is written here: no connection is brought back, no foreign room is touched. A
 -- state whose connection is gone lives for another ttl at most, unless reap.lua removes it before.
 --
--- Every argument, every call and every table costs the server; docs/heartbeats.md has what was measured.
+-- Every argument, every call and every table costs the server:
+-- docs/decisions/0003-form-of-the-heartbeat-script.md has figures.
 local call, sub, byte, unpack = redis.call, string.sub, string.byte, unpack
 -- @include now
 local rooms, id_at = tonumber(ARGV[2]), tonumber(ARGV[3])

@@ -5,7 +5,7 @@
 //! exception, `prs:conn:<connId>:state` against a connection id that ends in `:state`, is refused
 //! in `model/ids.rs`.
 //!
-//! On the layout `slotted` (docs/cluster.md) everything of a room has the room's hash tag; scripts
+//! On the layout `slotted` (docs/internals/cluster.md) everything of a room has the room's hash tag; scripts
 //! get the same keys in the same places, and in place of keys that would lie in another slot the
 //! room's own `outbox`.
 

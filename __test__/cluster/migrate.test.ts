@@ -1,4 +1,4 @@
-// From `v1` on one Redis to a cluster, as docs/cluster.md says: for one TTL, a server has two clients.
+// From `v1` on one Redis to a cluster, as docs/operations/cluster.md says: for one TTL, a server has two clients.
 import { PresenceClient } from 'rollcall';
 import { expect, onTestFinished, test } from 'vitest';
 import { startCluster, UNHURRIED_MS } from '../support/cluster.js';

@@ -1,4 +1,4 @@
-// How tests say what they measured: docs/reliability.md repeats it.
+// How tests say what they measured: docs/internals/fault-tests.md repeats it.
 
 /** Milliseconds: the median, the longest, and of how many. */
 export function spread(times: readonly number[]): string {

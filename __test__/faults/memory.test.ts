@@ -224,7 +224,7 @@ describe('4: keys that are evicted', () => {
         await new Promise((resolve) => setTimeout(resolve, 20));
       }
       // A room that was in prs:active_rooms and in the due index, and is in neither now, is promised to
-      // come back with the next join (docs/reliability.md): connection ci is in room ri.
+      // come back with the next join (docs/reference/guarantees.md): connection ci is in room ri.
       for (const [i, roomId] of ROOMS.entries()) {
         const connId = `c${i}`;
         await world.node().join({ roomId, userId: `u${i}`, connId, snapshot: false });

@@ -1,5 +1,5 @@
 //! The reaper: passes over what is due (spec section 6), at a pace that keeps a `leave` within
-//! `sweepIntervalMs` of the connection's TTL. `docs/expiry.md` has the whole story.
+//! `sweepIntervalMs` of the connection's TTL. `docs/internals/expiry.md` says how it works.
 
 use crate::{
     failpoints::{Failpoint, off},

@@ -1,7 +1,7 @@
 //! The steps in which a test can have the process end.
 
 named! {
-    /// Steps of operations that take several (docs/cluster.md). A test can have the process end in the
+    /// Steps of operations that take several (docs/internals/cluster.md). A test can have the process end in the
     /// middle of any.
     pub enum Step in STEPS {
         /// A join has claimed its epoch, and a room's entry in the due index.

@@ -1,6 +1,6 @@
 //! Locks (spec section 8): leases that are renewed here, so that a busy JavaScript thread does not
 //! lose them, and judged by this machine's monotonic clock, so that they end here before they can be
-//! somebody else's. `docs/locks.md` has the whole story.
+//! somebody else's. `docs/internals/locks.md` says how it works.
 //!
 //! How a lock is come by is a [`LockBackend`]'s part: on one store by a fair queue (`queued_lock.rs`), on several
 //! servers by a majority (`quorum.rs`). When a lease ends with nobody there to say so, `expiry_monitor.rs` has it

@@ -1,5 +1,5 @@
 //! Locks on a majority of several independent servers (spec 8.6): the Redlock algorithm, with fencing
-//! tokens that also grow from majority to majority. `docs/locks.md` says what that is worth.
+//! tokens that also grow from majority to majority. `docs/internals/locks.md` says what that is worth.
 
 use super::{Grant, LockBackend, QuorumOptions, WaitLimit, backend::Release, until};
 use crate::{

@@ -4,7 +4,7 @@
 //! the changes are applied to that and tried again, so that none is lost and none runs twice.
 //!
 //! `group.rs`: the changes of one commit; `queues.rs`: changes that wait, by channel; `reads.rs`: reads that
-//! wait; `cache.rs`: records as this node last saw them. `docs/metadata.md` has the whole story.
+//! wait; `cache.rs`: records as this node last saw them. `docs/internals/metadata.md` says how it works.
 
 mod cache;
 mod group;

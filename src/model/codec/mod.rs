@@ -2,7 +2,7 @@
 //! nothing that is stored can make a reader allocate more than the limit, or fail in a way that is
 //! not one of [`Fault`].
 //!
-//! `docs/state.md` says why it is these two codecs.
+//! `docs/decisions/0009-codecs-gzip-and-zstd.md` says why it is these two.
 
 mod dictionary;
 

@@ -1,6 +1,6 @@
 //! Patches of large states. A script is the wrong place for them: Redis hashes every string that it
-//! hands to Lua, which at 60 KB costs more than everything else together (docs/state.md). So a small
-//! script looks whether the stored state is the one that the patch was merged into, without reading
+//! hands to Lua, which at 60 KB costs more than everything else together
+//! (docs/decisions/0002-large-states.md). So a small script looks whether the stored state is the one that the patch was merged into, without reading
 //! it, and lets a transaction of plain commands through, or not: one round trip, one step.
 
 use crate::{

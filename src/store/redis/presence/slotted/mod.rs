@@ -1,4 +1,4 @@
-//! The layout `slotted` (docs/cluster.md): operations of several steps, because each script sees one slot.
+//! The layout `slotted` (docs/internals/cluster.md): operations of several steps, because each script sees one slot.
 //! `heartbeats.rs` has heartbeats; `outbox.rs` carries out what a step in a room has noted for other slots.
 
 mod heartbeats;
