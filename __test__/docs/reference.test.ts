@@ -57,6 +57,24 @@ describe('metrics.md', () => {
   });
 });
 
+describe('methods.md', () => {
+  const page = readPage('reference/methods.md');
+
+  test('lists every method of a client, of its metadata and of its locks, and no other', async () => {
+    await using client = await PresenceClient.connect({ logger: {} });
+    const methods = (of: object) => {
+      const all = Object.getOwnPropertyNames(Object.getPrototypeOf(of));
+      return all.filter((name) => name !== 'constructor');
+    };
+    const listed = (heading: string) =>
+      rows(section(page, heading)).flatMap(([first = '']) => /^`([\w.]+)\(/.exec(first)?.[1] ?? []);
+    const connect = 'PresenceClient.connect';
+    expect(sorted(listed('## PresenceClient'))).toEqual(sorted([...methods(client), connect]));
+    expect(sorted(listed('## metadata'))).toEqual(sorted(methods(client.metadata)));
+    expect(sorted(listed('## locks'))).toEqual(sorted(methods(client.locks)));
+  });
+});
+
 describe('options.md', () => {
   const page = readPage('reference/options.md');
 
