@@ -822,6 +822,31 @@ interface RoomEmitter {
         emit(event: string, payload: never): unknown;
     };
 }
+type Listener = (...args: any[]) => void;
+/** What of a socket is used; Socket.IO's is one. */
+interface SocketLike {
+    readonly id: string;
+    /** Is told `presenceRoomId` and `presenceUserId`, for the server's own handlers. */
+    readonly data?: any;
+    /** The rooms that it is in: one that it was in before is not left. */
+    readonly rooms?: {
+        has(room: string): boolean;
+    };
+    /** Its namespace, to know the other sockets by. */
+    readonly nsp?: object;
+    /** Whether it is one that broke and came back (connection state recovery). */
+    readonly recovered?: boolean;
+    join(room: string): unknown;
+    leave(room: string): unknown;
+    on(event: string, listener: Listener): unknown;
+    off(event: string, listener: Listener): unknown;
+}
+/** What of a socket server is used; a Socket.IO server or namespace is one. */
+interface SocketServerLike extends RoomEmitter {
+    on(event: 'connection', listener: Listener): unknown;
+    off(event: 'connection', listener: Listener): unknown;
+}
+
 interface SocketBridgeOptions {
     /** Default `"presence:event"`. */
     eventName?: string | undefined;
@@ -835,6 +860,15 @@ interface Bridge {
     stop(): Promise<void>;
 }
 
+/** What the calls for a channel's metadata take. */
+interface ChannelMetadataParams extends ChannelRef {
+    /** The items that are set, changed or removed. */
+    data?: readonly MetadataItemInput[] | undefined;
+    options?: UpdateMetadataOptions | undefined;
+    /** Who makes the change. */
+    actorUserId?: string | undefined;
+}
+
 /** Where and how to connect, as {@link ClientOptions} has it. */
 type ConnectionSettings = Pick<ClientOptions, 'url' | 'tls' | 'sentinel' | 'keyPrefix' | 'channelPrefix'>;
 /** A client of `ioredis` or of `redis` (node-redis): what is read of it are its options. */
@@ -846,14 +880,6 @@ type RedisSource = string | RedisClientLike | ConnectionSettings;
 
 /** Options of the client that the TypeScript implementation does not have. */
 type ServiceClientOptions = Omit<ClientOptions, 'url' | 'tls' | 'sentinel' | 'ttlMs' | 'sweepIntervalMs' | 'logger'>;
-/** What the calls for a channel's metadata take. */
-interface ChannelMetadataParams extends ChannelRef {
-    /** The items that are set, changed or removed. */
-    data?: readonly MetadataItemInput[] | undefined;
-    options?: UpdateMetadataOptions | undefined;
-    /** Who makes the change. */
-    actorUserId?: string | undefined;
-}
 interface PresenceServiceOptions {
     /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */
     ttlMs?: number | undefined;
@@ -1086,71 +1112,6 @@ interface SocketQuotas {
     queuedPerSocket?: number | undefined;
 }
 
-type Listener = (...args: any[]) => void;
-/** What of a socket is used; Socket.IO's is one. */
-interface SocketLike {
-    readonly id: string;
-    /** Is told `presenceRoomId` and `presenceUserId`, for the server's own handlers. */
-    readonly data?: any;
-    /** The rooms that it is in: one that it was in before is not left. */
-    readonly rooms?: {
-        has(room: string): boolean;
-    };
-    /** Its namespace, to know the other sockets by. */
-    readonly nsp?: object;
-    /** Whether it is one that broke and came back (connection state recovery). */
-    readonly recovered?: boolean;
-    join(room: string): unknown;
-    leave(room: string): unknown;
-    on(event: string, listener: Listener): unknown;
-    off(event: string, listener: Listener): unknown;
-}
-/** What of a socket server is used; a Socket.IO server or namespace is one. */
-interface SocketServerLike extends RoomEmitter {
-    on(event: 'connection', listener: Listener): unknown;
-    off(event: 'connection', listener: Listener): unknown;
-}
-/** What sends heartbeats: a `HeartbeatBatcher`, a `LuaHeartbeatExecutor`, or what a server has around one. */
-interface HeartbeatSender {
-    heartbeat(options: HeartbeatOptions): Promise<boolean>;
-}
-/** What changes metadata: a `TransactionalMetadataWrapper`, or what a server has around one. */
-interface MetadataChanger {
-    setChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
-    updateChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
-    removeChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
-}
-interface PresenceHandlersOptions extends SocketPolicyOptions {
-    io: SocketServerLike;
-    /** Not used: the service has its own connections. */
-    redis?: unknown | undefined;
-    /** Gets failures that are not the client's. Default: `console`. */
-    logger?: Logger | undefined;
-    /** Sends the heartbeats of the sockets, in place of the service; the executor goes before the batcher. */
-    heartbeatBatcher?: HeartbeatSender | null | undefined;
-    luaHeartbeatExecutor?: HeartbeatSender | null | undefined;
-    /** Makes the changes of metadata of the sockets, in place of the service. */
-    transactionalMetadata?: MetadataChanger | null | undefined;
-}
-/**
- * Answers the presence and metadata events of every socket that connects from now on.
- *
- * | event | payload | acknowledgement |
- * | --- | --- | --- |
- * | `presence:join` | `{ roomId, userId, state? }` | `{ ok: true, snapshot, self: { connId, epoch } }` |
- * | `presence:heartbeat` | `{ patchState?, epoch? }` | `{ ok: true, changed, epoch }` |
- * | `presence:leave` | – | `{ ok: true }` |
- * | `metadata:setChannel` `:updateChannel` `:removeChannel` `:getChannel` | `{ channelName, channelType, data?, options? }` | `{ ok: true, …record }` |
- *
- * Changes of metadata are made as the user that joined on the socket. A failure is acknowledged with
- * `{ ok: false, error, code? }`, one by another revision also with `current`, the record as it is. A socket
- * that disconnects leaves. The service's public methods are called, so that a subclass or a wrapper sees
- * every request. Listeners return a Promise that is settled when the request is done, and never rejects.
- *
- * @returns what takes the handlers away again, also from the sockets that are there.
- */
-declare function registerPresenceHandlers<State extends object = DefaultState>(options: PresenceHandlersOptions, service: PresenceService<State>): () => void;
-
 /** What a socket wants to do. */
 type SocketAction = 'join' | 'heartbeat' | 'leave' | 'metadata:set' | 'metadata:update' | 'metadata:remove' | 'metadata:get';
 interface SocketRequest<Socket = SocketLike> {
@@ -1280,6 +1241,47 @@ declare const presenceKeys: {
     /** String: the owner of a lock. */
     readonly lockKey: (id: string) => string;
 };
+
+/** What sends heartbeats: a `HeartbeatBatcher`, a `LuaHeartbeatExecutor`, or what a server has around one. */
+interface HeartbeatSender {
+    heartbeat(options: HeartbeatOptions): Promise<boolean>;
+}
+/** What changes metadata: a `TransactionalMetadataWrapper`, or what a server has around one. */
+interface MetadataChanger {
+    setChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
+    updateChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
+    removeChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
+}
+interface PresenceHandlersOptions extends SocketPolicyOptions {
+    io: SocketServerLike;
+    /** Not used: the service has its own connections. */
+    redis?: unknown | undefined;
+    /** Gets failures that are not the client's. Default: `console`. */
+    logger?: Logger | undefined;
+    /** Sends the heartbeats of the sockets, in place of the service; the executor goes before the batcher. */
+    heartbeatBatcher?: HeartbeatSender | null | undefined;
+    luaHeartbeatExecutor?: HeartbeatSender | null | undefined;
+    /** Makes the changes of metadata of the sockets, in place of the service. */
+    transactionalMetadata?: MetadataChanger | null | undefined;
+}
+/**
+ * Answers the presence and metadata events of every socket that connects from now on.
+ *
+ * | event | payload | acknowledgement |
+ * | --- | --- | --- |
+ * | `presence:join` | `{ roomId, userId, state? }` | `{ ok: true, snapshot, self: { connId, epoch } }` |
+ * | `presence:heartbeat` | `{ patchState?, epoch? }` | `{ ok: true, changed, epoch }` |
+ * | `presence:leave` | – | `{ ok: true }` |
+ * | `metadata:setChannel` `:updateChannel` `:removeChannel` `:getChannel` | `{ channelName, channelType, data?, options? }` | `{ ok: true, …record }` |
+ *
+ * Changes of metadata are made as the user that joined on the socket. A failure is acknowledged with
+ * `{ ok: false, error, code? }`, one by another revision also with `current`, the record as it is. A socket
+ * that disconnects leaves. The service's public methods are called, so that a subclass or a wrapper sees
+ * every request. Listeners return a Promise that is settled when the request is done, and never rejects.
+ *
+ * @returns what takes the handlers away again, also from the sockets that are there.
+ */
+declare function registerPresenceHandlers<State extends object = DefaultState>(options: PresenceHandlersOptions, service: PresenceService<State>): () => void;
 
 /** What `initPresence` takes. */
 type PresenceInitOptions = InitPresenceOptions;

@@ -1,7 +1,8 @@
 // What `require("rollcall")` gives.
 
 export { PresenceClient } from './client.js';
-export type { Bridge as SocketBridge, RoomEmitter, SocketBridgeOptions } from './compat/bridge.js';
+export type { Bridge as SocketBridge, SocketBridgeOptions } from './compat/bridge.js';
+export type { ChannelMetadataParams } from './compat/coerce.js';
 export {
   type InitPresenceOptions,
   initPresence,
@@ -21,7 +22,6 @@ export {
   TransactionalMetadataWrapper,
 } from './compat/parts.js';
 export {
-  type ChannelMetadataParams,
   PresenceService,
   type PresenceServiceOptions,
   type ServiceClientOptions,
@@ -29,13 +29,12 @@ export {
 export type { ConnectionSettings, RedisClientLike, RedisSource } from './compat/settings.js';
 export type { SocketAction, SocketPolicyOptions, SocketRequest } from './compat/socket-policy.js';
 export type { SocketQuotas } from './compat/socket-quotas.js';
+export type { RoomEmitter, SocketLike, SocketServerLike } from './compat/socket-types.js';
 export {
   type HeartbeatSender,
   type MetadataChanger,
   type PresenceHandlersOptions,
   registerPresenceHandlers,
-  type SocketLike,
-  type SocketServerLike,
 } from './compat/sockets.js';
 export {
   ERROR_CODES,

@@ -8,11 +8,7 @@ import type { Logger, PresenceEvent, PresenceSnapshotEntry, Unsubscribe } from '
 import { checkName, checkOptions, messageOf, readKnown } from '../validate.js';
 import { eventOf } from './coerce.js';
 import { RoomResync } from './resync.js';
-
-/** What events are emitted by; a Socket.IO server or namespace is one. */
-export interface RoomEmitter {
-  to(room: string): { emit(event: string, payload: never): unknown };
-}
+import type { RoomEmitter } from './socket-types.js';
 
 export interface SocketBridgeOptions {
   /** Default `"presence:event"`. */

@@ -6,14 +6,24 @@
 import { CHANGE_FIELDS, ITEM_FIELDS, OPTION_FIELDS } from '../metadata.js';
 import type {
   ChannelMetadata,
+  ChannelRef,
   MetadataEvent,
   MetadataItem,
   MetadataItemInput,
+  UpdateMetadataOptions,
 } from '../metadata-types.js';
 import { isArray, readItems, readKnown } from '../validate.js';
-import type { ChannelMetadataParams } from './service.js';
 
 type Fields = Record<string, unknown>;
+
+/** What the calls for a channel's metadata take. */
+export interface ChannelMetadataParams extends ChannelRef {
+  /** The items that are set, changed or removed. */
+  data?: readonly MetadataItemInput[] | undefined;
+  options?: UpdateMetadataOptions | undefined;
+  /** Who makes the change. */
+  actorUserId?: string | undefined;
+}
 
 /**
  * The fields that are known, each read once: other fields were ignored, which a client refuses. What is no

@@ -3,13 +3,14 @@
 import { RollcallError } from '../errors.js';
 import type { DefaultState, Logger } from '../types.js';
 import { checkCount, checkFlag, checkOptions, copyOf, readKnown } from '../validate.js';
-import { BRIDGE_OPTION_FIELDS, type RoomEmitter, type SocketBridgeOptions } from './bridge.js';
+import { BRIDGE_OPTION_FIELDS, type SocketBridgeOptions } from './bridge.js';
 import { HeartbeatBatcher, LuaHeartbeatExecutor, TransactionalMetadataWrapper } from './parts.js';
 import { untilDone } from './retry.js';
 import { PresenceService, type ServiceClientOptions } from './service.js';
 import type { RedisSource } from './settings.js';
 import { POLICY_FIELDS, type SocketPolicyOptions } from './socket-policy.js';
-import { PresenceHandlers, type SocketServerLike } from './sockets.js';
+import type { RoomEmitter, SocketServerLike } from './socket-types.js';
+import { PresenceHandlers } from './sockets.js';
 
 /**
  * What the TypeScript implementation let be switched on. All are accepted; what they were for is how

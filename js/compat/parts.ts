@@ -7,8 +7,8 @@ import { RollcallError } from '../errors.js';
 import type { ChannelMetadata } from '../metadata-types.js';
 import type { DefaultState, HeartbeatOptions, Logger } from '../types.js';
 import { checkCount, checkOptions, checkWhole, readKnown } from '../validate.js';
+import type { ChannelMetadataParams } from './coerce.js';
 import {
-  type ChannelMetadataParams,
   PresenceService,
   type PresenceServiceOptions,
   type ServiceClientOptions,

@@ -3,8 +3,8 @@
 
 import { log } from '../log.js';
 import type { Logger, PresenceEvent, PresenceSnapshotEntry } from '../types.js';
-import type { RoomEmitter } from './bridge.js';
 import { untilDone } from './retry.js';
+import type { RoomEmitter } from './socket-types.js';
 
 /** Rooms that are read at a time. */
 const AT_A_TIME = 8;

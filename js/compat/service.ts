@@ -3,14 +3,7 @@
 import { HEARTBEAT_FIELDS, JOIN_FIELDS, LEAVE_FIELDS, PresenceClient } from '../client.js';
 import { RollcallError } from '../errors.js';
 import { logWarning } from '../log.js';
-import type {
-  ChannelMetadata,
-  ChannelRef,
-  MetadataHandler,
-  MetadataItemInput,
-  UpdateMetadata,
-  UpdateMetadataOptions,
-} from '../metadata-types.js';
+import type { ChannelMetadata, MetadataHandler, UpdateMetadata } from '../metadata-types.js';
 import type {
   ClientOptions,
   DefaultState,
@@ -32,8 +25,16 @@ import {
   copyOf,
   readKnown,
 } from '../validate.js';
-import { type Bridge, bridge, type RoomEmitter, type SocketBridgeOptions } from './bridge.js';
-import { changeOf, epochOf, eventOf, isRead, known, recordOf } from './coerce.js';
+import { type Bridge, bridge, type SocketBridgeOptions } from './bridge.js';
+import {
+  type ChannelMetadataParams,
+  changeOf,
+  epochOf,
+  eventOf,
+  isRead,
+  known,
+  recordOf,
+} from './coerce.js';
 import {
   type ConnectionWatcher,
   type HeartbeatReport,
@@ -44,21 +45,13 @@ import {
 import { isMock, MOCK_NOTICE } from './mock.js';
 import { untilDone } from './retry.js';
 import { connectionSettings, type RedisSource } from './settings.js';
+import type { RoomEmitter } from './socket-types.js';
 
 /** Options of the client that the TypeScript implementation does not have. */
 export type ServiceClientOptions = Omit<
   ClientOptions,
   'url' | 'tls' | 'sentinel' | 'ttlMs' | 'sweepIntervalMs' | 'logger'
 >;
-
-/** What the calls for a channel's metadata take. */
-export interface ChannelMetadataParams extends ChannelRef {
-  /** The items that are set, changed or removed. */
-  data?: readonly MetadataItemInput[] | undefined;
-  options?: UpdateMetadataOptions | undefined;
-  /** Who makes the change. */
-  actorUserId?: string | undefined;
-}
 
 export interface PresenceServiceOptions {
   /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */

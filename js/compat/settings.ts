@@ -7,7 +7,8 @@ import { invalid, RollcallError } from '../errors.js';
 import type { ClientOptions, SentinelOptions } from '../types.js';
 import { checkName, isArray, readFields } from '../validate.js';
 import { isMock, mockUrl } from './mock.js';
-import { tlsOptions, unsupported } from './tls.js';
+import { type Fields, given, textOrNone, unsupported } from './redis-options.js';
+import { tlsOptions } from './tls.js';
 
 /** Where and how to connect, as {@link ClientOptions} has it. */
 export type ConnectionSettings = Pick<
@@ -22,8 +23,6 @@ export interface RedisClientLike {
 
 /** What says where Redis is. */
 export type RedisSource = string | RedisClientLike | ConnectionSettings;
-
-export type Fields = Record<string, unknown>;
 
 const SETTINGS = [
   'url',
@@ -334,17 +333,4 @@ function path(db: unknown): string {
     throw invalid('redis.options.db (database) must be a whole number from 0');
   }
   return `/${db}`;
-}
-
-export function textOrNone(field: string, value: unknown): string | undefined {
-  if (value === undefined || value === null || value === '') {
-    return undefined;
-  }
-  checkName(`redis.options.${field}`, value);
-  return value;
-}
-
-/** The fields that have a value. */
-export function given<T extends object>(fields: { [Key in keyof T]?: T[Key] | undefined }): T {
-  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as T;
 }

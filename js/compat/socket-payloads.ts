@@ -15,8 +15,8 @@ import {
   displayValue,
   isArray,
 } from '../validate.js';
+import type { ChannelMetadataParams } from './coerce.js';
 import { numberOf } from './coerce.js';
-import type { ChannelMetadataParams } from './service.js';
 
 export interface JoinRequest {
   roomId: string;

@@ -5,7 +5,7 @@ import { logError } from '../log.js';
 import type { Logger } from '../types.js';
 import { checkHandler } from '../validate.js';
 import { checkedQuotas, type Quotas, type SocketQuotas } from './socket-quotas.js';
-import type { SocketLike } from './sockets.js';
+import type { SocketLike } from './socket-types.js';
 
 /** What a socket wants to do. */
 export type SocketAction =

@@ -1,7 +1,7 @@
 // Socket.IO's connection state recovery: a socket that comes back has the id, the rooms and the `data` of
 // the one that broke, on any server that shares its adapter. What presence needs is left in `data`.
 
-import type { SocketLike } from './sockets.js';
+import type { SocketLike } from './socket-types.js';
 
 /** Where a socket was, or was about to be, when its connection broke. */
 export interface Recovery {

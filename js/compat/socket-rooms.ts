@@ -2,7 +2,7 @@
 // put it into is never left, and the private room of another socket is never entered.
 
 import { forbidden } from './socket-policy.js';
-import type { SocketLike } from './sockets.js';
+import type { SocketLike } from './socket-types.js';
 
 /** What is used of a Socket.IO namespace; a socket of something else has none. */
 interface NamespaceLike {

@@ -4,8 +4,9 @@
 import { invalid, RollcallError } from '../errors.js';
 import { logError } from '../log.js';
 import type { DefaultState, Logger } from '../types.js';
+import type { ChannelMetadataParams } from './coerce.js';
 import { type HeartbeatReport, type Joining, REPORT, WATCH } from './connections.js';
-import type { ChannelMetadataParams, PresenceService } from './service.js';
+import type { PresenceService } from './service.js';
 import { type Answer, refusalOf } from './socket-answers.js';
 import { type HeartbeatRequest, readHeartbeat, readJoin, readMetadata } from './socket-payloads.js';
 import type { SocketAction, SocketPolicy } from './socket-policy.js';
@@ -14,7 +15,7 @@ import { type Kind, SocketBudget } from './socket-quotas.js';
 import { isRecoverable, leaveRecovery, type Recovery, takeRecovery } from './socket-recovery.js';
 import { type RoomCounts, SocketRooms } from './socket-rooms.js';
 import { Turns } from './socket-turns.js';
-import type { SocketLike } from './sockets.js';
+import type { SocketLike } from './socket-types.js';
 
 /** What the sessions of a server share. */
 export interface SessionContext {

@@ -4,37 +4,11 @@ import { invalid } from '../errors.js';
 import type { ChannelMetadata } from '../metadata-types.js';
 import type { DefaultState, HeartbeatOptions, Logger } from '../types.js';
 import { checkHandler, checkLogger, checkOptions, readKnown } from '../validate.js';
-import type { RoomEmitter } from './bridge.js';
-import type { ChannelMetadataParams, PresenceService } from './service.js';
+import type { ChannelMetadataParams } from './coerce.js';
+import type { PresenceService } from './service.js';
 import { POLICY_FIELDS, SocketPolicy, type SocketPolicyOptions } from './socket-policy.js';
 import { METADATA_CHANGES, type SessionContext, SocketSession } from './socket-session.js';
-
-// biome-ignore lint/suspicious/noExplicitAny: Socket.IO's own listeners take anything
-type Listener = (...args: any[]) => void;
-
-/** What of a socket is used; Socket.IO's is one. */
-export interface SocketLike {
-  readonly id: string;
-  /** Is told `presenceRoomId` and `presenceUserId`, for the server's own handlers. */
-  // biome-ignore lint/suspicious/noExplicitAny: Socket.IO's is whatever the server makes of it
-  readonly data?: any;
-  /** The rooms that it is in: one that it was in before is not left. */
-  readonly rooms?: { has(room: string): boolean };
-  /** Its namespace, to know the other sockets by. */
-  readonly nsp?: object;
-  /** Whether it is one that broke and came back (connection state recovery). */
-  readonly recovered?: boolean;
-  join(room: string): unknown;
-  leave(room: string): unknown;
-  on(event: string, listener: Listener): unknown;
-  off(event: string, listener: Listener): unknown;
-}
-
-/** What of a socket server is used; a Socket.IO server or namespace is one. */
-export interface SocketServerLike extends RoomEmitter {
-  on(event: 'connection', listener: Listener): unknown;
-  off(event: 'connection', listener: Listener): unknown;
-}
+import type { SocketLike, SocketServerLike } from './socket-types.js';
 
 /** What sends heartbeats: a `HeartbeatBatcher`, a `LuaHeartbeatExecutor`, or what a server has around one. */
 export interface HeartbeatSender {

@@ -1,9 +1,9 @@
 // From Node.js's TLS options, as ioredis and node-redis take them, to Rollcall's.
 
-import { invalid, RollcallError } from '../errors.js';
+import { invalid } from '../errors.js';
 import type { TlsOptions } from '../types.js';
 import { isArray } from '../validate.js';
-import { type Fields, given, textOrNone } from './settings.js';
+import { type Fields, given, textOrNone, unsupported } from './redis-options.js';
 
 /** Options that decide whom to trust or what to offer, and that Rollcall's TLS does not have. */
 const REFUSED: Readonly<Record<string, string>> = {
@@ -84,8 +84,4 @@ function pem(field: string, value: unknown): string | undefined {
       throw unsupported(`${field} must be PEM text, a Buffer with it, or a list of those`);
     })
     .join('\n');
-}
-
-export function unsupported(message: string): RollcallError {
-  return new RollcallError('UNSUPPORTED', message);
 }

@@ -5,18 +5,20 @@
 mod open;
 mod sink;
 
+pub use sink::ClientCallbacks;
+
 use crate::{
     expiry::{self, Expiry, Reaper},
     heartbeat::{self, Engine, Request, ResultSink},
     in_flight::{InFlight, Room},
-    lock::{self, Locks, WakeupRegistry},
+    lock::{Locks, WakeupRegistry},
     metadata::Metadata,
     metrics::{Gauges, Metrics, MetricsValues, count},
     model::{
         error::{Error, Result},
         ids,
         limits::Limits,
-        metadata::{Channel, ColonTypes, MetadataStorage, change::Change, record::Response},
+        metadata::{Channel, ColonTypes, MetadataStorage, change::Change, response::Response},
         presence::{Epoch, Member, Place, Sweep},
         state::State,
     },
@@ -40,10 +42,6 @@ use tokio::{
     task::{AbortHandle, JoinHandle},
 };
 use tokio_util::task::TaskTracker;
-
-/// What leaves the core. Methods must not block; they are called from the core's threads.
-pub trait ClientCallbacks: EventSink + ResultSink + lock::LockLostListener {}
-impl<T: EventSink + ResultSink + lock::LockLostListener> ClientCallbacks for T {}
 
 pub struct Client {
     store: Arc<dyn Store>,

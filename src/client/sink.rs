@@ -1,13 +1,17 @@
 //! What a client's store tells, counted, and passed on to whom it is for.
 
-use super::ClientCallbacks;
 use crate::{
-    lock::WakeupRegistry,
+    heartbeat::ResultSink,
+    lock::{LockLostListener, WakeupRegistry},
     metrics::{Metrics, count},
     store::{ConnectionState, EventSink, Feed, LogLevel, lock::LockCall},
 };
 use std::sync::Arc;
 use tokio::sync::Notify;
+
+/// What leaves the core. Methods must not block; they are called from the core's threads.
+pub trait ClientCallbacks: EventSink + ResultSink + LockLostListener {}
+impl<T: EventSink + ResultSink + LockLostListener> ClientCallbacks for T {}
 
 /// Counts what passes.
 pub(super) struct CountingSink {

@@ -1,7 +1,10 @@
 //! One batch: heartbeats of the same connection are combined (spec 5.2), and the connections are
 //! sorted into those that one script call refreshes and those that need more.
 
-use super::{Engine, Outcome, Waiting};
+use super::{
+    engine::Engine,
+    request::{Group, Outcome, Waiting},
+};
 use crate::{
     model::{
         error::Error,
@@ -11,29 +14,6 @@ use crate::{
     store::HeartbeatRefresh,
 };
 use std::{collections::HashMap, sync::Arc};
-
-/// All heartbeats of one connection in a batch, in the order of the calls.
-#[derive(Debug)]
-pub(super) struct Group {
-    pub conn: Arc<str>,
-    pub waiting: Vec<Waiting>,
-}
-
-impl Group {
-    /// The highest epoch that any caller gave (spec 5.2).
-    pub fn epoch(&self) -> Option<Epoch> {
-        self.waiting
-            .iter()
-            .filter_map(|waiting| waiting.request.epoch)
-            .max()
-    }
-
-    pub fn has_patch(&self) -> bool {
-        self.waiting
-            .iter()
-            .any(|waiting| waiting.request.patch.is_some())
-    }
-}
 
 /// Groups in batches of at most `max` heartbeats; no group has more.
 pub(super) fn split(groups: Vec<Group>, max: usize) -> Vec<Vec<Group>> {

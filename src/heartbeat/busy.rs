@@ -2,7 +2,7 @@
 //! Later heartbeats of such a connection are parked here until the first is settled, so that patches
 //! apply in the order of the calls.
 
-use super::{Waiting, batch::Group};
+use super::request::{Group, Waiting};
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,

@@ -3,47 +3,27 @@
 //! conflict with another writer costs one more.
 
 use super::{
-    Engine, Outcome, Waiting,
-    batch::Group,
-    merge::{self, Verdict},
+    engine::Engine,
+    merge,
+    request::{Group, Outcome, Waiting},
+    work::{OpenTickets, Work},
 };
 use crate::{
     model::{
         error::{Code, Error},
         ids,
-        presence::{Epoch, HeartbeatResult, Place},
-        state::State,
+        presence::{Epoch, HeartbeatResult},
     },
     presence::directory::Known,
-    store::{HeartbeatOutcome, HeartbeatUpdate, StateEncoding, StateWrite, Stored},
+    store::{HeartbeatOutcome, HeartbeatUpdate, StateEncoding, Stored},
 };
 use parking_lot::Mutex;
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Rounds after which a connection whose state or place keeps changing is given up. Each means
 /// that another writer succeeded in between.
 const MAX_ROUNDS: usize = 100;
-
-/// A group on its way.
-pub(super) struct Work {
-    pub group: Group,
-    epoch: Option<Epoch>,
-    place: Option<Place>,
-    /// The state that patches are merged into, as it is stored.
-    pub base: Option<Stored>,
-    /// The epoch, as long as what the directory knew has not turned out to be wrong.
-    expected_epoch: Option<Epoch>,
-    /// What the patches made of it, if it differs.
-    pub next: Option<State>,
-    /// Which of the waiting have changed something, and which are refused.
-    pub verdicts: Vec<Verdict>,
-    open_tickets: OpenTickets,
-}
-
-/// The tickets of a flight that are not settled, with the bytes of their patches: what a panic or a
-/// deadline leaves behind.
-type OpenTickets = Arc<Mutex<HashMap<u64, usize>>>;
 
 impl Engine {
     /// Sends groups and settles them. Returns what was parked behind them meanwhile: the groups that
@@ -307,51 +287,5 @@ impl Engine {
                 .map(|waiting| (waiting, Err(Box::new(error.clone()))))
                 .collect(),
         );
-    }
-}
-
-impl Work {
-    fn new(group: Group, open_tickets: OpenTickets) -> Work {
-        Work {
-            epoch: group.epoch(),
-            place: None,
-            base: None,
-            expected_epoch: None,
-            next: None,
-            verdicts: Vec::new(),
-            open_tickets,
-            group,
-        }
-    }
-
-    /// Takes out the heartbeats with an epoch that may be older than the stored one. They are sent by
-    /// themselves, before the others: combined with newer ones, what a former owner sends would be accepted.
-    fn split_older(&mut self, newest: Epoch) -> Option<Work> {
-        let is_older = |waiting: &Waiting| waiting.request.epoch.is_some_and(|e| e < newest);
-        if self.group.waiting.iter().all(is_older) {
-            return None;
-        }
-        let waiting = std::mem::take(&mut self.group.waiting);
-        let (older, others): (Vec<Waiting>, Vec<Waiting>) = waiting.into_iter().partition(is_older);
-        self.group.waiting = others;
-        self.epoch = self.group.epoch();
-        let group = Group {
-            conn: self.group.conn.clone(),
-            waiting: older,
-        };
-        (!group.waiting.is_empty()).then(|| Work::new(group, self.open_tickets.clone()))
-    }
-
-    fn heartbeat(&self) -> Option<HeartbeatUpdate> {
-        Some(HeartbeatUpdate {
-            conn: self.group.conn.clone(),
-            place: self.place.clone()?,
-            epoch: self.epoch,
-            write: self.group.has_patch().then(|| StateWrite {
-                base: self.base.clone().unwrap_or_else(Stored::none),
-                next: self.next.clone(),
-                expected_epoch: self.expected_epoch,
-            }),
-        })
     }
 }

@@ -1,7 +1,7 @@
 //! Merging patches into states, in pieces of bounded size, away from the runtime's worker where the
 //! states are large.
 
-use super::full::Work;
+use super::work::{Verdict, Work};
 use crate::{
     model::{
         error::{Error, Result},
@@ -13,13 +13,6 @@ use crate::{
 /// Bytes of states that one call of the store writes at most, about; a larger state is a call of its
 /// own. Bounds the memory of a flight, and how long it keeps the connection from other requests.
 const MAX_PIECE_BYTES: usize = 4 * 1024 * 1024;
-
-/// What a patch came to.
-#[derive(Clone)]
-pub(super) enum Verdict {
-    Accepted { changed: bool },
-    Refused(Error),
-}
 
 /// Splits the works of a flight into pieces that are merged and sent one after the other.
 pub(super) fn pieces(works: Vec<Work>) -> Vec<Vec<Work>> {

@@ -2,7 +2,7 @@
 //! heartbeat that is not settled, wherever in the engine it is: in this queue, parked behind another
 //! heartbeat of its connection, or sent and not answered.
 
-use super::{Outcome, Request, Waiting};
+use super::request::{Outcome, Request, Waiting};
 use crate::model::{
     error::{Code, Error},
     limits::Limits,

@@ -10,15 +10,19 @@ use crate::{
         state::{Patch, State},
     },
     offload::MAX_INLINE_BYTES,
-    presence,
+    presence::{self, directory::Directory, own_joins::OwnJoins},
     store::{
         BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Join, Located,
-        memory::MemoryStore, noop_sink::NoopSink,
+        heartbeat::HeartbeatStore, memory::MemoryStore, noop_sink::NoopSink,
     },
 };
-use futures_util::future::BoxFuture;
-use std::{cell::RefCell, collections::HashMap, future::pending};
-use tokio::time::{advance, sleep};
+use futures_util::{FutureExt, future::BoxFuture};
+use parking_lot::Mutex;
+use std::{cell::RefCell, collections::HashMap, future::pending, time::Duration};
+use tokio::{
+    sync::Notify,
+    time::{advance, sleep},
+};
 
 type Hook = Box<dyn FnOnce()>;
 

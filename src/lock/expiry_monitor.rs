@@ -3,7 +3,7 @@
 //! as often as it takes for the events to be in time. Each store has a task of its own, so that one that
 //! does not answer delays no other.
 
-use super::{LockBackend, Locks};
+use super::backend::LockBackend;
 use crate::{
     model::error::{Error, Result},
     store::{
@@ -25,6 +25,7 @@ use tokio::{
     task::AbortHandle,
     time::{Instant, sleep},
 };
+use tokio_util::sync::CancellationToken;
 
 /// How often a node looks that only uses locks.
 const RARELY: Duration = Duration::from_secs(30);
@@ -67,28 +68,27 @@ impl ExpiryMonitor {
         });
     }
 
-    /// Begins, if it has not yet.
-    pub(super) fn begin(&self, locks: &Arc<Locks>) {
+    /// Begins, if it has not yet; ends with `gone`, or when the monitor is dropped.
+    pub(super) fn begin(&self, stores: &[Arc<dyn Store>], gone: &CancellationToken) {
         if self.begun.swap(true, Ordering::Relaxed) {
             return;
         }
-        let tasks = locks.backend.stores().iter().map(|store| {
+        let tasks = stores.iter().map(|store| {
             let store = store.clone();
-            let gone = locks.gone.clone();
-            let weak = Arc::downgrade(locks);
+            let gone = gone.clone();
+            let interval = self.interval;
             let mut watchers = self.watchers.subscribe();
             let work = async move {
                 let mut clock = StoreClock::default();
-                while let Some(locks) = weak.upgrade() {
+                loop {
                     let next = look(&*store, Some(&mut clock)).await.unwrap_or_default();
-                    let mut pause = locks.expiry_monitor.pause();
-                    if locks.expiry_monitor.is_watched() {
-                        pause = pause.min(next.unwrap_or(pause));
-                    }
-                    drop(locks);
+                    let pause = if *watchers.borrow() == 0 {
+                        RARELY
+                    } else {
+                        (interval / 2).min(next.unwrap_or(Duration::MAX))
+                    };
                     tokio::select! {
                         () = sleep(pause.max(GATHER)) => {}
-                        // Ended with the client.
                         changed = watchers.changed() => if changed.is_err() { return },
                         () = gone.cancelled() => return,
                     }
@@ -102,18 +102,6 @@ impl ExpiryMonitor {
     pub(super) fn end(&self) {
         for task in self.tasks.lock().drain(..) {
             task.abort();
-        }
-    }
-
-    fn is_watched(&self) -> bool {
-        *self.watchers.borrow() > 0
-    }
-
-    fn pause(&self) -> Duration {
-        if self.is_watched() {
-            self.interval / 2
-        } else {
-            RARELY
         }
     }
 }

@@ -149,7 +149,7 @@ impl Locks {
         };
         let stop = self.closing.child_token();
         self.asking.lock().insert(claim.number, stop.clone());
-        self.expiry_monitor.begin(self);
+        self.expiry_monitor.begin(self.backend.stores(), &self.gone);
         let queues = request.wait_ms > 0;
         let wait_ms = match queues {
             true => request.wait_ms.min(MAX_MS),
@@ -263,7 +263,7 @@ impl Locks {
     /// That events of locks are wanted here, or not any more.
     pub fn watch(self: &Arc<Self>, wanted: bool) {
         self.expiry_monitor.watch(wanted);
-        self.expiry_monitor.begin(self);
+        self.expiry_monitor.begin(self.backend.stores(), &self.gone);
     }
 
     /// Has the ends of locks told that nobody was there to tell of, now.

@@ -8,7 +8,7 @@ use crate::{
         metadata::{
             Channel,
             change::{ChangedItems, Contents, LockCheck, LockState, Verdict},
-            record::{Response, View},
+            response::{Response, View},
         },
     },
     store::metadata::Write,

@@ -1,10 +1,10 @@
 //! The changes that wait, by channel: each channel has its own queue and its own task, so that a hot
 //! one does not hold up the others; all together are bounded.
 
-use super::Settings;
+use super::settings::Settings;
 use crate::model::{
     error::{Code, Error, Result},
-    metadata::{Channel, change::Change, record::Response},
+    metadata::{Channel, change::Change, response::Response},
 };
 use std::{
     collections::{HashMap, VecDeque},

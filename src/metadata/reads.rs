@@ -3,7 +3,7 @@
 
 use crate::model::{
     error::Result,
-    metadata::{Channel, record::Response},
+    metadata::{Channel, response::Response},
 };
 use std::collections::HashMap;
 use tokio::sync::oneshot;

@@ -1,7 +1,7 @@
 //! The one error type of the core: a stable code, a message for people, and whether the outcome is
 //! known. `src/node/` hands it to JavaScript as it is; nothing else makes error codes.
 
-use super::metadata::record::Response;
+use super::{display::display_id, metadata::response::Response};
 use std::{any::Any, fmt, sync::Arc};
 
 /// Stable error codes. The list is part of the public contract: JavaScript sees the names that
@@ -146,7 +146,7 @@ impl Error {
             Code::ConnectionNotFound,
             format!(
                 "connection {} is unknown or has expired; join again",
-                crate::model::ids::display_id(conn)
+                display_id(conn)
             ),
         )
     }
@@ -157,7 +157,7 @@ impl Error {
             format!(
                 "epoch {given} of connection {} is older than the stored epoch {stored}; \
                  a newer join has taken the connection over",
-                crate::model::ids::display_id(conn)
+                display_id(conn)
             ),
         )
     }
@@ -166,7 +166,7 @@ impl Error {
         Self::invalid(format!(
             "epoch {given} of connection {} is more than one day ahead of the server's time (the limit is \
              {max} now); send the epoch that join returned",
-            crate::model::ids::display_id(conn)
+            display_id(conn)
         ))
     }
 

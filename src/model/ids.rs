@@ -8,6 +8,8 @@ use crate::{
     },
 };
 
+pub use crate::model::display::display_id;
+
 /// Ends of connection ids that are reserved: `prs:conn:<connId>:state` is a key of its own
 /// (state storage "separate"), so an id with this end would share a key with another id.
 const RESERVED_CONN_SUFFIX: &str = ":state";
@@ -58,15 +60,6 @@ fn fill(bytes: &mut [u8]) -> Result<()> {
     getrandom::fill(bytes).map_err(|error| {
         Error::internal("the system has no random numbers to give").with_cause(error)
     })
-}
-
-/// An id as it may stand in a message: quoted, and cut when it is long.
-pub fn display_id(id: &str) -> String {
-    const MAX_CHARS: usize = 64;
-    match id.char_indices().nth(MAX_CHARS) {
-        Some((end, _)) => format!("{:?}… ({} bytes)", &id[..end], id.len()),
-        None => format!("{id:?}"),
-    }
 }
 
 #[cfg(test)]

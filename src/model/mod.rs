@@ -2,6 +2,7 @@
 //! async, nothing of Redis or Node.
 
 pub mod codec;
+pub mod display;
 pub mod error;
 pub mod event;
 pub mod ids;

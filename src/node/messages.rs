@@ -12,7 +12,7 @@ use crate::{
     model::{
         error::{Error, Result},
         json::quote,
-        metadata::record::Response,
+        metadata::response::Response,
     },
     store::Feed,
 };

@@ -4,7 +4,8 @@
 use super::{
     Channel, Operation,
     event::EventText,
-    record::{Item, Patch, Record, Unreadable, View},
+    record::{Item, Patch, Record, Unreadable},
+    response::View,
 };
 use crate::model::{
     error::{Code, Error, Result},

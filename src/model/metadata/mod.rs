@@ -1,13 +1,17 @@
 //! Channel metadata (spec section 7): a small versioned record of items per channel. What a change
 //! makes of a record is computed here, on texts, for both stores alike.
 //!
-//! `record.rs`: records and their items; `change.rs`: what callers ask for and what becomes of it;
+//! `channel.rs`: names of channels; `record.rs`: records and their items; `response.rs`: what callers get; `change.rs`: what callers ask for and what becomes of it;
 //! `event.rs`: events; `text_template.rs`: texts that still lack the time of their commit.
 
 pub mod change;
+pub mod channel;
 pub mod event;
 pub mod record;
+pub mod response;
 pub mod text_template;
+
+pub use channel::Channel;
 
 use crate::model::{
     error::{Error, Result},
@@ -27,23 +31,7 @@ pub enum MetadataStorage {
     Json,
 }
 
-/// What has metadata.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Channel {
-    /// `channelType`; holds a colon only if it is one of the declared [`ColonTypes`] (spec 2.2).
-    pub kind: Arc<str>,
-    /// `channelName`.
-    pub name: Arc<str>,
-}
-
 impl Channel {
-    pub fn new(kind: &str, name: &str) -> Self {
-        Channel {
-            kind: kind.into(),
-            name: name.into(),
-        }
-    }
-
     /// Refuses ids that do not fit, and a channel whose key would be read as another one's.
     pub fn check(&self, limits: &Limits, types: &ColonTypes) -> Result<()> {
         ids::check("channelType", &self.kind, limits)?;
@@ -67,15 +55,6 @@ impl Channel {
                 ids::display_id(&self.kind)
             ))),
         }
-    }
-
-    /// The channel as it may stand in a message.
-    pub fn display(&self) -> String {
-        format!(
-            "{} of type {}",
-            ids::display_id(&self.name),
-            ids::display_id(&self.kind)
-        )
     }
 }
 

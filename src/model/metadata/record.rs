@@ -1,13 +1,17 @@
 //! Records: the items of a channel, in their order, each as the text that it was stored as. What
 //! other implementations have put into an item is kept, whatever it is.
 
-use super::{Channel, text_template::TextTemplate};
+use super::{
+    channel::Channel,
+    response::{TIME_BYTES, View},
+    text_template::TextTemplate,
+};
 use crate::model::{
     error::{Code, Error},
     json::{self, Entry},
 };
 use indexmap::IndexMap;
-use std::{any::Any, fmt::Write as _, sync::Arc};
+use std::{fmt::Write as _, sync::Arc};
 
 /// A record exactly as it is stored. Both texts are empty when they are missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -215,9 +219,6 @@ fn separate(text: &mut String) {
     }
 }
 
-/// How long the time of a commit is as text: `2026-01-31T12:34:56.789Z`.
-const TIME_BYTES: usize = 24;
-
 /// The items by the characters of their keys, in their order.
 pub type Items = IndexMap<Arc<[u8]>, Arc<Item>>;
 
@@ -353,79 +354,6 @@ pub fn read_major(text: &[u8]) -> Option<u64> {
             .then_some(number as u64)
     })
 }
-
-/// A record as a caller gets it, but for the time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
-    pub total: usize,
-    pub major: u64,
-    pub items: Arc<TextTemplate>,
-}
-
-impl View {
-    /// How long the text of the items is with the time in its gaps.
-    pub fn bytes(&self) -> usize {
-        self.items.bare().len() + TIME_BYTES * self.items.gaps()
-    }
-}
-
-/// The answer to a call, not yet as text: many answers share one record, and texts of all of them would
-/// fill the memory.
-#[derive(Clone, Debug)]
-pub struct Response {
-    pub view: View,
-    pub channel: Channel,
-    pub now_ms: u64,
-    /// Goes into the gaps.
-    pub updated: Arc<str>,
-    /// Kept as long as the record is: the room that it takes.
-    pub room: Option<Arc<dyn Any + Send + Sync>>,
-}
-
-impl Response {
-    /// About how long the text is.
-    pub fn bytes(&self) -> usize {
-        self.view.bytes() + self.channel.name.len() + self.channel.kind.len() + 128
-    }
-
-    /// Appends the answer as JSON text.
-    pub fn write_into(&self, out: &mut String) {
-        let View {
-            total,
-            major,
-            items,
-        } = &self.view;
-        out.reserve(self.bytes());
-        write!(out, "{{\"timestamp\":{},\"channelName\":", self.now_ms)
-            .expect("a String takes any text");
-        json::quote_into(out, &self.channel.name);
-        out.push_str(",\"channelType\":");
-        json::quote_into(out, &self.channel.kind);
-        write!(
-            out,
-            ",\"totalCount\":{total},\"majorRevision\":{major},\"metadata\":"
-        )
-        .expect("a String takes any text");
-        items.fill_into(out, &self.updated);
-        out.push('}');
-    }
-
-    /// The answer as JSON text.
-    pub fn text(&self) -> String {
-        let mut out = String::new();
-        self.write_into(&mut out);
-        out
-    }
-}
-
-impl PartialEq for Response {
-    fn eq(&self, other: &Self) -> bool {
-        let fields = |of: &Self| (of.view.clone(), of.channel.clone(), of.now_ms);
-        fields(self) == fields(other) && self.updated == other.updated
-    }
-}
-
-impl Eq for Response {}
 
 impl Unreadable {
     pub fn error(&self, channel: &Channel) -> Error {

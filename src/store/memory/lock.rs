@@ -1,25 +1,17 @@
 //! Locks and their operations: what `lua/lock_*.lua` do, on maps. Every method runs under the core's
 //! lock, publishes in its own step, and is given the time of that step.
 
-use super::{
-    MemoryStore,
-    feeds::{Feeds, HandleId},
-};
+use super::feeds::{Feeds, HandleId};
 use crate::{
     model::{
-        error::Result,
         lock::{FencingToken, Inspection, LockChange, lock_event},
         metadata::change::{LockCheck, LockState},
     },
     store::{
         Feed, Topic,
-        lock::{
-            Claim, Due, DueLook, Holds, LockCall, LockStore, Revoked, TOKEN_KEPT_MS, Take, Taken,
-            Token,
-        },
+        lock::{Claim, Due, DueLook, Holds, LockCall, Revoked, TOKEN_KEPT_MS, Take, Taken, Token},
     },
 };
-use futures_util::future::BoxFuture;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -101,7 +93,7 @@ impl Locks {
         Some(self.look(feeds, now, &name))
     }
 
-    fn take(
+    pub(super) fn take(
         &mut self,
         feeds: &Feeds,
         now: u64,
@@ -181,7 +173,7 @@ impl Locks {
         self.due.insert((ends, name.clone()));
     }
 
-    fn extend(&mut self, feeds: &Feeds, now: u64, claim: &Claim, ttl_ms: u64) -> Holds {
+    pub(super) fn extend(&mut self, feeds: &Feeds, now: u64, claim: &Claim, ttl_ms: u64) -> Holds {
         let Some(entry) = self.look_only(feeds, now, &claim.name) else {
             return Holds::No(None);
         };
@@ -195,7 +187,7 @@ impl Locks {
         }
     }
 
-    fn release(
+    pub(super) fn release(
         &mut self,
         feeds: &Feeds,
         now: u64,
@@ -230,7 +222,7 @@ impl Locks {
         }
     }
 
-    fn raise(&mut self, claim: &Claim, token: FencingToken) -> Option<FencingToken> {
+    pub(super) fn raise(&mut self, claim: &Claim, token: FencingToken) -> Option<FencingToken> {
         let entry = self.entries.entry(claim.name.clone()).or_default();
         if entry.token > token {
             return Some(entry.token);
@@ -244,7 +236,7 @@ impl Locks {
         None
     }
 
-    fn revoke(&mut self, feeds: &Feeds, now: u64, name: &str) -> Option<Revoked> {
+    pub(super) fn revoke(&mut self, feeds: &Feeds, now: u64, name: &str) -> Option<Revoked> {
         let entry = self.look_only(feeds, now, name)?;
         let held = entry.held.take()?;
         emit(feeds, LockChange::Revoked, &held, now);
@@ -257,7 +249,7 @@ impl Locks {
         })
     }
 
-    fn inspect(&self, now: u64, name: &str) -> Option<Inspection> {
+    pub(super) fn inspect(&self, now: u64, name: &str) -> Option<Inspection> {
         let entry = self.entries.get(name)?;
         let held = entry.held.as_ref().filter(|held| now < held.ends)?;
         Some(Inspection {
@@ -284,7 +276,7 @@ impl Locks {
         })
     }
 
-    fn due(&mut self, now: u64, look: DueLook) -> Due {
+    pub(super) fn due(&mut self, now: u64, look: DueLook) -> Due {
         let names = self.due.iter().take_while(|(ends, _)| *ends <= now);
         Due {
             names: names
@@ -301,7 +293,7 @@ impl Locks {
         }
     }
 
-    fn settle(&mut self, feeds: &Feeds, now: u64, name: &Arc<str>) -> bool {
+    pub(super) fn settle(&mut self, feeds: &Feeds, now: u64, name: &Arc<str>) -> bool {
         let entry = self.look(feeds, now, name);
         let is_held = entry.held.is_some();
         if !is_held {
@@ -338,62 +330,5 @@ fn emit(feeds: &Feeds, change: LockChange, held: &Held, now: u64) {
             ],
             || lock_event(change, name, owner, Some(held.token), now),
         );
-    }
-}
-
-impl LockStore for MemoryStore {
-    fn lock_take<'a>(&'a self, claim: &'a Claim, take: &'a Take) -> BoxFuture<'a, Result<Taken>> {
-        Box::pin(async move {
-            self.step(|data, now| data.locks.take(&data.feeds, now, self.id, claim, take))
-        })
-    }
-
-    fn lock_extend<'a>(&'a self, claim: &'a Claim, ttl_ms: u64) -> BoxFuture<'a, Result<Holds>> {
-        Box::pin(async move {
-            self.step(|data, now| data.locks.extend(&data.feeds, now, claim, ttl_ms))
-        })
-    }
-
-    fn lock_release<'a>(
-        &'a self,
-        claim: &'a Claim,
-        token: FencingToken,
-    ) -> BoxFuture<'a, Result<Holds>> {
-        Box::pin(async move {
-            self.step(|data, now| data.locks.release(&data.feeds, now, self.id, claim, token))
-        })
-    }
-
-    fn lock_raise<'a>(
-        &'a self,
-        claim: &'a Claim,
-        token: FencingToken,
-    ) -> BoxFuture<'a, Result<Option<FencingToken>>> {
-        Box::pin(async move { self.step(|data, _| data.locks.raise(claim, token)) })
-    }
-
-    fn lock_revoke<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Revoked>>> {
-        Box::pin(async move { self.step(|data, now| data.locks.revoke(&data.feeds, now, name)) })
-    }
-
-    fn lock_inspect<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Inspection>>> {
-        Box::pin(async move { self.step(|data, now| data.locks.inspect(now, name)) })
-    }
-
-    fn lock_due(&self, look: DueLook) -> BoxFuture<'_, Result<Due>> {
-        Box::pin(async move { self.step(|data, now| data.locks.due(now, look)) })
-    }
-
-    fn lock_settle<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<bool>>> {
-        Box::pin(async move {
-            names
-                .iter()
-                .map(|name| self.step(|data, now| data.locks.settle(&data.feeds, now, name)))
-                .collect()
-        })
-    }
-
-    fn reachable(&self) -> bool {
-        self.core.read().is_some()
     }
 }

@@ -1,14 +1,10 @@
 //! Channel metadata in the process: what `metadata_commit.lua` does.
 
-use super::{MemoryStore, feeds::Feeds};
+use super::feeds::Feeds;
 use crate::{
-    model::{
-        error::Result,
-        metadata::{Channel, change::LockState, record::Stored},
-    },
-    store::metadata::{Commit, Committed, MetadataStore, Time},
+    model::metadata::{Channel, record::Stored},
+    store::metadata::{Commit, Committed, Time},
 };
-use futures_util::future::BoxFuture;
 use std::{
     collections::{BTreeSet, HashMap},
     time::{Duration, UNIX_EPOCH},
@@ -30,7 +26,7 @@ struct Record {
 const EXPIRED_AT_A_TIME: usize = 256;
 
 impl Metadata {
-    fn read(&mut self, now: u64, channel: &Channel) -> Stored {
+    pub(super) fn read(&mut self, now: u64, channel: &Channel) -> Stored {
         self.expire(now);
         let stored = self.live(now, channel).cloned();
         stored.unwrap_or_default()
@@ -74,7 +70,7 @@ impl Metadata {
         (self.records.len(), self.due.len())
     }
 
-    fn commit(&mut self, feeds: &Feeds, now: u64, commit: &Commit<'_>) -> Committed {
+    pub(super) fn commit(&mut self, feeds: &Feeds, now: u64, commit: &Commit<'_>) -> Committed {
         self.expire(now);
         let missing = Stored::default();
         let stored = self.live(now, commit.channel).unwrap_or(&missing);
@@ -108,28 +104,4 @@ impl Metadata {
 /// Milliseconds since 1970 as JavaScript writes them.
 fn iso_time(ms: u64) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
-}
-
-impl MetadataStore for MemoryStore {
-    fn read_metadata<'a>(&'a self, channel: &'a Channel) -> BoxFuture<'a, Result<(Stored, u64)>> {
-        Box::pin(async move { self.step(|data, now| (data.metadata.read(now, channel), now)) })
-    }
-
-    fn commit_metadata<'a>(&'a self, commit: Commit<'a>) -> BoxFuture<'a, Result<Committed>> {
-        Box::pin(async move {
-            self.step(|data, now| {
-                let refused: Vec<(usize, LockState)> = commit
-                    .locks
-                    .iter()
-                    .map(|check| data.locks.refusal(now, check))
-                    .enumerate()
-                    .filter_map(|(place, state)| Some((place, state?)))
-                    .collect();
-                if !refused.is_empty() {
-                    return Committed::Locked(refused);
-                }
-                data.metadata.commit(&data.feeds, now, &commit)
-            })
-        })
-    }
 }

@@ -22,12 +22,16 @@ use self::{
 use crate::{
     model::{
         error::{Error, Result},
+        lock::{FencingToken, Inspection},
+        metadata::{Channel, change::LockState, record},
         presence::{Epoch, Member, Place, Sweep},
     },
     store::{
         BatchMiss, EachPiece, EventSink, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Join,
         Joined, Left, Located, PresenceStore, Store, SweepSettings, Topic, Watch,
-        heartbeat::HeartbeatStore, lock::LockStore, metadata::MetadataStore,
+        heartbeat::HeartbeatStore,
+        lock::{Claim, Due, DueLook, Holds, LockStore, Revoked, Take, Taken},
+        metadata::{Commit, Committed, MetadataStore},
     },
 };
 use futures_util::future::BoxFuture;
@@ -305,5 +309,89 @@ impl Store for MemoryStore {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move { self.close_now() })
+    }
+}
+
+impl LockStore for MemoryStore {
+    fn lock_take<'a>(&'a self, claim: &'a Claim, take: &'a Take) -> BoxFuture<'a, Result<Taken>> {
+        Box::pin(async move {
+            self.step(|data, now| data.locks.take(&data.feeds, now, self.id, claim, take))
+        })
+    }
+
+    fn lock_extend<'a>(&'a self, claim: &'a Claim, ttl_ms: u64) -> BoxFuture<'a, Result<Holds>> {
+        Box::pin(async move {
+            self.step(|data, now| data.locks.extend(&data.feeds, now, claim, ttl_ms))
+        })
+    }
+
+    fn lock_release<'a>(
+        &'a self,
+        claim: &'a Claim,
+        token: FencingToken,
+    ) -> BoxFuture<'a, Result<Holds>> {
+        Box::pin(async move {
+            self.step(|data, now| data.locks.release(&data.feeds, now, self.id, claim, token))
+        })
+    }
+
+    fn lock_raise<'a>(
+        &'a self,
+        claim: &'a Claim,
+        token: FencingToken,
+    ) -> BoxFuture<'a, Result<Option<FencingToken>>> {
+        Box::pin(async move { self.step(|data, _| data.locks.raise(claim, token)) })
+    }
+
+    fn lock_revoke<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Revoked>>> {
+        Box::pin(async move { self.step(|data, now| data.locks.revoke(&data.feeds, now, name)) })
+    }
+
+    fn lock_inspect<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Inspection>>> {
+        Box::pin(async move { self.step(|data, now| data.locks.inspect(now, name)) })
+    }
+
+    fn lock_due(&self, look: DueLook) -> BoxFuture<'_, Result<Due>> {
+        Box::pin(async move { self.step(|data, now| data.locks.due(now, look)) })
+    }
+
+    fn lock_settle<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<bool>>> {
+        Box::pin(async move {
+            names
+                .iter()
+                .map(|name| self.step(|data, now| data.locks.settle(&data.feeds, now, name)))
+                .collect()
+        })
+    }
+
+    fn reachable(&self) -> bool {
+        self.core.read().is_some()
+    }
+}
+
+impl MetadataStore for MemoryStore {
+    fn read_metadata<'a>(
+        &'a self,
+        channel: &'a Channel,
+    ) -> BoxFuture<'a, Result<(record::Stored, u64)>> {
+        Box::pin(async move { self.step(|data, now| (data.metadata.read(now, channel), now)) })
+    }
+
+    fn commit_metadata<'a>(&'a self, commit: Commit<'a>) -> BoxFuture<'a, Result<Committed>> {
+        Box::pin(async move {
+            self.step(|data, now| {
+                let refused: Vec<(usize, LockState)> = commit
+                    .locks
+                    .iter()
+                    .map(|check| data.locks.refusal(now, check))
+                    .enumerate()
+                    .filter_map(|(place, state)| Some((place, state?)))
+                    .collect();
+                if !refused.is_empty() {
+                    return Committed::Locked(refused);
+                }
+                data.metadata.commit(&data.feeds, now, &commit)
+            })
+        })
     }
 }

@@ -1,0 +1,149 @@
+// What may depend on what (scripts/deps.mjs, biome.json): a dependency that points outwards and a
+// circle of files are found.
+import { execFile } from 'node:child_process';
+import { copyFileSync, mkdirSync, mkdtempSync, realpathSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import { checkDependencies } from '../../scripts/lib/module-rules.mjs';
+import { inRoot, packageBin } from '../../scripts/lib/paths.mjs';
+import { removeWithProcess } from './process.js';
+
+/** A new folder with these files. */
+function project(files: Record<string, string>): string {
+  const folder = mkdtempSync(path.join(realpathSync(tmpdir()), 'rollcall-deps-'));
+  onTestFinished(removeWithProcess(folder));
+  for (const [name, text] of Object.entries(files)) {
+    mkdirSync(path.dirname(path.join(folder, name)), { recursive: true });
+    writeFileSync(path.join(folder, name), text);
+  }
+  return folder;
+}
+
+describe('modules of the core', () => {
+  const LAYERS = [['model'], ['store'], ['lock', 'presence'], ['client']];
+  const FILES = {
+    'src/lib.rs': 'mod model;\npub mod store;\npub mod lock;\npub mod presence;\nmod client;\n',
+    'src/model.rs': 'pub struct Id;\n',
+    'src/store/mod.rs': 'pub mod redis;\npub use redis::Redis;\npub trait Store {}\n',
+    'src/store/redis.rs': 'use crate::store::Store;\npub struct Redis(crate::model::Id);\n',
+    'src/lock.rs': 'use crate::store::{Redis, Store};\n',
+    'src/presence.rs': 'use crate::store;\n',
+    'src/client.rs': 'use crate::{lock, presence as p};\n',
+  };
+  const check = (changes: Record<string, string>, known: string[] = []) =>
+    checkDependencies(project({ ...FILES, ...changes }), 'src/lib.rs', LAYERS, known);
+
+  test('may use those further in; an export of a module inside is no use of it', () => {
+    expect(check({})).toEqual({ problems: [], known: [] });
+  });
+
+  test.each([
+    ['use', 'use crate::{\n    model::Id,\n    client::Client,\n};\n', 1],
+    ['a path in code', 'fn open() {\n    crate::client::open()\n}\n', 2],
+    ['a path from the parent', 'fn open() { super::client::open() }\n', 1],
+  ])('must not use one further out: %s', (_, text, line) => {
+    const { problems } = check({ 'src/lock.rs': text });
+    expect(problems).toContain(
+      `src/lock.rs:${line}: \`lock\` depends on \`client\`, which is further out`,
+    );
+  });
+
+  test('must have a layer', () => {
+    const { problems } = check({
+      'src/lib.rs': `${FILES['src/lib.rs']}mod extra;\n`,
+      'src/extra.rs': 'use crate::model::Id;\n',
+    });
+    expect(problems).toEqual(['src/extra.rs: the module `extra` has no layer']);
+  });
+
+  test('must not use each other in a circle', () => {
+    const { problems } = check({ 'src/presence.rs': 'use super::lock;\n' });
+    expect(problems).toEqual([]);
+    const both = {
+      'src/presence.rs': 'use super::lock;\n',
+      'src/lock.rs': 'use super::presence;\n',
+    };
+    expect(check(both).problems).toEqual([
+      'cycle: src/lock.rs:1 → src/presence.rs:1 → src/lock.rs',
+    ]);
+  });
+
+  test('are followed through what a module exports of those inside it', () => {
+    const { problems } = check({
+      'src/store/redis.rs': 'use crate::lock::Lock;\npub struct Redis;',
+    });
+    expect(problems).toEqual([
+      'src/store/redis.rs:1: `store` depends on `lock`, which is further out',
+      'cycle: src/lock.rs:1 → src/store/redis.rs:1 → src/lock.rs',
+    ]);
+  });
+
+  test('comments, texts and tests depend on nothing', () => {
+    const text = `// use crate::client;
+const TEXT: &str = "use crate::client;";
+const RAW: &str = r#" " use crate::client; "#;
+#[cfg(test)]
+mod tests {
+    use crate::client::Client;
+}
+#[cfg(test)]
+use crate::client;
+use crate::model;
+`;
+    expect(check({ 'src/store/redis.rs': text }).problems).toEqual([]);
+  });
+
+  test('a known circle is named apart, and one that is gone must not be named', () => {
+    const circle = {
+      'src/store/mod.rs': 'mod redis;\nuse redis::Redis;\n',
+      'src/store/redis.rs': 'use super::Store;\n',
+    };
+    expect(check(circle, ['src/store/'])).toEqual({
+      problems: [],
+      known: ['src/store/mod.rs:2 → src/store/redis.rs:1 → src/store/mod.rs'],
+    });
+    expect(check({}, ['src/store/']).problems).toEqual([
+      'src/store/: no cycle is left; it need not be named',
+    ]);
+  });
+});
+
+describe('files of js/', () => {
+  /** What biome says of these files under this repository's rules. */
+  function lint(files: Record<string, string>): Promise<{ code: unknown; output: string }> {
+    const folder = project({ '.gitignore': 'dist\n', ...files });
+    copyFileSync(inRoot('biome.json'), path.join(folder, 'biome.json'));
+    const biome = packageBin('@biomejs/biome', 'biome');
+    return new Promise((resolve) => {
+      execFile(process.execPath, [biome, 'lint'], { cwd: folder }, (error, stdout, stderr) => {
+        resolve({ code: error?.code ?? 0, output: stdout + stderr });
+      });
+    });
+  }
+
+  test('must not import each other in a circle, not even types', async () => {
+    const { code, output } = await lint({
+      'js/a.ts': "import type { B } from './b.js';\nexport type A = B | 1;\n",
+      'js/b.ts': "import type { A } from './a.js';\nexport type B = A | 2;\n",
+    });
+    expect([code, output]).toEqual([1, expect.stringContaining('js/a.ts:1:24 lint/suspicious')]);
+    expect(output).toContain('noImportCycles');
+  });
+
+  test('must not import js/compat; its own files and the entry points may', async () => {
+    const files = {
+      'js/compat/b.ts': "export { c } from './c.js';\nexport { d } from '../d.js';\n",
+      'js/compat/c.ts': 'export const c = 1;\n',
+      'js/d.ts': 'export const d = 1;\n',
+      'js/index.ts': "export { c } from './compat/b.js';\n",
+    };
+    expect(await lint(files)).toMatchObject({ code: 0 });
+    const { code, output } = await lint({
+      ...files,
+      'js/a.ts': "export { c } from './compat/c.js';\n",
+    });
+    expect([code, output]).toEqual([1, expect.stringContaining('js/a.ts:1:19')]);
+    expect(output).toContain('noRestrictedImports');
+  });
+});

@@ -1,0 +1,28 @@
+// `npm run deps`: fails if a module of the Rust core depends on one that is further out, or if files
+// of it depend on each other in a circle. The same for js/ is a part of `npm run lint` (biome.json:
+// noImportCycles, noRestrictedImports).
+import { checkDependencies } from './lib/module-rules.mjs';
+import { root } from './lib/paths.mjs';
+import { main } from './lib/run.mjs';
+
+/** From the inside out. A module may use those of its own line and of the lines above. */
+const LAYERS = [
+  ['failpoints', 'pause', 'offload', 'metrics'],
+  ['model'],
+  ['keys', 'in_flight'],
+  ['store'],
+  ['presence', 'heartbeat', 'expiry', 'metadata', 'lock'],
+  ['options'],
+  ['client'],
+  ['node'],
+];
+
+/** Folders in which circles are known. They are printed, and do not fail the check. */
+const KNOWN_CYCLES = ['src/store/redis/'];
+
+main(async () => {
+  const { problems, known } = checkDependencies(root, 'src/lib.rs', LAYERS, KNOWN_CYCLES);
+  for (const cycle of known) console.log(`known cycle: ${cycle}`);
+  for (const problem of problems) console.error(problem);
+  return problems.length > 0 ? 1 : 0;
+});

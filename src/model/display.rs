@@ -1,0 +1,10 @@
+//! How ids are shown in messages.
+
+/// An id as it may stand in a message: quoted, and cut when it is long.
+pub fn display_id(id: &str) -> String {
+    const MAX_CHARS: usize = 64;
+    match id.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => format!("{:?}… ({} bytes)", &id[..end], id.len()),
+        None => format!("{id:?}"),
+    }
+}
