@@ -59,11 +59,6 @@ pub struct RoomKeys {
     pub last_seen: String,
     pub conn_meta: String,
     pub events: String,
-    /// The list of rooms.
-    pub active: String,
-    /// The room's shard of the due index. With sharded events, which never have a use for it, the
-    /// channel of its slot on which all rooms' events are.
-    pub due: String,
 }
 
 impl Keys {
@@ -112,15 +107,6 @@ impl Keys {
             ));
         }
         Ok(())
-    }
-
-    /// What scripts are told of all this.
-    pub fn layout_name(&self) -> &'static str {
-        match (self.layout, self.sharded) {
-            (Layout::V1, _) => "v1",
-            (Layout::Slotted, false) => "slotted",
-            (Layout::Slotted, true) => "sharded",
-        }
     }
 
     /// The same with channels under a prefix of their own.
@@ -197,17 +183,6 @@ impl Keys {
             last_seen: self.room_last_seen(room),
             conn_meta: self.room_part(room, "conn_meta"),
             events: self.room_events(room),
-            active: match self.layout {
-                Layout::V1 => self.active_rooms(),
-                Layout::Slotted => self.outbox(room),
-            },
-            due: match (self.layout, self.sharded) {
-                (Layout::V1, _) => self.due_of(room),
-                (Layout::Slotted, false) => self.outbox(room),
-                (Layout::Slotted, true) => {
-                    self.slot_events(slot_of(self.room_events(room).as_bytes()))
-                }
-            },
         }
     }
 
@@ -226,20 +201,19 @@ impl Keys {
         )
     }
 
-    /// The connections of a user: all of them, or on `slotted` those in the room.
-    pub fn user_conns(&self, room: &str, user: &str) -> String {
-        match self.layout {
-            Layout::V1 => self.join(&["user:", user, ":conns"]),
-            Layout::Slotted => self.in_room(room, &["user:", user]),
-        }
+    /// `v1`: the connections of a user.
+    pub fn user_conns(&self, user: &str) -> String {
+        self.join(&["user:", user, ":conns"])
     }
 
-    /// The rooms of a user.
-    pub fn user_rooms(&self, room: &str, user: &str) -> String {
-        match self.layout {
-            Layout::V1 => self.join(&["user:", user, ":rooms"]),
-            Layout::Slotted => self.outbox(room),
-        }
+    /// `slotted`: the connections of a user in a room.
+    pub fn user_conns_in_room(&self, room: &str, user: &str) -> String {
+        self.in_room(room, &["user:", user])
+    }
+
+    /// `v1`: the rooms of a user.
+    pub fn user_rooms(&self, user: &str) -> String {
+        self.join(&["user:", user, ":rooms"])
     }
 
     /// `slotted`: joins and leaves of a room whose other indices may lag.
@@ -275,6 +249,11 @@ impl Keys {
     pub fn slot_events(&self, slot: u16) -> String {
         let tag = &SLOT_TAGS[usize::from(slot)];
         join(&self.channel_prefix, &["{", tag, "}:events"])
+    }
+
+    /// That of the slot that a room lies in.
+    pub fn slot_events_of(&self, room: &str) -> String {
+        self.slot_events(slot_of(self.room_events(room).as_bytes()))
     }
 
     /// Whether this is the channel of a slot.
@@ -380,15 +359,6 @@ impl Keys {
     /// The index of locks by the end of their leases.
     pub fn lock_due(&self) -> String {
         self.join(&["lock_due"])
-    }
-
-    /// What scripts of a lock get as the index; on `slotted`, where that is in another slot, the lock
-    /// itself.
-    pub fn lock_index(&self, name: &str) -> String {
-        match self.layout {
-            Layout::V1 => self.lock_due(),
-            Layout::Slotted => self.lock(name),
-        }
     }
 
     /// The channel on which a node hears that a lock is its turn, or lost.

@@ -1,19 +1,17 @@
 -- @include now
 -- @include event
 -- @include leave_room
--- What reap and repair are given alike: a room (KEYS[1..7], ARGV[1..3]) and connections of it, each
--- with four keys and six arguments.
+-- What reap and repair are given alike: a room (ARGV[1..3]) and connections of it, each with six arguments.
+-- The script that includes this has defined `at`, the keys of the room, and `candidate_keys(i)`: of the i-th
+-- (0-based) connection a table of its keys: key, state_key, user_conns, user_rooms.
 local room, room_json, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 -- candidate: the i-th (0-based) connection; `first`: the index of the first one's first argument.
 local function candidate(i, first)
-  local key, arg = 8 + 4 * i, first + 6 * i
-  return {
-    key = KEYS[key], state_key = KEYS[key + 1],
-    user_conns = KEYS[key + 2], user_rooms = KEYS[key + 3],
-    conn = ARGV[arg], conn_json = ARGV[arg + 1], user = ARGV[arg + 2], user_json = ARGV[arg + 3],
-    epoch = ARGV[arg + 4], meta = ARGV[arg + 5],
-  }
+  local arg, c = first + 6 * i, candidate_keys(i)
+  c.conn, c.conn_json, c.user, c.user_json = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
+  c.epoch, c.meta = ARGV[arg + 4], ARGV[arg + 5]
+  return c
 end
 
 -- time_left: how long a connection's hash still lives, in ms; nil if it is dead. The second value
@@ -58,7 +56,7 @@ end
 
 -- is_as_read: whether its conn_meta is still what was read; if not, it has been joined anew.
 local function is_as_read(c)
-  return (redis.call('HGET', KEYS[4], c.conn) or '') == c.meta
+  return (redis.call('HGET', at.conn_meta, c.conn) or '') == c.meta
 end
 
 -- remove_dead: takes a dead connection out of the room's indices and publishes its `leave` (reason
@@ -69,15 +67,12 @@ local function remove_dead(c)
     redis.call('DEL', c.state_key)
   end
   local lives_elsewhere = c.hash_room and c.hash_room ~= room and c.hash_user == c.user
-  local known = leave_room({
-    conns = KEYS[1], members = KEYS[2], last_seen = KEYS[3], conn_meta = KEYS[4],
-    user_conns = c.user_conns, user_rooms = c.user_rooms, active = KEYS[6], due = KEYS[7],
-  }, room, c.user, c.user_json, c.conn, c.epoch, lives_elsewhere)
+  local known = leave_room(at, room, c, c.epoch, lives_elsewhere)
   if known == 0 then
     return false
   end
   if c.user_json ~= '' then
-    publish(KEYS[5], KEYS[7], presence_event(
+    publish(at, presence_event(
       'leave', room_json, c.user_json, c.conn_json, 'null', now, c.epoch, 'timeout'))
   end
   return true

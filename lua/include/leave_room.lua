@@ -1,5 +1,3 @@
--- @include layout
--- @include forget_room
 -- Users with more connections than this are taken to be in a room with any of them.
 local MAX_LOOKED_AT = 256
 -- Of a user's connections, how many are looked at before all that are in the room are asked for.
@@ -46,31 +44,23 @@ local function user_is_in(room_conns, conn_meta, user_conns, user_json)
 end
 
 -- leave_room: takes one connection out of every index of a room, the user out of `members` when
--- it was the last of theirs there, and the room out of the global indices when it is empty.
--- `at` names the keys: conns, members, last_seen, conn_meta, user_conns, user_rooms, active, due.
--- `keep_user_conn`: the connection lives on in another room of the same user. `epoch`: of the join
--- that is over, for the note that the layouts of one slot make instead of writing to other slots.
--- Returns how many of the room's own indices knew the connection (0: somebody else removed it).
-local function leave_room(at, room, user, user_json, conn, epoch, keep_user_conn)
-  local known = redis.call('SREM', at.conns, conn)
-    + redis.call('ZREM', at.last_seen, conn)
-    + redis.call('HDEL', at.conn_meta, conn)
+-- it was the last of theirs there, and the room out of the indices of rooms when it is empty.
+-- `at`: the room's keys. `member`: the connection: conn, user, user_json, and its keys user_conns and
+-- user_rooms. `epoch`: of the join that is over. `keep_user_conn`: the connection lives on in another room of
+-- the same user. Returns how many of the room's own indices had it (0: somebody else removed it).
+-- Include indices_v1 or indices_slotted before this.
+local function leave_room(at, room, member, epoch, keep_user_conn)
+  local known = redis.call('SREM', at.conns, member.conn)
+    + redis.call('ZREM', at.last_seen, member.conn)
+    + redis.call('HDEL', at.conn_meta, member.conn)
   if not keep_user_conn then
     -- The room has been written already: a user's key of another type must not end the script here.
-    redis.pcall('SREM', at.user_conns, conn)
+    redis.pcall('SREM', member.user_conns, member.conn)
   end
-  if not user_is_in(at.conns, at.conn_meta, at.user_conns, user_json) then
-    redis.call('SREM', at.members, user)
-    if layout == 'v1' then
-      redis.pcall('SREM', at.user_rooms, room)
-    end
+  if not user_is_in(at.conns, at.conn_meta, member.user_conns, member.user_json) then
+    redis.call('SREM', at.members, member.user)
+    user_left(member, room)
   end
-  if layout ~= 'v1' then
-    if known > 0 then
-      redis.call('HSET', at.active, integer(epoch) .. ':' .. conn, '-' .. user)
-    end
-  elseif redis.call('EXISTS', at.conns) == 0 then
-    forget_room(at.active, at.due, room)
-  end
+  connection_left(at, room, member, epoch, known)
   return known
 end

@@ -4,13 +4,13 @@
 -- What the scripts of locks share. Their KEYS are always the same:
 --   KEYS[1] – prs:lock:<name>        KEYS[2] – its newest token    KEYS[3] – the record of its holder
 --   KEYS[4] – the queue of waiters   KEYS[5] – the living: wake channel of a node → until when (ms)
---   KEYS[6] – index: lock → when its lease ends                    KEYS[7] – its events (channel)
--- On the layout slotted the index is in another slot: there KEYS[6] is KEYS[1], and the node keeps it.
+--   KEYS[6] – its events (channel)
+--   KEYS[7] – index: lock → when its lease ends; absent where the node writes the index in a step of its own
 -- A waiter is '<number> <wake channel of its node>'. The channels that are published to are read from
 -- what the nodes themselves wrote: none is built here.
 
 -- Any of these scripts may find that a lock has ended, and tells it in the same step.
-may_publish(KEYS[7])
+may_publish(KEYS[6])
 
 -- Waiters of nodes that are gone which one call takes out.
 local MAX_DEAD = 64
@@ -39,14 +39,14 @@ end
 -- indexed, forgotten: what the index is told of the lock. The index is a hint of where to look, so an
 -- index of another type fails no lock; lock_due.lua replaces it.
 local function indexed(name, ends)
-  if KEYS[6] ~= KEYS[1] then
-    redis.pcall('ZADD', KEYS[6], ends, name)
+  if KEYS[7] then
+    redis.pcall('ZADD', KEYS[7], ends, name)
   end
 end
 
 local function forgotten(name)
-  if KEYS[6] ~= KEYS[1] then
-    redis.pcall('ZREM', KEYS[6], name)
+  if KEYS[7] then
+    redis.pcall('ZREM', KEYS[7], name)
   end
 end
 
@@ -55,7 +55,7 @@ local BY, OWNER, OWNER_JSON, TOKEN, ENDS, WAKE, NUMBER, TTL = 1, 2, 3, 4, 5, 6, 
 -- emit: publishes an event of the lock. An empty owner_json: nobody is to be told.
 local function emit(kind, name_json, owner_json, token)
   if owner_json ~= '' then
-    redis.call('PUBLISH', KEYS[7], '{"type":"' .. kind .. '","name":' .. name_json
+    redis.call('PUBLISH', KEYS[6], '{"type":"' .. kind .. '","name":' .. name_json
       .. ',"ownerId":' .. owner_json .. ',"fencingToken":' .. token
       .. ',"ts":' .. integer(now) .. '}')
   end

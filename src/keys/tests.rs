@@ -17,8 +17,8 @@ fn spec_2_names_are_those_of_the_table() {
     assert_eq!(room.last_seen, "prs:{room:r1}:last_seen");
     assert_eq!(room.conn_meta, "prs:{room:r1}:conn_meta");
     assert_eq!(room.events, "prs:{room:r1}:events");
-    assert_eq!(keys().user_conns("r1", "u1"), "prs:user:u1:conns");
-    assert_eq!(keys().user_rooms("r1", "u1"), "prs:user:u1:rooms");
+    assert_eq!(keys().user_conns("u1"), "prs:user:u1:conns");
+    assert_eq!(keys().user_rooms("u1"), "prs:user:u1:rooms");
     assert_eq!(keys().active_rooms(), "prs:active_rooms");
     assert_eq!(keys().events_pattern(), "prs:{room:*}:events");
     assert_eq!(keys().lock("l1"), "prs:lock:l1");
@@ -108,10 +108,9 @@ proptest! {
         let names = keys.room(&room);
         let slot = slot_of(names.conns.as_bytes());
         for name in [
-            names.members, names.last_seen, names.conn_meta, names.events, names.active,
-            names.due, keys.conn(&room, &id), keys.conn_state(&room, &id),
-            keys.user_conns(&room, &id),
-            keys.user_rooms(&room, &id), keys.outbox(&room),
+            names.members, names.last_seen, names.conn_meta, names.events,
+            keys.slot_events_of(&room), keys.conn(&room, &id), keys.conn_state(&room, &id),
+            keys.user_conns_in_room(&room, &id), keys.outbox(&room),
         ] {
             prop_assert_eq!(slot_of(name.as_bytes()), slot, "{}", name);
         }
@@ -130,8 +129,8 @@ proptest! {
         let names = |room: &str, id: &str| {
             let r = keys.room(room);
             vec![
-                r.conns, r.members, r.last_seen, r.conn_meta, r.events, r.active,
-                keys.conn(room, id), keys.user_conns(room, id), keys.at(id), keys.user_at(id),
+                r.conns, r.members, r.last_seen, r.conn_meta, r.events, keys.outbox(room),
+                keys.conn(room, id), keys.user_conns_in_room(room, id), keys.at(id), keys.user_at(id),
             ]
         };
         let all = [names(&a, &a), names(&a, &b), names(&b, &a), names(&b, &b)];
@@ -199,7 +198,7 @@ proptest! {
         let slot = slot_of(keys.lock(&name).as_bytes());
         for key in [
             keys.lock_token(&name), keys.lock_holder(&name), keys.lock_queue(&name),
-            keys.lock_living(&name), keys.lock_index(&name), keys.lock_events(&name),
+            keys.lock_living(&name), keys.lock_events(&name),
         ] {
             prop_assert_eq!(slot_of(key.as_bytes()), slot, "{}", key);
         }
@@ -214,7 +213,7 @@ proptest! {
             let r = keys().room(id);
             vec![
                 keys().conn(id, id), r.conns, r.members, r.last_seen, r.conn_meta, r.events,
-                keys().user_conns(id, id), keys().user_rooms(id, id),
+                keys().user_conns(id), keys().user_rooms(id),
                 keys().channel_meta(&Channel::new("t", id)),
                 keys().channel_events(&Channel::new("t", id)),
                 keys().lock(id), keys().lock_token(id), keys().lock_holder(id),

@@ -23,7 +23,7 @@ pub fn presence_key(kind: String, first: String, second: String) -> napi::Result
         "roomLastSeen" => keys.room(first).last_seen,
         "roomEvents" => keys.room_events(first),
         "conn" => keys.conn("", first),
-        "userConns" => keys.user_conns("", first),
+        "userConns" => keys.user_conns(first),
         "eventsPattern" => keys.events_pattern(),
         "channelMetadata" => keys.channel_meta(&channel()),
         "channelMetadataEvents" => keys.channel_events(&channel()),

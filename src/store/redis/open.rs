@@ -18,7 +18,12 @@ use crate::{
             },
             metadata::{Metadata, json},
             presence::{
-                clock::ServerClock, rooms::Rooms, slotted::Slotted, states::States, v1::V1,
+                clock::ServerClock,
+                layout::{SlottedCalls, V1Calls},
+                rooms::Rooms,
+                slotted::Slotted,
+                states::States,
+                v1::V1,
             },
             pubsub::{Listener, Subscriber},
             scripts::{self, ScriptClient},
@@ -72,25 +77,30 @@ impl Settings<'_> {
         transactions: Arc<AtomicBool>,
     ) -> RedisStore {
         let scripts = Arc::new(ScriptClient::new(commands));
-        let rooms = Rooms {
-            keys: self.keys.clone(),
+        let keys = self.keys.clone();
+        let rooms = |layout| Rooms {
+            keys: keys.clone(),
+            layout,
             scripts: scripts.clone(),
             states: States::new(self.storage.states, self.limits, self.sink.clone()),
             clock: ServerClock::default(),
             transactions,
             sink: self.sink,
         };
-        let (presence, ends): (Arc<dyn PresenceStore>, Box<dyn Ends>) = match self.keys.layout() {
+        let (presence, ends): (Arc<dyn PresenceStore>, Box<dyn Ends>) = match keys.layout() {
             Layout::V1 => (
-                Arc::new(V1::new(rooms)),
+                Arc::new(V1::new(rooms(Box::new(V1Calls { keys: keys.clone() })))),
                 Box::new(InSameStep {
+                    keys: keys.clone(),
                     scripts: scripts.clone(),
                 }),
             ),
             Layout::Slotted => (
-                Arc::new(Slotted::new(rooms)),
+                Arc::new(Slotted::new(rooms(Box::new(SlottedCalls {
+                    keys: keys.clone(),
+                })))),
                 Box::new(InOwnStep {
-                    keys: self.keys.clone(),
+                    keys: keys.clone(),
                     scripts: scripts.clone(),
                 }),
             ),
@@ -98,12 +108,12 @@ impl Settings<'_> {
         RedisStore {
             presence,
             metadata: Arc::new(Metadata {
-                keys: self.keys.clone(),
+                keys: keys.clone(),
                 scripts: scripts.clone(),
                 storage: self.storage.metadata,
             }),
             locks: Locks {
-                keys: self.keys,
+                keys,
                 scripts: scripts.clone(),
                 wake_channel: wake_channel.into(),
                 ends,
@@ -136,6 +146,7 @@ impl RedisStore {
         mut settings: Settings<'_>,
     ) -> Result<RedisStore> {
         let wake = settings.keys.lock_wake(&ids::random()?);
+        let layout = settings.keys.layout();
         let json = module_key(&settings.keys, &settings.storage);
         let cluster = Cluster::open(cluster::Settings {
             nodes,
@@ -144,7 +155,7 @@ impl RedisStore {
             prepare: Arc::new(move |connection, _| {
                 let json = json.clone();
                 Box::pin(async move {
-                    prepare(connection.clone(), Topology::InCluster).await?;
+                    prepare(connection.clone(), layout, Topology::InCluster).await?;
                     match json {
                         Some(key) => json::require_module(connection, &key).await,
                         None => Ok(()),
@@ -192,6 +203,7 @@ impl RedisStore {
         let subscriber = Subscriber::of_server(server.clone(), listener, settings.limits);
         let transactions = Arc::new(AtomicBool::new(false));
         let (tried, key) = (transactions.clone(), settings.keys.conn("", ""));
+        let layout = settings.keys.layout();
         let json = module_key(&settings.keys, &settings.storage);
         let config = LinkConfig {
             server,
@@ -201,7 +213,8 @@ impl RedisStore {
             prepare: Arc::new(move |connection, _| {
                 let (tried, key, json) = (tried.clone(), key.clone(), json.clone());
                 Box::pin(async move {
-                    let works = prepare(connection.clone(), Topology::Alone { key: &key }).await?;
+                    let works =
+                        prepare(connection.clone(), layout, Topology::Alone { key: &key }).await?;
                     tried.store(works, Ordering::Relaxed);
                     match json {
                         Some(key) => json::require_module(connection, &key).await,
@@ -251,10 +264,14 @@ enum Topology<'a> {
 /// lets through (`patch.rs`) work here: not where the user lacks the rights, or where a proxy does not
 /// know them; in a cluster nobody asks. All in one go; what is forbidden to the user, the first call
 /// that needs it says.
-async fn prepare(mut connection: MultiplexedConnection, topology: Topology<'_>) -> Result<bool> {
+async fn prepare(
+    mut connection: MultiplexedConnection,
+    layout: Layout,
+    topology: Topology<'_>,
+) -> Result<bool> {
     let mut pipeline = Pipeline::new();
     pipeline.cmd("INFO").arg("server");
-    for script in scripts::all() {
+    for script in scripts::of_layout(layout) {
         pipeline.add_command(script.load());
     }
     if let Topology::Alone { key } = topology {

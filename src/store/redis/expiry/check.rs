@@ -135,7 +135,7 @@ impl V1 {
             .iter()
             .map(|room| self.rooms.keys.room(room))
             .collect();
-        let mut call = scripts::CHECK_ROOMS.call(1 + 4 * rooms.len());
+        let mut call = scripts::v1::CHECK_ROOMS.call(1 + 4 * rooms.len());
         call.arg(self.rooms.keys.active_rooms());
         for keys in &of_rooms {
             call.arg(&keys.conns)
@@ -149,7 +149,7 @@ impl V1 {
         let value = self
             .rooms
             .scripts
-            .call(&scripts::CHECK_ROOMS, &call, Repeat::Harmless)
+            .call(&scripts::v1::CHECK_ROOMS, &call, Repeat::Harmless)
             .await?;
         let mut differ = vec![false; rooms.len()];
         for index in integers(value)? {
@@ -210,7 +210,7 @@ impl V1 {
                     .rooms
                     .scripts
                     .call(
-                        &scripts::CHECK_USERS,
+                        &scripts::v1::CHECK_USERS,
                         &self.users_call(rooms, keys, asks),
                         Repeat::Harmless,
                     )
@@ -229,12 +229,12 @@ impl V1 {
     fn users_call(&self, rooms: &[&String], keys: &[RoomKeys], pages: &[PageOf]) -> redis::Cmd {
         let of_users: Vec<_> = pages.iter().map(|(_, entries)| by_user(entries)).collect();
         let count: usize = of_users.iter().map(BTreeMap::len).sum();
-        let mut call = scripts::CHECK_USERS.call(pages.len() + 2 * count);
+        let mut call = scripts::v1::CHECK_USERS.call(pages.len() + 2 * count);
         for ((at, _), users) in pages.iter().zip(&of_users) {
             call.arg(&keys[*at].members);
             for user in users.keys() {
-                call.arg(self.rooms.keys.user_conns("", user))
-                    .arg(self.rooms.keys.user_rooms("", user));
+                call.arg(self.rooms.keys.user_conns(user))
+                    .arg(self.rooms.keys.user_rooms(user));
             }
         }
         for ((at, _), users) in pages.iter().zip(&of_users) {

@@ -102,11 +102,11 @@ impl Rooms {
         ttl_ms: u64,
     ) -> Cmd {
         let metas: Vec<_> = candidates.iter().map(Candidate::parsed).collect();
-        let mut call = scripts::REAP.call(7 + 4 * candidates.len());
-        self.room_keys(&mut call, room);
+        let mut keys = self.room_keys(room);
         for (candidate, meta) in candidates.iter().zip(&metas) {
-            self.connection_keys(&mut call, room, &candidate.conn, &meta.user);
+            self.add_connection_keys(&mut keys, room, &candidate.conn, &meta.user);
         }
+        let mut call = self.layout.scripts().reap.call_with(&keys);
         call.arg(room).arg(quote(room)).arg(ttl_ms);
         for (candidate, meta) in candidates.iter().zip(&metas) {
             call.arg(&candidate.conn)
@@ -116,28 +116,28 @@ impl Rooms {
                 .arg(meta.epoch())
                 .arg(&candidate.meta);
         }
-        call.arg(self.keys.layout_name());
+        self.layout.add_last_argument(&mut call);
         call
     }
 
-    /// Appends a room's own keys, as `reap.lua` and `repair.lua` take them.
-    fn room_keys(&self, call: &mut Cmd, room: &str) {
-        let keys = self.keys.room(room);
-        call.arg(&keys.conns)
-            .arg(&keys.members)
-            .arg(&keys.last_seen)
-            .arg(&keys.conn_meta)
-            .arg(&keys.events)
-            .arg(&keys.active)
-            .arg(&keys.due);
+    /// A room's keys, as `reap.lua` and `repair.lua` take them.
+    fn room_keys(&self, room: &str) -> Vec<String> {
+        let own = self.keys.room(room);
+        let mut keys = vec![
+            own.conns,
+            own.members,
+            own.last_seen,
+            own.conn_meta,
+            own.events,
+        ];
+        self.layout.add_room_indices(&mut keys, room);
+        keys
     }
 
-    /// Appends the keys of a connection and its user.
-    fn connection_keys(&self, call: &mut Cmd, room: &str, conn: &str, user: &str) {
-        call.arg(self.keys.conn(room, conn))
-            .arg(self.keys.conn_state(room, conn))
-            .arg(self.keys.user_conns(room, user))
-            .arg(self.keys.user_rooms(room, user));
+    /// Adds the keys of a connection and its user.
+    fn add_connection_keys(&self, keys: &mut Vec<String>, room: &str, conn: &str, user: &str) {
+        keys.extend([self.keys.conn(room, conn), self.keys.conn_state(room, conn)]);
+        self.layout.add_user_indices(keys, room, user);
     }
 }
 

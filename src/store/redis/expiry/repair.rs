@@ -11,7 +11,6 @@ use crate::{
     },
     store::redis::{
         presence::rooms::{Meta, Rooms, fields, number, utf8},
-        scripts,
         transport::{errors, link::Repeat},
     },
 };
@@ -156,18 +155,18 @@ impl Rooms {
         ttl_ms: u64,
         sweep: &mut Sweep,
     ) -> Result<()> {
-        let mut call = scripts::REPAIR.call(7 + 4 * found.len() + 2 * members.len());
-        self.room_keys(&mut call, room);
+        let mut keys = self.room_keys(room);
         for Found {
             candidate, user, ..
         } in found
         {
-            self.connection_keys(&mut call, room, &candidate.conn, user);
+            self.add_connection_keys(&mut keys, room, &candidate.conn, user);
         }
         for user in members {
-            call.arg(self.keys.user_conns(room, user))
-                .arg(self.keys.user_rooms(room, user));
+            self.layout.add_user_indices(&mut keys, room, user);
         }
+        let script = self.layout.scripts().repair;
+        let mut call = script.call_with(&keys);
         call.arg(room)
             .arg(quote(room))
             .arg(ttl_ms)
@@ -194,11 +193,8 @@ impl Rooms {
         for user in members {
             call.arg(user).arg(quote(user));
         }
-        call.arg(self.keys.layout_name());
-        let value = self
-            .scripts
-            .call(&scripts::REPAIR, &call, Repeat::Never)
-            .await?;
+        self.layout.add_last_argument(&mut call);
+        let value = self.scripts.call(script, &call, Repeat::Never).await?;
         if let [repairs, removed] = integers(value)?[..] {
             sweep.repairs += repairs.unsigned_abs();
             sweep.expired += removed.unsigned_abs();

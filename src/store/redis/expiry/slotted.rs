@@ -61,7 +61,7 @@ impl Slotted {
             let calls = shards
                 .iter()
                 .map(|shard| {
-                    let mut call = scripts::DUE_CLAIM.call(1);
+                    let mut call = scripts::slotted::DUE_CLAIM.call(1);
                     call.arg(shard)
                         .arg(ROOMS_AT_A_TIME)
                         .arg(settings.claim_ms)
@@ -79,7 +79,7 @@ impl Slotted {
             for (shard, answer) in self
                 .rooms
                 .scripts
-                .call_all(&scripts::DUE_CLAIM, calls, Repeat::Harmless)
+                .call_all(&scripts::slotted::DUE_CLAIM, calls, Repeat::Harmless)
                 .await
                 .into_iter()
                 .enumerate()
@@ -187,7 +187,7 @@ impl Slotted {
             let results = self
                 .rooms
                 .scripts
-                .call_all(&scripts::REAP, calls, Repeat::Never)
+                .call_all(self.rooms.layout.scripts().reap, calls, Repeat::Never)
                 .await;
             for ((room, _), result) in reaps.iter().zip(results) {
                 let reaped = match reaped(sweep, result) {
@@ -230,7 +230,7 @@ impl Slotted {
             .iter()
             .map(|room| {
                 let keys = self.rooms.keys.room(room);
-                let mut call = scripts::ROOM_INSPECT.call(5);
+                let mut call = scripts::slotted::ROOM_INSPECT.call(5);
                 call.arg(&keys.last_seen)
                     .arg(&keys.conn_meta)
                     .arg(&keys.conns)
@@ -244,7 +244,7 @@ impl Slotted {
         let looks = self
             .rooms
             .scripts
-            .call_all(&scripts::ROOM_INSPECT, calls, Repeat::Harmless)
+            .call_all(&scripts::slotted::ROOM_INSPECT, calls, Repeat::Harmless)
             .await;
         looks
             .into_iter()

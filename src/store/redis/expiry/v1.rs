@@ -106,7 +106,7 @@ impl V1 {
         settings: &SweepSettings,
         serves_ms: u64,
     ) -> Result<Answer> {
-        let mut call = scripts::SWEEP_DUE.call(1 + shards.len());
+        let mut call = scripts::v1::SWEEP_DUE.call(1 + shards.len());
         call.arg(self.rooms.keys.active_rooms())
             .arg(shards)
             .arg(settings.ttl_ms)
@@ -117,7 +117,7 @@ impl V1 {
         let value = self
             .rooms
             .scripts
-            .call(&scripts::SWEEP_DUE, &call, Repeat::Harmless)
+            .call(&scripts::v1::SWEEP_DUE, &call, Repeat::Harmless)
             .await?;
         scripts::read(value, |reply| {
             let code = reply.integer()?;
@@ -165,7 +165,7 @@ impl V1 {
         let open = self
             .rooms
             .scripts
-            .call(&scripts::SWEEP_ROOMS, &call, Repeat::Harmless)
+            .call(&scripts::v1::SWEEP_ROOMS, &call, Repeat::Harmless)
             .await?;
         let mut with_candidates = Vec::new();
         for index in integers(open)? {
@@ -183,7 +183,7 @@ impl V1 {
 
     fn look_call(&self, shards: &[String], due: &Rooms, settings: &SweepSettings) -> Cmd {
         let rooms = || due.iter().flat_map(|(_, rooms)| rooms);
-        let mut call = scripts::SWEEP_ROOMS.call(due.len() + rooms().count());
+        let mut call = scripts::v1::SWEEP_ROOMS.call(due.len() + rooms().count());
         for (shard, _) in due {
             call.arg(&shards[*shard]);
         }
@@ -208,7 +208,7 @@ impl V1 {
                 .iter()
                 .map(|room| {
                     let keys = self.rooms.keys.room(room);
-                    let mut call = scripts::SWEEP_CANDIDATES.call(2);
+                    let mut call = scripts::v1::SWEEP_CANDIDATES.call(2);
                     call.arg(&keys.last_seen)
                         .arg(&keys.conn_meta)
                         .arg(ttl_ms)
@@ -219,7 +219,7 @@ impl V1 {
             let looks = self
                 .rooms
                 .scripts
-                .call_all(&scripts::SWEEP_CANDIDATES, calls, Repeat::Harmless)
+                .call_all(&scripts::v1::SWEEP_CANDIDATES, calls, Repeat::Harmless)
                 .await;
             let mut reaps = Vec::new();
             for (room, look) in rooms.into_iter().zip(looks) {
@@ -237,7 +237,7 @@ impl V1 {
             let results = self
                 .rooms
                 .scripts
-                .call_all(&scripts::REAP, calls, Repeat::Never)
+                .call_all(self.rooms.layout.scripts().reap, calls, Repeat::Never)
                 .await;
             rooms = Vec::new();
             for ((room, candidates), result) in reaps.iter().zip(results) {

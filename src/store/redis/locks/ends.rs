@@ -4,7 +4,7 @@ use crate::{
     keys::Keys,
     model::error::Result,
     store::redis::{
-        scripts::{self, Script, ScriptClient},
+        scripts::{Script, ScriptClient, slotted::LOCK_NOTE},
         transport::link::Repeat,
     },
 };
@@ -13,6 +13,9 @@ use redis::{Cmd, Value};
 use std::sync::Arc;
 
 pub(in crate::store::redis) trait Ends: Send + Sync {
+    /// The key of the index, for scripts that write it.
+    fn index_key(&self) -> Option<String>;
+
     /// Calls a script that acquires or extends a lock for `ttl_ms`, and has the end indexed.
     fn call<'a>(
         &'a self,
@@ -28,10 +31,15 @@ pub(in crate::store::redis) trait Ends: Send + Sync {
 
 /// The scripts write the index themselves.
 pub(in crate::store::redis) struct InSameStep {
+    pub keys: Keys,
     pub scripts: Arc<ScriptClient>,
 }
 
 impl Ends for InSameStep {
+    fn index_key(&self) -> Option<String> {
+        Some(self.keys.lock_due())
+    }
+
     fn call<'a>(
         &'a self,
         script: &'static Script,
@@ -60,6 +68,10 @@ pub(in crate::store::redis) struct InOwnStep {
 }
 
 impl Ends for InOwnStep {
+    fn index_key(&self) -> Option<String> {
+        None
+    }
+
     fn call<'a>(
         &'a self,
         script: &'static Script,
@@ -68,9 +80,9 @@ impl Ends for InOwnStep {
         ttl_ms: u64,
     ) -> BoxFuture<'a, Result<Value>> {
         Box::pin(async move {
-            let mut note = scripts::LOCK_NOTE.call(1);
+            let mut note = LOCK_NOTE.call(1);
             note.arg(self.keys.lock_due()).arg(1).arg(name).arg(ttl_ms);
-            let calls = vec![(&*scripts::LOCK_NOTE, note), (script, call)];
+            let calls = vec![(&*LOCK_NOTE, note), (script, call)];
             let mut answers = self.scripts.call_each(calls, Repeat::Harmless).await;
             answers.swap_remove(1)
         })
@@ -78,17 +90,14 @@ impl Ends for InOwnStep {
 
     fn settled<'a>(&'a self, names: &'a [Arc<str>], left: &'a [Result<i64>]) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            let mut call = scripts::LOCK_NOTE.call(1);
+            let mut call = LOCK_NOTE.call(1);
             call.arg(self.keys.lock_due()).arg(0);
             for (name, left) in names.iter().zip(left) {
                 if let Ok(left) = left {
                     call.arg(&**name).arg(*left);
                 }
             }
-            let _ = self
-                .scripts
-                .call(&scripts::LOCK_NOTE, &call, Repeat::Harmless)
-                .await;
+            let _ = self.scripts.call(&LOCK_NOTE, &call, Repeat::Harmless).await;
         })
     }
 }

@@ -43,16 +43,17 @@ pub(in crate::store::redis) struct Locks {
 impl Locks {
     /// A call with all keys of a lock, and its name as the scripts want it.
     fn lock_call(&self, script: &Script, name: &str) -> Cmd {
-        let mut call = script.call(7);
-        call.arg(self.keys.lock(name))
-            .arg(self.keys.lock_token(name))
-            .arg(self.keys.lock_holder(name))
-            .arg(self.keys.lock_queue(name))
-            .arg(self.keys.lock_living(name))
-            .arg(self.keys.lock_index(name))
-            .arg(self.keys.lock_events(name))
-            .arg(name)
-            .arg(quote(name));
+        let mut keys = vec![
+            self.keys.lock(name),
+            self.keys.lock_token(name),
+            self.keys.lock_holder(name),
+            self.keys.lock_queue(name),
+            self.keys.lock_living(name),
+            self.keys.lock_events(name),
+        ];
+        keys.extend(self.ends.index_key());
+        let mut call = script.call_with(&keys);
+        call.arg(name).arg(quote(name));
         call
     }
 

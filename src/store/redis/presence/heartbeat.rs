@@ -205,7 +205,7 @@ impl Rooms {
         }
         let answers = self
             .scripts
-            .call_all(&scripts::HEARTBEAT, calls, repeat)
+            .call_all(self.layout.scripts().heartbeat, calls, repeat)
             .await;
         for (((heartbeat, result), sent), answer) in open.into_iter().zip(sent).zip(answers) {
             *result = Some(answer.and_then(|value| {
@@ -216,30 +216,29 @@ impl Rooms {
     }
 
     fn update_call(&self, heartbeat: &HeartbeatUpdate, encoded: &Encoded, ttl_ms: u64) -> Cmd {
-        let mut call = self.update_call_but_layout(heartbeat, encoded, ttl_ms);
-        call.arg(self.keys.layout_name());
+        let mut call = self.update_call_but_last(heartbeat, encoded, ttl_ms);
+        self.layout.add_last_argument(&mut call);
         call
     }
 
     /// The call but for its last argument. `encoded`: how it stores the state that it brings.
-    fn update_call_but_layout(
+    fn update_call_but_last(
         &self,
         heartbeat: &HeartbeatUpdate,
         encoded: &Encoded,
         ttl_ms: u64,
     ) -> Cmd {
         let (room, user) = (&*heartbeat.place.room, &*heartbeat.place.user);
-        let keys = self.keys.room(room);
-        let sharded = self.keys.has_sharded_events();
-        let mut call = scripts::HEARTBEAT.call(5 + usize::from(sharded));
-        call.arg(self.keys.conn(room, &heartbeat.conn))
-            .arg(&keys.last_seen)
-            .arg(&keys.conn_meta)
-            .arg(&keys.events)
-            .arg(self.keys.conn_state(room, &heartbeat.conn));
-        if sharded {
-            call.arg(&keys.due);
-        }
+        let own = self.keys.room(room);
+        let mut keys = vec![
+            self.keys.conn(room, &heartbeat.conn),
+            own.last_seen,
+            own.conn_meta,
+            own.events,
+            self.keys.conn_state(room, &heartbeat.conn),
+        ];
+        self.layout.add_event_channels(&mut keys, room);
+        let mut call = self.layout.scripts().heartbeat.call_with(&keys);
         call.arg(&*heartbeat.conn)
             .arg(user)
             .arg(room)

@@ -12,6 +12,7 @@ use crate::{
         redis::{
             presence::{
                 clock::ServerClock,
+                layout::LayoutCalls,
                 states::{Encoded, Found, States},
             },
             scripts::{self, Reply, ScriptClient},
@@ -31,9 +32,6 @@ const READ_CHUNK: usize = 384;
 /// another.
 const READS_AT_ONCE: usize = 4;
 
-/// How many keys `place_keys` appends.
-const OF_A_PLACE: usize = 11;
-
 /// How often a join is tried again because the connection had expired in the room. More than once
 /// means that others join and expire it in between.
 const MAX_GHOSTS: usize = 16;
@@ -41,6 +39,7 @@ const MAX_GHOSTS: usize = 16;
 /// What is known of a layout's rooms, and the steps within one room.
 pub(in crate::store::redis) struct Rooms {
     pub keys: Keys,
+    pub layout: Box<dyn LayoutCalls>,
     pub scripts: Arc<ScriptClient>,
     pub states: States,
     pub clock: ServerClock,
@@ -84,7 +83,7 @@ impl Rooms {
             let call = self.join_call(join, encoded, &before);
             let value = self
                 .scripts
-                .call(&scripts::JOIN, &call, Repeat::Never)
+                .call(self.layout.scripts().join, &call, Repeat::Never)
                 .await?;
             match scripts::read(value, |reply| read_join(reply, before.len()))? {
                 JoinReply::Done(joined) => return Ok(joined),
@@ -104,38 +103,31 @@ impl Rooms {
         ))
     }
 
-    /// Appends the keys of a connection and its place, as `join.lua` and `leave.lua` take them.
-    fn place_keys(&self, call: &mut Cmd, conn: &str, place: &Place) {
+    /// The keys of a connection and its place, as `join.lua` and `leave.lua` take them.
+    fn place_keys(&self, conn: &str, place: &Place) -> Vec<String> {
         let (room, user) = (&*place.room, &*place.user);
-        let keys = self.keys.room(room);
-        call.arg(self.keys.conn(room, conn))
-            .arg(&keys.conns)
-            .arg(&keys.members)
-            .arg(&keys.last_seen)
-            .arg(&keys.conn_meta)
-            .arg(&keys.events)
-            .arg(self.keys.user_conns(room, user))
-            .arg(self.keys.user_rooms(room, user))
-            .arg(&keys.active)
-            .arg(&keys.due)
-            .arg(self.keys.conn_state(room, conn));
+        let own = self.keys.room(room);
+        let mut keys = vec![
+            self.keys.conn(room, conn),
+            own.conns,
+            own.members,
+            own.last_seen,
+            own.conn_meta,
+            own.events,
+            self.layout.user_conns(room, user),
+            self.keys.conn_state(room, conn),
+        ];
+        self.layout.add_indices(&mut keys, room, user);
+        keys
     }
 
     fn join_call(&self, join: &Join, encoded: &Encoded, before: &[PreviousPlace]) -> Cmd {
         let (room, user, conn) = (&*join.place.room, &*join.place.user, &*join.conn);
-        let mut call = scripts::JOIN.call(OF_A_PLACE + 8 * before.len());
-        self.place_keys(&mut call, conn, &join.place);
+        let mut keys = self.place_keys(conn, &join.place);
         for PreviousPlace { place, .. } in before {
-            let old = self.keys.room(&place.room);
-            call.arg(&old.conns)
-                .arg(&old.members)
-                .arg(&old.last_seen)
-                .arg(&old.conn_meta)
-                .arg(&old.events)
-                .arg(self.keys.user_conns(&place.room, &place.user))
-                .arg(self.keys.user_rooms(&place.room, &place.user))
-                .arg(&old.due);
+            self.layout.add_previous(&mut keys, place);
         }
+        let mut call = self.layout.scripts().join.call_with(&keys);
         call.arg(conn)
             .arg(user)
             .arg(room)
@@ -161,7 +153,7 @@ impl Rooms {
                 .arg(ghost)
                 .arg(*epoch);
         }
-        call.arg(self.keys.layout_name());
+        self.layout.add_last_argument(&mut call);
         call
     }
 
@@ -174,8 +166,8 @@ impl Rooms {
         below: Option<Epoch>,
     ) -> Result<RoomLeft> {
         let (room, user) = (&*place.room, &*place.user);
-        let mut call = scripts::LEAVE.call(OF_A_PLACE);
-        self.place_keys(&mut call, conn, place);
+        let script = self.layout.scripts().leave;
+        let mut call = script.call_with(&self.place_keys(conn, place));
         call.arg(conn)
             .arg(user)
             .arg(room)
@@ -183,12 +175,9 @@ impl Rooms {
             .arg(quote(user))
             .arg(quote(room))
             .arg(reason)
-            .arg(below.map(|epoch| epoch.to_string()).unwrap_or_default())
-            .arg(self.keys.layout_name());
-        let value = self
-            .scripts
-            .call(&scripts::LEAVE, &call, Repeat::Never)
-            .await?;
+            .arg(below.map(|epoch| epoch.to_string()).unwrap_or_default());
+        self.layout.add_last_argument(&mut call);
+        let value = self.scripts.call(script, &call, Repeat::Never).await?;
         scripts::read(value, |reply| {
             Ok(match reply.integer()? {
                 scripts::leave::LEFT => RoomLeft::Left {

@@ -101,7 +101,7 @@ impl PresenceStore for V1 {
 
     fn user_connections<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<Vec<Member>>> {
         Box::pin(async move {
-            let conns = self.rooms.keys.user_conns("", user);
+            let conns = self.rooms.keys.user_conns(user);
             let pairs = self.rooms.pairs(&conns, "").await?;
             self.rooms.connections_of(user, &pairs).await
         })

@@ -138,21 +138,21 @@ mod tests {
     fn the_codes_are_those_of_the_scripts() {
         let known = BTreeMap::from([
             (
-                "location_claim",
+                "lua/slotted/location_claim.lua",
                 table([
                     ("CLAIMED", location_claim::CLAIMED),
                     ("EARLY", location_claim::EARLY),
                 ]),
             ),
             (
-                "location_confirm",
+                "lua/slotted/location_confirm.lua",
                 table([
                     ("SETTLED", location_confirm::SETTLED),
                     ("SUPERSEDED", location_confirm::SUPERSEDED),
                 ]),
             ),
             (
-                "room_inspect",
+                "lua/slotted/room_inspect.lua",
                 table([
                     ("SOUND", room_inspect::SOUND),
                     ("EMPTY", room_inspect::EMPTY),
@@ -161,17 +161,25 @@ mod tests {
                 ]),
             ),
             (
-                "join",
+                "lua/v1/join.lua",
                 table([
                     ("JOINED", join::JOINED),
                     ("ELSEWHERE", join::ELSEWHERE),
                     ("GHOST", join::GHOST),
                     ("EARLY", join::EARLY),
+                ]),
+            ),
+            (
+                "lua/slotted/join.lua",
+                table([
+                    ("JOINED", join::JOINED),
+                    ("ELSEWHERE", join::ELSEWHERE),
+                    ("GHOST", join::GHOST),
                     ("BEHIND", join::BEHIND),
                 ]),
             ),
             (
-                "leave",
+                "lua/v1/leave.lua",
                 table([
                     ("LEFT", leave::LEFT),
                     ("UNKNOWN", leave::UNKNOWN),
@@ -181,7 +189,17 @@ mod tests {
                 ]),
             ),
             (
-                "heartbeat",
+                "lua/slotted/leave.lua",
+                table([
+                    ("LEFT", leave::LEFT),
+                    ("UNKNOWN", leave::UNKNOWN),
+                    ("ELSEWHERE", leave::ELSEWHERE),
+                    ("EARLY", leave::EARLY),
+                    ("NEWER", leave::NEWER),
+                ]),
+            ),
+            (
+                "lua/v1/heartbeat.lua",
                 table([
                     ("REFRESHED", heartbeat::REFRESHED),
                     ("UNKNOWN", heartbeat::UNKNOWN),
@@ -193,7 +211,19 @@ mod tests {
                 ]),
             ),
             (
-                "metadata_commit",
+                "lua/slotted/heartbeat.lua",
+                table([
+                    ("REFRESHED", heartbeat::REFRESHED),
+                    ("UNKNOWN", heartbeat::UNKNOWN),
+                    ("STALE", heartbeat::STALE),
+                    ("ELSEWHERE", heartbeat::ELSEWHERE),
+                    ("CONFLICT", heartbeat::CONFLICT),
+                    ("AHEAD", heartbeat::AHEAD),
+                    ("UNISSUED", heartbeat::UNISSUED),
+                ]),
+            ),
+            (
+                "lua/metadata_commit.lua",
                 table([
                     ("COMMITTED", metadata_commit::COMMITTED),
                     ("LOCKED", metadata_commit::LOCKED),
@@ -205,7 +235,7 @@ mod tests {
                 ]),
             ),
             (
-                "lock_acquire",
+                "lua/lock_acquire.lua",
                 table([
                     ("GRANTED", lock_acquire::GRANTED),
                     ("WAITING", lock_acquire::WAITING),
@@ -213,29 +243,29 @@ mod tests {
                 ]),
             ),
             (
-                "lock_extend",
+                "lua/lock_extend.lua",
                 table([
                     ("EXTENDED", lock_extend::EXTENDED),
                     ("NOT_HELD", lock_extend::NOT_HELD),
                 ]),
             ),
             (
-                "lock_inspect",
+                "lua/lock_inspect.lua",
                 table([("HELD", lock_inspect::HELD), ("FREE", lock_inspect::FREE)]),
             ),
             (
-                "lock_raise",
+                "lua/lock_raise.lua",
                 table([("RAISED", lock_raise::RAISED), ("NEWER", lock_raise::NEWER)]),
             ),
             (
-                "lock_release",
+                "lua/lock_release.lua",
                 table([
                     ("RELEASED", lock_release::RELEASED),
                     ("NOT_HELD", lock_release::NOT_HELD),
                 ]),
             ),
             (
-                "lock_revoke",
+                "lua/lock_revoke.lua",
                 table([
                     ("REVOKED", lock_revoke::REVOKED),
                     ("FREE", lock_revoke::FREE),
@@ -243,11 +273,11 @@ mod tests {
                 ]),
             ),
             (
-                "sweep_due",
+                "lua/v1/sweep_due.lua",
                 table([("TAKEN", sweep_due::TAKEN), ("PASS", sweep_due::PASS)]),
             ),
             (
-                "metadata_commit_json",
+                "lua/metadata_commit_json.lua",
                 table([
                     ("COMMITTED", metadata_commit::COMMITTED),
                     ("LOCKED", metadata_commit::LOCKED),
@@ -259,7 +289,7 @@ mod tests {
                 ]),
             ),
             (
-                "patch_check",
+                "lua/patch_check.lua",
                 table([
                     ("PASSED", patch_check::PASSED),
                     ("REFUSED", patch_check::REFUSED),
@@ -270,9 +300,9 @@ mod tests {
             let codes = codes_in(*source);
             assert_eq!(
                 codes,
-                known.get(source.name).cloned().unwrap_or_default(),
-                "{}.lua",
-                source.name
+                known.get(source.path).cloned().unwrap_or_default(),
+                "{}",
+                source.path
             );
         }
     }

@@ -1,9 +1,10 @@
-//! The Lua scripts (`lua/*.lua`, flattened by `build.rs`): how they are called, and how their replies are
+//! The Lua scripts (`lua/`, flattened by `build.rs`): how they are called, and how their replies are
 //! read. `codes.rs`: what they answer with.
 
 mod client;
 mod codes;
 
+use crate::keys::Layout;
 use crate::{
     failpoints::{Failpoint, off},
     store::redis::transport::errors,
@@ -18,6 +19,7 @@ use std::borrow::Cow;
 #[derive(Clone, Copy, Debug)]
 pub struct Source {
     pub name: &'static str,
+    pub path: &'static str,
     pub text: &'static str,
 }
 
@@ -57,6 +59,13 @@ impl Script {
         } else {
             cmd.arg(&self.sha);
         }
+        cmd.arg(keys);
+        cmd
+    }
+
+    /// The same with its keys.
+    pub fn call_with(&self, keys: &[String]) -> Cmd {
+        let mut cmd = self.call(keys.len());
         cmd.arg(keys);
         cmd
     }
@@ -108,49 +117,80 @@ impl Script {
 }
 
 macro_rules! scripts {
-    ($($name:ident),*) => {
-        $(pub static $name: Lazy<Script> = Lazy::new(|| Script::new(embedded::$name));)*
+    ($module:ident: $($name:ident),*) => {
+        $(pub static $name: Lazy<Script> = Lazy::new(|| Script::new(embedded::$module::$name));)*
 
-        /// Every script.
-        pub fn all() -> Vec<&'static Script> {
+        pub(super) fn all() -> Vec<&'static Script> {
             vec![$(&*$name),*]
         }
     };
 }
+
 scripts!(
-    LOCATION_CLAIM,
-    LOCATION_REMOVE,
-    LOCATION_CONFIRM,
-    CHECK_ROOMS,
-    CHECK_USERS,
-    CONN_READ,
-    DUE_RESCHEDULE,
-    DUE_CLAIM,
-    HEARTBEAT,
+    shared: CONN_READ,
     HEARTBEAT_BATCH,
-    JOIN,
-    LEAVE,
     METADATA_COMMIT,
+    METADATA_COMMIT_JSON,
     LOCK_ACQUIRE,
     LOCK_DUE,
     LOCK_EXTEND,
     LOCK_INSPECT,
-    LOCK_NOTE,
     LOCK_RAISE,
     LOCK_RELEASE,
     LOCK_REVOKE,
     LOCK_SETTLE,
-    METADATA_COMMIT_JSON,
-    PATCH_CHECK,
-    REAP,
-    REPAIR,
-    ROOM_INSPECT,
-    ROOM_SETTLED,
-    SWEEP_CANDIDATES,
-    SWEEP_DUE,
-    SWEEP_ROOMS,
-    USER_INDEX_SET
+    PATCH_CHECK
 );
+
+/// Scripts of the layout `v1`, which use keys of several slots.
+pub mod v1 {
+    use super::{Lazy, Script, embedded};
+
+    scripts!(
+        v1: CHECK_ROOMS,
+        CHECK_USERS,
+        HEARTBEAT,
+        JOIN,
+        LEAVE,
+        REAP,
+        REPAIR,
+        SWEEP_CANDIDATES,
+        SWEEP_DUE,
+        SWEEP_ROOMS
+    );
+}
+
+/// Scripts of the layout `slotted`, each of which uses keys of one slot.
+pub mod slotted {
+    use super::{Lazy, Script, embedded};
+
+    scripts!(
+        slotted: DUE_CLAIM,
+        DUE_RESCHEDULE,
+        HEARTBEAT,
+        JOIN,
+        LEAVE,
+        LOCATION_CLAIM,
+        LOCATION_CONFIRM,
+        LOCATION_REMOVE,
+        LOCK_NOTE,
+        REAP,
+        REPAIR,
+        ROOM_INSPECT,
+        ROOM_SETTLED,
+        USER_INDEX_SET
+    );
+}
+
+/// The scripts that a client with this layout can call.
+pub fn of_layout(layout: Layout) -> Vec<&'static Script> {
+    let mut scripts = all();
+    scripts.extend(match layout {
+        Layout::V1 => v1::all(),
+        Layout::Slotted => slotted::all(),
+    });
+    scripts
+}
 
 /// Reads a script's whole reply; one that is of another form is an error like what the server says.
 pub fn read<T>(
@@ -258,8 +298,9 @@ mod tests {
 
     #[test]
     fn every_script_is_loaded_and_has_the_header_that_the_house_asks_for() {
-        let mut embedded: Vec<_> = embedded::ALL.iter().map(|source| source.name).collect();
-        let mut callable: Vec<_> = all().iter().map(|script| script.source.name).collect();
+        let mut embedded: Vec<_> = embedded::ALL.iter().map(|source| source.path).collect();
+        let scripts = all().into_iter().chain(v1::all()).chain(slotted::all());
+        let mut callable: Vec<_> = scripts.map(|script| script.source.path).collect();
         embedded.sort_unstable();
         callable.sort_unstable();
         assert_eq!(embedded, callable);
@@ -270,11 +311,7 @@ mod tests {
                 source.name
             );
             for part in ["-- KEYS[", "-- ARGV[", "-- Returns", "-- Races: "] {
-                assert!(
-                    source.text.contains(part),
-                    "{}.lua lacks {part:?}",
-                    source.name
-                );
+                assert!(source.text.contains(part), "{} lacks {part:?}", source.path);
             }
         }
     }
@@ -287,7 +324,7 @@ mod tests {
                 .lines()
                 .filter(|line| !line.trim_start().starts_with("--"))
             {
-                assert!(!line.contains("prs:"), "{}.lua: {line}", source.name);
+                assert!(!line.contains("prs:"), "{}: {line}", source.path);
             }
         }
     }

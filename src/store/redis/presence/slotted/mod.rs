@@ -254,7 +254,7 @@ impl Slotted {
 
     /// Step 1 of a join.
     async fn claim_room(&self, join: &Join) -> Result<Claim> {
-        let mut claim = scripts::LOCATION_CLAIM.call(1);
+        let mut claim = scripts::slotted::LOCATION_CLAIM.call(1);
         claim
             .arg(self.rooms.keys.at(&join.conn))
             .arg(&*join.place.room)
@@ -262,8 +262,8 @@ impl Slotted {
             .arg(join.floor)
             .arg(CLAIM_MS);
         let calls = vec![
-            (&*scripts::LOCATION_CLAIM, claim),
-            (&*scripts::DUE_RESCHEDULE, self.lower_due(join)),
+            (&*scripts::slotted::LOCATION_CLAIM, claim),
+            (&*scripts::slotted::DUE_RESCHEDULE, self.lower_due(join)),
         ];
         // A claim that is made twice is one that is newer.
         let mut answers = self.step(Step::Claim, calls).await.into_iter();
@@ -284,7 +284,7 @@ impl Slotted {
 
     /// A room's entry in the due index is to be at most ttl from now.
     fn lower_due(&self, join: &Join) -> Cmd {
-        let mut call = scripts::DUE_RESCHEDULE.call(1);
+        let mut call = scripts::slotted::DUE_RESCHEDULE.call(1);
         call.arg(self.rooms.keys.due_of(&join.place.room))
             .arg(1)
             .arg(&*join.place.room)

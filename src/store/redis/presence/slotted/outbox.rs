@@ -83,7 +83,7 @@ impl Slotted {
             self.note_user(user, conn, epoch, room),
         ];
         if was_empty {
-            calls.push((&scripts::DUE_RESCHEDULE, self.lower_due(join)));
+            calls.push((&scripts::slotted::DUE_RESCHEDULE, self.lower_due(join)));
         }
         let mut answers = self.step(Step::JoinNoted, calls).await;
         if answers.iter().any(Result::is_err) {
@@ -390,7 +390,7 @@ impl Slotted {
     }
 
     async fn room_settled(&self, room: &str, entries: &[OutboxEntry]) -> Result<(bool, bool)> {
-        let mut call = scripts::ROOM_SETTLED.call(2);
+        let mut call = scripts::slotted::ROOM_SETTLED.call(2);
         call.arg(self.rooms.keys.outbox(room))
             .arg(self.rooms.keys.room_conns(room));
         for entry in entries {
@@ -399,7 +399,7 @@ impl Slotted {
         let value = self
             .rooms
             .scripts
-            .call(&scripts::ROOM_SETTLED, &call, Repeat::Harmless)
+            .call(&scripts::slotted::ROOM_SETTLED, &call, Repeat::Harmless)
             .await?;
         match integers(value)?[..] {
             [changed, empty] => Ok((changed > 0, empty == 1)),
@@ -420,7 +420,7 @@ impl Slotted {
         sorted.sort_unstable();
         let mut calls = Vec::new();
         for shard in sorted.chunk_by(|a, b| a.0 == b.0) {
-            let mut call = scripts::DUE_RESCHEDULE.call(1);
+            let mut call = scripts::slotted::DUE_RESCHEDULE.call(1);
             call.arg(&shard[0].0).arg(i32::from(lower));
             for (_, room, wait) in shard {
                 call.arg(*room).arg(*wait);
@@ -431,7 +431,7 @@ impl Slotted {
         for answer in self
             .rooms
             .scripts
-            .call_all(&scripts::DUE_RESCHEDULE, calls, Repeat::Harmless)
+            .call_all(&scripts::slotted::DUE_RESCHEDULE, calls, Repeat::Harmless)
             .await
         {
             if let Value::Int(n) = answer? {
@@ -443,23 +443,23 @@ impl Slotted {
 
     /// `own`: by the join itself.
     fn settle_at(&self, conn: &str, room: &str, user: &str, epoch: Epoch, own: bool) -> Call {
-        let mut call = scripts::LOCATION_CONFIRM.call(1);
+        let mut call = scripts::slotted::LOCATION_CONFIRM.call(1);
         call.arg(self.rooms.keys.at(conn))
             .arg(room)
             .arg(user)
             .arg(epoch)
             .arg(CLAIM_MS)
             .arg(i32::from(own));
-        (&scripts::LOCATION_CONFIRM, call)
+        (&scripts::slotted::LOCATION_CONFIRM, call)
     }
 
     pub(in crate::store::redis) fn forget_at(&self, conn: &str, room: &str, epoch: Epoch) -> Call {
-        let mut call = scripts::LOCATION_REMOVE.call(1);
+        let mut call = scripts::slotted::LOCATION_REMOVE.call(1);
         call.arg(self.rooms.keys.at(conn))
             .arg(room)
             .arg(epoch)
             .arg(CLAIM_MS);
-        (&scripts::LOCATION_REMOVE, call)
+        (&scripts::slotted::LOCATION_REMOVE, call)
     }
 
     /// `room`: where the connection is; empty if it is there no more.
@@ -470,12 +470,12 @@ impl Slotted {
         epoch: Epoch,
         room: &str,
     ) -> Call {
-        let mut call = scripts::USER_INDEX_SET.call(1);
+        let mut call = scripts::slotted::USER_INDEX_SET.call(1);
         call.arg(self.rooms.keys.user_at(user))
             .arg(conn)
             .arg(epoch)
             .arg(room);
-        (&scripts::USER_INDEX_SET, call)
+        (&scripts::slotted::USER_INDEX_SET, call)
     }
 }
 

@@ -1,0 +1,63 @@
+-- join: the step of a join in its room (layout slotted), under an epoch that location_claim.lua gave.
+--
+-- KEYS[1] – prs:{room}:conn:<connId>
+-- KEYS[2] – prs:{room}:conns       KEYS[3] – prs:{room}:members    KEYS[4] – prs:{room}:last_seen
+-- KEYS[5] – prs:{room}:conn_meta   KEYS[6] – prs:{room}:events (channel)
+-- KEYS[7] – prs:{room}:user:<userId>           KEYS[8] – prs:{room}:conn:<connId>:state
+-- KEYS[9] – prs:{room}:unsettled   KEYS[10] – the channel of the slot
+-- KEYS[11..] – for each place to be left first, all of this room: its user's connections in the room
+--
+-- ARGV[1] – connId       ARGV[2] – userId       ARGV[3] – roomId
+-- ARGV[4..6] – the same three as JSON strings
+-- ARGV[7] – state (JSON text)        ARGV[8] – ttl (ms)
+-- ARGV[9] – the epoch that the join gets
+-- ARGV[10] – the state as it is to be stored, '' if as it is   ARGV[11] – its `compressed`, '' for none
+-- ARGV[12] – '1' to store it in KEYS[8], '0' in the hash
+-- ARGV[13..] – for each place to be left first: userId, roomId, both as JSON strings, '' if the
+--            connection lives there, else the conn_meta that an expired one left behind, its epoch
+-- ARGV[#ARGV] – the command that publishes: PUBLISH or SPUBLISH
+--
+-- Returns {JOINED, epoch, '1' if the room was empty}
+--      or {ELSEWHERE, roomId, userId}: the connection is here as another user, which was not given
+--      or {GHOST, conn_meta}: it expired in this room and is still in the room's indices
+--      or {BEHIND, epoch}: it had this epoch here, which is not lower than the given one
+-- But for JOINED nothing was written; call again, with that place too.
+--
+-- Races: as on v1, within the room. A join of the same user whose connection is here already ends that
+-- earlier join without a `leave`: its entry in the outbox is changed, so that the node that applies it
+-- looks again.
+-- @include now
+-- @include epoch
+-- @include event
+-- @include indices_slotted
+-- @include leave_room
+local BEHIND = 4
+
+local at = {
+  conn = KEYS[1], conns = KEYS[2], members = KEYS[3], last_seen = KEYS[4], conn_meta = KEYS[5],
+  events = KEYS[6], user_conns = KEYS[7], conn_state = KEYS[8], outbox = KEYS[9], slot_events = KEYS[10],
+}
+local places = #KEYS - 10
+
+local function place_keys(i)
+  return at, { user_conns = KEYS[11 + i] }
+end
+
+local function first_epoch(least)
+  return least
+end
+
+local function refuse_epoch(epoch, least)
+  if epoch > least then
+    return { BEHIND, integer(epoch - 1) }
+  end
+end
+
+-- index_join: `replaced`: the epoch of an earlier join of the same user that this one ends.
+local function index_join(_, user, conn, epoch, replaced)
+  if replaced and redis.call('HEXISTS', at.outbox, replaced .. ':' .. conn) == 1 then
+    redis.call('HSET', at.outbox, replaced .. ':' .. conn, '=' .. user)
+  end
+  redis.call('HSET', at.outbox, integer(epoch) .. ':' .. conn, '+' .. user)
+end
+-- @include join

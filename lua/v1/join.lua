@@ -1,0 +1,74 @@
+-- join: puts a connection into a room, taking it out of where it was before, and publishes both.
+--
+-- KEYS[1]  – prs:conn:<connId>
+-- KEYS[2]  – prs:{room}:conns       KEYS[3] – prs:{room}:members    KEYS[4] – prs:{room}:last_seen
+-- KEYS[5]  – prs:{room}:conn_meta   KEYS[6] – prs:{room}:events (channel)
+-- KEYS[7]  – prs:user:<userId>:conns           KEYS[8] – prs:conn:<connId>:state
+-- KEYS[9]  – prs:user:<userId>:rooms           KEYS[10] – prs:active_rooms
+-- KEYS[11] – the room's shard of the due index
+-- KEYS[12..] – for each place to be left first: its conns, members, last_seen, conn_meta, events,
+--            user conns, user rooms, shard of the due index
+--
+-- ARGV[1] – connId       ARGV[2] – userId       ARGV[3] – roomId
+-- ARGV[4..6] – the same three as JSON strings
+-- ARGV[7] – state (JSON text)        ARGV[8] – ttl (ms)
+-- ARGV[9] – the least epoch that the join may get
+-- ARGV[10] – the state as it is to be stored, '' if as it is   ARGV[11] – its `compressed`, '' for none
+-- ARGV[12] – '1' to store it in KEYS[8], '0' in the hash
+-- ARGV[13..] – for each place to be left first: userId, roomId, both as JSON strings, '' if the
+--            connection lives there, else the conn_meta that an expired one left behind, its epoch
+--
+-- Returns {JOINED, epoch, '1' if the room was empty}
+--      or {ELSEWHERE, roomId, userId}: the connection lives in a place that was not given
+--      or {GHOST, conn_meta}: it expired in this room and is still in the room's indices
+--      or {EARLY, wait}: the clock has not come to the epoch that the join would get
+-- But for JOINED nothing was written; call again, with that place too, or in wait ms.
+--
+-- Races: two joins of one connId run one after the other; the second sees the first's place and
+-- epoch. A heartbeat with the older epoch is refused by that epoch. A reap looks at the hash
+-- again, in its own step. What expired in this very room and was not reaped yet is taken out here,
+-- with its own `leave`: otherwise the new conn_meta would hide the old user and epoch from the
+-- reaper. What expired in another room is left to the reaper, which sees from the hash's room that
+-- the entry there is dead. Joins of one id in the same millisecond wait for the next one: an epoch
+-- that ran ahead of the clock could be given again once the connection is forgotten.
+-- @include now
+-- @include epoch
+-- @include event
+-- @include indices_v1
+-- @include leave_room
+local EARLY = 3
+
+-- An epoch that is further ahead of the clock was given by a caller; waiting is no help.
+local MAX_WAIT = 5
+
+local at = {
+  conn = KEYS[1], conns = KEYS[2], members = KEYS[3], last_seen = KEYS[4], conn_meta = KEYS[5],
+  events = KEYS[6], user_conns = KEYS[7], conn_state = KEYS[8], active = KEYS[10], due = KEYS[11],
+}
+local places = (#KEYS - 11) / 8
+
+local function place_keys(i)
+  local key = 12 + 8 * i
+  return {
+    conns = KEYS[key], members = KEYS[key + 1], last_seen = KEYS[key + 2],
+    conn_meta = KEYS[key + 3], events = KEYS[key + 4], active = at.active, due = KEYS[key + 7],
+  }, { user_conns = KEYS[key + 5], user_rooms = KEYS[key + 6] }
+end
+
+local function first_epoch(least)
+  return math.max(now, least)
+end
+
+local function refuse_epoch(epoch)
+  if epoch > now and epoch - now <= MAX_WAIT then
+    return { EARLY, epoch - now }
+  end
+end
+
+local function index_join(room)
+  redis.call('SADD', KEYS[9], room)
+  redis.call('SADD', at.active, room)
+  -- The room's entry: nobody in it was last heard of before that. Only ever lowered here.
+  redis.call('ZADD', at.due, 'LT', now, room)
+end
+-- @include join

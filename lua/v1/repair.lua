@@ -1,0 +1,56 @@
+-- repair: makes a room's indices agree with the hashes of some of its connections: what lives is put
+-- into every index, what is dead is taken out with its `leave` (reason "timeout").
+--
+-- KEYS[1] – prs:{room}:conns       KEYS[2] – prs:{room}:members    KEYS[3] – prs:{room}:last_seen
+-- KEYS[4] – prs:{room}:conn_meta   KEYS[5] – prs:{room}:events (channel)
+-- KEYS[6] – prs:active_rooms       KEYS[7] – the room's shard of the due index
+-- KEYS[8..] – for each connection: prs:conn:<connId>, prs:conn:<connId>:state,
+--             prs:user:<userId>:conns, prs:user:<userId>:rooms; then for each member: its
+--             prs:user:<userId>:conns, prs:user:<userId>:rooms
+--
+-- ARGV[1] – roomId   ARGV[2] – roomId as JSON string   ARGV[3] – ttl (ms)
+-- ARGV[4] – how many members
+-- ARGV[5] – for each connection '1' if its hash says that it lives here, else '0'; one text
+-- ARGV[6..] – for each connection: connId, connId as JSON string, userId, userId as JSON string (''
+--             if nobody knows the user), epoch, raw conn_meta as it was read ('' if missing); then
+--             for each member: userId, and as JSON string
+--
+-- Returns {repairs, removed}: how many entries were put right (removed connections among them); how
+-- many connections were removed.
+--
+-- Races: as in reap.lua. What was read as living is only indexed while its hash still says the
+-- same; what was read as dead is only removed while its hash is still not there and its conn_meta
+-- is still what was read.
+-- @include indices_v1
+-- @include add_member
+local at = {
+  conns = KEYS[1], members = KEYS[2], last_seen = KEYS[3], conn_meta = KEYS[4], events = KEYS[5],
+  active = KEYS[6], due = KEYS[7],
+}
+
+local function candidate_keys(i)
+  local key = 8 + 4 * i
+  return {
+    key = KEYS[key], state_key = KEYS[key + 1],
+    user_conns = KEYS[key + 2], user_rooms = KEYS[key + 3],
+  }
+end
+
+local function member_keys(i)
+  local key = 8 + 4 * #ARGV[5] + 2 * i
+  return { user_conns = KEYS[key], user_rooms = KEYS[key + 1] }
+end
+
+local function reindex(c)
+  -- Legacy nodes do not write the index of the user's rooms: no damage if it is missing.
+  add_member(c.user_rooms, ARGV[1])
+  return add_member(at.active, ARGV[1])
+end
+-- @include repair
+if redis.call('EXISTS', at.conns) == 0 then
+  forget_room(at.active, at.due, room)
+else
+  local oldest = redis.call('ZRANGE', at.last_seen, 0, 0, 'WITHSCORES')[2]
+  redis.call('ZADD', at.due, 'LT', oldest or integer(now), room)
+end
+return { repairs, removed }

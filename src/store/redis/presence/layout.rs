@@ -1,0 +1,145 @@
+//! What a layout's scripts within a room take beside what all layouts take: keys, and a last argument.
+
+use crate::{
+    keys::Keys,
+    model::presence::Place,
+    store::redis::scripts::{Script, slotted, v1},
+};
+use redis::Cmd;
+
+/// The scripts of a layout that work on one room.
+pub(in crate::store::redis) struct RoomScripts {
+    pub join: &'static Script,
+    pub leave: &'static Script,
+    pub heartbeat: &'static Script,
+    pub reap: &'static Script,
+    pub repair: &'static Script,
+}
+
+/// The keys that a layout's scripts take. Each method appends to what they take on every layout.
+pub(in crate::store::redis) trait LayoutCalls: Send + Sync {
+    fn scripts(&self) -> RoomScripts;
+
+    /// The index of a user's connections that a room's scripts write.
+    fn user_conns(&self, room: &str, user: &str) -> String;
+
+    /// `join.lua`, `leave.lua`: the indices beside the room's own.
+    fn add_indices(&self, keys: &mut Vec<String>, room: &str, user: &str);
+
+    /// `join.lua`: a place that is left first.
+    fn add_previous(&self, keys: &mut Vec<String>, place: &Place);
+
+    /// `reap.lua`, `repair.lua`: the indices of rooms.
+    fn add_room_indices(&self, keys: &mut Vec<String>, room: &str);
+
+    /// `reap.lua`, `repair.lua`: the indices of a connection's user, or of a member.
+    fn add_user_indices(&self, keys: &mut Vec<String>, room: &str, user: &str);
+
+    /// `heartbeat.lua`: where events go beside the room's channel.
+    fn add_event_channels(&self, keys: &mut Vec<String>, room: &str);
+
+    /// The last argument of all of them.
+    fn add_last_argument(&self, call: &mut Cmd);
+}
+
+/// The layout `v1`: scripts write all indices.
+pub(in crate::store::redis) struct V1Calls {
+    pub keys: Keys,
+}
+
+impl LayoutCalls for V1Calls {
+    fn scripts(&self) -> RoomScripts {
+        RoomScripts {
+            join: &v1::JOIN,
+            leave: &v1::LEAVE,
+            heartbeat: &v1::HEARTBEAT,
+            reap: &v1::REAP,
+            repair: &v1::REPAIR,
+        }
+    }
+
+    fn user_conns(&self, _room: &str, user: &str) -> String {
+        self.keys.user_conns(user)
+    }
+
+    fn add_indices(&self, keys: &mut Vec<String>, room: &str, user: &str) {
+        keys.push(self.keys.user_rooms(user));
+        self.add_room_indices(keys, room);
+    }
+
+    fn add_previous(&self, keys: &mut Vec<String>, place: &Place) {
+        let room = self.keys.room(&place.room);
+        keys.extend([
+            room.conns,
+            room.members,
+            room.last_seen,
+            room.conn_meta,
+            room.events,
+        ]);
+        self.add_user_indices(keys, &place.room, &place.user);
+        keys.push(self.keys.due_of(&place.room));
+    }
+
+    fn add_room_indices(&self, keys: &mut Vec<String>, room: &str) {
+        keys.extend([self.keys.active_rooms(), self.keys.due_of(room)]);
+    }
+
+    fn add_user_indices(&self, keys: &mut Vec<String>, _room: &str, user: &str) {
+        keys.extend([self.keys.user_conns(user), self.keys.user_rooms(user)]);
+    }
+
+    fn add_event_channels(&self, _keys: &mut Vec<String>, _room: &str) {}
+
+    fn add_last_argument(&self, _call: &mut Cmd) {}
+}
+
+/// The layout `slotted`: scripts write what is in the room's slot, and an outbox for the rest.
+pub(in crate::store::redis) struct SlottedCalls {
+    pub keys: Keys,
+}
+
+impl LayoutCalls for SlottedCalls {
+    fn scripts(&self) -> RoomScripts {
+        RoomScripts {
+            join: &slotted::JOIN,
+            leave: &slotted::LEAVE,
+            heartbeat: &slotted::HEARTBEAT,
+            reap: &slotted::REAP,
+            repair: &slotted::REPAIR,
+        }
+    }
+
+    fn user_conns(&self, room: &str, user: &str) -> String {
+        self.keys.user_conns_in_room(room, user)
+    }
+
+    fn add_indices(&self, keys: &mut Vec<String>, room: &str, _user: &str) {
+        self.add_room_indices(keys, room);
+    }
+
+    /// It is in the same room.
+    fn add_previous(&self, keys: &mut Vec<String>, place: &Place) {
+        keys.push(self.user_conns(&place.room, &place.user));
+    }
+
+    fn add_room_indices(&self, keys: &mut Vec<String>, room: &str) {
+        keys.push(self.keys.outbox(room));
+        self.add_event_channels(keys, room);
+    }
+
+    fn add_user_indices(&self, keys: &mut Vec<String>, room: &str, user: &str) {
+        keys.push(self.user_conns(room, user));
+    }
+
+    fn add_event_channels(&self, keys: &mut Vec<String>, room: &str) {
+        keys.push(self.keys.slot_events_of(room));
+    }
+
+    fn add_last_argument(&self, call: &mut Cmd) {
+        call.arg(if self.keys.has_sharded_events() {
+            "SPUBLISH"
+        } else {
+            "PUBLISH"
+        });
+    }
+}
