@@ -361,12 +361,12 @@ mod tests {
         (
             "NOPERM User x has no permissions to run the 'eval' command",
             Permission,
-            "README",
+            "docs/guide/security.md",
         ),
         (
             "NOPERM No permissions to access a channel",
             Permission,
-            "README",
+            "docs/guide/security.md",
         ),
         (
             "NOAUTH Authentication required.",
@@ -428,7 +428,7 @@ mod tests {
         (
             "NOPERM ACL failure in script: User x has no permissions to run the 'publish' command",
             Permission,
-            "README",
+            "docs/guide/security.md",
         ),
         // At the end of a transaction.
         (
