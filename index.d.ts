@@ -227,8 +227,8 @@ interface ReapResult {
 }
 /**
  * Why events may have been missed. After a lost connection it comes when calls work again: `state` has said
- * `"connected"` before. On a cluster, where `state` is that of all masters, it does not wait for masters that
- * stay away. After an overflow it comes at once, and `state` does not change.
+ * `"connected"` before, and handlers have got the events from before the gap. On a cluster, where `state` is
+ * that of all masters, it does not wait for masters that stay away. After an overflow it comes at once, and `state` does not change.
  */
 interface ResyncEvent {
     /**

@@ -25,7 +25,10 @@ interface Pending {
   reject(error: Error): void;
 }
 
-/** Answers of calls (0: a piece of one, more comes), notices, and events, among which a number says to which feed those after it belong. */
+/**
+ * Answers of calls (0: a piece of one, more comes), notices, and events, among which a number says to which
+ * feed those after it belong, and a text that some were missed.
+ */
 type Drained = [
   [number, unknown, (NativeErrorData | 0)?][],
   [string, string, string?][],
@@ -258,6 +261,8 @@ export class Bridge {
     for (const event of events) {
       if (typeof event === 'number') {
         feed = event;
+      } else if (typeof event === 'string') {
+        this.#sink.resync(event);
       } else {
         this.#sink.event(feed, event);
       }

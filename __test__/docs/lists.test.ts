@@ -1,7 +1,9 @@
 // The recipes of "A list of members that is right", in the race that the page is about: a `leave` that
 // arrives between the read of a snapshot and its answer. Beside each, the usual recipe in the same race,
 // which has to get it wrong: otherwise there was no race.
+import { execFileSync } from 'node:child_process';
 import { EventEmitter } from 'node:events';
+import path from 'node:path';
 import type { PresenceClient, PresenceEvent, PresenceSnapshotEntry } from 'rollcall';
 import { PresenceService, registerPresenceHandlers } from 'rollcall';
 import { describe, expect, onTestFinished, test } from 'vitest';
@@ -184,6 +186,27 @@ test('what changes in a gap is found after it, also while Redis is away for a wh
   await server.start();
   await eventually(() => other.join({ roomId: 'r', userId: 'u', connId: 'bob' }).then(() => true));
   await eventually(() => expect(ids(members)).toEqual(['bob']), { timeoutMs: 15_000 });
+});
+
+test('what came before a gap is handled before it, also by a thread that was busy', async () => {
+  await using server = await startRedis();
+  const client = await openClient(server.url);
+  const order: string[] = [];
+  let members: Members | undefined;
+  onTestFinished(
+    await followRoom(client, 'r', (now) => {
+      members = now;
+    }),
+  );
+  client.on('resync', () => void order.push('resync'));
+  await client.subscribe(({ type }) => void order.push(type), { roomId: 'r' });
+  // Blocks this thread. The core hears of the join, and of the gap after it.
+  const program = path.join(import.meta.dirname, 'fixtures/gap.mjs');
+  execFileSync(process.execPath, [program, server.url]);
+  // The leave may be missed in the gap, or heard after it.
+  const heard = () => order.filter((what) => what !== 'leave');
+  await eventually(() => expect(heard()).toEqual(['join', 'resync']));
+  await eventually(() => expect(ids(members)).toEqual([]));
 });
 
 describe('a list in a browser', () => {

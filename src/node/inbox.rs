@@ -128,7 +128,8 @@ impl Inbox {
     /// (JavaScript then comes again by itself), and three numbers for each. The rest comes back as JSON
     /// text, if there is any: `[calls, notices, events]`, where a call is `[number, value]`,
     /// `[number, null, error]` or, with more to come, `[number, piece, 0]`, and among the events, in the
-    /// order in which they came, a number says to which feed those after it belong.
+    /// order in which they came, a number says to which feed those after it belong, and a text that some were
+    /// missed.
     pub fn drain(&self, out: &mut [f64]) -> Option<String> {
         self.scheduled.store(false, Ordering::Release);
         let (settled, more_settled) = self.drain_heartbeats(out);
@@ -323,7 +324,7 @@ impl EventSink for Inbox {
     }
 
     fn gap(&self) {
-        self.put(|messages| messages.notice(r#"["resync","reconnected"]"#.into()));
+        self.put(Messages::gap);
     }
 
     fn malformed(&self) {}

@@ -32,6 +32,9 @@ const MAX_NOTICE_BYTES: usize = 1024 * 1024;
 /// The notice that events were dropped.
 const OVERFLOW: &str = r#"["resync","overflow"]"#;
 
+/// What stands for a gap among the events.
+const GAP: &str = r#""reconnected""#;
+
 /// What a call comes to.
 pub enum Value {
     /// As JSON text.
@@ -185,12 +188,29 @@ enum Handed {
     Notice(String),
 }
 
+/// What waits for handlers, in order of arrival.
+enum Queued {
+    Event(Feed, Box<str>),
+    /// Events were missed here. Not a notice, which would overtake the events before it: these are older than
+    /// what a handler of `resync` reads.
+    Gap,
+}
+
+impl Queued {
+    fn text(&self) -> &str {
+        match self {
+            Queued::Event(_, payload) => payload,
+            Queued::Gap => GAP,
+        }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Messages {
     answers: VecDeque<Answer>,
     notices: VecDeque<String>,
     notice_bytes: usize,
-    events: VecDeque<(Feed, Box<str>)>,
+    events: VecDeque<Queued>,
     event_bytes: usize,
     handed: Vec<Handed>,
     /// How many events the last drain handed over.
@@ -236,15 +256,22 @@ impl Messages {
     pub fn event(&mut self, feed: Feed, payload: &str, most: usize, most_bytes: usize) -> u64 {
         let full = self.events.len() >= most || self.event_bytes + payload.len() > most_bytes;
         if full && !off(Failpoint::EventBound) {
-            let dropped = self.events.len() as u64 + 1;
+            let events = |queued: &&Queued| matches!(queued, Queued::Event(..));
+            let dropped = self.events.iter().filter(events).count() as u64 + 1;
             self.events.clear();
             self.event_bytes = 0;
             self.overflow();
             return dropped;
         }
         self.event_bytes += payload.len();
-        self.events.push_back((feed, payload.into()));
+        self.events.push_back(Queued::Event(feed, payload.into()));
         0
+    }
+
+    /// Events were missed between those that are here and those that come.
+    pub fn gap(&mut self) {
+        self.event_bytes += GAP.len();
+        self.events.push_back(Queued::Gap);
     }
 
     /// As long as JavaScript has not heard of it, it is one gap.
@@ -333,24 +360,24 @@ impl Messages {
     fn drain_events(&mut self, text: &mut String) {
         let mut last = None;
         for count in 0..DRAIN_EVENTS {
-            let Some((_, payload)) = self.events.front() else {
+            let Some(next) = self.events.front() else {
                 break;
             };
-            let full = text.len() + payload.len() > DRAIN_BYTES;
+            let full = text.len() + next.text().len() > DRAIN_BYTES;
             if full && (count > 0 || !self.handed.is_empty()) {
                 break;
             }
-            let Some((feed, payload)) = self.events.pop_front() else {
-                break;
-            };
-            self.event_bytes -= payload.len();
-            self.handed_events += 1;
             separate(text, count);
-            if last != Some(feed) {
-                last = Some(feed);
+            if let Queued::Event(feed, _) = next
+                && last != Some(*feed)
+            {
+                last = Some(*feed);
                 write!(text, "{},", feed.number()).expect("a String takes any text");
             }
-            text.push_str(&payload);
+            text.push_str(next.text());
+            self.event_bytes -= next.text().len();
+            self.handed_events += 1;
+            self.events.pop_front();
         }
         if self.events.is_empty() {
             self.events.shrink_to(1_024);
