@@ -9,7 +9,7 @@
 import { defineConfig } from 'vitest/config';
 
 /** The project `more`. */
-const MORE = ['benchmark', 'cluster', 'demo', 'fleet'].map(
+const MORE = ['benchmark', 'cluster', 'demo', 'fleet', 'site'].map(
   (folder) => `__test__/${folder}/**/*.test.ts`,
 );
 const FAULTS = ['__test__/faults/**/*.test.ts'];

@@ -4,6 +4,8 @@
 // Run it after any change of the dependencies:
 //
 //   npm install --package-lock-only && node scripts/complete-lockfile.mjs
+//
+// The tools of the docs site have a lockfile of their own, in docs/.vitepress/.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { inRoot } from './lib/paths.mjs';
 
@@ -50,26 +52,30 @@ function describe(name, version, dev) {
   };
 }
 
-const file = inRoot('package-lock.json');
-const lockfile = JSON.parse(readFileSync(file, 'utf8'));
-const { packages } = lockfile;
-const added = {};
-for (const [parent, { optionalDependencies = {}, dev }] of Object.entries(packages)) {
-  for (const [name, version] of Object.entries(optionalDependencies)) {
-    const nested = `${parent}/node_modules/${name}`;
-    const hoisted = `node_modules/${name}`;
-    if (packages[nested] ?? packages[hoisted]) continue;
-    if (!/^\d+\.\d+\.\d+[\w.-]*$/.test(version)) {
-      throw new Error(`${name}@${version}: not an exact version. Add it by hand.`);
+function complete(file) {
+  const lockfile = JSON.parse(readFileSync(file, 'utf8'));
+  const { packages } = lockfile;
+  const added = {};
+  for (const [parent, { optionalDependencies = {}, dev }] of Object.entries(packages)) {
+    for (const [name, version] of Object.entries(optionalDependencies)) {
+      const nested = `${parent}/node_modules/${name}`;
+      const hoisted = `node_modules/${name}`;
+      if (packages[nested] ?? packages[hoisted]) continue;
+      if (!/^\d+\.\d+\.\d+[\w.-]*$/.test(version)) {
+        throw new Error(`${name}@${version}: not an exact version. Add it by hand.`);
+      }
+      const place = added[hoisted] && added[hoisted].version !== version ? nested : hoisted;
+      added[place] = describe(name, version, dev);
     }
-    const place = added[hoisted] && added[hoisted].version !== version ? nested : hoisted;
-    added[place] = describe(name, version, dev);
   }
+  Object.assign(packages, added);
+  // npm's own order, so that its next run changes nothing.
+  lockfile.packages = Object.fromEntries(
+    Object.entries(packages).sort(([a], [b]) => a.localeCompare(b, 'en')),
+  );
+  writeFileSync(file, `${JSON.stringify(lockfile, null, 2)}\n`);
+  console.log(`${Object.keys(added).length} packages of other platforms added`);
 }
-Object.assign(packages, added);
-// npm's own order, so that its next run changes nothing.
-lockfile.packages = Object.fromEntries(
-  Object.entries(packages).sort(([a], [b]) => a.localeCompare(b, 'en')),
-);
-writeFileSync(file, `${JSON.stringify(lockfile, null, 2)}\n`);
-console.log(`${Object.keys(added).length} packages of other platforms added`);
+
+complete(inRoot('package-lock.json'));
+complete(inRoot('docs', '.vitepress', 'package-lock.json'));

@@ -1,9 +1,8 @@
 // `npm run words`: fails for names that a reader would have to be told the meaning of, and that have a
 // standard term. The left side was in use once; the right side is what to write. Comments and texts are
 // not looked at: these are names of things in code.
-import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { inRoot } from './lib/paths.mjs';
+import { inRoot, listed } from './lib/paths.mjs';
 
 const CODE = /\.(rs|lua|ts|mts|mjs)$/;
 
@@ -59,12 +58,7 @@ function bare(text, isLua) {
     .replace(comments, blank);
 }
 
-const files = execFileSync('git', ['ls-files', '-co', '--exclude-standard'], {
-  cwd: inRoot(),
-  encoding: 'utf8',
-})
-  .split('\n')
-  .filter((file) => CODE.test(file) && /^(src|lua|js)\//.test(file));
+const files = listed().filter((file) => CODE.test(file) && /^(src|lua|js)\//.test(file));
 const found = [];
 for (const file of files) {
   const text = bare(readFileSync(inRoot(file), 'utf8'), file.endsWith('.lua'));

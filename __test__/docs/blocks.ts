@@ -50,7 +50,8 @@ const PRELUDE = `
 const PAGES = [
   'README.md',
   ...readdirSync(inRoot('docs'), { recursive: true, encoding: 'utf8' })
-    .filter((name) => name.endsWith('.md') && !/(^|[\\/])(\.|node_modules)/.test(name))
+    // docs/api/ is generated.
+    .filter((name) => name.endsWith('.md') && !/(^|[\\/])(\.|node_modules)|^api[\\/]/.test(name))
     .map((name) => path.posix.join('docs', name.replaceAll('\\', '/')))
     .sort(),
 ];

@@ -6,6 +6,8 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
+  readFileSync,
   realpathSync,
   symlinkSync,
   writeFileSync,
@@ -121,10 +123,30 @@ describe('the package, installed into an empty project without Rust', () => {
     ]) {
       expect(existsSync(inPackage(file)), file).toBe(true);
     }
-    for (const file of ['src', 'js', 'lua', '__test__', 'scripts', 'Cargo.toml', 'target']) {
+    const others = ['src', 'js', 'lua', '__test__', 'scripts', 'Cargo.toml', 'target'];
+    for (const file of [...others, 'docs/.vitepress', 'docs/api']) {
       expect(existsSync(inPackage(file)), file).toBe(false);
     }
     expect(readJson('package.json').dependencies).toBeUndefined();
+  });
+
+  test('has what README.md and docs/ link to', () => {
+    const root = path.join(project, 'node_modules/rollcall');
+    const pages = readdirSync(path.join(root, 'docs'), { recursive: true, encoding: 'utf8' })
+      .filter((name) => name.endsWith('.md'))
+      .map((name) => path.join('docs', name));
+    const links = ['README.md', ...pages].flatMap((page) => {
+      const text = readFileSync(path.join(root, page), 'utf8').replace(/```.*?```/gs, '');
+      const found = text.matchAll(/\]\(([^)#\s]+)[^)]*\)|\b(?:src|srcset|href)="([^"#]+)"/g);
+      return [...found]
+        .map(([, inText, inTag]) => inText ?? inTag ?? '')
+        .filter((link) => !/^\w+:/.test(link))
+        .map((link) => ({ page, link }));
+    });
+    expect(links).toContainEqual({ page: 'README.md', link: 'docs/benchmarks.md' });
+    const missing = ({ page, link }: { page: string; link: string }) =>
+      !existsSync(path.join(root, path.dirname(page), link));
+    expect(links.filter(missing)).toEqual([]);
   });
 
   test('require', async () => {

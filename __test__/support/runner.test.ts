@@ -175,7 +175,7 @@ describe('.ci/run', () => {
   test('sums up both parts of the tests, and the checks', async () => {
     expect(await runCi({ npm: npm(CLOSING, CLOSING) })).toEqual([
       0,
-      '20 passed, 0 failed, 4 skipped',
+      '22 passed, 0 failed, 4 skipped',
     ]);
   });
 
@@ -195,7 +195,7 @@ describe('.ci/run', () => {
     const cargo = 'test "$1" != fmt';
     expect(await runCi({ npm: npm(CLOSING, CLOSING), cargo })).toEqual([
       1,
-      '19 passed, 1 failed, 4 skipped',
+      '21 passed, 1 failed, 4 skipped',
     ]);
   });
 });

@@ -1,5 +1,6 @@
 // Where things are in this repository.
-import { readFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -19,4 +20,12 @@ export function readJson(...parts) {
 export function packageBin(packageName, command) {
   const { bin } = readJson('node_modules', packageName, 'package.json');
   return inRoot('node_modules', packageName, typeof bin === 'string' ? bin : bin[command]);
+}
+
+/** The files of the repository, and new ones that git does not ignore, as relative paths. */
+export function listed() {
+  const args = ['ls-files', '-co', '--exclude-standard'];
+  return execFileSync('git', args, { cwd: root, encoding: 'utf8' })
+    .split('\n')
+    .filter((file) => file !== '' && existsSync(inRoot(file)));
 }

@@ -1,0 +1,13 @@
+// `npm run docs`: serves the site of docs/ on this machine, and shows changes of the pages at once.
+// `npm run docs:build` builds it, into docs/.vitepress/dist/, and fails for a link that leads nowhere.
+// The pages of the API are generated from index.d.ts first.
+import { installDocsTools, vitepress, writeApiPages } from './lib/docs.mjs';
+import { main } from './lib/run.mjs';
+
+main(async () => {
+  const [command, ...args] = process.argv.slice(2);
+  await installDocsTools();
+  await writeApiPages();
+  const { code } = await vitepress(command === '--build' ? 'build' : 'dev', ...args);
+  return code;
+});
