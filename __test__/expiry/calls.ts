@@ -3,6 +3,6 @@
 export const CALLS = {
   /** The node looks at what is due. */
   rooms: /EVALSHA\r\n\$40\r\n\w+\r\n\$\d+\r\n\d+\r\n\$\d+\r\nprs:due:/,
-  candidates: /EVALSHA\r\n\$40\r\n\w+\r\n\$1\r\n2\r\n\$\d+\r\nprs:\{room:[^}]*\}:last_seen\r\n/,
+  candidates: /EVALSHA\r\n\$40\r\n\w+\r\n\$1\r\n4\r\n\$\d+\r\nprs:\{room:[^}]*\}:last_seen\r\n/,
   reap: /EVALSHA\r\n\$40\r\n\w+\r\n\$\d+\r\n\d+\r\n\$\d+\r\nprs:\{room:[^}]*\}:conns\r\n\$\d+\r\nprs:\{room:[^}]*\}:members\r\n\$\d+\r\nprs:\{room:[^}]*\}:last_seen\r\n\$\d+\r\nprs:\{room:[^}]*\}:conn_meta/,
 } as const;

@@ -20,7 +20,7 @@ use crate::{
     store::redis::{
         presence::rooms::{Meta, Rooms},
         scripts::{self, Reply},
-        transport::errors,
+        transport::{errors, link::Repeat},
     },
 };
 use redis::{Cmd, Value};
@@ -89,18 +89,88 @@ pub(in crate::store::redis) fn reaped(
     }))
 }
 
+fn read_look(value: Value) -> Result<Look> {
+    scripts::read(value, |reply| {
+        let (state, wait) = (reply.integer()?, reply.integer()?);
+        let mut candidates = Vec::with_capacity(reply.left() / 2);
+        while reply.left() > 1 {
+            candidates.push(Candidate {
+                conn: reply.text()?,
+                meta: reply.bytes()?,
+            });
+        }
+        Ok(Look {
+            state,
+            wait,
+            candidates,
+        })
+    })
+}
+
 /// The integers of a reply.
 pub(in crate::store::redis) fn integers(value: Value) -> Result<Vec<i64>> {
     scripts::read(value, Reply::integers)
 }
 
+/// What a look at a room has found.
+pub(in crate::store::redis) struct Look {
+    pub state: i64,
+    /// In how many ms anything in it can be due; -1: nobody is there.
+    pub wait: i64,
+    pub candidates: Vec<Candidate>,
+}
+
 impl Rooms {
-    pub(in crate::store::redis) fn reap_call(
+    /// Looks at rooms that may be due.
+    pub(in crate::store::redis) async fn inspect(
         &self,
-        room: &str,
-        candidates: &[Candidate],
+        rooms: &[&str],
         ttl_ms: u64,
-    ) -> Cmd {
+    ) -> Vec<Result<Look>> {
+        let call = |room: &&str| {
+            let own = self.keys.room(room);
+            let mut keys = vec![own.last_seen, own.conn_meta, own.conns, own.members];
+            self.layout.add_outbox(&mut keys, room);
+            let mut call = scripts::ROOM_INSPECT.call_with(&keys);
+            call.arg(ttl_ms).arg(CONNECTIONS_AT_A_TIME);
+            call
+        };
+        let calls = rooms.iter().map(call).collect();
+        let looks = self
+            .scripts
+            .call_all(&scripts::ROOM_INSPECT, calls, Repeat::Harmless)
+            .await;
+        let read = |look: Result<Value>| look.and_then(read_look);
+        looks.into_iter().map(read).collect()
+    }
+
+    /// Removes those of rooms' candidates that are dead. `None` for a room that could not be processed.
+    pub(in crate::store::redis) async fn reap<'a>(
+        &self,
+        reaps: &[(&'a str, Vec<Candidate>)],
+        ttl_ms: u64,
+        sweep: &mut Sweep,
+    ) -> Vec<(&'a str, Option<Reaped>)> {
+        let script = self.layout.scripts().reap;
+        let calls = reaps
+            .iter()
+            .map(|(room, candidates)| self.reap_call(room, candidates, ttl_ms))
+            .collect();
+        let answers = self.scripts.call_all(script, calls, Repeat::Never).await;
+        let rooms = reaps.iter().map(|(room, _)| *room);
+        rooms
+            .zip(answers)
+            .map(|(room, answer)| {
+                let done = reaped(sweep, answer).unwrap_or_else(|error| {
+                    sweep.fail(error);
+                    None
+                });
+                (room, done)
+            })
+            .collect()
+    }
+
+    fn reap_call(&self, room: &str, candidates: &[Candidate], ttl_ms: u64) -> Cmd {
         let metas: Vec<_> = candidates.iter().map(Candidate::parsed).collect();
         let mut keys = self.room_keys(room);
         for (candidate, meta) in candidates.iter().zip(&metas) {

@@ -7,10 +7,7 @@ use crate::{
     store::{
         SweepSettings,
         redis::{
-            expiry::{
-                CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, Reaped, reaped,
-                skip_corrupt_part,
-            },
+            expiry::{Look, ROOMS_AT_A_TIME, Reaped, skip_corrupt_part},
             presence::{
                 rooms::utf8,
                 slotted::{Slotted, outbox::Settled},
@@ -44,13 +41,6 @@ pub struct CheckSchedule {
     checks: AtomicU64,
     /// For each shard the cluster's epoch when it was checked last.
     epochs: Mutex<HashMap<String, u64>>,
-}
-
-/// What a look at a room has found.
-struct Look {
-    state: i64,
-    wait: i64,
-    candidates: Vec<Candidate>,
 }
 
 impl Slotted {
@@ -135,7 +125,7 @@ impl Slotted {
         let mut empty = Vec::new();
         let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
         for _ in 0..MAX_STEPS {
-            let looks = self.look_at_rooms(&open, ttl_ms).await;
+            let looks = self.rooms.inspect(&open, ttl_ms).await;
             let mut reaps = Vec::new();
             let mut again = Vec::new();
             for (room, look) in open.iter().zip(looks) {
@@ -180,25 +170,9 @@ impl Slotted {
                     }
                 }
             }
-            let calls = reaps
-                .iter()
-                .map(|(room, candidates)| self.rooms.reap_call(room, candidates, ttl_ms))
-                .collect();
-            let results = self
-                .rooms
-                .scripts
-                .call_all(self.rooms.layout.scripts().reap, calls, Repeat::Never)
-                .await;
-            for ((room, _), result) in reaps.iter().zip(results) {
-                let reaped = match reaped(sweep, result) {
-                    Ok(reaped) => reaped,
-                    Err(error) => {
-                        skip_corrupt_part(sweep, Err(error));
-                        None
-                    }
-                };
+            for (room, reaped) in self.rooms.reap(&reaps, ttl_ms, sweep).await {
                 let Some(Reaped { removed, rescored }) = reaped else {
-                    later.push((*room, ttl));
+                    later.push((room, ttl));
                     continue;
                 };
                 if removed > 0 {
@@ -208,10 +182,10 @@ impl Slotted {
                 let settled = self.apply_outbox(room).await;
                 skip_corrupt_part(sweep, settled.map(drop));
                 if removed + rescored > 0 {
-                    again.push(*room);
+                    again.push(room);
                 } else {
                     // They live longer than our ttl, by their own nodes' word.
-                    later.push((*room, (ttl / 4).max(1)));
+                    later.push((room, (ttl / 4).max(1)));
                 }
             }
             if again.is_empty() {
@@ -223,33 +197,6 @@ impl Slotted {
         skip_corrupt_part(sweep, dropped);
         let moved = self.move_due(&later, false).await;
         skip_corrupt_part(sweep, moved.map(drop));
-    }
-
-    async fn look_at_rooms(&self, rooms: &[&str], ttl_ms: u64) -> Vec<Result<Look>> {
-        let calls = rooms
-            .iter()
-            .map(|room| {
-                let keys = self.rooms.keys.room(room);
-                let mut call = scripts::slotted::ROOM_INSPECT.call(5);
-                call.arg(&keys.last_seen)
-                    .arg(&keys.conn_meta)
-                    .arg(&keys.conns)
-                    .arg(&keys.members)
-                    .arg(self.rooms.keys.outbox(room))
-                    .arg(ttl_ms)
-                    .arg(CONNECTIONS_AT_A_TIME);
-                call
-            })
-            .collect();
-        let looks = self
-            .rooms
-            .scripts
-            .call_all(&scripts::slotted::ROOM_INSPECT, calls, Repeat::Harmless)
-            .await;
-        looks
-            .into_iter()
-            .map(|look| look.and_then(read_look))
-            .collect()
     }
 
     /// Makes all indices of a room agree with the hashes of its connections.
@@ -281,7 +228,7 @@ impl Slotted {
                 .filter(|room| !room.is_empty())
                 .collect();
             for rooms in rooms.chunks(ROOMS_AT_A_TIME) {
-                for (room, look) in rooms.iter().zip(self.look_at_rooms(rooms, ttl_ms).await) {
+                for (room, look) in rooms.iter().zip(self.rooms.inspect(rooms, ttl_ms).await) {
                     let checked = match look {
                         Ok(look) => self.check_room(room, &look, thorough, ttl_ms, sweep).await,
                         Err(error) => Err(error),
@@ -404,23 +351,5 @@ fn read_taken(value: Value) -> Result<(i64, Vec<String>)> {
             taken.push(reply.text()?);
         }
         Ok((rooms, taken))
-    })
-}
-
-fn read_look(value: Value) -> Result<Look> {
-    scripts::read(value, |reply| {
-        let (state, wait) = (reply.integer()?, reply.integer()?);
-        let mut candidates = Vec::with_capacity(reply.left() / 2);
-        while reply.left() > 1 {
-            candidates.push(Candidate {
-                conn: reply.text()?,
-                meta: reply.bytes()?,
-            });
-        }
-        Ok(Look {
-            state,
-            wait,
-            candidates,
-        })
     })
 }

@@ -1,5 +1,5 @@
 //! The sweep: `sweep_due.lua` gives rooms that are due, `sweep_rooms.lua` takes those in which
-//! something may be dead, `sweep_candidates.lua` reads what, and `reap.lua` removes what is.
+//! something may be dead, `room_inspect.lua` reads what, and `reap.lua` removes what is.
 
 use crate::{
     model::{error::Result, presence::Sweep},
@@ -7,8 +7,8 @@ use crate::{
         SweepSettings,
         redis::{
             expiry::{
-                CONNECTIONS_AT_A_TIME, Candidate, ROOMS_AT_A_TIME, check::USERS_EVERY, integers,
-                reaped, skip_corrupt,
+                CONNECTIONS_AT_A_TIME, ROOMS_AT_A_TIME, check::USERS_EVERY, integers, skip_corrupt,
+                skip_corrupt_part,
             },
             presence::v1::V1,
             scripts::{self, sweep_due},
@@ -178,7 +178,9 @@ impl V1 {
                 }
             }
         }
-        self.reap(with_candidates, settings.ttl_ms, sweep).await
+        self.reap(with_candidates, settings.ttl_ms, sweep).await;
+        // There is one server: what it did not answer, it will not answer next.
+        sweep.failure.take().map_or(Ok(()), Err)
     }
 
     fn look_call(&self, shards: &[String], due: &Rooms, settings: &SweepSettings) -> Cmd {
@@ -202,55 +204,31 @@ impl V1 {
     }
 
     /// Removes what is dead in rooms, all rooms at a time, a bounded number of connections each.
-    async fn reap(&self, mut rooms: Vec<&str>, ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
+    async fn reap(&self, mut rooms: Vec<&str>, ttl_ms: u64, sweep: &mut Sweep) {
         while !rooms.is_empty() {
-            let calls = rooms
-                .iter()
-                .map(|room| {
-                    let keys = self.rooms.keys.room(room);
-                    let mut call = scripts::v1::SWEEP_CANDIDATES.call(2);
-                    call.arg(&keys.last_seen)
-                        .arg(&keys.conn_meta)
-                        .arg(ttl_ms)
-                        .arg(CONNECTIONS_AT_A_TIME);
-                    call
-                })
-                .collect();
-            let looks = self
-                .rooms
-                .scripts
-                .call_all(&scripts::v1::SWEEP_CANDIDATES, calls, Repeat::Harmless)
-                .await;
+            let looks = self.rooms.inspect(&rooms, ttl_ms).await;
             let mut reaps = Vec::new();
             for (room, look) in rooms.into_iter().zip(looks) {
-                let look = look.and_then(read_candidates).map(|candidates| {
-                    if !candidates.is_empty() {
-                        reaps.push((room, candidates));
+                let look = look.map(|look| {
+                    if !look.candidates.is_empty() {
+                        reaps.push((room, look.candidates));
                     }
                 });
-                skip_corrupt(sweep, look)?;
+                skip_corrupt_part(sweep, look);
             }
-            let calls = reaps
+            // A page of which nothing was dead is left to the entry's new time.
+            let done = self.rooms.reap(&reaps, ttl_ms, sweep).await;
+            let full = reaps
                 .iter()
-                .map(|(room, candidates)| self.rooms.reap_call(room, candidates, ttl_ms))
-                .collect();
-            let results = self
-                .rooms
-                .scripts
-                .call_all(self.rooms.layout.scripts().reap, calls, Repeat::Never)
-                .await;
-            rooms = Vec::new();
-            for ((room, candidates), result) in reaps.iter().zip(results) {
-                let reaped = reaped(sweep, result)?;
-                // A page of which nothing was dead is left to the entry's new time.
-                if reaped.is_some_and(|reaped| reaped.removed + reaped.rescored > 0)
-                    && candidates.len() == CONNECTIONS_AT_A_TIME
-                {
-                    rooms.push(room);
-                }
-            }
+                .zip(done)
+                .filter(|((_, candidates), (_, reaped))| {
+                    candidates.len() == CONNECTIONS_AT_A_TIME
+                        && reaped
+                            .as_ref()
+                            .is_some_and(|reaped| reaped.removed + reaped.rescored > 0)
+                });
+            rooms = full.map(|((room, _), _)| *room).collect();
         }
-        Ok(())
     }
 
     /// Rooms that are active but have no entry in the due index are looked at in full, and get one.
@@ -321,19 +299,6 @@ impl V1 {
         }
         Ok(without)
     }
-}
-
-fn read_candidates(value: Value) -> Result<Vec<Candidate>> {
-    scripts::read(value, |reply| {
-        let mut candidates = Vec::with_capacity(reply.left() / 2);
-        while reply.left() > 1 {
-            candidates.push(Candidate {
-                conn: reply.text()?,
-                meta: reply.bytes()?,
-            });
-        }
-        Ok(candidates)
-    })
 }
 
 #[cfg(test)]

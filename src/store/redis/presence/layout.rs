@@ -29,6 +29,9 @@ pub(in crate::store::redis) trait LayoutCalls: Send + Sync {
     /// `join.lua`: a place that is left first.
     fn add_previous(&self, keys: &mut Vec<String>, place: &Place);
 
+    /// `room_inspect.lua`: the room's outbox, if the layout has one.
+    fn add_outbox(&self, keys: &mut Vec<String>, room: &str);
+
     /// `reap.lua`, `repair.lua`: the indices of rooms.
     fn add_room_indices(&self, keys: &mut Vec<String>, room: &str);
 
@@ -88,6 +91,8 @@ impl LayoutCalls for V1Calls {
         keys.extend([self.keys.user_conns(user), self.keys.user_rooms(user)]);
     }
 
+    fn add_outbox(&self, _keys: &mut Vec<String>, _room: &str) {}
+
     fn add_event_channels(&self, _keys: &mut Vec<String>, _room: &str) {}
 
     fn add_last_argument(&self, _call: &mut Cmd) {}
@@ -122,8 +127,12 @@ impl LayoutCalls for SlottedCalls {
         keys.push(self.user_conns(&place.room, &place.user));
     }
 
-    fn add_room_indices(&self, keys: &mut Vec<String>, room: &str) {
+    fn add_outbox(&self, keys: &mut Vec<String>, room: &str) {
         keys.push(self.keys.outbox(room));
+    }
+
+    fn add_room_indices(&self, keys: &mut Vec<String>, room: &str) {
+        self.add_outbox(keys, room);
         self.add_event_channels(keys, room);
     }
 

@@ -152,7 +152,7 @@ mod tests {
                 ]),
             ),
             (
-                "lua/slotted/room_inspect.lua",
+                "lua/room_inspect.lua",
                 table([
                     ("SOUND", room_inspect::SOUND),
                     ("EMPTY", room_inspect::EMPTY),

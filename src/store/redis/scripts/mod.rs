@@ -139,7 +139,8 @@ scripts!(
     LOCK_RELEASE,
     LOCK_REVOKE,
     LOCK_SETTLE,
-    PATCH_CHECK
+    PATCH_CHECK,
+    ROOM_INSPECT
 );
 
 /// Scripts of the layout `v1`, which use keys of several slots.
@@ -154,7 +155,6 @@ pub mod v1 {
         LEAVE,
         REAP,
         REPAIR,
-        SWEEP_CANDIDATES,
         SWEEP_DUE,
         SWEEP_ROOMS
     );
@@ -176,7 +176,6 @@ pub mod slotted {
         LOCK_NOTE,
         REAP,
         REPAIR,
-        ROOM_INSPECT,
         ROOM_SETTLED,
         USER_INDEX_SET
     );

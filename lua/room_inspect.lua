@@ -1,12 +1,13 @@
--- room_inspect: what there is to do in a room that may be due (layout slotted).
+-- room_inspect: what there is to do in a room that may be due.
 --
 -- KEYS[1] – prs:{room}:last_seen   KEYS[2] – prs:{room}:conn_meta   KEYS[3] – prs:{room}:conns
--- KEYS[4] – prs:{room}:members     KEYS[5] – prs:{room}:unsettled
+-- KEYS[4] – prs:{room}:members
+-- KEYS[5] – on layouts with an outbox: prs:{room}:unsettled
 --
 -- ARGV[1] – ttl (ms)   ARGV[2] – how many candidates at most
 --
--- Returns {state, wait, connId, conn_meta, …}. state: EMPTY: nothing is left of the room; UNSETTLED: it
--- has notes that nobody has carried out; UNEQUAL: its indices do not have the same size; else SOUND.
+-- Returns {state, wait, connId, conn_meta, …}. state: EMPTY: nothing is left of the room; UNSETTLED: its
+-- outbox has entries that nobody has applied; UNEQUAL: its indices do not have the same size; else SOUND.
 -- wait: in how many ms anything in it can be due (0: now; -1: nobody is there). Then those connections
 -- that were last heard of longer ago than the ttl, or in the future, with the raw conn_meta ('' if
 -- missing).
@@ -23,7 +24,7 @@ local UNEQUAL = 3
 local conns, members = redis.call('SCARD', KEYS[3]), redis.call('SCARD', KEYS[4])
 local seen, metas = redis.call('ZCARD', KEYS[1]), redis.call('HLEN', KEYS[2])
 local state = SOUND
-if redis.call('EXISTS', KEYS[5]) == 1 then
+if KEYS[5] and redis.call('EXISTS', KEYS[5]) == 1 then
   state = UNSETTLED
 elseif conns + members + seen + metas == 0 then
   state = EMPTY
