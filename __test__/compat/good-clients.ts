@@ -53,7 +53,7 @@ export async function connectionsOf(
   }
 }
 
-function connect(url: string, user: string): Socket {
+export function connect(url: string, user: string): Socket {
   return connectSocket(url, {
     transports: ['websocket'],
     forceNew: true,
@@ -62,7 +62,7 @@ function connect(url: string, user: string): Socket {
   });
 }
 
-async function joined(socket: Socket, event: string, payload: Untyped): Promise<Untyped> {
+export async function joined(socket: Socket, event: string, payload: Untyped): Promise<Untyped> {
   const answer = await socket.timeout(10_000).emitWithAck(event, payload);
   if (answer.ok === false) throw new Error(`${answer.code}: ${answer.error}`);
   return answer;

@@ -5,9 +5,10 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
+import type { Socket } from 'socket.io-client';
 import { describe, expect, it, test } from 'vitest';
 import { disturbance, fuzz, OUR_EVENTS } from '../compat/fuzz.js';
-import { connectionsOf, twoSeeEachOther } from '../compat/good-clients.js';
+import { connect, connectionsOf, joined, twoSeeEachOther } from '../compat/good-clients.js';
 import { createRandom } from '../support/random.js';
 import { freePort, sharedDb, startRedis } from '../support/redis.js';
 import { size } from '../support/size.js';
@@ -52,11 +53,13 @@ function eventsOf(example: Block): string[] {
 
 const programs = examples.filter(({ use }) => use === 'program');
 const servers = programs.filter(isServer);
+const stopping = servers.filter(({ code }) => code.includes("'SIGTERM'"));
 const clients = examples.filter(({ use }) => use === 'client');
 
 describe('the code of the documentation', () => {
   test('there is some of each kind', () => {
     expect(servers.length).toBeGreaterThan(3);
+    expect(stopping.length).toBeGreaterThan(0);
     for (const use of ['program', 'client', 'recipe', 'fragment']) {
       expect(blocks.filter((block) => block.use === use).length, use).toBeGreaterThan(0);
     }
@@ -88,6 +91,38 @@ describe('the code of the documentation', () => {
       }
     } finally {
       await kill(running);
+    }
+  });
+
+  it.each(stopping)('$name ends at SIGTERM, and leaves nobody behind', async (example) => {
+    const redis = await sharedDb();
+    const ports = [await freePort(), await freePort()];
+    const [first, second] = ports.map((port) =>
+      start(example.file, { REDIS_URL: redis.url, PORT: String(port) }),
+    );
+    if (first === undefined || second === undefined) throw new Error('two ports, two servers');
+    const left: string[] = [];
+    const [ada, bob] = ports.map((port, i) => connect(`http://127.0.0.1:${port}`, `user${i}`));
+    try {
+      bob?.on('presence:event', ({ type, userId, reason }) => {
+        if (type === 'leave') left.push(`${userId} ${reason}`);
+      });
+      for (const socket of [bob, ada]) {
+        const userId = socket === ada ? 'user0' : 'user1';
+        await eventually(() => joined(socket as Socket, 'presence:join', { roomId: 'r', userId }), {
+          timeoutMs: 15_000,
+          intervalMs: 150,
+        });
+      }
+      first.child.kill('SIGTERM');
+      const [code] = await first.exited;
+      expect({ code, output: first.output() }).toMatchObject({ code: 0 });
+      await eventually(() => expect(left).toEqual(['user0 left']));
+    } finally {
+      ada?.close();
+      bob?.close();
+      await kill(first);
+      await kill(second);
     }
   });
 
