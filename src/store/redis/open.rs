@@ -11,7 +11,7 @@ use crate::{
     store::{
         EventSink, PresenceStore,
         redis::{
-            PubSub, RedisStore, StorageOptions, info_field,
+            info_field,
             locks::{
                 Locks,
                 ends::{Ends, InOwnStep, InSameStep},
@@ -22,11 +22,12 @@ use crate::{
                 layout::{SlottedCalls, V1Calls},
                 rooms::Rooms,
                 slotted::Slotted,
-                states::States,
+                states::{StateOptions, States},
                 v1::V1,
             },
             pubsub::{Listener, Subscriber},
             scripts::{self, ScriptClient},
+            store::RedisStore,
             transport::{
                 cluster::{self, Cluster},
                 commands::Commands,
@@ -39,6 +40,7 @@ use crate::{
     },
 };
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
+use serde::Deserialize;
 use std::{
     sync::{
         Arc,
@@ -52,6 +54,24 @@ const OLDEST_SERVER: (u32, u32) = (6, 2);
 
 /// The oldest server that has `SSUBSCRIBE`.
 const FIRST_WITH_SHARDED_EVENTS: (u32, u32) = (7, 0);
+
+/// How things are stored, where there is a choice.
+#[derive(Debug, Default)]
+pub struct StorageOptions {
+    pub states: StateOptions,
+    pub metadata: MetadataStorage,
+}
+
+/// How events are published on a cluster.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum PubSub {
+    /// Sharded, if all masters can do it (Redis 7).
+    #[default]
+    Auto,
+    Sharded,
+    Plain,
+}
 
 /// What a store is, wherever its servers are.
 pub struct Settings<'a> {

@@ -7,6 +7,7 @@ use crate::{
     keys::RoomKeys,
     model::{error::Result, presence::Sweep},
     store::redis::{
+        expiry::fingerprint::ServerFingerprint,
         info_field,
         presence::{rooms::Meta, v1::V1},
         scripts,
@@ -16,10 +17,8 @@ use crate::{
         },
     },
 };
-use once_cell::sync::OnceCell;
-use parking_lot::Mutex;
 use redis::Pipeline;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// Rooms whose users are asked together.
 const ROOMS_ASKED: usize = 64;
@@ -32,40 +31,6 @@ const MARKS: f64 = 4_503_599_627_370_496.0;
 
 /// Of so many checks of a shard one asks the users without any reason to.
 pub(super) const USERS_EVERY: u64 = 4;
-
-/// What users' indices may have suffered from: a server that evicts takes single keys, and joins fill them
-/// again in part; another one has perhaps not seen the last writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct ServerFingerprint {
-    /// Keys that the server has evicted.
-    evicted: u64,
-    /// Connections that this node has made to it.
-    connections: u64,
-}
-
-/// What this node knows of its checks.
-#[derive(Default)]
-pub(in crate::store::redis) struct Checks {
-    first: OnceCell<ServerFingerprint>,
-    /// For each shard, as of when its users were asked last.
-    shards: Mutex<HashMap<usize, ServerFingerprint>>,
-}
-
-impl Checks {
-    /// Whether anything has happened since the users of a shard were asked.
-    fn is_suspected(&self, shard: usize, now: ServerFingerprint) -> bool {
-        // What was before this node is for others to find, or in its time.
-        let first = self.first.get_or_init(|| ServerFingerprint {
-            connections: 1,
-            ..now
-        });
-        *self.shards.lock().get(&shard).unwrap_or(first) != now
-    }
-
-    fn asked(&self, shard: usize, then: ServerFingerprint) {
-        self.shards.lock().insert(shard, then);
-    }
-}
 
 impl V1 {
     /// Checks every room of a shard, and repairs those that need it. `users`: asks users in any case.

@@ -2,13 +2,15 @@
 //! of rooms agree (`check.rs`), repairs (`repair.rs`), and keyspace notifications (`watch.rs`).
 
 mod check;
+mod fingerprint;
 mod repair;
+mod schedule;
 pub mod slotted;
 pub mod v1;
 mod watch;
 
-pub(in crate::store::redis) use check::Checks;
-pub(in crate::store::redis) use slotted::CheckSchedule;
+pub(in crate::store::redis) use fingerprint::Checks;
+pub(in crate::store::redis) use schedule::CheckSchedule;
 pub(in crate::store::redis) use watch::{ensure_flags, expired_channel};
 
 use crate::{

@@ -20,12 +20,8 @@ use crate::{
         },
     },
 };
-use parking_lot::Mutex;
 use redis::Value;
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::{collections::BTreeSet, sync::atomic::Ordering};
 
 /// Steps after which a pass ends although more is due; the next pass goes on.
 const MAX_STEPS: usize = 1_000;
@@ -33,15 +29,6 @@ const MAX_STEPS: usize = 1_000;
 const THOROUGH_EVERY: u64 = 20;
 /// Keys that one step of a scan of a server looks at.
 const SCAN_PAGE: usize = 1_000;
-
-/// How thorough the checks of this node are to be: after a failover, which may have lost what was written
-/// last, and now and then.
-#[derive(Default)]
-pub struct CheckSchedule {
-    checks: AtomicU64,
-    /// For each shard the cluster's epoch when it was checked last.
-    epochs: Mutex<HashMap<String, u64>>,
-}
 
 impl Slotted {
     pub(in crate::store::redis) async fn do_sweep(&self, settings: &SweepSettings) -> Sweep {
