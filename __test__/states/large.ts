@@ -1,4 +1,4 @@
-// States large enough to be written by transactions, and the nodes of a fleet in which every one
+// States whose patches are written by transactions if they are separate, and the nodes of a fleet in which every one
 // stores them in another way.
 import { readFileSync } from 'node:fs';
 import { Redis } from 'ioredis';

@@ -1,5 +1,6 @@
-// Patches of large states (3.4, 3.7, 3.10, 9.3): written by transactions that a script lets through,
-// in one round trip, and never over what somebody else has written.
+// Patches of large states (3.4, 3.7, 3.10, 9.3): of separate ones written by transactions that a script
+// lets through, of inline ones by heartbeat.lua; in one round trip, and never over what somebody else has
+// written.
 import type { Redis } from 'ioredis';
 import { PresenceClient } from 'rollcall';
 import { describe, expect, test } from 'vitest';
@@ -37,8 +38,15 @@ describe.each(Object.entries(STORAGES))('patches of large states [%s]', (name, o
     return client;
   }
 
-  test('9.3 a patch is one round trip, and no script is given the state', async () => {
+  test('9.3 a patch is one round trip, and no script is given a separate state', async () => {
     const client = await patching();
+    if (name.startsWith('inline')) {
+      const commands = await commandsOf(store, () =>
+        client.heartbeat({ connId: 'c', patchState: { cursor: { x: 7 } } }),
+      );
+      expect(names(commands)).toEqual(['EVALSHA']);
+      return;
+    }
     for (let x = 0; x < 3; x++) {
       const commands = await commandsOf(store, () =>
         client.heartbeat({ connId: 'c', patchState: { cursor: { x } } }),
@@ -49,12 +57,52 @@ describe.each(Object.entries(STORAGES))('patches of large states [%s]', (name, o
       const check = commands.find(([command]) => command?.toUpperCase() === 'EVAL') ?? [];
       expect(check.slice(2).join('').length).toBeLessThan(200);
     }
-    // After a heartbeat without a patch it is one, too: the node knows that it has to look closer.
+    // After a heartbeat without a patch it is one, too.
     await client.heartbeat({ connId: 'c' });
     const commands = await commandsOf(store, () =>
       client.heartbeat({ connId: 'c', patchState: { cursor: { x: 9 } } }),
     );
     expect(names(commands).filter((command) => command?.startsWith('EVAL'))).toHaveLength(1);
+  });
+
+  test('2.2, 9.1 an inline state with a state_rev, and a leading zero in last_seen_ms, are what they were', async () => {
+    if (!name.startsWith('inline')) return;
+    const client = await patching();
+    const [before] = await client.fetchRoomSnapshot('r');
+    const asFound = { last_seen_ms: `0${Date.now()}`, state_rev: '7' };
+    await redis.hset(HASH, asFound);
+    // One node remembers the connection, one finds it, and one stores what joins there in another way.
+    const nodes = [
+      client,
+      await store.connect(options),
+      await store.connect(STORAGES['separate, zstd']),
+    ];
+    for (const node of nodes) {
+      const [entry] = await node.fetchRoomSnapshot('r');
+      expect(entry?.state).toEqual(before?.state);
+      expect(entry?.lastSeenMs).toBe(Number(asFound.last_seen_ms));
+    }
+    await client.reapOnce();
+    for (const [i, node] of nodes.entries()) {
+      await redis.hset(HASH, asFound);
+      const { changed } = await node.heartbeat({ connId: 'c', patchState: { [`node ${i}`]: i } });
+      expect(changed).toBe(true);
+      await node.heartbeat({ connId: 'c' });
+    }
+    expect(await redis.exists(KEY)).toBe(0);
+    expect(await redis.hexists(HASH, 'state')).toBe(1);
+    expect(await redis.hget(HASH, 'last_seen_ms')).toMatch(/^[1-9]/);
+    for (const node of nodes) {
+      const [entry] = await node.fetchRoomSnapshot('r');
+      expect(entry?.state).toEqual({
+        ...before?.state,
+        'node 0': 0,
+        'node 1': 1,
+        'node 2': 2,
+      });
+    }
+    await client.leave('c');
+    expect(await store.redis().server.dbsize(store.redis().db)).toBe(0);
   });
 
   test('3.4, 3.10 each patch is the state after it, one update, and the time of Redis', async () => {

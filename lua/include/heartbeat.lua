@@ -34,13 +34,12 @@ end
 if adopted and given > now + MAX_AHEAD_MS then
   return { AHEAD, integer(now + MAX_AHEAD_MS) }
 end
-local separate, rev = false, nil
+local separate, rev = false, '0'
 if ARGV[9] == '1' then
   local fields = redis.call('HMGET', KEYS[1], 'state', 'compressed', 'state_rev')
   local state, compressed = fields[1], fields[2] or ''
-  rev = fields[3]
-  if not state and rev then
-    separate = true
+  if not state and fields[3] then
+    separate, rev = true, fields[3]
     state = redis.pcall('GET', KEYS[5])
   end
   if type(state) ~= 'string' then
@@ -48,31 +47,21 @@ if ARGV[9] == '1' then
   end
   local place = separate and '1' or '0'
   if state ~= ARGV[10] or compressed ~= ARGV[11] or place ~= ARGV[12] then
-    return { CONFLICT, state, compressed, place, rev or '0' }
+    return { CONFLICT, state, compressed, place, rev }
   end
 end
 
 local seen = integer(now)
-local written = seen
-if rev or ARGV[16] == '1' then
-  rev = integer((tonumber(rev) or 0) + 1)
-end
-if ARGV[16] == '1' and not separate then
-  -- Nobody else writes it so: see patch_check.lua.
-  written = '0' .. seen
-end
 -- A server that is out of memory refuses a script's HSET as long as it has written nothing. A patch
 -- is to be refused then, so its HSET comes first; a mere heartbeat is not, so PEXPIRE does.
 if after ~= '' then
   check_publish_acl(at)
   if separate then
     redis.call('SET', KEYS[5], stored)
-    redis.call('HSET', KEYS[1], 'last_seen_ms', seen)
+    rev = integer((tonumber(rev) or 0) + 1)
+    redis.call('HSET', KEYS[1], 'last_seen_ms', seen, 'state_rev', rev)
   else
-    redis.call('HSET', KEYS[1], 'last_seen_ms', written, 'state', stored)
-  end
-  if rev then
-    redis.call('HSET', KEYS[1], 'state_rev', rev)
+    redis.call('HSET', KEYS[1], 'last_seen_ms', seen, 'state', stored)
   end
   if ARGV[15] ~= '' then
     redis.call('HSET', KEYS[1], 'compressed', ARGV[15])
@@ -95,4 +84,4 @@ if after ~= '' then
   publish(at, presence_event(
     'update', ARGV[6], ARGV[5], ARGV[4], after, now, epoch))
 end
-return { REFRESHED, integer(epoch), seen, rev or '0', adopted and '1' or '0' }
+return { REFRESHED, integer(epoch), seen, rev, adopted and '1' or '0' }

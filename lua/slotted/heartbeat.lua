@@ -13,11 +13,10 @@
 --            missing one); its `compressed` ('' for none); '1' if it is in KEYS[5], '0' if in the hash
 -- ARGV[13] – with a patch: the state after it, '' when that is the same as before
 -- ARGV[14..15] – the same as it is to be stored, '' if as it is; its `compressed`, '' for none
--- ARGV[16] – '1' if the state after it is large: then patch_check.lua is to know it again
--- ARGV[17] – the command that publishes: PUBLISH or SPUBLISH
+-- ARGV[16] – the command that publishes: PUBLISH or SPUBLISH
 --
--- Returns {REFRESHED, epoch, now, state_rev after it (0 for none), '1' if a higher epoch was adopted,
---         else '0'}
+-- Returns {REFRESHED, epoch, now, state_rev after it ('0' unless the state is in KEYS[5]), '1' if a
+--         higher epoch was adopted, else '0'}
 --      or {UNKNOWN}: no such connection
 --      or {STALE, epoch}: the caller's epoch is older than the stored one
 --      or {ELSEWHERE, roomId, userId, epoch}: the connection is in another place
@@ -33,9 +32,9 @@
 -- another state than the one it merged into, gets that state back, and is merged anew. Writes by
 -- nodes that know nothing of this script are seen too, because the whole text is compared. A state
 -- stays where its join has put it; but one that somebody wrote into the hash counts before one in
--- the key. state_rev grows with every write of a state that ever was large or in the key. A join that
--- comes too late is taken back by its epoch: so that stays as it is until the join is settled (another
--- one may have had the higher epoch already).
+-- the key. state_rev grows with every write of a state in the key: patch_check.lua recognises it by that.
+-- A join that comes too late is taken back by its epoch: so that stays as it is until the join is settled
+-- (another one may have had the higher epoch already).
 -- @include publish_slotted
 local at = { events = KEYS[4], slot_events = KEYS[6] }
 local may_adopt = false

@@ -95,8 +95,7 @@ impl Batch {
         let mut known: Vec<(HeartbeatRefresh, OneOrMore)> = Vec::with_capacity(waiting.len());
         directory.in_batch(|look| {
             for one in waiting {
-                let plain = one.request.patch.is_none();
-                match look(&one.request.conn, known.len(), plain) {
+                match look(&one.request.conn, known.len()) {
                     Look::First {
                         conn,
                         room,

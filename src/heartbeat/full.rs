@@ -83,8 +83,7 @@ impl Engine {
             let newest = cached.as_ref().map(|known| known.epoch).or(work.epoch);
             older.extend(newest.and_then(|newest| work.split_older(newest)));
             if let Some(known) = cached {
-                let fits =
-                    known.revision_trusted && work.epoch.is_none_or(|epoch| epoch == known.epoch);
+                let fits = work.epoch.is_none_or(|epoch| epoch == known.epoch);
                 work.expected_epoch = fits.then_some(known.epoch);
                 work.place = Some(known.place);
                 work.base = known.stored;
@@ -218,7 +217,6 @@ impl Engine {
 
     fn finish(&self, work: Work, epoch: Epoch, encoding: Option<Arc<StateEncoding>>) {
         let outcomes: Vec<_> = work.results().collect();
-        let written = work.next.is_some();
         let stored = match work.next {
             Some(state) => Some(Stored { state, encoding }),
             None => work.base,
@@ -228,7 +226,6 @@ impl Engine {
                 place,
                 epoch,
                 stored,
-                revision_trusted: written,
             };
             self.directory.learn(&work.group.conn, &known);
         }

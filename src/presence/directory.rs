@@ -23,11 +23,6 @@ pub struct Known {
     pub epoch: Epoch,
     /// The state as this node last wrote or read it.
     pub stored: Option<Stored>,
-    /// Nobody is known to have written anything since this node wrote the state: it may be recognised
-    /// by [`StateEncoding::revision`]. One in a key of its own may always be.
-    ///
-    /// [`StateEncoding::revision`]: crate::store::StateEncoding::revision
-    pub revision_trusted: bool,
 }
 
 /// States from this size on (bytes) are kept as they are, not copied.
@@ -44,8 +39,6 @@ struct Entry {
     large_state: Option<Box<Stored>>,
     // What a batch asks for is here, so that it does not go to `large_state`, which lies beside a large state:
     // a cache miss for every heartbeat.
-    /// [`Known::revision_trusted`].
-    revision_trusted: Cell<bool>,
     /// The state is in a key of its own.
     separate: bool,
     user_len: u32,
@@ -73,7 +66,6 @@ impl Entry {
         Entry {
             room,
             text: text.into(),
-            revision_trusted: Cell::new(known.revision_trusted || large_state.is_none()),
             separate: large_state.is_some_and(Stored::is_separate),
             large_state: large_state.cloned().map(Box::new),
             user_len: u32::try_from(user.len()).unwrap_or(u32::MAX),
@@ -96,7 +88,6 @@ impl Entry {
                 Some(stored) => Some(Stored::clone(stored)),
                 None => (!state.is_empty()).then(|| State::from_known(state).into()),
             },
-            revision_trusted: self.revision_trusted.get() || self.separate,
         }
     }
 }
@@ -183,37 +174,31 @@ impl Directory {
             .collect()
     }
 
-    /// Looks connections up for one batch, under one lock. The look takes an id, the place that it
-    /// would get in the batch and whether its heartbeat brings no patch, and tells ids that come a
-    /// second time.
-    pub fn in_batch(&self, with: impl FnOnce(&dyn Fn(&str, usize, bool) -> Look)) {
+    /// Looks connections up for one batch, under one lock. The look takes an id and the place that it
+    /// would get in the batch, and finds ids that come a second time.
+    pub fn in_batch(&self, with: impl FnOnce(&dyn Fn(&str, usize) -> Look)) {
         let now = self.now();
         let mut inner = self.inner.lock();
         inner.batches = inner.batches.wrapping_add(1).max(1);
         let inner = &*inner;
-        with(
-            &|conn, place, plain| match inner.conns.get_key_value(conn) {
-                None => Look::Unknown,
-                Some((_, entry)) if entry.batch.get().0 == inner.batches => {
-                    Look::Again(entry.batch.get().1 as usize)
+        with(&|conn, place| match inner.conns.get_key_value(conn) {
+            None => Look::Unknown,
+            Some((_, entry)) if entry.batch.get().0 == inner.batches => {
+                Look::Again(entry.batch.get().1 as usize)
+            }
+            Some((conn, entry)) => {
+                entry.touched.set(now);
+                entry
+                    .batch
+                    .set((inner.batches, u32::try_from(place).unwrap_or(u32::MAX)));
+                Look::First {
+                    conn: conn.clone(),
+                    room: entry.room.clone(),
+                    epoch: entry.epoch,
+                    separate: entry.separate,
                 }
-                Some((conn, entry)) => {
-                    entry.touched.set(now);
-                    if plain && entry.large_state.is_some() {
-                        entry.revision_trusted.set(false);
-                    }
-                    entry
-                        .batch
-                        .set((inner.batches, u32::try_from(place).unwrap_or(u32::MAX)));
-                    Look::First {
-                        conn: conn.clone(),
-                        room: entry.room.clone(),
-                        epoch: entry.epoch,
-                        separate: entry.separate,
-                    }
-                }
-            },
-        );
+            }
+        });
     }
 
     pub fn len(&self) -> usize {
@@ -259,7 +244,6 @@ mod tests {
             place: Place::new("r", "u"),
             epoch,
             stored: None,
-            revision_trusted: true,
         }
     }
 
@@ -280,7 +264,6 @@ mod tests {
                 place: Place::new("r", "ü{}"),
                 epoch: 7,
                 stored: state.map(Stored::from),
-                revision_trusted: true,
             };
             directory.learn(conn, &known);
             let found = directory.all([conn, "stranger"].into_iter());

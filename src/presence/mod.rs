@@ -40,7 +40,6 @@ pub async fn join(
                     place: join.place.clone(),
                     epoch,
                     stored: Some(Stored { state, encoding }),
-                    revision_trusted: true,
                 };
                 if epoch <= newest {
                     // The epoch that was known is one that joins ignore.

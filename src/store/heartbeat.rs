@@ -78,7 +78,7 @@ pub struct StateEncoding {
     pub compressed: Vec<u8>,
     /// In a key of its own, not in the connection's hash.
     pub separate: bool,
-    /// The field `state_rev`: grows with every write by Rollcall. 0 if there is none.
+    /// Of one in a key of its own, the field `state_rev`: grows with every write. 0 of others.
     pub revision: u64,
     /// Why this client cannot read it, where others can: to write over it would destroy their data.
     pub foreign: Option<Fault>,

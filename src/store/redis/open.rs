@@ -297,7 +297,7 @@ async fn prepare(
     if let Topology::Alone { key } = topology {
         let mut check = scripts::PATCH_CHECK.eval(2);
         // Nothing is there: it refuses.
-        check.arg(key).arg(key).arg("").arg("").arg(&[0; 6]);
+        check.arg(key).arg(key).arg("").arg("").arg(&[0; 4]);
         pipeline.cmd("WATCH").arg(key);
         pipeline.add_command(check);
         pipeline.cmd("MULTI");

@@ -1,6 +1,6 @@
 //! The server's clock as a node can tell it between two answers. Only for what has to be written down
-//! before the server is asked: the time in an event that a transaction publishes. The server checks
-//! it (patch_check.lua); everything else takes its own `TIME`.
+//! before the server is asked: the time in an event that a transaction publishes (`patch.rs`). The
+//! server checks it (patch_check.lua); everything else takes its own `TIME`.
 
 use parking_lot::Mutex;
 use std::time::{Duration, Instant};

@@ -12,7 +12,7 @@ use crate::{
         redis::{
             presence::{
                 rooms::{Rooms, number, unknown_code},
-                states::{Encoded, LARGE},
+                states::Encoded,
             },
             scripts::{self, Reply},
             transport::{errors, link::Repeat},
@@ -253,7 +253,7 @@ impl Rooms {
                     .unwrap_or_default(),
             );
         let Some(write) = &heartbeat.write else {
-            call.arg(0).arg(&["", "", "0", "", "", "", "0"]);
+            call.arg(0).arg(&["", "", "0", "", "", ""]);
             return call;
         };
         let encoding = write.base.encoding.as_deref();
@@ -262,13 +262,12 @@ impl Rooms {
             .arg(encoding.map_or(&b""[..], |encoding| &encoding.compressed))
             .arg(i32::from(write.base.is_separate()));
         let Some(next) = &write.next else {
-            call.arg(&["", "", "", "0"]);
+            call.arg(&["", "", ""]);
             return call;
         };
         call.arg(next.as_str())
             .arg(encoded.bytes.as_deref().unwrap_or_default())
-            .arg(encoded.compressed)
-            .arg(i32::from(next.as_str().len() >= LARGE));
+            .arg(encoded.compressed);
         call
     }
 
@@ -286,14 +285,13 @@ impl Rooms {
                 let revision = reply.integer()?.unsigned_abs();
                 let adopted = reply.integer()? == 1;
                 let write = heartbeat.write.as_ref();
+                let write = write.filter(|write| write.next.is_some());
                 HeartbeatOutcome::Refreshed {
                     epoch,
                     adopted,
-                    encoding: write
-                        .filter(|write| write.next.is_some())
-                        .and_then(|write| {
-                            written.into_encoding(write.base.is_separate(), revision)
-                        }),
+                    encoding: write.and_then(|write| {
+                        written.into_encoding(write.base.is_separate().then_some(revision))
+                    }),
                 }
             }
             scripts::heartbeat::UNKNOWN => HeartbeatOutcome::Unknown,

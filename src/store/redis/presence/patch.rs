@@ -1,7 +1,7 @@
-//! Patches of large states. A script is the wrong place for them: Redis hashes every string that it
-//! hands to Lua, which at 60 KB costs more than everything else together
-//! (docs/decisions/0002-large-states.md). So a small script looks whether the stored state is the one that the patch was merged into, without reading
-//! it, and lets a transaction of plain commands through, or not: one round trip, one step.
+//! Patches of large states in keys of their own. Redis hashes every string that it hands to Lua, which at 60 KB
+//! costs more than everything else together (docs/decisions/0002-large-states.md). So a small script looks
+//! whether the stored state is the one that the patch was merged into, without reading it, and lets a
+//! transaction of plain commands through, or not: one round trip, one step.
 
 use crate::{
     model::{
@@ -13,10 +13,7 @@ use crate::{
     store::{
         HeartbeatOutcome, HeartbeatUpdate, LogLevel, StateEncoding, StateWrite,
         redis::{
-            presence::{
-                rooms::Rooms,
-                states::{Encoded, LARGE},
-            },
+            presence::{rooms::Rooms, states::Encoded},
             scripts::{self, Reply},
             transport::{errors, link::Repeat},
         },
@@ -25,8 +22,9 @@ use crate::{
 use redis::{Pipeline, Value};
 use std::sync::atomic::Ordering;
 
-/// By how much the time in the event may be late. Beyond it the script writes the patch.
-const MAX_LATE_MS: u64 = 250;
+/// Patches that make states of this size or more (bytes of JSON) are written by transactions. Below,
+/// heartbeat.lua is the cheaper of the two.
+const LARGE: usize = 4 * 1024;
 
 /// A patch that a transaction may write.
 struct Patch<'a> {
@@ -87,7 +85,7 @@ impl Rooms {
         let base = heartbeat.write.as_ref()?;
         let next = base.next.as_ref()?;
         let encoding = base.base.encoding.as_deref()?;
-        let fits = next.as_str().len() >= LARGE && encoding.revision > 0;
+        let fits = next.as_str().len() >= LARGE && encoding.separate;
         let may = fits && self.transactions.load(Ordering::Relaxed);
         Some(Patch {
             heartbeat,
@@ -128,38 +126,28 @@ impl Rooms {
             .arg(patch.epoch)
             .arg(encoding.revision)
             .arg(before.len())
-            .arg(i32::from(encoding.separate))
-            .arg(patch.ts)
-            .arg(MAX_LATE_MS);
+            .arg(patch.ts);
         pipeline.add_command(check);
         pipeline.cmd("MULTI");
         let hash = pipeline.cmd("HSET").arg(&conn);
         hash.arg("state_rev").arg(encoding.revision + 1);
-        if encoding.separate {
-            hash.arg("last_seen_ms").arg(patch.ts);
-        } else {
-            // The leading zero is what patch_check.lua looks for the next time.
-            hash.arg("last_seen_ms").arg(format!("0{}", patch.ts));
-            hash.arg("state").arg(after);
-        }
+        hash.arg("last_seen_ms").arg(patch.ts);
         if !encoded.compressed.is_empty() {
             hash.arg("compressed").arg(encoded.compressed);
         } else if !encoding.compressed.is_empty() {
             pipeline.cmd("HDEL").arg(&conn).arg("compressed");
         }
-        if encoding.separate {
-            if before.len() == after.len() {
-                let (start, end) = difference(before, after);
-                pipeline
-                    .cmd("SETRANGE")
-                    .arg(&state)
-                    .arg(start)
-                    .arg(&after[start..end]);
-            } else {
-                pipeline.cmd("SET").arg(&state).arg(after);
-            }
-            pipeline.cmd("PEXPIRE").arg(&state).arg(ttl_ms);
+        if before.len() == after.len() {
+            let (start, end) = difference(before, after);
+            pipeline
+                .cmd("SETRANGE")
+                .arg(&state)
+                .arg(start)
+                .arg(&after[start..end]);
+        } else {
+            pipeline.cmd("SET").arg(&state).arg(after);
         }
+        pipeline.cmd("PEXPIRE").arg(&state).arg(ttl_ms);
         pipeline.cmd("PEXPIRE").arg(&conn).arg(ttl_ms);
         pipeline
             .cmd("ZADD")
@@ -207,8 +195,7 @@ impl Rooms {
                 Outcome::Written(HeartbeatOutcome::Refreshed {
                     epoch: patch.epoch,
                     adopted: false,
-                    encoding: encoded
-                        .into_encoding(patch.encoding.separate, patch.encoding.revision + 1),
+                    encoding: encoded.into_encoding(Some(patch.encoding.revision + 1)),
                 })
             }
             Ok(Value::Nil) => Outcome::Refused,

@@ -54,7 +54,7 @@ impl Rooms {
         match joined {
             RoomJoined::Joined { epoch, .. } => {
                 let separate = self.states.are_separate();
-                let encoding = encoded.into_encoding(separate, u64::from(separate));
+                let encoding = encoded.into_encoding(separate.then_some(1));
                 Ok(Joined::Joined { epoch, encoding })
             }
             RoomJoined::Elsewhere(place) => Ok(Joined::Elsewhere(place)),

@@ -31,10 +31,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// States from this size on (bytes of JSON) are written by a transaction that patch_check.lua lets
-/// through, smaller ones by heartbeat.lua alone: below, the script is the cheaper of the two.
-pub const LARGE: usize = 4 * 1024;
-
 /// How often one kind of fault is logged; each is counted.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
@@ -60,15 +56,15 @@ impl Encoded {
             .unwrap_or_else(|| state.as_str().as_bytes())
     }
 
-    /// How a state that is stored like this is recognised.
-    pub fn into_encoding(self, separate: bool, revision: u64) -> Option<Arc<StateEncoding>> {
-        let plain = self.bytes.is_none() && !separate && revision == 0;
+    /// How a state that is stored like this is recognised. `revision`: if it is in a key of its own.
+    pub fn into_encoding(self, revision: Option<u64>) -> Option<Arc<StateEncoding>> {
+        let plain = self.bytes.is_none() && revision.is_none();
         (!plain).then(|| {
             Arc::new(StateEncoding {
                 raw: self.bytes,
                 compressed: self.compressed.as_bytes().to_vec(),
-                separate,
-                revision,
+                separate: revision.is_some(),
+                revision: revision.unwrap_or_default(),
                 foreign: None,
             })
         })
@@ -160,7 +156,7 @@ impl States {
         let is_text = decoded
             .as_ref()
             .is_ok_and(|state| state.as_str().as_bytes() == bytes);
-        let plain = is_text && compressed.is_empty() && !separate && revision == 0;
+        let plain = is_text && compressed.is_empty() && !separate;
         Stored {
             encoding: (!plain).then(|| {
                 Arc::new(StateEncoding {
@@ -264,13 +260,14 @@ impl Found {
         let (Some(user), Some(room)) = (user.and_then(utf8), room.and_then(utf8)) else {
             return None;
         };
+        // A state in the hash was written later than one in the key, by somebody else.
+        let revision = revision.filter(|_| state.is_none());
         Some(Found {
             user,
             room,
             last_seen_ms: seen.as_deref().map_or(0, number),
             epoch: epoch.as_deref().map_or(0, number),
-            // A state in the hash was written later than one in the key, by somebody else.
-            separate: state.is_none() && revision.is_some(),
+            separate: revision.is_some(),
             state,
             compressed,
             revision: revision.as_deref().map_or(0, number),
