@@ -3,7 +3,8 @@ import type { Redis } from 'ioredis';
 import type { Lock, LockEvent } from 'rollcall';
 import { afterEach } from 'vitest';
 import { sharedCluster } from '../support/cluster.js';
-import type { Client, StoreUnderTest } from './stores.js';
+import { eventually } from '../support/wait.js';
+import { type Client, ofCluster, type StoreUnderTest } from './stores.js';
 
 /** The newest token of a lock stays for a week; everything else must be gone after each test. */
 export function onlyTokensStay(store: StoreUnderTest): void {
@@ -27,7 +28,10 @@ async function forgetTokens(redis: Redis): Promise<void> {
 
 export interface LockRecorder {
   readonly events: LockEvent[];
-  /** The events so far, complete: those of another lock come after them. */
+  /**
+   * The events so far, complete: a marker is locked and released after them. On a cluster, events of one
+   * master come in their order, so there is a marker on each.
+   */
   settled(): Promise<LockEvent[]>;
   stop(): Promise<void>;
 }
@@ -46,29 +50,29 @@ export async function recordLocks(
   options: { name?: string } = {},
 ): Promise<LockRecorder> {
   const events: LockEvent[] = [];
-  let marked: (() => void) | undefined;
-  let marker = '';
+  const released = new Set<string>();
   const stop = await client.locks.subscribe((event) => {
     if (!event.ownerId.startsWith(MARKER)) events.push(event);
-    else if (event.ownerId === marker && event.type === 'released') marked?.();
+    else if (event.type === 'released') released.add(event.ownerId);
   }, options);
-  return {
-    events,
-    stop,
-    settled: async () => {
-      marker = `${MARKER}-${++markers}`;
-      const heard = new Promise<void>((resolve) => {
-        marked = resolve;
-      });
-      const lock: Lock = await client.locks.acquire(options.name ?? MARKER, {
-        ownerId: marker,
-        waitMs: 5000,
-      });
+  const settled = async () => {
+    const number = ++markers;
+    // Locks with these names have their slots on the third, second and first of three masters.
+    const names = ofCluster.has(client) ? [0, 1, 2].map((i) => `${MARKER}${i}`) : [MARKER];
+    for (const [i, name] of (options.name === undefined ? names : [options.name]).entries()) {
+      const ownerId = `${MARKER}-${number}-${i}`;
+      const lock: Lock = await client.locks.acquire(name, { ownerId, waitMs: 5000 });
       await lock.release();
-      await heard;
-      return [...events];
-    },
+      await eventually(() => released.has(ownerId), { intervalMs: 1 });
+    }
+    return [...events];
   };
+  if (ofCluster.has(client)) {
+    // What was published before, by the test before, may still be on the cluster's bus.
+    await settled();
+    events.length = 0;
+  }
+  return { events, stop, settled };
 }
 
 /** Resolves when the signal fires, to its reason. */
