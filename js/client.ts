@@ -119,7 +119,7 @@ export class PresenceClient<State extends object = DefaultState> {
     logger: Logger,
   ): Promise<PresenceClient<State>> {
     const client = new PresenceClient<State>(INTERNAL, logger);
-    await client.#session.call('connect', options);
+    await client.#session.call('connect', options, logger !== consoleLogger);
     return client;
   }
 

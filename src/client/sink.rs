@@ -31,6 +31,7 @@ impl EventSink for CountingSink {
         count(counter, 1);
         let dropped = self.callbacks.event(feed, payload);
         if dropped > 0 {
+            tracing::debug!(dropped, "the queue of events is full; resync");
             count(&self.metrics.counters.events_dropped, dropped);
             count(&self.metrics.counters.resyncs, 1);
         }
@@ -39,6 +40,7 @@ impl EventSink for CountingSink {
 
     fn gap(&self) {
         count(&self.metrics.counters.resyncs, 1);
+        tracing::debug!("events may have been missed; resync");
         // Notifications may be among what was missed.
         self.due.notify_one();
         self.callbacks.gap();

@@ -178,6 +178,13 @@ impl Reaper {
                     count(&counters.sweeps_failed, u64::from(sweep.failure.is_some()));
                     self.metrics.sweep_duration.record(start.elapsed());
                 }
+                tracing::debug!(
+                    rooms = sweep.rooms,
+                    expired = sweep.expired,
+                    repairs = sweep.repairs,
+                    served_ms = sweep.served_ms,
+                    "pass of the reaper"
+                );
                 count(&counters.rooms_swept, sweep.rooms);
                 count(&counters.expired, sweep.expired);
                 count(&counters.repairs, sweep.repairs);

@@ -118,6 +118,7 @@ impl Engine {
     }
 
     pub(super) fn count_batch(&self, heartbeats: usize) {
+        tracing::trace!(heartbeats, "batch");
         count(&self.metrics.counters.heartbeat_batches, 1);
         self.metrics.batch_size.record_value(heartbeats as u64);
     }

@@ -505,6 +505,7 @@ impl Locks {
     /// The lease is over although nobody released it: told once.
     fn lose(&self, lease: &Arc<Lease>, error: &Error) {
         if lease.lose() {
+            tracing::debug!(name = &*lease.claim.name, %error, "lock lost");
             count(&self.metrics.counters.locks_lost, 1);
             self.lost_listener.lock_lost(lease.claim.number, error);
         }

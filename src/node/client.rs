@@ -3,7 +3,7 @@
 
 use super::{
     inbox::{Inbox, Reply, Undo, Value, Wake},
-    runtime,
+    logging, runtime,
 };
 use crate::{
     client::Client,
@@ -78,13 +78,20 @@ impl NativeClient {
     }
 
     #[napi(catch_unwind)]
-    pub fn connect(&self, call: f64, options: String) -> napi::Result<()> {
+    /// `has_logger`: the caller has given a logger, which gets events of `tracing`, too.
+    pub fn connect(&self, call: f64, options: String, has_logger: bool) -> napi::Result<()> {
+        logging::begin();
         let core = self.core.clone();
         let inbox = self.inbox.clone();
         self.spawn(call, None, async move {
             let options = Options::parse(&options)?;
             inbox.bound(&options.limits);
-            let client = Client::connect(options, inbox).await?;
+            if has_logger {
+                logging::add_logger(&inbox);
+            }
+            let client = Client::connect(options, inbox.clone())
+                .await
+                .inspect_err(|_| logging::remove_logger(&inbox))?;
             let client = Arc::new(client);
             core.set(client.clone())
                 .map_err(|_| Error::internal("connected twice"))?;
@@ -282,12 +289,14 @@ impl NativeClient {
     pub fn close(&self, call: f64) -> napi::Result<()> {
         let core = self.core.clone();
         let calls = self.calls.clone();
+        let inbox = self.inbox.clone();
         self.spawn(call, None, async move {
             calls.close();
             calls.wait().await;
             if let Some(client) = core.get() {
                 client.close().await;
             }
+            logging::remove_logger(&inbox);
             Ok("null".to_owned())
         })
     }

@@ -307,6 +307,14 @@ impl LockLostListener for Inbox {
     }
 }
 
+impl Inbox {
+    /// An event for the logger (`logging.rs`). Must not be called while `messages` is locked.
+    pub fn log_event(&self, level: &str, message: &str) {
+        let notice = format!(r#"["log","{level}",{}]"#, quote(message));
+        self.put(|messages| messages.log(notice));
+    }
+}
+
 impl EventSink for Inbox {
     fn event(&self, feed: Feed, payload: &str) -> u64 {
         let most = self.most_events.load(Ordering::Relaxed);
@@ -339,7 +347,6 @@ impl EventSink for Inbox {
     }
 
     fn log(&self, level: LogLevel, message: &str) {
-        let notice = format!(r#"["log","{}",{}]"#, level.as_str(), quote(message));
-        self.put(|messages| messages.log(notice));
+        self.log_event(level.as_str(), message);
     }
 }

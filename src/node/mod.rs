@@ -6,6 +6,7 @@ mod client;
 mod inbox;
 mod keys;
 mod locks;
+mod logging;
 mod messages;
 mod metadata;
 

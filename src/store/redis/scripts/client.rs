@@ -30,7 +30,13 @@ impl ScriptClient {
             Err(NoScript) if off(Failpoint::NoScript) => Err(Error::internal(
                 "the script is not there, and is not to be sent",
             )),
-            Err(NoScript) => self.commands.command(&script.with_text(call), repeat).await,
+            Err(NoScript) => {
+                tracing::debug!(
+                    script = script.source.name,
+                    "the server has lost the script"
+                );
+                self.commands.command(&script.with_text(call), repeat).await
+            }
         }
     }
 
@@ -58,6 +64,10 @@ impl ScriptClient {
             results.push(match answer.map(Value::extract_error) {
                 Ok(Ok(value)) => Ok(value),
                 Ok(Err(error)) if errors::is_no_script(&error) => {
+                    tracing::debug!(
+                        script = script.source.name,
+                        "the server has lost the script"
+                    );
                     self.commands.command(&script.with_text(call), repeat).await
                 }
                 Ok(Err(error)) => Err(errors::request(&error)),

@@ -110,6 +110,7 @@ impl Inner {
             round,
         } = ready;
         let number = self.connections.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(server = self.config.server.display(), role = ?self.config.role, number, "connected");
         self.live.send_replace(Some(Live {
             number,
             connection: connected.connection.clone(),

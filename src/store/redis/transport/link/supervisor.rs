@@ -31,6 +31,7 @@ pub async fn supervise(inner: Arc<Inner>, mut round: u64) {
         watch_until_broken(&inner, round).await;
         *inner.lost_at.lock() = Instant::now();
         inner.live.send_replace(None);
+        tracing::debug!(server = server.display(), role = ?inner.config.role, "connection lost");
         // What ended this connection may have ended others, which have not noticed.
         server.peers.check();
         if reports_state {
