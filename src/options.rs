@@ -14,7 +14,7 @@ use crate::{
     },
     store::redis::{
         PubSub,
-        transport::config::{SentinelOptions, Tls},
+        transport::{config::SentinelOptions, tls::Tls},
     },
 };
 use serde::Deserialize;

@@ -14,9 +14,3 @@ pub mod transport;
 
 pub use open::{PubSub, Settings, StorageOptions};
 pub use store::RedisStore;
-
-/// What `INFO` says under a name.
-fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    let value = |line: &'a str| line.strip_prefix(name)?.strip_prefix(':');
-    Some(info.lines().find_map(value)?.trim())
-}

@@ -11,7 +11,6 @@ use crate::{
     store::{
         EventSink, PresenceStore,
         redis::{
-            info_field,
             locks::{
                 Locks,
                 ends::{Ends, InOwnStep, InSameStep},
@@ -33,6 +32,7 @@ use crate::{
                 commands::Commands,
                 config::{Nodes, Target},
                 errors,
+                info::info_field,
                 link::{Link, LinkConfig, Repeat, Role},
                 server::Server,
             },

@@ -8,10 +8,10 @@ use crate::{
     model::{error::Result, presence::Sweep},
     store::redis::{
         expiry::fingerprint::ServerFingerprint,
-        info_field,
         presence::{rooms::Meta, v1::V1},
         scripts,
         transport::{
+            info::info_field,
             link::Repeat,
             scan::{self, END, PAGE},
         },

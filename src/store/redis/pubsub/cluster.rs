@@ -11,10 +11,12 @@ use crate::{
     store::{
         Topic,
         redis::{
-            pubsub::{Channel, connection::SubscriberConnection, gaps::Gaps, listener::Listener},
+            pubsub::{
+                channel::Channel, connection::SubscriberConnection, gaps::Gaps, listener::Listener,
+            },
             transport::{
+                address::Address,
                 cluster::{Cluster, Map},
-                config::Address,
             },
         },
     },

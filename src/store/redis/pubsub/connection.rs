@@ -8,7 +8,7 @@ use crate::{
     },
     store::redis::{
         expiry,
-        pubsub::{Channel, gaps::Gaps, listener::Listener},
+        pubsub::{channel::Channel, gaps::Gaps, listener::Listener},
         transport::{
             errors,
             link::{Link, LinkConfig, Repeat, Role},

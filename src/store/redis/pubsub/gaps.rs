@@ -6,7 +6,7 @@ use crate::{
     store::{
         lock::LockCall,
         redis::{
-            pubsub::{Channel, listener::Listener},
+            pubsub::{channel::Channel, listener::Listener},
             transport::{cluster::Cluster, server::Server},
         },
     },

@@ -1,7 +1,8 @@
 //! Subscriptions: one connection to a server (`connection.rs`), several to a cluster (`cluster.rs`), and what
 //! comes in on them (`listener.rs`), where `dedup.rs` sorts out what comes by two of them; `gaps.rs` tells
-//! of what may have been missed.
+//! of what may have been missed. `channel.rs` names the channels.
 
+mod channel;
 mod cluster;
 mod connection;
 mod dedup;
@@ -15,55 +16,12 @@ use crate::{
         redis::transport::{cluster::Cluster, server::Server},
     },
 };
+use channel::Channel;
 use cluster::ClusterSubscriber;
 use connection::{SubscriberConnection, is_refusal};
 use gaps::Gaps;
 pub use listener::Listener;
-use redis::Cmd;
 use std::sync::Arc;
-
-/// A channel as the server knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Channel {
-    Pattern(String),
-    Plain(String),
-    /// Lies in a slot.
-    Sharded(String),
-}
-
-impl Channel {
-    /// The channel of a topic, where channels lie in no slot.
-    fn of(topic: &Topic, listener: &Listener) -> Channel {
-        let keys = &listener.keys;
-        match topic {
-            Topic::AllRooms => Channel::Pattern(keys.events_pattern()),
-            Topic::Room(room) => Channel::Plain(keys.room_events(room)),
-            Topic::Expirations => Channel::Plain(listener.expired_channel.clone()),
-            Topic::AllChannels => Channel::Pattern(keys.channel_events_pattern()),
-            Topic::Channel(of) => Channel::Plain(keys.channel_events(of)),
-            Topic::AllLocks => Channel::Pattern(keys.lock_events_pattern()),
-            Topic::Lock(name) => Channel::Plain(keys.lock_events(name)),
-            Topic::LockCalls => Channel::Plain(listener.wake_channel.clone()),
-        }
-    }
-
-    fn subscribe(&self) -> Cmd {
-        self.cmd("PSUBSCRIBE", "SUBSCRIBE", "SSUBSCRIBE")
-    }
-
-    fn unsubscribe(&self) -> Cmd {
-        self.cmd("PUNSUBSCRIBE", "UNSUBSCRIBE", "SUNSUBSCRIBE")
-    }
-
-    fn cmd(&self, pattern: &str, plain: &str, sharded: &str) -> Cmd {
-        let (verb, name) = match self {
-            Channel::Pattern(name) => (pattern, name),
-            Channel::Plain(name) => (plain, name),
-            Channel::Sharded(name) => (sharded, name),
-        };
-        redis::cmd(verb).arg(name).to_owned()
-    }
-}
 
 pub struct Subscriber {
     listener: Arc<Listener>,

@@ -1,38 +1,24 @@
-//! From a URL, TLS material and credentials to where and how to connect. The only place that sees a
-//! password.
+//! From a URL, TLS material and credentials to where and how to connect. This file, `url.rs` and
+//! `access.rs` are the only ones that read a password.
 
 use crate::{
     model::error::{Error, Result},
     store::redis::transport::{
+        access::Access,
+        address::Address,
         outage::Outage,
         server::{Endpoint, Sentinels, Server},
-        tls::TlsContext,
+        tls::{Tls, TlsContext},
         url::{self, Login, Url},
     },
 };
 use parking_lot::Mutex;
-use redis::{ProtocolVersion, RedisConnectionInfo};
 use serde::Deserialize;
 use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{Arc, Weak},
 };
-
-/// TLS material. Texts are PEM.
-#[derive(Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Tls {
-    /// The certificate authority to trust, in place of the system's.
-    pub ca: Option<String>,
-    /// Client certificate and its key, for servers that ask for one.
-    pub cert: Option<String>,
-    pub key: Option<String>,
-    /// The name that the certificate must have, where that is not the host.
-    pub servername: Option<String>,
-    /// `false` accepts any certificate. Default `true`.
-    pub reject_unauthorized: Option<bool>,
-}
 
 /// How to talk to sentinels; the URL's user, password and db are for the Redis servers.
 #[derive(Clone, Default, Deserialize)]
@@ -63,42 +49,6 @@ pub struct Nodes {
     pub outage: Arc<Outage>,
     /// Those that links lead to: the links to one server know of each other.
     servers: Mutex<HashMap<Address, Weak<Server>>>,
-}
-
-/// What leads to a server, beside its address: user, password, database and TLS.
-#[derive(Clone)]
-pub struct Access {
-    pub redis: RedisConnectionInfo,
-    pub tls: Option<Arc<TlsContext>>,
-}
-
-impl Access {
-    fn new(login: &Login, db: i64, tls: Option<Arc<TlsContext>>) -> Access {
-        let mut redis = RedisConnectionInfo::default()
-            .set_db(db)
-            .set_protocol(ProtocolVersion::RESP3)
-            .set_lib_name("rollcall", env!("CARGO_PKG_VERSION"));
-        if let Some(username) = &login.username {
-            redis = redis.set_username(username);
-        }
-        if let Some(password) = &login.password {
-            redis = redis.set_password(password);
-        }
-        Access { redis, tls }
-    }
-}
-
-/// Host and port of a server.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Address {
-    pub host: String,
-    pub port: u16,
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
-    }
 }
 
 impl Nodes {

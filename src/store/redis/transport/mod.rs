@@ -1,10 +1,14 @@
-//! Connections for commands: to one server (`link/`), or to each master of a cluster (`cluster/`). What
-//! leads to a server (`url.rs`, `config.rs`, `server.rs`, `tls/`), and what its errors mean (`errors.rs`).
+//! Connections for commands: to one server (`link/`), or to each master of a cluster (`cluster/`). `config.rs`
+//! reads with `url.rs` where and how to connect (`address.rs`, `access.rs`). `server.rs` and `tls/` connect.
+//! `errors.rs` knows what errors of a server mean.
 
+pub mod access;
+pub mod address;
 pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod errors;
+pub mod info;
 pub mod link;
 pub mod outage;
 pub mod peers;

@@ -6,15 +6,9 @@ use crate::{
     model::error::{Code, Error, Result},
     store::{
         EventSink,
-        redis::{
-            info_field,
-            transport::{
-                config::{Access, Address},
-                errors,
-                outage::Outage,
-                peers::Peers,
-                tls::TlsContext,
-            },
+        redis::transport::{
+            access::Access, address::Address, errors, info::info_field, outage::Outage,
+            peers::Peers, tls::TlsContext,
         },
     },
 };

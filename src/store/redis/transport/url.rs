@@ -4,7 +4,7 @@
 
 use crate::{
     model::error::{Error, Result},
-    store::redis::transport::config::Address,
+    store::redis::transport::address::Address,
 };
 use percent_encoding::percent_decode_str;
 use std::net::Ipv6Addr;

@@ -3,7 +3,7 @@
 use crate::{
     keys::SLOTS,
     model::error::{Error, Result},
-    store::redis::transport::config::Address,
+    store::redis::transport::address::Address,
 };
 use redis::Value;
 use std::collections::BTreeSet;

@@ -6,27 +6,27 @@
 
 mod map;
 mod refresh;
+mod shared;
 
 use crate::{
     keys::slot_of,
     model::error::{Code, Error, Result},
-    store::{
-        EventSink,
-        redis::transport::{
-            config::{Address, Nodes},
-            errors,
-            link::{Attempt, Link, LinkConfig, Prepare, Repeat, Role},
-            server::Server,
-        },
+    store::redis::transport::{
+        address::Address,
+        config::Nodes,
+        errors,
+        link::{Attempt, Link, Repeat},
+        server::Server,
     },
 };
 use futures_util::future::{join_all, select_all};
 pub use map::Map;
-use map::{Succession, redirected};
+use map::redirected;
 use parking_lot::Mutex;
 use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+pub use shared::Settings;
+use shared::Shared;
 use std::{
-    collections::HashMap,
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
@@ -78,33 +78,9 @@ pub async fn with_queue_timeout_once<T>(work: impl Future<Output = T>) -> T {
     QUEUE_TIMEOUT.scope(QueueTimeout::Once, work).await
 }
 
-/// What all connections of a client have in common.
-pub struct Settings {
-    pub nodes: Arc<Nodes>,
-    pub connect_timeout: Duration,
-    pub command_timeout: Duration,
-    pub prepare: Prepare,
-    pub sink: Arc<dyn EventSink>,
-}
-
 pub struct Cluster {
     shared: Arc<Shared>,
     keeper: JoinHandle<()>,
-}
-
-struct Shared {
-    settings: Settings,
-    map: watch::Sender<Arc<Map>>,
-    succession: Mutex<Succession>,
-    links: Mutex<HashMap<Address, Arc<Link>>>,
-    /// Told when something points at a change of the map.
-    stale: Notify,
-    /// Servers that have not answered in time, and when. An answer takes them out.
-    silent: Mutex<HashMap<Address, Instant>>,
-    /// Which server to ask next.
-    turn: AtomicUsize,
-    /// Whether all masters were connected when the state was told last.
-    whole: Mutex<bool>,
 }
 
 impl Cluster {
@@ -339,36 +315,6 @@ enum Redirection {
 }
 
 impl Shared {
-    fn masters(&self) -> Vec<Arc<Link>> {
-        let map = self.map.borrow().clone();
-        let links = map.masters().iter().map(|address| self.link(address));
-        links.filter_map(Result::ok).collect()
-    }
-
-    /// The link to a server, made if need be.
-    fn link(&self, address: &Address) -> Result<Arc<Link>> {
-        let mut links = self.links.lock();
-        if let Some(link) = links.get(address) {
-            return Ok(link.clone());
-        }
-        let link = Arc::new(Link::begin(self.config(address)?));
-        links.insert(address.clone(), link.clone());
-        Ok(link)
-    }
-
-    fn config(&self, address: &Address) -> Result<LinkConfig> {
-        let settings = &self.settings;
-        Ok(LinkConfig {
-            server: settings.nodes.server(address)?,
-            connect_timeout: settings.connect_timeout,
-            command_timeout: settings.command_timeout,
-            on_push: Arc::new(|_| {}),
-            prepare: settings.prepare.clone(),
-            sink: settings.sink.clone(),
-            role: Role::Calls,
-        })
-    }
-
     /// Whether commands are sent to a server, or wait for it.
     fn is_worth_waiting_for(&self, address: &Address, queue_timeout: QueueTimeout) -> bool {
         let (longest, left_out) = match queue_timeout {
@@ -470,21 +416,6 @@ impl Shared {
     fn why_not(&self, sending: &Sending) -> Error {
         let refusal = sending.refusal.clone();
         refusal.unwrap_or_else(|| self.out_of_reach(sending.slot))
-    }
-
-    fn out_of_reach(&self, slot: u16) -> Error {
-        let map = self.map.borrow().clone();
-        let message = match map.owner(slot) {
-            Some(owner) => format!(
-                "the master {owner} of the Redis Cluster cannot be reached or does not serve its \
-                 slots; nothing was sent, reconnecting goes on"
-            ),
-            None => format!(
-                "no master of the Redis Cluster at {} has slot {slot}; nothing was sent",
-                self.settings.nodes.display
-            ),
-        };
-        Error::new(Code::Unavailable, message)
     }
 }
 

@@ -5,8 +5,8 @@ use crate::{
     store::{
         ConnectionState,
         redis::transport::{
-            cluster::{Shared, map::Map},
-            config::Address,
+            address::Address,
+            cluster::{map::Map, shared::Shared},
             errors,
             link::{Attempt, Link},
         },
@@ -25,6 +25,7 @@ const REFRESH_EVERY: Duration = Duration::from_millis(1_000);
 const REFRESH_PAUSE: Duration = Duration::from_millis(50);
 /// How long a server may take to tell the map before another is asked.
 const REFRESH_TIMEOUT: Duration = Duration::from_millis(500);
+
 impl Shared {
     /// The first map, by the first server that answers.
     pub(in crate::store::redis) async fn find(&self) -> Result<()> {

@@ -3,7 +3,7 @@
 use crate::{
     model::error::{Code, Error, Result},
     store::redis::transport::{
-        link::{FIRST_BACKOFF, Inner, LinkConfig, Live, MAX_BACKOFF},
+        link::shared::{FIRST_BACKOFF, Inner, LinkConfig, Live, MAX_BACKOFF},
         server::{Connected, Found, identify},
     },
 };

@@ -6,7 +6,10 @@ use crate::{
         ConnectionState,
         redis::transport::{
             errors,
-            link::{FIRST_BACKOFF, Inner, Live, MAX_BACKOFF, Role, connecting::jitter},
+            link::{
+                connecting::jitter,
+                shared::{FIRST_BACKOFF, Inner, Live, MAX_BACKOFF, Role},
+            },
         },
     },
 };

@@ -4,13 +4,15 @@
 
 mod algorithms;
 mod certificate;
+mod options;
 mod verifier;
 
 use crate::{
     failpoints::{Failpoint, off},
     model::error::{Code, Error, Result},
-    store::redis::transport::config::{Address, Tls},
+    store::redis::transport::address::Address,
 };
+pub use options::Tls;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, SignatureScheme,
     client::ResolvesClientCert,

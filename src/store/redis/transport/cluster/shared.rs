@@ -1,0 +1,95 @@
+//! What the connections to a cluster share with the task that keeps the map of slots up to date.
+
+use crate::{
+    model::error::{Code, Error, Result},
+    store::{
+        EventSink,
+        redis::transport::{
+            address::Address,
+            cluster::map::{Map, Succession},
+            config::Nodes,
+            link::{Link, LinkConfig, Prepare, Role},
+        },
+    },
+};
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+/// What all connections of a client have in common.
+pub struct Settings {
+    pub nodes: Arc<Nodes>,
+    pub connect_timeout: Duration,
+    pub command_timeout: Duration,
+    pub prepare: Prepare,
+    pub sink: Arc<dyn EventSink>,
+}
+
+pub struct Shared {
+    pub settings: Settings,
+    pub map: watch::Sender<Arc<Map>>,
+    pub succession: Mutex<Succession>,
+    pub links: Mutex<HashMap<Address, Arc<Link>>>,
+    /// Told when something points at a change of the map.
+    pub stale: Notify,
+    /// Servers that have not answered in time, and when. An answer takes them out.
+    pub silent: Mutex<HashMap<Address, Instant>>,
+    /// Which server to ask next.
+    pub turn: AtomicUsize,
+    /// Whether all masters were connected when the state was told last.
+    pub whole: Mutex<bool>,
+}
+
+impl Shared {
+    pub fn masters(&self) -> Vec<Arc<Link>> {
+        let map = self.map.borrow().clone();
+        let links = map.masters().iter().map(|address| self.link(address));
+        links.filter_map(Result::ok).collect()
+    }
+
+    /// The link to a server, made if need be.
+    pub fn link(&self, address: &Address) -> Result<Arc<Link>> {
+        let mut links = self.links.lock();
+        if let Some(link) = links.get(address) {
+            return Ok(link.clone());
+        }
+        let link = Arc::new(Link::begin(self.config(address)?));
+        links.insert(address.clone(), link.clone());
+        Ok(link)
+    }
+
+    pub fn config(&self, address: &Address) -> Result<LinkConfig> {
+        let settings = &self.settings;
+        Ok(LinkConfig {
+            server: settings.nodes.server(address)?,
+            connect_timeout: settings.connect_timeout,
+            command_timeout: settings.command_timeout,
+            on_push: Arc::new(|_| {}),
+            prepare: settings.prepare.clone(),
+            sink: settings.sink.clone(),
+            role: Role::Calls,
+        })
+    }
+
+    pub fn out_of_reach(&self, slot: u16) -> Error {
+        let map = self.map.borrow().clone();
+        let message = match map.owner(slot) {
+            Some(owner) => format!(
+                "the master {owner} of the Redis Cluster cannot be reached or does not serve its \
+                 slots; nothing was sent, reconnecting goes on"
+            ),
+            None => format!(
+                "no master of the Redis Cluster at {} has slot {slot}; nothing was sent",
+                self.settings.nodes.display
+            ),
+        };
+        Error::new(Code::Unavailable, message)
+    }
+}
