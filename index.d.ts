@@ -97,10 +97,165 @@ interface LockEvent {
     ts: number;
 }
 /** Gets lock events. What it throws or rejects with is logged and disturbs nobody else. */
-type LockHandler = (event: LockEvent) => void | Promise<void>;
+type LockHandler = (event: LockEvent) => unknown;
 interface LockSubscribeOptions {
     /** Only events of this lock. */
     name?: string;
+}
+
+/** What has metadata. */
+interface ChannelRef {
+    channelName: string;
+    /** Must not hold a colon, unless it is declared in `channelTypesWithColon` of the client. */
+    channelType: string;
+}
+interface GetMetadata extends ChannelRef {
+    /** Who asks. Checked, and not used. */
+    actorUserId?: string | undefined;
+}
+/** An item that a change names. */
+interface MetadataItemInput {
+    key: string;
+    /** Not given: `""` in `set`, the value that is there in `update`. */
+    value?: string | undefined;
+    /**
+     * In `set`: the item's revision, if positive; else it is 1. In `update`: the revision that the item
+     * must have; not given or negative: any. With `upsert`, an item that does not exist has revision 0.
+     */
+    revision?: number | undefined;
+}
+interface MetadataOptions {
+    /** The major revision that the record must have. Not given or negative: any. */
+    majorRevision?: number | undefined;
+    /** The lock that `actorUserId` must hold, checked in the same atomic step as the write. */
+    lockName?: string | undefined;
+    /** Whether the items get `updated`. Default `false`. */
+    addTimestamp?: boolean | undefined;
+    /** Whether the items get `authorUid`, from `actorUserId`. Default `false`. */
+    addUserId?: boolean | undefined;
+    /**
+     * How long the record lives after this change; then it is as one that never existed. Milliseconds, a
+     * whole number from 1. Each change decides anew. Default: the client's `metadataTtlMs`, and without
+     * it until the record is changed again.
+     */
+    ttlMs?: number | undefined;
+}
+interface UpdateMetadataOptions extends MetadataOptions {
+    /** Whether the record and the items that do not exist are created, with revision 1. Default `false`. */
+    upsert?: boolean | undefined;
+}
+interface MetadataChange extends ChannelRef {
+    options?: MetadataOptions | undefined;
+    /** Who makes the change; becomes `authorUid` of the event. */
+    actorUserId?: string | undefined;
+    /**
+     * The fencing token of the caller's grant of `options.lockName`: the change is refused if the lock
+     * has been granted anew since.
+     */
+    fencingToken?: number | undefined;
+}
+interface SetMetadata extends MetadataChange {
+    /** All items of the record. Default: none. Of several with one key the last counts. */
+    data?: readonly MetadataItemInput[] | undefined;
+}
+interface UpdateMetadata extends MetadataChange {
+    options?: UpdateMetadataOptions | undefined;
+    /** The items to change, at least one. */
+    data: readonly MetadataItemInput[];
+}
+interface RemoveMetadata extends MetadataChange {
+    /** The items to remove; only `key` is looked at. Default, and if empty: all. */
+    data?: readonly {
+        key: string;
+    }[] | undefined;
+}
+/** One item of a record. What other implementations stored in another form is as they stored it. */
+interface MetadataItem {
+    value: string;
+    /** Grows by one with every update of the item. */
+    revision: number;
+    /** When it was last changed with `addTimestamp`: ISO 8601, on the server's clock. */
+    updated?: string;
+    /** Who last changed it with `addUserId`. */
+    authorUid?: string;
+}
+/** A channel's record. */
+interface ChannelMetadata extends ChannelRef {
+    /** When this was so: milliseconds since 1970, on the server's clock. */
+    timestamp: number;
+    /** How many items there are. */
+    totalCount: number;
+    /** Grows by one with every change; 0 for a channel that never had metadata, or whose record expired. */
+    majorRevision: number;
+    metadata: Record<string, MetadataItem>;
+}
+/** A channel's record has changed. */
+interface MetadataEvent extends ChannelRef {
+    operation: 'set' | 'update' | 'remove';
+    /** The items that were set, changed, or removed; those as they were. */
+    items: {
+        key: string;
+        value: string;
+        revision: number;
+    }[];
+    /** After the change. */
+    majorRevision: number;
+    /** Milliseconds since 1970, on the server's clock. */
+    timestamp: number;
+    /** The change's `actorUserId`. */
+    authorUid?: string;
+}
+/** Gets metadata events. What it throws or rejects with is logged and disturbs nobody else. */
+type MetadataHandler = (event: MetadataEvent) => unknown;
+/** Both: events of this channel only; the node then follows only this channel in Redis. */
+type MetadataSubscribeOptions = ChannelRef | {
+    channelName?: never;
+    channelType?: never;
+};
+
+/** The stable codes of Rollcall's errors. */
+declare const ERROR_CODES: readonly ['INVALID_ARGUMENT', 'CONNECTION_NOT_FOUND', 'STALE_EPOCH', 'METADATA_INVALID', 'METADATA_CONFLICT', 'METADATA_LOCK', 'LOCK_UNAVAILABLE', 'LOCK_LOST', 'OVERLOADED', 'RATE_LIMITED', 'FORBIDDEN', 'ROOM_FULL', 'TIMEOUT', 'UNAVAILABLE', 'PERMISSION', 'UNSUPPORTED', 'CLOSED', 'CORRUPT_DATA', 'INTERNAL'];
+/** A stable error code. */
+type ErrorCode = (typeof ERROR_CODES)[number];
+/** What every rejection of Rollcall is: an `Error` with a stable `code`. */
+declare class RollcallError extends Error {
+    name: string;
+    /** What went wrong, for programs. */
+    readonly code: ErrorCode;
+    /**
+     * `"unknown"` when the request may have been carried out although no answer came back (the
+     * connection broke after it was sent); absent when it was certainly not.
+     */
+    readonly outcome?: 'unknown';
+    /** With `METADATA_CONFLICT`: the record as it is, so that no second read is needed. */
+    readonly current?: ChannelMetadata;
+    constructor(code: ErrorCode, message: string, options?: {
+        cause?: unknown;
+        outcome?: 'unknown';
+        current?: ChannelMetadata;
+    });
+}
+type ErrorOptions = NonNullable<ConstructorParameters<typeof RollcallError>[2]>;
+/** A change of metadata that was refused: `METADATA_CONFLICT`, `METADATA_LOCK` or `METADATA_INVALID`. */
+declare class MetadataError extends RollcallError {
+    name: string;
+    /** The order of the arguments is that of the TypeScript implementation. */
+    constructor(message: string, code?: ErrorCode, options?: ErrorOptions);
+}
+/** `METADATA_CONFLICT`: the record or an item has another revision than was expected. */
+declare class MetadataConflictError extends MetadataError {
+    name: string;
+    constructor(message: string, options?: ErrorOptions);
+}
+/** `METADATA_LOCK`: the lock is not held, or by somebody else. */
+declare class MetadataLockError extends MetadataError {
+    name: string;
+    constructor(message: string, options?: ErrorOptions);
+}
+/** `METADATA_INVALID`: the record or an item does not exist, or nothing was named. */
+declare class MetadataValidationError extends MetadataError {
+    name: string;
+    constructor(message: string, options?: ErrorOptions);
 }
 
 /** A JSON object. */
@@ -159,7 +314,7 @@ interface PresenceLeaveEvent extends PresenceEventBase {
 }
 type PresenceEvent<State = DefaultState> = PresenceJoinEvent<State> | PresenceUpdateEvent<State> | PresenceLeaveEvent;
 /** Gets presence events. What it throws or rejects with is logged and disturbs nobody else. */
-type PresenceHandler<State = DefaultState> = (event: PresenceEvent<State>) => void | Promise<void>;
+type PresenceHandler<State = DefaultState> = (event: PresenceEvent<State>) => unknown;
 /** Ends a subscription. Once it has resolved, the handler is not called any more. */
 type Unsubscribe = () => Promise<void>;
 interface JoinOptions<State = DefaultState> {
@@ -243,7 +398,7 @@ interface StateEvent {
 }
 interface ClientEvents {
     resync: ResyncEvent;
-    error: Error;
+    error: RollcallError;
     state: StateEvent;
 }
 /** Where Rollcall logs; `console` fits. Missing methods are skipped. */
@@ -563,116 +718,6 @@ declare class Locks {
     subscribe(handler: LockHandler, options?: LockSubscribeOptions): Promise<Unsubscribe>;
 }
 
-/** What has metadata. */
-interface ChannelRef {
-    channelName: string;
-    /** Must not hold a colon, unless it is declared in `channelTypesWithColon` of the client. */
-    channelType: string;
-}
-interface GetMetadata extends ChannelRef {
-    /** Who asks. Checked, and not used. */
-    actorUserId?: string | undefined;
-}
-/** An item that a change names. */
-interface MetadataItemInput {
-    key: string;
-    /** Not given: `""` in `set`, the value that is there in `update`. */
-    value?: string | undefined;
-    /**
-     * In `set`: the item's revision, if positive; else it is 1. In `update`: the revision that the item
-     * must have; not given or negative: any. With `upsert`, an item that does not exist has revision 0.
-     */
-    revision?: number | undefined;
-}
-interface MetadataOptions {
-    /** The major revision that the record must have. Not given or negative: any. */
-    majorRevision?: number | undefined;
-    /** The lock that `actorUserId` must hold, checked in the same atomic step as the write. */
-    lockName?: string | undefined;
-    /** Whether the items get `updated`. Default `false`. */
-    addTimestamp?: boolean | undefined;
-    /** Whether the items get `authorUid`, from `actorUserId`. Default `false`. */
-    addUserId?: boolean | undefined;
-    /**
-     * How long the record lives after this change; then it is as one that never existed. Milliseconds, a
-     * whole number from 1. Each change decides anew. Default: the client's `metadataTtlMs`, and without
-     * it until the record is changed again.
-     */
-    ttlMs?: number | undefined;
-}
-interface UpdateMetadataOptions extends MetadataOptions {
-    /** Whether the record and the items that do not exist are created, with revision 1. Default `false`. */
-    upsert?: boolean | undefined;
-}
-interface MetadataChange extends ChannelRef {
-    options?: MetadataOptions | undefined;
-    /** Who makes the change; becomes `authorUid` of the event. */
-    actorUserId?: string | undefined;
-    /**
-     * The fencing token of the caller's grant of `options.lockName`: the change is refused if the lock
-     * has been granted anew since.
-     */
-    fencingToken?: number | undefined;
-}
-interface SetMetadata extends MetadataChange {
-    /** All items of the record. Default: none. Of several with one key the last counts. */
-    data?: readonly MetadataItemInput[] | undefined;
-}
-interface UpdateMetadata extends MetadataChange {
-    options?: UpdateMetadataOptions | undefined;
-    /** The items to change, at least one. */
-    data: readonly MetadataItemInput[];
-}
-interface RemoveMetadata extends MetadataChange {
-    /** The items to remove; only `key` is looked at. Default, and if empty: all. */
-    data?: readonly {
-        key: string;
-    }[] | undefined;
-}
-/** One item of a record. What other implementations stored in another form is as they stored it. */
-interface MetadataItem {
-    value: string;
-    /** Grows by one with every update of the item. */
-    revision: number;
-    /** When it was last changed with `addTimestamp`: ISO 8601, on the server's clock. */
-    updated?: string;
-    /** Who last changed it with `addUserId`. */
-    authorUid?: string;
-}
-/** A channel's record. */
-interface ChannelMetadata extends ChannelRef {
-    /** When this was so: milliseconds since 1970, on the server's clock. */
-    timestamp: number;
-    /** How many items there are. */
-    totalCount: number;
-    /** Grows by one with every change; 0 for a channel that never had metadata, or whose record expired. */
-    majorRevision: number;
-    metadata: Record<string, MetadataItem>;
-}
-/** A channel's record has changed. */
-interface MetadataEvent extends ChannelRef {
-    operation: 'set' | 'update' | 'remove';
-    /** The items that were set, changed, or removed; those as they were. */
-    items: {
-        key: string;
-        value: string;
-        revision: number;
-    }[];
-    /** After the change. */
-    majorRevision: number;
-    /** Milliseconds since 1970, on the server's clock. */
-    timestamp: number;
-    /** The change's `actorUserId`. */
-    authorUid?: string;
-}
-/** Gets metadata events. What it throws or rejects with is logged and disturbs nobody else. */
-type MetadataHandler = (event: MetadataEvent) => void | Promise<void>;
-/** Both: events of this channel only; the node then follows only this channel in Redis. */
-type MetadataSubscribeOptions = ChannelRef | {
-    channelName?: never;
-    channelType?: never;
-};
-
 /**
  * The metadata of channels: a small versioned record of items for each. Every change is one atomic
  * step with its event; changes of one channel that come while others are on their way share it.
@@ -791,7 +836,7 @@ declare class PresenceClient<State extends object = DefaultState> {
      *
      * @returns what removes the handler.
      */
-    on<Name extends keyof ClientEvents>(name: Name, handler: (event: ClientEvents[Name]) => void | Promise<void>): () => void;
+    on<Name extends keyof ClientEvents>(name: Name, handler: (event: ClientEvents[Name]) => unknown): () => void;
     /**
      * Lets this node take part in removing dead connections: each within `sweepIntervalMs` of its
      * TTL, with exactly one `leave`, however many nodes do so. Does not keep the process alive.
@@ -1049,51 +1094,6 @@ declare class TransactionalMetadataWrapper extends Part<DefaultState> {
     setChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
     updateChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
     removeChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
-}
-
-/** The stable codes of Rollcall's errors. */
-declare const ERROR_CODES: readonly ['INVALID_ARGUMENT', 'CONNECTION_NOT_FOUND', 'STALE_EPOCH', 'METADATA_INVALID', 'METADATA_CONFLICT', 'METADATA_LOCK', 'LOCK_UNAVAILABLE', 'LOCK_LOST', 'OVERLOADED', 'RATE_LIMITED', 'FORBIDDEN', 'ROOM_FULL', 'TIMEOUT', 'UNAVAILABLE', 'PERMISSION', 'UNSUPPORTED', 'CLOSED', 'CORRUPT_DATA', 'INTERNAL'];
-/** A stable error code. */
-type ErrorCode = (typeof ERROR_CODES)[number];
-/** What every rejection of Rollcall is: an `Error` with a stable `code`. */
-declare class RollcallError extends Error {
-    name: string;
-    /** What went wrong, for programs. */
-    readonly code: ErrorCode;
-    /**
-     * `"unknown"` when the request may have been carried out although no answer came back (the
-     * connection broke after it was sent); absent when it was certainly not.
-     */
-    readonly outcome?: 'unknown';
-    /** With `METADATA_CONFLICT`: the record as it is, so that no second read is needed. */
-    readonly current?: ChannelMetadata;
-    constructor(code: ErrorCode, message: string, options?: {
-        cause?: unknown;
-        outcome?: 'unknown';
-        current?: ChannelMetadata;
-    });
-}
-type ErrorOptions = NonNullable<ConstructorParameters<typeof RollcallError>[2]>;
-/** A change of metadata that was refused: `METADATA_CONFLICT`, `METADATA_LOCK` or `METADATA_INVALID`. */
-declare class MetadataError extends RollcallError {
-    name: string;
-    /** The order of the arguments is that of the TypeScript implementation. */
-    constructor(message: string, code?: ErrorCode, options?: ErrorOptions);
-}
-/** `METADATA_CONFLICT`: the record or an item has another revision than was expected. */
-declare class MetadataConflictError extends MetadataError {
-    name: string;
-    constructor(message: string, options?: ErrorOptions);
-}
-/** `METADATA_LOCK`: the lock is not held, or by somebody else. */
-declare class MetadataLockError extends MetadataError {
-    name: string;
-    constructor(message: string, options?: ErrorOptions);
-}
-/** `METADATA_INVALID`: the record or an item does not exist, or nothing was named. */
-declare class MetadataValidationError extends MetadataError {
-    name: string;
-    constructor(message: string, options?: ErrorOptions);
 }
 
 /** Limits for each socket; `Infinity` turns one off. */

@@ -279,7 +279,7 @@ export class PresenceClient<State extends object = DefaultState> {
    */
   on<Name extends keyof ClientEvents>(
     name: Name,
-    handler: (event: ClientEvents[Name]) => void | Promise<void>,
+    handler: (event: ClientEvents[Name]) => unknown,
   ): () => void {
     if (!EVENTS.includes(name)) {
       const given = typeof name === 'string' ? JSON.stringify(name) : displayValue(name);

@@ -103,7 +103,7 @@ export interface LockEvent {
 }
 
 /** Gets lock events. What it throws or rejects with is logged and disturbs nobody else. */
-export type LockHandler = (event: LockEvent) => void | Promise<void>;
+export type LockHandler = (event: LockEvent) => unknown;
 
 export interface LockSubscribeOptions {
   /** Only events of this lock. */

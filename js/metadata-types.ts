@@ -109,7 +109,7 @@ export interface MetadataEvent extends ChannelRef {
 }
 
 /** Gets metadata events. What it throws or rejects with is logged and disturbs nobody else. */
-export type MetadataHandler = (event: MetadataEvent) => void | Promise<void>;
+export type MetadataHandler = (event: MetadataEvent) => unknown;
 
 /** Both: events of this channel only; the node then follows only this channel in Redis. */
 export type MetadataSubscribeOptions = ChannelRef | { channelName?: never; channelType?: never };

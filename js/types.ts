@@ -1,5 +1,7 @@
 // The public types: what calls take and give, events, options. No code.
 
+import type { RollcallError } from './errors.js';
+
 /** A JSON object. */
 export type JsonObject = { [key: string]: unknown };
 
@@ -66,9 +68,7 @@ export type PresenceEvent<State = DefaultState> =
   | PresenceLeaveEvent;
 
 /** Gets presence events. What it throws or rejects with is logged and disturbs nobody else. */
-export type PresenceHandler<State = DefaultState> = (
-  event: PresenceEvent<State>,
-) => void | Promise<void>;
+export type PresenceHandler<State = DefaultState> = (event: PresenceEvent<State>) => unknown;
 
 /** Ends a subscription. Once it has resolved, the handler is not called any more. */
 export type Unsubscribe = () => Promise<void>;
@@ -167,7 +167,7 @@ export interface StateEvent {
 
 export interface ClientEvents {
   resync: ResyncEvent;
-  error: Error;
+  error: RollcallError;
   state: StateEvent;
 }
 

@@ -268,8 +268,11 @@ impl Messages {
         0
     }
 
-    /// Events were missed between those that are here and those that come.
+    /// Events were missed between those that are here and those that come. Gaps with nothing between them are one.
     pub fn gap(&mut self) {
+        if matches!(self.events.back(), Some(Queued::Gap)) {
+            return;
+        }
         self.event_bytes += GAP.len();
         self.events.push_back(Queued::Gap);
     }
