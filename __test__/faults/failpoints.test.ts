@@ -8,7 +8,7 @@ import { inRoot, readJson } from '../../scripts/lib/paths.mjs';
 const TRACES = [
   'ROLLCALL_TEST_DEFENCES_OFF',
   'testDefencesOff',
-  'testEndIn',
+  'testCrashIn',
   'a test asked for a panic',
 ];
 
@@ -38,12 +38,13 @@ function texts(folder: string, names: RegExp, but: string): string {
 }
 
 test('each defence is in use, and has its control', () => {
-  const failpoints = readFileSync(inRoot('src', 'failpoints.rs'), 'utf8');
+  const failpoints = readFileSync(inRoot('src', 'failpoints', 'defences.rs'), 'utf8');
   const defences = [...failpoints.matchAll(/^ {8}(\w+): "([\w-]+)",$/gm)];
   expect(defences.length).toBeGreaterThan(20);
-  const core = texts('src', /\.rs$/, 'failpoints.rs');
+  const core = texts('src', /\.rs$/, 'defences.rs');
   const tests = texts('__test__/faults', /\.test\.ts$/, 'failpoints.test.ts');
-  const unused = defences.filter(([, name]) => !core.includes(`Failpoint::${name}`));
+  const uses = (name = '') => new RegExp(`(failpoint|panic_point)!\\(${name}\\)`).test(core);
+  const unused = defences.filter(([, name]) => !uses(name));
   const unproven = defences.filter(([, , text]) => !tests.includes(`'${text}'`));
   expect([unused, unproven]).toEqual([[], []]);
 });
@@ -54,6 +55,7 @@ test('each step is in use, and a process has ended in it', () => {
   expect(steps.length).toBeGreaterThan(10);
   const core = texts('src', /\.rs$/, 'steps.rs');
   const tests = texts('__test__/faults', /steps\.test\.ts$/, '-');
-  expect(steps.filter(([, name]) => !core.includes(`Step::${name}`))).toEqual([]);
+  const uses = (name = '') => new RegExp(`crash_point!\\(${name}[,)]`).test(core);
+  expect(steps.filter(([, name]) => !uses(name))).toEqual([]);
   expect(steps.filter(([, , text]) => !tests.includes(`'${text}'`))).toEqual([]);
 });

@@ -4,10 +4,12 @@ import type { Redis } from 'ioredis';
 import { generate } from 'selfsigned';
 import { describe, expect, test } from 'vitest';
 import { rejection } from '../support/clients.js';
+import { startProxy } from '../support/proxy.js';
 import { startRedis } from '../support/redis.js';
 import { certificates } from '../support/tls.js';
 import { eventually } from '../support/wait.js';
 import { proven } from './proven.js';
+import { removeFromScripts } from './scripts.js';
 import { connect, startWorld } from './world.js';
 
 const ROOM_KEYS = ['conns', 'members', 'last_seen', 'conn_meta'] as const;
@@ -251,10 +253,20 @@ describe('6: users that may not do all', () => {
   proven(
     'without PUBLISH: nothing is done, not even a half',
     { without: 'may-publish' },
-    async () => {
+    async (off) => {
       await using server = await startRedis({ users: { mute: `${all} -publish` } });
-      const mute = await connect({ url: server.urlFor({ username: 'mute', password: 'secret' }) });
-      const other = await connect({ url: server.url });
+      await using proxy = await startProxy(server.port);
+      if (off.includes('may-publish')) {
+        const redis = await server.client();
+        await removeFromScripts(
+          { redis, proxy },
+          "not redis.acl_check_cmd(command, channel, '')",
+          'false',
+        );
+      }
+      const mute = await connect({ url: `redis://mute:secret@${proxy.host}:${proxy.port}` });
+      // Through the proxy, too: it shares the server's scripts.
+      const other = await connect({ url: proxy.url });
       const at = { roomId: 'r', userId: 'u', connId: 'c' };
       expect((await rejection(() => mute.join(at))).code).toBe('PERMISSION');
       expect(await server.dbsize()).toBe(0);

@@ -6,7 +6,7 @@ import { describe, expect, onTestFinished } from 'vitest';
 import { startFixture } from '../support/process.js';
 import { type RedisServer, startRedis } from '../support/redis.js';
 import { eventually, within } from '../support/wait.js';
-import { count, type Defence, environmentWithout, LONG, type Own, proven } from './proven.js';
+import { count, environmentWithout, type Failpoint, LONG, type Own, proven } from './proven.js';
 import { connect } from './world.js';
 
 interface Holdings {
@@ -35,7 +35,7 @@ function start(
   server: RedisServer,
   name: string,
   of: number | string,
-  off: readonly (Defence | Own)[],
+  off: readonly (Failpoint | Own)[],
 ) {
   const program = startFixture<Message>('faults/fixtures/lifecycle.mjs', {
     args: [name, server.url, String(of)],
@@ -228,21 +228,21 @@ describe('7: lifecycle', () => {
     expect(await within(program.exited, 5000, 'the end')).toEqual({ code: 0, signal: null });
   });
 
-  for (const calm of ['calm', 'calm-at-once'] as const) {
-    const where = calm === 'calm' ? 'in a task' : 'in what JavaScript calls';
+  for (const panic of ['task-panic', 'call-panic'] as const) {
+    const where = panic === 'task-panic' ? 'in a task' : 'in what JavaScript calls';
     // That a panic at once is caught is compiled in: its control is a core that does not panic.
-    const without = calm === 'calm' ? 'panics' : 'panic';
+    const without = panic === 'task-panic' ? 'panics' : 'panic';
     proven(`a panic ${where} becomes INTERNAL`, { without }, async (off) => {
       await using server = await startRedis();
       const uncaught = off.includes('panics') ? ['panics'] : [];
-      const names = off.includes('panic') ? [] : [calm, ...uncaught];
+      const names = off.includes('panic') ? [] : [panic, ...uncaught];
       const program = start(server, 'panics', names.join(','), []);
       const { settled } = await program.at('settled', 5000);
       const codes = Object.entries(settled ?? {}).filter(([name]) => name !== 'metrics');
       for (const [name, code] of codes) {
         expect(code, name).toEqual(name === 'many' ? ['INTERNAL', 'INTERNAL'] : 'INTERNAL');
       }
-      if (calm === 'calm-at-once') expect(settled?.metrics).toBe('INTERNAL');
+      if (panic === 'call-panic') expect(settled?.metrics).toBe('INTERNAL');
       // It goes on as if nothing had been.
       const { after } = await program.at('after', 5000);
       expect(after).toBe('ok');

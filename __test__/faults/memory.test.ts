@@ -5,14 +5,19 @@ import { describe, expect, onTestFinished } from 'vitest';
 import { rejection } from '../support/clients.js';
 import { eventually } from '../support/wait.js';
 import { count, proven } from './proven.js';
+import { removeFromScripts } from './scripts.js';
 import { connect, ROOMS, startWorld, type World } from './world.js';
 
 describe('4: maxmemory with noeviction', () => {
   proven(
     'what needs memory is refused; leave, heartbeats and reaping go on',
     { without: 'freeing' },
-    async () => {
+    async (off) => {
       const world = await startWorld({ nodes: 1 });
+      if (off.includes('freeing')) {
+        // What `allow_write_on_oom` does.
+        await removeFromScripts(world, "redis.call('PERSIST', key)");
+      }
       const node = world.node();
       const { url } = world.proxy;
       const short = await connect({ url, ttlMs: 1500, sweepIntervalMs: 200 });

@@ -4,8 +4,8 @@ import { createRequire } from 'node:module';
 import path from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
 
-/** The names of `src/failpoints.rs`. */
-export type Defence =
+/** The names of `src/failpoints/defences.rs`. */
+export type Failpoint =
   | 'pings'
   | 'deadlines'
   | 'queue-timeout'
@@ -22,34 +22,39 @@ export type Defence =
   | 'forged'
   | 'event-bound'
   | 'isolation'
-  | 'may-publish'
   | 'merging'
   | 'settling'
   | 'reaping'
   | 'renewing'
-  | 'calm-at-once'
+  | 'call-panic'
   | 'checks'
   | 'adopting'
   | 'not-found'
-  | 'freeing'
   | 'ending'
   | 'panics'
   | 'certificates'
   | 'limits'
-  | 'calm-drain'
+  | 'drain-panic'
   | 'undelivered'
-  | 'calm';
+  | 'task-panic';
 
 /**
- * What is no defence of the addon: the test itself leaves it out in its control. `disk`: the server
- * writes none. `exit`: the program does not end. `guard`: that around handlers (js/). `panic`: there is
- * none.
+ * What the test itself leaves out in its control, without a failpoint of the addon. `disk`: the server
+ * writes none. `exit`: the program does not end. `guard`: the one around handlers (js/). `panic`: there is
+ * none. `freeing`, `may-publish`: a piece of the Lua scripts, which a proxy takes out (`scripts.ts`).
  */
-export type Own = 'disk' | 'exit' | 'guard' | 'panic';
+export type Own = 'disk' | 'exit' | 'guard' | 'panic' | 'freeing' | 'may-publish';
 
-const OWN: readonly string[] = ['disk', 'exit', 'guard', 'panic'] satisfies Own[];
+const OWN: readonly string[] = [
+  'disk',
+  'exit',
+  'guard',
+  'panic',
+  'freeing',
+  'may-publish',
+] satisfies Own[];
 
-function isOwn(name: Defence | Own): name is Own {
+function isOwn(name: Failpoint | Own): name is Own {
   return OWN.includes(name);
 }
 
@@ -67,15 +72,15 @@ export function count(short: number, long: number): number {
   return LONG ? long : short;
 }
 
-/** Turns defences off in this process; all others are on. */
-export function turnOff(...defences: Defence[]): void {
+/** Turns defences off in this process by their failpoints; all others are on. */
+export function turnOff(...failpoints: Failpoint[]): void {
   const load = createRequire(import.meta.url);
   const addon = load(path.resolve(import.meta.dirname, '../../binding/binding.js'));
-  addon.testDefencesOff(defences);
+  addon.testDefencesOff(failpoints);
 }
 
 /** The environment for a child process in which defences are off. */
-export function environmentWithout(...names: (Defence | Own)[]): Record<string, string> {
+export function environmentWithout(...names: (Failpoint | Own)[]): Record<string, string> {
   return { ROLLCALL_TEST_DEFENCES_OFF: names.filter((name) => !isOwn(name)).join(',') };
 }
 
@@ -101,7 +106,7 @@ function catchStrays(): unknown[] {
 
 interface Control {
   /** What is turned off. */
-  without: Defence | Own;
+  without: Failpoint | Own;
   /** A part of the message with which the test has to fail then. Any failure, unless told. */
   fails?: RegExp;
   timeoutMs?: number;
@@ -114,7 +119,7 @@ interface Control {
 export function proven(
   name: string,
   { without, fails, timeoutMs = 120_000 }: Control,
-  body: (off: readonly (Defence | Own)[]) => Promise<void>,
+  body: (off: readonly (Failpoint | Own)[]) => Promise<void>,
 ): void {
   describe(name, () => {
     test('holds', { timeout: timeoutMs }, () => body([]));

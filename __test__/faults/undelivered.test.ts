@@ -3,20 +3,20 @@ import { expect } from 'vitest';
 import { openClient, rejection } from '../support/clients.js';
 import { startRedis } from '../support/redis.js';
 import { eventually } from '../support/wait.js';
-import { type Defence, proven, turnOff } from './proven.js';
+import { type Failpoint, proven, turnOff } from './proven.js';
 
 proven(
   '9: a drain that fails gives granted locks and subscriptions back, and heartbeats beside it settle',
   { without: 'undelivered', fails: /subscribers/ },
   async (off) => {
-    const defences = off as readonly Defence[];
+    const failpoints = off as readonly Failpoint[];
     const server = await startRedis();
     const client = await openClient({ url: server.url });
     const other = await openClient({ url: server.url });
     const admin = await server.client();
     await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
 
-    turnOff('calm-drain', ...defences);
+    turnOff('drain-panic', ...failpoints);
     const calls = [
       () => client.locks.acquire('l', { ownerId: 'a', ttlMs: 60_000 }),
       () => client.subscribe(() => {}, { roomId: 'r' }),
@@ -31,7 +31,7 @@ proven(
       expect(error).toMatchObject({ code: 'INTERNAL', outcome: 'unknown' });
     }
     expect(await client.heartbeat({ connId: 'c' })).toMatchObject({ changed: false });
-    turnOff(...defences);
+    turnOff(...failpoints);
 
     // Long before its TTL ends, and while its client goes on.
     const lock = await other.locks.acquire('l', { ownerId: 'b', waitMs: 10_000 });

@@ -15,9 +15,10 @@ interface Pair {
 
 /**
  * Asked about all that clients send, piece by piece. What it gives is sent on: the piece itself, or
- * another; as a Promise, when that resolves, and everything later of that connection waits.
+ * another; as a Promise, when that resolves, and everything later of that connection waits. `connection` is
+ * the same object for all pieces of one connection.
  */
-export type Watch = (piece: Buffer) => Buffer | Promise<Buffer>;
+export type Watch = (piece: Buffer, connection: object) => Buffer | Promise<Buffer>;
 
 export class FaultProxy implements AsyncDisposable {
   readonly host = '127.0.0.1';
@@ -128,7 +129,7 @@ export class FaultProxy implements AsyncDisposable {
         // Late, not slow: pieces that come together also arrive together.
         const arrives = performance.now() + this.delayMs;
         before = before.then(async () => {
-          const now = from === client ? await this.watch(piece) : piece;
+          const now = from === client ? await this.watch(piece, pair) : piece;
           const early = arrives - performance.now();
           if (early > 0) await delay(early);
           if (from === server && pair.loseReply) {

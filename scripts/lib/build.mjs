@@ -35,7 +35,7 @@ export async function buildAddon({ debug = false, force = false } = {}) {
 const TEST_ADDON = path.join('target', 'test-addon');
 
 /**
- * Builds the addon of the fault tests, in which defences can be turned off (`src/failpoints.rs`). It
+ * Builds the addon of the fault tests, in which defences can be turned off (`src/failpoints/`). It
  * never is in the package: tests load it in place of the other one.
  */
 export async function buildTestAddon({ force = false } = {}) {

@@ -2,7 +2,7 @@
 //! `sweepIntervalMs` of the connection's TTL. `docs/internals/expiry.md` says how it works.
 
 use crate::{
-    failpoints::{Failpoint, off},
+    failpoints::failpoint,
     lock::Locks,
     metrics::{Metrics, count},
     model::{
@@ -152,7 +152,7 @@ impl Reaper {
 
     /// A pass, unless another node has made one within the time that one serves all.
     async fn look(&self, adopt: bool, serves: Duration) -> Result<Sweep> {
-        if off(Failpoint::Reaping) {
+        if failpoint!(Reaping) {
             return Ok(Sweep::default());
         }
         let counters = &self.metrics.counters;
@@ -163,7 +163,7 @@ impl Reaper {
                 ..self.settings
             };
             let mut sweep = self.presence.sweep(&settings).await?;
-            if sweep.unindexed && adopt && !off(Failpoint::Adopting) {
+            if sweep.unindexed && adopt && !failpoint!(Adopting) {
                 sweep += self.presence.adopt(self.settings.ttl_ms).await?;
             }
             match &sweep.failure {

@@ -1,75 +1,69 @@
-//! The steps in which a test can have the process end.
+//! The failpoints at which the process crashes, and which of them is selected.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 named! {
-    /// Steps of operations that take several (docs/internals/cluster.md). A test can have the process end in the
-    /// middle of any.
+    /// The steps of an operation that takes several (docs/internals/cluster.md).
     pub enum Step in STEPS {
         /// A join has claimed its epoch, and a room's entry in the due index.
         Claim: "claim",
-        /// It is in its room.
+        /// A join is in its room.
         Joined: "joined",
-        /// It is in the indices of other slots.
+        /// A join is in the indices of other slots.
         JoinNoted: "join-noted",
         /// A leave, or the leave that is part of a join, is out of its room.
         Left: "left",
-        /// It is out of the indices of other slots.
+        /// A leave is out of the indices of other slots.
         LeaveNoted: "leave-noted",
-        /// A join's or leave's own note is taken out of its room.
+        /// The outbox entry of a join or leave is removed from its room.
         Settled: "settled",
-        /// The reaper has taken connections out of a room.
+        /// The reaper has removed connections from a room.
         Reaped: "reaped",
-        /// It has made the indices of a room agree.
+        /// The reaper has made the indices of a room agree.
         Repaired: "repaired",
-        /// It has carried out notes of a room in the indices of other slots.
+        /// The reaper has applied outbox entries of a room to the indices of other slots.
         CarriedOut: "carried-out",
-        /// It has taken them out of the room.
+        /// The reaper has removed outbox entries from a room.
         RoomSettled: "room-settled",
-        /// It has given a room an entry in the due index.
+        /// The reaper has given a room an entry in the due index.
         Indexed: "indexed",
     }
 }
 
-/// Which calls of the step are still made, as bits, if the process is to end in it. Never, in the
-/// published build.
-#[cfg(not(feature = "test-faults"))]
-#[inline(always)]
-pub const fn ends_in(_: Step) -> Option<u32> {
-    None
-}
+/// The number of the selected step, plus one, or 0 for none; above 32 bits, its [`SentCalls`].
+static SELECTED: AtomicU64 = AtomicU64::new(0);
 
-/// Ends the process, as a crash would, if a test asks for it.
-#[inline(always)]
-pub fn end_point(step: Step) {
-    if ends_in(step).is_some() {
-        std::process::abort();
+/// Which calls of a step are sent before the process crashes: one bit for each, from the lowest.
+#[derive(Clone, Copy)]
+pub struct SentCalls(u32);
+
+impl SentCalls {
+    /// Those of `calls` that are sent.
+    pub fn of<T>(self, calls: Vec<T>) -> Vec<T> {
+        let bits = (0..).map(|number| self.0.checked_shr(number).unwrap_or(0));
+        let selected = calls
+            .into_iter()
+            .zip(bits)
+            .filter(|(_, bits)| bits & 1 == 1);
+        selected.map(|(call, _)| call).collect()
     }
 }
 
-#[cfg(feature = "test-faults")]
-pub use in_tests::{end_in, ends_in};
+/// Whether the process is to crash in this step.
+pub fn crashes_in(step: Step) -> Option<SentCalls> {
+    let selected = SELECTED.load(Ordering::Relaxed);
+    let is_this = selected & 0xffff_ffff == step as u64 + 1;
+    is_this.then_some(SentCalls((selected >> 32) as u32))
+}
 
-#[cfg(feature = "test-faults")]
-mod in_tests {
-    use super::{STEPS, Step};
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    /// The step in which to end, and one: 0 for none; above 32 bits, what is still done of it.
-    static END: AtomicU64 = AtomicU64::new(0);
-
-    pub fn ends_in(step: Step) -> Option<u32> {
-        let end = END.load(Ordering::Relaxed);
-        (end & 0xffff_ffff == step as u64 + 1).then_some((end >> 32) as u32)
-    }
-
-    /// The process is to end when it next comes to the step.
-    ///
-    /// # Errors
-    ///
-    /// A name that is no step's.
-    pub fn end_in(name: &str, done: u32) -> Result<(), String> {
-        let at = STEPS.iter().position(|known| *known == name);
-        let at = at.ok_or_else(|| format!("there is no step {name:?}"))?;
-        END.store(u64::from(done) << 32 | (at as u64 + 1), Ordering::Relaxed);
-        Ok(())
-    }
+/// Selects the step in which the process crashes when it next comes to it. `sent`: see [`SentCalls`].
+///
+/// # Errors
+///
+/// A name that no step has.
+pub fn crash_in(name: &str, sent: u32) -> Result<(), String> {
+    let at = STEPS.iter().position(|known| *known == name);
+    let at = at.ok_or_else(|| format!("there is no step {name:?}"))?;
+    SELECTED.store(u64::from(sent) << 32 | (at as u64 + 1), Ordering::Relaxed);
+    Ok(())
 }

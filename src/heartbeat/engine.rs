@@ -6,7 +6,7 @@ use super::{
     request::{Outcome, Request, ResultSink, Waiting},
 };
 use crate::{
-    failpoints::{Failpoint, off, panic_point},
+    failpoints::{failpoint, panic_point},
     metrics::{Metrics, count},
     model::error::{Code, Error},
     presence::{directory::Directory, own_joins::OwnJoins},
@@ -131,15 +131,15 @@ impl Engine {
         flight: impl Future<Output = T>,
     ) -> Result<T, Error> {
         let flight = async {
-            panic_point(Failpoint::Calm);
-            if off(Failpoint::Deadlines) {
+            panic_point!(TaskPanic);
+            if failpoint!(Deadlines) {
                 return Ok(flight.await);
             }
             timeout_at(deadline, flight)
                 .await
                 .map_err(|_| self.timed_out())
         };
-        if off(Failpoint::Panics) {
+        if failpoint!(Panics) {
             return flight.await;
         }
         AssertUnwindSafe(flight)

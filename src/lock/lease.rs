@@ -2,10 +2,7 @@
 //! stays over, whatever answer comes late.
 
 use super::Grant;
-use crate::{
-    failpoints::{Failpoint, off},
-    store::lock::Claim,
-};
+use crate::{failpoints::failpoint, store::lock::Claim};
 use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::{
@@ -86,7 +83,7 @@ impl Lease {
         if state.is_over() {
             return Plan::Over;
         }
-        match self.renews && !off(Failpoint::Renewing) {
+        match self.renews && !failpoint!(Renewing) {
             true if Instant::now() >= state.renew_at => Plan::Renew,
             true => Plan::Wait(state.renew_at.min(state.grant.until)),
             false => Plan::Wait(state.grant.until),

@@ -1,7 +1,7 @@
 //! Checks of ids that come from outside, and how they are shown in messages.
 
 use crate::{
-    failpoints::{Failpoint, off},
+    failpoints::failpoint,
     model::{
         error::{Error, Result},
         limits::Limits,
@@ -20,7 +20,7 @@ pub fn check(field: &str, id: &str, limits: &Limits) -> Result<()> {
     if id.is_empty() {
         return Err(Error::invalid(format!("{field} must not be empty")));
     }
-    if id.len() > limits.max_id_bytes && !off(Failpoint::Limits) {
+    if id.len() > limits.max_id_bytes && !failpoint!(Limits) {
         return Err(Error::invalid(format!(
             "{field} is {} bytes long, more than the limit of {} bytes (limits.maxIdBytes)",
             id.len(),

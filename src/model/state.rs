@@ -2,7 +2,7 @@
 //! level (spec 3.4) without decoding it.
 
 use crate::{
-    failpoints::{Failpoint, off},
+    failpoints::failpoint,
     model::{
         error::{Error, Result},
         json::{self, Entry},
@@ -217,7 +217,7 @@ enum Now<'a> {
 impl<'a> Merge<'a> {
     fn edits(&mut self, patch: &'a Patch) -> Vec<Edit<'a>> {
         let set = json::entries(&patch.set);
-        let removed = patch.remove.iter().filter(|_| !off(Failpoint::Merging));
+        let removed = patch.remove.iter().filter(|_| !failpoint!(Merging));
         let mut edits = Vec::with_capacity(set.len() + patch.remove.len());
         for key in removed {
             edits.push((self.key(key), None));

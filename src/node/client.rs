@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     client::Client,
-    failpoints::{Failpoint, off, panic_point},
+    failpoints::{failpoint, panic_point},
     heartbeat::{ConnId, Request, ResultSink},
     in_flight::{Call, InFlight},
     model::{
@@ -132,7 +132,7 @@ impl NativeClient {
     /// ticket.
     #[napi(catch_unwind)]
     pub fn heartbeats(&self, conns: String, items: &[f64]) {
-        panic_point(Failpoint::CalmAtOnce);
+        panic_point!(CallPanic);
         let conns: Arc<str> = conns.into();
         let ascii = conns.len() as f64 == items.chunks_exact(3).map(|item| item[0]).sum::<f64>();
         let mut requests = Vec::with_capacity(items.len() / 3);
@@ -168,7 +168,7 @@ impl NativeClient {
         set: String,
         remove: String,
     ) {
-        panic_point(Failpoint::CalmAtOnce);
+        panic_point!(CallPanic);
         let ticket = ticket as u64;
         let patch = self
             .client()
@@ -304,7 +304,7 @@ impl NativeClient {
     /// The metrics as JSON text; empty before the client is connected.
     #[napi(catch_unwind)]
     pub fn metrics(&self) -> napi::Result<String> {
-        panic_point(Failpoint::CalmAtOnce);
+        panic_point!(CallPanic);
         match self.core.get() {
             None => Ok("{}".into()),
             Some(client) => serde_json::to_string(&client.metrics())
@@ -422,7 +422,7 @@ impl NativeClient {
     where
         F: Future<Output = Result<Reply>> + Send,
     {
-        panic_point(Failpoint::CalmAtOnce);
+        panic_point!(CallPanic);
         let (client, call) = match self.admitted(admission) {
             Ok((client, call)) => (client.clone(), call),
             Err(error) => {
@@ -454,7 +454,7 @@ impl NativeClient {
         call: Option<Call>,
         work: impl Future<Output = Result<R>> + Send + 'static,
     ) -> napi::Result<()> {
-        panic_point(Failpoint::CalmAtOnce);
+        panic_point!(CallPanic);
         let inbox = self.inbox.clone();
         runtime()?.spawn(async move {
             let result = guarded(work).await;
@@ -497,10 +497,10 @@ fn pieces(
 /// What the work comes to; a panic becomes an error like any other.
 async fn guarded<R>(work: impl Future<Output = Result<R>>) -> Result<R> {
     let work = async {
-        panic_point(Failpoint::Calm);
+        panic_point!(TaskPanic);
         work.await
     };
-    if off(Failpoint::Panics) {
+    if failpoint!(Panics) {
         return work.await;
     }
     AssertUnwindSafe(work)
@@ -512,7 +512,7 @@ async fn guarded<R>(work: impl Future<Output = Result<R>>) -> Result<R> {
 impl Drop for NativeClient {
     /// The JavaScript object is gone, or its environment is: what it held ends in the background.
     fn drop(&mut self) {
-        if off(Failpoint::Ending) {
+        if failpoint!(Ending) {
             std::mem::forget((self.core.clone(), self.inbox.clone()));
             return;
         }

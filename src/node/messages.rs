@@ -7,7 +7,7 @@
 //! is given up gives back what its call got (see [`Undo`]).
 
 use crate::{
-    failpoints::{Failpoint, off, panic_point},
+    failpoints::{failpoint, panic_point},
     in_flight::{Call, Room},
     model::{
         error::{Error, Result},
@@ -141,7 +141,7 @@ impl Answer {
     }
 
     fn write_into(&self, text: &mut String) {
-        panic_point(Failpoint::CalmDrain);
+        panic_point!(DrainPanic);
         let number = self.number;
         write!(text, "[{number},").expect("a String takes any text");
         match &self.content {
@@ -169,7 +169,7 @@ impl Drop for Answer {
 
 fn run(undo: Option<Undo>) {
     if let Some(undo) = undo
-        && !off(Failpoint::Undelivered)
+        && !failpoint!(Undelivered)
     {
         undo();
     }
@@ -255,7 +255,7 @@ impl Messages {
     /// Takes an event in. If there is no room, all of them are dropped, with a notice; says how many.
     pub fn event(&mut self, feed: Feed, payload: &str, most: usize, most_bytes: usize) -> u64 {
         let full = self.events.len() >= most || self.event_bytes + payload.len() > most_bytes;
-        if full && !off(Failpoint::EventBound) {
+        if full && !failpoint!(EventBound) {
             let events = |queued: &&Queued| matches!(queued, Queued::Event(..));
             let dropped = self.events.iter().filter(events).count() as u64 + 1;
             self.events.clear();

@@ -45,7 +45,7 @@ pub fn error_codes() -> Vec<&'static str> {
     Code::ALL.iter().map(|code| code.as_str()).collect()
 }
 
-/// Turns the named defences off and all others on, in the tests' own build.
+/// Activates the named failpoints and deactivates all others, in the tests' own build.
 #[cfg(feature = "test-faults")]
 #[napi]
 #[cfg_attr(
@@ -53,16 +53,17 @@ pub fn error_codes() -> Vec<&'static str> {
     allow(dead_code, reason = "exported by the macro, which tests leave out")
 )]
 pub fn test_defences_off(names: Vec<String>) -> napi::Result<()> {
-    crate::failpoints::turn_off(names.iter().map(String::as_str)).map_err(napi::Error::from_reason)
+    crate::failpoints::activate(names.iter().map(String::as_str)).map_err(napi::Error::from_reason)
 }
 
-/// Has the process end in the middle of a step, in the tests' own build.
+/// Selects the step in which the process crashes, in the tests' own build. `sent`: one bit for each call of
+/// the step that is sent before.
 #[cfg(feature = "test-faults")]
 #[napi]
 #[cfg_attr(
     test,
     allow(dead_code, reason = "exported by the macro, which tests leave out")
 )]
-pub fn test_end_in(step: String, done: u32) -> napi::Result<()> {
-    crate::failpoints::end_in(&step, done).map_err(napi::Error::from_reason)
+pub fn test_crash_in(step: String, sent: u32) -> napi::Result<()> {
+    crate::failpoints::crash_in(&step, sent).map_err(napi::Error::from_reason)
 }

@@ -3,7 +3,7 @@
 
 use super::integers;
 use crate::{
-    failpoints::{Failpoint, off},
+    failpoints::failpoint,
     keys::RoomKeys,
     model::{error::Result, presence::Sweep},
     store::redis::{
@@ -93,7 +93,7 @@ impl V1 {
 
     /// Those of the rooms whose keys do not fit together.
     async fn differing<'a>(&self, rooms: &[&'a String], users: bool) -> Result<Vec<&'a String>> {
-        if off(Failpoint::Checks) {
+        if failpoint!(Checks) {
             return Ok(Vec::new());
         }
         let of_rooms: Vec<RoomKeys> = rooms

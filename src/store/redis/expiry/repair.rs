@@ -3,7 +3,7 @@
 
 use super::{CONNECTIONS_AT_A_TIME, Candidate, integers, skip_corrupt, user_json};
 use crate::{
-    failpoints::{Failpoint, off},
+    failpoints::failpoint,
     model::{
         error::Result,
         json::quote,
@@ -34,7 +34,7 @@ impl Rooms {
         ttl_ms: u64,
         sweep: &mut Sweep,
     ) -> Result<()> {
-        if off(Failpoint::Checks) {
+        if failpoint!(Checks) {
             return Ok(());
         }
         let done = self.repair(room, ttl_ms, sweep).await;

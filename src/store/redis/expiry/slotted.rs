@@ -2,7 +2,7 @@
 //! in different slots, so what is due is taken, looked at and moved in steps of their own.
 
 use crate::{
-    failpoints::{Step, end_point},
+    failpoints::crash_point,
     model::{error::Result, presence::Sweep},
     store::{
         SweepSettings,
@@ -163,7 +163,7 @@ impl Slotted {
                     continue;
                 };
                 if removed > 0 {
-                    end_point(Step::Reaped);
+                    crash_point!(Reaped);
                 }
                 // The room has announced it. Where this fails, the notes stay.
                 let settled = self.apply_outbox(room).await;
@@ -189,7 +189,7 @@ impl Slotted {
     /// Makes all indices of a room agree with the hashes of its connections.
     async fn reindex(&self, room: &str, ttl_ms: u64, sweep: &mut Sweep) -> Result<Settled> {
         self.rooms.repair(room, ttl_ms, sweep).await?;
-        end_point(Step::Repaired);
+        crash_point!(Repaired);
         self.apply_outbox(room).await
     }
 
@@ -324,7 +324,7 @@ impl Slotted {
     async fn adopt_room(&self, room: &str, ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
         sweep.rooms += 1;
         sweep.repairs += self.move_due(&[(room, 0)], true).await?;
-        end_point(Step::Indexed);
+        crash_point!(Indexed);
         self.reindex(room, ttl_ms, sweep).await.map(drop)
     }
 }

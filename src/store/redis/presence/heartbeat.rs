@@ -1,7 +1,7 @@
 //! Heartbeats: `heartbeat_batch.lua` for the many, `heartbeat.lua` for those with more to say.
 
 use crate::{
-    failpoints::{Failpoint, off},
+    failpoints::failpoint,
     model::{
         error::Result,
         json::quote,
@@ -327,7 +327,7 @@ pub(in crate::store::redis) fn read_misses(value: Value) -> Result<Vec<BatchMiss
         while reply.left() > 1 {
             let index = reply.integer()?.unsigned_abs() as usize;
             let stored = reply.bytes()?;
-            if stored.is_empty() && off(Failpoint::NotFound) {
+            if stored.is_empty() && failpoint!(NotFound) {
                 continue;
             }
             misses.push(BatchMiss {

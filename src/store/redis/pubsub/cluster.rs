@@ -2,7 +2,7 @@
 //! one master, notifications at each. When slots move, so do subscriptions, and the gap is told.
 
 use crate::{
-    failpoints::{Failpoint, off},
+    failpoints::failpoint,
     keys::{SLOTS, slot_of},
     model::{
         error::{Code, Error, Result},
@@ -313,7 +313,7 @@ impl Shared {
             }
         }
         active.channels.extend(confirmed);
-        if refused.is_empty() || !off(Failpoint::MovedInPart) {
+        if refused.is_empty() || !failpoint!(MovedInPart) {
             self.gaps.missed(&moved, moved_to);
         }
         Unplaced {

@@ -2,7 +2,7 @@
 //! work: the connection for calls is checked first, or made anew, and `state` has said so.
 
 use crate::{
-    failpoints::{Failpoint, off},
+    failpoints::failpoint,
     store::{
         lock::LockCall,
         redis::{
@@ -72,10 +72,10 @@ impl Gaps {
         if calls {
             self.listener.sink.lock_call(LockCall::Gap);
         }
-        if !events || off(Failpoint::Gaps) {
+        if !events || failpoint!(Gaps) {
             return;
         }
-        if off(Failpoint::GapsLast) {
+        if failpoint!(GapsLast) {
             return self.listener.sink.gap();
         }
         let mut state = self.state.lock();

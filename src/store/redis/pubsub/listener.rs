@@ -1,7 +1,7 @@
 //! What comes in on subscriptions, and to whom it goes.
 
 use crate::{
-    failpoints::{Failpoint, off},
+    failpoints::failpoint,
     keys::{Keys, slot_of},
     model::{event, json, limits::Limits, lock::is_lock_event, metadata::event::is_metadata_event},
     store::{
@@ -152,7 +152,7 @@ impl Listener {
             let name = self.keys.lock_of_events(channel)?;
             (is_lock_event(payload, &name), Feed::AllLocks, Feed::Lock)
         };
-        (fits || off(Failpoint::Forged)).then_some(if is_pattern { of_all } else { of_one })
+        (fits || failpoint!(Forged)).then_some(if is_pattern { of_all } else { of_one })
     }
 }
 

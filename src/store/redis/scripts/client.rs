@@ -2,7 +2,7 @@
 
 use super::Script;
 use crate::{
-    failpoints::{Failpoint, off},
+    failpoints::failpoint,
     model::error::{Error, Result},
     store::redis::transport::{
         commands::Commands,
@@ -27,7 +27,7 @@ impl ScriptClient {
     pub async fn call(&self, script: &Script, call: &Cmd, repeat: Repeat) -> Result<Value> {
         match self.commands.call(call, repeat).await? {
             Ok(value) => Ok(value),
-            Err(NoScript) if off(Failpoint::NoScript) => Err(Error::internal(
+            Err(NoScript) if failpoint!(NoScript) => Err(Error::internal(
                 "the script is not there, and is not to be sent",
             )),
             Err(NoScript) => {

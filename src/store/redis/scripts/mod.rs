@@ -5,15 +5,11 @@ mod client;
 mod codes;
 
 use crate::keys::Layout;
-use crate::{
-    failpoints::{Failpoint, off},
-    store::redis::transport::errors,
-};
+use crate::store::redis::transport::errors;
 pub use client::ScriptClient;
 pub use codes::*;
 use once_cell::sync::Lazy;
 use redis::{Cmd, RedisError, Value};
-use std::borrow::Cow;
 
 /// A script's name and flattened text.
 #[derive(Clone, Copy, Debug)]
@@ -54,12 +50,7 @@ impl Script {
     /// `EVALSHA`, to be followed by keys and arguments.
     pub fn call(&self, keys: usize) -> Cmd {
         let mut cmd = redis::cmd("EVALSHA");
-        if off(Failpoint::Freeing) || off(Failpoint::MayPublish) {
-            cmd.arg(redis::Script::new(&self.text()).get_hash());
-        } else {
-            cmd.arg(&self.sha);
-        }
-        cmd.arg(keys);
+        cmd.arg(&self.sha).arg(keys);
         cmd
     }
 
@@ -78,35 +69,16 @@ impl Script {
         cmd
     }
 
-    fn text(&self) -> Cow<'static, str> {
-        if off(Failpoint::MayPublish) {
-            return self
-                .source
-                .text
-                .replace("redis.acl_check_cmd and", "nil and")
-                .into();
-        }
-        if off(Failpoint::Freeing) {
-            // What `allow_write_on_oom` does.
-            return self
-                .source
-                .text
-                .replace("redis.call('PERSIST', key)", "")
-                .into();
-        }
-        self.source.text.into()
-    }
-
     pub fn load(&self) -> Cmd {
         let mut cmd = redis::cmd("SCRIPT");
-        cmd.arg("LOAD").arg(&*self.text());
+        cmd.arg("LOAD").arg(self.source.text);
         cmd
     }
 
     /// The same call as `EVAL`, for a server that has lost the script.
     pub fn with_text(&self, call: &Cmd) -> Cmd {
         let mut cmd = redis::cmd("EVAL");
-        cmd.arg(&*self.text());
+        cmd.arg(self.source.text);
         for arg in call.args_iter().skip(2) {
             if let redis::Arg::Simple(bytes) = arg {
                 cmd.arg(bytes);

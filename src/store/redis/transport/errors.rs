@@ -1,7 +1,7 @@
 //! What redis-rs and the server say, as our errors. The only place that reads their words.
 
 use crate::{
-    failpoints::{Failpoint, off},
+    failpoints::failpoint,
     model::error::{Code, Error},
 };
 use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
@@ -34,7 +34,7 @@ pub fn request(error: &RedisError) -> Error {
 
 /// Whether it is about one key alone, which is of another type or holds nonsense: others are not to suffer.
 pub fn is_of_one_key(error: &Error) -> bool {
-    error.code == Code::CorruptData && !off(Failpoint::Isolation)
+    error.code == Code::CorruptData && !failpoint!(Isolation)
 }
 
 /// A failed attempt to connect to `display` (an address without secrets).
@@ -90,7 +90,7 @@ pub fn connecting(error: &RedisError, display: &str) -> Error {
 /// An error reply of the server: the request was refused, so its outcome is known.
 fn server_said(error: &RedisError) -> Option<Error> {
     let code = error.code()?;
-    if off(Failpoint::ServerWords) {
+    if failpoint!(ServerWords) {
         return Some(Error::internal("Redis refused a command of ours"));
     }
     let detail = error.detail().unwrap_or_default();
@@ -244,7 +244,7 @@ fn has_word(text: &str, word: &str) -> bool {
 
 /// Whether the connection is of no further use and a new one should be made.
 pub fn breaks_connection(error: &RedisError) -> bool {
-    if off(Failpoint::ReadOnly) && error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
+    if failpoint!(ReadOnly) && error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
         return false;
     }
     is_read_only(error)
@@ -259,7 +259,7 @@ pub fn is_read_only(error: &RedisError) -> bool {
         || error
             .detail()
             .is_some_and(|detail| detail.contains("READONLY"));
-    says && !off(Failpoint::ReadOnly)
+    says && !failpoint!(ReadOnly)
 }
 
 /// The same of one answer among several.
@@ -270,7 +270,7 @@ pub fn says_read_only(answer: &Value) -> bool {
                 .details()
                 .is_some_and(|details| details.contains("READONLY"))
     };
-    !off(Failpoint::ReadOnly) && matches!(answer, Value::ServerError(error) if says(error))
+    !failpoint!(ReadOnly) && matches!(answer, Value::ServerError(error) if says(error))
 }
 
 pub fn is_no_script(error: &RedisError) -> bool {

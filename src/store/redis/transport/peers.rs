@@ -5,7 +5,7 @@
 //! which server it has found, and the links with another one connect anew. A link that breaks makes the
 //! others check their connections: what ended one may have ended all.
 
-use crate::failpoints::{Failpoint, off};
+use crate::failpoints::failpoint;
 use parking_lot::Mutex;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::{
@@ -107,7 +107,7 @@ impl Peers {
     /// Resolves when a connection to the server `own` should be given up, since the endpoint leads to
     /// another one.
     pub async fn lead_elsewhere(&self, own: Option<&Arc<str>>) {
-        let Some(own) = own.filter(|_| !off(Failpoint::Replaced)) else {
+        let Some(own) = own.filter(|_| !failpoint!(Replaced)) else {
             return std::future::pending().await;
         };
         let mut current = self.current.subscribe();

@@ -2,7 +2,7 @@
 //! Asked at every connection, so that a client finds the new master by connecting again.
 
 use crate::{
-    failpoints::{Failpoint, off},
+    failpoints::failpoint,
     model::error::{Code, Error, Result},
     store::{
         EventSink,
@@ -123,7 +123,7 @@ impl Server {
     pub async fn has_moved(&self, address: &str) -> bool {
         match &self.route {
             Route::Fixed(_) | Route::InCluster(_) => false,
-            Route::Sentinels(_) if off(Failpoint::Moved) => false,
+            Route::Sentinels(_) if failpoint!(Moved) => false,
             Route::Sentinels(sentinels) => {
                 matches!(sentinels.find().await, Ok(master) if master.display != address)
             }
@@ -166,7 +166,7 @@ impl Server {
     /// first.
     fn wants_master(&self, was_master: bool) -> bool {
         match &self.route {
-            Route::Fixed(_) => was_master && !off(Failpoint::Replaced),
+            Route::Fixed(_) => was_master && !failpoint!(Replaced),
             Route::InCluster(_) => false,
             Route::Sentinels(_) => true,
         }

@@ -5,7 +5,7 @@ mod heartbeats;
 pub mod outbox;
 
 use crate::{
-    failpoints::{Step, end_point, ends_in},
+    failpoints::crash_point,
     model::{
         error::{Error, Result},
         presence::{Epoch, Member, Place, Sweep, epoch_after},
@@ -141,7 +141,7 @@ impl PresenceStore for Slotted {
             let left = self.rooms.leave_room(conn, place, "left", below).await?;
             Ok(match left {
                 RoomLeft::Left { epoch } => {
-                    end_point(Step::Left);
+                    crash_point!(Left);
                     self.settle_left(conn, place, epoch).await;
                     Left::Left
                 }
@@ -223,7 +223,7 @@ impl Slotted {
                     was_empty,
                     left,
                 } => {
-                    end_point(Step::Joined);
+                    crash_point!(Joined);
                     self.settle_joined(&join, epoch, was_empty, left > 0, &before)
                         .await;
                     return Ok(RoomJoined::Joined {
@@ -238,17 +238,8 @@ impl Slotted {
         Err(Error::internal("a join kept being overtaken"))
     }
 
-    /// Calls that go out together.
-    async fn step(&self, step: Step, mut calls: Vec<Call>) -> Vec<Result<Value>> {
-        if let Some(done) = ends_in(step) {
-            let mut number = 0;
-            calls.retain(|_| {
-                number += 1;
-                done & (1 << (number - 1)) != 0
-            });
-            self.rooms.scripts.call_each(calls, Repeat::Harmless).await;
-            std::process::abort();
-        }
+    /// Sends the calls of one step together.
+    async fn send(&self, calls: Vec<Call>) -> Vec<Result<Value>> {
         self.rooms.scripts.call_each(calls, Repeat::Harmless).await
     }
 
@@ -265,8 +256,9 @@ impl Slotted {
             (&*scripts::slotted::LOCATION_CLAIM, claim),
             (&*scripts::slotted::DUE_RESCHEDULE, self.lower_due(join)),
         ];
+        crash_point!(Claim, calls, self.send(calls));
         // A claim that is made twice is one that is newer.
-        let mut answers = self.step(Step::Claim, calls).await.into_iter();
+        let mut answers = self.send(calls).await.into_iter();
         let value = answers.next().unwrap_or_else(|| Err(Error::closed()))?;
         answers.next().unwrap_or_else(|| Err(Error::closed()))?;
         scripts::read(value, |reply| {
@@ -317,7 +309,7 @@ impl Slotted {
     async fn replace(&self, conn: &str, place: Place, epoch: Epoch) -> Result<Option<Epoch>> {
         match self.evict(conn, place, epoch).await? {
             (place, RoomLeft::Left { epoch }) => {
-                end_point(Step::Left);
+                crash_point!(Left);
                 self.settle_left(conn, &place, epoch).await;
                 Ok(None)
             }

@@ -5,7 +5,7 @@
 //! reaper has carried it out.
 
 use crate::{
-    failpoints::{Failpoint, Step, end_point, off},
+    failpoints::{crash_point, failpoint},
     model::{
         error::{Code, Error, Result},
         presence::{Epoch, MAX_EPOCH, Place},
@@ -85,7 +85,8 @@ impl Slotted {
         if was_empty {
             calls.push((&scripts::slotted::DUE_RESCHEDULE, self.lower_due(join)));
         }
-        let mut answers = self.step(Step::JoinNoted, calls).await;
+        crash_point!(JoinNoted, calls, self.send(calls));
+        let mut answers = self.send(calls).await;
         if answers.iter().any(Result::is_err) {
             return;
         }
@@ -138,7 +139,8 @@ impl Slotted {
             self.forget_at(conn, room, epoch),
             self.note_user(user, conn, epoch, ""),
         ];
-        let mut answers = self.step(Step::LeaveNoted, calls).await;
+        crash_point!(LeaveNoted, calls, self.send(calls));
+        let mut answers = self.send(calls).await;
         if answers.iter().any(Result::is_err) {
             return;
         }
@@ -189,7 +191,7 @@ impl Slotted {
     /// there now. A room that is empty then goes from the due index.
     async fn entries_applied(&self, room: &str, entries: &[OutboxEntry]) -> Result<()> {
         let (changed, empty) = self.room_settled(room, entries).await?;
-        end_point(Step::Settled);
+        crash_point!(Settled);
         if changed {
             self.take_back(room, entries).await?;
             return self.settle_and_drop(room).await;
@@ -242,7 +244,7 @@ impl Slotted {
     /// Carries out all that a room's `outbox` says.
     pub(in crate::store::redis) async fn apply_outbox(&self, room: &str) -> Result<Settled> {
         let mut done = Settled::default();
-        if off(Failpoint::Settling) {
+        if failpoint!(Settling) {
             return Ok(done);
         }
         for _ in 0..MAX_ROUNDS {
@@ -250,7 +252,7 @@ impl Slotted {
             done.entries += entries.len();
             let more = self.carry_out(room, &entries).await?;
             let (changed, empty) = self.room_settled(room, &entries).await?;
-            end_point(Step::RoomSettled);
+            crash_point!(RoomSettled);
             done.empty = empty;
             if changed {
                 self.take_back(room, &entries).await?;
@@ -312,7 +314,8 @@ impl Slotted {
             }
         }
         let mut answers = Vec::with_capacity(calls.len());
-        for answer in self.step(Step::CarriedOut, calls).await {
+        crash_point!(CarriedOut, calls, self.send(calls));
+        for answer in self.send(calls).await {
             answers.push(match answer {
                 // A key of another type costs its own index only. A thorough check notes it again.
                 Err(error) if errors::is_of_one_key(&error) => None,
@@ -352,7 +355,8 @@ impl Slotted {
                 self.add_over(&mut calls, room, conn, *epoch, user);
             }
         }
-        for answer in self.step(Step::CarriedOut, calls).await {
+        crash_point!(CarriedOut, calls, self.send(calls));
+        for answer in self.send(calls).await {
             answer?;
         }
         Ok(())

@@ -7,7 +7,7 @@ mod shared;
 mod supervisor;
 
 use crate::{
-    failpoints::{Failpoint, off},
+    failpoints::failpoint,
     model::error::{Code, Error, Result},
     store::redis::transport::{errors, server::Server},
 };
@@ -223,12 +223,12 @@ impl Link {
     ) -> Result<Result<Value, redis::RedisError>> {
         let inner = &self.inner;
         let deadline = Instant::now() + inner.config.command_timeout;
-        let queue_timeout = if off(Failpoint::Deadlines) {
-            deadline + Duration::from_secs(3600)
-        } else if off(Failpoint::QueueTimeout) {
-            Instant::now() + inner.config.command_timeout / 10
-        } else {
-            deadline
+        let queue_timeout = match deadline {
+            deadline if failpoint!(Deadlines) => deadline + Duration::from_secs(3600),
+            deadline if failpoint!(QueueTimeout) => {
+                deadline - inner.config.command_timeout * 9 / 10
+            }
+            deadline => deadline,
         };
         let mut refused = None;
         loop {
@@ -270,7 +270,7 @@ impl Link {
                 continue;
             }
             let error = errors::request(&error);
-            let harmless = repeat == Repeat::Harmless || off(Failpoint::Once);
+            let harmless = repeat == Repeat::Harmless || failpoint!(Once);
             if !(error.outcome_unknown && harmless) {
                 return Err(error);
             }

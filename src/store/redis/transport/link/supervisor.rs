@@ -1,7 +1,7 @@
 //! Watching a connection, and making a new one when it breaks.
 
 use crate::{
-    failpoints::{Failpoint, off},
+    failpoints::failpoint,
     store::{
         ConnectionState,
         redis::transport::{
@@ -40,7 +40,7 @@ pub async fn supervise(inner: Arc<Inner>, mut round: u64) {
         if reports_state {
             sink.state(ConnectionState::Disconnected, server.display());
         }
-        if off(Failpoint::Reconnect) {
+        if failpoint!(Reconnect) {
             return;
         }
         if inner.demoted.swap(false, Ordering::Relaxed) {
@@ -72,7 +72,7 @@ async fn watch_until_broken(inner: &Inner, mut round: u64) {
         tokio::select! {
             () = inner.health_check.notified() => {}
             () = server.peers.round_after(round) => {}
-            () = sleep(PING_EVERY), if !off(Failpoint::Pings) => {}
+            () = sleep(PING_EVERY), if !failpoint!(Pings) => {}
             () = server.peers.lead_elsewhere(run_id.as_ref()) => return,
         }
         let Some(Live {

@@ -8,7 +8,7 @@ mod options;
 mod verifier;
 
 use crate::{
-    failpoints::{Failpoint, off},
+    failpoints::failpoint,
     model::error::{Code, Error, Result},
     store::redis::transport::address::Address,
 };
@@ -53,7 +53,7 @@ impl TlsContext {
             ));
         }
         let any = insecure || options.reject_unauthorized == Some(false);
-        let verifier = if any || off(Failpoint::Certificates) {
+        let verifier = if any || failpoint!(Certificates) {
             Verifier::Any
         } else {
             match &options.ca {
