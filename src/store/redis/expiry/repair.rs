@@ -10,7 +10,10 @@ use crate::{
         presence::{Epoch, Sweep},
     },
     store::redis::{
-        presence::rooms::{Meta, Rooms, fields, number, utf8},
+        presence::{
+            fields::{fields, number, utf8},
+            rooms::{Meta, Rooms},
+        },
         transport::{errors, link::Repeat},
     },
 };

@@ -9,7 +9,7 @@ use crate::{
         redis::{
             expiry::{Look, ROOMS_AT_A_TIME, Reaped, skip_corrupt_part},
             presence::{
-                rooms::utf8,
+                fields::utf8,
                 slotted::{Slotted, outbox::Settled},
             },
             scripts::{self, room_inspect},

@@ -15,7 +15,7 @@ use crate::{
             Token,
         },
         redis::{
-            presence::rooms::unknown_code,
+            presence::fields::unknown_code,
             scripts::{self, Reply, Script, ScriptClient},
             transport::link::Repeat,
         },

@@ -11,7 +11,7 @@ use crate::{
     store::{
         metadata::{Commit, Committed, MetadataStore, Time, Write},
         redis::{
-            presence::rooms::{fields, unknown_code},
+            presence::fields::{fields, unknown_code},
             scripts::{self, Reply, Script, ScriptClient, metadata_commit as codes},
             transport::link::Repeat,
         },

@@ -11,7 +11,8 @@ use crate::{
         BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate,
         redis::{
             presence::{
-                rooms::{Rooms, number, unknown_code},
+                fields::{number, unknown_code},
+                rooms::Rooms,
                 states::Encoded,
             },
             scripts::{self, Reply},

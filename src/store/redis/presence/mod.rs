@@ -4,9 +4,11 @@
 //! operations of them; `open.rs` chooses one when it opens the store.
 
 pub mod clock;
+pub mod fields;
 pub mod heartbeat;
 pub mod layout;
 mod patch;
+mod read;
 pub mod rooms;
 pub mod slotted;
 pub mod states;
