@@ -2,8 +2,7 @@
 -- @include event
 -- @include leave_room
 -- What reap and repair are given alike: a room (ARGV[1..3]) and connections of it, each with six arguments.
--- The script that includes this has defined `at`, the keys of the room, and `candidate_keys(i)`: of the i-th
--- (0-based) connection a table of its keys: key, state_key, user_conns, user_rooms.
+-- Include room_v1 or room_slotted before this.
 local room, room_json, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 -- candidate: the i-th (0-based) connection; `first`: the index of the first one's first argument.

@@ -1,5 +1,5 @@
 -- The steps of a join, on every layout. The script that includes this has defined, by its own keys:
--- `at`: the keys of the room, with those of the connection (conn, conn_state, user_conns);
+-- `at`: the keys of the connection's place;
 -- `places`: how many places there are to be left first; `place_keys(i)`: the keys of the i-th (0-based), and
 -- a table with those of its user; `first_epoch(least)`: the lowest epoch that the join may get;
 -- `refuse_epoch(epoch, least)`: what to answer if it must not get `epoch`; `index_join`: the indices that the

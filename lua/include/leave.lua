@@ -1,5 +1,5 @@
--- The steps of a leave, on every layout. The script that includes this has defined `at`, the keys of the room,
--- and `user_keys`, those of the user.
+-- The steps of a leave, on every layout. The script that includes this has defined `at`, the keys of the
+-- connection's place.
 local LEFT = 0
 local UNKNOWN = 1
 local ELSEWHERE = 2
@@ -10,7 +10,7 @@ local NEWER = 4
 local MAX_WAIT = 5
 
 local conn, user, room = ARGV[1], ARGV[2], ARGV[3]
-local found = redis.call('HMGET', KEYS[1], 'room_id', 'user_id', 'epoch')
+local found = redis.call('HMGET', at.conn, 'room_id', 'user_id', 'epoch')
 if not found[1] or not found[2] then
   return { UNKNOWN }
 end
@@ -27,8 +27,9 @@ if ARGV[7] == 'left' and wait > 0 and wait <= MAX_WAIT then
   return { EARLY, wait }
 end
 check_publish_acl(at)
-redis.call('DEL', KEYS[1], KEYS[8])
-user_keys.conn, user_keys.user, user_keys.user_json = conn, user, ARGV[5]
-leave_room(at, room, user_keys, epoch, false)
+redis.call('DEL', at.conn, at.conn_state)
+leave_room(at, room, {
+  conn = conn, user = user, user_json = ARGV[5], user_conns = at.user_conns, user_rooms = at.user_rooms,
+}, epoch, false)
 publish(at, presence_event('leave', ARGV[6], ARGV[5], ARGV[4], 'null', now, epoch, ARGV[7]))
 return { LEFT, integer(epoch) }

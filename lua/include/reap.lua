@@ -1,7 +1,7 @@
 -- @include candidate
 -- @include allow_write_on_oom
 -- Removes the candidates that are dead, on every layout.
-local candidates = (#KEYS - 7) / keys_per_candidate
+local candidates = math.floor((#ARGV - 3) / 6)
 local removed, lag, mended, rescored = 0, 0, 0, 0
 -- Candidates that stay, and were last heard of longer ago than our ttl.
 local old = 0

@@ -31,12 +31,8 @@
 -- @include event
 -- @include indices_slotted
 -- @include leave_room
+-- @include place_slotted
 local BEHIND = 4
-
-local at = {
-  conn = KEYS[1], conns = KEYS[2], members = KEYS[3], last_seen = KEYS[4], conn_meta = KEYS[5],
-  events = KEYS[6], user_conns = KEYS[7], conn_state = KEYS[8], outbox = KEYS[9], slot_events = KEYS[10],
-}
 local places = #KEYS - 10
 
 local function place_keys(i)

@@ -28,9 +28,5 @@
 -- @include event
 -- @include indices_slotted
 -- @include leave_room
-local at = {
-  conns = KEYS[2], members = KEYS[3], last_seen = KEYS[4], conn_meta = KEYS[5], events = KEYS[6],
-  outbox = KEYS[9], slot_events = KEYS[10],
-}
-local user_keys = { user_conns = KEYS[7] }
+-- @include place_slotted
 -- @include leave

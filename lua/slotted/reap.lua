@@ -22,15 +22,6 @@
 -- next pass; one that no index of the room knows has been removed, and announced, by somebody
 -- else. So there is one `leave` for each (connId, epoch), however many reapers run.
 -- @include indices_slotted
-local at = {
-  conns = KEYS[1], members = KEYS[2], last_seen = KEYS[3], conn_meta = KEYS[4], events = KEYS[5],
-  outbox = KEYS[6], slot_events = KEYS[7],
-}
-local keys_per_candidate = 3
-
-local function candidate_keys(i)
-  local key = 8 + 3 * i
-  return { key = KEYS[key], state_key = KEYS[key + 1], user_conns = KEYS[key + 2] }
-end
+-- @include room_slotted
 -- @include reap
 return { removed, lag, mended, rescored }

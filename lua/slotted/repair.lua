@@ -23,15 +23,7 @@
 -- same; what was read as dead is only removed while its hash is still not there and its conn_meta
 -- is still what was read.
 -- @include indices_slotted
-local at = {
-  conns = KEYS[1], members = KEYS[2], last_seen = KEYS[3], conn_meta = KEYS[4], events = KEYS[5],
-  outbox = KEYS[6], slot_events = KEYS[7],
-}
-
-local function candidate_keys(i)
-  local key = 8 + 3 * i
-  return { key = KEYS[key], state_key = KEYS[key + 1], user_conns = KEYS[key + 2] }
-end
+-- @include room_slotted
 
 local function member_keys(i)
   return { user_conns = KEYS[8 + 3 * #ARGV[5] + i] }

@@ -36,15 +36,11 @@
 -- @include event
 -- @include indices_v1
 -- @include leave_room
+-- @include place_v1
 local EARLY = 3
 
 -- An epoch that is further ahead of the clock was given by a caller; waiting is no help.
 local MAX_WAIT = 5
-
-local at = {
-  conn = KEYS[1], conns = KEYS[2], members = KEYS[3], last_seen = KEYS[4], conn_meta = KEYS[5],
-  events = KEYS[6], user_conns = KEYS[7], conn_state = KEYS[8], active = KEYS[10], due = KEYS[11],
-}
 local places = (#KEYS - 11) / 8
 
 local function place_keys(i)
@@ -66,7 +62,7 @@ local function refuse_epoch(epoch)
 end
 
 local function index_join(room)
-  redis.call('SADD', KEYS[9], room)
+  redis.call('SADD', at.user_rooms, room)
   redis.call('SADD', at.active, room)
   -- The room's entry: nobody in it was last heard of before that. Only ever lowered here.
   redis.call('ZADD', at.due, 'LT', now, room)

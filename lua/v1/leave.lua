@@ -28,9 +28,5 @@
 -- @include event
 -- @include indices_v1
 -- @include leave_room
-local at = {
-  conns = KEYS[2], members = KEYS[3], last_seen = KEYS[4], conn_meta = KEYS[5], events = KEYS[6],
-  active = KEYS[10], due = KEYS[11],
-}
-local user_keys = { user_conns = KEYS[7], user_rooms = KEYS[9] }
+-- @include place_v1
 -- @include leave

@@ -21,19 +21,7 @@
 -- next pass; one that no index of the room knows has been removed, and announced, by somebody
 -- else. So there is one `leave` for each (connId, epoch), however many reapers run.
 -- @include indices_v1
-local at = {
-  conns = KEYS[1], members = KEYS[2], last_seen = KEYS[3], conn_meta = KEYS[4], events = KEYS[5],
-  active = KEYS[6], due = KEYS[7],
-}
-local keys_per_candidate = 4
-
-local function candidate_keys(i)
-  local key = 8 + 4 * i
-  return {
-    key = KEYS[key], state_key = KEYS[key + 1],
-    user_conns = KEYS[key + 2], user_rooms = KEYS[key + 3],
-  }
-end
+-- @include room_v1
 -- @include reap
 if redis.call('EXISTS', at.conns) == 1 then
   local until_limit = integer(limit)

@@ -23,18 +23,7 @@
 -- is still what was read.
 -- @include indices_v1
 -- @include add_member
-local at = {
-  conns = KEYS[1], members = KEYS[2], last_seen = KEYS[3], conn_meta = KEYS[4], events = KEYS[5],
-  active = KEYS[6], due = KEYS[7],
-}
-
-local function candidate_keys(i)
-  local key = 8 + 4 * i
-  return {
-    key = KEYS[key], state_key = KEYS[key + 1],
-    user_conns = KEYS[key + 2], user_rooms = KEYS[key + 3],
-  }
-end
+-- @include room_v1
 
 local function member_keys(i)
   local key = 8 + 4 * #ARGV[5] + 2 * i
