@@ -60,9 +60,7 @@ function shortestCycles(uses) {
     if (way === undefined) continue;
     const id = [...new Set(way)].sort().join(' ');
     const steps = way.slice(0, -1).map((file, i) => `${file}:${graph.get(file).get(way[i + 1])}`);
-    if (!cycles.has(id)) {
-      cycles.set(id, { files: new Set(way), text: [...steps, way[0]].join(' → ') });
-    }
+    if (!cycles.has(id)) cycles.set(id, [...steps, way[0]].join(' → '));
   }
   return [...cycles.values()];
 }
@@ -73,22 +71,9 @@ function shortestCycles(uses) {
  * @param {string} root
  * @param {string} entry
  * @param {string[][]} layers Top-level modules, from the inside out.
- * @param {string[]} [knownCycles] Folders in which cycles are no problem yet. One without a cycle is.
- * @returns {{ problems: string[], known: string[] }}
+ * @returns {string[]}
  */
-export function checkDependencies(root, entry, layers, knownCycles = []) {
+export function checkDependencies(root, entry, layers) {
   const uses = rustUses(root, entry);
-  const problems = outward(uses, entry, layers);
-  const known = [];
-  const unused = new Set(knownCycles);
-  for (const { files, text } of shortestCycles(uses)) {
-    const folder = knownCycles.find((name) => [...files].every((file) => file.startsWith(name)));
-    if (folder === undefined) problems.push(`cycle: ${text}`);
-    else {
-      known.push(text);
-      unused.delete(folder);
-    }
-  }
-  for (const folder of unused) problems.push(`${folder}: no cycle is left; it need not be named`);
-  return { problems, known };
+  return [...outward(uses, entry, layers), ...shortestCycles(uses).map((text) => `cycle: ${text}`)];
 }
