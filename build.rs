@@ -1,5 +1,6 @@
-//! Flattens the scripts of `lua/`, `lua/v1/` and `lua/slotted/` (a line `-- @include name` stands for `lua/include/name.lua`) into one
-//! Rust table that `store/redis/scripts/mod.rs` embeds, and sets up linking for the Node.js addon.
+//! Flattens the scripts of `lua/`, `lua/v1/` and `lua/slotted/` (a line `-- @include name` stands for
+//! `lua/include/name.lua`) into one Rust table that `store/redis/scripts/mod.rs` embeds, and sets up
+//! linking for the Node.js addon.
 
 use std::{collections::BTreeSet, env, fmt::Write as _, fs, path::Path};
 

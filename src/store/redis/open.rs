@@ -18,7 +18,7 @@ use crate::{
             metadata::{Metadata, json},
             presence::{
                 clock::ServerClock,
-                layout::{SlottedCalls, V1Calls},
+                layout::{LayoutCalls, SlottedCalls, V1Calls},
                 rooms::Rooms,
                 slotted::Slotted,
                 states::{StateOptions, States},
@@ -98,8 +98,9 @@ impl Settings<'_> {
     ) -> RedisStore {
         let scripts = Arc::new(ScriptClient::new(commands));
         let keys = self.keys.clone();
-        let rooms = |layout| Rooms {
+        let rooms = |layout: Box<dyn LayoutCalls>| Rooms {
             keys: keys.clone(),
+            room_scripts: layout.scripts(),
             layout,
             scripts: scripts.clone(),
             states: States::new(self.storage.states, self.limits, self.sink.clone()),

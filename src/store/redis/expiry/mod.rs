@@ -153,7 +153,7 @@ impl Rooms {
         ttl_ms: u64,
         sweep: &mut Sweep,
     ) -> Vec<(&'a str, Option<Reaped>)> {
-        let script = self.layout.scripts().reap;
+        let script = self.room_scripts.reap;
         let calls = reaps
             .iter()
             .map(|(room, candidates)| self.reap_call(room, candidates, ttl_ms))
@@ -178,7 +178,7 @@ impl Rooms {
         for (candidate, meta) in candidates.iter().zip(&metas) {
             self.add_connection_keys(&mut keys, room, &candidate.conn, &meta.user);
         }
-        let mut call = self.layout.scripts().reap.call_with(&keys);
+        let mut call = self.room_scripts.reap.call_with(&keys);
         call.arg(room).arg(quote(room)).arg(ttl_ms);
         for (candidate, meta) in candidates.iter().zip(&metas) {
             call.arg(&candidate.conn)

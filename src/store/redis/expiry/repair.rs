@@ -168,7 +168,7 @@ impl Rooms {
         for user in members {
             self.layout.add_user_indices(&mut keys, room, user);
         }
-        let script = self.layout.scripts().repair;
+        let script = self.room_scripts.repair;
         let mut call = script.call_with(&keys);
         call.arg(room)
             .arg(quote(room))

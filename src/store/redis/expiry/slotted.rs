@@ -16,6 +16,7 @@ use crate::{
             transport::{
                 errors,
                 link::{Link, Repeat},
+                scan::END,
             },
         },
     },
@@ -199,7 +200,7 @@ impl Slotted {
         let epoch = self.rooms.scripts.commands.config_epoch();
         let known = self.check_schedule.epochs.lock().get(shard).copied();
         let thorough = known != Some(epoch) || checks % THOROUGH_EVERY == THOROUGH_EVERY - 1;
-        let mut cursor = b"0".to_vec();
+        let mut cursor = END.to_vec();
         loop {
             let (next, members) = self
                 .rooms
@@ -224,7 +225,7 @@ impl Slotted {
                 }
             }
             cursor = next;
-            if cursor == b"0" {
+            if cursor == END {
                 self.check_schedule
                     .epochs
                     .lock()
@@ -273,7 +274,7 @@ impl Slotted {
 
     async fn adopt_from(&self, server: &Link, ttl_ms: u64, sweep: &mut Sweep) -> Result<()> {
         let rooms = self.rooms.keys.room_conns_pattern();
-        let mut cursor = b"0".to_vec();
+        let mut cursor = END.to_vec();
         loop {
             let mut scan = redis::cmd("SCAN");
             scan.arg(&cursor)
@@ -291,7 +292,7 @@ impl Slotted {
                 .collect();
             self.adopt_rooms(rooms, ttl_ms, sweep).await;
             cursor = next;
-            if cursor == b"0" {
+            if cursor == END {
                 return Ok(());
             }
         }

@@ -12,7 +12,7 @@ use crate::{
             },
             presence::v1::V1,
             scripts::{self, sweep_due},
-            transport::{errors, link::Repeat},
+            transport::{errors, link::Repeat, scan::END},
         },
     },
 };
@@ -235,7 +235,7 @@ impl V1 {
     pub(in crate::store::redis) async fn do_adopt(&self, ttl_ms: u64) -> Result<Sweep> {
         let mut sweep = Sweep::default();
         let active = self.rooms.keys.active_rooms();
-        let mut cursor = b"0".to_vec();
+        let mut cursor = END.to_vec();
         loop {
             let (next, rooms) = match self
                 .rooms
@@ -256,7 +256,7 @@ impl V1 {
                 self.rooms.try_repair(&room, ttl_ms, &mut sweep).await?;
             }
             cursor = next;
-            if cursor == b"0" {
+            if cursor == END {
                 return Ok(sweep);
             }
         }

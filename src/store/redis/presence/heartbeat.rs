@@ -206,7 +206,7 @@ impl Rooms {
         }
         let answers = self
             .scripts
-            .call_all(self.layout.scripts().heartbeat, calls, repeat)
+            .call_all(self.room_scripts.heartbeat, calls, repeat)
             .await;
         for (((heartbeat, result), sent), answer) in open.into_iter().zip(sent).zip(answers) {
             *result = Some(answer.and_then(|value| {
@@ -216,19 +216,8 @@ impl Rooms {
         }
     }
 
+    /// `encoded`: how the call stores the state that it brings.
     fn update_call(&self, heartbeat: &HeartbeatUpdate, encoded: &Encoded, ttl_ms: u64) -> Cmd {
-        let mut call = self.update_call_but_last(heartbeat, encoded, ttl_ms);
-        self.layout.add_last_argument(&mut call);
-        call
-    }
-
-    /// The call but for its last argument. `encoded`: how it stores the state that it brings.
-    fn update_call_but_last(
-        &self,
-        heartbeat: &HeartbeatUpdate,
-        encoded: &Encoded,
-        ttl_ms: u64,
-    ) -> Cmd {
         let (room, user) = (&*heartbeat.place.room, &*heartbeat.place.user);
         let own = self.keys.room(room);
         let mut keys = vec![
@@ -239,7 +228,7 @@ impl Rooms {
             self.keys.conn_state(room, &heartbeat.conn),
         ];
         self.layout.add_event_channels(&mut keys, room);
-        let mut call = self.layout.scripts().heartbeat.call_with(&keys);
+        let mut call = self.room_scripts.heartbeat.call_with(&keys);
         call.arg(&*heartbeat.conn)
             .arg(user)
             .arg(room)
@@ -253,22 +242,26 @@ impl Rooms {
                     .map(|epoch| epoch.to_string())
                     .unwrap_or_default(),
             );
-        let Some(write) = &heartbeat.write else {
-            call.arg(0).arg(&["", "", "0", "", "", ""]);
-            return call;
-        };
-        let encoding = write.base.encoding.as_deref();
-        call.arg(1)
-            .arg(write.base.bytes())
-            .arg(encoding.map_or(&b""[..], |encoding| &encoding.compressed))
-            .arg(i32::from(write.base.is_separate()));
-        let Some(next) = &write.next else {
-            call.arg(&["", "", ""]);
-            return call;
-        };
-        call.arg(next.as_str())
-            .arg(encoded.bytes.as_deref().unwrap_or_default())
-            .arg(encoded.compressed);
+        match &heartbeat.write {
+            None => {
+                call.arg(0).arg(&["", "", "0", "", "", ""]);
+            }
+            Some(write) => {
+                let encoding = write.base.encoding.as_deref();
+                call.arg(1)
+                    .arg(write.base.bytes())
+                    .arg(encoding.map_or(&b""[..], |encoding| &encoding.compressed))
+                    .arg(i32::from(write.base.is_separate()));
+                match &write.next {
+                    None => call.arg(&["", "", ""]),
+                    Some(next) => call
+                        .arg(next.as_str())
+                        .arg(encoded.bytes.as_deref().unwrap_or_default())
+                        .arg(encoded.compressed),
+                };
+            }
+        }
+        self.layout.add_last_argument(&mut call);
         call
     }
 

@@ -8,12 +8,12 @@ use crate::{
         presence::{Epoch, Member, Place},
     },
     store::{
-        EachPiece, EventSink, Join, Joined, Located,
+        EachPiece, EventSink, Join, Joined, Left, Located,
         redis::{
             presence::{
                 clock::ServerClock,
                 fields::{unknown_code, utf8},
-                layout::LayoutCalls,
+                layout::{LayoutCalls, RoomScripts},
                 states::{Encoded, Found, States},
             },
             scripts::{self, Reply, ScriptClient},
@@ -41,6 +41,8 @@ const MAX_GHOSTS: usize = 16;
 pub(in crate::store::redis) struct Rooms {
     pub keys: Keys,
     pub layout: Box<dyn LayoutCalls>,
+    /// The layout's scripts.
+    pub room_scripts: RoomScripts,
     pub scripts: Arc<ScriptClient>,
     pub states: States,
     pub clock: ServerClock,
@@ -84,7 +86,7 @@ impl Rooms {
             let call = self.join_call(join, encoded, &before);
             let value = self
                 .scripts
-                .call(self.layout.scripts().join, &call, Repeat::Never)
+                .call(self.room_scripts.join, &call, Repeat::Never)
                 .await?;
             match scripts::read(value, |reply| read_join(reply, before.len()))? {
                 JoinReply::Done(joined) => return Ok(joined),
@@ -128,7 +130,7 @@ impl Rooms {
         for PreviousPlace { place, .. } in before {
             self.layout.add_previous(&mut keys, place);
         }
-        let mut call = self.layout.scripts().join.call_with(&keys);
+        let mut call = self.room_scripts.join.call_with(&keys);
         call.arg(conn)
             .arg(user)
             .arg(room)
@@ -167,7 +169,7 @@ impl Rooms {
         below: Option<Epoch>,
     ) -> Result<RoomLeft> {
         let (room, user) = (&*place.room, &*place.user);
-        let script = self.layout.scripts().leave;
+        let script = self.room_scripts.leave;
         let mut call = script.call_with(&self.place_keys(conn, place));
         call.arg(conn)
             .arg(user)
@@ -343,6 +345,18 @@ pub(in crate::store::redis) enum RoomLeft {
     Unknown,
     Elsewhere(Place),
     Newer { epoch: Epoch },
+}
+
+impl From<RoomLeft> for Left {
+    fn from(left: RoomLeft) -> Left {
+        match left {
+            RoomLeft::Left { .. } => Left::Left,
+            RoomLeft::Early { wait_ms } => Left::Early { wait_ms },
+            RoomLeft::Elsewhere(place) => Left::Elsewhere(place),
+            RoomLeft::Newer { .. } => Left::Newer,
+            RoomLeft::Unknown => Left::Unknown,
+        }
+    }
 }
 
 enum JoinReply {

@@ -1,6 +1,7 @@
-//! The layout `v1`: each operation is one step, because a script may use keys of several slots.
+//! The layout `v1`: each operation is one step, because a script may use keys of several slots. So it is of
+//! one server, never of a cluster.
 
-use super::rooms::{RoomLeft, Rooms};
+use super::rooms::Rooms;
 use crate::{
     model::{
         error::Result,
@@ -8,9 +9,8 @@ use crate::{
     },
     store::{
         BatchMiss, EachPiece, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Join, Joined,
-        Left, Located, PresenceStore, SweepSettings,
-        heartbeat::HeartbeatStore,
-        redis::{expiry::Checks, transport::cluster},
+        Left, Located, PresenceStore, SweepSettings, heartbeat::HeartbeatStore,
+        redis::expiry::Checks,
     },
 };
 use futures_util::future::BoxFuture;
@@ -36,9 +36,7 @@ impl HeartbeatStore for V1 {
         heartbeats: &'a [HeartbeatRefresh],
         ttl_ms: u64,
     ) -> BoxFuture<'a, Result<Vec<BatchMiss>>> {
-        Box::pin(cluster::with_queue_timeout_once(
-            self.rooms.refresh_isolated(heartbeats, ttl_ms),
-        ))
+        Box::pin(self.rooms.refresh_isolated(heartbeats, ttl_ms))
     }
 
     fn update_heartbeats<'a>(
@@ -46,16 +44,14 @@ impl HeartbeatStore for V1 {
         heartbeats: &'a [HeartbeatUpdate],
         ttl_ms: u64,
     ) -> BoxFuture<'a, Vec<Result<HeartbeatOutcome>>> {
-        Box::pin(cluster::with_queue_timeout_once(
-            self.rooms.update_heartbeats(heartbeats, ttl_ms),
-        ))
+        Box::pin(self.rooms.update_heartbeats(heartbeats, ttl_ms))
     }
 
     fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<Option<Located>>>> {
-        Box::pin(cluster::with_queue_timeout_once(async {
+        Box::pin(async {
             let pairs: Vec<(&str, &str)> = conns.iter().map(|conn| ("", &**conn)).collect();
             self.rooms.read_located(&pairs).await
-        }))
+        })
     }
 }
 
@@ -81,13 +77,7 @@ impl PresenceStore for V1 {
         Box::pin(async move {
             let below = fence.map(|fence| fence.saturating_add(1));
             let left = self.rooms.leave_room(conn, place, "left", below).await?;
-            Ok(match left {
-                RoomLeft::Left { .. } => Left::Left,
-                RoomLeft::Early { wait_ms } => Left::Early { wait_ms },
-                RoomLeft::Elsewhere(place) => Left::Elsewhere(place),
-                RoomLeft::Newer { .. } => Left::Newer,
-                RoomLeft::Unknown => Left::Unknown,
-            })
+            Ok(left.into())
         })
     }
 

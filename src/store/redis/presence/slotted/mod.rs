@@ -139,17 +139,15 @@ impl PresenceStore for Slotted {
         Box::pin(async move {
             let below = fence.map(|fence| fence.saturating_add(1));
             let left = self.rooms.leave_room(conn, place, "left", below).await?;
-            Ok(match left {
+            match left {
                 RoomLeft::Left { epoch } => {
                     crash_point!(Left);
                     self.settle_left(conn, place, epoch).await;
-                    Left::Left
                 }
-                RoomLeft::Early { wait_ms } => Left::Early { wait_ms },
-                RoomLeft::Elsewhere(place) => Left::Elsewhere(place),
-                RoomLeft::Newer { .. } => Left::Newer,
-                RoomLeft::Unknown => self.left_elsewhere(conn, place).await?,
-            })
+                RoomLeft::Unknown => return self.left_elsewhere(conn, place).await,
+                _ => {}
+            }
+            Ok(left.into())
         })
     }
 
