@@ -57,7 +57,7 @@ export async function startClockedRedis(
 export interface ClockedPair extends AsyncDisposable {
   /** Leads to the server, and after `failOver` to the former replica. */
   url: string;
-  /** Waits until the replica has what was written by `redis`, and makes it the only server. */
+  /** Waits until the replica has what the server of `redis` has, and makes it the only server. */
   failOver(redis: Redis): Promise<void>;
 }
 
@@ -80,7 +80,14 @@ export async function startClockedPair(
   return {
     url: `redis://127.0.0.1:${proxy.port}`,
     failOver: async (redis) => {
-      await redis.wait(1, 5_000);
+      // WAIT would wait for what `redis` itself has written, and others have written.
+      const written = await replicationOffset(redis, 'master');
+      await eventually(
+        async () => {
+          expect(await replicationOffset(replica, 'slave')).toBeGreaterThanOrEqual(written);
+        },
+        { timeoutMs: 20_000 },
+      );
       await replica.replicaof('NO', 'ONE');
       proxy.retarget({ host: heir.host, port: heir.port });
       proxy.cut();
@@ -90,6 +97,12 @@ export async function startClockedPair(
       await heir[Symbol.asyncDispose]();
     },
   };
+}
+
+/** Up to which byte of the replication stream a server is. */
+async function replicationOffset(redis: Redis, role: 'master' | 'slave'): Promise<number> {
+  const info = await redis.info('replication');
+  return Number(new RegExp(`${role}_repl_offset:(\\d+)`).exec(info)?.[1]);
 }
 
 /** Why servers cannot have a clock of their own here, if they cannot. */
