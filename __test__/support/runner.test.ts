@@ -149,8 +149,8 @@ test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out
 });
 
 describe('.ci/run', () => {
-  /** Runs it with programs that only print and end; gives the exit code and the last line. */
-  async function runCi(programs: Record<string, string>): Promise<[number, string | undefined]> {
+  /** Runs it with programs that only print and end. Returns the exit code and the lines printed. */
+  async function runCi(programs: Record<string, string>): Promise<[number, string[]]> {
     const folder = newFolder();
     mkdirSync(path.join(folder, 'bin'));
     for (const name of ['npm', 'cargo']) {
@@ -162,7 +162,7 @@ describe('.ci/run', () => {
     return new Promise((resolve) => {
       execFile(inRoot('.ci', 'run'), { env }, (error, stdout) => {
         const code = typeof error?.code === 'number' ? error.code : 0;
-        resolve([code, stdout.trim().split('\n').at(-1)]);
+        resolve([code, stdout.trim().split('\n')]);
       });
     });
   }
@@ -173,28 +173,42 @@ describe('.ci/run', () => {
     `case "$2" in test) ${test};; test:more) ${more};; *) ${checks};; esac`;
 
   test('sums up both parts of the tests, and the checks', async () => {
-    expect(await runCi({ npm: npm(CLOSING, CLOSING) })).toEqual([
-      0,
-      '22 passed, 0 failed, 4 skipped',
-    ]);
+    const [code, lines] = await runCi({ npm: npm(CLOSING, CLOSING) });
+    expect([code, lines.at(-1)]).toEqual([0, '22 passed, 0 failed, 4 skipped']);
   });
 
+  const FAILS = 'echo "failed: a.test.ts > b: c"; echo "4 passed, 1 failed, 0 skipped"; exit 1';
+
   test.each([
-    ['a failed test of npm test', npm('echo "4 passed, 1 failed, 0 skipped"; exit 1', CLOSING)],
-    ['a failed test of test:more', npm(CLOSING, 'echo "4 passed, 1 failed, 0 skipped"; exit 1')],
-    ['an exit code without a failed test', npm(`${CLOSING}; exit 1`, CLOSING)],
-    ['tests without a closing line', npm(CLOSING, 'echo nothing')],
-    ['a failed lint', npm(CLOSING, CLOSING, 'exit 1')],
-  ])('%s fails it', async (_, program) => {
-    const [code, last] = await runCi({ npm: program });
+    ['a failed test of npm test', npm(FAILS, CLOSING), 'npm run test: a.test.ts > b: c'],
+    ['a failed test of test:more', npm(CLOSING, FAILS), 'npm run test:more: a.test.ts > b: c'],
+    [
+      'an exit code without a failed test',
+      npm(`${CLOSING}; exit 1`, CLOSING),
+      'npm run test: exit code 1',
+    ],
+    [
+      'tests without a closing line',
+      npm(CLOSING, 'echo nothing'),
+      'npm run test:more: exit code 0, without a closing line',
+    ],
+    ['a failed lint', npm(CLOSING, CLOSING, 'exit 1'), 'biome'],
+  ])('%s fails it, and is named before the closing line', async (_, program, named) => {
+    const [code, lines] = await runCi({ npm: program });
     expect(code).toBe(1);
-    expect(readClosingLine(last ?? '')?.failed).toBeGreaterThan(0);
+    const failed = readClosingLine(lines.at(-1) ?? '')?.failed ?? 0;
+    expect(failed).toBeGreaterThan(0);
+    const names = lines.slice(-1 - failed, -1);
+    expect(names).toContain(`failed: ${named}`);
+    expect(names.every((line) => line.startsWith('failed: '))).toBe(true);
   });
 
   test('a failed check of cargo fails it', async () => {
     const cargo = 'test "$1" != fmt';
-    expect(await runCi({ npm: npm(CLOSING, CLOSING), cargo })).toEqual([
+    const [code, lines] = await runCi({ npm: npm(CLOSING, CLOSING), cargo });
+    expect([code, ...lines.slice(-2)]).toEqual([
       1,
+      'failed: cargo fmt',
       '21 passed, 1 failed, 4 skipped',
     ]);
   });
