@@ -1,6 +1,7 @@
-//! A client: one store, what the node remembers, the heartbeat engine, the reaper and the locks, under
-//! one lifetime. `src/node/` puts JavaScript around it; Rust tests use it as it is. `open.rs`: what it is
-//! made of, by its options; `sink.rs`: what the store tells it.
+//! The client: one store, the connection directory, the heartbeat engine, the reaper and the lock
+//! manager, with one lifetime. `src/node/` exposes it to JavaScript; Rust tests use it directly.
+//! `open.rs` opens the store and the lock backend that the options ask for. `sink.rs` counts and
+//! forwards what the store emits.
 
 mod open;
 mod sink;
@@ -53,7 +54,7 @@ pub struct Client {
     reaper: Arc<Reaper>,
     metadata: Arc<Metadata>,
     locks: Arc<Locks>,
-    /// What the store does; the in-process store can hold everything.
+    /// The storage in use. The in-process store accepts every setting.
     metadata_storage: MetadataStorage,
     metadata_ttl_ms: Option<u64>,
     channel_types: ColonTypes,
@@ -61,7 +62,8 @@ pub struct Client {
     in_flight: Arc<InFlight>,
     limits: Limits,
     ttl_ms: u64,
-    /// How many subscriptions each topic has here; the store has each once.
+    /// The number of subscriptions of each topic in this client. The store subscribes to each topic
+    /// once.
     topics: tokio::sync::Mutex<HashMap<Topic, usize>>,
     calls: TaskTracker,
     closed: AtomicBool,
@@ -72,7 +74,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects. Needs a tokio runtime around it, for this call and as long as the client lives.
+    /// Connects. Must be called inside a Tokio runtime, which must outlive the client.
     pub async fn connect(options: Options, callbacks: Arc<dyn ClientCallbacks>) -> Result<Client> {
         let metrics = Arc::new(Metrics::default());
         let due = Arc::new(Notify::new());
@@ -179,7 +181,8 @@ impl Client {
         })
     }
 
-    /// Joins `conn` to a room (spec 3.1). `snapshot`: takes the room as it is afterwards.
+    /// Joins `conn` to a room (spec 3.1). `snapshot` receives the members of the room after the
+    /// join.
     pub async fn join(
         &self,
         room: &str,
@@ -194,7 +197,8 @@ impl Client {
             ids::check_conn("connId", conn, &self.limits)?;
             self.limits.state("state", state.len())?;
             self.limits.depth("state", state)?;
-            // Before the join: without room for the snapshot, nothing is done.
+            // Reserved before the join, so that nothing is written when there is no memory for the
+            // snapshot.
             let room_taken = match &snapshot {
                 Some(_) => Some(self.room_for(("room", room)).await?),
                 None => None,
@@ -215,7 +219,8 @@ impl Client {
                     .await?;
             count(&self.metrics.counters.joins, 1);
             if let (Some(each), Some(taken)) = (snapshot, room_taken) {
-                // The join is done: a failure to read the room leaves the caller without its epoch.
+                // The join is done. If the room cannot be read, the caller does not get its epoch,
+                // so the outcome is unknown to it.
                 let read = self.read_room(room, each, taken).await;
                 read.map_err(Error::with_unknown_outcome)?;
             }
@@ -224,7 +229,7 @@ impl Client {
         .await
     }
 
-    /// Takes heartbeats in; each is settled through the outlet, exactly once.
+    /// Queues heartbeats. Each is settled through the result sink exactly once.
     pub fn heartbeats(&self, requests: Vec<Request>) {
         let check = |request: &Request| ids::check_conn("connId", &request.conn, &self.limits);
         if requests.iter().all(|request| check(request).is_ok()) {
@@ -245,8 +250,9 @@ impl Client {
         self.engine.submit(fitting);
     }
 
-    /// Leaves; `None` if the connection is unknown, or has a higher epoch than the given one or, without
-    /// one, than this client's last join of it (spec 3.6).
+    /// Leaves the room. Returns `None` if the connection is unknown, or if its stored epoch is
+    /// higher than `epoch`. The default for `epoch` is the epoch of this client's last join of the
+    /// connection (spec 3.6).
     pub async fn leave(&self, conn: &str, epoch: Option<Epoch>) -> Result<Option<Place>> {
         self.call(async {
             ids::check_conn("connId", conn, &self.limits)?;
@@ -270,7 +276,7 @@ impl Client {
         .await
     }
 
-    /// The live connections of a room (spec 3.8), in pieces as they are read.
+    /// Reads the live connections of a room (spec 3.8) and passes them to `each` in pieces.
     pub async fn room_snapshot(&self, room: &str, each: EachPiece<'_>) -> Result<()> {
         self.call(async {
             ids::check("roomId", room, &self.limits)?;
@@ -280,7 +286,8 @@ impl Client {
         .await
     }
 
-    /// The live connections of a user (spec 3.9), with the room that they take in memory.
+    /// The live connections of a user (spec 3.9), and the reservation for the memory that they
+    /// take.
     pub async fn user_connections(&self, user: &str) -> Result<(Vec<Member>, Room)> {
         self.call(async {
             ids::check("userId", user, &self.limits)?;
@@ -294,7 +301,7 @@ impl Client {
         .await
     }
 
-    /// Room to read the connections of a room or user.
+    /// Reserves memory for reading the connections of a room or of a user.
     async fn room_for(&self, what: (&str, &str)) -> Result<Room> {
         self.in_flight.reading(self.in_flight.expected(what)).await
     }
@@ -311,8 +318,9 @@ impl Client {
         Ok(())
     }
 
-    /// Changes a channel's metadata (spec section 7). The change is taken in at once, so that changes
-    /// are carried out in the order of the calls; the future resolves to the record after it.
+    /// Changes a channel's metadata (spec section 7). The change is queued before this function
+    /// returns, so changes are carried out in the order of the calls. The future resolves to the
+    /// record after the change.
     pub fn change_metadata(
         &self,
         channel: Channel,
@@ -344,8 +352,8 @@ impl Client {
         .await
     }
 
-    /// Events of the topic go to the outlet once this resolves. Counted: each call needs its
-    /// [`Client::unsubscribe`].
+    /// Emits the topic's events to the sink once this resolves. Subscriptions are counted: each
+    /// call needs one [`Client::unsubscribe`].
     pub async fn subscribe(&self, topic: Topic) -> Result<()> {
         self.call(async {
             match &topic {
@@ -358,8 +366,8 @@ impl Client {
             if of_locks {
                 self.locks.check_tells()?;
             }
-            // Held over the call, so that a subscribe and an unsubscribe of one topic do not
-            // overtake each other on their way to the server.
+            // The mutex is held during the call. Otherwise a subscribe and an unsubscribe of one
+            // topic could overtake each other on their way to the server.
             let mut topics = self.topics.lock().await;
             if !topics.contains_key(&topic) {
                 self.store.subscribe(&topic).await?;
@@ -394,13 +402,13 @@ impl Client {
         .await
     }
 
-    /// Starts the reaper of this node; a second call changes nothing.
+    /// Starts the reaper of this node. A second call does nothing.
     pub fn start_reaper(&self) -> Result<()> {
         self.check_open()?;
         let mut task = self.reaper_task.lock();
         if task.is_none() {
             *task = Some(tokio::spawn(self.reaper.clone().run()).abort_handle());
-            // Passes look for ended locks too, where they come often enough.
+            // In other modes, passes are frequent enough to detect ended locks as well.
             if self.reaper.expiry == Expiry::Notifications {
                 self.locks.watch(true);
             }
@@ -408,7 +416,7 @@ impl Client {
         Ok(())
     }
 
-    /// One full pass of the reaper, and how long it took.
+    /// Runs one full pass of the reaper. Returns its result and its duration.
     pub async fn reap_once(&self) -> Result<(Sweep, Duration)> {
         self.call(async {
             let start = Instant::now();
@@ -418,17 +426,17 @@ impl Client {
         .await
     }
 
-    /// Does something with locks.
+    /// Runs a call of the lock manager. Fails with `CLOSED` after [`Client::close`].
     pub async fn locks<T>(&self, work: impl AsyncFnOnce(&Arc<Locks>) -> Result<T>) -> Result<T> {
         self.call(work(&self.locks)).await
     }
 
-    /// What of locks needs no waiting.
+    /// The lock manager, for calls that do not block.
     pub fn leases(&self) -> &Arc<Locks> {
         &self.locks
     }
 
-    /// What is in flight: whoever passes calls in has each counted there.
+    /// The calls in flight. Callers of this client register each call there.
     pub fn in_flight(&self) -> &Arc<InFlight> {
         &self.in_flight
     }
@@ -451,8 +459,8 @@ impl Client {
         &self.limits
     }
 
-    /// Settles everything that was asked for, then ends connections and tasks. Later calls fail
-    /// with `CLOSED`; a second close waits for the first.
+    /// Settles all pending calls, then ends connections and tasks. Later calls fail with `CLOSED`.
+    /// A second close waits for the first.
     pub async fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.closing
@@ -464,7 +472,7 @@ impl Client {
                 self.engine.stop();
                 let engine_task = self.engine_task.lock().take();
                 if let Some(task) = engine_task {
-                    // It ends by itself once everything is settled.
+                    // The task ends by itself once all heartbeats are settled.
                     let _ = task.await;
                 }
                 self.calls.close();
@@ -494,7 +502,7 @@ impl Client {
 }
 
 impl Drop for Client {
-    /// For a client that nobody closed: its tasks end, its connections close.
+    /// Ends the tasks and connections of a client that was not closed.
     fn drop(&mut self) {
         if let Some(task) = self.engine_task.lock().take() {
             task.abort();
@@ -511,8 +519,8 @@ fn is_of_locks(topic: &Topic) -> bool {
     matches!(topic, Topic::AllLocks | Topic::Lock(_))
 }
 
-/// Forgets connections that have been of no use for so long that they cannot be alive, and own joins that
-/// are over.
+/// Periodically removes directory entries that were unused for so long that their connections must
+/// have expired, and records of own joins that are over.
 async fn upkeep(
     store: Arc<dyn PresenceStore>,
     directory: Arc<Directory>,

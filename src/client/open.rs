@@ -1,4 +1,4 @@
-//! From options to what a client works on: its store, and what its locks are come by through.
+//! Opens the store and the lock backend that the options ask for.
 
 use crate::{
     keys::{Keys, Layout},
@@ -25,7 +25,7 @@ pub(super) async fn store(options: &Options, sink: Arc<dyn EventSink>) -> Result
         Some(url) => url.strip_prefix("memory://").map(Some),
     };
     check_connection_options(options, memory.is_some())?;
-    // Refused on every store, although only Redis compresses.
+    // Checked on every store, although only Redis compresses, so that invalid options always fail.
     let codecs = Codecs::new(options.state_compression.as_ref())?;
     if let Some(name) = memory {
         sink.log(LogLevel::Info, in_process_notice(name.is_some()));
@@ -68,7 +68,7 @@ pub(super) async fn store(options: &Options, sink: Arc<dyn EventSink>) -> Result
     Ok(Arc::new(store))
 }
 
-/// `chosen`: the caller has asked for it (memory://), and needs no advice.
+/// `chosen`: the caller asked for the in-process store (memory://), so the notice gives no advice.
 fn in_process_notice(chosen: bool) -> &'static str {
     if chosen {
         "Presence is kept in this process; nothing is shared beyond it"
@@ -78,8 +78,8 @@ fn in_process_notice(chosen: bool) -> &'static str {
     }
 }
 
-/// Options about connections that nothing would use: what is dropped in silence is a setting that the
-/// caller believes in.
+/// Refuses connection options that would have no effect. An option that is silently ignored would
+/// mislead the caller.
 fn check_connection_options(options: &Options, in_memory: bool) -> Result<()> {
     let urls = || options.url.iter().chain(&options.locks.urls);
     if options.tls.is_some() && in_memory && options.locks.urls.is_empty() {
@@ -102,7 +102,7 @@ fn keys(options: &Options) -> Result<Keys> {
         .with_channel_types(options.channel_types()?))
 }
 
-/// Where locks are: in the client's store, or on a majority of several servers.
+/// Selects the lock backend: the client's store, or a majority of several servers.
 pub(super) async fn backend(
     options: &Options,
     store: &Arc<dyn Store>,
