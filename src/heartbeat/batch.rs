@@ -1,5 +1,5 @@
-//! One batch: heartbeats of the same connection are combined (spec 5.2), and the connections are
-//! sorted into those that one script call refreshes and those that need more.
+//! One batch. Heartbeats of the same connection are combined (spec 5.2). Connections are sorted
+//! into those that one script call refreshes and those that need an update.
 
 use super::{
     engine::Engine,
@@ -15,7 +15,7 @@ use crate::{
 };
 use std::{collections::HashMap, sync::Arc};
 
-/// Groups in batches of at most `max` heartbeats; no group has more.
+/// Splits groups into batches of at most `max` heartbeats. A group itself has at most `max`.
 pub(super) fn split(groups: Vec<Group>, max: usize) -> Vec<Vec<Group>> {
     let mut batches: Vec<Vec<Group>> = Vec::new();
     let mut size = 0;
@@ -32,7 +32,8 @@ pub(super) fn split(groups: Vec<Group>, max: usize) -> Vec<Vec<Group>> {
     batches
 }
 
-/// What one call of the batch script refreshes: connections, sorted by room, and who waits for each.
+/// What one call of the batch script refreshes: connections, sorted by room, and the heartbeats
+/// that wait for each.
 #[derive(Default)]
 pub(super) struct Plain {
     pub heartbeats: Vec<HeartbeatRefresh>,
@@ -48,7 +49,7 @@ impl Plain {
     }
 }
 
-/// Nearly always one: no allocation for it.
+/// Nearly always one heartbeat, which needs no allocation.
 pub(super) enum OneOrMore {
     One(Waiting),
     More(Vec<Waiting>),
@@ -120,8 +121,9 @@ impl Batch {
                 }
             }
         });
-        // Rooms are one copy each in the directory, so the address is the room. Numbers are sorted in
-        // place of what they stand for: that is four times as much to move.
+        // The directory has one copy of each room name, so equal addresses mean equal rooms.
+        // Indices are sorted instead of entries, because an entry takes four times as many bytes to
+        // move.
         let mut order: Vec<(usize, usize)> = known
             .iter()
             .enumerate()
@@ -158,14 +160,15 @@ fn is_plain(waiting: &OneOrMore, known: Epoch) -> bool {
 }
 
 impl Engine {
-    /// Sends the plain part of a batch and settles it; what turns out to need more comes back.
+    /// Sends the plain part of a batch and settles it. Returns the groups that need an update.
     pub(super) async fn send_batch(&self, plain: Plain) -> Vec<Group> {
         let waiting = || plain.waiting.iter().flat_map(OneOrMore::all);
         let tickets: Vec<u64> = waiting().map(|one| one.request.ticket).collect();
         let Some(oldest) = waiting().map(|one| one.since).min() else {
             return Vec::new();
         };
-        // Everything is settled in one go at its end, so when it is cut off nothing has been.
+        // All heartbeats of the batch are settled together at the end. If the deadline passes
+        // first, none is settled.
         let deadline = self.settings.deadline(oldest);
         match self.guarded(deadline, self.send_refreshes(plain)).await {
             Ok(misses) => misses,

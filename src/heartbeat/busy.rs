@@ -1,6 +1,6 @@
-//! Connections with a heartbeat on its way that writes a state or needs a look at the connection.
-//! Later heartbeats of such a connection are parked here until the first is settled, so that patches
-//! apply in the order of the calls.
+//! Connections for which a heartbeat that writes a state, or has to look the connection up, is in
+//! flight. Later heartbeats of such a connection are parked here until the first is settled, so
+//! that patches apply in the order of the calls.
 
 use super::request::{Group, Waiting};
 use std::{
@@ -11,16 +11,16 @@ use tokio::time::Instant;
 
 #[derive(Default)]
 pub(super) struct Busy {
-    /// Each with the heartbeats that are parked behind it, in order of arrival.
+    /// The parked heartbeats of each busy connection, in order of arrival.
     connections: HashMap<Arc<str>, VecDeque<Waiting>>,
     parked: usize,
-    /// No parked heartbeat came before this.
+    /// Lower bound of the arrival times of all parked heartbeats.
     oldest: Option<Instant>,
 }
 
 impl Busy {
-    /// Marks connections as busy and returns their groups. Groups of connections that are busy already
-    /// are parked.
+    /// Marks connections as busy and returns their groups. Groups of connections that are already
+    /// busy are parked.
     pub fn claim(&mut self, groups: Vec<Group>) -> Vec<Group> {
         let mut claimed = Vec::with_capacity(groups.len());
         for group in groups {
@@ -36,7 +36,8 @@ impl Busy {
                     self.parked += group.waiting.len();
                     parked.extend(group.waiting);
                     if overtaken {
-                        // They were sent in a batch of plain heartbeats and came back from it.
+                        // The group was sent in a batch of plain heartbeats and returned from it as
+                        // a miss, so later heartbeats may be parked already.
                         parked
                             .make_contiguous()
                             .sort_by_key(|waiting| waiting.since);
@@ -47,8 +48,9 @@ impl Busy {
         claimed
     }
 
-    /// The heartbeats of these connections that were on their way are settled. Returns what was parked
-    /// behind them, at most `max` of each; connections with nothing parked are no longer busy.
+    /// Call when the heartbeats in flight of these connections are settled. Returns the heartbeats
+    /// parked behind them, at most `max` of each. Connections without parked heartbeats are no
+    /// longer busy.
     pub fn next(&mut self, connections: Vec<Arc<str>>, max: usize) -> Vec<Group> {
         let mut groups = Vec::new();
         for conn in connections {
@@ -69,7 +71,7 @@ impl Busy {
         groups
     }
 
-    /// Takes parked heartbeats that came at this time or before.
+    /// Takes parked heartbeats that arrived at this time or before.
     pub fn take_until(&mut self, time: Instant) -> Vec<Waiting> {
         let mut taken = Vec::new();
         if self.oldest.is_none_or(|oldest| oldest > time) {
@@ -94,13 +96,13 @@ impl Busy {
         self.parked
     }
 
-    /// No parked heartbeat came before this; `None` if there is none.
+    /// Lower bound of the arrival times of parked heartbeats; `None` if none is parked.
     pub fn oldest(&self) -> Option<Instant> {
         self.oldest
     }
 }
 
-/// The earlier of two times, where there are any.
+/// The earlier of two optional times.
 pub(super) fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     a.into_iter().chain(b).min()
 }

@@ -1,4 +1,4 @@
-//! What every part of the engine uses: the queue, who is told, and how a flight is watched.
+//! Shared parts of the engine: the queue, the result sink, and the deadline of a batch in flight.
 
 use super::{
     busy::Busy,
@@ -33,22 +33,22 @@ pub struct Settings {
     pub ttl_ms: u64,
     pub window: Duration,
     pub max_batch: usize,
-    /// Size from which a second batch leaves before the first is back.
+    /// Queue length from which a second batch is sent before the first is answered.
     pub second_from: usize,
     pub queue: QueueLimits,
     pub max_state_bytes: usize,
-    /// How long the store may take for a heartbeat once it is sent, and how long a heartbeat may wait to
-    /// be sent after its window.
+    /// Maximum time that the store may take for a heartbeat once it is sent, and maximum time that
+    /// a heartbeat may wait to be sent after its window.
     pub timeout: Duration,
 }
 
 impl Settings {
-    /// How long a heartbeat waits to be sent before it fails.
+    /// Maximum time that a heartbeat waits to be sent before it fails.
     pub(super) fn queue_timeout(&self) -> Duration {
         self.window + self.timeout
     }
 
-    /// When heartbeats fail of which the oldest came at this time, although they were sent.
+    /// When heartbeats that are in flight fail, given the arrival time of the oldest of them.
     pub(super) fn deadline(&self, oldest: Instant) -> Instant {
         oldest + self.queue_timeout() + self.timeout
     }
@@ -90,7 +90,7 @@ impl Engine {
         })
     }
 
-    /// Takes heartbeats in; each is settled exactly once, also when it is refused.
+    /// Queues heartbeats. Each is settled exactly once, including those that are refused.
     pub fn submit(&self, requests: Vec<Request>) {
         if self.closing.load(Ordering::Acquire) {
             let closed = |request: Request| (request.ticket, Err(Box::new(Error::closed())));
@@ -106,12 +106,12 @@ impl Engine {
         }
     }
 
-    /// How many heartbeats wait to be sent.
+    /// The number of heartbeats that wait to be sent.
     pub fn queued(&self) -> usize {
         self.queue.lock().len() + self.busy.lock().parked()
     }
 
-    /// Takes nothing new in; [`Engine::run`] ends when everything that was taken is settled.
+    /// Accepts no more heartbeats. [`Engine::run`] ends when all accepted ones are settled.
     pub fn stop(&self) {
         self.closing.store(true, Ordering::Release);
         self.wake.notify_one();
@@ -123,8 +123,8 @@ impl Engine {
         self.metrics.batch_size.record_value(heartbeats as u64);
     }
 
-    /// A flight, until it is done or its deadline has passed. That it panicked is an error, and the
-    /// engine goes on.
+    /// Runs a batch until it is done or its deadline passes. A panic becomes an error, and the
+    /// engine continues.
     pub(super) async fn guarded<T>(
         &self,
         deadline: Instant,
@@ -160,7 +160,8 @@ impl Engine {
         .with_unknown_outcome()
     }
 
-    /// Settles heartbeats of a flight that was cut off: their tickets, and the bytes of their patches.
+    /// Settles heartbeats of a batch that was aborted. `lost` has their tickets and the bytes of
+    /// their patches.
     pub(super) fn settle_lost(&self, lost: Vec<(u64, usize)>, error: &Error) {
         if lost.is_empty() {
             return;
@@ -191,7 +192,7 @@ impl Engine {
             .sum();
         self.queue.lock().release(results.len(), bytes);
         let now = Instant::now();
-        // Those that came together have waited equally long.
+        // Heartbeats that arrived together have waited equally long.
         for together in results.chunk_by(|(a, _), (b, _)| a.since == b.since) {
             let waited = now.duration_since(together[0].0.since);
             self.metrics

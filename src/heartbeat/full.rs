@@ -1,6 +1,6 @@
-//! Heartbeats with more to say: a patch, an epoch that differs from the one this node knows, a
-//! connection that another node made. One round trip when this node made the connection; each
-//! conflict with another writer costs one more.
+//! Heartbeats that need an update: those with a patch, with an epoch that differs from the one this
+//! node knows, or of a connection that another node joined. An update takes one round trip if this
+//! node joined the connection, and one more for each conflict with another writer.
 
 use super::{
     engine::Engine,
@@ -21,13 +21,13 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// Rounds after which a connection whose state or place keeps changing is given up. Each means
+/// Maximum rounds for a connection whose state or place keeps changing. Each further round means
 /// that another writer succeeded in between.
 const MAX_ROUNDS: usize = 100;
 
 impl Engine {
-    /// Sends groups and settles them. Returns what was parked behind them meanwhile: the groups that
-    /// are next.
+    /// Sends groups and settles them. Returns the groups to send next: the heartbeats that were
+    /// parked behind these meanwhile.
     pub(super) async fn send_updates(&self, groups: Vec<Group>) -> Vec<Group> {
         let conns: Vec<Arc<str>> = groups.iter().map(|group| group.conn.clone()).collect();
         let waiting = || groups.iter().flat_map(|group| &group.waiting);
@@ -40,7 +40,7 @@ impl Engine {
         let open_tickets = OpenTickets::new(Mutex::new(tickets.collect()));
         let flight = self.send_groups(groups, open_tickets.clone());
         if let Err(error) = self.guarded(deadline, flight).await {
-            // What was written is unknown.
+            // It is unknown what was written.
             for conn in &conns {
                 self.directory.forget(conn);
             }
@@ -69,7 +69,7 @@ impl Engine {
         }
     }
 
-    /// What the directory knows of the connections.
+    /// Fills in what the directory knows of the connections.
     fn load_cached(&self, groups: Vec<Group>, open_tickets: &OpenTickets) -> Vec<Work> {
         let mut works: Vec<Work> = groups
             .into_iter()
@@ -93,8 +93,8 @@ impl Engine {
         older
     }
 
-    /// One round trip for each piece (two with a connection that has to be looked up); returns what is
-    /// still open.
+    /// Sends each piece in one round trip, or two if a connection has to be looked up. Returns the
+    /// works that are not settled.
     async fn round(&self, works: Vec<Work>) -> Vec<Work> {
         let works = self.look_up(works).await;
         let works = self.refuse_foreign_states(works);
@@ -106,7 +106,7 @@ impl Engine {
         open
     }
 
-    /// Sends works whose patches are merged; returns what is still open.
+    /// Sends works whose patches are merged. Returns those that are not settled.
     async fn send(&self, works: Vec<Work>) -> Vec<Work> {
         let heartbeats: Vec<HeartbeatUpdate> = works.iter().filter_map(Work::heartbeat).collect();
         let outcomes = self
@@ -117,7 +117,7 @@ impl Engine {
         for (mut work, outcome) in works.into_iter().zip(outcomes) {
             match outcome {
                 Err(error) => {
-                    // Whether it was written is unknown, so is the state.
+                    // It is unknown whether the write happened, so the state is unknown too.
                     self.directory.forget(&work.group.conn);
                     self.fail(work, &error);
                 }
@@ -166,7 +166,7 @@ impl Engine {
         open
     }
 
-    /// Finds place and state of connections that the directory does not know enough of.
+    /// Looks up place and state of connections that the directory does not know well enough.
     async fn look_up(&self, works: Vec<Work>) -> Vec<Work> {
         let (mut ready, unknown): (Vec<Work>, Vec<Work>) = works.into_iter().partition(|work| {
             work.place.is_some() && (work.base.is_some() || !work.group.has_patch())
@@ -193,7 +193,8 @@ impl Engine {
         ready
     }
 
-    /// Refuses patches of states that this client cannot read and others can: they stay as they are.
+    /// Refuses patches of states that this client cannot read but other clients can. These states
+    /// are left unchanged.
     fn refuse_foreign_states(&self, works: Vec<Work>) -> Vec<Work> {
         let mut readable = Vec::with_capacity(works.len());
         for work in works {
@@ -251,8 +252,8 @@ impl Engine {
         self.settle(results);
     }
 
-    /// Fails those of a group whose epochs are refused, and returns the work with the others: one bad item
-    /// fails only itself (spec 5.3).
+    /// Fails the heartbeats of a group whose epochs are refused, and returns the work with the
+    /// others. One bad item fails only itself (spec 5.3).
     fn fail_some(
         &self,
         mut work: Work,

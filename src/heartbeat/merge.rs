@@ -1,5 +1,5 @@
-//! Merging patches into states, in pieces of bounded size, away from the runtime's worker where the
-//! states are large.
+//! Merges patches into states, in pieces of bounded size. Large merges run on a blocking thread
+//! instead of a runtime worker.
 
 use super::work::{Verdict, Work};
 use crate::{
@@ -10,11 +10,12 @@ use crate::{
     offload::offload,
 };
 
-/// Bytes of states that one call of the store writes at most, about; a larger state is a call of its
-/// own. Bounds the memory of a flight, and how long it keeps the connection from other requests.
+/// Approximate maximum of state bytes that one call of the store writes. A larger state is sent in
+/// a call of its own. This bounds the memory of a batch, and the time for which it occupies the
+/// Redis connection.
 const MAX_PIECE_BYTES: usize = 4 * 1024 * 1024;
 
-/// Splits the works of a flight into pieces that are merged and sent one after the other.
+/// Splits the works of a batch into pieces that are merged and sent one after the other.
 pub(super) fn pieces(works: Vec<Work>) -> Vec<Vec<Work>> {
     let mut pieces: Vec<Vec<Work>> = Vec::new();
     let mut bytes = 0;
@@ -45,7 +46,7 @@ pub(super) async fn merge(mut works: Vec<Work>, max_state_bytes: usize) -> Vec<W
 }
 
 impl Work {
-    /// How many bytes a merge reads and writes.
+    /// The number of bytes that a merge reads and writes.
     fn merge_bytes(&self) -> usize {
         if !self.group.has_patch() {
             return 0;
@@ -61,7 +62,7 @@ impl Work {
     }
 
     /// Merges the group's patches into the base, in the order of the calls. A patch that would make
-    /// the state too large is refused alone (spec 5.3).
+    /// the state too large is refused, and the others are merged (spec 5.3).
     fn merge(&mut self, max_state_bytes: usize) {
         self.next = None;
         let base = self
@@ -84,7 +85,7 @@ impl Work {
             .collect();
     }
 
-    /// What the caller of each heartbeat gets if the write succeeds.
+    /// The result of each heartbeat if the write succeeds.
     pub(super) fn results(&self) -> impl Iterator<Item = Result<bool>> + '_ {
         let written = self.next.is_some();
         self.verdicts.iter().map(move |verdict| match verdict {

@@ -1,20 +1,21 @@
-//! The heartbeat engine (spec section 5): heartbeats that arrive while a batch is on its way form
-//! the next one. No timer unless `batchWindowMs` asks for one.
+//! The heartbeat engine (spec section 5). Heartbeats that arrive while a batch is in flight form
+//! the next batch. A timer is only used if `batchWindowMs` is set.
 //!
-//! `engine.rs` has what all parts use. `queue.rs` takes heartbeats in and bounds them, `batch.rs` sorts a batch into what one script
-//! call can refresh and what needs more, `full.rs` does the latter (patches, unknown places, other
-//! epochs), `busy.rs` parks what has to wait for an earlier heartbeat of its connection.
+//! `engine.rs` has the shared parts. `queue.rs` accepts heartbeats and bounds their number.
+//! `batch.rs` sorts a batch into what one script call refreshes and what needs an update. `full.rs`
+//! sends updates (patches, unknown places, other epochs). `busy.rs` parks heartbeats that wait for
+//! an earlier heartbeat of their connection.
 //!
-//! Every heartbeat has a deadline that counts from its arrival. One that is not sent within
-//! [`Settings::queue_timeout`] fails, wherever it waits. One that is sent has [`Settings::timeout`] more,
-//! however many round trips it takes.
+//! Each heartbeat has a deadline that counts from its arrival. One that is not sent within
+//! [`Settings::queue_timeout`] fails, wherever it waits. One that is sent has [`Settings::timeout`]
+//! more, for all its round trips together.
 //!
 //! Shared structures and their races:
-//! - the queue: filled by the JavaScript thread, emptied by the engine's task, under one lock;
-//! - a connection with a patch on its way is *busy*: later patches of it wait (parked) until the
-//!   first has settled, so that patches apply in the order of the calls;
-//! - the directory is a hint: the script compares the epoch, and an answer "other epoch" sends the
-//!   heartbeat the long way round.
+//! - The JavaScript thread fills the queue and the engine's task empties it, under one lock.
+//! - A connection with a patch in flight is *busy*. Later patches of it are parked until the first
+//!   is settled, so that patches apply in the order of the calls.
+//! - The directory is a hint. The script compares the epoch. If it answers that the epoch differs,
+//!   the heartbeat is sent again as an update.
 
 mod batch;
 mod busy;
@@ -41,16 +42,16 @@ use request::Group;
 use std::sync::{Arc, atomic::Ordering};
 use tokio::time::{Instant, sleep_until};
 
-/// Batches that may be on their way at once. Those after the first leave only when they are large,
-/// so that the server always has work while the node takes in the answers of the ones before.
+/// Maximum number of batches in flight. Batches after the first are only sent when they are large,
+/// so that the server has work while this node processes the answers to earlier batches.
 const MAX_FLIGHTS: usize = 4;
-/// Size from which a second batch leaves before the first is back. Below it, waiting for the
-/// first makes the batch larger at no cost in latency that a caller would notice.
+/// Queue length from which a second batch is sent before the first is answered. Below it, waiting
+/// for the first makes the batch larger, at a latency that callers do not notice.
 pub const SECOND_FLIGHT_FROM: usize = 64;
-/// How many times as large batches are that are carried out room by room: what they are made of are the
-/// calls for single rooms, which are to be as large as can be.
+/// Factor by which batches are larger when the store refreshes room by room. Such a batch is split
+/// into one call for each room, and larger calls are cheaper.
 pub const BY_ROOM: usize = 8;
-/// Batches of heartbeats with more to say that may be on their way at once.
+/// Maximum number of batches of updates in flight.
 const MAX_FULL_FLIGHTS: usize = 16;
 
 impl Engine {
@@ -62,8 +63,8 @@ impl Engine {
             self.expire();
             let mut window_end = None;
             while full_flights.len() < MAX_FULL_FLIGHTS && self.may_start(flights.len()) {
-                // The end of the window is what is waited for below, so a window that ends between
-                // this look and the wait ends the wait at once.
+                // The select below waits for this same instant. If the window ends between this
+                // check and the wait, the wait therefore ends at once.
                 window_end = self.window_end().filter(|end| *end > Instant::now());
                 if window_end.is_some() {
                     break;
@@ -117,7 +118,7 @@ impl Engine {
         }
     }
 
-    /// Until when the next batch waits for more heartbeats; `None` if it does not.
+    /// The end of the batch window; `None` if the next batch does not wait for more heartbeats.
     fn window_end(&self) -> Option<Instant> {
         let queue = self.queue.lock();
         let waits = !self.settings.window.is_zero()
@@ -127,13 +128,13 @@ impl Engine {
         Some(oldest + self.settings.window)
     }
 
-    /// When the next heartbeat may have waited too long to be sent.
+    /// The earliest time at which a heartbeat may have waited too long to be sent.
     fn next_expiry(&self) -> Option<Instant> {
         let oldest = earliest(self.queue.lock().oldest(), self.busy.lock().oldest());
         Some(oldest? + self.settings.queue_timeout())
     }
 
-    /// Fails heartbeats that have waited too long to be sent: the store does not answer.
+    /// Fails heartbeats that have waited too long to be sent because the store does not answer.
     fn expire(&self) {
         let queue_timeout = self.settings.queue_timeout();
         let Some(time) = Instant::now().checked_sub(queue_timeout) else {

@@ -1,4 +1,4 @@
-//! Tests of the engine on a real Redis, where what counts is what it does between two calls.
+//! Tests that the engine does not pause between two calls, on a real Redis.
 
 use super::{Engine, Outcome, Request, ResultSink, Settings};
 use crate::{
@@ -110,7 +110,7 @@ async fn spec_5_1_no_patch_pauses_before_or_after_it_is_answered() {
             let heartbeat = world.patch("c", n).await.unwrap();
             assert_eq!(heartbeat, HeartbeatResult { changed, epoch });
         }
-        // One that fails does not, either.
+        // A heartbeat that fails does not pause either.
         world.patch("nobody", 21).await.unwrap_err();
         assert_eq!(pauses() - before, 0, "{layout:?}");
 
@@ -120,7 +120,7 @@ async fn spec_5_1_no_patch_pauses_before_or_after_it_is_answered() {
         world.engine.stop();
         world.connection.close().await;
     }
-    // The count is one that counts.
+    // Check that the counter works.
     let before = pauses();
     pause(Duration::ZERO).await;
     assert_eq!(pauses() - before, 1);

@@ -1,6 +1,6 @@
 //! The bounded queue of heartbeats that wait for the next batch (spec 5.4). The bounds cover every
-//! heartbeat that is not settled, wherever in the engine it is: in this queue, parked behind another
-//! heartbeat of its connection, or sent and not answered.
+//! heartbeat that is not settled, wherever it is in the engine: in this queue, parked behind
+//! another heartbeat of its connection, or in flight.
 
 use super::request::{Outcome, Request, Waiting};
 use crate::model::{
@@ -10,12 +10,12 @@ use crate::model::{
 use std::collections::VecDeque;
 use tokio::time::Instant;
 
-/// Bytes of patches that the engine holds at most, with the default `maxStateBytes`.
+/// Maximum of patch bytes that the engine holds, with the default `maxStateBytes`.
 const MAX_PATCH_BYTES: usize = 64 * 1024 * 1024;
-/// The bound leaves room for this many patches of the largest size.
+/// The bound always allows this many patches of the largest size.
 const MIN_LARGEST_PATCHES: usize = 8;
 
-/// How much the engine holds at most.
+/// Maximum of what the engine holds.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueLimits {
     pub heartbeats: usize,
@@ -35,7 +35,7 @@ impl From<&Limits> for QueueLimits {
 pub(super) struct Queue {
     /// In order of arrival.
     waiting: VecDeque<Waiting>,
-    /// Heartbeats that are not settled, and the bytes of their patches.
+    /// The number of heartbeats that are not settled, and the bytes of their patches.
     held: usize,
     held_bytes: usize,
     limits: QueueLimits,
@@ -51,7 +51,7 @@ impl Queue {
         }
     }
 
-    /// Takes requests in. Returns those for which there is no room, refused.
+    /// Adds requests to the queue. Returns those that were refused because the queue is full.
     pub fn push(&mut self, requests: Vec<Request>, since: Instant) -> Vec<(u64, Outcome)> {
         let mut refused = Vec::new();
         self.waiting.reserve(
@@ -72,7 +72,8 @@ impl Queue {
         refused
     }
 
-    /// Why there is no room for a heartbeat with a patch of this size. A single patch always fits.
+    /// The error if there is no room for a heartbeat with a patch of this size. A single patch
+    /// always fits.
     fn refusal(&self, bytes: usize) -> Option<Error> {
         let limits = &self.limits;
         let message = if self.held >= limits.heartbeats {
@@ -99,7 +100,7 @@ impl Queue {
         ))
     }
 
-    /// So many heartbeats are settled, with so many bytes of patches.
+    /// Releases the room of heartbeats that are settled, and of the bytes of their patches.
     pub fn release(&mut self, heartbeats: usize, bytes: usize) {
         self.held = self.held.saturating_sub(heartbeats);
         self.held_bytes = self.held_bytes.saturating_sub(bytes);
@@ -108,14 +109,14 @@ impl Queue {
     pub fn take(&mut self, max: usize) -> Vec<Waiting> {
         let n = max.min(self.waiting.len());
         let taken = self.waiting.drain(..n).collect();
-        // A burst must not keep its memory for ever.
+        // Free the memory of a burst.
         if self.waiting.is_empty() && self.waiting.capacity() > 16 * 1024 {
             self.waiting = VecDeque::new();
         }
         taken
     }
 
-    /// Takes those that came at this time or before.
+    /// Takes heartbeats that arrived at this time or before.
     pub fn take_until(&mut self, time: Instant) -> Vec<Waiting> {
         let n = self
             .waiting
@@ -133,7 +134,7 @@ impl Queue {
         self.waiting.is_empty()
     }
 
-    /// When the oldest came.
+    /// When the oldest arrived.
     pub fn oldest(&self) -> Option<Instant> {
         self.waiting.front().map(|waiting| waiting.since)
     }

@@ -1,4 +1,4 @@
-//! Heartbeats as they are asked for, and who is told what came of them.
+//! Heartbeat requests, and the sink for their results.
 
 use crate::model::{
     error::Error,
@@ -8,7 +8,7 @@ use crate::model::{
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// A connection id within a text that many requests share: no allocation for each.
+/// A connection id within a text that many requests share, so that no id needs an allocation.
 #[derive(Clone, Debug)]
 pub struct ConnId {
     text: Arc<str>,
@@ -17,7 +17,7 @@ pub struct ConnId {
 }
 
 impl ConnId {
-    /// The part of `text` between two bytes, which must be at characters' bounds.
+    /// The part of `text` between two byte offsets, which must be character boundaries.
     pub fn within(text: &Arc<str>, start: usize, end: usize) -> Self {
         let bound = |at: usize| u32::try_from(at.min(text.len())).unwrap_or(u32::MAX);
         ConnId {
@@ -44,34 +44,34 @@ impl std::ops::Deref for ConnId {
     }
 }
 
-/// One heartbeat as a caller asked for it.
+/// One heartbeat as its caller requested it.
 #[derive(Debug)]
 pub struct Request {
     pub conn: ConnId,
     pub epoch: Option<Epoch>,
     pub patch: Option<Box<Patch>>,
-    /// Names the caller when it is settled.
+    /// Identifies the caller when the request is settled.
     pub ticket: u64,
 }
 
 impl Request {
-    /// How much of the memory for patches it takes, in bytes.
+    /// The bytes of the patch, which count against the queue's bound.
     pub(super) fn patch_bytes(&self) -> usize {
         self.patch.as_ref().map_or(0, |patch| patch.size())
     }
 }
 
-/// A request with the time at which it came.
+/// A request and its time of arrival.
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub request: Request,
     pub since: Instant,
 }
 
-/// What came of a request. Errors are boxed: there are few, and results are moved around a lot.
+/// The result of a request. Errors are boxed because they are rare and results are moved often.
 pub type Outcome = std::result::Result<HeartbeatResult, Box<Error>>;
 
-/// Who is told what came of heartbeats. Called once for every request.
+/// Receives the results of heartbeats. Called once for each request.
 pub trait ResultSink: Send + Sync + 'static {
     fn settle(&self, results: Vec<(u64, Outcome)>);
 }

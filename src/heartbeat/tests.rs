@@ -1,4 +1,4 @@
-//! Bounds and deadlines of the engine, on a clock that only tests move, with stores that do not answer.
+//! Tests the bounds and deadlines of the engine, on a paused clock, with stores that do not answer.
 
 use super::*;
 use crate::{
@@ -27,7 +27,7 @@ use tokio::{
 type Hook = Box<dyn FnOnce()>;
 
 std::thread_local! {
-    /// Runs once, after the engine has looked for something to start and before it waits.
+    /// Runs once, after the engine has checked for batches to start and before it waits.
     static BETWEEN_LOOKS: RefCell<Option<Hook>> = const { RefCell::new(None) };
 }
 
@@ -43,12 +43,12 @@ const TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Clone, Copy)]
 enum Behaviour {
     Answers,
-    /// It answers, and no heartbeat waits too long.
+    /// The store answers, and the queue timeout is long enough for all heartbeats.
     Patient,
     Silent,
-    /// Each call fails after this time, as calls do when Redis does not answer.
+    /// Each call fails after this time, as if Redis did not answer.
     Fails(Duration),
-    /// Each patch meets another state, after this time.
+    /// Each patch meets a conflicting state, after this time.
     Conflicts(Duration),
 }
 
@@ -110,7 +110,7 @@ impl HeartbeatStore for TestStore {
     }
 }
 
-/// What became of tickets, and when.
+/// The result of each ticket, and its time.
 #[derive(Default)]
 struct Results(Mutex<HashMap<u64, (Outcome, Instant)>>, Notify);
 
@@ -126,7 +126,7 @@ impl ResultSink for Results {
 }
 
 impl Results {
-    /// Waits until so many are settled.
+    /// Waits until `count` tickets are settled.
     async fn of(&self, count: usize) {
         while self.0.lock().len() < count {
             self.1.notified().await;
@@ -230,7 +230,7 @@ async fn spec_5_1_a_window_that_ends_between_two_looks_ends_the_wait() {
         assert_eq!(start.elapsed(), Duration::ZERO);
         assert!(advance(window * 2).now_or_never().is_none());
     };
-    // The first wait ends at once, by what `submit` has notified.
+    // The first wait ends at once, because `submit` has called `notify_one`.
     BETWEEN_LOOKS.set(Some(Box::new(move || {
         BETWEEN_LOOKS.set(Some(Box::new(ends_window)));
     })));
@@ -253,7 +253,8 @@ async fn spec_5_1_a_heartbeat_waits_for_its_window_and_no_longer() {
     );
 }
 
-/// All heartbeats fail by twice the timeout and the window, whatever the store does.
+/// Checks that all heartbeats fail within the window plus twice the timeout, whatever the store
+/// does.
 async fn all_fail_in_time(behaviour: Behaviour, conns: usize, window: Duration) {
     let mut world = World::new(behaviour, &Limits::default(), window, "{}").await;
     let start = Instant::now();
@@ -262,7 +263,7 @@ async fn all_fail_in_time(behaviour: Behaviour, conns: usize, window: Duration) 
     }
     world.finish().await;
     let last = world.results.last() - start;
-    // The timer's granularity is a millisecond.
+    // Tokio timers have a granularity of one millisecond.
     let most = window + 2 * TIMEOUT + Duration::from_millis(2);
     assert!(last <= most, "the last one failed after {last:?}");
     let unsent = world
@@ -270,7 +271,7 @@ async fn all_fail_in_time(behaviour: Behaviour, conns: usize, window: Duration) 
         .failed_with(Code::Unavailable, "Nothing was sent");
     let sent = world.results.failed_with(Code::Timeout, "");
     assert_eq!(unsent + sent, 3_000);
-    // One batch of each connection is sent, and at most one more when that one fails.
+    // One batch of each connection is sent, and at most one more after that one fails.
     let most_sent = 2 * 256 * conns.min(MAX_FULL_FLIGHTS);
     assert!((1..=most_sent).contains(&sent), "{sent} were sent");
 }
@@ -311,7 +312,7 @@ async fn spec_5_4_heartbeats_count_against_max_queue_wherever_they_wait() {
         let running = tokio::spawn(world.engine.clone().run());
         for i in 0..1_000 {
             world.submit(i % conns, (i % 3 > 0).then_some("{}"));
-            // The engine takes it from the queue.
+            // Let the engine take it from the queue.
             tokio::task::yield_now().await;
         }
         assert_eq!(world.results.failed_with(Code::Overloaded, "maxQueue"), 990);
@@ -331,7 +332,7 @@ async fn spec_5_4_bytes_of_patches_are_bounded_wherever_they_wait() {
     let fit = (64 * 1024 * 1024) / patch.len();
     let refused = world.results.failed_with(Code::Overloaded, "maxStateBytes");
     assert_eq!(refused, 100 - fit);
-    // Heartbeats without a patch have room.
+    // Heartbeats without a patch are still accepted.
     world.submit(0, None);
     assert_eq!(world.results.0.lock().len(), refused);
     running.abort();
@@ -342,7 +343,7 @@ async fn spec_9_3_large_states_are_merged_away_from_the_worker_which_serves_othe
     let keys: Vec<String> = (0..20_000).map(|i| format!("\"key{i}\":{i}")).collect();
     let state = format!("{{{}}}", keys.join(","));
     let limits = Limits::default();
-    // The clock is the real one here: threads do the work.
+    // This test uses the real clock, because blocking threads do the work.
     let window = Duration::from_millis(1);
     let mut world = World::new(Behaviour::Patient, &limits, window, &state).await;
     for i in 0..3_000 {

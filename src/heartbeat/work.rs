@@ -1,4 +1,4 @@
-//! A connection's heartbeats on their way, with what is known of the connection.
+//! The heartbeats of one connection in flight, with what is known of the connection.
 
 use super::request::{Group, Waiting};
 use crate::{
@@ -12,27 +12,28 @@ use crate::{
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc};
 
-/// A group on its way.
+/// A group in flight.
 pub(super) struct Work {
     pub group: Group,
     pub epoch: Option<Epoch>,
     pub place: Option<Place>,
     /// The state that patches are merged into, as it is stored.
     pub base: Option<Stored>,
-    /// The epoch, as long as what the directory knew has not turned out to be wrong.
+    /// The epoch that the directory knew; `None` once the store has contradicted the directory.
     pub expected_epoch: Option<Epoch>,
-    /// What the patches made of it, if it differs.
+    /// The merged state, if it differs from the base.
     pub next: Option<State>,
-    /// Which of the waiting have changed something, and which are refused.
+    /// For each waiting heartbeat: whether its patch changed the state, or the error that refuses
+    /// it.
     pub verdicts: Vec<Verdict>,
     pub open_tickets: OpenTickets,
 }
 
-/// The tickets of a flight that are not settled, with the bytes of their patches: what a panic or a
-/// deadline leaves behind.
+/// The tickets of a batch that are not settled, with the bytes of their patches. They are settled
+/// when the batch panics or passes its deadline.
 pub(super) type OpenTickets = Arc<Mutex<HashMap<u64, usize>>>;
 
-/// What a patch came to.
+/// The result of merging one patch.
 #[derive(Clone)]
 pub(super) enum Verdict {
     Accepted { changed: bool },
@@ -53,8 +54,9 @@ impl Work {
         }
     }
 
-    /// Takes out the heartbeats with an epoch that may be older than the stored one. They are sent by
-    /// themselves, before the others: combined with newer ones, what a former owner sends would be accepted.
+    /// Splits off the heartbeats with an epoch that may be older than the stored one. They are sent
+    /// separately, before the others. If they were combined with newer heartbeats, a heartbeat of a
+    /// former owner would be accepted.
     pub fn split_older(&mut self, newest: Epoch) -> Option<Work> {
         let is_older = |waiting: &Waiting| waiting.request.epoch.is_some_and(|e| e < newest);
         if self.group.waiting.iter().all(is_older) {
