@@ -1,5 +1,5 @@
-//! What this node remembers of connections: their place, epoch and state. A hint that saves round
-//! trips, never the truth: every script checks it against the store.
+//! The connection directory: what this node remembers of connections (place, epoch and state). It
+//! is a hint that saves round trips. Every script checks it against the store.
 
 use crate::{
     model::{
@@ -25,27 +25,27 @@ pub struct Known {
     pub stored: Option<Stored>,
 }
 
-/// States from this size on (bytes) are kept as they are, not copied.
+/// Size in bytes from which states are shared instead of copied.
 const LARGE: usize = 1024;
 
-/// The same as it is kept. A node remembers a hundred thousand of these: two allocations each, the
-/// id and `text`.
+/// `Known`, as it is stored. A node may have a hundred thousand entries, so each has only two
+/// allocations: the id and `text`.
 struct Entry {
     room: Arc<str>,
-    /// The user's id and behind it the state, if that is known and not in `large_state`; a state is never
-    /// empty.
+    /// The user's id, followed by the state if it is known and not in `large_state`. A state is
+    /// never empty.
     text: Box<str>,
-    /// A state that is large, or not stored as its text.
+    /// A state that is large, or that is not stored as plain text.
     large_state: Option<Box<Stored>>,
-    // What a batch asks for is here, so that it does not go to `large_state`, which lies beside a large state:
-    // a cache miss for every heartbeat.
-    /// The state is in a key of its own.
+    // What a batch needs is in the entry itself. Reading it from `large_state` would cost a cache
+    // miss for each heartbeat.
+    /// Whether the state is stored under a separate key.
     separate: bool,
     user_len: u32,
-    /// Seconds since the directory was made when it was last of use.
+    /// When the entry was last used, in seconds since the directory was created.
     touched: Cell<u32>,
     epoch: Epoch,
-    /// The batch that it was last in, and where.
+    /// The last batch that contained the connection, and its index in that batch.
     batch: Cell<(u32, u32)>,
 }
 
@@ -97,27 +97,27 @@ pub struct Directory {
     inner: Mutex<Inner>,
 }
 
-/// What a look at a connection for a batch finds.
+/// The result of looking a connection up for a batch.
 pub enum Look {
-    /// It is not in the batch yet.
+    /// The connection is not in the batch yet.
     First {
         conn: Arc<str>,
         room: Arc<str>,
         epoch: Epoch,
-        /// Its state is stored apart from it.
+        /// Whether its state is stored under a separate key.
         separate: bool,
     },
-    /// It is in the batch already, at this place.
+    /// The connection is already in the batch, at this index.
     Again(usize),
     Unknown,
 }
 
 #[derive(Default)]
 struct Inner {
-    /// Numbers batches; 0 is none.
+    /// The number of the last batch; 0 stands for no batch.
     batches: u32,
     conns: HashMap<Arc<str>, Entry>,
-    /// One copy of each room's name, however many connections are in it.
+    /// One copy of each room's name, shared by all connections in it.
     rooms: HashSet<Arc<str>>,
 }
 
@@ -135,7 +135,7 @@ impl Directory {
         self.inner.lock().conns.get(conn).map(Entry::known)
     }
 
-    /// Remembers, unless something newer is known (answers can overtake each other).
+    /// Stores what is known, unless the entry has a higher epoch: answers can overtake each other.
     pub fn learn(&self, conn: &str, known: &Known) {
         let now = self.now();
         let mut inner = self.inner.lock();
@@ -161,7 +161,7 @@ impl Directory {
         self.inner.lock().conns.remove(conn);
     }
 
-    /// What is known of many connections, in order; looked up under one lock.
+    /// Returns what is known of many connections, in order. Takes the lock once.
     pub fn all<'a>(&self, conns: impl Iterator<Item = &'a str>) -> Vec<Option<Known>> {
         let now = self.now();
         let inner = self.inner.lock();
@@ -174,8 +174,8 @@ impl Directory {
             .collect()
     }
 
-    /// Looks connections up for one batch, under one lock. The look takes an id and the place that it
-    /// would get in the batch, and finds ids that come a second time.
+    /// Looks connections up for one batch, under one lock. The closure takes an id and the index
+    /// that it would get in the batch. It detects ids that were looked up before in the same batch.
     pub fn in_batch(&self, with: impl FnOnce(&dyn Fn(&str, usize) -> Look)) {
         let now = self.now();
         let mut inner = self.inner.lock();
@@ -209,8 +209,8 @@ impl Directory {
         self.len() == 0
     }
 
-    /// Forgets connections that were of no use for `unused`: theirs have expired, or live on
-    /// another node. Without this, sockets that vanish would stay in memory.
+    /// Removes connections that were not used for `unused`: they have expired, or live on another
+    /// node. Without this, sockets that vanish would stay in memory.
     pub fn prune(&self, unused: Duration) {
         let now = self.now();
         let unused = u32::try_from(unused.as_secs()).unwrap_or(u32::MAX).max(1);
@@ -230,7 +230,7 @@ impl Directory {
     }
 }
 
-/// A name that only the set itself holds is in nobody's use.
+/// A room name is unused if only the set itself holds it.
 fn is_in_use(room: &Arc<str>) -> bool {
     Arc::strong_count(room) > 1
 }

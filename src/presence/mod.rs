@@ -1,4 +1,4 @@
-//! Presence: joining, leaving and looking, on a store; and what the node remembers of connections.
+//! Presence: joining, leaving and reading on a store, and what the node remembers of connections.
 
 pub mod directory;
 pub mod own_joins;
@@ -15,11 +15,11 @@ use directory::{Directory, Known};
 use own_joins::OwnJoins;
 use std::time::Duration;
 
-/// How often a join or leave follows a connection that moves under its hands before it gives up.
-/// Each round means that somebody else moved the same connection in between.
+/// Maximum number of times that a join or leave follows a connection that moves while the call
+/// runs. Each means that another client moved the same connection in between.
 const MAX_ROUNDS: usize = 32;
 
-/// Joins, wherever the connection was before (spec 3.1, 3.2).
+/// Joins a room, and leaves the room that the connection was in before (spec 3.1, 3.2).
 pub async fn join(
     store: &dyn PresenceStore,
     directory: &Directory,
@@ -42,7 +42,8 @@ pub async fn join(
                     stored: Some(Stored { state, encoding }),
                 };
                 if epoch <= newest {
-                    // The epoch that was known is one that joins ignore.
+                    // Joins ignore the epoch that was known (it is out of range), so the entry is
+                    // replaced.
                     directory.forget(&join.conn);
                     own.forget(&join.conn);
                 }
@@ -66,8 +67,9 @@ fn forget_unknown(own: &OwnJoins, conn: &str, error: &Error) {
     }
 }
 
-/// Leaves the room that the connection is in; `None` if it is unknown, or if it has been joined with a
-/// newer epoch than `fence` (spec 3.6). Without a fence, that of this client's own last join counts.
+/// Leaves the room that the connection is in. Returns `None` if the connection is unknown, or if it
+/// was joined with a newer epoch than `fence` (spec 3.6). The default for `fence` is the epoch of
+/// this client's own last join.
 pub async fn leave(
     store: &dyn PresenceStore,
     directory: &Directory,
@@ -105,7 +107,7 @@ pub async fn leave(
     Err(contended(conn))
 }
 
-/// Where one connection is; `None` if it is unknown.
+/// The location of one connection; `None` if it is unknown.
 pub async fn locate(store: &dyn PresenceStore, conn: &str) -> Result<Option<Located>> {
     let mut located = store.locate(&[conn.into()]).await;
     located.pop().unwrap_or(Ok(None))

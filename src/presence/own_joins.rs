@@ -1,11 +1,11 @@
-//! The epochs of this client's own joins. A `leave` without an epoch is fenced by them (spec 3.6): a late
-//! one must not end the connection that somebody else has joined since.
+//! The epochs of this client's own joins. They fence a `leave` without an epoch (spec 3.6): a late
+//! `leave` must not end the connection after another client has joined it.
 //!
-//! Unlike what the directory remembers, a record is no hint. It outlives the connection for a while, so
-//! that a second or late `leave` is fenced, too. When it has not been used for [`RETENTION`], or when there
-//! are more than [`MAX_IDLE`] that were not used lately, the store is asked: a record goes only if its join
-//! is over. So their number is bounded by that of the connections that are still joined, plus what was
-//! joined in the meantime.
+//! Unlike the directory, these records are not hints. A record outlives its connection for a while,
+//! so that a second or late `leave` is fenced too. When a record was not used for [`RETENTION`], or
+//! when more than [`MAX_IDLE`] records are idle, the store is asked. A record is only removed if
+//! its join is over. The number of records is therefore bounded by the number of connections that
+//! are still joined, plus those joined in the meantime.
 
 use crate::{model::presence::Epoch, store::PresenceStore};
 use parking_lot::Mutex;
@@ -15,11 +15,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// For how long a record stays at least after its last use.
+/// Minimum time that a record is kept after its last use.
 const RETENTION: Duration = Duration::from_secs(600);
-/// How many records may wait for the end of their retention.
+/// Maximum number of idle records that wait for the end of their retention.
 const MAX_IDLE: usize = 100_000;
-/// How many connections the store is asked about at a time.
+/// The number of connections in one request to the store.
 const PAGE: usize = 256;
 
 struct OwnJoin {
@@ -31,7 +31,8 @@ struct OwnJoin {
 pub struct OwnJoins(Mutex<HashMap<Arc<str>, OwnJoin>>);
 
 impl OwnJoins {
-    /// This client has joined the connection. Answers can overtake each other: the newest join counts.
+    /// Records a join of this client. Answers can overtake each other, so the highest epoch is
+    /// kept.
     pub fn joined(&self, conn: &Arc<str>, epoch: Epoch) {
         let used = Instant::now();
         let mut joins = self.0.lock();
@@ -40,7 +41,8 @@ impl OwnJoins {
         join.used = used;
     }
 
-    /// A heartbeat of this client has raised the connection's epoch to the one that its caller gave.
+    /// Records that a heartbeat of this client raised the connection's epoch to the one that its
+    /// caller gave.
     pub fn adopted(&self, conn: &str, epoch: Epoch) {
         if let Some(join) = self.0.lock().get_mut(conn) {
             join.epoch = join.epoch.max(epoch);
@@ -48,8 +50,8 @@ impl OwnJoins {
         }
     }
 
-    /// Nobody knows whether a join of this client was carried out, so nobody knows its epoch. A `leave` is
-    /// not fenced then: what may exist is cleaned up (spec 3.12).
+    /// Removes the record of a join of unknown outcome, because its epoch is unknown. A later
+    /// `leave` is then not fenced, so that it removes a connection that may exist (spec 3.12).
     pub fn forget(&self, conn: &str) {
         self.0.lock().remove(conn);
     }
@@ -91,7 +93,7 @@ impl OwnJoins {
             let located = store.locate(page).await;
             let mut joins = self.0.lock();
             for (conn, located) in page.iter().zip(located) {
-                // What cannot be asked about now is asked about the next time.
+                // If the store cannot answer for a connection now, the next run asks again.
                 let Ok(located) = located else { continue };
                 let Some(join) = joins.get_mut(conn) else {
                     continue;
@@ -141,7 +143,7 @@ mod tests {
         presence::leave(&store, &directory, &own, "left", None)
             .await
             .unwrap();
-        // Another client has joined this one since.
+        // Another client has joined this connection since.
         let mut join = Join {
             conn: "moved".into(),
             place: Place::new("q", "u"),
