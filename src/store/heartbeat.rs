@@ -1,4 +1,4 @@
-//! What heartbeats ask of a store, and how a store holds states.
+//! The operations on a store for heartbeats, and how a store represents states.
 
 use crate::model::{
     codec::Fault,
@@ -15,32 +15,33 @@ pub struct HeartbeatRefresh {
     pub conn: Arc<str>,
     pub room: Arc<str>,
     pub epoch: Epoch,
-    /// Its state is stored apart from it ([`StateEncoding::separate`]).
+    /// The state is stored under a separate key ([`StateEncoding::separate`]).
     pub separate: bool,
 }
 
-/// A heartbeat in a batch that was not written, because the stored epoch is another one, or that failed.
+/// A heartbeat of a batch that was not written, because the stored epoch differs or because it
+/// failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchMiss {
-    /// Its place in the batch.
+    /// Its index in the batch.
     pub index: usize,
-    /// The stored epoch; `None` if there is no such connection. An error where a part of the store failed:
-    /// the others of the batch have nothing to do with it.
+    /// The stored epoch; `None` if there is no such connection. An error if a part of the store
+    /// failed; the other heartbeats of the batch are not affected.
     pub stored: Result<Option<Epoch>>,
 }
 
-/// A heartbeat with all that one can bring.
+/// A heartbeat with optional epoch and state write.
 #[derive(Clone, Debug)]
 pub struct HeartbeatUpdate {
     pub conn: Arc<str>,
     pub place: Place,
-    /// The epoch that the caller has.
+    /// The epoch that the caller gave.
     pub epoch: Option<Epoch>,
     pub write: Option<StateWrite>,
 }
 
 impl HeartbeatUpdate {
-    /// It changes the state, and must not be sent a second time.
+    /// Whether it changes the state. If so, it must not be sent twice.
     pub fn writes_state(&self) -> bool {
         self.write
             .as_ref()
@@ -51,41 +52,43 @@ impl HeartbeatUpdate {
 /// A compare-and-set of a state.
 #[derive(Clone, Debug)]
 pub struct StateWrite {
-    /// What is expected to be stored.
+    /// The state that is expected to be stored.
     pub base: Stored,
-    /// The state to write, or `None` to only check.
+    /// The state to write; `None` to only check `base`.
     pub next: Option<State>,
-    /// The connection's epoch, if the caller has reason to believe that the expectation holds. A
-    /// store may then try what is cheap if it does and costs another round trip if not.
+    /// The connection's epoch, if the caller has reason to believe that `base` is current. A store
+    /// may then try a path that is cheap if it is, and that costs another round trip if it is not.
     pub expected_epoch: Option<Epoch>,
 }
 
 /// A state as a store holds it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored {
-    /// Empty if there is none, or none that can be read: then a patch mends it.
+    /// Empty if there is no state, or none that can be read. A patch then replaces it.
     pub state: State,
-    /// What the store needs beside the state's text to recognise it.
+    /// What the store needs in addition to the state's text to compare it.
     pub encoding: Option<Arc<StateEncoding>>,
 }
 
-/// How a state is stored, where that is not just its text in the connection's hash.
+/// How a state is stored, if it is not stored as plain text in the connection's hash.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StateEncoding {
-    /// What is stored, where it is not the state's text: compressed, missing or not to be read.
+    /// The stored bytes, if they are not the state's text: compressed, missing or unreadable.
     pub raw: Option<Vec<u8>>,
-    /// The field `compressed`; empty if there is none.
+    /// The field `compressed`; empty if the hash does not have it.
     pub compressed: Vec<u8>,
-    /// In a key of its own, not in the connection's hash.
+    /// The state is under a separate key, not in the connection's hash.
     pub separate: bool,
-    /// Of one in a key of its own, the field `state_rev`: grows with every write. 0 of others.
+    /// The field `state_rev` of a state under a separate key. It grows with every write. 0 for
+    /// other states.
     pub revision: u64,
-    /// Why this client cannot read it, where others can: to write over it would destroy their data.
+    /// Why this client cannot read a state that other clients can read. Overwriting it would
+    /// destroy their data.
     pub foreign: Option<Fault>,
 }
 
 impl From<State> for Stored {
-    /// Stored as its text.
+    /// A state that is stored as its text.
     fn from(state: State) -> Self {
         Stored {
             state,
@@ -95,7 +98,7 @@ impl From<State> for Stored {
 }
 
 impl Stored {
-    /// Nothing is stored.
+    /// No state is stored.
     pub fn none() -> Self {
         Stored {
             state: State::empty(),
@@ -114,7 +117,7 @@ impl Stored {
             .unwrap_or(self.state.as_str().as_bytes())
     }
 
-    /// Why it must not be written over ([`StateEncoding::foreign`]).
+    /// Why the state must not be overwritten ([`StateEncoding::foreign`]).
     pub fn foreign(&self) -> Option<Fault> {
         self.encoding.as_ref().and_then(|encoding| encoding.foreign)
     }
@@ -126,14 +129,14 @@ impl Stored {
     }
 }
 
-/// What a [`HeartbeatUpdate`] came to. Only `Refreshed` has written anything.
+/// The result of a [`HeartbeatUpdate`]. Only `Refreshed` has written anything.
 #[derive(Clone, Debug, PartialEq)]
 pub enum HeartbeatOutcome {
     Refreshed {
         epoch: Epoch,
-        /// The heartbeat has raised the connection's epoch to its own.
+        /// The heartbeat raised the connection's epoch to its own.
         adopted: bool,
-        /// How the state is stored now, if there was one to write or check.
+        /// How the state is stored now, if the update wrote or checked one.
         encoding: Option<Arc<StateEncoding>>,
     },
     Unknown,
@@ -141,23 +144,23 @@ pub enum HeartbeatOutcome {
         stored: Epoch,
     },
     Elsewhere(Place),
-    /// The caller's epoch is higher than the stored one and than this one, which is the highest that a
-    /// heartbeat may bring.
+    /// The caller's epoch is higher than the stored one and than `max`, the highest that a
+    /// heartbeat may have.
     Ahead {
         max: Epoch,
     },
-    /// The caller's epoch is higher than this one, which is stored. Only joins give epochs here, so no join
-    /// has it.
+    /// The caller's epoch is higher than `stored`. In this layout only joins issue epochs, so no
+    /// join has issued it.
     Unissued {
         stored: Epoch,
     },
-    /// The stored state is this one, not the one that was expected.
+    /// The stored state is `stored`, which differs from the expected one.
     Conflict {
         stored: Stored,
     },
 }
 
-/// Where a connection is, as a node finds it that did not make it.
+/// The location of a connection, for a node that did not join it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Located {
     pub place: Place,
@@ -175,18 +178,20 @@ pub trait HeartbeatStore: Send + Sync + 'static {
         ttl_ms: u64,
     ) -> BoxFuture<'a, Result<Vec<BatchMiss>>>;
 
-    /// Whether a batch is carried out room by room: then one that is large costs the store less.
+    /// Whether the store splits a batch into one call for each room. Large batches then cost the
+    /// store less.
     fn refreshes_by_room(&self) -> bool {
         false
     }
 
-    /// Refreshes connections one by one, with all that a heartbeat can bring, in order.
+    /// Applies updates one by one, in order.
     fn update_heartbeats<'a>(
         &'a self,
         heartbeats: &'a [HeartbeatUpdate],
         ttl_ms: u64,
     ) -> BoxFuture<'a, Vec<Result<HeartbeatOutcome>>>;
 
-    /// Where connections are, each for itself; in order, `None` for the unknown.
+    /// Looks connections up. Returns one result for each, in order; `None` if the connection is
+    /// unknown.
     fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<Option<Located>>>>;
 }

@@ -1,7 +1,7 @@
-//! What Rollcall asks of a store for locks: atomic operations, each with its event. Waiting,
-//! renewal, and what several servers agree on, are the capability's part (`lock/`).
+//! The operations on a store for locks. Each is atomic and publishes its event. `lock/` does the
+//! rest: waiting, renewal, and agreement among several servers.
 //!
-//! A store serves one node: it knows by itself who is to be told of turns and losses
+//! A store serves one node. It knows which node to notify of turns and losses
 //! ([`Topic::LockCalls`](super::Topic)).
 
 use crate::model::{
@@ -11,18 +11,19 @@ use crate::model::{
 use futures_util::future::BoxFuture;
 use std::{sync::Arc, time::Duration};
 
-/// How long the newest token of a lock is kept after its last use: a week. Longer than anybody is
-/// late with it; and after that the clock alone makes the next one greater.
+/// How long the newest token of a lock is kept after its last use, in ms: a week. No write with an
+/// old token is expected to be later than that. After it, the clock alone makes the next token
+/// greater.
 pub const TOKEN_KEPT_MS: u64 = 7 * 24 * 3600 * 1000;
 
-/// One request for a lock, and what it becomes when it is granted.
+/// One request for a lock. Describes the holder once the lock is granted.
 #[derive(Clone, Debug)]
 pub struct Claim {
     pub name: Arc<str>,
     pub owner: Arc<str>,
-    /// What proves the holder: random, and told to nobody.
+    /// Identifies the holder. Random and secret.
     pub proof: Arc<str>,
-    /// Names the claim within its node, where turns and losses are told.
+    /// Identifies the claim within its node in notifications of turns and losses.
     pub number: u64,
     /// Whether the lock's events are published.
     pub emits_events: bool,
@@ -31,34 +32,34 @@ pub struct Claim {
 /// Which fencing token a grant gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
-    /// The next one, which the store keeps.
+    /// The next token, which the store saves.
     Next,
-    /// The next one as far as this store knows, but it is not kept: several stores have to agree
-    /// ([`LockStore::lock_raise`]).
+    /// The next token as far as this store knows. The store does not save it, because several
+    /// stores have to agree on it ([`LockStore::lock_raise`]).
     Ask,
-    /// This one, which others have agreed on. Refused where a newer one is known.
+    /// This token, on which the stores have agreed. Refused by a store that knows a newer one.
     Agreed(FencingToken),
 }
 
 /// A place in a lock's queue.
 #[derive(Clone, Copy, Debug)]
 pub struct WaitRequest {
-    /// The place, as the store gave it; `None` for a new one.
+    /// The place that the store assigned; `None` to get a new one.
     pub place: Option<u64>,
-    /// For how long the node counts as living.
+    /// Time after which the node counts as dead unless it asks again.
     pub lease: Duration,
 }
 
-/// What is asked for with a claim.
+/// The parameters of an acquisition.
 #[derive(Clone, Copy, Debug)]
 pub struct Take {
     pub ttl_ms: u64,
     pub token: Token,
-    /// `None`: the lock now, or not at all.
+    /// `None`: grant the lock now or not at all.
     pub wait: Option<WaitRequest>,
 }
 
-/// What came of it.
+/// The result of [`LockStore::lock_take`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Taken {
     Granted {
@@ -68,104 +69,107 @@ pub enum Taken {
     },
     Waiting {
         place: u64,
-        /// When the lock may be had without anybody telling; `None`: that is for others to watch.
+        /// Time after which the lock may be free without a notification; `None` if another waiter
+        /// has to watch for that.
         look_again: Option<Duration>,
-        /// Whether the node still counted as living. If not, its waiters may have been taken out.
+        /// Whether the node still counted as alive. If not, its waiters may have been removed from
+        /// the queue.
         known: bool,
     },
     Held {
-        /// `None`: it is free, and others are waiting for it (or a newer token is known).
+        /// `None`: the lock is free, but others wait for it, or a newer token is known.
         owner: Option<String>,
-        /// `None`: it never ends.
+        /// `None`: the lock has no TTL.
         ttl_left_ms: Option<u64>,
         stored: FencingToken,
         waiters: u64,
     },
 }
 
-/// Whether the claim holds the lock (or held it, until it was released just now).
+/// Whether the claim holds the lock, or held it until this release.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holds {
     Yes,
-    /// Who does, if anybody.
+    /// Another claim or no claim holds it. The owner, if there is one.
     No(Option<String>),
 }
 
-/// What was revoked.
+/// The result of a revocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revoked {
     pub owner: String,
-    /// `None` for a lock that was written by something other than Rollcall.
+    /// `None` for a lock that was not written by Rollcall.
     pub token: Option<FencingToken>,
 }
 
-/// Where to look in the index of the ends of locks.
+/// The position at which to read the index of the ends of locks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DueLook {
-    /// How many of the first entries to skip: they have been looked at and are still there.
+    /// The number of entries to skip at the start. They were already checked and are still there.
     pub skip: usize,
-    /// All entries, also those that end later by the index.
+    /// Whether to include entries whose end is later, according to the index.
     pub all: bool,
 }
 
-/// Locks whose lease has ended by the index.
+/// Locks whose lease has ended, according to the index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Due {
     pub names: Vec<Arc<str>>,
-    /// When the next one is due, as far as is known.
+    /// Time until the next one is due, if it is known.
     pub next: Option<Duration>,
-    /// The time (ms since 1970) by the clock that the index goes by, if that clock can be set back.
+    /// The time (ms since 1970) of the clock that the index uses, if that clock can be set back.
     pub server_ms: Option<u64>,
 }
 
-/// What a node is told of its own claims, by number.
+/// A notification for a node about one of its claims, identified by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockCall {
-    /// The lock is free, and it is this claim's turn.
+    /// The lock is free, and this claim is the first in the queue.
     Turn(u64),
-    /// The lock was taken away from this claim.
+    /// This claim no longer holds the lock.
     Lost(u64),
-    /// Calls may have been missed.
+    /// Notifications may have been missed.
     Gap,
 }
 
 /// The atomic operations on locks.
 pub trait LockStore: Send + Sync + 'static {
-    /// Takes a lock, or a place in its queue, or refreshes that place. Safe to run twice: a claim
-    /// that holds the lock gets the same token again.
+    /// Acquires a lock, or adds a place to its queue, or refreshes that place. Safe to run twice: a
+    /// claim that holds the lock gets the same token again.
     fn lock_take<'a>(&'a self, claim: &'a Claim, take: &'a Take) -> BoxFuture<'a, Result<Taken>>;
 
-    /// Gives the holder another TTL from now. Safe to run twice.
+    /// Sets the holder's remaining time to the TTL. Safe to run twice.
     fn lock_extend<'a>(&'a self, claim: &'a Claim, ttl_ms: u64) -> BoxFuture<'a, Result<Holds>>;
 
-    /// Gives up the lock, or the place in the queue, whichever the claim has; the next waiter is
-    /// told. `token`: what others have agreed on, 0 if nothing.
+    /// Releases the lock, or leaves the queue, and notifies the next waiter. `token` is the token
+    /// that several stores have agreed on, or 0.
     fn lock_release<'a>(
         &'a self,
         claim: &'a Claim,
         token: FencingToken,
     ) -> BoxFuture<'a, Result<Holds>>;
 
-    /// Has the store know a token that was agreed on. Gives a newer one if it knows one.
+    /// Saves a token that several stores have agreed on. Returns the stored token if it is newer.
     fn lock_raise<'a>(
         &'a self,
         claim: &'a Claim,
         token: FencingToken,
     ) -> BoxFuture<'a, Result<Option<FencingToken>>>;
 
-    /// Takes a lock away from whoever holds it; `None` if nobody does.
+    /// Revokes a lock; `None` if it is free.
     fn lock_revoke<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Revoked>>>;
 
-    /// Who holds a lock; `None` if nobody does.
+    /// The holder of a lock; `None` if it is free.
     fn lock_inspect<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Inspection>>>;
 
-    /// Locks whose lease has ended, so that it can be told.
+    /// Locks whose lease has ended, so that the end can be published.
     fn lock_due(&self, look: DueLook) -> BoxFuture<'_, Result<Due>>;
 
-    /// Tells of the end of those of these locks that have ended, once, whoever asks. For each lock:
-    /// whether it is still held. One that fails does not keep the others from being processed.
+    /// Publishes the end of those of these locks that have ended. Each end is published once, even
+    /// if several nodes ask. Returns for each lock whether it is still held. An error of one lock
+    /// does not affect the others.
     fn lock_settle<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<bool>>>;
 
-    /// Whether the store can be reached at the moment, as far as is known.
+    /// Whether the store is reachable now, as far as is known.
     fn reachable(&self) -> bool;
 }

@@ -3,8 +3,8 @@
 use once_cell::sync::Lazy;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Where the process's time starts: read once, so that stores opened one after the other under the
-/// same name never go back in time, and their epochs neither.
+/// The start of the process's time. It is read once for all stores, so that the time and the epochs
+/// of stores opened under the same name, one after the other, never go back.
 static START: Lazy<(Instant, u64)> = Lazy::new(|| {
     let wall = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -12,7 +12,7 @@ static START: Lazy<(Instant, u64)> = Lazy::new(|| {
     (Instant::now(), wall.as_millis() as u64)
 });
 
-/// Milliseconds since 1970 that only ever grow: a jump of the wall clock expires nobody.
+/// Milliseconds since 1970 on a monotonic clock. A jump of the wall clock expires no connection.
 #[derive(Clone, Debug)]
 pub(super) enum Clock {
     Monotone,

@@ -1,4 +1,4 @@
-//! Who gets which events.
+//! The subscriptions of the in-process store.
 
 use crate::{
     model::metadata::Channel,
@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-/// Names one handle on a core.
+/// Identifies one handle on a core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct HandleId(pub(super) u64);
 
@@ -41,8 +41,8 @@ impl Feeds {
         });
     }
 
-    /// Hands the event of a room to everybody who wants it: the room's own feed first, then the
-    /// feed of all rooms, as Redis serves channels before patterns.
+    /// Emits the event of a room to its subscribers: first to subscribers of the room, then to
+    /// those of all rooms, in the order in which Redis delivers to channels and patterns.
     pub(super) fn publish(&self, room: &Arc<str>, text: impl FnOnce() -> String) {
         if self.0.is_empty() {
             return;
@@ -56,7 +56,7 @@ impl Feeds {
         );
     }
 
-    /// The same for a metadata event of a channel.
+    /// Emits a metadata event of a channel in the same way.
     pub(super) fn publish_metadata(&self, channel: &Channel, text: impl FnOnce() -> String) {
         if self.0.is_empty() {
             return;
@@ -70,7 +70,7 @@ impl Feeds {
         );
     }
 
-    /// Tells a handle of one of its claims on locks, if it listens.
+    /// Notifies a handle of a change of one of its claims, if it has subscribed.
     pub(super) fn call(&self, handle: HandleId, call: LockCall) {
         let listening = self.0.get(&Topic::LockCalls);
         if let Some(sink) = listening.and_then(|sinks| sinks.get(&handle)) {
@@ -78,8 +78,8 @@ impl Feeds {
         }
     }
 
-    /// Hands an event to every subscriber of some topics, in their order. The text is only made if
-    /// somebody listens.
+    /// Emits an event to every subscriber of some topics, in the order of the topics. The text is
+    /// only built if there is a subscriber.
     pub(super) fn hand_out<const N: usize>(
         &self,
         topics: [(Feed, Topic); N],

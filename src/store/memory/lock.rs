@@ -1,5 +1,5 @@
-//! Locks and their operations: what `lua/lock_*.lua` do, on maps. Every method runs under the core's
-//! lock, publishes in its own step, and is given the time of that step.
+//! Locks and their operations: the equivalent of `lua/lock_*.lua`, on maps. Every method runs under
+//! the core's mutex, publishes in the same step, and gets the time of that step.
 
 use super::feeds::{Feeds, HandleId};
 use crate::{
@@ -18,10 +18,10 @@ use std::{
     time::Duration,
 };
 
-/// Locks that one look at the index takes.
+/// Maximum number of locks that one read of the index returns.
 const MAX_DUE: usize = 256;
 
-/// A claim, and whose node it is.
+/// A claim number, and the handle of its node.
 type Waiting = (HandleId, u64);
 
 struct Held {
@@ -34,7 +34,7 @@ struct Held {
 #[derive(Default)]
 struct Entry {
     held: Option<Held>,
-    /// The newest token, and until when it is kept.
+    /// The newest token, and the time until which it is kept.
     token: FencingToken,
     kept_until: u64,
     queue: BTreeMap<u64, Waiting>,
@@ -51,15 +51,15 @@ impl Entry {
         place.and_then(|place| self.queue.remove(&place)).is_some()
     }
 
-    /// Tells the first waiter, and nobody else, that the lock is free. Waiters of a handle that was
-    /// closed are not there any more (`drop_handle`), so the first is alive.
+    /// Notifies the first waiter, and only it, that the lock is free. `drop_handle` has removed the
+    /// waiters of closed handles, so the first waiter is alive.
     fn wake_next(&self, feeds: &Feeds) {
         if let Some((handle, number)) = self.queue.values().next() {
             feeds.call(*handle, LockCall::Turn(*number));
         }
     }
 
-    /// When the entry is of no use to anybody any more.
+    /// Whether the entry can be removed.
     fn is_idle(&self, now: u64) -> bool {
         self.held.is_none() && self.queue.is_empty() && self.kept_until <= now
     }
@@ -69,13 +69,13 @@ impl Entry {
 #[derive(Default)]
 pub(super) struct Locks {
     entries: HashMap<Arc<str>, Entry>,
-    /// By the end of the lease, or of the time that the token is kept.
+    /// Ordered by the end of the lease, or by the end of the time for which the token is kept.
     due: BTreeSet<(u64, Arc<str>)>,
     last_place: u64,
 }
 
 impl Locks {
-    /// The lock, its end told if it has ended.
+    /// Returns the lock. If its lease has ended, publishes the end first.
     fn look(&mut self, feeds: &Feeds, now: u64, name: &Arc<str>) -> &mut Entry {
         let entry = self.entries.entry(name.clone()).or_default();
         if let Some(held) = entry.held.take_if(|held| now >= held.ends) {
@@ -87,7 +87,7 @@ impl Locks {
         entry
     }
 
-    /// A look that leaves no entry behind where there was none.
+    /// As `look`, but does not create a missing entry.
     fn look_only(&mut self, feeds: &Feeds, now: u64, name: &str) -> Option<&mut Entry> {
         let name = self.entries.get_key_value(name)?.0.clone();
         Some(self.look(feeds, now, &name))
@@ -161,7 +161,7 @@ impl Locks {
         }
     }
 
-    /// Puts the end of a lease in the place of the last one.
+    /// Replaces the indexed end of a lease by a new one.
     fn keep(&mut self, name: &Arc<str>, old: Option<u64>, ends: u64) {
         if let Some(entry) = self.entries.get_mut(name) {
             self.due.remove(&(entry.kept_until, name.clone()));
@@ -214,7 +214,7 @@ impl Locks {
         Holds::No(owner)
     }
 
-    /// A lock that is held no more: in the index stands how long its token is kept.
+    /// Indexes how long the token of a released lock is kept.
     fn free(&mut self, name: &Arc<str>, ends: u64) {
         self.due.remove(&(ends, name.clone()));
         if let Some(entry) = self.entries.get(name) {
@@ -260,7 +260,7 @@ impl Locks {
         })
     }
 
-    /// Why the lock does not let a change of metadata through; `None` if it does.
+    /// Why the lock does not allow a change of metadata; `None` if it does.
     pub(super) fn refusal(&self, now: u64, check: &LockCheck) -> Option<LockState> {
         let entry = self.entries.get(&check.name);
         let held = entry.and_then(|entry| entry.held.as_ref().filter(|held| now < held.ends));
@@ -284,7 +284,7 @@ impl Locks {
                 .take(MAX_DUE)
                 .map(|(_, name)| name.clone())
                 .collect(),
-            // The clock is monotonic: no entry is later than it can be.
+            // The clock is monotonic, so the ends in the index are never too late.
             server_ms: None,
             next: self
                 .due
@@ -307,8 +307,8 @@ impl Locks {
         is_held
     }
 
-    /// The waiters of a handle that is closed leave every queue. Whoever is first then is told, if
-    /// the lock is free.
+    /// Removes the waiters of a closed handle from all queues. If a lock is free, notifies the
+    /// waiter that is first then.
     pub(super) fn drop_handle(&mut self, feeds: &Feeds, handle: HandleId) {
         for entry in self.entries.values_mut() {
             let before = entry.queue.len();

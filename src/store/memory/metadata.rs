@@ -1,4 +1,4 @@
-//! Channel metadata in the process: what `metadata_commit.lua` does.
+//! Channel metadata in the process: the equivalent of `metadata_commit.lua`.
 
 use super::feeds::Feeds;
 use crate::{
@@ -13,7 +13,7 @@ use std::{
 #[derive(Default)]
 pub(super) struct Metadata {
     records: HashMap<Channel, Record>,
-    /// The records that expire, by the time at which they do.
+    /// The records that expire, ordered by the time at which they do.
     due: BTreeSet<(u64, Channel)>,
 }
 
@@ -22,7 +22,8 @@ struct Record {
     expires_at: Option<u64>,
 }
 
-/// Records that one step removes: a step holds the lock of the whole store.
+/// Maximum number of records that one step removes, because a step holds the mutex of the whole
+/// store.
 const EXPIRED_AT_A_TIME: usize = 256;
 
 impl Metadata {
@@ -38,7 +39,7 @@ impl Metadata {
         (!expired).then_some(&record.stored)
     }
 
-    /// Removes records that have expired, so that those that nobody asks for do not pile up.
+    /// Removes expired records. Records that are never read again would otherwise stay in memory.
     pub(super) fn expire(&mut self, now: u64) {
         for _ in 0..EXPIRED_AT_A_TIME {
             match self.due.first() {
@@ -64,7 +65,7 @@ impl Metadata {
         }
     }
 
-    /// How many records and entries of the index there are.
+    /// The number of records and of index entries.
     #[cfg(test)]
     pub(super) fn sizes(&self) -> (usize, usize) {
         (self.records.len(), self.due.len())
@@ -101,7 +102,7 @@ impl Metadata {
     }
 }
 
-/// Milliseconds since 1970 as JavaScript writes them.
+/// Formats milliseconds since 1970 as JavaScript's `toISOString` does.
 fn iso_time(ms: u64) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
 }

@@ -1,8 +1,9 @@
-//! The store in the process: what the Redis scripts do, done on maps under one lock, and held to
-//! the same conformance suite (spec 11.2). For development, tests and servers of one process.
+//! The in-process store: the equivalent of the Redis scripts, on maps under one mutex. It passes
+//! the same conformance suite (spec 11.2). It is for development, tests and servers of one process.
 //!
-//! Handles opened under one name share a core; its data lives as long as one of them is open.
-//! Whatever lists connections lists them in the order in which they joined (a rejoin counts anew).
+//! Handles opened under one name share a core. Its data live as long as one of them is open. Lists
+//! of connections are in the order in which the connections joined; a rejoin moves a connection to
+//! the end.
 
 mod clock;
 mod feeds;
@@ -45,21 +46,21 @@ use std::{
     },
 };
 
-/// Connections that a sweep removes before it lets others at the data.
+/// Maximum number of connections that a sweep removes before it releases the mutex.
 const REAPED_AT_A_TIME: usize = 256;
 
-/// Members of a room that are handed over together.
+/// Number of members of a room that are passed to the caller at once.
 const PIECE: usize = 256;
 
-/// The cores that have a name. A core takes itself out when its last handle goes.
+/// The cores that have a name. A core removes itself when its last handle is dropped.
 static NAMED: Lazy<Mutex<HashMap<Box<str>, Weak<Core>>>> = Lazy::new(Mutex::default);
 
-/// What handles share.
+/// The data that handles share.
 struct Core {
     name: Option<Box<str>>,
     clock: Clock,
-    /// One lock for all: operations are atomic with their events because sinks are called while
-    /// it is held, in the order of application.
+    /// One mutex for all data. Sinks are called while it is held, so operations are atomic with
+    /// their events, and events are emitted in the order in which operations are applied.
     data: Mutex<Data>,
 }
 
@@ -95,24 +96,25 @@ impl Drop for Core {
     fn drop(&mut self) {
         let Some(name) = &self.name else { return };
         let mut named = NAMED.lock();
-        // A new core may have taken the name since this one's last handle went.
+        // A new core may have been registered under the name after this one's last handle was
+        // dropped.
         if named.get(name).is_some_and(|core| core.strong_count() == 0) {
             named.remove(name);
         }
     }
 }
 
-/// One client's handle on an in-process store, with its own subscriptions and its own sink.
+/// One client's handle on an in-process store, with its own subscriptions and sink.
 pub struct MemoryStore {
-    /// `None` once closed. Read-locked during every operation, so that after `close` none is under
-    /// way that could subscribe or publish.
+    /// `None` once closed. Every operation holds the read lock, so no operation that could
+    /// subscribe or publish is running when `close` returns.
     core: RwLock<Option<Arc<Core>>>,
     id: HandleId,
     sink: Arc<dyn EventSink>,
 }
 
 impl MemoryStore {
-    /// Opens the store that this process knows by `name`, or one that nobody else can reach.
+    /// Opens the store of this process with this `name`, or a private one.
     pub fn open(name: Option<&str>, sink: Arc<dyn EventSink>) -> MemoryStore {
         let core = match name {
             Some(name) => Core::named(name),
@@ -131,8 +133,8 @@ impl MemoryStore {
         }
     }
 
-    /// One atomic step at one time, which is read under the lock so that it never runs against the
-    /// order of application.
+    /// Runs one atomic step at one time. The clock is read under the mutex, so that times follow
+    /// the order of application.
     fn step<T>(&self, step: impl FnOnce(&mut Data, u64) -> T) -> Result<T> {
         let core = self.core.read();
         let core = core.as_ref().ok_or_else(Error::closed)?;
@@ -142,7 +144,7 @@ impl MemoryStore {
     }
 
     async fn do_sweep(&self) -> Result<Sweep> {
-        // What expires during the pass is left to the next one, so that a pass ends.
+        // Connections that expire during the pass are left to the next one, so that the pass ends.
         let until = self.step(|data, now| {
             data.metadata.expire(now);
             now
@@ -175,7 +177,7 @@ impl MemoryStore {
         }
     }
 
-    /// Nobody is present, nobody listens, and no index remembers anybody.
+    /// Whether there are no connections, subscriptions or index entries.
     #[cfg(test)]
     fn is_empty(&self) -> bool {
         self.step(|data, _| data.presence.is_empty() && data.feeds.is_empty())
@@ -263,12 +265,12 @@ impl PresenceStore for MemoryStore {
         })
     }
 
-    /// Every connection carries its own expiry, so the TTL is not needed.
+    /// Every connection has its own expiry time, so the TTL is not needed.
     fn sweep<'a>(&'a self, _settings: &'a SweepSettings) -> BoxFuture<'a, Result<Sweep>> {
         Box::pin(self.do_sweep())
     }
 
-    /// Nobody else writes here: there is nothing to adopt.
+    /// There are no other writers, so there is nothing to adopt.
     fn adopt(&self, _ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>> {
         Box::pin(std::future::ready(Ok(Sweep::default())))
     }
@@ -287,7 +289,7 @@ impl Store for MemoryStore {
         self
     }
 
-    /// A sweep costs what is due and no more: there is nothing to be told.
+    /// A sweep only costs as much as there is due, so notifications are not needed.
     fn watch_expirations(&self) -> BoxFuture<'_, Result<Watch>> {
         Box::pin(std::future::ready(Ok(Watch::Needless)))
     }
@@ -302,11 +304,11 @@ impl Store for MemoryStore {
         Box::pin(async move { self.step(|data, _| data.feeds.unsubscribe(topic, self.id)) })
     }
 
-    /// Drops the subscriptions and lets go of the data; calls after it fail with `CLOSED`.
     fn all_reachable(&self) -> bool {
         true
     }
 
+    /// Ends the subscriptions and releases the data. Later calls fail with `CLOSED`.
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move { self.close_now() })
     }

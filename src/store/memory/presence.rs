@@ -1,8 +1,9 @@
-//! Presence data and its operations: what the Lua scripts do, on maps. Every method runs under the
-//! core's lock, publishes in its own step, and is given the time of that step.
+//! Presence data and operations: the equivalent of the Lua scripts, on maps. Every method runs
+//! under the core's mutex, publishes in the same step, and gets the time of that step.
 //!
-//! An expired connection behaves as a Redis hash that expired: nobody finds it, but it stays in
-//! the indices, unannounced, until a sweep or a join of the same id takes it out.
+//! An expired connection behaves like an expired Redis hash: lookups do not find it, but it stays
+//! in the indices, and its `leave` is not published, until a sweep or a join of the same id removes
+//! it.
 
 use super::feeds::Feeds;
 use crate::{
@@ -21,14 +22,14 @@ use std::{
     sync::Arc,
 };
 
-/// As in `join.lua` and `leave.lua`: an epoch that is further ahead was given by a caller.
+/// Maximum wait, as in `join.lua` and `leave.lua`. A caller gave an epoch that is further ahead.
 const MAX_WAIT_MS: u64 = 5;
 
-/// Numbers joins; orders snapshots.
+/// The sequence number of a join, which orders snapshots.
 type JoinNumber = u64;
 type InJoinOrder = BTreeMap<JoinNumber, Arc<str>>;
 
-/// One connection. Cloning copies pointers, no text.
+/// One connection. A clone copies pointers, not text.
 #[derive(Clone)]
 pub(super) struct Entry {
     conn: Arc<str>,
@@ -45,7 +46,7 @@ impl Entry {
         now < self.expires_at
     }
 
-    /// Keeps the connection for another TTL.
+    /// Extends the connection's life to one TTL from now.
     fn refresh(&mut self, due: &mut Due, now: u64, ttl_ms: u64) {
         self.last_seen_ms = now;
         let expires_at = now.saturating_add(ttl_ms);
@@ -79,8 +80,8 @@ impl From<Entry> for Member {
     }
 }
 
-/// Every connection by the exact time at which it expires. The number of the join tells those of
-/// one millisecond apart, cheaper than the id would.
+/// Every connection, ordered by the exact time at which it expires. The join number separates
+/// connections that expire in the same millisecond. It is cheaper than the id.
 type Due = BTreeMap<(u64, JoinNumber), Arc<str>>;
 
 #[derive(Default)]
@@ -93,9 +94,9 @@ pub(super) struct Presence {
 }
 
 impl Presence {
-    /// `join.lua`. Where Redis leaves the entry of an expired connection in another room to the
-    /// next sweep, its `leave` (`timeout`, with its own epoch and user) is published here, before
-    /// the `join`.
+    /// `join.lua`. One difference: Redis leaves the index entry of an expired connection in another
+    /// room to the next sweep. Here its `leave` (`timeout`, with its own epoch and user) is
+    /// published before the `join`.
     pub(super) fn join(
         &mut self,
         feeds: &Feeds,
@@ -165,7 +166,8 @@ impl Presence {
         }
     }
 
-    /// `heartbeat_batch.lua`. The room is not looked at: an equal epoch means the same join.
+    /// `heartbeat_batch.lua`. The room need not be compared, because an equal epoch means the same
+    /// join.
     pub(super) fn refresh_heartbeats(
         &mut self,
         now: u64,
@@ -261,8 +263,8 @@ impl Presence {
         self.live_of(self.users.get(user), now)
     }
 
-    /// Removes what expired until `until`, at most `most` connections, and tells the rooms of
-    /// those removed to `rooms`. Returns how many were removed.
+    /// Removes at most `most` connections that expired at `until` or before, and adds their rooms
+    /// to `rooms`. Returns how many were removed.
     pub(super) fn reap(
         &mut self,
         feeds: &Feeds,
@@ -310,7 +312,7 @@ impl Presence {
         self.conns.insert(entry.conn.clone(), entry);
     }
 
-    /// Removes a connection and announces it.
+    /// Removes a connection and publishes its `leave`.
     fn depart(&mut self, feeds: &Feeds, now: u64, conn: &str, reason: Reason) -> Option<Entry> {
         let gone = self.remove(conn)?;
         feeds.publish(&gone.place.room, || gone.event(Change::Leave(reason), now));
@@ -342,8 +344,8 @@ impl Presence {
             && self.due.is_empty()
     }
 
-    /// (connection, room, user, epoch, still alive) of all there are, after a check that the
-    /// indices hold these and nothing else.
+    /// All connections as (connection, room, user, epoch, alive). Asserts that the indices contain
+    /// exactly these.
     #[cfg(test)]
     pub(super) fn audit(&self, now: u64) -> Vec<(String, String, String, Epoch, bool)> {
         let of = |index: &HashMap<Arc<str>, InJoinOrder>, id: &str, entry: &Entry| {

@@ -1,4 +1,4 @@
-//! Expiry, what handles share, and which of them hear what.
+//! Tests of expiry, of what handles share, and of which events they get.
 
 use super::*;
 use crate::{
@@ -84,7 +84,7 @@ async fn spec_6_1_a_big_sweep_lets_others_in_between() {
     );
     assert_eq!(world.join("late", "r1", "u"), START + TTL);
     let swept = sweep.await.unwrap();
-    // c1 went in the first step, before it came back.
+    // c1 was removed in the first step, before it joined again.
     assert_eq!(
         swept,
         Sweep {
@@ -103,7 +103,7 @@ fn spec_4_2_who_expired_unnoticed_and_joins_elsewhere_has_left_first() {
         world.join("c", "r", "u");
         world.heartbeat("c", &Place::new("r", "u"), Some(START + 3));
         world.pass(TTL);
-        // Nobody finds an expired connection: the old place need not be given.
+        // An expired connection is not found, so the old place need not be given.
         let joined = try_join(&world.store, "c", Place::new(room, user), None).unwrap();
         assert_eq!(
             joined,
@@ -219,7 +219,7 @@ fn adopting_is_nothing_and_time_is_the_time() {
     assert!(epoch.abs_diff(wall.as_millis() as u64) < 60_000);
 }
 
-/// Writes a record with this TTL; `before` is what must be there.
+/// Writes a record with this TTL. `before` is the expected stored record.
 fn write_record(world: &World, channel: &Channel, before: &Stored, ttl_ms: Option<u64>) -> Stored {
     let write = Write {
         items: Arc::new("{}".to_owned().into()),
@@ -247,7 +247,7 @@ fn spec_7_10_expired_records_do_not_pile_up() {
     let channel = |i: usize| Channel::new("t", &i.to_string());
     for i in 0..1000 {
         let written = write_record(&world, &channel(i), &missing, Some(10));
-        // Again: the index has one entry for each record.
+        // A second write must not add a second index entry.
         write_record(&world, &channel(i), &written, (i % 2 == 0).then_some(20));
     }
     let sizes = || world.store.step(|data, _| data.metadata.sizes()).unwrap();
@@ -256,7 +256,7 @@ fn spec_7_10_expired_records_do_not_pile_up() {
     world.sweep();
     assert_eq!(sizes(), (1000, 500));
     world.pass(1);
-    // Exactly then, though a step removes no more than some of them.
+    // Records expire exactly at that time, although one step may remove only some of them.
     for i in [998, 999] {
         let (stored, _) = now(world.store.read_metadata(&channel(i))).unwrap();
         assert_eq!(stored == missing, i % 2 == 0, "{i}");

@@ -123,7 +123,7 @@ fn spec_3_3_a_heartbeat_refreshes_and_its_epoch_is_refused_or_adopted() {
         world.heartbeat("c", &place, Some(epoch - 1)),
         HeartbeatOutcome::Stale { stored: epoch }
     );
-    // A stale epoch is told before a wrong place, as in heartbeat.lua.
+    // A stale epoch is reported before a wrong place, as in heartbeat.lua.
     let wrong = Place::new("r2", "u");
     assert_eq!(
         world.heartbeat("c", &wrong, Some(epoch - 1)),

@@ -1,8 +1,8 @@
-//! Spec 3.7: random steps, in any order and in races, keep events and indices true.
+//! Spec 3.7: events and indices stay consistent under random steps, in any order and in races.
 
 use super::*;
 
-/// One step of a random run. Connections, rooms and users are few, so that steps meet.
+/// One step of a random run. There are few connections, rooms and users, so that steps conflict.
 #[derive(Clone, Debug)]
 enum Op {
     Join {
@@ -13,7 +13,7 @@ enum Op {
     Leave {
         conn: u8,
     },
-    /// With the epoch that the connection had when it was last looked up, plus `more`.
+    /// Uses the epoch that the connection had when it was last looked up, plus `more`.
     Heartbeat {
         conn: u8,
         more: u64,
@@ -42,8 +42,8 @@ fn all_conns() -> Vec<Arc<str>> {
     (0..5).map(|i| format!("c{i}").into()).collect()
 }
 
-/// What a node may do between two looks at the store. Time moves on with each step, as it must for
-/// epochs not to run ahead of it.
+/// What a node may do between two reads of the store. Each step advances the clock, so that epochs
+/// do not run ahead of it.
 fn run(store: &MemoryStore, clock: &AtomicU64, op: &Op) -> Option<(String, Epoch)> {
     let pass = |ms| clock.fetch_add(ms, Ordering::SeqCst);
     pass(1);
@@ -101,8 +101,9 @@ fn run(store: &MemoryStore, clock: &AtomicU64, op: &Op) -> Option<(String, Epoch
     None
 }
 
-/// Who is where according to the events, which are checked on the way: one join for each
-/// (connection, epoch), at most one leave, and nothing of who is not there.
+/// The connections that are present according to the events. Checks the events while replaying
+/// them: one join for each (connection, epoch), at most one leave, and no event of an absent
+/// connection.
 #[derive(Default)]
 struct Replay {
     present: BTreeMap<String, (String, String, Epoch)>,
@@ -151,7 +152,7 @@ impl Replay {
     }
 }
 
-/// What is stored, and whether it is still alive.
+/// All stored connections. Also checks that snapshots contain exactly the live ones.
 fn audit(store: &MemoryStore) -> BTreeMap<String, (String, String, Epoch)> {
     let stored = store.step(|data, now| data.presence.audit(now)).unwrap();
     for room in ["r0", "r1", "r2"] {
@@ -168,7 +169,7 @@ fn audit(store: &MemoryStore) -> BTreeMap<String, (String, String, Epoch)> {
         .collect()
 }
 
-/// Everybody leaves, and nothing must be left.
+/// Lets all connections leave, and checks that nothing remains.
 fn finish(world: &World, replay: &mut Replay) {
     for conn in all_conns() {
         if let Some(at) = now(world.store.locate(std::slice::from_ref(&conn)))
@@ -201,7 +202,7 @@ fn seeded(cases: u32) -> ProptestConfig {
 proptest! {
     #![proptest_config(seeded(400))]
 
-    /// After every step the events add up to exactly what is stored.
+    /// After every step, the events describe exactly what is stored.
     #[test]
     fn spec_3_7_any_order_of_steps_keeps_events_and_indices_true(
         ops in prop::collection::vec(any_op(), 1..120),
@@ -212,7 +213,7 @@ proptest! {
             let refreshed = run(&world.store, &world.clock, op);
             world.heard.take().iter().for_each(|text| replay.apply(text));
             if let Some((conn, epoch)) = refreshed {
-                // An adopted epoch shows in no event of its own.
+                // No event shows an adopted epoch.
                 replay.present.get_mut(&conn).unwrap().2 = epoch;
             }
             prop_assert_eq!(&audit(&world.store), &replay.present);
@@ -224,7 +225,7 @@ proptest! {
 proptest! {
     #![proptest_config(seeded(40))]
 
-    /// The same from several threads at once, where only the events can tell what happened.
+    /// The same from several threads at once. Here only the events can tell what happened.
     #[test]
     fn spec_3_7_any_race_keeps_events_and_indices_true(
         nodes in prop::collection::vec(prop::collection::vec(any_op(), 100), 4),
@@ -238,7 +239,7 @@ proptest! {
                 let clock = &world.clock;
                 scope.spawn(move || {
                     for op in ops {
-                        // A higher epoch that is adopted shows in no event.
+                        // No event shows an adopted epoch, so heartbeats do not raise it.
                         let op = match op.clone() {
                             Op::Heartbeat { conn, patch, .. } => Op::Heartbeat { conn, more: 0, patch },
                             op => op,
