@@ -1,19 +1,19 @@
-//! Channels, as a server knows them, and the commands that subscribe them.
+//! Pub/sub channels, and the commands that subscribe to them.
 
 use crate::store::{Topic, redis::pubsub::listener::Listener};
 use redis::Cmd;
 
-/// A channel as the server knows it.
+/// A pub/sub channel of the server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Channel {
     Pattern(String),
     Plain(String),
-    /// Lies in a slot.
+    /// A channel that belongs to a slot.
     Sharded(String),
 }
 
 impl Channel {
-    /// The channel of a topic, where channels lie in no slot.
+    /// The channel of a topic, without sharded pub/sub.
     pub fn of(topic: &Topic, listener: &Listener) -> Channel {
         let keys = &listener.keys;
         match topic {

@@ -1,5 +1,6 @@
-//! Subscriptions on a cluster: sharded channels at the masters that have their slots, the others at
-//! one master, notifications at each. When slots move, so do subscriptions, and the gap is told.
+//! Subscriptions on a cluster. Sharded channels are subscribed at the masters of their slots,
+//! keyspace notifications at every master, and all other channels at one master. When slots move,
+//! their subscriptions move too, and `resync` is emitted for the gap.
 
 use crate::{
     failpoints::failpoint,
@@ -34,7 +35,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// Pause before a subscription is tried again that found no server.
+/// Pause before a subscription that found no server is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 pub struct ClusterSubscriber {
@@ -48,7 +49,7 @@ struct Shared {
     gaps: Arc<Gaps>,
     limits: Limits,
     topics: Mutex<BTreeSet<Topic>>,
-    /// One change of subscriptions at a time.
+    /// Only one change of subscriptions runs at a time.
     active: tokio::sync::Mutex<ActiveSubscriptions>,
     lost: Arc<Notify>,
 }
@@ -56,17 +57,17 @@ struct Shared {
 #[derive(Default)]
 struct ActiveSubscriptions {
     connections: BTreeMap<Address, Arc<SubscriberConnection>>,
-    /// What has been subscribed, wherever, and is to be.
+    /// The channels that were subscribed at any server, and are still wanted.
     channels: HashSet<Channel>,
 }
 
-/// What a change of subscriptions has left undone. Servers are independent: what one of them does not
-/// take says nothing of the others.
+/// What a change of subscriptions could not do. Servers are independent: a failure of one says
+/// nothing about the others.
 struct Unplaced {
     map: Arc<Map>,
-    /// By server, what it did not take, and why.
+    /// The channels that each server did not accept, and the error.
     refused: BTreeMap<Address, (BTreeSet<Channel>, Error)>,
-    /// Some channel lies in a slot that no master serves.
+    /// Whether a channel is in a slot that no master serves.
     unrouted: bool,
 }
 
@@ -75,7 +76,7 @@ impl Unplaced {
         self.refused.is_empty() && !self.unrouted
     }
 
-    /// Why a topic is not subscribed everywhere, if it is not.
+    /// The error of a topic that is not subscribed everywhere.
     fn error_of(&self, topic: &Topic, listener: &Listener) -> Option<Error> {
         let mut error = None;
         each_channel(topic, &self.map, listener, |address, channel| {
@@ -98,7 +99,8 @@ impl Unplaced {
     }
 }
 
-/// Which channels of a topic belong to which server: none, where the slot has no master.
+/// Passes each channel of a topic and its server to `put`. The server is `None` if the slot has no
+/// master.
 fn each_channel<'a>(
     topic: &Topic,
     map: &'a Map,
@@ -127,7 +129,7 @@ fn each_channel<'a>(
                 Channel::Sharded(channel),
             );
         }
-        // Plain pub/sub reaches every server; the least address changes least.
+        // Plain pub/sub reaches every server. The lowest address is used because it rarely changes.
         plain => put(map.masters().iter().min(), Channel::of(plain, listener)),
     }
 }
@@ -152,7 +154,8 @@ impl ClusterSubscriber {
         ClusterSubscriber { shared, keeper }
     }
 
-    /// Resolves when all servers that have channels of the topic have confirmed.
+    /// Resolves when all servers with channels of the topic have confirmed. Fails after
+    /// `limits.commandTimeoutMs`, or at once if the user lacks permission.
     pub async fn subscribe(&self, topic: &Topic) -> Result<()> {
         let shared = &self.shared;
         let deadline = Instant::now() + Duration::from_millis(shared.limits.command_timeout_ms);
@@ -174,12 +177,12 @@ impl ClusterSubscriber {
 
     pub async fn unsubscribe(&self, topic: &Topic) -> Result<()> {
         self.shared.topics.lock().remove(topic);
-        // What cannot be ended now ends with its connection.
+        // A subscription that cannot be ended now ends with its connection.
         let _ = self.shared.place().await;
         Ok(())
     }
 
-    /// Has all masters tell of expirations.
+    /// Enables notifications of expirations on all masters.
     pub async fn ensure_flags(&self) -> Result<()> {
         let connections: Vec<Result<Arc<SubscriberConnection>>> = {
             let mut active = self.shared.active.lock().await;
@@ -235,7 +238,7 @@ impl Shared {
         Ok(connection)
     }
 
-    /// Makes subscriptions what they are to be, as far as servers take them.
+    /// Changes the subscriptions to the wanted ones, as far as the servers accept them.
     async fn place(&self) -> Unplaced {
         let mut active = self.active.lock().await;
         let map = self.cluster.map().borrow().clone();
@@ -269,7 +272,7 @@ impl Shared {
             let has = connection.wanted();
             let add: Vec<Channel> = channels.difference(&has).cloned().collect();
             let remove: Vec<Channel> = has.difference(&channels).cloned().collect();
-            // Before anything is subscribed elsewhere.
+            // Before any channel is subscribed elsewhere.
             connection.want_no_more(&remove);
             steps.push((address, connection, channels, add, remove));
         }
@@ -277,19 +280,21 @@ impl Shared {
             steps
                 .iter()
                 .map(|(_, connection, _, add, remove)| async move {
-                    // What cannot be ended now ends with its connection.
+                    // A subscription that cannot be ended now ends with its connection.
                     let _ = connection.remove_many(remove).await;
                     connection.add_many(add).await
                 }),
         )
         .await;
-        // What is to be subscribed and is not keeps what is known of it: when it is, that is after a gap.
-        // What was ended can be begun again without one.
+        // Channels that are wanted but not subscribed stay in `channels`, so that a gap is reported
+        // once they are subscribed again. Channels that are no longer wanted are removed:
+        // subscribing them later is no gap.
         let mut known: HashSet<Channel> = unrouted.iter().cloned().collect();
         known.extend(refused.values().flat_map(|(channels, _)| channels).cloned());
         known.extend(steps.iter().flat_map(|(_, _, all, ..)| all).cloned());
         active.channels.retain(|channel| known.contains(channel));
-        // Something that was subscribed already, and is again: it was lost in between.
+        // A channel that was subscribed before and was subscribed again: messages in between were
+        // missed.
         let (mut moved, mut moved_to) = (Vec::new(), Vec::new());
         let mut confirmed = Vec::new();
         for ((address, connection, channels, add, _), outcome) in steps.into_iter().zip(outcomes) {
@@ -324,7 +329,7 @@ impl Shared {
     }
 }
 
-/// Follows the map, and what servers end.
+/// Updates the subscriptions when the slot map changes or a server ends a subscription.
 async fn keep(shared: Arc<Shared>) {
     let mut map = shared.cluster.map();
     loop {

@@ -1,5 +1,5 @@
-//! One subscriber connection: which channels it is to have, and what happens when it was lost
-//! (everything is subscribed again, then the gap is told).
+//! One subscriber connection: the channels that it should have, and recovery after it was lost. All
+//! channels are subscribed again, then the gap is reported.
 
 use crate::{
     model::{
@@ -31,18 +31,18 @@ use tokio::sync::{Notify, OnceCell};
 
 pub struct SubscriberConnection {
     shared: Arc<Shared>,
-    /// Made by the first subscription: a client that follows nothing costs the server nothing.
+    /// Created by the first subscription. A client without subscriptions needs no connection.
     link: OnceCell<Link>,
     limits: Limits,
     pings: AtomicU64,
 }
 
-/// Channels in one write.
+/// Maximum number of channels in one write.
 const AT_A_TIME: usize = 1_024;
-/// How often channels are asked for again because answers were out of step.
+/// Maximum number of attempts to subscribe when answers were out of step.
 const MAX_TRIES: usize = 16;
 
-/// Numbers for connections.
+/// The number of the last connection.
 static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 
 struct Shared {
@@ -50,10 +50,10 @@ struct Shared {
     listener: Arc<Listener>,
     gaps: Arc<Gaps>,
     server: Arc<Server>,
-    /// What should be subscribed, now and after every reconnection.
+    /// The channels that should be subscribed, now and after every reconnection.
     wanted: Mutex<BTreeSet<Channel>>,
-    /// Told when the server has ended a subscription, or refuses to take it up again: its slot has
-    /// moved. Without it the server has all channels.
+    /// Notified when the server has ended a subscription, or refuses to renew it, because the slot
+    /// has moved. `None` outside a cluster, where the server has all channels.
     lost: Option<Arc<Notify>>,
 }
 
@@ -91,7 +91,8 @@ impl SubscriberConnection {
     /// Resolves when the server has confirmed the subscription.
     pub async fn add(&self, channel: &Channel) -> Result<()> {
         let link = self.link.get_or_try_init(|| self.connect()).await?;
-        // Wanted first: should the connection break in between, the reconnection subscribes it.
+        // Added to `wanted` first: if the connection breaks in between, the reconnection subscribes
+        // the channel.
         self.shared.wanted.lock().insert(channel.clone());
         let done = link.command(&channel.subscribe(), Repeat::Harmless).await;
         if done.is_err() {
@@ -100,12 +101,13 @@ impl SubscriberConnection {
         done.map(drop)
     }
 
-    /// Many at a time, of a server that may not have all of them. Resolves when all are confirmed.
+    /// Subscribes many channels of a server that may not have all of their slots. Resolves when all
+    /// are confirmed.
     ///
-    /// A server ends a subscription by itself when its slot moves, and redis-rs takes that for the
-    /// answer to whatever is on its way: all answers behind it are off by one until nothing is on its
-    /// way any more. So a PING follows that only it can have the answer to; while that is another's,
-    /// everything is asked again.
+    /// A server ends a subscription by itself when its slot moves. redis-rs takes that message for
+    /// the answer to the next command in flight. All later answers are then off by one, until no
+    /// command is in flight. Therefore a PING follows whose answer identifies it. While its answer
+    /// is that of another command, all channels are subscribed again.
     pub async fn add_many(&self, channels: &[Channel]) -> Result<()> {
         if channels.is_empty() {
             return Ok(());
@@ -119,7 +121,7 @@ impl SubscriberConnection {
         done
     }
 
-    /// From here on nothing of these is heard.
+    /// Ignores messages on these channels from now on.
     pub fn want_no_more(&self, channels: &[Channel]) {
         let mut wanted = self.shared.wanted.lock();
         for channel in channels {
@@ -184,13 +186,14 @@ impl SubscriberConnection {
         };
         match link.command(&channel.unsubscribe(), Repeat::Harmless).await {
             Ok(_) => Ok(()),
-            // Without a connection nothing is subscribed, and the next one will not have it.
+            // Without a connection no channel is subscribed, and the next connection will not
+            // subscribe this one.
             Err(error) if matches!(error.code, Code::Unavailable | Code::Timeout) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Has the server tell of expirations. Fails if it forbids `CONFIG`.
+    /// Enables notifications of expirations. Fails if the server forbids `CONFIG`.
     pub async fn ensure_flags(&self) -> Result<()> {
         let link = self.link.get_or_try_init(|| self.connect()).await?;
         link.with_connection(|mut c| async move { expiry::ensure_flags(&mut c).await })
@@ -226,7 +229,8 @@ impl SubscriberConnection {
             role: Role::Subscriber,
         };
         if self.shared.lost.is_some() {
-            // One of several servers may be away for long: the others are not to wait for it.
+            // One of several servers may be down for long. Subscriptions at the others must not
+            // wait for it.
             return Ok(Link::begin(config));
         }
         Link::open(config).await
@@ -240,7 +244,7 @@ impl Shared {
         {
             let channel = push.data.first().and_then(super::listener::text);
             let channel = channel.map(|channel| Channel::Sharded(channel.to_owned()));
-            // What we have ended ourselves is not wanted any more.
+            // Channels that this client unsubscribed are no longer wanted.
             if channel.is_some_and(|channel| self.wanted.lock().remove(&channel)) {
                 lost.notify_one();
             }
@@ -253,9 +257,10 @@ impl Shared {
         }
     }
 
-    /// Whether a message is of a subscription that belongs here. One that has moved is ended with the old
-    /// server, too, but that may be stopped or away; and a master that is none any more hears what the
-    /// new one publishes. Nothing is to come twice.
+    /// Whether a message belongs to a current subscription of this connection. Subscriptions that
+    /// have moved are ended at the old server too, but that server may be stopped or unreachable. A
+    /// former master also receives what the new master publishes. Without this check, events could
+    /// be emitted twice.
     fn is_wanted(&self, push: &PushInfo) -> bool {
         let Some(name) = push.data.first().and_then(super::listener::text) else {
             return false;
@@ -275,9 +280,10 @@ impl Shared {
     ) -> Result<()> {
         let wanted = self.wanted.lock().clone();
         if wanted.contains(&Channel::Plain(self.listener.expired_channel.clone())) {
-            // A server that was restarted has forgotten the flags.
+            // A server that was restarted has lost the flags.
             match expiry::ensure_flags(&mut connection).await {
-                // What this server does not allow must not cost the events: the sweep is there.
+                // If this server forbids them, events still have to work. The sweep finds expired
+                // connections.
                 Err(error) if is_refusal(&error) => self.listener.flags_are_refused(),
                 done => done?,
             }
@@ -311,7 +317,7 @@ impl Shared {
     }
 }
 
-/// Whether the server knows no such command, or does not allow it to this user.
+/// Whether the server does not know the command, or forbids it to this user.
 pub fn is_refusal(error: &Error) -> bool {
     matches!(
         error.code,

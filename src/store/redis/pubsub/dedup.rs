@@ -1,5 +1,6 @@
-//! What has been heard lately, so that nothing is heard twice when a subscription goes from one server of
-//! a cluster to another: a message that the old one has handed over may still be on its way to the new one.
+//! Recently received messages. They prevent duplicates when a subscription moves from one server of
+//! a cluster to another: a message that the old server has delivered may still be on its way to the
+//! new one.
 
 use foldhash::{HashMap, fast::RandomState};
 use parking_lot::Mutex;
@@ -8,7 +9,7 @@ use std::{
     hash::{BuildHasher, Hash},
 };
 
-/// How many messages are remembered: more than are on their way between servers.
+/// Maximum number of messages that are remembered. More than are in transit between servers.
 const MAX_MESSAGES: usize = 4_096;
 
 #[derive(Default)]
@@ -19,15 +20,15 @@ pub struct MessageDedup {
 
 #[derive(Default)]
 struct Recent {
-    /// Hash of a message → the subscriber connection that heard it first.
+    /// Hash of a message → the subscriber connection that received it first.
     by: HashMap<u64, u64>,
     /// Oldest first.
     order: VecDeque<u64>,
 }
 
 impl MessageDedup {
-    /// Whether nobody else has heard the message. One server sends each once, so what a connection hears
-    /// again is another message.
+    /// Whether no other connection has received the message. One server sends each message once, so
+    /// an equal message on the same connection is a new one.
     pub fn is_new(&self, connection: u64, message: impl Hash) -> bool {
         let hash = self.hashing.hash_one(message);
         let mut recent = self.recent.lock();
@@ -54,7 +55,7 @@ mod tests {
         let dedup = MessageDedup::default();
         assert!(dedup.is_new(1, "a"));
         assert!(!dedup.is_new(2, "a"));
-        // Another one that says the same.
+        // Another message with the same content.
         assert!(dedup.is_new(1, "a"));
         assert!(dedup.is_new(2, "b"));
         assert!(!dedup.is_new(1, "b"));

@@ -1,5 +1,5 @@
-//! Telling of gaps. The handlers of `resync` read again what they follow, so they are called when calls
-//! work: the connection for calls is checked first, or made anew, and `state` has said so.
+//! Reports gaps. Handlers of `resync` read again what they follow, so `resync` is emitted only when
+//! calls work: the command connection is first checked or reconnected, and `state` is emitted.
 
 use crate::{
     failpoints::failpoint,
@@ -20,28 +20,28 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-/// On a cluster: for how long it is waited for a master to serve its slots again.
+/// On a cluster: maximum time to wait for a master to serve its slots again.
 const CLUSTER_TIMEOUT: Duration = Duration::from_millis(10_000);
 
-/// On a cluster: gaps that can be told of within this time are told of as one.
+/// On a cluster: gaps that are ready within this time are reported as one.
 const GATHER: Duration = Duration::from_millis(50);
 
 pub struct Gaps {
     listener: Arc<Listener>,
-    /// If there are several servers.
+    /// The cluster, if there are several servers.
     cluster: Option<Arc<Cluster>>,
     state: Mutex<State>,
-    /// There are more servers.
+    /// Notified when `State::new` has more servers.
     more: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    /// Servers on which messages were missed, of which nothing is told yet.
+    /// Servers on which messages were missed, for gaps that are not reported yet.
     servers: Vec<Arc<Server>>,
-    /// Those of them that are not looked at yet.
+    /// Those of them that `notify` has not taken yet.
     new: Vec<Arc<Server>>,
-    /// What is about to tell.
+    /// The task that will report them.
     notifying: Option<AbortHandle>,
     closed: bool,
 }
@@ -56,7 +56,8 @@ impl Gaps {
         })
     }
 
-    /// What came on these channels may have been missed. They are subscribed again, at `servers`.
+    /// Messages on these channels may have been missed. The channels are subscribed again, at
+    /// `servers`.
     pub fn missed<'a>(
         self: &Arc<Self>,
         channels: impl IntoIterator<Item = &'a Channel>,
@@ -80,7 +81,7 @@ impl Gaps {
         }
         let mut state = self.state.lock();
         for server in servers {
-            // What is not told yet is one gap with this one.
+            // Gaps that are not reported yet are merged with this one.
             if !state
                 .servers
                 .iter()
@@ -98,7 +99,8 @@ impl Gaps {
         }
     }
 
-    /// Tells of gaps, each as soon as its server takes calls: one that does not holds up no other.
+    /// Reports gaps, each as soon as its server accepts calls. A server that does not accept calls
+    /// does not delay the others.
     async fn notify(&self) {
         let mut waiting = FuturesUnordered::new();
         loop {
@@ -128,7 +130,8 @@ impl Gaps {
         }
     }
 
-    /// Resolves when the server takes calls; on a cluster, in any case after some time.
+    /// Resolves when the server accepts calls; on a cluster, after [`CLUSTER_TIMEOUT`] at the
+    /// latest.
     async fn ready(&self, server: Arc<Server>) {
         match &self.cluster {
             None => server.peers.calls_work().await,
@@ -140,7 +143,7 @@ impl Gaps {
                 let _ = timeout(CLUSTER_TIMEOUT, work).await;
             }
         }
-        // What is missed from here on is another gap.
+        // Messages that are missed from here on are another gap.
         let mut state = self.state.lock();
         state.servers.retain(|known| !Arc::ptr_eq(known, &server));
     }

@@ -1,4 +1,4 @@
-//! What comes in on subscriptions, and to whom it goes.
+//! Checks incoming messages and passes them to the sink.
 
 use crate::{
     failpoints::failpoint,
@@ -15,10 +15,11 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-/// Bytes that an event may have beside its state: ids (escaped at worst six-fold), numbers, names.
+/// Maximum bytes of an event beside its state: ids (escaped, at most six times as long), numbers,
+/// names.
 const EVENT_OVERHEAD: usize = 3 * 6 * 4096 + 1024;
 
-/// How deep an event nests the values in it, at most.
+/// Maximum depth at which an event nests values.
 const EVENT_DEPTH: usize = 3;
 
 pub struct Listener {
@@ -26,13 +27,13 @@ pub struct Listener {
     pub sink: Arc<dyn EventSink>,
     most_event_bytes: usize,
     most_metadata_event_bytes: usize,
-    /// How deep values in events may be nested: encoders that recurse have to get through them.
+    /// Maximum nesting depth of values in events, for encoders that recurse.
     max_depth: usize,
-    /// Where a server says which keys have expired.
+    /// The channel on which a server publishes expired keys.
     pub expired_channel: String,
-    /// Where the scripts tell this node of its claims on locks.
+    /// The channel on which scripts notify this node of changes of its claims on locks.
     pub wake_channel: String,
-    /// Whether the log says already that the flags cannot be set.
+    /// Whether the refusal of the flags was already logged.
     told_refusal: AtomicBool,
     dedup: MessageDedup,
 }
@@ -48,7 +49,7 @@ impl Listener {
         Listener {
             sink,
             most_event_bytes: limits.max_state_bytes.saturating_add(EVENT_OVERHEAD),
-            // An item is a little longer in an event than in a record: at worst by a third.
+            // An item is up to a third longer in an event than in a record.
             most_metadata_event_bytes: limits
                 .max_metadata_record_bytes
                 .saturating_mul(2)
@@ -62,7 +63,7 @@ impl Listener {
         }
     }
 
-    /// A server does not allow to be asked for notifications any more. Said once.
+    /// Logs, once, that a server no longer allows notifications to be enabled.
     pub fn flags_are_refused(&self) {
         if !self.told_refusal.swap(true, Ordering::Relaxed) {
             self.sink.log(
@@ -74,8 +75,8 @@ impl Listener {
         }
     }
 
-    /// Runs on the connection's task, in the order in which the server sent. `of_cluster`: the number of
-    /// that connection, if there are several.
+    /// Runs on the connection's task, in the order in which the server sent. `of_cluster`: the
+    /// number of that connection, if there are several.
     pub fn receive(&self, push: &PushInfo, of_cluster: Option<u64>) {
         let (is_pattern, channel, payload) = match (&push.kind, push.data.as_slice()) {
             (PushKind::Message | PushKind::SMessage, [channel, payload]) => {
@@ -99,7 +100,8 @@ impl Listener {
                 None => self.sink.malformed(),
             };
         }
-        // A message reaches all servers, a sharded one the replicas of its master, each in its time.
+        // On a cluster, a message reaches all servers, and a sharded message the replicas of its
+        // master, each at its own time.
         if let Some(connection) = of_cluster
             && !self
                 .dedup
@@ -114,7 +116,7 @@ impl Listener {
             self.sink.event(feed, payload);
             return;
         }
-        // Written by a node without this limit, or with another one.
+        // The event was written by a node without this limit, or with another one.
         match self.shallow(feed, payload) {
             Some(payload) => {
                 self.sink.unreadable_state();
@@ -124,7 +126,7 @@ impl Listener {
         }
     }
 
-    /// A presence event without its state, which is too deep; `None` for anything else that is.
+    /// A presence event without its state, which is nested too deeply; `None` for other events.
     fn shallow(&self, feed: Feed, payload: &str) -> Option<String> {
         let is_presence = matches!(feed, Feed::AllRooms | Feed::Room);
         let shallow = event::without_state(payload).filter(|_| is_presence)?;
@@ -132,7 +134,8 @@ impl Listener {
         (!too_deep).then_some(shallow)
     }
 
-    /// To which feed a message belongs; `None` if it is no event of the channel that it came on.
+    /// The feed of a message; `None` if the payload is not an event of the channel that it was
+    /// published on.
     fn feed(&self, is_pattern: bool, channel: &str, payload: &str) -> Option<Feed> {
         let fits = || payload.len() <= self.most_event_bytes;
         if self.keys.is_slot_events(channel) {

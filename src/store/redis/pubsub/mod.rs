@@ -1,6 +1,6 @@
-//! Subscriptions: one connection to a server (`connection.rs`), several to a cluster (`cluster.rs`), and what
-//! comes in on them (`listener.rs`), where `dedup.rs` sorts out what comes by two of them; `gaps.rs` tells
-//! of what may have been missed. `channel.rs` names the channels.
+//! Subscriptions: one connection to a server (`connection.rs`), or several to a cluster
+//! (`cluster.rs`). `listener.rs` checks messages, `dedup.rs` drops those that arrive on two
+//! connections, and `gaps.rs` reports missed messages. `channel.rs` names the channels.
 
 mod channel;
 mod cluster;
@@ -73,7 +73,7 @@ impl Subscriber {
         }
     }
 
-    /// Has the server tell of expirations, unless it forbids `CONFIG`.
+    /// Enables and subscribes to notifications of expirations, unless the server forbids it.
     pub async fn watch_expirations(&self) -> Result<Watch> {
         let flags = match &self.at {
             At::One(connection) => connection.ensure_flags().await,
