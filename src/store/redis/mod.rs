@@ -1,6 +1,6 @@
-//! The store on Redis, one server or a cluster. `open.rs` connects and puts `store.rs` together; `transport/`
-//! sends commands, `scripts/` calls scripts, `pubsub/` receives events. The capabilities are `presence/`,
-//! `expiry/`, `metadata/` and `locks/`.
+//! The store on Redis, on one server or a cluster. `open.rs` connects and constructs the store of
+//! `store.rs`. `transport/` sends commands, `scripts/` calls scripts, `pubsub/` receives events.
+//! The capabilities are `presence/`, `expiry/`, `metadata/` and `locks/`.
 
 mod expiry;
 mod locks;

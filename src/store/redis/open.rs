@@ -1,4 +1,4 @@
-//! How the store connects, to one server or to a cluster, and what it does on each fresh connection.
+//! Connects the store to one server or to a cluster, and prepares each new connection.
 
 use crate::{
     keys::{Keys, Layout},
@@ -55,7 +55,7 @@ const OLDEST_SERVER: (u32, u32) = (6, 2);
 /// The oldest server that has `SSUBSCRIBE`.
 const FIRST_WITH_SHARDED_EVENTS: (u32, u32) = (7, 0);
 
-/// How things are stored, where there is a choice.
+/// Options about how data are stored.
 #[derive(Debug, Default)]
 pub struct StorageOptions {
     pub states: StateOptions,
@@ -66,14 +66,14 @@ pub struct StorageOptions {
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum PubSub {
-    /// Sharded, if all masters can do it (Redis 7).
+    /// Sharded, if all masters support it (Redis 7).
     #[default]
     Auto,
     Sharded,
     Plain,
 }
 
-/// What a store is, wherever its servers are.
+/// What a store needs, on one server or on a cluster.
 pub struct Settings<'a> {
     pub keys: Keys,
     pub limits: &'a Limits,
@@ -82,13 +82,14 @@ pub struct Settings<'a> {
 }
 
 impl Settings<'_> {
-    /// What hears for the store. `wake_channel`: where it is told of its claims on locks.
+    /// The listener of the store. `wake_channel`: the channel for notifications about its claims on
+    /// locks.
     fn listener(&self, db: i64, wake_channel: &str) -> Listener {
         let (keys, sink) = (self.keys.clone(), self.sink.clone());
         Listener::new(db, keys, wake_channel, self.limits, sink)
     }
 
-    /// Puts the store together. Here, and nowhere else, the layout is chosen.
+    /// Constructs the store. The layout is chosen only here.
     fn into_store(
         self,
         commands: Commands,
@@ -146,7 +147,7 @@ impl Settings<'_> {
 }
 
 impl RedisStore {
-    /// Connects, or says why not.
+    /// Connects. Fails if the server or the cluster is not reachable or not usable.
     pub async fn open(
         target: Target,
         pubsub: PubSub,
@@ -195,13 +196,14 @@ impl RedisStore {
         let cluster = Arc::new(cluster);
         let listener = settings.listener(0, &wake);
         let subscriber = Subscriber::of_cluster(cluster.clone(), listener, settings.limits);
-        // A slot may come to a server between the check, refused with MOVED, and EXEC: then a state would be
-        // written unchecked. So patches are written by scripts.
+        // A slot may be migrated to a server between the check, which fails with MOVED, and EXEC.
+        // The transaction would then write a state unchecked. Patches are therefore written by
+        // scripts.
         let transactions = Arc::new(AtomicBool::new(false));
         Ok(settings.into_store(Commands::Cluster(cluster), subscriber, &wake, transactions))
     }
 
-    /// Connects in the background: one of several servers, of which some may be down.
+    /// Connects in the background, to one of several servers of which some may be down.
     pub fn begin(target: Target, settings: Settings<'_>) -> Result<RedisStore> {
         let Target::One { server, db } = target else {
             return Err(Error::invalid(
@@ -212,7 +214,8 @@ impl RedisStore {
         Ok(store(Link::begin(config)))
     }
 
-    /// What the link for commands needs, and what makes a store of it.
+    /// The configuration of the command link, and a function that constructs the store from the
+    /// link.
     fn parts(
         server: Arc<Server>,
         db: i64,
@@ -254,7 +257,7 @@ impl RedisStore {
     }
 }
 
-/// A key to ask RedisJSON about, if it is needed; it is never written.
+/// A key for probing RedisJSON, if it is needed. The key is never written.
 fn module_key(keys: &Keys, storage: &StorageOptions) -> Option<String> {
     (storage.metadata == MetadataStorage::Json).then(|| keys.channel_meta(&Channel::new("", "")))
 }
@@ -272,19 +275,19 @@ async fn can_shard(cluster: &Cluster) -> Result<bool> {
     Ok(true)
 }
 
-/// What a connection leads to.
+/// The kind of server that a connection leads to.
 enum Topology<'a> {
-    /// `key`: one that is never written.
+    /// `key` is a key that is never written.
     Alone {
         key: &'a str,
     },
     InCluster,
 }
 
-/// Checks the server's version, loads the scripts, and finds out whether transactions that a script
-/// lets through (`patch.rs`) work here: not where the user lacks the rights, or where a proxy does not
-/// know them; in a cluster nobody asks. All in one go; what is forbidden to the user, the first call
-/// that needs it says.
+/// Checks the server's version, loads the scripts, and probes whether transactions with a script as
+/// guard (`patch.rs`) work here. They do not if the user lacks permissions, or if a proxy does not
+/// support them. The probe is skipped in a cluster. All commands are sent at once. Missing
+/// permissions are not reported here but by the first call that needs them.
 async fn prepare(
     mut connection: MultiplexedConnection,
     layout: Layout,
@@ -297,7 +300,7 @@ async fn prepare(
     }
     if let Topology::Alone { key } = topology {
         let mut check = scripts::PATCH_CHECK.eval(2);
-        // Nothing is there: it refuses.
+        // There is no state, so the check must refuse.
         check.arg(key).arg(key).arg("").arg("").arg(&[0; 4]);
         pipeline.cmd("WATCH").arg(key);
         pipeline.add_command(check);
@@ -308,7 +311,7 @@ async fn prepare(
         .send_packed_commands(&pipeline, 0, pipeline.len())
         .await
         .map_err(|error| errors::request(&error))?;
-    // First: a server that is none of ours refuses the rest, too.
+    // Checked first, because an unsupported server also refuses the other commands.
     let info = answers.first().cloned();
     if let Some(Ok(info)) = info.map(redis::from_redis_value::<String>) {
         check_server(&info, &topology)?;

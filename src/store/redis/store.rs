@@ -1,4 +1,4 @@
-//! The store, as the capabilities see it: presence on one of the layouts, metadata, locks, subscriptions.
+//! The store on Redis: presence on one of the layouts, metadata, locks, subscriptions.
 
 use crate::{
     model::error::Result,
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 pub struct RedisStore {
     pub(super) scripts: Arc<ScriptClient>,
-    /// On the layout that was chosen when the store was opened.
+    /// For the layout that was chosen when the store was opened.
     pub(super) presence: Arc<dyn PresenceStore>,
     pub(super) metadata: Arc<Metadata>,
     pub(super) locks: Locks,

@@ -1,4 +1,4 @@
-//! The index of locks by the end of their leases: how it learns of a new end.
+//! The index of locks by the end of their leases, and how new ends are written to it.
 
 use crate::{
     keys::Keys,
@@ -16,7 +16,8 @@ pub(in crate::store::redis) trait Ends: Send + Sync {
     /// The key of the index, for scripts that write it.
     fn index_key(&self) -> Option<String>;
 
-    /// Calls a script that acquires or extends a lock for `ttl_ms`, and has the end indexed.
+    /// Calls a script that acquires or extends a lock for `ttl_ms`, and indexes the end of its
+    /// lease.
     fn call<'a>(
         &'a self,
         script: &'static Script,
@@ -25,7 +26,8 @@ pub(in crate::store::redis) trait Ends: Send + Sync {
         ttl_ms: u64,
     ) -> BoxFuture<'a, Result<Value>>;
 
-    /// `lock_settle.lua` has looked at locks: their leases end in so many ms.
+    /// Indexes the ends of leases that `lock_settle.lua` has returned: the remaining time of each
+    /// lock in ms.
     fn settled<'a>(&'a self, names: &'a [Arc<str>], left: &'a [Result<i64>]) -> BoxFuture<'a, ()>;
 }
 
@@ -59,9 +61,9 @@ impl Ends for InSameStep {
     }
 }
 
-/// The index lies in another slot than the lock: the node writes it with a call of its own, sent together
-/// with the lock's. If that call is lost, the next extension repeats it, and an entry that is overdue is
-/// looked at again.
+/// The index is in another slot than the lock. The node writes it with a separate call, sent
+/// together with the lock's call. If that call is lost, the next extension repeats it, and overdue
+/// entries are checked again.
 pub(in crate::store::redis) struct InOwnStep {
     pub keys: Keys,
     pub scripts: Arc<ScriptClient>,

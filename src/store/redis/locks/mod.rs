@@ -26,22 +26,23 @@ use futures_util::future::BoxFuture;
 use redis::{Cmd, RedisError};
 use std::{sync::Arc, time::Duration};
 
-/// Locks that one look at the index takes.
+/// Maximum number of locks that one read of the index returns.
 const MAX_DUE: usize = 256;
-/// How often a lock that others hold is revoked under another name than it had a moment ago.
+/// Maximum number of attempts to revoke a lock that was not written by Rollcall and whose owner
+/// changes in between.
 const MAX_OWNERS: usize = 16;
 
 /// The locks of a server or a cluster.
 pub(in crate::store::redis) struct Locks {
     pub keys: Keys,
     pub scripts: Arc<ScriptClient>,
-    /// The channel on which this node hears of its claims.
+    /// The channel on which this node is notified of changes of its claims.
     pub wake_channel: Box<str>,
     pub ends: Box<dyn Ends>,
 }
 
 impl Locks {
-    /// A call with all keys of a lock, and its name as the scripts want it.
+    /// A call with all keys of a lock, its name, and its name as JSON.
     fn lock_call(&self, script: &Script, name: &str) -> Cmd {
         let mut keys = vec![
             self.keys.lock(name),
@@ -122,7 +123,7 @@ impl Locks {
         })
     }
 
-    /// Not repeated by itself: the second answer would say that the claim does not hold the lock.
+    /// Not repeated: the second answer would say that the claim does not hold the lock.
     async fn do_lock_release(&self, claim: &Claim, token: FencingToken) -> Result<Holds> {
         let mut call = self.lock_call(&scripts::LOCK_RELEASE, &claim.name);
         call.arg(&*claim.proof)
@@ -316,7 +317,7 @@ impl LockStore for Locks {
     }
 }
 
-/// What the scripts tell a node: `turn <number>`, `lost <number>`.
+/// Parses a notification that the scripts publish for a node: `turn <number>` or `lost <number>`.
 pub(in crate::store::redis) fn parse_call(payload: &str) -> Option<LockCall> {
     let (what, number) = payload.split_once(' ')?;
     let number = number.parse().ok()?;

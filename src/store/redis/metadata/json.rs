@@ -1,5 +1,5 @@
-//! Channel metadata as RedisJSON documents (spec 9.4): `metadata_commit_json.lua`. Items that an update
-//! has changed are written by their paths; everything else replaces the document.
+//! Channel metadata as RedisJSON documents (spec 9.4): `metadata_commit_json.lua`. Items that an
+//! update has changed are written by path; other changes replace the document.
 
 use crate::{
     model::{
@@ -24,7 +24,7 @@ use crate::{
 use redis::{ErrorKind, ServerErrorKind, Value, aio::MultiplexedConnection};
 use std::sync::Arc;
 
-/// No document has this as its majorRevision: a commit on it only looks.
+/// No document has this majorRevision, so a commit based on it only reads.
 const NEVER: &str = "?";
 
 impl Metadata {
@@ -89,16 +89,16 @@ impl Metadata {
     }
 }
 
-/// Most items that are written one by one; from there on the document is replaced.
+/// Maximum number of items that are written by path. A change of more items replaces the document.
 const MAX_PATHS: usize = 64;
 
-/// The items to write by path, if that is possible: paths have no escapes, so keys that need some
-/// cannot be in one.
+/// The items to write by path, if that is possible. Paths have no escape sequences, so a key that
+/// needs one cannot be part of a path.
 fn by_path(write: &Write) -> Option<Vec<&Arc<Item>>> {
     let ChangedItems::Items(items) = &write.touched else {
         return None;
     };
-    // Of several changes of one item the last counts.
+    // The last of several changes of one item counts.
     let mut last: Vec<&Arc<Item>> = Vec::with_capacity(items.len());
     for item in items.iter().rev() {
         if !last.iter().any(|later| later.key == item.key) {
@@ -111,7 +111,7 @@ fn by_path(write: &Write) -> Option<Vec<&Arc<Item>>> {
     Some(last)
 }
 
-/// Fails with `UNSUPPORTED` on a server without RedisJSON. `key`: one that is never written.
+/// Fails with `UNSUPPORTED` on a server without RedisJSON. `key` is a key that is never written.
 pub(in crate::store::redis) async fn require_module(
     mut connection: MultiplexedConnection,
     key: &str,
@@ -122,7 +122,7 @@ pub(in crate::store::redis) async fn require_module(
     let Err(error) = answer.and_then(Value::extract_error) else {
         return Ok(());
     };
-    // In a cluster: the command is known, and the key is elsewhere.
+    // A redirection in a cluster: the command is known, and the key is on another server.
     if let ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask) = error.kind() {
         return Ok(());
     }

@@ -85,8 +85,8 @@ impl Metadata {
         call
     }
 
-    /// Only looking may be done twice; a change that was written already would be written again on top
-    /// of itself.
+    /// Only a check may be repeated. Repeating a write that was already done would apply the change
+    /// twice.
     pub(in crate::store::redis) async fn send_commit(
         &self,
         script: &Script,
@@ -102,8 +102,8 @@ impl Metadata {
     }
 }
 
-/// What both commit scripts are told of the record after the changes: its revision, how many items and
-/// events there are, and how long it lives.
+/// Adds what both commit scripts take about the record after the changes: its revision, the numbers
+/// of items and events, and its TTL.
 pub(in crate::store::redis) fn add_sums(call: &mut Cmd, write: Option<&Write>) {
     match write {
         None => call.arg(b"").arg(b"").arg(0).arg(b""),
@@ -119,7 +119,7 @@ pub(in crate::store::redis) fn add_sums(call: &mut Cmd, write: Option<&Write>) {
     };
 }
 
-/// The locks that have to be held, and the events, as both commit scripts take them.
+/// Adds the locks that must be held, and the events, in the form that both commit scripts take.
 pub(in crate::store::redis) fn add_checks(call: &mut Cmd, commit: &Commit<'_>) {
     for lock in commit.locks {
         call.arg(lock.actor.as_deref().unwrap_or_default());
@@ -169,7 +169,7 @@ fn read(reply: &mut Reply) -> Result<Committed, redis::RedisError> {
     })
 }
 
-/// The id of a document, which is what comes last; hashes have none.
+/// The id of a document, which is the last part of the reply. Hashes have none.
 fn id(reply: &mut Reply) -> Result<Vec<u8>, redis::RedisError> {
     match reply.left() {
         0 => Ok(Vec::new()),
@@ -177,7 +177,7 @@ fn id(reply: &mut Reply) -> Result<Vec<u8>, redis::RedisError> {
     }
 }
 
-/// A key of another type is not the fault of the whole layout: the message names the channel.
+/// A key of another type only affects this channel, so the message names it.
 fn of_channel(channel: &Channel) -> impl Fn(Error) -> Error {
     move |mut error| {
         if error.code == Code::CorruptData {

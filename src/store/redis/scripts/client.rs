@@ -1,4 +1,5 @@
-//! Calls of scripts. A server that has lost a script gets its text with the call.
+//! Calls of scripts. If a server does not know a script, the call is repeated with the script's
+//! text.
 
 use super::Script;
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
 };
 use redis::{Cmd, Value};
 
-/// The connections of a store, as its capabilities use them: for calls of scripts and for commands.
+/// The connections of a store, for calls of scripts and for commands.
 pub struct ScriptClient {
     pub commands: Commands,
 }
@@ -22,8 +23,8 @@ impl ScriptClient {
         ScriptClient { commands }
     }
 
-    /// Calls a script. `NOSCRIPT` means that nothing ran, so the second call, with the text, is always
-    /// harmless.
+    /// Calls a script. `NOSCRIPT` means that nothing ran, so the second call, with the text, is
+    /// always safe.
     pub async fn call(&self, script: &Script, call: &Cmd, repeat: Repeat) -> Result<Value> {
         match self.commands.call(call, repeat).await? {
             Ok(value) => Ok(value),

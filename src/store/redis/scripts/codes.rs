@@ -1,4 +1,5 @@
-//! What the scripts answer with: for each script a table of its codes, held to it by a test.
+//! The result codes of the scripts: one table for each script. A test compares them with the
+//! scripts.
 
 /// Codes of `location_claim.lua`.
 pub mod location_claim {
@@ -117,8 +118,8 @@ mod tests {
     use crate::store::redis::scripts::{Source, embedded};
     use std::collections::BTreeMap;
 
-    /// `local NAME = 1` at the start of a line, as the scripts declare their codes. Other constants
-    /// begin with MAX_.
+    /// The constants that a script declares as `local NAME = 1` at the start of a line, except
+    /// those that begin with MAX_.
     fn codes_in(source: Source) -> BTreeMap<String, i64> {
         source
             .text
@@ -136,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_codes_are_those_of_the_scripts() {
-        // Scripts that answer alike, and their codes.
+        // Scripts with the same codes, and their codes.
         let known = [
             (
                 &["lua/slotted/location_claim.lua"][..],

@@ -1,5 +1,5 @@
-//! The Lua scripts (`lua/`, flattened by `build.rs`): how they are called, and how their replies are
-//! read. `codes.rs`: what they answer with.
+//! The Lua scripts (`lua/`, flattened by `build.rs`): calling them, and reading their replies.
+//! `codes.rs` has their result codes.
 
 mod client;
 mod codes;
@@ -47,22 +47,22 @@ impl Script {
         }
     }
 
-    /// `EVALSHA`, to be followed by keys and arguments.
+    /// `EVALSHA`, without keys and arguments.
     pub fn call(&self, keys: usize) -> Cmd {
         let mut cmd = redis::cmd("EVALSHA");
         cmd.arg(&self.sha).arg(keys);
         cmd
     }
 
-    /// The same with its keys.
+    /// The same with keys.
     pub fn call_with(&self, keys: &[String]) -> Cmd {
         let mut cmd = self.call(keys.len());
         cmd.arg(keys);
         cmd
     }
 
-    /// `EVAL`, to be followed by keys and arguments: for where a server that has lost the script must
-    /// not go on without it.
+    /// `EVAL`, without keys and arguments. For use in a transaction, which must not continue
+    /// without the script if the server does not know it.
     pub fn eval(&self, keys: usize) -> Cmd {
         let mut cmd = redis::cmd("EVAL");
         cmd.arg(&self.bare).arg(keys);
@@ -75,7 +75,7 @@ impl Script {
         cmd
     }
 
-    /// The same call as `EVAL`, for a server that has lost the script.
+    /// The same call as `EVAL`, for a server that does not know the script.
     pub fn with_text(&self, call: &Cmd) -> Cmd {
         let mut cmd = redis::cmd("EVAL");
         cmd.arg(self.source.text);
@@ -163,7 +163,7 @@ pub fn of_layout(layout: Layout) -> Vec<&'static Script> {
     scripts
 }
 
-/// Reads a script's whole reply; one that is of another form is an error like what the server says.
+/// Reads a script's whole reply. A reply of unexpected form becomes an error.
 pub fn read<T>(
     value: Value,
     with: impl FnOnce(&mut Reply) -> Result<T, RedisError>,
@@ -173,8 +173,8 @@ pub fn read<T>(
         .map_err(|error| errors::request(&error))
 }
 
-/// A place in what a script was given. `Err`: it was given back as `-1 - place`, which says something else
-/// of it.
+/// Decodes an index into a script's arguments. `Err`: the script returned it as `-1 - index`, which
+/// has another meaning.
 pub fn place(index: i64) -> Result<usize, usize> {
     usize::try_from(index).map_err(|_| !index as usize)
 }
@@ -190,12 +190,12 @@ impl Reply {
         }
     }
 
-    /// All that is left, integers.
+    /// All remaining parts, as integers.
     pub fn integers(&mut self) -> Result<Vec<i64>, RedisError> {
         (0..self.left()).map(|_| self.integer()).collect()
     }
 
-    /// Pairs, in whatever form the server gives them: as one list.
+    /// Reads pairs as one flat list, in any form that the server may use (array or map).
     pub fn flat(value: Value) -> Result<Self, RedisError> {
         let parts = match value.extract_error()? {
             Value::Nil => Vec::new(),
@@ -212,7 +212,7 @@ impl Reply {
         Ok(Reply(parts.into_iter()))
     }
 
-    /// How many parts are left.
+    /// The number of remaining parts.
     pub fn left(&self) -> usize {
         self.0.len()
     }
@@ -222,7 +222,8 @@ impl Reply {
             Value::Int(n) => Ok(n),
             Value::BulkString(digits) => std::str::from_utf8(&digits)
                 .ok()
-                // TypeScript nodes write whole numbers; be lenient about `1.7e12` and `1.0`.
+                // Legacy nodes write whole numbers. Other forms such as `1.7e12` and `1.0` are
+                // accepted.
                 .and_then(|text| {
                     text.parse::<i64>()
                         .ok()
@@ -246,7 +247,7 @@ impl Reply {
         }
     }
 
-    /// Text; bytes that are no UTF-8 (written by somebody else) are replaced.
+    /// Text. Invalid UTF-8 (written by other software) is replaced.
     pub fn text(&mut self) -> Result<String, RedisError> {
         self.bytes().map(|bytes| match String::from_utf8(bytes) {
             Ok(text) => text,
