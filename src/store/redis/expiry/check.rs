@@ -1,5 +1,6 @@
-//! Checks: every room of a shard is looked at, whether its indices fit together; and, where there is reason
-//! to, whether its users know of it. What does not is left to `repair.rs`.
+//! Checks of a shard: whether the indices of each of its rooms agree and, if something may have
+//! been lost, whether its users' indices agree with them. Rooms whose indices differ are repaired
+//! (`repair.rs`).
 
 use super::integers;
 use crate::{
@@ -20,20 +21,22 @@ use crate::{
 use redis::Pipeline;
 use std::collections::BTreeMap;
 
-/// Rooms whose users are asked together.
+/// Number of rooms whose users are checked together.
 const ROOMS_ASKED: usize = 64;
 
-/// A page of a room's `conn_meta`: the index of the room, then connections and what is kept of them in turn.
+/// A page of a room's `conn_meta`: the index of the room, then connection ids and their metadata
+/// alternately.
 type PageOf = (usize, Vec<String>);
 
-/// Scores from here on are those of marks (`lua/include/marks.lua`).
+/// Scores from here on belong to marks, not to rooms (`lua/include/marks.lua`).
 const MARKS: f64 = 4_503_599_627_370_496.0;
 
-/// Of so many checks of a shard one asks the users without any reason to.
+/// One of this many checks of a shard checks the users' indices without a reason.
 pub(super) const USERS_EVERY: u64 = 4;
 
 impl V1 {
-    /// Checks every room of a shard, and repairs those that need it. `users`: asks users in any case.
+    /// Checks every room of a shard, and repairs those that need it. `users`: check the users'
+    /// indices in any case.
     pub(super) async fn check_shard(
         &self,
         shard: usize,
@@ -52,7 +55,7 @@ impl V1 {
                 .commands
                 .scan("ZSCAN", shard_key, &cursor)
                 .await?;
-            // ZSCAN gives members and scores in turn; some are marks.
+            // ZSCAN returns members and scores alternately. Some of the members are marks.
             let rooms: Vec<&String> = members
                 .chunks_exact(2)
                 .filter(|entry| entry[1].parse().is_ok_and(|score: f64| score < MARKS))
@@ -74,7 +77,7 @@ impl V1 {
         Ok(())
     }
 
-    /// `None` if the server does not say.
+    /// `None` if the server does not return the values.
     async fn fingerprint(&self) -> Option<ServerFingerprint> {
         let info = redis::cmd("INFO").arg("stats").to_owned();
         let info = self
@@ -91,7 +94,7 @@ impl V1 {
         })
     }
 
-    /// Those of the rooms whose keys do not fit together.
+    /// Returns the rooms whose keys do not agree.
     async fn differing<'a>(&self, rooms: &[&'a String], users: bool) -> Result<Vec<&'a String>> {
         if failpoint!(Checks) {
             return Ok(Vec::new());
@@ -127,8 +130,8 @@ impl V1 {
         Ok(differing.map(|(room, _)| *room).collect())
     }
 
-    /// Whether the users of the rooms' connections know of them, and are known as members, of all rooms
-    /// together. Marks the rooms where that is not so.
+    /// Checks that the users' indices contain the rooms' connections, and that the rooms' members
+    /// contain the users. Sets `differ` for rooms where that is not so.
     async fn ask_users(
         &self,
         rooms: &[&String],
@@ -153,7 +156,7 @@ impl V1 {
             let mut asks = Vec::new();
             let mut more = Vec::new();
             for ((at, _), answer) in open.into_iter().zip(pages) {
-                // What cannot be read, repair has the same error for.
+                // If a page cannot be read, repair fails with the same error and reports it.
                 let Ok((next, entries)) = scan::page(answer) else {
                     differ[at] = true;
                     continue;
@@ -190,7 +193,7 @@ impl V1 {
         Ok(())
     }
 
-    /// Asks for the users of pages of `conn_meta`, each with the index of its room.
+    /// The call that checks the users of pages of `conn_meta`.
     fn users_call(&self, rooms: &[&String], keys: &[RoomKeys], pages: &[PageOf]) -> redis::Cmd {
         let of_users: Vec<_> = pages.iter().map(|(_, entries)| by_user(entries)).collect();
         let count: usize = of_users.iter().map(BTreeMap::len).sum();
@@ -212,7 +215,7 @@ impl V1 {
     }
 }
 
-/// The users of a page of `conn_meta`, with their connections.
+/// The users on a page of `conn_meta`, with their connections.
 fn by_user(entries: &[String]) -> BTreeMap<String, Vec<&str>> {
     let mut of_users: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for entry in entries.chunks_exact(2) {

@@ -1,32 +1,32 @@
-//! What a server's users' indices may have lost since a shard was checked: evicted keys, and writes before a
-//! failover.
+//! Detects events that may have damaged the users' indices on a server since a shard was checked:
+//! evicted keys, and writes lost in a failover.
 
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 
-/// What users' indices may have suffered from: a server that evicts takes single keys, and joins fill them
-/// again in part; another one has perhaps not seen the last writes.
+/// Values that change when users' indices may have been damaged. A server that evicts removes
+/// single keys, which later joins fill in part. A server after a failover may lack the last writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ServerFingerprint {
     /// Keys that the server has evicted.
     pub evicted: u64,
-    /// Connections that this node has made to it.
+    /// Number of connections that this node has made to the server.
     pub connections: u64,
 }
 
-/// What this node knows of its checks.
+/// What this node knows of its own checks.
 #[derive(Default)]
 pub(in crate::store::redis) struct Checks {
     first: OnceCell<ServerFingerprint>,
-    /// For each shard, as of when its users were asked last.
+    /// For each shard, the fingerprint when its users were last checked.
     shards: Mutex<HashMap<usize, ServerFingerprint>>,
 }
 
 impl Checks {
-    /// Whether anything has happened since the users of a shard were asked.
+    /// Whether the fingerprint has changed since the users of a shard were checked.
     pub(super) fn is_suspected(&self, shard: usize, now: ServerFingerprint) -> bool {
-        // What was before this node is for others to find, or in its time.
+        // Earlier changes are found by other nodes, or by the periodic check of all users.
         let first = self.first.get_or_init(|| ServerFingerprint {
             connections: 1,
             ..now

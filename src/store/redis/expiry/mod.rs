@@ -1,5 +1,6 @@
-//! Expiry on Redis: passes of the reaper on each layout (`v1.rs`, `slotted.rs`), checks of whether the indices
-//! of rooms agree (`check.rs`), repairs (`repair.rs`), and keyspace notifications (`watch.rs`).
+//! Expiry on Redis: the reaper's passes on each layout (`v1.rs`, `slotted.rs`), checks of whether
+//! the indices of rooms agree (`check.rs`), repairs (`repair.rs`), and keyspace notifications
+//! (`watch.rs`).
 
 mod check;
 mod fingerprint;
@@ -27,22 +28,23 @@ use crate::{
 };
 use redis::{Cmd, Value};
 
-// These bound how long one script holds the server: 1 to 2 ms each.
-/// Connections of one room that one script looks at.
+// These limits bound how long one script blocks the server: 1 to 2 ms each.
+/// Maximum number of connections of one room in one script call.
 pub(in crate::store::redis) const CONNECTIONS_AT_A_TIME: usize = 32;
-/// Rooms that one script looks at. The first rooms of a call cost most on a server that has slept: 448 live
-/// rooms a second took 6.4 µs each in calls of 224, 3.9 µs in calls of 450. The shorter script is worth
-/// that millisecond a second: 512 rooms took more than 5 ms on a machine that shares its processors.
+/// Maximum number of rooms in one script call. The first rooms of a call cost most on a server that
+/// was idle: with 448 live rooms a second, a room took 6.4 µs in calls of 224 rooms, and 3.9 µs in
+/// calls of 450. The shorter script is worth that millisecond a second: calls of 512 rooms took more
+/// than 5 ms on a machine that shares its processors.
 pub(in crate::store::redis) const ROOMS_AT_A_TIME: usize = 256;
 
-/// A connection as a room's indices know it.
+/// A connection in the indices of a room.
 pub(in crate::store::redis) struct Candidate {
     pub conn: String,
     /// Raw `conn_meta`; empty if missing.
     pub meta: Vec<u8>,
 }
 
-/// Counts a room whose data cannot be used. Fails only where the server could not be asked.
+/// Counts a room whose data cannot be used. Fails only if the server did not answer.
 pub(in crate::store::redis) fn skip_corrupt(
     sweep: &mut Sweep,
     of_a_room: Result<()>,
@@ -56,23 +58,24 @@ pub(in crate::store::redis) fn skip_corrupt(
     }
 }
 
-/// The same where rooms are on different servers: one that cannot be asked is remembered, and the other
-/// rooms are processed.
+/// As `skip_corrupt`, for rooms that are on different servers. The error of a server that did not
+/// answer is saved, and the other rooms are processed.
 pub(in crate::store::redis) fn skip_corrupt_part(sweep: &mut Sweep, of_a_part: Result<()>) {
     if let Err(error) = skip_corrupt(sweep, of_a_part) {
         sweep.fail(error);
     }
 }
 
-/// What `reap.lua` did in a room.
+/// The result of `reap.lua` in a room.
 pub(in crate::store::redis) struct Reaped {
-    /// Connections that it removed.
+    /// Number of connections removed.
     pub removed: u64,
-    /// Connections that were last heard of in the future by the server's clock, which has gone back.
+    /// Number of connections whose last heartbeat is in the future, because the server's clock was
+    /// set back.
     pub rescored: u64,
 }
 
-/// Takes in what `reap.lua` did in a room; `None` if the room's data cannot be used.
+/// Adds the result of `reap.lua` in a room to the pass; `None` if the room's data cannot be used.
 pub(in crate::store::redis) fn reaped(
     sweep: &mut Sweep,
     answer: Result<Value>,
@@ -115,16 +118,16 @@ pub(in crate::store::redis) fn integers(value: Value) -> Result<Vec<i64>> {
     scripts::read(value, Reply::integers)
 }
 
-/// What a look at a room has found.
+/// The result of inspecting a room.
 pub(in crate::store::redis) struct Look {
     pub state: i64,
-    /// In how many ms anything in it can be due; -1: nobody is there.
+    /// Time in ms until a connection in it can be due; -1 if the room is empty.
     pub wait: i64,
     pub candidates: Vec<Candidate>,
 }
 
 impl Rooms {
-    /// Looks at rooms that may be due.
+    /// Inspects rooms that may be due.
     pub(in crate::store::redis) async fn inspect(
         &self,
         rooms: &[&str],
@@ -147,7 +150,7 @@ impl Rooms {
         looks.into_iter().map(read).collect()
     }
 
-    /// Removes those of rooms' candidates that are dead. `None` for a room that could not be processed.
+    /// Removes the candidates that are dead. `None` for a room that could not be processed.
     pub(in crate::store::redis) async fn reap<'a>(
         &self,
         reaps: &[(&'a str, Vec<Candidate>)],
@@ -193,7 +196,7 @@ impl Rooms {
         call
     }
 
-    /// A room's keys, as `reap.lua` and `repair.lua` take them.
+    /// The keys of a room, in the order in which `reap.lua` and `repair.lua` take them.
     fn room_keys(&self, room: &str) -> Vec<String> {
         let own = self.keys.room(room);
         let mut keys = vec![
@@ -214,7 +217,7 @@ impl Rooms {
     }
 }
 
-/// A user id as JSON string; empty if nobody knows the user.
+/// A user id as JSON string; empty if the user is unknown.
 fn user_json(user: &str) -> String {
     if user.is_empty() {
         String::new()

@@ -1,5 +1,5 @@
-//! Repairs: rooms that only other nodes wrote are taken into the due index (spec 6.5), and rooms
-//! whose indices do not agree with each other are made to agree with the hashes.
+//! Repairs. Rooms that only legacy nodes have written get an entry in the due index (spec 6.5).
+//! Rooms whose indices do not agree are corrected from the connections' hashes.
 
 use super::{CONNECTIONS_AT_A_TIME, Candidate, integers, skip_corrupt, user_json};
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 use redis::{Pipeline, Value};
 use std::collections::BTreeSet;
 
-/// A connection as repair sees it: by its hash, or by what is left of it.
+/// A connection to repair, as its hash describes it, or its `conn_meta` if there is no hash.
 struct Found {
     candidate: Candidate,
     user: String,
@@ -29,8 +29,7 @@ struct Found {
 }
 
 impl Rooms {
-    /// [`Rooms::repair`]; a room that cannot be repaired is counted, and keeps no other from
-    /// being looked at.
+    /// [`Rooms::repair`]. A room that cannot be repaired is counted, and the check continues.
     pub(super) async fn try_repair(
         &self,
         room: &str,
@@ -44,7 +43,7 @@ impl Rooms {
         skip_corrupt(sweep, done)
     }
 
-    /// Looks at every connection of a room that any of its indices knows.
+    /// Repairs every connection that any index of the room contains.
     pub(in crate::store::redis) async fn repair(
         &self,
         room: &str,
@@ -86,12 +85,12 @@ impl Rooms {
             let found = self.look_at(room, page).await?;
             self.repair_page(room, &found, &[], ttl_ms, sweep).await?;
         }
-        // Members last, when the connections are right.
+        // Members are repaired last, when the connections are correct.
         for page in members.chunks(CONNECTIONS_AT_A_TIME) {
             self.repair_page(room, &[], page, ttl_ms, sweep).await?;
         }
         if conns.is_empty() && members.is_empty() {
-            // Nobody is there: the script takes the room out of the global indices.
+            // The room is empty, so the script removes it from the global indices.
             self.repair_page(room, &[], &[], ttl_ms, sweep).await?;
         }
         Ok(())

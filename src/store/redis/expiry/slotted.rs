@@ -1,5 +1,6 @@
-//! The reaper on the layout `slotted`: the same passes as on `v1`, but the due index and the rooms lie
-//! in different slots, so what is due is taken, looked at and moved in steps of their own.
+//! The reaper on the layout `slotted`. It makes the same passes as on `v1`. The due index and the
+//! rooms are in different slots, so due rooms are claimed, inspected and rescheduled in separate
+//! steps.
 
 use crate::{
     failpoints::crash_point,
@@ -24,11 +25,11 @@ use crate::{
 use redis::Value;
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
-/// Steps after which a pass ends although more is due; the next pass goes on.
+/// Maximum number of steps of a pass. If more is due, the next pass continues.
 const MAX_STEPS: usize = 1_000;
-/// Of how many checks of a shard one is thorough.
+/// One of this many checks of a shard is thorough.
 const THOROUGH_EVERY: u64 = 20;
-/// Keys that one step of a scan of a server looks at.
+/// Number of keys in one step of a SCAN.
 const SCAN_PAGE: usize = 1_000;
 
 impl Slotted {
@@ -53,7 +54,7 @@ impl Slotted {
             let mut first = None;
             let mut more = false;
             let mut answered = true;
-            // What is lost with an answer comes due again by itself.
+            // If an answer is lost, the rooms in it become due again when their claims end.
             for (shard, answer) in self
                 .rooms
                 .scripts
@@ -66,7 +67,7 @@ impl Slotted {
                     Ok(taken) => taken,
                     Err(error) => {
                         skip_corrupt_part(&mut sweep, Err(error));
-                        // Whether it has rooms is not known.
+                        // It is unknown whether the shard has rooms.
                         answered = false;
                         continue;
                     }
@@ -83,7 +84,7 @@ impl Slotted {
                     }
                 }
             }
-            // Without any entry there is no shard whose turn it could be.
+            // Without any entry, there is no shard whose check could trigger an adoption.
             sweep.unindexed = answered && first.is_none();
             sweep.rooms += due.len() as u64;
             for rooms in due.chunks(ROOMS_AT_A_TIME) {
@@ -106,7 +107,7 @@ impl Slotted {
         sweep
     }
 
-    /// Looks at rooms, removes what is dead, and notes when they are due again.
+    /// Inspects rooms, removes dead connections, and reschedules the rooms in the due index.
     async fn process_due_rooms(&self, rooms: &[String], ttl_ms: u64, sweep: &mut Sweep) {
         let mut open: Vec<&str> = rooms.iter().map(String::as_str).collect();
         let mut later = Vec::with_capacity(rooms.len());
@@ -147,7 +148,8 @@ impl Slotted {
                             if settled {
                                 again.push(*room);
                             } else if state == room_inspect::UNSETTLED {
-                                // The notes stay until the server that they are about is back.
+                                // The outbox keeps its entries until the server that they concern
+                                // is back.
                                 later.push((*room, look.wait.clamp(1, ttl)));
                             } else {
                                 later.push((*room, look.wait));
@@ -166,13 +168,14 @@ impl Slotted {
                 if removed > 0 {
                     crash_point!(Reaped);
                 }
-                // The room has announced it. Where this fails, the notes stay.
+                // The room has published the events. If applying the outbox fails, it keeps its
+                // entries.
                 let settled = self.apply_outbox(room).await;
                 skip_corrupt_part(sweep, settled.map(drop));
                 if removed + rescored > 0 {
                     again.push(room);
                 } else {
-                    // They live longer than our ttl, by their own nodes' word.
+                    // By their own nodes' TTL, the connections live longer than this node's TTL.
                     later.push((room, (ttl / 4).max(1)));
                 }
             }
@@ -187,7 +190,7 @@ impl Slotted {
         skip_corrupt_part(sweep, moved.map(drop));
     }
 
-    /// Makes all indices of a room agree with the hashes of its connections.
+    /// Corrects all indices of a room from the hashes of its connections.
     async fn reindex(&self, room: &str, ttl_ms: u64, sweep: &mut Sweep) -> Result<Settled> {
         self.rooms.repair(room, ttl_ms, sweep).await?;
         crash_point!(Repaired);
@@ -208,7 +211,8 @@ impl Slotted {
                 .commands
                 .scan("ZSCAN", shard, &cursor)
                 .await?;
-            // ZSCAN gives members and scores in turn; the empty one is the shard's own entry.
+            // ZSCAN returns members and scores alternately. The empty member is the shard's own
+            // entry.
             let rooms: Vec<&str> = members
                 .iter()
                 .step_by(2)
@@ -259,11 +263,11 @@ impl Slotted {
         Ok(())
     }
 
-    /// Scans the servers for rooms that have no entry in the due index.
+    /// Scans the servers for rooms without an entry in the due index.
     pub(in crate::store::redis) async fn do_adopt(&self, ttl_ms: u64) -> Sweep {
         let mut sweep = Sweep::default();
         for server in self.rooms.scripts.commands.servers() {
-            // One that is away is scanned with the next check.
+            // An unreachable server is scanned by the next check.
             if server.is_live() {
                 let adopted = self.adopt_from(&server, ttl_ms, &mut sweep).await;
                 skip_corrupt_part(&mut sweep, adopted);
@@ -330,7 +334,7 @@ impl Slotted {
     }
 }
 
-/// How many rooms a shard has, and those that were taken.
+/// The number of rooms in a shard, and the claimed rooms.
 fn read_taken(value: Value) -> Result<(i64, Vec<String>)> {
     scripts::read(value, |reply| {
         let rooms = reply.integer()?;

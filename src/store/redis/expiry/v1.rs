@@ -1,5 +1,6 @@
-//! The sweep: `sweep_due.lua` gives rooms that are due, `sweep_rooms.lua` takes those in which
-//! something may be dead, `room_inspect.lua` reads what, and `reap.lua` removes what is.
+//! The sweep on the layout `v1`: `sweep_due.lua` returns due rooms, `sweep_rooms.lua` selects those
+//! that may have dead connections, `room_inspect.lua` reads the candidates, and `reap.lua` removes
+//! the dead ones.
 
 use crate::{
     model::{error::Result, presence::Sweep},
@@ -18,23 +19,23 @@ use crate::{
 };
 use redis::{Cmd, Pipeline, RedisError, Value};
 use std::collections::BTreeMap;
-/// Steps after which a pass ends although more is due; the next pass goes on.
+/// Maximum number of steps of a pass. If more is due, the next pass continues.
 const MAX_STEPS: usize = 1_000;
 
-/// What `sweep_due.lua` answers.
+/// The reply of `sweep_due.lua`.
 enum Answer {
-    /// Another node has made a pass, which serves for so many ms more.
+    /// Another node has made a pass, which covers all nodes for this many more ms.
     Taken(u64),
     Due(Due),
 }
 
-/// Rooms to be looked at: shards (by number) and rooms of them.
+/// Rooms to inspect: shard numbers, and rooms of each shard.
 type Rooms = Vec<(usize, Vec<String>)>;
 
-/// What a pass is to look at.
+/// The work of a pass.
 struct Due {
     rooms: Rooms,
-    /// When the pass before was, and when this one is, by Redis's clock in ms.
+    /// Times of the previous pass and of this one, by the server's clock in ms.
     before: u64,
     now: u64,
     unindexed: bool,
@@ -45,8 +46,9 @@ impl Due {
         self.rooms.iter().map(|(_, rooms)| rooms.len()).sum()
     }
 
-    /// Shards whose turn to be checked has come since the pass before: one after the other, all
-    /// within `check_ms`, whoever makes the passes; and whether their users are to be asked in any case.
+    /// The shards whose turn to be checked has come since the previous pass. All shards are checked
+    /// once within `check_ms`, whichever nodes make the passes. The second value says whether the
+    /// users are checked in any case.
     fn to_be_checked(
         &self,
         check_ms: u64,
@@ -85,8 +87,9 @@ impl V1 {
                     .check_shard(shard, users, &shards[shard], settings.ttl_ms, &mut sweep)
                     .await;
                 skip_corrupt(&mut sweep, checked)?;
-                // Numbers of rooms can agree by chance: a room that one of our nodes made was ended
-                // by another kind of node, which also made one.
+                // Adoption also runs here, because equal numbers of active and indexed rooms can be
+                // a coincidence: a legacy node may have ended an indexed room and created another
+                // one.
                 if shard == 0 {
                     sweep += self.do_adopt(settings.ttl_ms).await?;
                 }
@@ -94,7 +97,7 @@ impl V1 {
             if due.len() < ROOMS_AT_A_TIME {
                 break;
             }
-            // The pass goes on.
+            // The pass continues.
             serves_ms = 0;
         }
         Ok(sweep)
@@ -113,7 +116,7 @@ impl V1 {
             .arg(ROOMS_AT_A_TIME)
             .arg(serves_ms)
             .arg(settings.claim_ms);
-        // A pass that is lost with the answer is made up for by the next.
+        // If the answer is lost, the next pass makes up for this one.
         let value = self
             .rooms
             .scripts
@@ -144,7 +147,7 @@ impl V1 {
         })
     }
 
-    /// Looks at rooms that are due, and at what may be dead in them.
+    /// Inspects due rooms and their candidates.
     async fn look(
         &self,
         shards: &[String],
@@ -179,7 +182,7 @@ impl V1 {
             }
         }
         self.reap(with_candidates, settings.ttl_ms, sweep).await;
-        // There is one server: what it did not answer, it will not answer next.
+        // There is only one server, so after a failure the next calls would fail too.
         sweep.failure.take().map_or(Ok(()), Err)
     }
 
@@ -203,7 +206,8 @@ impl V1 {
         call
     }
 
-    /// Removes what is dead in rooms, all rooms at a time, a bounded number of connections each.
+    /// Removes dead connections from rooms: all rooms at a time, and a bounded number of
+    /// connections of each.
     async fn reap(&self, mut rooms: Vec<&str>, ttl_ms: u64, sweep: &mut Sweep) {
         while !rooms.is_empty() {
             let looks = self.rooms.inspect(&rooms, ttl_ms).await;
@@ -216,7 +220,7 @@ impl V1 {
                 });
                 skip_corrupt_part(sweep, look);
             }
-            // A page of which nothing was dead is left to the entry's new time.
+            // If no connection of a page was dead, the room is left to the new time of its entry.
             let done = self.rooms.reap(&reaps, ttl_ms, sweep).await;
             let full = reaps
                 .iter()
@@ -231,7 +235,7 @@ impl V1 {
         }
     }
 
-    /// Rooms that are active but have no entry in the due index are looked at in full, and get one.
+    /// Repairs rooms that are active but have no entry in the due index, which adds the entry.
     pub(in crate::store::redis) async fn do_adopt(&self, ttl_ms: u64) -> Result<Sweep> {
         let mut sweep = Sweep::default();
         let active = self.rooms.keys.active_rooms();
@@ -244,7 +248,7 @@ impl V1 {
                 .scan("SSCAN", &active, &cursor)
                 .await
             {
-                // Of another type: the rooms that have an entry are processed as ever.
+                // The key has another type. Rooms that have an entry are still processed.
                 Err(error) if errors::is_of_one_key(&error) => {
                     sweep.corrupt += 1;
                     return Ok(sweep);
@@ -262,7 +266,7 @@ impl V1 {
         }
     }
 
-    /// Those of some rooms that the due index does not have.
+    /// The rooms that have no entry in the due index.
     async fn without_entry(&self, rooms: Vec<String>) -> Result<Vec<String>> {
         let mut by_shard: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for room in rooms {
@@ -288,7 +292,7 @@ impl V1 {
                 .and_then(|answer| Ok(redis::from_redis_value::<Vec<Value>>(answer)?))
                 .map_err(|error| errors::request(&error));
             let scores = match scores {
-                // Rooms of a shard that is none cannot be taken in; those of others can.
+                // A shard whose key has another type cannot take entries. Other shards can.
                 Err(error) if errors::is_of_one_key(&error) => continue,
                 scores => scores?,
             };

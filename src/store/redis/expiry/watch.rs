@@ -1,15 +1,15 @@
-//! Keyspace notifications: the server is asked to publish expirations, without touching the flags
-//! that others have set.
+//! Keyspace notifications: enables notifications of expirations, and keeps the flags that are
+//! already set.
 
 use crate::{model::error::Result, store::redis::transport::errors};
 use redis::{Value, aio::MultiplexedConnection};
 
-/// The channel on which a server says which key of a database has expired.
+/// The channel on which a server publishes the expired keys of a database.
 pub fn expired_channel(db: i64) -> String {
     format!("__keyevent@{db}__:expired")
 }
 
-/// Sets the flags for expirations beside those that are set. Fails if the server forbids `CONFIG`.
+/// Adds the flags for expirations to those that are set. Fails if the server forbids `CONFIG`.
 pub async fn ensure_flags(connection: &mut MultiplexedConnection) -> Result<()> {
     const OPTION: &str = "notify-keyspace-events";
     let run = async |connection: &mut MultiplexedConnection, cmd: &redis::Cmd| {
@@ -38,8 +38,8 @@ pub async fn ensure_flags(connection: &mut MultiplexedConnection) -> Result<()> 
     Ok(())
 }
 
-/// The flags with what expirations need, or `None` if they have it. `E`: keyevent channels; `x`:
-/// expirations, which `A` includes.
+/// The flags with those for expirations added; `None` if they are set already. `E`: keyevent
+/// channels. `x`: expirations; `A` includes it.
 fn with_expirations(flags: &str) -> Option<String> {
     let mut wanted = flags.to_owned();
     if !flags.contains('E') {

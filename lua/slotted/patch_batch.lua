@@ -1,0 +1,31 @@
+-- patch_batch: patches the states of many connections whose epoch and state the node knows; the hot path of
+-- patches (layout slotted).
+--
+-- KEYS[1..R]      – prs:{room}:last_seen of each of the R rooms
+-- KEYS[R+1..2R]   – prs:{room}:events (channel) of each of the R rooms
+-- KEYS[2R+1..3R]  – the channel of the slot of each of the R rooms
+-- KEYS[3R+1..]    – prs:{room}:conn:<connId> of each of the N connections, room by room, each once
+--
+-- ARGV[1] – ttl (ms)   ARGV[2] – R
+-- ARGV[3] – where the connId begins in a connection's key: 0 or less, counted from the length of the room's
+--           key
+-- ARGV[4] – the expected epochs of all connections, one after the other, all of one length
+-- ARGV[5] – that length
+-- ARGV[6] – how many of the connections each room has: two bytes for each, the higher first
+-- ARGV[7..] – three for each connection: the expected state, exactly as it is stored; the state after the
+--           patch, '' when that is the same; the text of the event up to its state
+-- The last argument – the command that publishes: PUBLISH or SPUBLISH
+--
+-- Returns the places (0-based) of the connections that were not written, because the epoch or the state is
+--         another one, the state is compressed or in a key of its own, or the server refused a write.
+--         heartbeat.lua has the reason for each.
+--
+-- Races: all checks and writes are one step. An epoch names one join of one connection, so an equal epoch also
+-- means the room and the user that the node remembers. The whole text of the state is compared, so writes by
+-- programs that know nothing of this script are seen.
+-- @include publish_slotted
+local before_conns = 3 * ARGV[2]
+local function channels(room)
+  return { events = KEYS[ARGV[2] + room], slot_events = KEYS[2 * ARGV[2] + room] }
+end
+-- @include patch_batch
