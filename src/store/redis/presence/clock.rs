@@ -1,35 +1,37 @@
-//! The server's clock as a node can tell it between two answers. Only for what has to be written down
-//! before the server is asked: the time in an event that a transaction publishes (`patch.rs`). The
-//! server checks it (patch_check.lua); everything else takes its own `TIME`.
+//! An estimate of the server's clock between two answers. It is only used for times that must be
+//! written before the server answers: the time in an event that a transaction publishes
+//! (`patch.rs`). The server checks that time (patch_check.lua). All other operations use the
+//! server's `TIME`.
 
 use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
-/// For how long an answer is of use.
+/// How long an answer can be used.
 const KEEPS: Duration = Duration::from_secs(60);
-/// Clocks do not run equally fast: of each 1000 ms here, so many are sure to have passed there.
+/// Clocks run at different rates. In each 1000 ms here, at least this many ms pass on the server.
 const SURE_OF_1000: u64 = 999;
 
-/// Never ahead of the server, as long as the server's clock is not set back.
+/// Never ahead of the server's clock, unless that clock is set back.
 #[derive(Default)]
 pub struct ServerClock(Mutex<Option<(u64, Instant)>>);
 
 impl ServerClock {
-    /// An answer said that it was made at this time (ms since 1970).
+    /// Records the time of an answer (ms since 1970).
     pub fn heard(&self, at_ms: u64) {
         let mut last = self.0.lock();
-        // Answers come late, some later than others: of two lower bounds the higher is the better.
+        // Answers are delayed by different amounts. Each gives a lower bound, and the highest is
+        // the best.
         if read(*last).is_none_or(|now| at_ms > now) {
             *last = Some((at_ms, Instant::now()));
         }
     }
 
-    /// The clock has been set back: what was heard before is wrong.
+    /// The clock was set back, so earlier answers are wrong.
     pub fn reset(&self, at_ms: u64) {
         *self.0.lock() = Some((at_ms, Instant::now()));
     }
 
-    /// What time it is at least, in ms since 1970, if that can be told.
+    /// A lower bound of the server's time in ms since 1970, if there is one.
     pub fn now(&self) -> Option<u64> {
         read(*self.0.lock())
     }

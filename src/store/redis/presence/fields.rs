@@ -1,4 +1,4 @@
-//! Fields of hashes, as servers answer with them and as any node may have written them.
+//! Reads fields of hashes that any node may have written.
 
 use crate::{
     model::{
@@ -9,7 +9,7 @@ use crate::{
 };
 use redis::Value;
 
-/// An `HMGET` answer.
+/// Reads an `HMGET` answer.
 pub(in crate::store::redis) fn fields<const N: usize>(
     answer: Value,
 ) -> Result<[Option<Vec<u8>>; N]> {
@@ -33,7 +33,7 @@ pub(in crate::store::redis) fn utf8(bytes: Vec<u8>) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// A number that somebody stored as text; 0 if it is none.
+/// A number that is stored as text; 0 if the text is not a number.
 pub(in crate::store::redis) fn number(bytes: &[u8]) -> Epoch {
     let text = std::str::from_utf8(bytes).unwrap_or_default();
     text.parse()

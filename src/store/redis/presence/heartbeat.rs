@@ -1,4 +1,4 @@
-//! Heartbeats: `heartbeat_batch.lua` for the many, `heartbeat.lua` for those with more to say.
+//! Heartbeats: `heartbeat_batch.lua` for batches, `heartbeat.lua` for updates.
 
 use crate::{
     failpoints::failpoint,
@@ -23,16 +23,16 @@ use crate::{
 use redis::{Cmd, Value};
 use std::sync::Arc;
 
-/// A heartbeat and where its result belongs.
+/// A heartbeat and the place for its result.
 type Open<'a> = (
     &'a HeartbeatUpdate,
     &'a mut Option<Result<HeartbeatOutcome>>,
 );
 
 impl Rooms {
-    /// Calls of the script for beats that it can take together. A key of another type fails a whole
-    /// call; then the batch is halved until what is wrong stands alone. It goes on as an exception,
-    /// and the long way has an error for it.
+    /// Calls the batch script. A key of another type fails a whole call. The batch is then halved
+    /// until the heartbeat with that key is alone. It is returned as a miss, and its update then
+    /// fails with the right error.
     pub(in crate::store::redis) async fn refresh_isolated(
         &self,
         heartbeats: &[HeartbeatRefresh],
@@ -77,8 +77,8 @@ impl Rooms {
                 .refresh_of_width(heartbeats.iter(), width, ttl_ms)
                 .await;
         }
-        // The script takes epochs of one length. All are, as long as they come from the clock; a
-        // caller that adopts others pays with a call for each length.
+        // The script takes epochs of equal length. Epochs from the clock have equal length. Callers
+        // that adopt other epochs cause one call for each length.
         let mut misses = Vec::new();
         for width in 1..=MAX_DIGITS {
             let indices: Vec<usize> = (0..heartbeats.len())
@@ -112,7 +112,8 @@ impl Rooms {
         )
     }
 
-    /// One call of the script, for beats that are sorted by room and have epochs of one length.
+    /// One call of the script, for heartbeats that are sorted by room and have epochs of equal
+    /// length.
     pub(in crate::store::redis) fn refresh_call<'a>(
         &self,
         heartbeats: impl Iterator<Item = &'a HeartbeatRefresh> + Clone,
@@ -177,8 +178,8 @@ impl Rooms {
             .zip(&mut results)
             .filter(|(_, result)| result.is_none())
             .partition(|(heartbeat, _)| heartbeat.writes_state());
-        // A second run of a write could find its own work and say "changed: false". What is sent beside a
-        // write can be repeated all the same.
+        // A repeated write could find its own result and answer "changed: false". Other updates
+        // that are sent together with a write can be repeated.
         tokio::join!(
             self.update_open(writes, ttl_ms, Repeat::Never),
             self.update_open(others, ttl_ms, Repeat::Harmless),
@@ -189,7 +190,7 @@ impl Rooms {
             .collect()
     }
 
-    /// Sends heartbeats that have no result yet, and fills the results in.
+    /// Sends the heartbeats that have no result yet, and sets their results.
     async fn update_open(&self, open: Vec<Open<'_>>, ttl_ms: u64, repeat: Repeat) {
         let (mut calls, mut sent) = (Vec::new(), Vec::new());
         for (heartbeat, _) in &open {
@@ -216,7 +217,7 @@ impl Rooms {
         }
     }
 
-    /// `encoded`: how the call stores the state that it brings.
+    /// `encoded`: the stored form of the new state.
     fn update_call(&self, heartbeat: &HeartbeatUpdate, encoded: &Encoded, ttl_ms: u64) -> Cmd {
         let (room, user) = (&*heartbeat.place.room, &*heartbeat.place.user);
         let own = self.keys.room(room);
@@ -314,7 +315,7 @@ impl Rooms {
     }
 }
 
-/// What was not written.
+/// The heartbeats that were not written.
 pub(in crate::store::redis) fn read_misses(value: Value) -> Result<Vec<BatchMiss>> {
     scripts::read(value, |reply| {
         let mut misses = Vec::with_capacity(reply.left() / 2);
@@ -333,7 +334,7 @@ pub(in crate::store::redis) fn read_misses(value: Value) -> Result<Vec<BatchMiss
     })
 }
 
-/// Numbers as the script takes them: `limits.maxBatchSize` is 2000 at most.
+/// Numbers as the script takes them, in two bytes each. `limits.maxBatchSize` is at most 2000.
 fn two_bytes_each(numbers: impl Iterator<Item = usize>) -> Vec<u8> {
     numbers.flat_map(|n| (n as u16).to_be_bytes()).collect()
 }

@@ -1,4 +1,5 @@
-//! What a layout's scripts within a room take beside what all layouts take: keys, and a last argument.
+//! The arguments that a layout adds to the calls of its scripts within a room: keys, and a last
+//! argument.
 
 use crate::{
     keys::Keys,
@@ -16,17 +17,18 @@ pub(in crate::store::redis) struct RoomScripts {
     pub repair: &'static Script,
 }
 
-/// The keys that a layout's scripts take. Each method appends to what they take on every layout.
+/// The keys that a layout's scripts take. Each method appends to the keys that are common to all
+/// layouts.
 pub(in crate::store::redis) trait LayoutCalls: Send + Sync {
     fn scripts(&self) -> RoomScripts;
 
-    /// The index of a user's connections that a room's scripts write.
+    /// The index of a user's connections that scripts within the room write.
     fn user_conns(&self, room: &str, user: &str) -> String;
 
-    /// `join.lua`, `leave.lua`: the indices beside the room's own.
+    /// `join.lua`, `leave.lua`: the indices besides the room's own.
     fn add_indices(&self, keys: &mut Vec<String>, room: &str, user: &str);
 
-    /// `join.lua`: a place that is left first.
+    /// `join.lua`: the place that the connection leaves first.
     fn add_previous(&self, keys: &mut Vec<String>, place: &Place);
 
     /// `room_inspect.lua`: the room's outbox, if the layout has one.
@@ -38,10 +40,10 @@ pub(in crate::store::redis) trait LayoutCalls: Send + Sync {
     /// `reap.lua`, `repair.lua`: the indices of a connection's user, or of a member.
     fn add_user_indices(&self, keys: &mut Vec<String>, room: &str, user: &str);
 
-    /// `heartbeat.lua`: where events go beside the room's channel.
+    /// `heartbeat.lua`: the channels of events besides the room's channel.
     fn add_event_channels(&self, keys: &mut Vec<String>, room: &str);
 
-    /// The last argument of all of them.
+    /// The last argument of all these scripts.
     fn add_last_argument(&self, call: &mut Cmd);
 }
 
@@ -98,7 +100,8 @@ impl LayoutCalls for V1Calls {
     fn add_last_argument(&self, _call: &mut Cmd) {}
 }
 
-/// The layout `slotted`: scripts write what is in the room's slot, and an outbox for the rest.
+/// The layout `slotted`: scripts write the keys in the room's slot, and an outbox for the other
+/// keys.
 pub(in crate::store::redis) struct SlottedCalls {
     pub keys: Keys,
 }
@@ -122,7 +125,7 @@ impl LayoutCalls for SlottedCalls {
         self.add_room_indices(keys, room);
     }
 
-    /// It is in the same room.
+    /// The previous place is in the same room.
     fn add_previous(&self, keys: &mut Vec<String>, place: &Place) {
         keys.push(self.user_conns(&place.room, &place.user));
     }

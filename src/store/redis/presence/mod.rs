@@ -1,7 +1,7 @@
-//! Presence on Redis. `rooms.rs` has the steps that every layout takes within a room, with heartbeats
-//! (`heartbeat.rs`, `patch.rs`) and states as they are stored (`states.rs`). `layout.rs` has the
-//! keys that layouts add to these steps. `v1.rs` and `slotted/` make the
-//! operations of them; `open.rs` chooses one when it opens the store.
+//! Presence on Redis. `rooms.rs` has the steps within a room that all layouts share, with
+//! heartbeats (`heartbeat.rs`, `patch.rs`) and the stored form of states (`states.rs`). `layout.rs`
+//! has the keys that layouts add to these steps. `v1.rs` and `slotted/` combine the steps to
+//! operations. `open.rs` chooses one of them when it opens the store.
 
 pub mod clock;
 pub mod fields;

@@ -1,7 +1,8 @@
-//! Patches of large states in keys of their own. Redis hashes every string that it hands to Lua, which at 60 KB
-//! costs more than everything else together (docs/decisions/0002-large-states.md). So a small script looks
-//! whether the stored state is the one that the patch was merged into, without reading it, and lets a
-//! transaction of plain commands through, or not: one round trip, one step.
+//! Patches of large states that are under separate keys. Redis hashes every string that it passes
+//! to Lua, which at 60 KB costs more than everything else together
+//! (docs/decisions/0002-large-states.md). A small script therefore checks, without reading the
+//! state, that it is the one that the patch was merged into. Depending on the result, a transaction
+//! of plain commands is executed or aborted. This takes one round trip and is atomic.
 
 use crate::{
     model::{
@@ -22,8 +23,8 @@ use crate::{
 use redis::{Pipeline, Value};
 use std::sync::atomic::Ordering;
 
-/// Patches that make states of this size or more (bytes of JSON) are written by transactions. Below,
-/// heartbeat.lua is the cheaper of the two.
+/// Size (bytes of JSON) from which patched states are written by transactions. Below it,
+/// heartbeat.lua is cheaper.
 const LARGE: usize = 4 * 1024;
 
 /// A patch that a transaction may write.
@@ -36,23 +37,24 @@ struct Patch<'a> {
     ts: u64,
 }
 
-/// What became of one.
+/// The result of a patch.
 enum Outcome {
     Written(HeartbeatOutcome),
     Failed(Error),
-    /// Nothing was written: heartbeat.lua says why, or writes it.
+    /// Nothing was written. heartbeat.lua then finds the reason, or writes the state.
     Refused,
 }
 
 impl Rooms {
-    /// Tries what may be written by transactions. Results in the order of `heartbeats`; where there is
-    /// none, nothing was written and nothing is known.
+    /// Tries to write patches by transactions. Returns results in the order of `heartbeats`.
+    /// `None`: nothing was written, and the heartbeat has no result yet.
     pub(in crate::store::redis) async fn patch_large(
         &self,
         heartbeats: &[HeartbeatUpdate],
         ttl_ms: u64,
     ) -> Vec<Option<Result<HeartbeatOutcome>>> {
-        // Each on its way by itself: the server works on one while the next is put together.
+        // Each patch is sent separately, so that the server executes one while the next is
+        // prepared.
         let transactions = heartbeats.iter().map(async |heartbeat| {
             let patch = self.as_patch(heartbeat)?;
             self.patch(&patch, ttl_ms).await
@@ -80,7 +82,7 @@ impl Rooms {
         }
     }
 
-    /// The heartbeat as a patch that a transaction may write, if it is one.
+    /// The heartbeat as a patch that a transaction may write; `None` if it is not one.
     fn as_patch<'a>(&self, heartbeat: &'a HeartbeatUpdate) -> Option<Patch<'a>> {
         let base = heartbeat.write.as_ref()?;
         let next = base.next.as_ref()?;
@@ -167,7 +169,7 @@ impl Rooms {
         pipeline.cmd("EXEC");
     }
 
-    /// `answers`: to WATCH, the script, MULTI, each command that was queued, EXEC.
+    /// `answers`: those to WATCH, the script, MULTI, each queued command, and EXEC.
     fn read_transaction(
         &self,
         patch: &Patch<'_>,
@@ -199,7 +201,8 @@ impl Rooms {
                 })
             }
             Ok(Value::Nil) => Outcome::Refused,
-            // Without the script's word: the server does not do what was tried when connecting.
+            // EXEC ran although the script did not allow it. The server does not behave as it did
+            // in the probe at connecting.
             Ok(_) => {
                 self.give_up_transactions("a transaction was carried out unchecked");
                 Outcome::Failed(
@@ -207,10 +210,12 @@ impl Rooms {
                         .with_unknown_outcome(),
                 )
             }
-            // It was the master and is no more: the script is sent again, to the new one.
+            // The server is no longer the master. The heartbeat is sent again by script, to the new
+            // master.
             Err(_) if answers.iter().any(errors::says_read_only) => Outcome::Refused,
             Err(error) => {
-                // EXEC says only that something was wrong; which command, and what, says that one.
+                // EXEC only reports that a command failed. The answer to that command has the
+                // reason.
                 let first = answers
                     .into_iter()
                     .find_map(|answer| answer.extract_error().err());
@@ -239,7 +244,8 @@ fn read_check(answer: Value) -> Result<(bool, u64), redis::RedisError> {
     Ok((passed, reply.integer()?.unsigned_abs()))
 }
 
-/// Where two texts of one length differ: from the first byte that does to after the last.
+/// The range in which two texts of equal length differ, from the first differing byte to after the
+/// last.
 fn difference(before: &[u8], after: &[u8]) -> (usize, usize) {
     const BLOCK: usize = 64;
     let same_blocks = before

@@ -1,4 +1,4 @@
-//! Reading connections of rooms with their states.
+//! Reads connections of rooms, with their states.
 
 use crate::{
     model::{
@@ -22,8 +22,9 @@ use crate::{
 use redis::{Pipeline, Value};
 
 impl Rooms {
-    /// Reads connections of rooms, each for itself, in order; `None` for those that are not there.
-    /// The room matters on `slotted` only. A key of another type is `CORRUPT_DATA`.
+    /// Reads connections of rooms. Returns one result for each, in order; `None` for those that do
+    /// not exist. The room is only used on `slotted`. A key of another type fails with
+    /// `CORRUPT_DATA`.
     pub(in crate::store::redis) async fn read_connections(
         &self,
         pairs: &[(impl AsRef<str>, impl AsRef<str>)],
@@ -45,9 +46,10 @@ impl Rooms {
         found
     }
 
-    /// Like [`Rooms::read_connections`], with the states as they are shown. How a state is stored is
-    /// asked only of those that are no JSON object by themselves; of all, once one was stored otherwise:
-    /// there will be more.
+    /// Like [`Rooms::read_connections`], with the decoded states. The fields about the state's
+    /// encoding are only read for states that are not JSON objects as stored. Once a state with
+    /// another encoding was found, they are read for all connections, because more of them are
+    /// likely.
     pub(in crate::store::redis) async fn read_states(
         &self,
         pairs: &[(impl AsRef<str>, String)],
@@ -85,7 +87,7 @@ impl Rooms {
         read
     }
 
-    /// Connections with their states as they are shown.
+    /// Decodes the states of connections.
     async fn with_states(
         &self,
         found: Vec<Result<Option<Found>>>,
@@ -134,8 +136,8 @@ impl Rooms {
         answers.into_iter().map(read).collect()
     }
 
-    /// Reads hashes and keys of states in one step: a hash that is older or newer than the state
-    /// could say something else of how it is compressed.
+    /// Reads the hashes and the keys of states in one atomic step. A hash that is older or newer
+    /// than the state could name another compression.
     async fn read_with_keys(
         &self,
         pairs: &[(impl AsRef<str>, impl AsRef<str>)],
@@ -171,9 +173,9 @@ impl Rooms {
             .await?;
         let done = answers.pop().unwrap_or(Value::Nil);
         let answers = match done {
-            // Among them may be errors, each of its own command.
+            // The answers may include errors of single commands.
             Value::Array(answers) => answers,
-            // A user that may not make transactions has got the answers one by one.
+            // The user lacks permission for transactions, so the commands were answered one by one.
             _ if matches!(answers.first(), Some(Value::ServerError(_))) => answers.split_off(1),
             other => {
                 let error = other
@@ -191,8 +193,8 @@ impl Rooms {
         Ok(found)
     }
 
-    /// The same on a cluster, where connections are in many slots, and a transaction has no answer to
-    /// `ASK`: a call of a script for each.
+    /// The same on a cluster. The connections are in many slots, and a transaction cannot follow
+    /// `ASK` redirections, so each connection is read by one script call.
     async fn read_by_script(
         &self,
         pairs: &[(impl AsRef<str>, impl AsRef<str>)],
@@ -232,7 +234,7 @@ impl Rooms {
     }
 }
 
-/// Bytes of states among what was read.
+/// The bytes of states in what was read.
 fn bytes_of(found: &[Result<Option<Found>>]) -> usize {
     let found = found
         .iter()

@@ -26,18 +26,17 @@ use redis::{Cmd, Value};
 use serde::Deserialize;
 use std::sync::{Arc, atomic::AtomicBool};
 
-/// How many hashes one pipeline reads: a big room is read in pieces, so that heartbeats on the same
-/// connection get their turn in between.
+/// Number of hashes that one pipeline reads. Large rooms are read in pieces, so that heartbeats on
+/// the same connection are sent in between.
 const READ_CHUNK: usize = 384;
-/// How many pieces are on their way at once, so that the server reads one while the node takes in
-/// another.
+/// Number of pieces in flight, so that the server reads one while the node processes another.
 const READS_AT_ONCE: usize = 4;
 
-/// How often a join is tried again because the connection had expired in the room. More than once
-/// means that others join and expire it in between.
+/// Maximum number of attempts of a join to remove an expired connection from the room. More than
+/// one attempt means that other clients join and the connection expires in between.
 const MAX_GHOSTS: usize = 16;
 
-/// What is known of a layout's rooms, and the steps within one room.
+/// The rooms of a layout, and the steps within one room.
 pub(in crate::store::redis) struct Rooms {
     pub keys: Keys,
     pub layout: Box<dyn LayoutCalls>,
@@ -46,13 +45,14 @@ pub(in crate::store::redis) struct Rooms {
     pub scripts: Arc<ScriptClient>,
     pub states: States,
     pub clock: ServerClock,
-    /// The user may send what `patch.rs` sends, and the server does with it what it should.
+    /// Whether the server supports the transactions of `patch.rs` and the user has permission for
+    /// them.
     pub transactions: Arc<AtomicBool>,
     pub sink: Arc<dyn EventSink>,
 }
 
 impl Rooms {
-    /// What a join that wrote `encoded` comes to for the caller.
+    /// The result of a join that wrote `encoded`.
     pub fn joined(&self, joined: RoomJoined, encoded: Encoded) -> Result<Joined> {
         match joined {
             RoomJoined::Joined { epoch, .. } => {
@@ -66,7 +66,7 @@ impl Rooms {
         }
     }
 
-    /// The step of a join that happens in the room.
+    /// The step of a join within the room.
     pub(in crate::store::redis) async fn join_room(
         &self,
         join: &Join,
@@ -106,7 +106,8 @@ impl Rooms {
         ))
     }
 
-    /// The keys of a connection and its place, as `join.lua` and `leave.lua` take them.
+    /// The keys of a connection and its place, in the order in which `join.lua` and `leave.lua`
+    /// take them.
     fn place_keys(&self, conn: &str, place: &Place) -> Vec<String> {
         let (room, user) = (&*place.room, &*place.user);
         let own = self.keys.room(room);
@@ -160,7 +161,7 @@ impl Rooms {
         call
     }
 
-    /// The step of a leave that happens in the room. `below`: only if its epoch is lower.
+    /// The step of a leave within the room. `below`: leave only if the stored epoch is lower.
     pub(in crate::store::redis) async fn leave_room(
         &self,
         conn: &str,
@@ -226,14 +227,15 @@ impl Rooms {
     ) -> Result<()> {
         let pairs = self.pairs(&self.keys.room_conns(room), room).await?;
         self.read_members(&pairs, |mut members| {
-            // An entry whose hash says another room is a ghost that waits for the reaper.
+            // An entry whose hash has another room belongs to an expired connection, which the
+            // reaper removes.
             members.retain(|member| member.room == room);
             each(members)
         })
         .await
     }
 
-    /// The live connections of a user, of those that an index has.
+    /// The live connections of a user, out of those in an index.
     pub async fn connections_of(
         &self,
         user: &str,
@@ -249,7 +251,7 @@ impl Rooms {
         Ok(members)
     }
 
-    /// The connections whose ids a set holds, each with `room`, the one whose set it is.
+    /// The connections whose ids are in a set, each with `room`, the room of the set.
     pub async fn pairs<'a>(&self, set: &str, room: &'a str) -> Result<Vec<(&'a str, String)>> {
         let mut smembers = redis::cmd("SMEMBERS");
         smembers.arg(set);
@@ -262,7 +264,7 @@ impl Rooms {
             Value::Array(ids) | Value::Set(ids) => ids,
             other => return Err(Error::internal(format!("SMEMBERS answered {other:?}"))),
         };
-        // An id that is no UTF-8 is none of ours and of no TypeScript node.
+        // Neither this implementation nor legacy nodes write ids that are not UTF-8.
         let with_room = |id| match id {
             Value::BulkString(bytes) => Some((room, utf8(bytes)?)),
             _ => None,
@@ -270,7 +272,7 @@ impl Rooms {
         Ok(ids.into_iter().filter_map(with_room).collect())
     }
 
-    /// The live ones of connections of rooms, in pieces.
+    /// Reads the live connections among `pairs`, in pieces.
     async fn read_members<F: Future<Output = ()>>(
         &self,
         pairs: &[(impl AsRef<str> + Sync, String)],
@@ -294,7 +296,7 @@ impl Rooms {
             let (found, state) = match read {
                 Ok(Some(read)) => read,
                 Ok(None) => continue,
-                // One broken connection is not a broken room: the others are there.
+                // One corrupt connection does not make the room unreadable.
                 Err(error) if error.code == Code::CorruptData => continue,
                 Err(error) => return Err(error),
             };
@@ -311,34 +313,35 @@ impl Rooms {
     }
 }
 
-/// A place that a join takes its connection out of first.
+/// A place that a join removes its connection from first.
 struct PreviousPlace {
     place: Place,
-    /// What an expired connection left in `conn_meta`; empty if it lives there.
+    /// The `conn_meta` of an expired connection; empty if the connection is live there.
     ghost: Vec<u8>,
     epoch: Epoch,
 }
 
-/// What the step of a join in its room came to.
+/// The result of the step of a join within the room.
 pub(in crate::store::redis) enum RoomJoined {
     Joined {
         epoch: Epoch,
-        /// Nobody was in the room before.
+        /// Whether the room was empty before.
         was_empty: bool,
-        /// How many earlier places in the room it was taken out of.
+        /// The number of earlier places in the room that the connection was removed from.
         left: usize,
     },
     Elsewhere(Place),
     Early {
         wait_ms: u64,
     },
-    /// It had this epoch in the room, which is not lower than the one that it should get.
+    /// The connection has this epoch in the room, which is not lower than the one that it should
+    /// get.
     Behind {
         epoch: Epoch,
     },
 }
 
-/// What the step of a leave in its room came to.
+/// The result of the step of a leave within the room.
 pub(in crate::store::redis) enum RoomLeft {
     Left { epoch: Epoch },
     Early { wait_ms: u64 },
@@ -385,17 +388,17 @@ fn read_join(reply: &mut Reply, left: usize) -> Result<JoinReply, redis::RedisEr
     }))
 }
 
-/// What `conn_meta` holds of a connection.
+/// The content of a `conn_meta` entry.
 #[derive(Default, Deserialize)]
 pub(in crate::store::redis) struct Meta {
-    /// Empty if nobody can tell.
+    /// Empty if the user is unknown.
     #[serde(rename = "userId")]
     pub user: String,
     epoch: f64,
 }
 
 impl Meta {
-    /// Text that is no `conn_meta` of anybody's is nobody's.
+    /// Parses an entry. Invalid text yields an empty user and epoch 0.
     pub fn parse(text: &[u8]) -> Meta {
         serde_json::from_slice(text).unwrap_or_default()
     }

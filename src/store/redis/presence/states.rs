@@ -1,5 +1,5 @@
-//! States as they are in Redis (spec section 9): in the connection's hash or in a key of their own,
-//! compressed or not, written by Rollcall or by other programs. `read.rs` reads connections with them.
+//! States in Redis (spec section 9): in the connection's hash or under a separate key, compressed
+//! or not, written by Rollcall or by other programs. `read.rs` reads connections with their states.
 
 use crate::{
     model::{
@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often one kind of fault is logged; each is counted.
+/// Minimum time between two log messages about one kind of fault. All faults are counted.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// How states are stored.
@@ -36,11 +36,11 @@ pub struct StateOptions {
     pub codecs: Codecs,
 }
 
-/// The state as it is to be stored, where that is not its text.
+/// The stored form of a state, if it is not the state's text.
 #[derive(Default)]
 pub struct Encoded {
     pub bytes: Option<Vec<u8>>,
-    /// For the field `compressed`; empty for none.
+    /// The field `compressed`; empty for none.
     pub compressed: &'static str,
 }
 
@@ -51,7 +51,8 @@ impl Encoded {
             .unwrap_or_else(|| state.as_str().as_bytes())
     }
 
-    /// How a state that is stored like this is recognised. `revision`: if it is in a key of its own.
+    /// How a state with this stored form is compared. `revision`: that of a state under a separate
+    /// key.
     pub fn into_encoding(self, revision: Option<u64>) -> Option<Arc<StateEncoding>> {
         let plain = self.bytes.is_none() && revision.is_none();
         (!plain).then(|| {
@@ -66,17 +67,17 @@ impl Encoded {
     }
 }
 
-/// Writes and reads states, and tells of those that cannot be read.
+/// Writes and reads states, and reports those that cannot be read.
 pub struct States {
     storage: Storage,
     pub(super) reader: Reader,
     sink: Arc<dyn EventSink>,
-    /// A state was met that is compressed or in a key of its own.
+    /// Whether a state was found that is compressed or under a separate key.
     met_others: AtomicBool,
     warned: Mutex<[Option<Instant>; Fault::ALL.len()]>,
 }
 
-/// Reads stored states, on whatever thread.
+/// Reads stored states, on any thread.
 #[derive(Clone)]
 pub(super) struct Reader {
     codecs: Arc<Codecs>,
@@ -88,7 +89,8 @@ impl Reader {
         self.codecs.decode(stored, compressed, self.bounds)
     }
 
-    /// The state of a connection; `None` if somebody else has written the connection without one.
+    /// The state of a connection; `None` if other software has written the connection without a
+    /// state.
     pub(super) fn read(&self, found: &Found) -> Result<Option<State>, Fault> {
         match &found.state {
             Some(bytes) => self.decode(bytes, found.compressed.as_deref()).map(Some),
@@ -98,7 +100,7 @@ impl Reader {
     }
 }
 
-/// How much longer it takes to compress a text than to parse one of the same length.
+/// Factor by which compressing a text takes longer than parsing it.
 const COMPRESSION_EFFORT: usize = 8;
 
 impl States {
@@ -118,7 +120,7 @@ impl States {
         }
     }
 
-    /// Whether connections that join here keep their states in keys of their own.
+    /// Whether connections that join through this client have their states under separate keys.
     pub fn are_separate(&self) -> bool {
         self.storage == Storage::Separate
     }
@@ -139,7 +141,7 @@ impl States {
         }
     }
 
-    /// What a patch is merged into.
+    /// The stored state, as the base of a patch.
     pub fn stored(
         &self,
         bytes: Vec<u8>,
@@ -170,15 +172,16 @@ impl States {
         }
     }
 
-    /// Whether states may be compressed or in keys of their own: this client stores them so, or has come
-    /// upon such.
+    /// Whether states may be compressed or under separate keys, because this client stores them so
+    /// or has found such a state.
     pub(super) fn may_be_stored_otherwise(&self) -> bool {
         self.are_separate()
             || self.reader.codecs.compress()
             || self.met_others.load(Ordering::Relaxed)
     }
 
-    /// The state as it is shown: `None`, counted and logged, if it cannot be read.
+    /// The state that readers get. If it cannot be read: `None`, and the fault is counted and
+    /// logged.
     pub(super) fn display(
         &self,
         conn: &str,
@@ -212,7 +215,7 @@ impl States {
     }
 }
 
-/// What a connection's hash, and the key of its state, hold.
+/// The content of a connection's hash and of the key of its state.
 pub struct Found {
     pub user: String,
     pub room: String,
@@ -220,12 +223,12 @@ pub struct Found {
     pub epoch: Epoch,
     pub(super) state: Option<Vec<u8>>,
     pub(super) compressed: Option<Vec<u8>>,
-    /// The state belongs into a key of its own.
+    /// Whether the state is under a separate key.
     pub(super) separate: bool,
     pub(super) revision: u64,
 }
 
-/// What is read of a hash.
+/// The fields that are read from a hash.
 pub(super) const FIELDS: [&str; 7] = [
     "user_id",
     "room_id",
@@ -236,7 +239,7 @@ pub(super) const FIELDS: [&str; 7] = [
     "state_rev",
 ];
 
-/// How many of them say nothing of how the state is stored.
+/// The number of leading fields that do not concern the state's encoding.
 pub(super) const BRIEF: usize = 5;
 
 impl Found {
@@ -244,7 +247,7 @@ impl Found {
         fields::<{ FIELDS.len() }>(answer).map(Found::of)
     }
 
-    /// From an answer with the first fields only.
+    /// Reads an answer with the first `BRIEF` fields only.
     pub(super) fn read_brief(answer: Value) -> Result<Option<Found>> {
         let [user, room, seen, epoch, state] = fields::<BRIEF>(answer)?;
         Ok(Found::of([user, room, seen, epoch, state, None, None]))
@@ -255,7 +258,7 @@ impl Found {
         let (Some(user), Some(room)) = (user.and_then(utf8), room.and_then(utf8)) else {
             return None;
         };
-        // A state in the hash was written later than one in the key, by somebody else.
+        // Other software wrote the state in the hash, later than the state under the separate key.
         let revision = revision.filter(|_| state.is_none());
         Some(Found {
             user,
@@ -269,7 +272,7 @@ impl Found {
         })
     }
 
-    /// From the answers for the hash and for the key of the state.
+    /// Reads the answers for the hash and for the key of the state.
     pub(super) fn read_both(hash: Value, state: Value) -> Result<Option<Found>> {
         let mut found = Found::read(hash)?;
         if let (Some(found), Value::BulkString(state)) = (&mut found, state)

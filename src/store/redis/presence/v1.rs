@@ -1,5 +1,5 @@
-//! The layout `v1`: each operation is one step, because a script may use keys of several slots. So it is of
-//! one server, never of a cluster.
+//! The layout `v1`. Each operation is one step, because a script may use keys of several slots. The
+//! layout therefore only works on one server, not on a cluster.
 
 use super::rooms::Rooms;
 use crate::{

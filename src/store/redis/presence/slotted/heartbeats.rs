@@ -1,4 +1,4 @@
-//! Heartbeats of connections in many slots, and those of connections that are elsewhere.
+//! Heartbeats of connections in many slots, and of connections that moved to another room.
 
 use crate::{
     model::error::{Code, Result},
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// Heartbeats of one room in one call of the script.
+/// Maximum number of heartbeats of one room in one script call.
 const ONE_CALL: usize = 256;
 
 impl Slotted {
@@ -34,7 +34,7 @@ impl Slotted {
         Ok(misses)
     }
 
-    /// On a cluster, calls of the script for the beats of each room; they go to all masters at once.
+    /// On a cluster: calls the script once for each room. The calls go to all masters at once.
     pub(in crate::store::redis) async fn refresh_rooms(
         &self,
         heartbeats: &[HeartbeatRefresh],
@@ -67,7 +67,7 @@ impl Slotted {
                 }
                 found => found,
             };
-            // Another master has nothing to do with it.
+            // The error of one master does not affect the others.
             let found = found.unwrap_or_else(|error| {
                 let failed = |index| BatchMiss {
                     index,
@@ -86,7 +86,8 @@ impl Slotted {
         misses
     }
 
-    /// What is not where the node remembers it may be elsewhere.
+    /// Looks for connections that are not where this node remembers them. They may be in another
+    /// room.
     pub(in crate::store::redis) async fn find_unknown(
         &self,
         heartbeats: &[HeartbeatRefresh],
@@ -107,15 +108,15 @@ impl Slotted {
         for (miss, found) in unknown.into_iter().zip(found) {
             miss.stored = match found {
                 Ok(found) => Ok(found.map(|located| located.epoch)),
-                // It goes on as an exception, and the long way has an error for it.
+                // The heartbeat is sent again as an update, which fails with the right error.
                 Err(error) if error.code == Code::CorruptData => Ok(Some(0)),
                 Err(error) => Err(error),
             };
         }
     }
 
-    /// The same for heartbeats that bring more. One with an epoch that its room does not have may be meant
-    /// for a newer join, in another room.
+    /// The same for updates. An update with an epoch that its room does not have may be for a newer
+    /// join, in another room.
     pub(in crate::store::redis) async fn find_unknown_full(
         &self,
         heartbeats: &[HeartbeatUpdate],
@@ -145,7 +146,7 @@ impl Slotted {
     }
 }
 
-/// Indices of beats, those with epochs of one length together.
+/// Indices of heartbeats, grouped by the length of their epochs.
 fn by_width(heartbeats: &[HeartbeatRefresh]) -> Vec<Vec<usize>> {
     let mut indices: Vec<usize> = (0..heartbeats.len()).collect();
     indices.sort_by_key(|&i| digits(heartbeats[i].epoch));

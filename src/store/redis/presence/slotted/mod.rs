@@ -1,5 +1,6 @@
-//! The layout `slotted` (docs/internals/cluster.md): operations of several steps, because each script sees one slot.
-//! `heartbeats.rs` has heartbeats; `outbox.rs` carries out what a step in a room has noted for other slots.
+//! The layout `slotted` (docs/internals/cluster.md). Operations have several steps, because each
+//! script can only use one slot. `heartbeats.rs` has heartbeats. `outbox.rs` applies the outbox
+//! entries that a step in a room leaves for other slots.
 
 mod heartbeats;
 pub mod outbox;
@@ -29,10 +30,10 @@ use futures_util::future::BoxFuture;
 use redis::{Cmd, Pipeline, Value};
 use std::sync::Arc;
 
-/// For how long a claim stays that nobody settles: longer than any join takes.
+/// How long an unconfirmed claim stays, in ms. Longer than any join takes.
 const CLAIM_MS: u64 = 10_000;
 
-/// How often a step is tried again because somebody else moved the connection in between.
+/// Maximum number of attempts of a step when other clients move the connection in between.
 const MAX_ROUNDS: usize = 32;
 
 type Call = (&'static Script, Cmd);
@@ -57,7 +58,7 @@ impl Entry {
         })
     }
 
-    /// All entries of a flat list of fields and values, newest first. What is none is passed over.
+    /// All entries of a flat list of fields and values, newest first. Invalid entries are skipped.
     fn read_all(reply: &mut Reply) -> Result<Vec<Entry>, redis::RedisError> {
         let mut entries = Vec::with_capacity(reply.left() / 2);
         while reply.left() > 1 {
@@ -183,7 +184,8 @@ impl Slotted {
         }
     }
 
-    /// A join, step by step. `previous` is what the node remembers: it may be where `at` has lost it.
+    /// Executes a join step by step. `previous` is the place that this node remembers. The
+    /// connection may be there although its location entry was lost.
     pub(in crate::store::redis) async fn join_in_steps(
         &self,
         join: &Join,
@@ -241,7 +243,7 @@ impl Slotted {
         self.rooms.scripts.call_each(calls, Repeat::Harmless).await
     }
 
-    /// Step 1 of a join.
+    /// Step 1 of a join: claims the room.
     async fn claim_room(&self, join: &Join) -> Result<Claim> {
         let mut claim = scripts::slotted::LOCATION_CLAIM.call(1);
         claim
@@ -255,7 +257,7 @@ impl Slotted {
             (&*scripts::slotted::DUE_RESCHEDULE, self.lower_due(join)),
         ];
         crash_point!(Claim, calls, self.send(calls));
-        // A claim that is made twice is one that is newer.
+        // Repeating a claim is safe: the second one is a newer claim.
         let mut answers = self.send(calls).await.into_iter();
         let value = answers.next().unwrap_or_else(|| Err(Error::closed()))?;
         answers.next().unwrap_or_else(|| Err(Error::closed()))?;
@@ -272,7 +274,7 @@ impl Slotted {
         })
     }
 
-    /// A room's entry in the due index is to be at most ttl from now.
+    /// The call that lowers a room's entry in the due index to at most one TTL from now.
     fn lower_due(&self, join: &Join) -> Cmd {
         let mut call = scripts::slotted::DUE_RESCHEDULE.call(1);
         call.arg(self.rooms.keys.due_of(&join.place.room))
@@ -282,7 +284,7 @@ impl Slotted {
         call
     }
 
-    /// Step 3 of a join, whoever the connection belongs to in the room.
+    /// Step 3 of a join: joins within the room, whichever user the connection has there.
     async fn join_here(
         &self,
         join: &Join,
@@ -302,8 +304,8 @@ impl Slotted {
         Err(Error::internal("a connection kept changing its user"))
     }
 
-    /// Takes a connection out of another room for a join with `epoch`. Says which epoch it has there,
-    /// if that is not lower.
+    /// Removes a connection from another room for a join with `epoch`. Returns the connection's
+    /// epoch there if that is not lower.
     async fn replace(&self, conn: &str, place: Place, epoch: Epoch) -> Result<Option<Epoch>> {
         match self.evict(conn, place, epoch).await? {
             (place, RoomLeft::Left { epoch }) => {
@@ -316,7 +318,8 @@ impl Slotted {
         }
     }
 
-    /// The first step of that: under whatever user it is there. The room notes it.
+    /// The first step of `replace`: removes the connection, whichever user it has there. The room
+    /// writes an outbox entry.
     async fn evict(&self, conn: &str, mut place: Place, epoch: Epoch) -> Result<(Place, RoomLeft)> {
         for _ in 0..MAX_ROUNDS {
             let left = self.rooms.leave_room(conn, &place, "replaced", Some(epoch));
@@ -328,7 +331,8 @@ impl Slotted {
         Err(Error::internal("a connection kept changing its user"))
     }
 
-    /// A connection is not in the place that the node remembers: is it in another room?
+    /// Looks for a connection in other rooms, after it was not found in the place that this node
+    /// remembers.
     pub(in crate::store::redis) async fn left_elsewhere(
         &self,
         conn: &str,
@@ -341,7 +345,7 @@ impl Slotted {
         })
     }
 
-    /// Where connections are, each for itself: `at` says in which rooms to look.
+    /// Looks connections up one by one. Their location entries tell which rooms to read.
     pub(in crate::store::redis) async fn find(
         &self,
         conns: &[&str],
@@ -383,7 +387,7 @@ impl Slotted {
             .collect()
     }
 
-    /// The rooms and ids of a user's connections, as the user's index has them.
+    /// The rooms and ids of a user's connections, according to the user's index.
     pub(in crate::store::redis) async fn user_pairs(
         &self,
         user: &str,
@@ -414,7 +418,7 @@ impl Slotted {
     }
 }
 
-/// The rooms that a connection is or may be in, from what `at` holds, newest first.
+/// The rooms that a connection is or may be in, according to its location entries, newest first.
 fn rooms_of(answer: Result<Value>) -> Result<Vec<String>> {
     let entries = Reply::flat(answer?).and_then(|mut reply| Entry::read_all(&mut reply));
     let entries = entries.map_err(|error| errors::request(&error))?;

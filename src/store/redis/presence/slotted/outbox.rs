@@ -1,8 +1,8 @@
-//! Carrying out what a step in a room has noted in its `outbox`: where a connection is, in which
-//! rooms a user is, when a room is due. All of it can be done twice, and by anybody.
+//! Applies the outbox entries of a room: connection locations, the rooms of users, and the due
+//! times of rooms. All steps can be repeated, by any node.
 //!
-//! A failure here changes nothing for the caller: the room has decided, and the note stays until the
-//! reaper has carried it out.
+//! A failure here does not change the caller's result. The step in the room has already decided it,
+//! and the entry stays until the reaper has applied it.
 
 use crate::{
     failpoints::{crash_point, failpoint},
@@ -25,12 +25,12 @@ use crate::{
 };
 use redis::{Pipeline, Value};
 
-/// Notes that are read and carried out at a time.
+/// Maximum number of entries that are read and applied at a time.
 const NOTES_AT_A_TIME: usize = 256;
-/// Rounds in which notes are read and carried out before the rest is left to the next pass.
+/// Maximum number of rounds of reading and applying entries. The next pass applies the rest.
 const MAX_ROUNDS: usize = 64;
 
-/// What a room's step has noted.
+/// An outbox entry of a room.
 pub(in crate::store::redis) struct OutboxEntry {
     field: String,
     value: String,
@@ -58,17 +58,17 @@ impl OutboxEntry {
     }
 }
 
-/// What settling a room has found.
+/// The result of applying a room's outbox.
 #[derive(Default)]
 pub(in crate::store::redis) struct Settled {
-    /// Nothing is left of the room.
+    /// Whether the room is empty and has no outbox entries.
     pub empty: bool,
-    /// How many notes were carried out.
+    /// Number of entries that were applied.
     pub entries: usize,
 }
 
 impl Slotted {
-    /// Steps 4 and 5 of a join. `before`: what the claim has found.
+    /// Steps 4 and 5 of a join. `before`: the location entries that the claim has found.
     pub(in crate::store::redis) async fn settle_joined(
         &self,
         join: &Join,
@@ -91,7 +91,7 @@ impl Slotted {
             return;
         }
         let done = match read_settled(answers.swap_remove(0)) {
-            // A newer join has come between: this one is over.
+            // A newer join was confirmed in the meantime, so this one is over.
             Ok(None) => {
                 let _ = self.replaced(conn, &join.place, epoch).await;
                 return;
@@ -99,8 +99,9 @@ impl Slotted {
             Ok(Some(gone)) => gone,
             Err(_) => return,
         };
-        // Who had only claimed when this join left the other rooms may have joined since. The answer of the
-        // first of two runs may be lost: so claims that were there before count, too.
+        // A connection that had only claimed a room when this join left the other rooms may have
+        // joined it since. If the script ran twice, the answer of the first run may be lost.
+        // Therefore claims that existed before count too.
         let is_late = |entry: &Entry| {
             !before
                 .iter()
@@ -119,7 +120,7 @@ impl Slotted {
             }
         }
         if left {
-            // Notes of others than this join.
+            // There are outbox entries besides that of this join.
             let _ = self.settle_and_drop(room).await;
             return;
         }
@@ -153,11 +154,12 @@ impl Slotted {
         let _ = self.entries_applied(room, &[entry]).await;
     }
 
-    /// Takes a connection out of a room that it has joined with a lower epoch than `epoch`, after a join
-    /// with that one had come and gone there: nobody would find it.
+    /// Removes a connection from a room that it joined with an epoch lower than `epoch`, if it did
+    /// so after a join with `epoch` had come and gone there. No location entry points to such a
+    /// connection.
     async fn end_older(&self, conn: &str, room: &str, epoch: Epoch) -> Result<()> {
         if epoch >= MAX_EPOCH {
-            // It is corrupt, and joins ignore it: whoever is there is newer.
+            // The epoch is corrupt and joins ignore it, so the connection in the room is newer.
             return Ok(());
         }
         let found = self.rooms.read_located(&[(room, conn)]).await.pop();
@@ -169,7 +171,8 @@ impl Slotted {
                 .rooms
                 .leave_room(conn, &older.place, "replaced", Some(epoch));
             if let RoomLeft::Left { epoch } = left.await? {
-                // Epochs fall with each level of this, and there are as many as joins ran into each other.
+                // Each level of this recursion has a lower epoch. There are as many levels as joins
+                // that raced with each other.
                 let settled = self.settle_left(conn, &older.place, epoch);
                 Box::pin(settled).await;
             }
@@ -177,18 +180,19 @@ impl Slotted {
         Ok(())
     }
 
-    /// Takes a connection out of a room that it has joined although a newer join was settled.
+    /// Removes a connection from a room that it joined after a newer join was confirmed.
     async fn replaced(&self, conn: &str, place: &Place, epoch: Epoch) -> Result<()> {
         self.rooms
             .leave_room(conn, place, "replaced", Some(epoch + 1))
             .await?;
-        // Whoever has taken it out: what this join has written elsewhere is to go.
+        // Whichever node removed the connection, the entries that this join wrote in other slots
+        // must be removed.
         self.settle_left(conn, place, epoch).await;
         Ok(())
     }
 
-    /// Takes notes out of a room's `outbox`; when they have changed in the meantime, looks at what is
-    /// there now. A room that is empty then goes from the due index.
+    /// Removes applied entries from a room's outbox. If they have changed in the meantime, applies
+    /// those that are there now. Removes an empty room from the due index.
     async fn entries_applied(&self, room: &str, entries: &[OutboxEntry]) -> Result<()> {
         let (changed, empty) = self.room_settled(room, entries).await?;
         crash_point!(Settled);
@@ -202,7 +206,7 @@ impl Slotted {
         Ok(())
     }
 
-    /// Carries out a room's notes. A room that is empty then goes from the due index.
+    /// Applies a room's outbox entries. Removes an empty room from the due index.
     pub(in crate::store::redis) async fn settle_and_drop(&self, room: &str) -> Result<()> {
         if self.apply_outbox(room).await?.empty {
             self.drop_due(&[room]).await?;
@@ -210,15 +214,15 @@ impl Slotted {
         Ok(())
     }
 
-    /// Takes empty rooms out of the due index. A join may have filled one in the meantime, and have made
-    /// its entry before this took it out: so the rooms are looked at again, and what is there gets an
-    /// entry.
+    /// Removes empty rooms from the due index. A join may have filled a room in the meantime, and
+    /// may have added its entry before this removes it. Therefore the rooms are checked again, and
+    /// those that exist get an entry.
     pub(in crate::store::redis) async fn drop_due(&self, rooms: &[&str]) -> Result<()> {
         if rooms.is_empty() {
             return Ok(());
         }
         let gone: Vec<(&str, i64)> = rooms.iter().map(|room| (*room, -1)).collect();
-        // Where one shard cannot be written, the others are looked at all the same.
+        // If one shard cannot be written, the rooms of the others are still checked.
         let dropped = self.move_due(&gone, false).await.map(drop);
         let mut look = Pipeline::with_capacity(rooms.len());
         for room in rooms {
@@ -232,7 +236,7 @@ impl Slotted {
             .pipeline_each(&look, Repeat::Harmless)
             .await;
         for (room, there) in rooms.iter().zip(looks) {
-            // What cannot be looked at may be there: an entry too many does no harm.
+            // If a room cannot be checked, it may exist. A superfluous entry does no harm.
             if !matches!(there, Ok(Value::Int(0))) {
                 filled.push((*room, 0));
             }
@@ -241,7 +245,7 @@ impl Slotted {
         dropped.and(filled)
     }
 
-    /// Carries out all that a room's `outbox` says.
+    /// Applies all entries of a room's outbox.
     pub(in crate::store::redis) async fn apply_outbox(&self, room: &str) -> Result<Settled> {
         let mut done = Settled::default();
         if failpoint!(Settling) {
@@ -290,11 +294,13 @@ impl Slotted {
         read().map_err(|error: redis::RedisError| errors::request(&error))
     }
 
-    /// Makes the indices agree with what the hashes say now: a note whose join is still in the room is
-    /// written into them; one whose join is over is taken out, which is final. A newer join of the same
-    /// connection has a note of its own. Says whether there are new notes.
+    /// Updates the indices from the current hashes. If the join of an entry is still in the room,
+    /// the indices are set. If it is over, its index entries are removed, which is final. A newer
+    /// join of the same connection has its own outbox entry. Returns whether there are new outbox
+    /// entries.
     ///
-    /// The caller then looks whether the notes are still the same; if not, [`Slotted::take_back`].
+    /// The caller must then check whether the outbox entries are unchanged. If not, it must call
+    /// [`Slotted::take_back`].
     async fn carry_out(&self, room: &str, entries: &[OutboxEntry]) -> Result<bool> {
         let parts: Vec<_> = entries.iter().filter_map(OutboxEntry::parts).collect();
         let hashes = self.joins_of(room, &parts).await?;
@@ -317,7 +323,8 @@ impl Slotted {
         crash_point!(CarriedOut, calls, self.send(calls));
         for answer in self.send(calls).await {
             answers.push(match answer {
-                // A key of another type costs its own index only. A thorough check notes it again.
+                // A key of another type only affects its own index. A thorough check writes the
+                // outbox entry again.
                 Err(error) if errors::is_of_one_key(&error) => None,
                 answer => Some(answer?),
             });
@@ -328,15 +335,16 @@ impl Slotted {
                 continue;
             };
             let Some(gone) = read_settled(Ok(answer))? else {
-                // A newer join was settled elsewhere.
+                // A newer join was confirmed in another room.
                 more = true;
                 self.rooms
                     .leave_room(conn, &hash.place, "replaced", Some(hash.epoch + 1))
                     .await?;
                 continue;
             };
-            // A failover can bring a connection back to a room that it had left. That room notes that it is
-            // taken out, and has an entry before, by which somebody looks at it and settles it.
+            // A failover can bring a connection back to a room that it had left. The room writes an
+            // outbox entry when the connection is removed. The room's due entry is added before, so
+            // that a pass will inspect the room and apply its outbox.
             for older in gone.iter().filter(|entry| entry.room != room) {
                 self.move_due(&[(&older.room, 0)], true).await?;
                 self.evict(conn, older.place(), hash.epoch).await?;
@@ -345,8 +353,9 @@ impl Slotted {
         Ok(more)
     }
 
-    /// After notes were written into the indices and then turned out to have changed: the connections may
-    /// have left in between, and nobody else knows of what was written after that. It is taken out again.
+    /// Removes index entries that were written from outbox entries which turned out to have
+    /// changed. The connections may have left before the indices were written, and no other node
+    /// knows of these writes.
     async fn take_back(&self, room: &str, entries: &[OutboxEntry]) -> Result<()> {
         let parts: Vec<_> = entries.iter().filter_map(OutboxEntry::parts).collect();
         let mut calls = Vec::new();
@@ -362,7 +371,7 @@ impl Slotted {
         Ok(())
     }
 
-    /// The calls that take a join that is over out of the indices.
+    /// Adds the calls that remove the index entries of a join that is over.
     fn add_over(&self, calls: &mut Vec<Call>, room: &str, conn: &str, epoch: Epoch, user: &str) {
         calls.push(self.forget_at(conn, room, epoch));
         if !user.is_empty() {
@@ -370,7 +379,8 @@ impl Slotted {
         }
     }
 
-    /// The connections of notes, as their room has them; `None` where the join of the note is over.
+    /// The connections of outbox entries, as the hashes in the room describe them; `None` if the
+    /// join of the entry is over.
     async fn joins_of(
         &self,
         room: &str,
@@ -381,7 +391,7 @@ impl Slotted {
         for (hash, (conn, epoch, _)) in self.rooms.read_located(&pairs).await.into_iter().zip(parts)
         {
             let hash = match hash {
-                // What is there is no connection.
+                // The key does not hold a connection.
                 Err(error) if error.code == Code::CorruptData => None,
                 hash => hash?,
             };
@@ -411,7 +421,8 @@ impl Slotted {
         }
     }
 
-    /// Moves the entries of rooms in the due index; -1: they go.
+    /// Sets the due times of rooms, in ms from now; -1 removes a room from the due index. Returns
+    /// how many entries were added.
     pub(in crate::store::redis) async fn move_due(
         &self,
         rooms: &[(&str, i64)],
@@ -445,7 +456,7 @@ impl Slotted {
         Ok(added)
     }
 
-    /// `own`: by the join itself.
+    /// `own`: called by the join itself.
     fn settle_at(&self, conn: &str, room: &str, user: &str, epoch: Epoch, own: bool) -> Call {
         let mut call = scripts::slotted::LOCATION_CONFIRM.call(1);
         call.arg(self.rooms.keys.at(conn))
@@ -466,7 +477,7 @@ impl Slotted {
         (&scripts::slotted::LOCATION_REMOVE, call)
     }
 
-    /// `room`: where the connection is; empty if it is there no more.
+    /// `room`: the room of the connection; empty if the connection is no longer there.
     pub(in crate::store::redis) fn note_user(
         &self,
         user: &str,
@@ -483,7 +494,7 @@ impl Slotted {
     }
 }
 
-/// The older entries that are gone; `None` if a newer join was settled elsewhere.
+/// The older entries that were removed; `None` if a newer join was confirmed in another room.
 fn read_settled(answer: Result<Value>) -> Result<Option<Vec<Entry>>> {
     let value = answer?;
     scripts::read(value, |reply| {
@@ -494,7 +505,7 @@ fn read_settled(answer: Result<Value>) -> Result<Option<Vec<Entry>>> {
     })
 }
 
-/// Whether an entry went that an older join had settled in the room.
+/// Whether an entry was removed that an older join had confirmed in the room.
 fn read_forgotten(answer: Result<Value>) -> Result<bool> {
     scripts::read(answer?, |reply| {
         reply.integer()?;
