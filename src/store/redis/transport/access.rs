@@ -4,7 +4,7 @@ use crate::store::redis::transport::{tls::TlsContext, url::Login};
 use redis::{ProtocolVersion, RedisConnectionInfo};
 use std::sync::Arc;
 
-/// What leads to a server, beside its address: user, password, database and TLS.
+/// User, password, database and TLS for connections to a server, apart from its address.
 #[derive(Clone)]
 pub struct Access {
     pub redis: RedisConnectionInfo,

@@ -1,4 +1,4 @@
-//! Where a server is.
+//! The address of a server.
 
 /// Host and port of a server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

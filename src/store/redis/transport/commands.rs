@@ -28,8 +28,8 @@ impl Commands {
         }
     }
 
-    /// Like [`Commands::command`], for calls of scripts: an inner error means that the server does not
-    /// have the script and nothing ran.
+    /// Like [`Commands::command`], for script calls. The inner error means that the server does not
+    /// know the script, so nothing ran.
     pub async fn call(&self, command: &Cmd, repeat: Repeat) -> Result<Result<Value, NoScript>> {
         match self {
             Commands::One(link) => link.call(command, repeat).await,
@@ -43,7 +43,7 @@ impl Commands {
         }
     }
 
-    /// Sends commands in one go; each has its own answer, which may be an error of the server.
+    /// Sends commands together. Each has its own answer, which may be an error of the server.
     pub async fn pipeline(&self, pipeline: &Pipeline, repeat: Repeat) -> Result<Vec<Value>> {
         match self {
             Commands::One(link) => link.pipeline(pipeline, repeat).await,
@@ -54,7 +54,8 @@ impl Commands {
         }
     }
 
-    /// The same with the outcome of each: on a cluster, some may fail and others not.
+    /// The same, with a separate outcome for each command. On a cluster, some may fail while others
+    /// do not.
     pub async fn pipeline_each(&self, pipeline: &Pipeline, repeat: Repeat) -> Vec<Result<Value>> {
         match self {
             Commands::One(link) => link.pipeline_each(pipeline, repeat).await,
@@ -65,7 +66,7 @@ impl Commands {
         }
     }
 
-    /// The same of commands that are in no pipeline yet.
+    /// The same, for commands that are not in a pipeline.
     pub async fn each(&self, commands: &[Cmd], repeat: Repeat) -> Vec<Result<Value>> {
         match self {
             Commands::One(link) => {
@@ -79,7 +80,7 @@ impl Commands {
         }
     }
 
-    /// A link to each server that has keys.
+    /// The link to each server that has keys.
     pub fn servers(&self) -> Vec<Arc<Link>> {
         match self {
             Commands::One(link) => vec![link.clone()],
@@ -87,7 +88,7 @@ impl Commands {
         }
     }
 
-    /// Grows with every failover of a cluster, and when slots move.
+    /// Grows with every failover of a cluster, and when slots move. 0 without a cluster.
     pub fn config_epoch(&self) -> u64 {
         match self {
             Commands::One(_) => 0,
@@ -95,7 +96,7 @@ impl Commands {
         }
     }
 
-    /// How many connections have been made; 0 of a cluster, which nobody asks.
+    /// The number of connections made so far; 0 on a cluster, where it is not used.
     pub fn connections(&self) -> u64 {
         match self {
             Commands::One(link) => link.connections(),
@@ -107,7 +108,7 @@ impl Commands {
         matches!(self, Commands::Cluster(_))
     }
 
-    /// Whether any server can be reached now.
+    /// Whether any server is connected.
     pub fn is_live(&self) -> bool {
         self.servers().iter().any(|link| link.is_live())
     }

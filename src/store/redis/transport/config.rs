@@ -1,5 +1,5 @@
-//! From a URL, TLS material and credentials to where and how to connect. This file, `url.rs` and
-//! `access.rs` are the only ones that read a password.
+//! Parses a URL, TLS options and credentials into a connection target. Only this file, `url.rs` and
+//! `access.rs` read passwords.
 
 use crate::{
     model::error::{Error, Result},
@@ -20,13 +20,14 @@ use std::{
     sync::{Arc, Weak},
 };
 
-/// How to talk to sentinels; the URL's user, password and db are for the Redis servers.
+/// Options for connections to sentinels. The user, password and db of the URL are for the Redis
+/// servers.
 #[derive(Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct SentinelOptions {
     pub username: Option<String>,
     pub password: Option<String>,
-    /// TLS to the sentinels; without it they are talked to in the clear.
+    /// TLS to the sentinels. Default: no TLS.
     pub tls: Option<Tls>,
 }
 
@@ -40,14 +41,14 @@ pub enum Target {
     Cluster(Arc<Nodes>),
 }
 
-/// The servers of a cluster: some addresses to begin with, and what leads to any of them.
+/// The servers of a cluster: the addresses of the URL, and the credentials for all servers.
 pub struct Nodes {
     pub first: Vec<Address>,
     access: Access,
-    /// The first addresses, for messages.
+    /// The addresses of the URL, for messages.
     pub display: String,
     pub outage: Arc<Outage>,
-    /// Those that links lead to: the links to one server know of each other.
+    /// The servers that have links. All links to one server share its entry.
     servers: Mutex<HashMap<Address, Weak<Server>>>,
 }
 
@@ -74,7 +75,7 @@ const CLUSTER_FORM: &str = "url must have the form redis-cluster://user:password
 const REDIS_PORT: u16 = 6379;
 
 impl Target {
-    /// `tls` makes the connections to the Redis servers TLS ones, whatever the scheme.
+    /// If `tls` is given, connections to the Redis servers use TLS, whatever the scheme of the URL.
     pub fn parse(
         url: &str,
         tls: Option<&Tls>,
@@ -206,7 +207,8 @@ fn parse_sentinel(
     })
 }
 
-/// Whether the material fits is known here, not at the first failover.
+/// Creates the TLS settings when the client is opened, so that invalid options fail then and not at
+/// the first failover.
 fn context(url: &Url, tls: Option<&Tls>) -> Result<Option<Arc<TlsContext>>> {
     match tls {
         Some(tls) => TlsContext::new(tls, url.insecure).map(Some),

@@ -1,4 +1,5 @@
-//! What redis-rs and the server say, as our errors. The only place that reads their words.
+//! Maps errors of redis-rs and of the server to errors of the core. Only this file parses their
+//! texts.
 
 use crate::{
     failpoints::failpoint,
@@ -6,7 +7,7 @@ use crate::{
 };
 use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
-/// A failed request. Whether it may have been carried out follows from how it failed.
+/// The error of a failed request. The kind of failure decides whether its outcome is unknown.
 pub fn request(error: &RedisError) -> Error {
     if let Some(said) = server_said(error) {
         return said.with_cause(error);
@@ -32,12 +33,13 @@ pub fn request(error: &RedisError) -> Error {
     }
 }
 
-/// Whether it is about one key alone, which is of another type or holds nonsense: others are not to suffer.
+/// Whether the error concerns only one key, which has another type or invalid content. Other keys
+/// are not affected.
 pub fn is_of_one_key(error: &Error) -> bool {
     error.code == Code::CorruptData && !failpoint!(Isolation)
 }
 
-/// A failed attempt to connect to `display` (an address without secrets).
+/// The error of a failed attempt to connect to `display` (an address without secrets).
 pub fn connecting(error: &RedisError, display: &str) -> Error {
     let detail = error.to_string();
     if error.kind() == ErrorKind::AuthenticationFailed || detail.contains("WRONGPASS") {
@@ -87,7 +89,8 @@ pub fn connecting(error: &RedisError, display: &str) -> Error {
     Error::new(Code::Unavailable, message).with_cause(error)
 }
 
-/// An error reply of the server: the request was refused, so its outcome is known.
+/// The error for an error reply of the server. The server refused the request, so its outcome is
+/// known.
 fn server_said(error: &RedisError) -> Option<Error> {
     let code = error.code()?;
     if failpoint!(ServerWords) {
@@ -98,7 +101,8 @@ fn server_said(error: &RedisError) -> Option<Error> {
         WORDS
             .iter()
             .find(|(word, ..)| code == *word)
-            // A script that fails inside reports the inner code in front (Redis 7) or in the text (6).
+            // If a command in a script fails, its error code is first (Redis 7) or within the text
+            // (Redis 6).
             .or_else(|| WORDS.iter().find(|(word, ..)| has_word(detail, word)))
             .or_else(|| TEXTS.iter().find(|(text, ..)| detail.contains(text)))
             .map_or_else(
@@ -108,7 +112,7 @@ fn server_said(error: &RedisError) -> Option<Error> {
     )
 }
 
-/// The words with which servers begin their errors, where they tell something.
+/// The error codes of servers that have a specific meaning.
 const WORDS: &[(&str, Code, &str)] = &[
     (
         "NOPERM",
@@ -212,7 +216,7 @@ const WORDS: &[(&str, Code, &str)] = &[
     ),
 ];
 
-/// What servers say behind `ERR`.
+/// Texts of servers after the generic code `ERR`.
 const TEXTS: &[(&str, Code, &str)] = &[
     (
         "max number of clients reached",
@@ -236,13 +240,13 @@ const TEXTS: &[(&str, Code, &str)] = &[
     ),
 ];
 
-/// Whether a text has a word: not as a part of another one, which may be a name.
+/// Whether a text contains a word, but not as a part of another word, which may be a name.
 fn has_word(text: &str, word: &str) -> bool {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .any(|part| part == word)
 }
 
-/// Whether the connection is of no further use and a new one should be made.
+/// Whether the connection is unusable, so that a new one is needed.
 pub fn breaks_connection(error: &RedisError) -> bool {
     if failpoint!(ReadOnly) && error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
         return false;
@@ -253,7 +257,7 @@ pub fn breaks_connection(error: &RedisError) -> bool {
         || matches!(error.kind(), ErrorKind::Parse | ErrorKind::Io)
 }
 
-/// Whether the server is a replica. Redis 6 says so in the words of the script's error.
+/// Whether the server is a replica. Redis 6 only says so in the text of the script's error.
 pub fn is_read_only(error: &RedisError) -> bool {
     let says = error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
         || error
@@ -262,7 +266,7 @@ pub fn is_read_only(error: &RedisError) -> bool {
     says && !failpoint!(ReadOnly)
 }
 
-/// The same of one answer among several.
+/// The same for one answer among several.
 pub fn says_read_only(answer: &Value) -> bool {
     let says = |error: &redis::ServerError| {
         error.code() == "READONLY"
@@ -288,7 +292,7 @@ mod tests {
         value.extract_error().unwrap_err()
     }
 
-    /// As servers say it (server.c, cluster.c, acl.c and script.c of Redis 6.2 to 8, Valkey 8).
+    /// Replies of servers (server.c, cluster.c, acl.c and script.c of Redis 6.2 to 8, Valkey 8).
     const REPLIES: &[(&str, Code, &str)] = &[
         (
             "LOADING Redis is loading the dataset in memory",
@@ -404,7 +408,7 @@ mod tests {
             CorruptData,
             "another type",
         ),
-        // In a script, by Redis 7 and 6.
+        // Errors in a script, from Redis 7 and 6.
         (
             "OOM allow-oom flag is not set on the script, can not run it when used memory > 'maxmemory'",
             Unavailable,
@@ -430,7 +434,7 @@ mod tests {
             Permission,
             "docs/guide/security.md",
         ),
-        // At the end of a transaction.
+        // Errors of EXEC.
         (
             "EXECABORT Transaction discarded because of: OOM command not allowed when used memory > 'maxmemory'.",
             Unavailable,
@@ -441,7 +445,7 @@ mod tests {
             Internal,
             "refused",
         ),
-        // What nothing follows from.
+        // Errors without a specific meaning.
         ("ERR syntax error", Internal, "refused"),
         (
             "CROSSSLOT Keys in request don't hash to the same slot",
@@ -463,7 +467,7 @@ mod tests {
             Internal,
             "refused",
         ),
-        // A word that is a part of a name.
+        // A code as a part of a name.
         (
             "ERR no such room: BALLROOMS and LOADINGBAY",
             Internal,
@@ -477,7 +481,7 @@ mod tests {
             let error = request(&said(reply));
             assert_eq!(error.code, *code, "{reply}");
             assert!(error.message.contains(words), "{reply}: {}", error.message);
-            // It was refused: that is known.
+            // The server refused the request, so the outcome is known.
             assert!(!error.outcome_unknown, "{reply}");
         }
     }

@@ -1,6 +1,6 @@
-//! Reading the answer to `INFO`.
+//! Parses the answer to `INFO`.
 
-/// What `INFO` says under a name.
+/// The value of a field of `INFO`.
 pub fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     let value = |line: &'a str| line.strip_prefix(name)?.strip_prefix(':');
     Some(info.lines().find_map(value)?.trim())

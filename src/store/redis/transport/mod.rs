@@ -1,6 +1,6 @@
-//! Connections for commands: to one server (`link/`), or to each master of a cluster (`cluster/`). `config.rs`
-//! reads with `url.rs` where and how to connect (`address.rs`, `access.rs`). `server.rs` and `tls/` connect.
-//! `errors.rs` knows what errors of a server mean.
+//! Connections for commands: to one server (`link/`), or to each master of a cluster (`cluster/`).
+//! `config.rs` and `url.rs` parse the target (`address.rs`, `access.rs`). `server.rs` and `tls/`
+//! connect. `errors.rs` maps errors of servers.
 
 pub mod access;
 pub mod address;

@@ -1,5 +1,5 @@
-//! One line in the log when a server, or a part of a cluster, is away, and one when it is back, whatever
-//! the number of links that find it so.
+//! Logs one line when a server or a part of a cluster becomes unreachable, and one when it is
+//! reachable again, whatever the number of links to it.
 
 use crate::store::{EventSink, LogLevel};
 use parking_lot::Mutex;
@@ -10,13 +10,13 @@ pub struct Outage(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// The links that are trying to connect, and have failed to.
+    /// The links that have failed to connect and are retrying.
     away: HashSet<u64>,
     logged: bool,
 }
 
 impl Outage {
-    /// A link cannot connect.
+    /// A link failed to connect.
     pub fn begin(&self, link: u64, sink: &dyn EventSink, why: &str) {
         let mut state = self.0.lock();
         state.away.insert(link);
@@ -25,12 +25,12 @@ impl Outage {
         }
     }
 
-    /// A link is connected, or has ended.
+    /// A link is connected or closed.
     pub fn forget(&self, link: u64) {
         self.0.lock().away.remove(&link);
     }
 
-    /// Says that it is over, if it is.
+    /// Logs the end of the outage if no link is still retrying.
     pub fn log_end(&self, sink: &dyn EventSink, display: &str) {
         let mut state = self.0.lock();
         if state.logged && state.away.is_empty() {

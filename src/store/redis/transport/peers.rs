@@ -1,9 +1,10 @@
-//! What the links that lead to one endpoint know of each other.
+//! What the links to one endpoint share.
 //!
-//! An endpoint (a proxy, a DNS name, the master that sentinels name) can come to lead to another server
-//! while connections to the old one stay open. Only a new connection shows it. So each connection says
-//! which server it has found, and the links with another one connect anew. A link that breaks makes the
-//! others check their connections: what ended one may have ended all.
+//! An endpoint (a proxy, a DNS name, the master that sentinels name) can begin to lead to another
+//! server while connections to the old server stay open. Only a new connection detects this. Each
+//! new connection therefore reports its server, and the links to another server reconnect. When a
+//! link breaks, the others check their connections, because the same cause may have broken all of
+//! them.
 
 use crate::failpoints::failpoint;
 use parking_lot::Mutex;
@@ -13,30 +14,30 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// Servers that an endpoint has led to and that are remembered.
+/// Maximum number of former servers of an endpoint that are remembered.
 const MAX_FORMER: usize = 16;
-/// How long links stay with their servers when an endpoint leads to a former one again; doubled each
-/// time. An endpoint that leads to several servers at once must not keep links moving for ever.
+/// How long links stay with their servers when an endpoint leads to a former server again. Each
+/// return doubles the pause. If an endpoint leads to several servers at once, links must not
+/// reconnect all the time.
 const FIRST_PAUSE: Duration = Duration::from_millis(1_000);
 const MAX_PAUSE: Duration = Duration::from_secs(3_600);
 
 pub struct Peers {
     current: watch::Sender<Current>,
     history: Mutex<History>,
-    /// The last round of checks that was called for.
+    /// The last round of checks that was requested.
     round: watch::Sender<u64>,
-    /// The last round in which the link that carries calls was found to work. `None`: there is no such
-    /// link.
+    /// The last round in which the link for calls was found to work. `None`: there is no such link.
     calls: watch::Sender<Option<u64>>,
 }
 
-/// The server to which the latest connection leads.
+/// The server of the latest connection.
 struct Current {
-    /// Its run id. `None` while none is known.
+    /// Its run id; `None` if it is unknown.
     run_id: Option<Arc<str>>,
-    /// When that connection was begun: an older one that is made later says nothing new.
+    /// When the attempt for that connection began. Attempts that began earlier are ignored.
     began: Instant,
-    /// From when on links move there.
+    /// When links begin to move to that server.
     moves_at: Instant,
 }
 
@@ -44,12 +45,12 @@ struct Current {
 struct History {
     /// Oldest first.
     former: VecDeque<Arc<str>>,
-    /// The last return to a former server, and for how long links stayed then.
+    /// The last return to a former server, and the pause at that time.
     returned: Option<(Instant, Duration)>,
 }
 
 impl History {
-    /// For how long links stay with their servers now that the endpoint leads to `to`.
+    /// How long links stay with their servers when the endpoint leads from `from` to `to`.
     fn pause(&mut self, from: &Arc<str>, to: &Arc<str>, now: Instant) -> Duration {
         self.former.retain(|former| former != from);
         if self.former.len() == MAX_FORMER {
@@ -87,7 +88,8 @@ impl Default for Peers {
 }
 
 impl Peers {
-    /// A connection that was begun at `began` leads to the server with this run id.
+    /// Reports that a connection whose attempt began at `began` leads to the server with this run
+    /// id.
     pub fn found(&self, run_id: &Arc<str>, began: Instant) {
         let now = Instant::now();
         self.current.send_if_modified(|current| {
@@ -104,8 +106,8 @@ impl Peers {
         });
     }
 
-    /// Resolves when a connection to the server `own` should be given up, since the endpoint leads to
-    /// another one.
+    /// Resolves when a connection to the server `own` should be closed, because the endpoint leads
+    /// to another server.
     pub async fn lead_elsewhere(&self, own: Option<&Arc<str>>) {
         let Some(own) = own.filter(|_| !failpoint!(Replaced)) else {
             return std::future::pending().await;
@@ -125,13 +127,13 @@ impl Peers {
             };
             tokio::select! {
                 () = moves => return,
-                // The sender lives as long as this.
+                // The sender lives as long as `self`.
                 _ = current.changed() => {}
             }
         }
     }
 
-    /// Has all links check their connections.
+    /// Requests a check of all links' connections. Returns the number of the round.
     pub fn check(&self) -> u64 {
         let mut called = 0;
         self.round.send_modify(|round| {
@@ -145,28 +147,29 @@ impl Peers {
         *self.round.borrow()
     }
 
-    /// Resolves when checks are called for after the given round.
+    /// Resolves when a round after the given one is requested.
     pub async fn round_after(&self, round: u64) {
-        // The sender lives as long as this.
+        // The sender lives as long as `self`.
         let _ = self.round.subscribe().wait_for(|now| *now > round).await;
     }
 
-    /// There is a link that carries calls, and it was found to work in the given round.
+    /// Reports that there is a link for calls, and that it was found to work in the given round.
     pub fn calls_worked(&self, round: u64) {
         self.calls
             .send_modify(|last| *last = (*last).max(Some(round)));
     }
 
-    /// There is no link that carries calls any more.
+    /// Reports that there is no longer a link for calls.
     pub fn calls_ended(&self) {
         self.calls.send_replace(None);
     }
 
-    /// Resolves when calls have been found to work, from now on; at once if nothing carries any.
+    /// Requests a check, and resolves when calls work. Resolves at once if there is no link for
+    /// calls.
     pub async fn calls_work(&self) {
         let round = self.check();
         let mut calls = self.calls.subscribe();
-        // The sender lives as long as this.
+        // The sender lives as long as `self`.
         let _ = calls
             .wait_for(|last| last.is_none_or(|last| last >= round))
             .await;
@@ -197,7 +200,7 @@ mod tests {
         peers.found(&id("b"), Instant::now());
         assert!(moves(&peers, "a"));
         assert!(!moves(&peers, "b"));
-        // Forth and back, as through a proxy before several servers.
+        // Back and forth, as through a proxy in front of several servers.
         for (turn, seconds) in [1, 2, 4, 8].into_iter().enumerate() {
             let (own, other) = if turn % 2 == 0 {
                 ("b", "a")
@@ -213,7 +216,7 @@ mod tests {
                 "{waited}"
             );
         }
-        // Calm again, it is taken for a server that came back.
+        // After a quiet time, the server counts as one that came back.
         tokio::time::advance(Duration::from_secs(600)).await;
         peers.found(&id("a"), Instant::now());
         let began = Instant::now();
@@ -235,7 +238,7 @@ mod tests {
     #[tokio::test]
     async fn calls_work_once_their_link_was_checked_after_the_question() {
         let peers = Peers::default();
-        // Nothing carries calls.
+        // There is no link for calls.
         peers.calls_work().await;
         peers.calls_worked(peers.round());
         let mut question = Box::pin(peers.calls_work());

@@ -1,16 +1,16 @@
-//! Scans of keys that hold many elements, page by page.
+//! Scans the elements of large keys, page by page.
 
 use super::{commands::Commands, errors, link::Repeat};
 use crate::model::error::{Error, Result};
 use redis::{Cmd, RedisError, Value};
 
-/// Elements that one step of a scan looks at.
+/// Approximate number of elements in one page.
 pub const PAGE: usize = 512;
 
-/// The cursor with which a scan begins, and that its last page returns.
+/// The cursor that begins a scan, and that the last page returns.
 pub const END: &[u8] = b"0";
 
-/// The next cursor, and the texts that were found.
+/// The next cursor, and the elements of the page.
 pub type Page = (Vec<u8>, Vec<String>);
 
 /// One step of `SSCAN`, `HSCAN` or `ZSCAN`.

@@ -1,5 +1,5 @@
-//! Which server to connect to: always the same one, or the one that Sentinel says is the master now.
-//! Asked at every connection, so that a client finds the new master by connecting again.
+//! The server to connect to: a fixed one, or the master that Sentinel names. Sentinel is asked for
+//! every connection, so that a client finds a new master by reconnecting.
 
 use crate::{
     failpoints::failpoint,
@@ -32,14 +32,14 @@ use tokio::{
     time::timeout,
 };
 
-/// How long one sentinel may take to answer before the next is asked.
+/// Maximum time for a sentinel to answer before the next is asked.
 const SENTINEL_TIMEOUT: Duration = Duration::from_millis(1_000);
 
-/// How long sent data may stay unacknowledged before the kernel gives the connection up: a host
-/// that is gone is noticed although nothing closes the connection.
+/// Maximum time that sent data may stay unacknowledged before the kernel closes the connection.
+/// This detects a host that is gone without closing its connections.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// One address, and how it may be named in messages.
+/// One address, and its name for messages.
 pub struct Endpoint {
     way: Way,
     pub display: String,
@@ -54,13 +54,13 @@ enum Way {
     },
 }
 
-/// A connection. It ends when the last clone of it is gone, or with the driver.
+/// A connection. It ends with its last clone, or with its driver.
 #[derive(Clone)]
 pub struct Connected {
     pub connection: MultiplexedConnection,
-    /// Where it leads, without secrets.
+    /// The address, without secrets.
     pub address: Arc<str>,
-    /// For TLS, where the connection does not end its own driver while the server owes an answer.
+    /// Only for TLS: there, the connection does not end its driver while an answer is pending.
     _driver: Option<Arc<Driver>>,
 }
 
@@ -72,17 +72,17 @@ impl Drop for Driver {
     }
 }
 
-/// An endpoint, shared by all links of a client that lead there.
+/// An endpoint, shared by all links of a client to it.
 pub struct Server {
     route: Route,
     pub peers: Peers,
-    /// Of a cluster, all servers have one.
+    /// All servers of a cluster share one.
     pub outage: Arc<Outage>,
 }
 
 enum Route {
     Fixed(Endpoint),
-    /// Which of its servers is a master is known from the cluster's map.
+    /// The cluster's map tells which servers are masters.
     InCluster(Endpoint),
     Sentinels(Sentinels),
 }
@@ -117,9 +117,9 @@ impl Server {
         }
     }
 
-    /// Whether the sentinels name another master than the one at `address`. After a failover by
-    /// command the old one goes on as a master until it is told, ten seconds or more: what it
-    /// acknowledges in that time is lost.
+    /// Whether the sentinels name another master than the one at `address`. After a manual
+    /// failover, the old master accepts writes until it is reconfigured, which takes ten seconds or
+    /// more. Writes that it acknowledges in that time are lost.
     pub async fn has_moved(&self, address: &str) -> bool {
         match &self.route {
             Route::Fixed(_) | Route::InCluster(_) => false,
@@ -130,7 +130,7 @@ impl Server {
         }
     }
 
-    /// A link is connected. Of a cluster, only the whole can be back.
+    /// A link is connected. On a cluster, the outage only ends when all masters are connected.
     pub fn connected(&self, link: u64, sink: &dyn EventSink) {
         self.outage.forget(link);
         if !matches!(self.route, Route::InCluster(_)) {
@@ -156,14 +156,14 @@ impl Server {
         }
     }
 
-    /// Whether an attempt that failed may succeed a moment later, because it is asked anew where to
-    /// connect.
+    /// Whether a failed attempt may succeed a moment later, because sentinels are asked again where
+    /// to connect.
     pub fn moves(&self) -> bool {
         matches!(self.route, Route::Sentinels(_))
     }
 
-    /// Whether a connection is only right as long as its server is a master. `was_master`: it was one at
-    /// first.
+    /// Whether a connection is only usable while its server is a master. `was_master`: it was one
+    /// at first.
     fn wants_master(&self, was_master: bool) -> bool {
         match &self.route {
             Route::Fixed(_) => was_master && !failpoint!(Replaced),
@@ -172,7 +172,7 @@ impl Server {
         }
     }
 
-    /// What to ask of a connection from time to time.
+    /// The command for periodic checks of a connection.
     pub fn probe(&self, was_master: bool) -> Cmd {
         redis::cmd(if self.wants_master(was_master) {
             "ROLE"
@@ -181,21 +181,22 @@ impl Server {
         })
     }
 
-    /// Whether the connection with this answer to the probe is still one to the right server: a
-    /// master that has become a replica goes on answering, and its endpoint may lead elsewhere by now.
+    /// Whether the answer to the probe shows that the connection leads to the right server. A
+    /// master that has become a replica still answers, but its endpoint may lead to another server
+    /// by now.
     pub fn is_right(&self, answer: &Value, was_master: bool) -> bool {
         !self.wants_master(was_master) || is_master(answer)
     }
 }
 
-/// Several sentinels, and the name under which they know the master.
+/// Several sentinels, and their name for the master.
 pub struct Sentinels {
     master: String,
     nodes: Vec<Endpoint>,
-    /// To the Redis servers.
+    /// For connections to the Redis servers.
     access: Access,
     display: String,
-    /// Which sentinel to begin with: not one whose answer led nowhere.
+    /// The index of the sentinel to ask first. Moves on when an answer did not lead to a master.
     first: AtomicUsize,
 }
 
@@ -215,7 +216,7 @@ impl Sentinels {
         let found = self.find().await?;
         let result = Self::connect_master(&found, settings).await;
         if result.is_err() {
-            // A sentinel that is cut off from the others names the old master for ever.
+            // A sentinel that is isolated from the others may name the old master for ever.
             self.first.fetch_add(1, Ordering::Relaxed);
         }
         result
@@ -227,7 +228,7 @@ impl Sentinels {
     ) -> Result<Connected> {
         let mut connected = found.connect(settings, &found.display).await?;
         let role = redis::cmd("ROLE");
-        // Between the fall of a master and the news of it, sentinels name the one that was.
+        // Between the failure of a master and its detection, sentinels name the old master.
         match connected.connection.send_packed_command(&role).await {
             Ok(role) if !is_master(&role) => Err(Error::new(
                 Code::Unavailable,
@@ -237,12 +238,12 @@ impl Sentinels {
                 ),
             )),
             Err(error) if errors::breaks_connection(&error) => Err(errors::request(&error)),
-            // A server that does not let this user ask is taken at the sentinels' word.
+            // If the server does not allow this user to run ROLE, the sentinels' answer is trusted.
             _ => Ok(connected),
         }
     }
 
-    /// The master, by the first sentinel that knows it.
+    /// The master, from the first sentinel that knows it.
     async fn find(&self) -> Result<Endpoint> {
         let first = self.first.load(Ordering::Relaxed);
         let mut unknown = false;
@@ -293,7 +294,7 @@ impl Sentinels {
 }
 
 impl Endpoint {
-    /// A server by TCP, or by TLS.
+    /// A server that is reached by TCP or TLS.
     pub fn at(address: Address, access: &Access) -> Result<Endpoint> {
         let display = address.to_string();
         let way = match &access.tls {
@@ -319,7 +320,7 @@ impl Endpoint {
         Ok(Endpoint { way, display })
     }
 
-    /// `display`: the server as messages name it.
+    /// `display`: the name of the server for messages.
     async fn connect(&self, settings: &AsyncConnectionConfig, display: &str) -> Result<Connected> {
         let address = self.display.as_str().into();
         match &self.way {
@@ -350,7 +351,8 @@ impl Endpoint {
                     MultiplexedConnection::new_with_config(redis, secured.stream, settings)
                         .await
                         .map_err(|error| {
-                            // A refusal may be lost with the connection that it ends.
+                            // The server's refusal of the certificate may be lost when it closes
+                            // the connection.
                             if secured.certificate.was_asked() && error.is_io_error() {
                                 secured.certificate.refused(display).with_cause(error)
                             } else {
@@ -384,7 +386,7 @@ fn plain(addr: ConnectionAddr, access: &Access, display: &str) -> Result<Way> {
         })
 }
 
-/// To the first of the host's addresses that answers.
+/// Connects to the first address of the host that answers.
 async fn tcp(Address { host, port }: &Address) -> io::Result<TcpStream> {
     let addresses: Vec<_> = lookup_host((host.as_str(), *port)).await?.collect();
     if addresses.is_empty() {
@@ -400,7 +402,7 @@ async fn tcp(Address { host, port }: &Address) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Which server a connection leads to. What its user may not ask stays unknown.
+/// The server of a connection. Values that the user has no permission to read stay unknown.
 pub struct Found {
     pub run_id: Option<Arc<str>>,
     pub is_master: bool,
@@ -433,7 +435,7 @@ fn is_master(role: &Value) -> bool {
             Some(Value::SimpleString(role)) => role == "master",
             _ => false,
         },
-        // Not a role at all: the user may not ask.
+        // Not a role: the user has no permission to run ROLE.
         _ => true,
     }
 }

@@ -1,6 +1,6 @@
-//! URLs of servers, read strictly: every part is used or refused, since a part that is dropped is a
-//! password, a database or a TLS setting that the caller believes in. Messages repeat nothing of a
-//! URL but the names of parameters.
+//! Parses URLs of servers strictly: every part is used or refused. A part that is silently ignored
+//! could be a password, a database or a TLS setting that the caller relies on. Error messages
+//! repeat nothing of a URL except names of parameters.
 
 use crate::{
     model::error::{Error, Result},
@@ -9,25 +9,25 @@ use crate::{
 use percent_encoding::percent_decode_str;
 use std::net::Ipv6Addr;
 
-/// What can be named wrongly in any URL.
+/// Advice that applies to any malformed URL.
 const ENCODE: &str = "percent-encode what is not a letter or digit in user and password";
 
-/// A URL taken apart and decoded.
+/// The decoded parts of a URL.
 #[derive(Debug, Default, PartialEq)]
 pub struct Url {
     pub scheme: String,
     pub login: Login,
-    /// Hosts with the ports that are given.
+    /// Hosts, with their ports if given.
     pub hosts: Vec<(String, Option<u16>)>,
-    /// The path without its first slash, not yet decoded; `None` without a path.
+    /// The path without its first slash, not decoded; `None` without a path.
     pub path: Option<String>,
-    /// `db` of the query.
+    /// The parameter `db` of the query.
     pub db: Option<i64>,
-    /// `#insecure`: any certificate will do.
+    /// `#insecure`: accept any certificate.
     pub insecure: bool,
 }
 
-/// Whom to log in as. A user without a password is one that needs none (`nopass`).
+/// The credentials. A user without a password is one that does not need one (`nopass`).
 #[derive(Clone, Default, PartialEq)]
 pub struct Login {
     pub username: Option<String>,
@@ -50,8 +50,8 @@ impl Login {
 }
 
 impl Url {
-    /// `login_in_query`: whether user and password are parameters, as in URLs of unix sockets, which
-    /// have no host that they could stand before.
+    /// `login_in_query`: user and password are parameters, as in URLs of unix sockets, which have
+    /// no host.
     pub fn parse(url: &str, login_in_query: bool) -> Result<Url> {
         if url.chars().any(|c| c.is_control() || c == ' ') {
             return Err(Error::invalid(
@@ -121,7 +121,7 @@ impl Url {
                 return Err(Error::invalid(format!("url: {name} is given twice")));
             }
             seen.push(name);
-            // As forms write it, and as both redis-rs and URLSearchParams read it.
+            // `+` stands for a space, as in HTML forms, redis-rs and URLSearchParams.
             let value = decoded(&value.replace('+', "%20"), name)?;
             match name {
                 "db" => self.db = Some(database(&value)?),
@@ -144,7 +144,7 @@ impl Url {
         Ok(())
     }
 
-    /// The database of the path or of the query, which must not disagree.
+    /// The database of the path or of the query. Fails if they differ.
     pub fn database(&self, path: Option<&str>) -> Result<i64> {
         let in_path = match path.map(|path| path.strip_suffix('/').unwrap_or(path)) {
             None | Some("") => None,
@@ -158,7 +158,7 @@ impl Url {
         }
     }
 
-    /// The addresses; `port` is that of hosts without one.
+    /// The addresses. `port` is the default port.
     pub fn addresses(&self, port: u16) -> Vec<Address> {
         let address = |(host, given): &(String, Option<u16>)| Address {
             host: host.clone(),
@@ -256,7 +256,7 @@ pub fn database(text: &str) -> Result<i64> {
 }
 
 fn unknown_parameter(name: &str, login_in_query: bool) -> Error {
-    // Behind a password with an unencoded `?`, the name could be a piece of it.
+    // After a password with an unencoded `?`, the name could be a part of the password.
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     let display = match name {
         _ if name.len() <= 32 && name.chars().all(plain) => format!(" {name:?}"),

@@ -1,4 +1,4 @@
-//! Which master has which slot.
+//! The map of slots to masters.
 
 use crate::{
     keys::SLOTS,
@@ -10,16 +10,16 @@ use std::collections::BTreeSet;
 
 const NOBODY: u16 = u16::MAX;
 
-/// A map of slots, as one server told it and redirections corrected it.
+/// A map of slots, as one server returned it and redirections corrected it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Map {
-    /// The newest configuration epoch that the server knew: an older map does not replace a newer
-    /// one.
+    /// The highest configuration epoch that the server knew. A map with a lower epoch does not
+    /// replace one with a higher epoch.
     pub epoch: u64,
     /// The ids of the servers in it, masters and replicas.
     pub ids: BTreeSet<Box<str>>,
     masters: Vec<Address>,
-    /// For each slot its place in `masters`.
+    /// For each slot, the index of its master in `masters`.
     owners: Vec<u16>,
 }
 
@@ -43,7 +43,7 @@ impl Map {
         &self.masters
     }
 
-    /// What a redirection says.
+    /// The map with the correction from a redirection.
     pub fn with_owner(&self, slot: u16, owner: &Address) -> Map {
         let mut map = self.clone();
         let at = match map.masters.iter().position(|master| master == owner) {
@@ -59,7 +59,7 @@ impl Map {
         map
     }
 
-    /// From the answers to `CLUSTER INFO` and `CLUSTER SLOTS` of the server at `asked`.
+    /// Parses the answers to `CLUSTER INFO` and `CLUSTER SLOTS` of the server at `asked`.
     pub fn parse(info: Value, slots: Value, asked: &Address) -> Result<Map> {
         let unexpected = || Error::internal("CLUSTER SLOTS was answered in an unexpected form");
         let info: String = redis::from_redis_value(info).map_err(|_| unexpected())?;
@@ -92,8 +92,8 @@ impl Map {
                 _ => String::new(),
             };
             let owner = Address {
-                // A server that does not know its own name, or is told not to say it: where it was
-                // asked.
+                // A server that does not know its own name, or is configured not to announce it.
+                // The address that was asked is used.
                 host: if matches!(&*host, "" | "?") {
                     asked.host.clone()
                 } else {
@@ -131,20 +131,21 @@ fn id_of(server: &Value) -> Option<Box<str>> {
     }
 }
 
-/// Which maps are newer than the one that is known.
+/// Decides whether a map is newer than the known one.
 #[derive(Default)]
 pub struct Succession {
-    /// The ids of all servers that maps have named.
+    /// The ids of all servers in maps so far.
     seen: BTreeSet<Box<str>>,
 }
 
-/// Beyond that only the servers of the newest map are remembered.
+/// Above this number, only the servers of the newest map are remembered.
 const MAX_SEEN: usize = 16_384;
 
 impl Succession {
-    /// Whether `map` takes the place of `known`. Epochs only grow within one cluster: an older map of it
-    /// is one of a server that lags behind. A map of servers that are all new is one of a cluster that
-    /// was built anew at the same addresses; its epochs begin at the beginning.
+    /// Whether `map` replaces `known`. Within one cluster, epochs only grow, so a map with a lower
+    /// epoch comes from a server that lags behind. If all servers in a map are new, the map belongs
+    /// to a cluster that was recreated at the same addresses. Its epochs start again from the
+    /// beginning.
     pub fn accepts(&mut self, known: &Map, map: &Map) -> bool {
         let is_other_cluster =
             !map.ids.is_empty() && !self.seen.is_empty() && self.seen.is_disjoint(&map.ids);
@@ -159,7 +160,7 @@ impl Succession {
     }
 }
 
-/// The address in a redirection (`host:port`); without a host it is the one that was asked.
+/// The address in a redirection (`host:port`). Without a host, the host that was asked is used.
 pub fn redirected(text: &str, asked: &Address) -> Option<Address> {
     let (host, port) = text.rsplit_once(':')?;
     let host = host.trim_matches(['[', ']']);

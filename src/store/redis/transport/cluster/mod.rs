@@ -1,8 +1,8 @@
-//! The connections to a cluster: one supervised link for each master, commands routed by slot.
+//! The connections to a cluster: one supervised link for each master. Commands are routed by slot.
 //!
-//! A command is sent to another server, or again, only when the server said that nothing ran
-//! (`MOVED`, `ASK`, `TRYAGAIN`, `CLUSTERDOWN`), or when running it twice is harmless. Everything
-//! happens within the deadline of the request.
+//! A command is sent to another server, or again, only if the server reported that nothing ran
+//! (`MOVED`, `ASK`, `TRYAGAIN`, `CLUSTERDOWN`), or if running it twice is harmless. The deadline of
+//! the request covers all attempts.
 
 mod map;
 mod refresh;
@@ -36,27 +36,27 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-/// Pause before a command is sent again that a server could not take yet.
+/// Pause before a command is sent again that a server could not execute yet.
 const RETRY_PAUSE: Duration = Duration::from_millis(15);
-/// Redirections of one request that are followed without a pause.
+/// Number of redirections of one request that are followed without a pause.
 const FAST_REDIRECTIONS: usize = 3;
 
-/// Pause between two looks at whether a server serves its slots.
+/// Pause between two checks of whether a server serves its slots.
 const SERVES_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long before its deadline a request that was refused is not sent again.
+/// Time before its deadline in which a refused request is not sent again.
 const LAST_MOMENT: Duration = Duration::from_millis(250);
 
-/// For how long a server that has not answered in time is left out by work that does not wait for one.
-/// By then pings have found out whether its connection is of any use.
+/// How long `QueueTimeout::None` skips a server that has not answered in time. By then, pings have
+/// found out whether its connection works.
 const LEFT_OUT: Duration = Duration::from_secs(5);
 
-/// How long commands wait for a server that is away.
+/// How long commands wait for a server that is not connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum QueueTimeout {
     /// Until their deadline.
     Full,
-    /// The same, unless they would have waited in vain already.
+    /// Until their deadline, unless the server has been away for longer than `command_timeout`.
     Once,
     /// Not at all.
     None,
@@ -66,14 +66,14 @@ tokio::task_local! {
     static QUEUE_TIMEOUT: QueueTimeout;
 }
 
-/// Runs work on many independent keys: a server that is away, or has just not answered in time, fails its
-/// commands at once, so that it does not hold up the keys of the others.
+/// Runs work on many independent keys. Commands to a server that is not connected, or has just not
+/// answered in time, fail at once, so that they do not delay the keys on other servers.
 pub async fn without_queue_timeout<T>(work: impl Future<Output = T>) -> T {
     QUEUE_TIMEOUT.scope(QueueTimeout::None, work).await
 }
 
-/// The same for work that callers wait for: a server that may be back in a moment is waited for, one that has
-/// been away for as long as a command waits is not.
+/// The same for work that callers wait for. Commands wait for a server that was lost recently. They
+/// do not wait for one that has been away for as long as a command may wait.
 pub async fn with_queue_timeout_once<T>(work: impl Future<Output = T>) -> T {
     QUEUE_TIMEOUT.scope(QueueTimeout::Once, work).await
 }
@@ -84,7 +84,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Connects: to one of the given servers, then to all masters.
+    /// Connects to one of the given servers, then to all masters.
     pub async fn open(settings: Settings) -> Result<Cluster> {
         let deadline = Instant::now() + settings.connect_timeout;
         let (map, _) = watch::channel(Arc::new(Map::empty()));
@@ -102,7 +102,7 @@ impl Cluster {
         for link in shared.masters() {
             tokio::select! {
                 () = link.becomes_live() => {}
-                // The cluster works without it, but for its slots.
+                // The cluster works without this master, except for its slots.
                 () = sleep_until(deadline) => {}
             }
         }
@@ -115,7 +115,7 @@ impl Cluster {
         self.shared.masters()
     }
 
-    /// The map, now and whenever it changes.
+    /// The current map, and its changes.
     pub fn map(&self) -> watch::Receiver<Arc<Map>> {
         self.shared.map.subscribe()
     }
@@ -124,12 +124,13 @@ impl Cluster {
         &self.shared.settings.nodes
     }
 
-    /// Tells whether all masters are connected, if that has changed.
+    /// Emits the connection state (whether all masters are connected) if it has changed.
     pub fn report_state(&self) {
         self.shared.report_state();
     }
 
-    /// Resolves when the server serves its slots: one that was restarted does not at once.
+    /// Resolves when the server serves its slots. A server that was restarted does not serve them
+    /// at once.
     pub async fn serves(&self, server: &Arc<Server>) {
         let mut info = Pipeline::with_capacity(1);
         info.cmd("CLUSTER").arg("INFO");
@@ -144,19 +145,19 @@ impl Cluster {
                     Attempt::Answers(answers) if !says_down(&answers) => return,
                     _ => sleep(SERVES_PAUSE).await,
                 },
-                // It is no master any more.
+                // The server is no longer a master.
                 None => return,
             }
         }
     }
 
-    /// The map may be out of date.
+    /// Requests a refresh of the map, because it may be outdated.
     pub fn health_check(&self) {
         self.shared.stale.notify_one();
     }
 
-    /// Sends commands, each to where its key is. Each has its own outcome; error replies that are no
-    /// redirections are answers.
+    /// Sends each command to the master of its key. Each has its own outcome. Error replies other
+    /// than redirections are outcomes too.
     pub async fn send(&self, commands: &[Cmd], repeat: Repeat) -> Vec<Result<Value>> {
         let shared = &self.shared;
         let deadline = Instant::now() + shared.settings.command_timeout;
@@ -166,7 +167,7 @@ impl Cluster {
             .iter()
             .enumerate()
             .map(|(index, command)| {
-                // What has no key goes where the one before went.
+                // A command without a key is sent to the server of the command before it.
                 slot = key_of(command).map_or(slot, slot_of);
                 Sending {
                     index,
@@ -263,7 +264,8 @@ impl Cluster {
             if pause || round >= FAST_REDIRECTIONS {
                 shared.wait(&again, deadline).await;
             }
-            // Without time for an answer, what is known is better than what was sent and not answered.
+            // If there is no time left for an answer, the known refusal is a better result than a
+            // command that was sent and not answered.
             let (hopeless, hopeful): (Vec<_>, Vec<_>) = again.into_iter().partition(|sending| {
                 sending.refusal.is_some() && Instant::now() + last_moment >= deadline
             });
@@ -295,31 +297,31 @@ impl Drop for Cluster {
     }
 }
 
-/// A command on its way.
+/// A command in flight.
 struct Sending {
     index: usize,
     slot: u16,
-    /// Where `ASK` has sent it, for once.
+    /// The target of an `ASK` redirection, for one attempt.
     asking: Option<Address>,
-    /// Why the server that was asked last could not take it.
+    /// Why the last server refused it.
     refusal: Option<Error>,
 }
 
 enum Redirection {
-    /// The slot is elsewhere, and the map knows it now.
+    /// The slot is on another server, and the map is corrected.
     Elsewhere,
-    /// The slot is moving, and what the command needs is there already.
+    /// The slot is being migrated, and the command's keys are already on the target.
     Ask(Address),
-    /// The server cannot take it yet.
+    /// The server cannot execute it yet.
     Later(Error),
 }
 
 impl Shared {
-    /// Whether commands are sent to a server, or wait for it.
+    /// Whether to send commands to a server, or wait for it.
     fn is_worth_waiting_for(&self, address: &Address, queue_timeout: QueueTimeout) -> bool {
         let (longest, left_out) = match queue_timeout {
             QueueTimeout::Full => return true,
-            // Those that callers wait for are to find out soon that it answers again.
+            // Work that callers wait for has to notice soon when the server answers again.
             QueueTimeout::Once => (self.settings.command_timeout, LEFT_OUT / 5),
             QueueTimeout::None => (Duration::ZERO, LEFT_OUT),
         };
@@ -332,7 +334,7 @@ impl Shared {
         !is_silent && self.link(address).is_ok_and(is_near)
     }
 
-    /// By server; then those whose slot nobody has.
+    /// Groups commands by server. The second value has the commands whose slot has no master.
     fn group(&self, open: Vec<Sending>) -> (Vec<(Address, Vec<Sending>)>, Vec<Sending>) {
         let map = self.map.borrow().clone();
         let mut groups: Vec<(Address, Vec<Sending>)> = Vec::new();
@@ -352,7 +354,7 @@ impl Shared {
         (groups, unrouted)
     }
 
-    /// Whether an answer means that nothing ran, and what to do then.
+    /// Whether an answer means that nothing ran, and what to do next.
     fn redirection(&self, answer: &Value, asked: &Address, slot: u16) -> Option<Redirection> {
         let Value::ServerError(error) = answer else {
             return None;
@@ -392,7 +394,7 @@ impl Shared {
         }
     }
 
-    /// Until a retry has a chance: a moment, or a new map, or a connection that was away.
+    /// Waits until a retry may succeed: for a short pause, a new map, or a new connection.
     async fn wait(&self, again: &[Sending], deadline: Instant) {
         let mut map = self.map.subscribe();
         let owners: Vec<Arc<Link>> = {
@@ -412,14 +414,14 @@ impl Shared {
         }
     }
 
-    /// Why a request has failed of which nothing ran.
+    /// The error of a request that was never executed.
     fn why_not(&self, sending: &Sending) -> Error {
         let refusal = sending.refusal.clone();
         refusal.unwrap_or_else(|| self.out_of_reach(sending.slot))
     }
 }
 
-/// Whether `CLUSTER INFO` says that the cluster is down, as that server sees it.
+/// Whether `CLUSTER INFO` of this server reports that the cluster is down.
 fn says_down(answers: &[Value]) -> bool {
     matches!(answers, [Value::BulkString(info)]
         if String::from_utf8_lossy(info).contains("cluster_state:fail"))
@@ -427,7 +429,7 @@ fn says_down(answers: &[Value]) -> bool {
             if text.contains("cluster_state:fail"))
 }
 
-/// The first key of a command of ours.
+/// The first key of a command that this client sends.
 fn key_of(command: &Cmd) -> Option<&[u8]> {
     let mut args = command.args_iter().map(|arg| match arg {
         Arg::Simple(bytes) => bytes,

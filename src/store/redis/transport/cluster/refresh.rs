@@ -1,4 +1,4 @@
-//! Coming by the map of slots, and keeping it up to date.
+//! Loads the map of slots, and keeps it up to date.
 
 use crate::{
     model::error::{Code, Error, Result},
@@ -19,15 +19,15 @@ use std::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-/// How often the map is asked for when nothing points at a change.
+/// Interval of refreshes without signs of a change.
 const REFRESH_EVERY: Duration = Duration::from_millis(1_000);
-/// Pause between two questions when something does.
+/// Pause before a refresh that was requested.
 const REFRESH_PAUSE: Duration = Duration::from_millis(50);
-/// How long a server may take to tell the map before another is asked.
+/// Maximum time for a server to return the map before another is asked.
 const REFRESH_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Shared {
-    /// The first map, by the first server that answers.
+    /// Loads the first map, from the first server that answers.
     pub(in crate::store::redis) async fn find(&self) -> Result<()> {
         let mut failed = None;
         for address in &self.settings.nodes.first {
@@ -88,7 +88,8 @@ impl Shared {
         }
     }
 
-    /// Takes a map, unless a newer one of the same cluster is known, and gives up links that lead nowhere any more.
+    /// Adopts a map, unless a newer one of the same cluster is known, and closes links to servers
+    /// that are no longer masters.
     fn adopt(&self, map: Map) {
         let mut kept = None;
         self.map.send_if_modified(|known| {
@@ -101,7 +102,7 @@ impl Shared {
         });
         if let Some(masters) = kept {
             self.links.lock().retain(|address, link| {
-                // A request on its way keeps its link until it is answered.
+                // A request in flight keeps its link until it is answered.
                 masters.contains(address) || Arc::strong_count(link) > 1
             });
             for address in &masters {
@@ -110,7 +111,7 @@ impl Shared {
         }
     }
 
-    /// Tells whether all masters are connected, if that has changed. Gives it.
+    /// Emits the connection state if it has changed. Returns whether all masters are connected.
     pub(in crate::store::redis) fn report_state(&self) -> bool {
         let (sink, display) = (&self.settings.sink, &self.settings.nodes.display);
         let mut whole = self.whole.lock();
@@ -124,7 +125,7 @@ impl Shared {
             sink.state(state, display);
         }
         if is_whole {
-            // A link that had failed may have ended with its server.
+            // A link that had failed may have been closed together with its server's removal.
             self.settings.nodes.outage.log_end(&**sink, display);
         }
         is_whole
@@ -145,14 +146,14 @@ impl Shared {
                 return self.adopt(map);
             }
         }
-        // All that we know are away; those of the beginning may be back.
+        // All known servers are unreachable. The servers of the URL may be reachable again.
         for address in &self.settings.nodes.first {
             let _ = self.link(address);
         }
     }
 }
 
-/// Keeps the map up to date and tells when parts of the cluster are out of reach.
+/// Keeps the map up to date, and emits changes of the connection state.
 pub(in crate::store::redis) async fn keep(shared: Arc<Shared>) {
     loop {
         let pause = if shared.report_state() {

@@ -1,4 +1,4 @@
-//! What the connections to a cluster share with the task that keeps the map of slots up to date.
+//! State that the connections to a cluster share with the task that refreshes the map of slots.
 
 use crate::{
     model::error::{Code, Error, Result},
@@ -23,7 +23,7 @@ use tokio::{
     time::Instant,
 };
 
-/// What all connections of a client have in common.
+/// Settings of all connections of a client.
 pub struct Settings {
     pub nodes: Arc<Nodes>,
     pub connect_timeout: Duration,
@@ -37,13 +37,13 @@ pub struct Shared {
     pub map: watch::Sender<Arc<Map>>,
     pub succession: Mutex<Succession>,
     pub links: Mutex<HashMap<Address, Arc<Link>>>,
-    /// Told when something points at a change of the map.
+    /// Notified when there is a sign that the map has changed.
     pub stale: Notify,
-    /// Servers that have not answered in time, and when. An answer takes them out.
+    /// Servers that have not answered in time, and since when. An answer removes a server.
     pub silent: Mutex<HashMap<Address, Instant>>,
-    /// Which server to ask next.
+    /// The index of the server to ask next.
     pub turn: AtomicUsize,
-    /// Whether all masters were connected when the state was told last.
+    /// Whether all masters were connected when the state was last emitted.
     pub whole: Mutex<bool>,
 }
 
@@ -54,7 +54,7 @@ impl Shared {
         links.filter_map(Result::ok).collect()
     }
 
-    /// The link to a server, made if need be.
+    /// The link to a server. Creates it if necessary.
     pub fn link(&self, address: &Address) -> Result<Arc<Link>> {
         let mut links = self.links.lock();
         if let Some(link) = links.get(address) {

@@ -1,4 +1,4 @@
-//! Making a connection, and making it again until that succeeds.
+//! Establishes a connection, and retries until that succeeds.
 
 use crate::{
     model::error::{Code, Error, Result},
@@ -11,11 +11,11 @@ use redis::{AsyncConnectionConfig, PushInfo, PushKind};
 use std::sync::{Arc, atomic::Ordering};
 use tokio::time::{Instant, sleep, timeout};
 
-/// A connection that can be used.
+/// A connection that is ready for use.
 pub(in crate::store::redis) struct Ready {
     connected: Connected,
     found: Found,
-    /// The round of checks that was the last one when the connection was begun.
+    /// The latest round of checks when the attempt to connect began.
     round: u64,
 }
 
@@ -27,7 +27,8 @@ impl Inner {
         let weak = Arc::downgrade(self);
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(config.connect_timeout))
-            // Deadlines are ours (`request`); this one only keeps a lost answer from staying for ever.
+            // `request` enforces the deadlines. This timeout only prevents that a lost answer stays
+            // pending for ever.
             .set_response_timeout(Some(config.command_timeout * 4))
             .set_push_sender(move |push: PushInfo| {
                 if push.kind == PushKind::Disconnection {
@@ -41,7 +42,7 @@ impl Inner {
             });
         let attempt = async {
             let connected = config.server.connect(&settings).await?;
-            // In one go.
+            // Both run at the same time.
             let (found, ()) = tokio::try_join!(
                 identify(connected.connection.clone()),
                 (config.prepare)(connected.connection.clone(), again),
@@ -68,8 +69,8 @@ impl Inner {
         }
     }
 
-    /// Connects, however long it takes. `again`: in place of an earlier connection. Gives the round of
-    /// checks that the new one answers.
+    /// Connects, and retries without limit. `again`: the connection replaces an earlier one.
+    /// Returns the round of checks that the new connection satisfies.
     pub(in crate::store::redis) async fn connect_again(self: &Arc<Self>, again: bool) -> u64 {
         let LinkConfig { server, sink, .. } = &self.config;
         let mut backoff = FIRST_BACKOFF;
@@ -87,7 +88,7 @@ impl Inner {
                         .begin(self.number, &**sink, &error.to_string());
                 }
             }
-            // Jitter, so that a fleet does not come back in one instant.
+            // Jitter, so that many nodes do not reconnect at the same moment.
             sleep(backoff.mul_f64(0.5 + jitter())).await;
             backoff = (backoff * 2).min(MAX_BACKOFF);
         }
@@ -98,7 +99,7 @@ impl Inner {
         self.refused.send_replace(lasting.then(|| error.clone()));
     }
 
-    /// Whether what the first attempt met may be over in a moment.
+    /// Whether the error of the first attempt may be temporary.
     pub(in crate::store::redis) fn passes(&self, error: &Error) -> bool {
         is_loading(error) || (self.config.server.moves() && error.code == Code::Unavailable)
     }
@@ -127,7 +128,7 @@ fn is_loading(error: &Error) -> bool {
     error.code == Code::Unavailable && error.message.contains("loading")
 }
 
-/// A number in 0..1; its quality does not matter.
+/// A random number in 0..1. Its quality does not matter.
 pub(in crate::store::redis) fn jitter() -> f64 {
     let nanos = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)

@@ -1,6 +1,6 @@
-//! One supervised connection to a Redis server: made, watched by pings, and made again when it
-//! breaks. Requests wait for it within their deadline; what was sent and not answered is said to
-//! be of unknown outcome, and is sent again only where that is harmless.
+//! One supervised connection to a Redis server. It is checked by pings, and replaced when it
+//! breaks. Requests wait for it until their deadline. A request that was sent and not answered
+//! fails with unknown outcome, or is sent again if that is harmless.
 
 mod connecting;
 mod shared;
@@ -23,20 +23,20 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-/// Whether a request may be sent a second time when the connection broke under the first.
+/// Whether a request may be sent again after the connection broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
-    /// Running it twice is the same as once: reads, refreshes.
+    /// Running it twice has the same effect as once: reads, refreshes.
     Harmless,
-    /// It could be applied twice: the caller is told that the outcome is unknown.
+    /// It could be applied twice. The caller gets an error of unknown outcome.
     Never,
 }
 
-/// How one attempt to send went.
+/// The result of one attempt to send.
 pub enum Attempt {
     /// An answer for each command, which may be an error of the server.
     Answers(Vec<Value>),
-    /// There is no connection: nothing was sent.
+    /// There is no connection, so nothing was sent.
     Away,
     /// The connection broke, or no answer came.
     Broken(Error),
@@ -46,7 +46,7 @@ pub enum Attempt {
 #[derive(Debug)]
 pub struct NoScript;
 
-/// What is sent.
+/// The commands to send.
 #[derive(Clone, Copy)]
 enum Outgoing<'a> {
     One(&'a Cmd),
@@ -67,7 +67,7 @@ impl Outgoing<'_> {
                 let mut answers = connection
                     .send_packed_commands(pipeline, 0, pipeline.len())
                     .await?;
-                // Refused as a whole, it can be sent again as a whole.
+                // If all commands were refused, the whole pipeline can be sent again.
                 if !answers.is_empty() && answers.iter().all(errors::says_read_only) {
                     answers.swap_remove(0).extract_error()?;
                 }
@@ -83,7 +83,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Connects, or says why not.
+    /// Connects. Fails if the server is not reachable or not usable within the connect timeout.
     pub async fn open(config: LinkConfig) -> Result<Link> {
         let inner = Inner::new(config);
         let deadline = Instant::now() + inner.config.connect_timeout;
@@ -101,7 +101,7 @@ impl Link {
         Ok(Link { inner, supervisor })
     }
 
-    /// Connects in the background: for a server that others can stand in for.
+    /// Connects in the background, to a server that other servers can substitute.
     pub fn begin(config: LinkConfig) -> Link {
         let inner = Inner::new(config);
         let supervisor = tokio::spawn({
@@ -123,8 +123,8 @@ impl Link {
         }
     }
 
-    /// Sends commands once, if there is a connection, and says how it went: what to do then is the
-    /// caller's part.
+    /// Sends commands once, if there is a connection, and returns the result. The caller decides
+    /// about retries.
     pub async fn attempt(&self, pipeline: &Pipeline, deadline: Instant) -> Attempt {
         let inner = &self.inner;
         let Some(mut live) = inner.live.borrow().clone() else {
@@ -170,7 +170,7 @@ impl Link {
             .map_err(|error| errors::request(&error))
     }
 
-    /// Sends commands in one go; each has its own answer, which may be an error of the server.
+    /// Sends commands together. Each has its own answer, which may be an error of the server.
     pub async fn pipeline(&self, pipeline: &Pipeline, repeat: Repeat) -> Result<Vec<Value>> {
         if pipeline.is_empty() {
             return Ok(Vec::new());
@@ -182,7 +182,7 @@ impl Link {
         }
     }
 
-    /// The same with the outcome of each.
+    /// The same, with a separate outcome for each command.
     pub async fn pipeline_each(&self, pipeline: &Pipeline, repeat: Repeat) -> Vec<Result<Value>> {
         match self.pipeline(pipeline, repeat).await {
             Ok(answers) => answers.into_iter().map(Ok).collect(),
@@ -190,8 +190,8 @@ impl Link {
         }
     }
 
-    /// Like [`Link::command`], for calls of scripts: an inner error means that the server does not
-    /// have the script and nothing ran.
+    /// Like [`Link::command`], for script calls. The inner error means that the server does not
+    /// know the script, so nothing ran.
     pub async fn call(&self, cmd: &Cmd, repeat: Repeat) -> Result<Result<Value, NoScript>> {
         Ok(self
             .request(Outgoing::One(cmd), repeat)
@@ -199,7 +199,7 @@ impl Link {
             .map_err(|_| NoScript))
     }
 
-    /// Runs something on the live connection that takes several requests, within one deadline.
+    /// Runs a function that makes several requests on the live connection, within one deadline.
     pub async fn with_connection<T, F: Future<Output = Result<T>>>(
         &self,
         run: impl FnOnce(MultiplexedConnection) -> F,
@@ -215,7 +215,7 @@ impl Link {
         }
     }
 
-    /// The inner error is `NOSCRIPT` and no other.
+    /// The inner error is always `NOSCRIPT`.
     async fn request(
         &self,
         outgoing: Outgoing<'_>,
@@ -264,7 +264,7 @@ impl Link {
                 inner.forget(live.number);
             }
             if errors::is_read_only(&error) {
-                // It was the master and is no more: nothing was done, and there may be a new one.
+                // The server is no longer the master. Nothing ran, and there may be a new master.
                 inner.demoted.store(true, Ordering::Relaxed);
                 refused = Some(errors::request(&error));
                 continue;
@@ -274,12 +274,13 @@ impl Link {
             if !(error.outcome_unknown && harmless) {
                 return Err(error);
             }
-            // Should the second try not be sent at all, the first may have been carried out.
+            // If the second attempt is not sent at all, the first one may still have been carried
+            // out.
             refused = Some(error);
         }
     }
 
-    /// The live connection, waiting for it until the deadline.
+    /// The live connection. Waits for it until the deadline.
     async fn live(&self, deadline: Instant) -> Result<Live> {
         let mut live = self.inner.live.subscribe();
         let mut refused = self.inner.refused.subscribe();
@@ -311,18 +312,18 @@ impl Link {
         Arc::ptr_eq(&self.inner.config.server, server)
     }
 
-    /// Whether there is a connection that can be used.
+    /// Whether there is a usable connection.
     pub fn is_live(&self) -> bool {
         self.inner.live.borrow().is_some()
     }
 
-    /// For how long there has been none; `None` if there is one.
+    /// How long there has been no connection; `None` if there is one.
     pub fn away_for(&self) -> Option<Duration> {
         let lost_at = *self.inner.lost_at.lock();
         (!self.is_live()).then(|| lost_at.elapsed())
     }
 
-    /// How many connections have been made.
+    /// The number of connections made so far.
     pub fn connections(&self) -> u64 {
         self.inner.connections.load(Ordering::Relaxed)
     }

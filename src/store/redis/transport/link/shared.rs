@@ -1,4 +1,4 @@
-//! What a link shares with its supervisor: its settings, and the connection that is live.
+//! State that a link shares with its supervisor: its settings and the live connection.
 
 use crate::{
     model::error::{Error, Result},
@@ -22,14 +22,14 @@ use tokio::{
     time::Instant,
 };
 
-/// Numbers for links.
+/// The number of the last link.
 static LINKS: AtomicU64 = AtomicU64::new(0);
 
 pub const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 pub const MAX_BACKOFF: Duration = Duration::from_millis(1_000);
 
-/// What is done on a fresh connection before anybody else may use it. The flag says whether it
-/// replaces an earlier one.
+/// Runs on a new connection before it is used. The flag is true if the connection replaces an
+/// earlier one.
 pub type Prepare =
     Arc<dyn Fn(MultiplexedConnection, bool) -> BoxFuture<'static, Result<()>> + Send + Sync>;
 
@@ -37,52 +37,53 @@ pub struct LinkConfig {
     pub server: Arc<Server>,
     pub connect_timeout: Duration,
     pub command_timeout: Duration,
-    /// Receives what the server pushes. Must not block.
+    /// Receives push messages of the server. Must not block.
     pub on_push: Arc<dyn Fn(PushInfo) + Send + Sync>,
     pub prepare: Prepare,
     pub sink: Arc<dyn EventSink>,
     pub role: Role,
 }
 
-/// What a link is for.
+/// The purpose of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Calls; its state is the client's state.
+    /// Calls. The link's state is the client's connection state.
     Client,
-    /// Calls, of one of several servers.
+    /// Calls to one of several servers.
     Calls,
     /// Subscriptions.
     Subscriber,
 }
 
-/// A connection with its number: one that broke must not take its successor down with it.
+/// A connection with its number. The number ensures that the failure of a connection does not end
+/// its successor.
 #[derive(Clone)]
 pub struct Live {
     pub number: u64,
     pub connection: MultiplexedConnection,
-    /// Where it leads.
+    /// The address of the server.
     pub address: Arc<str>,
-    /// The server there.
+    /// The run id of the server.
     pub run_id: Option<Arc<str>>,
     pub was_master: bool,
-    /// Keeps the connection going.
+    /// Keeps the connection open.
     pub _connected: Connected,
 }
 
 pub struct Inner {
-    /// Among all links of the process.
+    /// Unique within the process.
     pub number: u64,
     pub config: LinkConfig,
-    /// `None` while there is no connection that can be used.
+    /// `None` while there is no usable connection.
     pub live: watch::Sender<Option<Live>>,
-    /// When there was a connection last, or when the link was made.
+    /// When the last connection was lost, or when the link was created.
     pub lost_at: Mutex<Instant>,
     pub connections: AtomicU64,
-    /// Told when a request failed in a way that makes the connection suspect.
+    /// Notified when a request failed in a way that makes a check of the connection necessary.
     pub health_check: Notify,
-    /// Why the last attempt to connect failed, if that will not go away by itself.
+    /// Why the last attempt to connect failed, if the cause is permanent.
     pub refused: watch::Sender<Option<Error>>,
-    /// Whether the last connection was given up because the server is a replica.
+    /// Whether the last connection was closed because the server is a replica.
     pub demoted: AtomicBool,
 }
 
@@ -90,7 +91,7 @@ impl Inner {
     pub fn new(config: LinkConfig) -> Arc<Inner> {
         let (live, _) = watch::channel(None);
         if config.role != Role::Subscriber {
-            // Whoever waits for calls to work waits for this link from now on.
+            // From now on, [`Peers::calls_work`] waits for this link.
             config.server.peers.calls_worked(0);
         }
         Arc::new(Inner {
@@ -105,7 +106,7 @@ impl Inner {
         })
     }
 
-    /// Takes a broken connection out of use, so that the next request waits for a new one.
+    /// Removes a broken connection, so that the next request waits for a new one.
     pub fn forget(&self, number: u64) {
         self.live.send_if_modified(|live| {
             let is_it = live.as_ref().is_some_and(|live| live.number == number);

@@ -1,4 +1,4 @@
-//! Watching a connection, and making a new one when it breaks.
+//! Checks a connection, and replaces it when it breaks.
 
 use crate::{
     failpoints::failpoint,
@@ -19,13 +19,13 @@ use std::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-/// Pause between two pings of a connection; with [`PING_TIMEOUT`] a half-open one is noticed
-/// within five seconds.
+/// Pause between two pings of a connection. Together with [`PING_TIMEOUT`], a half-open connection
+/// is detected within five seconds.
 const PING_EVERY: Duration = Duration::from_millis(2_000);
 const PING_TIMEOUT: Duration = Duration::from_millis(2_000);
 
-/// Watches the connection and replaces it when it breaks, for as long as the link lives. `round`: of the
-/// checks that the first connection answers.
+/// Checks the connection and replaces it when it breaks, as long as the link lives. `round`: the
+/// round of checks that the first connection satisfies.
 pub async fn supervise(inner: Arc<Inner>, mut round: u64) {
     let reports_state = inner.config.role == Role::Client;
     let (server, sink) = (&inner.config.server, &inner.config.sink);
@@ -35,7 +35,7 @@ pub async fn supervise(inner: Arc<Inner>, mut round: u64) {
         *inner.lost_at.lock() = Instant::now();
         inner.live.send_replace(None);
         tracing::debug!(server = server.display(), role = ?inner.config.role, "connection lost");
-        // What ended this connection may have ended others, which have not noticed.
+        // The cause may have broken other connections that have not noticed it.
         server.peers.check();
         if reports_state {
             sink.state(ConnectionState::Disconnected, server.display());
@@ -44,7 +44,7 @@ pub async fn supervise(inner: Arc<Inner>, mut round: u64) {
             return;
         }
         if inner.demoted.swap(false, Ordering::Relaxed) {
-            // It can be reached, so there is nothing that would slow us down.
+            // The server is reachable, so no connect timeout would slow down the retries.
             sleep(demoted_pause.mul_f64(0.5 + jitter())).await;
             demoted_pause = (demoted_pause * 2).min(MAX_BACKOFF / 4);
         } else {
@@ -57,7 +57,7 @@ pub async fn supervise(inner: Arc<Inner>, mut round: u64) {
     }
 }
 
-/// `round`: the last round of checks that the connection has answered.
+/// Returns when the connection is broken. `round`: the last round of checks that it satisfies.
 async fn watch_until_broken(inner: &Inner, mut round: u64) {
     let server = &inner.config.server;
     loop {
@@ -88,7 +88,7 @@ async fn watch_until_broken(inner: &Inner, mut round: u64) {
         let probe = server.probe(was_master);
         match timeout(PING_TIMEOUT, connection.send_packed_command(&probe)).await {
             Ok(Ok(answer)) if server.is_right(&answer, was_master) => {}
-            // An error reply (LOADING, NOAUTH, …) is an answer: the connection itself is sound.
+            // An error reply (LOADING, NOAUTH, …) is an answer, so the connection works.
             Ok(Err(error)) if !errors::breaks_connection(&error) => {}
             _ => return,
         }

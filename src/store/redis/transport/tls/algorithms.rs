@@ -1,4 +1,4 @@
-//! The algorithms of TLS: those of *ring*, and ECDSA on P-521, which *ring* lacks.
+//! The cryptographic algorithms for TLS: those of *ring*, and ECDSA on P-521, which *ring* lacks.
 
 use once_cell::sync::Lazy;
 use p521::{
@@ -42,7 +42,7 @@ pub fn supported() -> WebPkiSupportedAlgorithms {
     static SUPPORTED: Lazy<WebPkiSupportedAlgorithms> = Lazy::new(|| {
         let ring = ring::default_provider().signature_verification_algorithms;
         let all = [ring.all, P521_ALGORITHMS].concat();
-        // With TLS 1.2, a scheme says nothing of the curve.
+        // In TLS 1.2, a signature scheme does not determine the curve.
         let of_p521 = |scheme| match scheme {
             SignatureScheme::ECDSA_NISTP384_SHA384 => &P521_ALGORITHMS[1..2],
             SignatureScheme::ECDSA_NISTP256_SHA256 => &P521_ALGORITHMS[2..],
@@ -53,7 +53,8 @@ pub fn supported() -> WebPkiSupportedAlgorithms {
             let both: &'static [_] = [algorithms, of_p521(*scheme)].concat().leak();
             mapping.push((*scheme, both));
         }
-        // Last: with TLS 1.2, servers with keys on other curves would take it for SHA-512.
+        // Must be last: in TLS 1.2, servers with keys on other curves would otherwise select it
+        // because of SHA-512.
         mapping.push((
             SignatureScheme::ECDSA_NISTP521_SHA512,
             &P521_ALGORITHMS[..1],
@@ -83,7 +84,7 @@ enum Hash {
 #[derive(Debug)]
 struct P521(Hash);
 
-/// Bytes of a number of the curve's field.
+/// The size in bytes of an element of the curve's field.
 const FIELD: usize = 66;
 
 impl SignatureVerificationAlgorithm for P521 {
@@ -95,7 +96,7 @@ impl SignatureVerificationAlgorithm for P521 {
     ) -> Result<(), InvalidSignature> {
         let key = VerifyingKey::from_sec1_bytes(public_key).map_err(|_| InvalidSignature)?;
         let signature = Signature::from_der(signature).map_err(|_| InvalidSignature)?;
-        // A hash that is shorter than the field stands at its end.
+        // A hash that is shorter than the field is padded in front.
         let mut padded = [0; FIELD];
         let mut place = |hash: &[u8]| padded[FIELD - hash.len()..].copy_from_slice(hash);
         match self.0 {
@@ -120,8 +121,8 @@ impl SignatureVerificationAlgorithm for P521 {
     }
 }
 
-/// Key exchange on P-521. With TLS 1.2, a server shows a certificate on this curve only to clients that
-/// offer it.
+/// Key exchange on P-521. In TLS 1.2, a server presents a certificate on this curve only to clients
+/// that offer it.
 #[derive(Debug)]
 struct P521Group;
 
@@ -132,7 +133,7 @@ impl SupportedKxGroup for P521Group {
             getrandom::fill(&mut bytes).map_err(|_| Error::FailedToGetRandomBytes)?;
             // The field has 521 bits.
             bytes[0] &= 1;
-            // Next to none is no key.
+            // Nearly every such number is a valid key.
             if let Ok(secret) = SecretKey::from_slice(&bytes) {
                 let public = secret.public_key().to_sec1_point(false).as_bytes().to_vec();
                 return Ok(Box::new(P521Exchange { secret, public }));
@@ -153,7 +154,7 @@ struct P521Exchange {
 impl ActiveKeyExchange for P521Exchange {
     fn complete(self: Box<Self>, peer: &[u8]) -> Result<SharedSecret, Error> {
         let wrong = || Error::from(PeerMisbehaved::InvalidKeyShare);
-        // Compressed points are not for TLS.
+        // TLS does not allow compressed points.
         if peer.first() != Some(&4) {
             return Err(wrong());
         }
@@ -171,7 +172,7 @@ impl ActiveKeyExchange for P521Exchange {
     }
 }
 
-/// Keys of client certificates.
+/// Loads the keys of client certificates.
 #[derive(Debug)]
 struct Keys;
 

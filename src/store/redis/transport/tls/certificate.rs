@@ -1,5 +1,5 @@
-//! What webpki does not read of a certificate: version 1, the CN of the subject, keys and signatures of
-//! certificates that it refuses.
+//! Reads what webpki does not support: certificates of version 1, the CN of the subject, and keys
+//! and signatures of certificates that webpki refuses.
 
 use crate::store::redis::transport::tls::algorithms;
 use rustls::pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorithm, UnixTime};
@@ -17,7 +17,7 @@ const EXTENDED_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.2
 const NAME_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.30");
 const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
 const ANY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37.0");
-/// Extensions that may be critical: looked at here, or about issuing.
+/// Extensions that may be critical: they are checked here, or they only concern issuing.
 const UNDERSTOOD: [ObjectIdentifier; 4] = [
     SUBJECT_ALT_NAME,
     EXTENDED_KEY_USAGE,
@@ -28,7 +28,7 @@ const UNDERSTOOD: [ObjectIdentifier; 4] = [
 
 pub struct Parsed(Certificate);
 
-/// Whether the time is one of its validity.
+/// The relation of a time to the certificate's validity.
 #[derive(Debug, PartialEq)]
 pub enum Validity {
     Valid,
@@ -53,7 +53,7 @@ impl Parsed {
         }
     }
 
-    /// Whether nothing in it forbids its use as that of a server.
+    /// Whether all extensions allow the use as a server certificate.
     pub fn fits_server(&self) -> bool {
         let extensions = self.0.tbs_certificate().extensions().into_iter().flatten();
         extensions
@@ -68,7 +68,7 @@ impl Parsed {
                 })
     }
 
-    /// Whether `issuer` has signed it.
+    /// Whether `issuer` has signed the certificate.
     pub fn is_issued_by(&self, issuer: &Parsed) -> bool {
         let (tbs, by) = (self.0.tbs_certificate(), issuer.0.tbs_certificate());
         let constrains = by
@@ -96,7 +96,7 @@ impl Parsed {
             .any(|one| issuer.verifies(*one, &signed, signature))
     }
 
-    /// Whether its key has made the signature.
+    /// Whether the certificate's key verifies the signature.
     pub fn verifies(
         &self,
         algorithm: &dyn SignatureVerificationAlgorithm,
@@ -111,8 +111,9 @@ impl Parsed {
                 .is_some_and(|key| algorithm.verify_signature(key, message, signature).is_ok())
     }
 
-    /// Whether the certificate names the server by the CN of its subject, which counts where it has no
-    /// other name of a host (as `tls.checkServerIdentity` of Node.js has it), or by an address.
+    /// Whether the certificate names the server. The CN of the subject only counts if the
+    /// certificate has no other host name, as in `tls.checkServerIdentity` of Node.js. An address
+    /// must be among the alternative names.
     pub fn names(&self, server: &ServerName<'_>) -> bool {
         let others = self.alternative_names();
         match server {
@@ -161,7 +162,7 @@ impl Parsed {
     }
 }
 
-/// As Node.js compares: without case, and with a `*` for the first label only.
+/// Compares like Node.js: ignores case, and allows `*` for the first label only.
 fn fits(pattern: &str, host: &str) -> bool {
     let (pattern, host) = (pattern.trim_end_matches('.'), host.trim_end_matches('.'));
     match pattern.strip_prefix("*.") {
@@ -172,10 +173,10 @@ fn fits(pattern: &str, host: &str) -> bool {
     }
 }
 
-/// An algorithm as rustls has it: what is in the SEQUENCE.
+/// The identifier of an algorithm in the form of rustls: the content of the SEQUENCE.
 fn inner_der(algorithm: &AlgorithmIdentifierOwned) -> Option<Vec<u8>> {
     let der = algorithm.to_der().ok()?;
-    // Such identifiers are shorter than 128 bytes: one byte of tag, one of length.
+    // Such identifiers are shorter than 128 bytes, so the tag and the length take one byte each.
     (der.get(1)? & 0x80 == 0).then(|| der[2..].to_vec())
 }
 

@@ -1,6 +1,6 @@
-//! TLS: what is offered, and whom it trusts. Follows Node.js where the caller was explicit: a
-//! certificate given as `ca` is trusted as it stands, a name may be in the subject's CN only, and
-//! certificates of X.509 version 1 will do. What cannot be accepted fails with its reason.
+//! TLS: protocol settings and trust. Follows Node.js where the caller is explicit: a certificate in
+//! `ca` is trusted itself, a name may be in the subject's CN only, and X.509 version 1 is accepted.
+//! Certificates that are not accepted fail with the reason.
 
 mod algorithms;
 mod certificate;
@@ -30,22 +30,22 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use verifier::{Trusted, Verifier};
 
-/// The settings of TLS connections to one server or to several of a kind.
+/// The TLS settings for connections to one server or to several servers.
 pub struct TlsContext {
     config: ClientConfig,
-    /// The name that certificates must have, where that is not the host.
+    /// The name that certificates must have; `None` for the host.
     servername: Option<ServerName<'static>>,
     verifier: Arc<Verifier>,
 }
 
-/// A connection, and whether the server has asked for a client certificate that was not there.
+/// A connection, and whether the server has requested a client certificate.
 pub struct Secured {
     pub stream: TlsStream<TcpStream>,
     pub certificate: Arc<AskedCertificate>,
 }
 
 impl TlsContext {
-    /// `insecure`: the URL says that any certificate will do.
+    /// `insecure`: the URL accepts any certificate.
     pub fn new(options: &Tls, insecure: bool) -> Result<Arc<TlsContext>> {
         if insecure && options.reject_unauthorized == Some(true) {
             return Err(Error::invalid(
@@ -93,7 +93,7 @@ impl TlsContext {
         }))
     }
 
-    /// Whether the host of an address can be one of a TLS connection.
+    /// Fails if the host of an address cannot be used for a TLS connection.
     pub fn check_host(&self, host: &str) -> Result<()> {
         match self.servername {
             Some(_) => Ok(()),
@@ -101,7 +101,7 @@ impl TlsContext {
         }
     }
 
-    /// `display`: the server as messages name it.
+    /// `display`: the name of the server for messages.
     pub async fn handshake(
         &self,
         address: &Address,
@@ -225,8 +225,8 @@ fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>> {
     })
 }
 
-/// The client's certificate, if there is one, and whether the server has asked for it: with TLS 1.3 a
-/// refusal comes after the handshake, if it comes at all before the connection is closed.
+/// The client certificate, if there is one, and whether the server has requested it. In TLS 1.3, a
+/// refusal arrives after the handshake, and may be lost when the connection is closed.
 #[derive(Debug)]
 pub struct AskedCertificate {
     inner: Arc<dyn ResolvesClientCert>,

@@ -2,16 +2,16 @@
 
 use serde::Deserialize;
 
-/// TLS material. Texts are PEM.
+/// TLS options. Texts are PEM.
 #[derive(Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Tls {
-    /// The certificate authority to trust, in place of the system's.
+    /// The certificate authorities to trust. Default: those of the system.
     pub ca: Option<String>,
-    /// Client certificate and its key, for servers that ask for one.
+    /// Client certificate and its key, for servers that request one.
     pub cert: Option<String>,
     pub key: Option<String>,
-    /// The name that the certificate must have, where that is not the host.
+    /// The name that the certificate must have. Default: the host.
     pub servername: Option<String>,
     /// `false` accepts any certificate. Default `true`.
     pub reject_unauthorized: Option<bool>,

@@ -1,4 +1,4 @@
-//! Which certificates of servers are accepted.
+//! Verifies the certificates of servers.
 
 use crate::{
     model::error::{Error as CoreError, Result as CoreResult},
@@ -20,24 +20,25 @@ use rustls::{
 };
 use std::env;
 
-/// Whom to trust.
+/// The certificates to trust.
 #[derive(Debug)]
 pub enum Verifier {
-    /// Anybody.
+    /// All certificates.
     Any,
-    /// The certificates of `tls.ca`, and no others.
+    /// Only the certificates of `tls.ca`.
     Named(Trusted),
-    /// The system's. They are read when the first certificate comes in, once for the process.
+    /// Those of the system. They are loaded when the first certificate is verified, once for the
+    /// process.
     System,
 }
 
 #[derive(Debug)]
 pub struct Trusted {
     roots: RootCertStore,
-    /// What the caller has named itself, rather than the system: these are trusted as they stand, also
-    /// when they are no authorities.
+    /// The certificates that the caller gave. They are trusted themselves, even if they are not
+    /// authorities.
     named: Vec<CertificateDer<'static>>,
-    /// What of the trusted certificates could not be read.
+    /// Which of the trusted certificates could not be read.
     note: Option<String>,
 }
 
@@ -52,7 +53,7 @@ impl Verifier {
         }
     }
 
-    /// What may be missing among the trusted certificates.
+    /// Which trusted certificates may be missing.
     pub fn note(&self) -> Option<&str> {
         self.trusted()?.note.as_deref()
     }
@@ -79,7 +80,7 @@ impl Trusted {
             }
         }
         if trusted.named.is_empty() {
-            // With none, nothing at all would be trusted.
+            // With an empty list, no certificate would be trusted.
             return Err(CoreError::invalid(
                 "tls.ca holds no certificate in PEM form",
             ));
@@ -87,8 +88,8 @@ impl Trusted {
         Ok(trusted)
     }
 
-    /// The system's certificates, and those of `NODE_EXTRA_CA_CERTS`. What cannot be read is as good as
-    /// not there, as in Node.js.
+    /// The certificates of the system, and those of `NODE_EXTRA_CA_CERTS`. Unreadable ones are
+    /// ignored, as in Node.js.
     fn system() -> Trusted {
         let mut trusted = Trusted::none();
         let mut unread = Vec::new();
@@ -115,7 +116,7 @@ impl Trusted {
         trusted
     }
 
-    /// Whether it could be read.
+    /// Adds a certificate. Returns whether it could be read.
     fn add(&mut self, certificate: CertificateDer<'static>) -> bool {
         let is_root = self.roots.add(certificate.clone()).is_ok();
         let readable = is_root || Parsed::new(&certificate).is_some();
@@ -139,7 +140,8 @@ impl Trusted {
             verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, all)
         });
         match verified {
-            // What webpki has no word for: version 1, or an authority that is used as a server.
+            // Certificates that webpki does not support: version 1, or an authority that is used as
+            // a server.
             Err(Error::InvalidCertificate(
                 CertificateError::Other(_) | CertificateError::BadEncoding,
             )) if self.is_issued_by_named(certificate) => valid_now(certificate, now),
@@ -159,7 +161,7 @@ impl Trusted {
     }
 }
 
-/// For certificates that webpki does not read.
+/// Verifies a signature for a certificate that webpki cannot read.
 fn verify_with_key(
     message: &[u8],
     certificate: &CertificateDer<'_>,
