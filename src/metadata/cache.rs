@@ -1,5 +1,6 @@
-//! Records as this node last wrote or read them, so that a change of a channel that nobody else is
-//! changing takes one round trip. Always a hint: a commit compares it with what is stored.
+//! Records as this node last wrote or read them. With them, a change of a channel that no other
+//! node is changing takes one round trip. They are hints: a commit compares them with the stored
+//! record.
 
 use crate::{
     model::metadata::{
@@ -11,11 +12,11 @@ use crate::{
 };
 use lru::LruCache;
 
-/// Most bytes that are remembered, roughly, and most channels.
+/// Approximate maximum of bytes and maximum of channels in the cache.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
 const MAX_CHANNELS: usize = 10_000;
 
-/// A record: what is stored, to the letter, and the same to work with.
+/// A record: the exact stored form, and its parsed contents.
 pub(super) struct Known {
     pub stored: Stored,
     pub contents: Contents,
@@ -31,7 +32,7 @@ impl Known {
         Known { stored, contents }
     }
 
-    /// The changes that `contents` has over `stored` were committed at this time.
+    /// Call after the changes that `contents` has over `stored` were committed at this time.
     pub fn settle(&mut self, Time { iso, id, .. }: &Time) {
         if let Ok(record) = &mut self.contents {
             record.fill(iso);
@@ -43,7 +44,7 @@ impl Known {
         }
     }
 
-    /// Its text is held twice, in one piece and by item.
+    /// An estimate. The text is stored twice: as a whole and for each item.
     fn bytes(&self) -> usize {
         let items = self
             .contents
@@ -54,7 +55,7 @@ impl Known {
 }
 
 impl Default for Known {
-    /// Nothing is known: as good a guess as any is that nothing is stored.
+    /// An unknown record is assumed not to exist. The commit corrects a wrong assumption.
     fn default() -> Self {
         Known::new(Stored::default(), Ok(Record::default()))
     }
@@ -75,7 +76,7 @@ impl Default for RecordCache {
 }
 
 impl RecordCache {
-    /// Takes a record out: it is about to change.
+    /// Removes a record from the cache, because it is about to change.
     pub fn take(&mut self, channel: &Channel) -> Option<Known> {
         let known = self.records.pop(channel)?;
         self.bytes -= known.bytes();
@@ -94,7 +95,7 @@ impl RecordCache {
         }
     }
 
-    /// Remembers what was read, unless something newer is known (answers can overtake each other).
+    /// Stores what was read, unless the cache has a newer record: answers can overtake each other.
     pub fn learn(&mut self, channel: &Channel, known: Known) {
         let major = |known: &Known| known.contents.as_ref().map_or(0, |record| record.major);
         match self.records.peek(channel) {

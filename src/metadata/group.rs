@@ -1,4 +1,4 @@
-//! The changes that go into one commit: applied one after the other, each with its own outcome.
+//! The changes of one commit. They are applied one after the other, each with its own outcome.
 
 use super::queues::Waiting;
 use crate::{
@@ -15,17 +15,18 @@ use crate::{
 };
 use std::{any::Any, sync::Arc};
 
-/// Every change is answered with the whole record. With big records a group is cut short, so that
-/// their texts do not fill the memory. That bounds the arguments of the commit, too: each time that it puts
-/// into the record is one more of them, and belongs to an item with more than 40 bytes.
+/// Each change is answered with the whole record. A group of changes of large records is cut off
+/// here, so that the texts of the answers do not exhaust the memory. This also bounds the arguments
+/// of the commit: each time that the commit inserts adds one argument, and belongs to an item of
+/// more than 40 bytes.
 const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
 
 pub(super) struct Group {
     waiting: Vec<Waiting>,
-    /// What becomes of each, if the record is the one that they were applied to.
+    /// The result of each change, if the stored record is the one that the changes were applied to.
     verdicts: Vec<Verdict>,
     write: Option<Write>,
-    /// Bytes of the records that the answers show, each counted once.
+    /// Bytes of the records in the answers. A record that several answers share counts once.
     bytes: usize,
 }
 
@@ -47,12 +48,12 @@ impl Group {
         self.waiting.is_empty()
     }
 
-    /// Bytes of the records that the answers show, and of the events.
+    /// Bytes of the records in the answers, and of the events.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// How many of the changes change something.
+    /// The number of changes that modify the record.
     pub fn changes(&self) -> u64 {
         self.write
             .as_ref()
@@ -98,12 +99,12 @@ impl Group {
         self.waiting.split_off(self.verdicts.len())
     }
 
-    /// What is to be written, if anything is.
+    /// The write of this commit, if there is one.
     pub fn write(&self) -> Option<&Write> {
         self.write.as_ref()
     }
 
-    /// The locks that must be held, each once.
+    /// The locks that must be held, without duplicates.
     pub fn locks(&self) -> Vec<&LockCheck> {
         let mut locks: Vec<&LockCheck> = Vec::new();
         for lock in self.waiting.iter().filter_map(|w| w.change.lock.as_ref()) {
@@ -114,8 +115,8 @@ impl Group {
         locks
     }
 
-    /// Takes out the changes that a lock does not let through, and says why: those of
-    /// [`Group::locks`], by their places.
+    /// Removes and fails the changes that a lock does not allow. `refused` has indices into
+    /// [`Group::locks`].
     pub fn refuse(&mut self, refused: &[(usize, LockState)]) {
         let locks = self.locks();
         let states: Vec<(LockCheck, LockState)> = refused
@@ -134,7 +135,7 @@ impl Group {
         }
     }
 
-    /// Gives every change its outcome.
+    /// Answers each change with its outcome.
     pub fn answer(self, channel: &Channel, now_ms: u64, updated: &str, mut room: Room) {
         room.resize(self.bytes);
         let room: Arc<dyn Any + Send + Sync> = Arc::new(room);
@@ -151,7 +152,7 @@ impl Group {
         }
     }
 
-    /// Fails all of them with one error.
+    /// Fails all changes with one error.
     pub fn fail(self, error: &Error) {
         for waiting in self.waiting {
             waiting.answer_with(Err(error.clone()));
@@ -159,7 +160,7 @@ impl Group {
     }
 }
 
-/// What two changes, one after the other, have touched.
+/// The items that two successive changes have touched.
 fn together(first: ChangedItems, second: ChangedItems) -> ChangedItems {
     match (first, second) {
         (ChangedItems::Items(mut items), ChangedItems::Items(more)) => {

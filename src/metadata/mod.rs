@@ -1,10 +1,12 @@
-//! Channel metadata: changes of one channel that come while a commit is on its way form the next
-//! one (spec 7.8). Changes are applied in order of arrival to the record that this node remembers,
-//! and written in one atomic step that first compares it with what is stored; if it is another one,
-//! the changes are applied to that and tried again, so that none is lost and none runs twice.
+//! Channel metadata. Changes of one channel that arrive while a commit is in flight form the next
+//! commit (spec 7.8). Changes are applied in order of arrival to the record that this node
+//! remembers. One atomic step compares that record with the stored one and writes the result. If
+//! the stored record differs, the changes are applied to it and the commit is tried again. No
+//! change is lost, and none is applied twice.
 //!
-//! `group.rs`: the changes of one commit; `queues.rs`: changes that wait, by channel; `reads.rs`: reads that
-//! wait; `cache.rs`: records as this node last saw them. `docs/internals/metadata.md` says how it works.
+//! `group.rs`: the changes of one commit. `queues.rs`: waiting changes, by channel. `reads.rs`:
+//! waiting reads. `cache.rs`: records as this node last saw them. `docs/internals/metadata.md`
+//! describes the design.
 
 mod cache;
 mod group;
@@ -37,10 +39,10 @@ use std::{
 };
 use tokio::{runtime::Handle, sync::oneshot};
 
-/// How often changes are applied anew because others changed the record in between, at least. Each
-/// time means that somebody else's change was written.
+/// Minimum number of times that changes are applied again because the record changed in between.
+/// Each means that another client's change was written.
 const MIN_ROUNDS: u32 = 100;
-/// Texts of a record that are in memory at once while it is read or changed.
+/// Number of copies of a record's text that are in memory while it is read or changed.
 const COPIES: usize = 3;
 
 pub struct Metadata {
@@ -48,7 +50,7 @@ pub struct Metadata {
     metrics: Arc<Metrics>,
     in_flight: Arc<InFlight>,
     settings: Settings,
-    /// Changes are taken in on whatever thread they come.
+    /// Runs the channels' tasks. Changes arrive on any thread.
     runtime: Handle,
     queues: Mutex<Queues>,
     reads: Mutex<Reads>,
@@ -56,7 +58,7 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Needs a tokio runtime around it.
+    /// Must be called inside a Tokio runtime.
     pub fn new(
         store: Arc<dyn MetadataStore>,
         metrics: Arc<Metrics>,
@@ -75,7 +77,8 @@ impl Metadata {
         }
     }
 
-    /// The record as it is (spec 7.4). The read begins after this call, and is shared with other calls.
+    /// The current record (spec 7.4). The read begins after this call, and is shared with other
+    /// calls.
     pub fn get(
         self: &Arc<Self>,
         channel: &Channel,
@@ -88,7 +91,7 @@ impl Metadata {
         async move { answered.await.unwrap_or_else(|_| Err(failed_inside())) }
     }
 
-    /// Reads a channel until nobody waits for it any more.
+    /// Reads a channel until no reader is waiting.
     async fn serve_readers(self: Arc<Self>, channel: Channel) {
         let turn = ReadersTurn {
             metadata: &self,
@@ -100,14 +103,15 @@ impl Metadata {
                 return;
             }
             let room = self.room(&channel).await;
-            // Only now: whoever has come while there was no room shares this read.
+            // Taken only now, so that readers that arrived while this waited for room share the
+            // read.
             let readers = self.reads.lock().take(&channel);
             let response = match room {
                 Ok(room) => self.read_for(&channel, room).await,
                 Err(error) => Err(error),
             };
             for reader in readers {
-                // Who has gone needs no answer.
+                // A reader that has gone away needs no answer.
                 let _ = reader.send(response.clone());
             }
         }
@@ -131,16 +135,16 @@ impl Metadata {
         })
     }
 
-    /// Room to read or change a channel's record.
+    /// Reserves memory for reading or changing a channel's record.
     async fn room(&self, channel: &Channel) -> Result<Room> {
         self.in_flight
             .reading(self.in_flight.expected(channel))
             .await
     }
 
-    /// Takes a change in; changes are carried out in the order in which they are taken in. The future
-    /// resolves to the record after it. The change is carried out whether or not anybody
-    /// waits for it.
+    /// Queues a change. Changes are carried out in the order in which they are queued. The future
+    /// resolves to the record after the change. The change is carried out even if the future is
+    /// dropped.
     pub fn change(
         self: &Arc<Self>,
         channel: Channel,
@@ -153,7 +157,8 @@ impl Metadata {
             .push(&channel, change, answer)
             .inspect_err(|_| count(&self.metrics.counters.overloaded, 1))?;
         if is_first {
-            // A task of its own: it serves those that come later too, whoever waits for them.
+            // A separate task, because it also serves changes that are queued later by other
+            // callers.
             self.runtime.spawn(self.clone().serve(channel));
         }
         Ok(async move {
@@ -163,22 +168,23 @@ impl Metadata {
         })
     }
 
-    /// Changes that are not answered.
+    /// The number of changes that are not answered.
     pub fn waiting(&self) -> usize {
         self.queues.lock().len()
     }
 
-    /// Serves a channel until nothing waits for it any more.
+    /// Serves a channel until no change is waiting.
     async fn serve(self: Arc<Self>, channel: Channel) {
         let turn = QueueGuard {
             metadata: &self,
             channel: &channel,
         };
-        // How long the changes waited for JavaScript to take answers, and not for the store.
+        // How long the changes waited for JavaScript to take answers, which does not count as
+        // waiting for the store.
         let mut waited = Duration::ZERO;
         loop {
             if self.queues.lock().end_if_empty(&channel) {
-                // The queue is gone: the next change begins a new one.
+                // The queue is removed, so the next change starts a new task.
                 std::mem::forget(turn);
                 return;
             }
@@ -213,7 +219,8 @@ impl Metadata {
         let mut base = self.cache.lock().take(channel).unwrap_or_default();
         let began = Instant::now();
         let mut rounds = 0;
-        // When the record was seen to be this one, with the locks as they should be, if it was.
+        // When the stored record was found to equal `base`, with the locks as required; `None` if
+        // that is unknown.
         let mut seen_at = None;
         loop {
             let left_over = group.apply(channel, &mut base.contents);
@@ -226,7 +233,7 @@ impl Metadata {
             if let Some(now_ms) = seen_at
                 && group.write().is_none()
             {
-                // Nothing is to be written: what was seen is the answer.
+                // Nothing is to be written, so the record that was read is the answer.
                 self.cache.lock().put(channel, base);
                 return group.answer(channel, now_ms, "", room);
             }
@@ -238,7 +245,7 @@ impl Metadata {
                 write: group.write(),
             };
             match self.store.commit_metadata(commit).await {
-                // What is stored now is anybody's guess, so nothing is remembered.
+                // The outcome and thus the stored record are unknown, so nothing is cached.
                 Err(error) => return group.fail(&error),
                 Ok(Committed::Done(time)) => {
                     let changes = group.changes();
@@ -247,7 +254,8 @@ impl Metadata {
                     if changes > 0 {
                         base.settle(&time);
                     }
-                    // Before the answers: who gets one may ask for the next change at once.
+                    // Cached before the answers: a caller that gets one may make the next change at
+                    // once.
                     self.cache.lock().put(channel, base);
                     return group.answer(channel, time.ms, &time.iso, room);
                 }
@@ -289,8 +297,8 @@ impl Metadata {
     }
 }
 
-/// Should a channel's task end otherwise than by running out of work (it panics, the runtime goes),
-/// nobody would serve the channel again: what waits fails then.
+/// If a channel's task ends for another reason than an empty queue (a panic, or the end of the
+/// runtime), no task would serve the channel again. This guard then fails the waiting changes.
 struct QueueGuard<'a> {
     metadata: &'a Metadata,
     channel: &'a Channel,

@@ -1,5 +1,5 @@
-//! The changes that wait, by channel: each channel has its own queue and its own task, so that a hot
-//! one does not hold up the others; all together are bounded.
+//! Waiting changes, by channel. Each channel has its own queue and task, so that a busy channel
+//! does not delay the others. The limits apply to all channels together.
 
 use super::settings::Settings;
 use crate::model::{
@@ -16,10 +16,10 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// What a change is answered with.
+/// The sender for a change's answer.
 pub(super) type Answer = oneshot::Sender<Result<Response>>;
 
-/// A change that waits for its outcome, in a queue or on its way to the store.
+/// A change that is not answered: in a queue or in flight.
 pub(super) struct Waiting {
     pub change: Change,
     pub since: Instant,
@@ -29,14 +29,14 @@ pub(super) struct Waiting {
 
 impl Waiting {
     pub fn answer_with(self, result: Result<Response>) {
-        // Before the answer: who gets it may ask for the next change at once.
+        // Before the answer: the caller that gets it may make the next change at once.
         drop(self.held);
-        // Who has gone needs no answer.
+        // A caller that has gone away needs no answer.
         let _ = self.answer.send(result);
     }
 }
 
-/// The changes that are not answered, and their bytes: the bounds cover those on their way, too.
+/// The number of changes that are not answered, and their bytes. Includes changes in flight.
 #[derive(Default)]
 struct Counts {
     changes: AtomicUsize,
@@ -67,15 +67,15 @@ impl Drop for Held {
     }
 }
 
-/// What is to be done next on a channel.
+/// The next changes of a channel.
 pub(super) struct Next {
     pub group: Vec<Waiting>,
-    /// These have waited too long.
+    /// Changes that have waited too long.
     pub late: Vec<Waiting>,
 }
 
 pub(super) struct Queues {
-    /// A channel is in here as long as its task runs.
+    /// A channel has an entry as long as its task runs.
     channels: HashMap<Channel, VecDeque<Waiting>>,
     counts: Arc<Counts>,
     most_waiting: usize,
@@ -94,7 +94,7 @@ impl Queues {
         }
     }
 
-    /// Takes a change in. Says whether it is the first, so that the channel needs a task.
+    /// Queues a change. Returns whether the channel needs a task, because it has none yet.
     pub fn push(&mut self, channel: &Channel, change: Change, answer: Answer) -> Result<bool> {
         let changes = self.len();
         let bytes = self.counts.bytes.load(Ordering::Relaxed);
@@ -129,7 +129,7 @@ impl Queues {
         }
     }
 
-    /// Ends the channel's queue if nothing is left in it.
+    /// Removes the channel's queue if it is empty.
     pub fn end_if_empty(&mut self, channel: &Channel) -> bool {
         let is_empty = self.channels.get(channel).is_none_or(VecDeque::is_empty);
         if is_empty {
@@ -138,7 +138,7 @@ impl Queues {
         is_empty
     }
 
-    /// Takes out what is to be done next, and what has waited for longer than `queue_timeout`.
+    /// Takes the next changes, and those that have waited for longer than `queue_timeout`.
     pub fn next(&mut self, channel: &Channel, queue_timeout: Duration) -> Next {
         let late = self.late(channel, queue_timeout);
         let most = self.most_in_group;
@@ -152,7 +152,7 @@ impl Queues {
         }
     }
 
-    /// Takes out what has waited for longer than `queue_timeout`.
+    /// Takes the changes that have waited for longer than `queue_timeout`.
     pub fn late(&mut self, channel: &Channel, queue_timeout: Duration) -> Vec<Waiting> {
         let Some(queue) = self.channels.get_mut(channel) else {
             return Vec::new();
@@ -164,7 +164,7 @@ impl Queues {
         queue.drain(..late).collect()
     }
 
-    /// Puts back what was taken but has to wait: before everything that came later.
+    /// Puts taken changes back, before all that arrived later.
     pub fn put_back(&mut self, channel: &Channel, waiting: Vec<Waiting>) {
         let queue = self.channels.entry(channel.clone()).or_default();
         for waiting in waiting.into_iter().rev() {
@@ -172,12 +172,12 @@ impl Queues {
         }
     }
 
-    /// Drops the channel's queue: nobody serves it any more.
+    /// Drops the channel's queue, because its task has ended.
     pub fn abandon(&mut self, channel: &Channel) {
         self.channels.remove(channel);
     }
 
-    /// Changes that are not answered.
+    /// The number of changes that are not answered.
     pub fn len(&self) -> usize {
         self.counts.changes.load(Ordering::Relaxed)
     }

@@ -1,5 +1,5 @@
-//! Reads that wait, by channel: those that come while a record is being read share the next read of it,
-//! so that many readers of one large record cost one text of it at a time.
+//! Waiting reads, by channel. Reads that arrive while a record is being read share its next read,
+//! so that many readers of a large record need only one copy of its text at a time.
 
 use crate::model::{
     error::Result,
@@ -10,12 +10,12 @@ use tokio::sync::oneshot;
 
 pub(super) type Reader = oneshot::Sender<Result<Response>>;
 
-/// A channel is in here as long as its task runs.
+/// A channel has an entry as long as its task runs.
 #[derive(Default)]
 pub(super) struct Reads(HashMap<Channel, Vec<Reader>>);
 
 impl Reads {
-    /// Takes a reader in. Says whether it is the first, so that the channel needs a task.
+    /// Adds a reader. Returns whether the channel needs a task, because it has none yet.
     pub fn push(&mut self, channel: &Channel, reader: Reader) -> bool {
         match self.0.get_mut(channel) {
             Some(readers) => {
@@ -29,7 +29,7 @@ impl Reads {
         }
     }
 
-    /// Takes out those that wait.
+    /// Takes the waiting readers.
     pub fn take(&mut self, channel: &Channel) -> Vec<Reader> {
         self.0
             .get_mut(channel)
@@ -37,7 +37,7 @@ impl Reads {
             .unwrap_or_default()
     }
 
-    /// Ends the channel's task if nobody waits.
+    /// Removes the channel's entry if no reader is waiting.
     pub fn end_if_empty(&mut self, channel: &Channel) -> bool {
         let is_empty = self.0.get(channel).is_none_or(Vec::is_empty);
         if is_empty {
@@ -46,7 +46,7 @@ impl Reads {
         is_empty
     }
 
-    /// Drops those that wait: nobody serves them any more.
+    /// Drops the waiting readers, because the channel's task has ended.
     pub fn abandon(&mut self, channel: &Channel) {
         self.0.remove(channel);
     }

@@ -1,4 +1,4 @@
-//! How much the capability holds, and for how long.
+//! The limits of the capability.
 
 use crate::model::limits::Limits;
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 /// Settings of the capability.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Most changes in one commit.
+    /// Maximum number of changes in one commit.
     pub most_in_group: usize,
-    /// Most changes that wait or are on their way, and most bytes of them.
+    /// Maximum number of changes that wait or are in flight, and maximum of their bytes.
     pub most_waiting: usize,
     pub most_waiting_bytes: usize,
-    /// How deep values that others wrote may be nested.
+    /// Maximum nesting depth of stored values.
     pub max_depth: usize,
-    /// How long a change waits for its turn before it fails.
+    /// Maximum time that a change waits for its turn before it fails.
     pub queue_timeout: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! Groups on stores that do what real ones do rarely.
+//! Tests of groups, on stores that behave as real ones do rarely.
 
 use crate::{
     in_flight::InFlight,
@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-/// A store that does something else at its first commits.
+/// A store whose first commits have a given result.
 struct Odd<F> {
     store: MemoryStore,
     commits: AtomicUsize,
@@ -90,12 +90,12 @@ fn changed(value: &str, number: usize) -> Committed {
 
 #[tokio::test]
 async fn spec_7_6_a_change_is_tried_again_as_long_as_others_change_the_record() {
-    // Far more often than would be chance, and yet not for ever.
+    // Often, but still below the limit.
     let others = |number| (number < 90).then(|| Ok(changed("other", number)));
     let done = metadata(others, settings())
         .change(channel(), set("x"))
         .unwrap();
-    // The store itself is empty, so that the last commit finds another record once more.
+    // The in-process store is empty, so the last commit finds another record once more.
     let response = done.await.unwrap().text();
     assert!(response.contains(r#""majorRevision":1,"#), "{response}");
     let always = |number| {
@@ -122,7 +122,7 @@ async fn spec_12_a_group_of_unknown_outcome_fails_as_a_whole_and_is_not_sent_aga
         (number == 0).then(|| Err(Error::new(Code::Timeout, "no answer").with_unknown_outcome()))
     };
     let metadata = metadata(lost, settings());
-    // On this runtime of one thread they are one group.
+    // On a single-threaded runtime they are one group.
     let changes: Vec<_> = ["1", "2", "3"]
         .map(|value| metadata.change(channel(), set(value)).unwrap())
         .into();
@@ -130,7 +130,7 @@ async fn spec_12_a_group_of_unknown_outcome_fails_as_a_whole_and_is_not_sent_aga
         let error = change.await.unwrap_err();
         assert_eq!((error.code, error.outcome_unknown), (Code::Timeout, true));
     }
-    // Nothing was written, and so the next one is the first.
+    // Nothing was written, so the next change is the first.
     let response = metadata.change(channel(), set("4")).unwrap().await.unwrap();
     let response = response.text();
     assert!(response.contains(r#""majorRevision":1,"#), "{response}");

@@ -1,7 +1,7 @@
-//! Histories of concurrent clients on one channel are linearizable: there is an order of all calls, in
-//! keeping with who had finished before whom began, in which every answer is what a record that is
-//! used by one client at a time would have given. (Issue 5, "It must show" 3; the checker is that of
-//! todc-utils.) The same check finds the fault when the compare is turned off.
+//! Tests that histories of concurrent clients on one channel are linearizable: there is a total
+//! order of all calls that respects the real-time order, and in which every answer is that of a
+//! record with sequential access. The checker is that of todc-utils. The same check must fail when
+//! the compare is disabled.
 
 use super::{Careless, NoopSink, Random, Slow, redis::RedisServer, seed};
 use crate::{
@@ -24,7 +24,7 @@ const CALLS: usize = 30;
 const HISTORIES: u64 = 10;
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
-/// A record as one client at a time sees it: values and revisions.
+/// The sequential model of a record: values and revisions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Model {
     major: u64,
@@ -43,14 +43,14 @@ enum Ask {
     },
 }
 
-/// What a call came to: the record after it, or a code, with the record if it came with one.
+/// The result of a call: the record after it, or a code, with the record if the error has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Answer {
     Record(Model),
     Refused(&'static str, Option<Model>),
 }
 
-/// A call; its answer is known once there is one.
+/// A call, with its answer once there is one.
 #[derive(Clone, Debug)]
 struct Call {
     ask: Ask,
@@ -112,7 +112,7 @@ impl Model {
     }
 }
 
-/// Beginnings and ends of calls, each with its client, in the order in which they came.
+/// Starts and ends of calls with their clients, in the order in which they happened.
 type Happened = Vec<(usize, Action<Call>)>;
 
 struct Spec;
@@ -150,7 +150,7 @@ fn read(response: &str) -> Model {
     model
 }
 
-/// One client's calls, one after the other, noted as they begin and end.
+/// Runs one client's calls one after the other, and records their starts and ends.
 async fn client(
     id: usize,
     metadata: Arc<Metadata>,
@@ -232,7 +232,8 @@ async fn carry_out(metadata: &Arc<Metadata>, channel: &Channel, ask: &Ask) -> Re
     }
 }
 
-/// What happens when [`CLIENTS`] clients use one channel through these stores, each through one.
+/// The history of [`CLIENTS`] clients that use one channel through these stores. Each client uses
+/// one store.
 async fn history(stores: &[Arc<dyn MetadataStore>], channel: &str, stream: u64) -> Happened {
     let nodes: Vec<Arc<Metadata>> = stores
         .iter()
@@ -266,7 +267,7 @@ fn is_linearizable(history: Happened) -> bool {
     WGLChecker::<Spec>::is_linearizable(History::from_actions(history))
 }
 
-/// How many of the histories are linearizable, through so many nodes, on the in-process store.
+/// The number of linearizable histories with this many nodes on the in-process store.
 fn in_process(nodes: usize, histories: u64, careless: bool) -> u64 {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
@@ -365,7 +366,8 @@ fn the_check_finds_the_fault_when_the_compare_is_turned_off() {
     );
 }
 
-/// The check tells a good history from a bad one (else nothing above means anything).
+/// The checker distinguishes a valid history from an invalid one. Otherwise the tests above would
+/// prove nothing.
 #[test]
 fn the_check_knows_a_lost_update() {
     let update = |value: &str, major, items: &[(&str, &str, i64)]| Call {

@@ -1,5 +1,5 @@
-//! Tests of the capability: the stores that they run on. `linearizable.rs`: what concurrent clients
-//! see of one record; `groups.rs`: what a group does when the store misbehaves.
+//! Tests of the capability, and the stores that they run on. `linearizable.rs`: what concurrent
+//! clients see of one record. `groups.rs`: groups when the store misbehaves.
 
 mod groups;
 mod linearizable;
@@ -39,7 +39,7 @@ fn seed() -> u32 {
     *SEED
 }
 
-/// Random choices that can be repeated. `stream` gives several of them different sequences.
+/// Reproducible random choices. Each `stream` is a different sequence.
 struct Random(TestRng);
 
 impl Random {
@@ -56,8 +56,8 @@ impl Random {
     }
 }
 
-/// A store whose answers take a while, so that calls of several clients interleave also where the
-/// store itself answers at once. On a runtime of one thread the interleaving follows from the seed.
+/// A store with delayed answers, so that calls of several clients interleave even if the store
+/// answers at once. On a single-threaded runtime, the interleaving follows from the seed.
 struct Slow<S> {
     store: S,
     random: Mutex<Random>,
@@ -99,7 +99,8 @@ impl<S: MetadataStore> MetadataStore for Slow<S> {
     }
 }
 
-/// A store with the compare turned off: what was computed on one record is written on top of any.
+/// A store with the compare disabled: a change that was computed on one record overwrites any
+/// other.
 struct Careless(Arc<dyn MetadataStore>);
 
 impl MetadataStore for Careless {

@@ -1,4 +1,5 @@
-//! A redis-server for tests of the core: on a unix socket in a folder of its own, ended with the test.
+//! A redis-server for tests of the core, on a unix socket in a temporary folder. It ends with the
+//! test.
 
 use crate::{
     keys::{Keys, Layout},
@@ -21,7 +22,8 @@ pub(crate) struct RedisServer {
 }
 
 impl RedisServer {
-    /// `None`, with the reason printed, where there is no redis-server. `npm test` names one.
+    /// `None` if there is no redis-server; the reason is printed. `npm test` sets
+    /// `REDIS_SERVER_BIN`.
     pub fn start() -> Option<RedisServer> {
         let named = std::env::var_os("REDIS_SERVER_BIN");
         let program = named.clone().unwrap_or_else(|| "redis-server".into());
