@@ -1,6 +1,6 @@
-//! How ids are shown in messages.
+//! Formats ids for messages.
 
-/// An id as it may stand in a message: quoted, and cut when it is long.
+/// An id for a message: quoted, and cut off if it is long.
 pub fn display_id(id: &str) -> String {
     const MAX_CHARS: usize = 64;
     match id.char_indices().nth(MAX_CHARS) {

@@ -1,11 +1,11 @@
-//! The one error type of the core: a stable code, a message for people, and whether the outcome is
-//! known. `src/node/` hands it to JavaScript as it is; nothing else makes error codes.
+//! The error type of the core: a stable code, a message for people, and whether the outcome is
+//! unknown. `src/node/` passes it to JavaScript unchanged. Only this type defines error codes.
 
 use super::{display::display_id, metadata::response::Response};
 use std::{any::Any, fmt, sync::Arc};
 
-/// Stable error codes. The list is part of the public contract: JavaScript sees the names that
-/// [`Code::as_str`] gives.
+/// Stable error codes. They are part of the public API: JavaScript gets the names of
+/// [`Code::as_str`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Code {
     InvalidArgument,
@@ -53,7 +53,7 @@ impl Code {
         Code::Internal,
     ];
 
-    /// The name that JavaScript sees as `error.code`.
+    /// The name in JavaScript's `error.code`.
     pub fn as_str(self) -> &'static str {
         match self {
             Code::InvalidArgument => "INVALID_ARGUMENT",
@@ -91,11 +91,11 @@ impl fmt::Display for Code {
 pub struct Error {
     pub code: Code,
     pub message: String,
-    /// The request may have been carried out although no answer came back.
+    /// The request may have been carried out although it was not answered.
     pub outcome_unknown: bool,
-    /// What the layer below said, free of secrets.
+    /// The error of the layer below, without secrets.
     pub cause: Option<String>,
-    /// With `METADATA_CONFLICT`: the record as it is.
+    /// With `METADATA_CONFLICT`: the current record.
     pub current: Option<Arc<Response>>,
 }
 
@@ -122,7 +122,7 @@ impl Error {
         self
     }
 
-    /// What a panic comes to for whoever waited for what panicked.
+    /// The error for callers that waited for a task that panicked.
     pub fn panicked(panic: &(dyn Any + Send)) -> Self {
         let said = panic
             .downcast_ref::<&str>()

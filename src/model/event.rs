@@ -1,5 +1,5 @@
-//! Presence events as they travel over pub/sub (spec section 4): how they are written, and which
-//! texts are events, and of what. The text itself is passed on as it came.
+//! Presence events on pub/sub (spec section 4): writing them, and checking received texts. Received
+//! texts are forwarded unchanged.
 
 use crate::model::{
     json::quote,
@@ -13,16 +13,16 @@ use std::{borrow::Cow, fmt::Write as _};
 /// Why a connection left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// It was asked to.
+    /// `leave` was called.
     Left,
-    /// Its TTL ran out.
+    /// Its TTL expired.
     Timeout,
-    /// It joined another room, or under another user.
+    /// It joined another room, or as another user.
     Replaced,
 }
 
 impl Reason {
-    /// The name that `reason` has in the event.
+    /// The value of `reason` in the event.
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Left => "left",
@@ -32,7 +32,7 @@ impl Reason {
     }
 }
 
-/// What a presence event tells of a connection.
+/// The change in a presence event.
 #[derive(Clone, Copy, Debug)]
 pub enum Change<'a> {
     Join(&'a State),
@@ -40,8 +40,8 @@ pub enum Change<'a> {
     Leave(Reason),
 }
 
-/// The text of a presence event; the same, byte for byte, as `lua/include/event.lua` makes.
-/// `ts` is in milliseconds since 1970.
+/// The text of a presence event, byte for byte as `lua/include/event.lua` writes it. `ts` is in
+/// milliseconds since 1970.
 pub fn presence_event(
     change: Change<'_>,
     place: &Place,
@@ -73,7 +73,7 @@ enum Kind {
     Update,
 }
 
-/// The parts that every event has; whatever else it holds is left alone.
+/// The fields that every event has. Other fields are ignored.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Parts<'a> {
@@ -91,12 +91,13 @@ struct Parts<'a> {
     epoch: f64,
 }
 
-/// Whether `payload` is a presence event of `room` (spec 4.5: what is not, is dropped and counted).
+/// Whether `payload` is a presence event of `room`. Other messages are dropped and counted (spec
+/// 4.5).
 pub fn is_presence_event(payload: &str, room: &str) -> bool {
     room_of_presence_event(payload).is_some_and(|of| of == room)
 }
 
-/// The room of a presence event; `None` if it is none.
+/// The room of a presence event; `None` if the text is not one.
 pub fn room_of_presence_event(payload: &str) -> Option<Cow<'_, str>> {
     let parts = serde_json::from_str::<Parts<'_>>(payload).ok()?;
     let state = parts.state.get();
@@ -112,12 +113,12 @@ pub fn room_of_presence_event(payload: &str) -> Option<Cow<'_, str>> {
     fits.then_some(parts.room_id)
 }
 
-/// A presence event whose state is nested too deep to be encoded again, with `null` in its place, as a
-/// state that cannot be read (spec 3.11); `None` if it is no presence event.
+/// Replaces the state of a presence event by `null`, for states that are nested too deeply to be
+/// encoded again (spec 3.11); `None` if the text is not a presence event.
 pub fn without_state(payload: &str) -> Option<String> {
     let parts = serde_json::from_str::<Parts<'_>>(payload).ok()?;
     let state = parts.state.get();
-    // Both are parts of one text, so the distance is the place.
+    // Both are parts of one text, so the difference of the addresses is the offset.
     let start = state.as_ptr().addr().checked_sub(payload.as_ptr().addr())?;
     let end = start.checked_add(state.len())?;
     Some([payload.get(..start)?, "null", payload.get(end..)?].concat())
@@ -187,7 +188,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is taken for an event is one, by the word of a parser that reads it all.
+        /// Whatever is accepted as an event is also one according to a full parser.
         #[test]
         fn property_what_is_no_event_is_not_taken_for_one(
             at in 0..GOOD.len(), cut in 0..6usize, put in "\\PC{0,3}", whole in ".*",

@@ -1,4 +1,4 @@
-//! Checks of ids that come from outside, and how they are shown in messages.
+//! Checks of ids from outside, and random ids.
 
 use crate::{
     failpoints::failpoint,
@@ -10,12 +10,12 @@ use crate::{
 
 pub use crate::model::display::display_id;
 
-/// Ends of connection ids that are reserved: `prs:conn:<connId>:state` is a key of its own
-/// (state storage "separate"), so an id with this end would share a key with another id.
+/// Reserved ending of connection ids. `prs:conn:<connId>:state` is the key of a separate state
+/// (state storage "separate"), so an id with this ending would share a key with another id.
 const RESERVED_CONN_SUFFIX: &str = ":state";
 
-/// Checks any id: not empty, not longer than the limit. Every character is allowed; key names are
-/// built so that no two ids make the same key (`keys.rs`).
+/// Checks any id: not empty, and not longer than the limit. All characters are allowed. Key names
+/// are built so that no two ids have the same key (`keys.rs`).
 pub fn check(field: &str, id: &str, limits: &Limits) -> Result<()> {
     if id.is_empty() {
         return Err(Error::invalid(format!("{field} must not be empty")));
@@ -42,14 +42,14 @@ pub fn check_conn(field: &str, id: &str, limits: &Limits) -> Result<()> {
     Ok(())
 }
 
-/// An id that nobody else has or can guess: 128 random bits in hexadecimal.
+/// A unique id that cannot be guessed: 128 random bits in hexadecimal.
 pub fn random() -> Result<String> {
     let mut bytes = [0; 16];
     fill(&mut bytes)?;
     Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }
 
-/// A number that nobody else has: 51 random bits, and not 0, so that a double has it exactly.
+/// A unique number: 51 random bits, and not 0, so that a JavaScript number represents it exactly.
 pub fn random_number() -> Result<u64> {
     let mut bytes = [0; 8];
     fill(&mut bytes)?;

@@ -1,23 +1,24 @@
-//! Reading JSON texts without decoding what users put into them: validity, and where the top-level
-//! entries of an object lie. States are merged as text so that what goes in comes out (spec 3.5).
+//! Reads JSON texts without decoding user data: validity, and the positions of an object's
+//! top-level entries. States are merged as text, so that values are returned exactly as they were
+//! sent (spec 3.5).
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, Visitor};
 use std::{borrow::Cow, fmt};
 
-/// Whether the text is one JSON object (and nothing else).
+/// Whether the text is exactly one JSON object.
 pub fn is_object(text: &str) -> bool {
     text.trim_start_matches(is_space).starts_with('{')
         && serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
-/// Whether arrays and objects are nested more than `max` deep in a JSON text. An object of scalars has
-/// depth 1. No recursion: nesting costs a counter, not stack.
+/// Whether arrays and objects in a JSON text are nested more than `max` deep. An object of scalars
+/// has depth 1. Does not recurse, so deep nesting needs no stack.
 pub fn is_deeper(text: &str, max: usize) -> bool {
     // Each level takes two bytes.
     text.len() > max.saturating_mul(2) && depth(text) > max
 }
 
-/// How deep arrays and objects are nested in a JSON text.
+/// The nesting depth of arrays and objects in a JSON text.
 pub fn depth(text: &str) -> usize {
     let (mut depth, mut deepest) = (0usize, 0);
     let mut bytes = text.bytes();
@@ -50,7 +51,7 @@ pub fn quote(text: &str) -> String {
     serde_json::to_string(text).expect("a string is always JSON")
 }
 
-/// Appends the text as a JSON string. Most ids need no escapes and are copied as they are.
+/// Appends the text as a JSON string. Most ids need no escapes and are copied.
 pub fn quote_into(out: &mut String, text: &str) {
     if text
         .bytes()
@@ -64,7 +65,7 @@ pub fn quote_into(out: &mut String, text: &str) {
     }
 }
 
-/// One top-level entry of an object: both parts as they stand in the text.
+/// One top-level entry of an object. Both parts are as they are in the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
     /// The key with its quotes and escapes.
@@ -72,8 +73,8 @@ pub struct Entry<'a> {
     pub value: &'a str,
 }
 
-/// The characters of a key of an entry, whatever escapes it uses: two keys name the same if these are
-/// equal.
+/// The decoded characters of an entry's key. Two keys are the same name if these are equal,
+/// whichever escapes they use.
 pub fn name(key: &str) -> Cow<'_, [u8]> {
     let quoted = key.strip_prefix('"').and_then(|key| key.strip_suffix('"'));
     match quoted {
@@ -82,13 +83,14 @@ pub fn name(key: &str) -> Cow<'_, [u8]> {
     }
 }
 
-/// Whether a JSON string, or any text of JSON, has half of a surrogate pair.
+/// Whether a JSON text contains an unpaired surrogate.
 pub fn has_half_a_pair(text: &str) -> bool {
     text.contains("\\u") && serde_json::from_str::<String>(text).is_err()
 }
 
-/// The characters of a JSON string; `None` if it is none. Bytes, because a JavaScript string may hold half a surrogate pair
-/// (`"\ud800"`), which serde_json decodes as WTF-8.
+/// The characters of a JSON string; `None` if the text is not one. Returns bytes, because a
+/// JavaScript string may contain an unpaired surrogate (`"\ud800"`), which serde_json decodes as
+/// WTF-8.
 pub fn decoded(key: &str) -> Option<Cow<'_, [u8]>> {
     struct Bytes<'a>(Cow<'a, [u8]>);
     struct BytesVisitor;
@@ -116,11 +118,11 @@ pub fn decoded(key: &str) -> Option<Cow<'_, [u8]>> {
 
 #[cfg(test)]
 std::thread_local! {
-    /// Bytes that [`entries`] has read on this thread.
+    /// Number of bytes that [`entries`] has read on this thread.
     pub static BYTES_PARSED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
-/// The top-level entries of a text for which [`is_object`] holds.
+/// The top-level entries of a text for which [`is_object`] is true.
 pub fn entries(object: &str) -> Vec<Entry<'_>> {
     #[cfg(test)]
     BYTES_PARSED.set(BYTES_PARSED.get() + object.len());
@@ -152,7 +154,7 @@ fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\r')
 }
 
-/// Walks over text that is known to be valid JSON.
+/// Iterates over text that is known to be valid JSON.
 struct Cursor<'a> {
     text: &'a str,
     at: usize,
@@ -169,7 +171,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Passes over one value, without recursion: nesting costs a counter, not stack.
+    /// Skips one value. Does not recurse, so deep nesting needs no stack.
     fn value(&mut self) -> &'a str {
         let start = self.at;
         let mut depth = 0usize;

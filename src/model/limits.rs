@@ -1,4 +1,5 @@
-//! Size limits (spec 13). Every one is an option; values beyond are refused before anything is sent.
+//! Size limits (spec 13). Each is an option. Values beyond a limit are refused before anything is
+//! sent.
 
 use crate::model::{
     error::{Error, Result},
@@ -6,44 +7,46 @@ use crate::model::{
 };
 use serde::Deserialize;
 
-/// The largest `maxDepth`. Encoders that others use on states recurse: Socket.IO's overflows the stack
-/// at some 4000 levels, and Redis's cjson stops at 1000.
+/// Maximum of `maxDepth`. Encoders that read states are recursive: Socket.IO's overflows the stack
+/// at about 4000 levels, and Redis's cjson stops at 1000.
 const MAX_MAX_DEPTH: usize = 1_000;
 
 /// Sizes are in bytes of UTF-8, times in milliseconds.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Limits {
-    /// Longest id (`connId`, `userId`, `roomId`, channel and lock names). Default 4 KiB.
+    /// Maximum length of ids (`connId`, `userId`, `roomId`, channel and lock names). Default 4 KiB.
     pub max_id_bytes: usize,
-    /// Longest state as JSON text. Default 1 MiB.
+    /// Maximum length of a state as JSON text. Default 1 MiB.
     pub max_state_bytes: usize,
-    /// How deep arrays and objects may be nested in a state, the state itself included. Default 128.
+    /// Maximum nesting depth of arrays and objects in a state, including the state itself. Default
+    /// 128.
     pub max_depth: usize,
-    /// Longest key of a metadata item. Default 4 KiB.
+    /// Maximum length of the key of a metadata item. Default 4 KiB.
     pub max_metadata_key_bytes: usize,
-    /// Longest value of a metadata item. Default 1 MiB.
+    /// Maximum length of the value of a metadata item. Default 1 MiB.
     pub max_metadata_value_bytes: usize,
-    /// Longest record of a channel: all its items as JSON text. Default 8 MiB.
+    /// Maximum length of a channel's record: all items as JSON text. Default 8 MiB.
     pub max_metadata_record_bytes: usize,
-    /// Most heartbeats in one batch, and most changes of one channel in one commit. Default 256.
+    /// Maximum number of heartbeats in one batch, and of changes of one channel in one commit.
+    /// Default 256.
     pub max_batch_size: usize,
-    /// Most heartbeats that are not settled, and most changes of metadata that are not; beyond it they
-    /// reject with `OVERLOADED`. Default 100 000.
+    /// Maximum number of heartbeats that are not settled, and of metadata changes that are not
+    /// settled. Further ones reject with `OVERLOADED`. Default 100 000.
     pub max_queue: usize,
-    /// How long a command may take before it fails with `TIMEOUT`. Default 2000 ms.
+    /// Maximum time for a command before it fails with `TIMEOUT`. Default 2000 ms.
     pub command_timeout_ms: u64,
-    /// How long connecting may take. Default 5000 ms.
+    /// Maximum time for connecting. Default 5000 ms.
     pub connect_timeout_ms: u64,
-    /// Most events waiting for JavaScript; beyond it they are dropped and `resync` is told.
-    /// Default 65 536.
+    /// Maximum number of events that wait for JavaScript. When the queue is full, queued events are
+    /// dropped and `resync` is emitted. Default 65 536.
     pub max_event_queue: usize,
-    /// Most bytes of events waiting for JavaScript. Default 64 MiB.
+    /// Maximum bytes of events that wait for JavaScript. Default 64 MiB.
     pub max_event_queue_bytes: usize,
-    /// Most calls that are not settled, heartbeats aside; beyond it they reject with `OVERLOADED`.
-    /// Default 100 000.
+    /// Maximum number of calls that are not settled, not counting heartbeats. Further ones reject
+    /// with `OVERLOADED`. Default 100 000.
     pub max_pending_calls: usize,
-    /// Most bytes of calls that are not settled: a half for what they send, a half for answers that
+    /// Maximum bytes of calls that are not settled: half for requests, half for answers that
     /// JavaScript has not taken. Default 128 MiB.
     pub max_in_flight_bytes: usize,
 }
@@ -70,7 +73,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Refuses limits that nothing could work with.
+    /// Refuses limits that cannot work.
     pub fn check(&self) -> Result<()> {
         let positive = [
             ("limits.maxIdBytes", self.max_id_bytes as u64),
@@ -112,7 +115,7 @@ impl Limits {
                 self.max_depth
             )));
         }
-        // One script call takes two arguments a connection; Redis's Lua cannot unpack more.
+        // One script call takes two arguments for each connection. Redis's Lua cannot unpack more.
         if self.max_batch_size > 2_000 {
             return Err(Error::invalid(format!(
                 "limits.maxBatchSize must be at most 2000, got {}",
@@ -133,8 +136,8 @@ impl Limits {
         Ok(())
     }
 
-    /// Refuses JSON that is nested too deep (spec 3.11). A patch merges at the top level, so a state of
-    /// permitted depth and a patch of permitted depth make a state of permitted depth.
+    /// Refuses JSON that is nested too deeply (spec 3.11). A patch is merged at the top level, so
+    /// the result is nested no deeper than the deeper of state and patch.
     pub fn depth(&self, field: &str, text: &str) -> Result<()> {
         if json::is_deeper(text, self.max_depth) {
             return Err(Error::invalid(format!(

@@ -1,37 +1,36 @@
-//! Locks as plain types: what is told of them, and their events as they travel over pub/sub
-//! (spec section 8).
+//! Locks as plain types, and lock events on pub/sub (spec section 8).
 
 use crate::model::json::quote;
 use serde::Deserialize;
 use std::borrow::Cow;
 
-/// Grows with every grant of a lock's name; below 2^53.
+/// Grows with every grant of a lock's name. Below 2^53.
 pub type FencingToken = u64;
 
-/// Who holds a lock, for those who ask.
+/// The holder of a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inspection {
     pub owner: String,
-    /// `None` for a lock that was written by something other than Rollcall.
+    /// `None` for a lock that was not written by Rollcall.
     pub token: Option<FencingToken>,
-    /// `None` if it never ends.
+    /// `None` if the lock has no TTL.
     pub ttl_left_ms: Option<u64>,
     pub waiters: u64,
 }
 
-/// What happened to a lock.
+/// A change of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockChange {
     Acquired,
     Released,
-    /// Its time ran out.
+    /// Its TTL expired.
     Expired,
-    /// It was taken away: by `revoke`, or by others who deleted or overwrote its key.
+    /// It was revoked, or its key was deleted or overwritten by other software.
     Revoked,
 }
 
 impl LockChange {
-    /// The name that `type` has in the event.
+    /// The value of `type` in the event.
     pub fn as_str(self) -> &'static str {
         match self {
             LockChange::Acquired => "acquired",
@@ -42,7 +41,7 @@ impl LockChange {
     }
 }
 
-/// The text of a lock event; the same, byte for byte, as `lua/include/lock.lua` makes. `ts` is in
+/// The text of a lock event, byte for byte as `lua/include/lock.lua` writes it. `ts` is in
 /// milliseconds since 1970.
 pub fn lock_event(
     change: LockChange,
@@ -69,7 +68,7 @@ enum Kind {
     Revoked,
 }
 
-/// The parts that every event has; whatever else it holds is left alone.
+/// The fields that every event has. Other fields are ignored.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Parts<'a> {

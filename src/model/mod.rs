@@ -1,5 +1,5 @@
-//! Plain types that every other module speaks: ids, states, events, errors, limits. No I/O, no
-//! async, nothing of Redis or Node.
+//! Plain types that all other modules use: ids, states, events, errors, limits. No I/O, no async
+//! code, nothing specific to Redis or Node.js.
 
 pub mod codec;
 pub mod display;

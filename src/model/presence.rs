@@ -1,26 +1,26 @@
-//! What presence calls take and give: places, members, the results of joins, heartbeats, leaves
-//! and sweeps.
+//! Arguments and results of presence calls: places, members, and the results of heartbeats and
+//! sweeps.
 
 use crate::model::{error::Error, json, state::State};
 use std::{fmt::Write as _, sync::Arc};
 
-/// Fences connections: grows with every join of a connection id. Milliseconds since 1970 at the
-/// first join, so well below 2^53.
+/// Fences connections. It grows with every join of a connection id. It starts with the milliseconds
+/// since 1970 at the first join, so it stays well below 2^53.
 pub type Epoch = u64;
 
-/// The largest epoch: beyond it, JavaScript and Lua cannot tell one from the next.
+/// The largest epoch. Beyond it, JavaScript and Lua cannot represent all integers.
 pub const MAX_EPOCH: Epoch = (1 << 53) - 1;
 
-/// How far ahead of the store's clock an epoch may be that a heartbeat brings (spec 3.3), in ms.
+/// How far the epoch of a heartbeat may be ahead of the store's clock (spec 3.3), in ms.
 pub const MAX_EPOCH_AHEAD_MS: u64 = 24 * 60 * 60 * 1_000;
 
-/// The least epoch of a join after one with this epoch; as `usable_epoch` in the scripts. An epoch that
-/// has no next one is corrupt, and joins ignore it.
+/// The lowest epoch of a join after this epoch, as `usable_epoch` in the scripts. An epoch without
+/// a successor is corrupt, and joins ignore it.
 pub fn epoch_after(epoch: Epoch) -> Epoch {
     if epoch < MAX_EPOCH { epoch + 1 } else { 0 }
 }
 
-/// Where a connection is and under whom.
+/// The room and the user of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     pub room: Arc<str>,
@@ -36,30 +36,30 @@ impl Place {
     }
 }
 
-/// One live connection as a snapshot shows it.
+/// One live connection in a snapshot.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Member {
     pub conn: String,
     pub user: String,
     pub room: String,
-    /// `None` when what is stored is no JSON object.
+    /// `None` if the stored state cannot be read.
     pub state: Option<State>,
     pub last_seen_ms: u64,
     pub epoch: Epoch,
 }
 
 impl Member {
-    /// About how much text it is for JavaScript, and how much memory it takes.
+    /// Approximate length of its text for JavaScript, and of its memory.
     pub fn bytes(&self) -> usize {
         let state = self.state.as_ref().map_or(4, |state| state.as_str().len());
         self.conn.len() + self.user.len() + self.room.len() + state + 32
     }
 }
 
-/// Members as JavaScript takes them, a column for each field: its parser is quicker with columns than with
-/// objects that repeat the names, and their text is half as long. `[connIds, userIds, roomIds, states,
-/// base, lastSeen, epochs]`; users and rooms are one text if all have the same, times and epochs are what
-/// they are more than `base`.
+/// Members as JSON for JavaScript, with one column for each field. Columns are parsed faster than
+/// objects that repeat the names, and their text is half as long. The format is `[connIds, userIds,
+/// roomIds, states, base, lastSeen, epochs]`. Users or rooms are a single text if all members have
+/// the same. Times and epochs are differences to `base`.
 pub fn member_columns(members: &[Member]) -> String {
     let mut out = String::with_capacity(32 + members.len() * 160);
     out.push('[');
@@ -109,7 +109,8 @@ fn shared_column(out: &mut String, members: &[Member], id: impl Fn(&Member) -> &
     }
 }
 
-/// Near to all times and epochs. 0 if one of them is so large that a sum would not be exact in JavaScript.
+/// A value close to all times and epochs. 0 if one of them is so large that the sum would not be
+/// exact in JavaScript.
 fn base(members: &[Member]) -> u64 {
     const MAX_EXACT: u64 = 1 << 53;
     let exact = |member: &Member| member.last_seen_ms <= MAX_EXACT && member.epoch <= MAX_EXACT;
@@ -127,43 +128,46 @@ fn more_than(out: &mut String, base: u64, value: u64) {
     out.push_str(text.format(value.abs_diff(base)));
 }
 
-/// What a heartbeat came to.
+/// The result of a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeartbeatResult {
-    /// The patch changed the state (and an `update` was published).
+    /// Whether the patch changed the state and an `update` was published.
     pub changed: bool,
     /// The stored epoch after the heartbeat.
     pub epoch: Epoch,
 }
 
-/// What one pass of the reaper did (spec 6.6).
+/// The result of one pass of the reaper (spec 6.6).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sweep {
-    /// Rooms looked at.
+    /// Number of rooms inspected.
     pub rooms: u64,
-    /// Connections removed, each with its `leave`.
+    /// Number of connections removed, each with its `leave`.
     pub expired: u64,
-    /// Entries of indices that did not agree with the connections and were put right.
+    /// Number of index entries that did not match the connections and were corrected.
     pub repairs: u64,
-    /// By how much the removal that was latest came after the connection's TTL, in ms.
+    /// The longest time from the end of a removed connection's TTL to its removal, in ms.
     pub lag_ms: u64,
-    /// Rooms that could not be looked at: something else has written under their names.
+    /// Number of rooms that could not be inspected because other software has written to their
+    /// keys.
     pub corrupt: u64,
-    /// There may be rooms that only other nodes wrote and that no sweep would look at.
+    /// Whether there may be rooms that only legacy nodes wrote and that no sweep would inspect.
     pub unindexed: bool,
-    /// Why a part could not be processed: a master of a cluster that is away. The other parts were.
+    /// Why a part could not be processed, such as an unreachable master of a cluster. The other
+    /// parts were processed.
     pub failure: Option<Error>,
-    /// Not 0: another node has just swept, and this one has done nothing; it may for so many ms more.
+    /// Not 0: another node has just swept, and this one has done nothing. Remaining time in ms that
+    /// the other sweep covers.
     pub served_ms: u64,
 }
 
 impl Sweep {
-    /// Remembers that a part could not be processed.
+    /// Records that a part could not be processed.
     pub fn fail(&mut self, error: Error) {
         self.failure.get_or_insert(error);
     }
 
-    /// Whether parts failed and nothing at all was done.
+    /// Whether parts failed and nothing was done.
     pub fn is_in_vain(&self) -> bool {
         self.failure.is_some() && self.rooms == 0 && self.expired == 0 && self.repairs == 0
     }

@@ -1,4 +1,4 @@
-//! A connection's state: a JSON object, kept as the text that came in; patches merge at its top
+//! A connection's state: a JSON object, kept as the original text. Patches are merged at its top
 //! level (spec 3.4) without decoding it.
 
 use crate::{
@@ -15,10 +15,10 @@ use std::{borrow::Cow, sync::Arc};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Storage {
-    /// In the connection's hash, where TypeScript servers read it.
+    /// In the connection's hash, where legacy nodes read it.
     #[default]
     Inline,
-    /// In a key of its own.
+    /// Under a separate key.
     Separate,
 }
 
@@ -26,12 +26,12 @@ pub enum Storage {
 #[derive(Clone, Debug)]
 pub struct State {
     text: Arc<str>,
-    /// Where its top-level entries are, if that is known already: a large state that is patched
-    /// again and again is not searched each time.
+    /// The positions of its top-level entries, if they are known. A large state that is patched
+    /// often is then not parsed each time.
     layout: Option<Arc<Vec<Span>>>,
 }
 
-/// Where one entry is: its key ends where the colon is, its value begins after it.
+/// The position of one entry. Its key ends at the colon, and its value begins after it.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     start: u32,
@@ -39,7 +39,8 @@ struct Span {
     end: u32,
 }
 
-/// States from this size on (bytes) remember where their entries are, if there are not too many.
+/// Size in bytes from which states store the positions of their entries, if there are at most
+/// `MAX_SPANS` of them.
 const LAYOUT_FROM: usize = 1024;
 const MAX_SPANS: usize = 256;
 
@@ -58,7 +59,7 @@ impl From<Arc<str>> for State {
 }
 
 impl State {
-    /// Takes a text from outside.
+    /// Parses a text from outside.
     pub fn parse(field: &str, text: &str) -> Result<State> {
         if json::is_object(text) {
             Ok(Arc::<str>::from(text).into())
@@ -67,7 +68,7 @@ impl State {
         }
     }
 
-    /// The text of what was a state before.
+    /// A state from a text that was a state before.
     pub fn from_known(text: &str) -> State {
         Arc::<str>::from(text).into()
     }
@@ -94,10 +95,10 @@ impl State {
         }
     }
 
-    /// This state with patches merged in, one after the other, as `{...state, ...patch}` does: a
-    /// replaced value keeps its place, new keys come last, in the order in which they come. A patch
-    /// that would make the state longer than `max_bytes` is left out. Returns what each patch came to,
-    /// and the state, if it is another one.
+    /// Merges patches into this state, one after the other, like `{...state, ...patch}`: a replaced
+    /// value keeps its position, and new keys are appended in order. A patch that would make the
+    /// state longer than `max_bytes` is skipped. Returns the result of each patch, and the new
+    /// state if it differs.
     ///
     /// Parses this state once, however many patches there are.
     pub fn patched<'a>(
@@ -106,7 +107,7 @@ impl State {
         max_bytes: usize,
     ) -> (Vec<PatchOutcome>, Option<State>) {
         let mut merge = Merge::default();
-        // First only which keys are touched, so that one pass over the state finds them.
+        // First collects the touched keys, so that one pass over the state finds all of them.
         let edits: Vec<Vec<Edit<'a>>> = patches.map(|patch| merge.edits(patch)).collect();
         let before = self.entries();
         let touched = merge.find(&before);
@@ -122,7 +123,7 @@ impl State {
         (outcomes, next)
     }
 
-    /// Made of entries; `size`: about how long it gets.
+    /// Builds a state from entries. `size`: its approximate length.
     fn of(entries: &[Entry<'_>], size: usize) -> State {
         let mut text = String::with_capacity(size + 2);
         let mut layout = Vec::new();
@@ -144,7 +145,7 @@ impl State {
             }
         }
         text.push('}');
-        // Beyond 4 GiB positions do not fit; limits keep states far below.
+        // Positions beyond 4 GiB do not fit. Limits keep states far below.
         let fits = u32::try_from(text.len()).is_ok();
         State {
             text: text.into(),
@@ -153,46 +154,46 @@ impl State {
     }
 }
 
-/// What became of a patch.
+/// The result of a patch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatchOutcome {
     Changed,
     Unchanged,
-    /// It would make the state so long, and was left out.
+    /// It would make the state this long, and was skipped.
     TooLarge {
         bytes: usize,
     },
 }
 
-/// One key of a patch: its place in [`Merge::keys`], and the entry to set or `None` to remove it.
+/// One key of a patch: its index in [`Merge::keys`], and the entry to set, or `None` to remove it.
 type Edit<'a> = (usize, Option<Entry<'a>>);
 
-/// Patches on their way into a state.
+/// Patches that are being merged into a state.
 #[derive(Default)]
 struct Merge<'a> {
-    /// The keys that patches touch, by their characters, and their places in `keys`.
+    /// The keys that patches touch, by their decoded characters, and their indices in `keys`.
     names: HashMap<Cow<'a, [u8]>, usize>,
     keys: Vec<Key<'a>>,
-    /// How many keys were appended.
+    /// The number of appended keys.
     appended: usize,
-    /// Bytes of all entries, without separators, and how many there are.
+    /// Bytes of all entries without separators, and the number of entries.
     bytes: usize,
     count: usize,
 }
 
-/// A key that a patch touches. JSON texts of others may have it more than once.
+/// A key that a patch touches. JSON texts of other software may contain it more than once.
 struct Key<'a> {
     in_base: usize,
     /// Bytes in the base: of the keys with their colons, and of the values.
     key_bytes: usize,
     value_bytes: usize,
-    /// The value in the base; `None` if there is none, or several.
+    /// The value in the base; `None` if there is none, or more than one.
     value: Option<&'a str>,
     now: Now<'a>,
 }
 
 impl Key<'_> {
-    /// How many bytes and entries the key adds to the state.
+    /// The number of bytes and entries that the key adds to the state.
     fn weight(&self, now: Now<'_>) -> (usize, usize) {
         match now {
             Now::Absent => (0, 0),
@@ -206,11 +207,11 @@ impl Key<'_> {
 #[derive(Clone, Copy, PartialEq)]
 enum Now<'a> {
     Absent,
-    /// As in the base.
+    /// Unchanged from the base.
     InBase,
-    /// In the place that it has in the base, with this value.
+    /// At its position in the base, with this value.
     Replaced(&'a str),
-    /// Behind the entries of the base, in this order.
+    /// After the entries of the base, in this order.
     Appended(usize, Entry<'a>),
 }
 
@@ -228,7 +229,7 @@ impl<'a> Merge<'a> {
         edits
     }
 
-    /// The place of a key in `keys`.
+    /// The index of a key in `keys`.
     fn key(&mut self, key: &'a str) -> usize {
         let keys = &mut self.keys;
         *self.names.entry(json::name(key)).or_insert_with(|| {
@@ -243,8 +244,8 @@ impl<'a> Merge<'a> {
         })
     }
 
-    /// Finds the touched keys in the base. Returns them in its order: which entry, and its place in
-    /// `keys`.
+    /// Finds the touched keys in the base. Returns them in its order: the index of the entry, and
+    /// the index in `keys`.
     fn find(&mut self, base: &[Entry<'a>]) -> Vec<(usize, usize)> {
         let mut touched = Vec::new();
         self.count = base.len();
@@ -264,7 +265,7 @@ impl<'a> Merge<'a> {
         touched
     }
 
-    /// Applies one patch, or leaves it out.
+    /// Applies one patch, or skips it if the state would be too large.
     fn apply(&mut self, edits: &[Edit<'a>], max_bytes: usize) -> PatchOutcome {
         let before = (self.bytes, self.count, self.appended);
         let mut undo = Vec::with_capacity(edits.len());
@@ -303,7 +304,7 @@ impl<'a> Merge<'a> {
         PatchOutcome::TooLarge { bytes }
     }
 
-    /// How long the text of the state is.
+    /// The length of the state's text.
     fn size(&self) -> usize {
         "{}".len() + self.bytes + self.count.saturating_sub(1)
     }
@@ -331,7 +332,7 @@ impl<'a> Merge<'a> {
     }
 }
 
-/// What a heartbeat changes in a state: keys to set (the text of a JSON object) and keys to remove
+/// A heartbeat's changes of a state: keys to set (the text of a JSON object), and keys to remove
 /// (each as a JSON string).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Patch {
@@ -360,7 +361,7 @@ impl Patch {
         })
     }
 
-    /// Its size as it counts against the state limit, in bytes.
+    /// Its size in bytes, which counts against the state limit.
     pub fn size(&self) -> usize {
         self.set.len() + self.remove.iter().map(String::len).sum::<usize>()
     }
@@ -504,7 +505,7 @@ mod tests {
     }
 
     proptest! {
-        /// Patches that are merged together come to what they come to one after the other.
+        /// Merging patches together has the same result as merging them one after the other.
         #[test]
         fn property_patches_together_are_patches_one_by_one(
             before in prop::collection::btree_map("[a-d\"_é]{0,1}", any::<i8>(), 0..5),
@@ -541,14 +542,14 @@ mod tests {
             prop_assert_eq!(next.unwrap_or(state), one_by_one);
         }
 
-        /// What comes of a patch is what comes of it with maps.
+        /// A patch has the same result as with maps.
         #[test]
         fn property_a_patch_is_a_merge_of_maps(
             before in prop::collection::btree_map("[a-f\"_]{0,2}", any::<i32>(), 0..6),
             set in prop::collection::btree_map("[a-f\"_]{0,2}", any::<i32>(), 0..4),
             remove in prop::collection::btree_set("[a-f\"_]{0,2}", 0..4),
         ) {
-            // A key is either set or removed: JavaScript has one value for it.
+            // A key is either set or removed, because a JavaScript object has one value for it.
             let remove: Vec<_> = remove.into_iter().filter(|key| !set.contains_key(key)).collect();
             let json = |map: &std::collections::BTreeMap<String, i32>| serde_json::to_string(map).unwrap();
             let removed = serde_json::to_string(&remove).unwrap();

@@ -1,5 +1,4 @@
-//! zstd with a dictionary: the one that is built in, or one of the application's, trained on states
-//! like its own.
+//! zstd with a dictionary: the built-in one, or one that the application trained on its states.
 
 use crate::model::error::{Error, Result};
 use once_cell::sync::Lazy;
@@ -10,21 +9,21 @@ use zstd::zstd_safe::{
 
 const LEVEL: i32 = 3;
 
-/// What states have in common, as one text: names of fields, values, browsers. It belongs to codec
-/// number 2 and can never be changed: another text is another number.
+/// Text that many states have in common: field names, values, browser names. It belongs to codec
+/// number 2 and must never change. Another text needs another number.
 pub(super) const BUILT_IN: &[u8] = include_bytes!("dictionary.txt");
 static OF_ALL: Lazy<Dictionary> = Lazy::new(|| Dictionary {
     write: CDict::create(BUILT_IN, LEVEL),
     read: DDict::create(BUILT_IN),
 });
 
-// What zstd works in is large, and takes longer to make than a small state to compress.
+// zstd contexts are large. Creating one takes longer than compressing a small state.
 thread_local! {
     static WRITER: RefCell<Option<CCtx<'static>>> = const { RefCell::new(None) };
     static READER: RefCell<Option<DCtx<'static>>> = const { RefCell::new(None) };
 }
 
-/// A dictionary, made ready for both ways.
+/// A dictionary, prepared for compression and decompression.
 pub struct Dictionary {
     write: CDict<'static>,
     read: DDict<'static>,
@@ -41,7 +40,7 @@ impl Dictionary {
         &OF_ALL
     }
 
-    /// One that was trained (`zstd --train`). Any other text has no id that it could be known by.
+    /// A trained dictionary (`zstd --train`). Fails for other texts, because they have no id.
     pub fn trained(bytes: &[u8]) -> Result<Dictionary> {
         let digest = || {
             get_dict_id_from_dict(bytes)?;
@@ -59,7 +58,8 @@ impl Dictionary {
         })
     }
 
-    /// What it calls itself, and what is written with it; `None` for the one that is built in.
+    /// The dictionary's id, which is also in data that were compressed with it; `None` for the
+    /// built-in one.
     pub fn id(&self) -> Option<NonZeroU32> {
         self.write.get_dict_id()
     }
@@ -73,7 +73,7 @@ impl Dictionary {
         Ok(packed)
     }
 
-    /// `size`: what the text has at most, in bytes.
+    /// `size`: maximum length of the text in bytes.
     pub fn decompress(&self, packed: &[u8], size: usize) -> Result<Vec<u8>, &'static str> {
         let mut text = Vec::with_capacity(size);
         with_kept(&READER, DCtx::try_create, |zstd| {
@@ -83,7 +83,7 @@ impl Dictionary {
     }
 }
 
-/// Does `work` with what this thread keeps for it.
+/// Runs `work` with the context of this thread.
 fn with_kept<T>(
     kept: &'static LocalKey<RefCell<Option<T>>>,
     make: impl FnOnce() -> Option<T>,

@@ -1,8 +1,8 @@
-//! How states are compressed (spec 9.2), and how what is stored is read back, whoever wrote it:
-//! nothing that is stored can make a reader allocate more than the limit, or fail in a way that is
-//! not one of [`Fault`].
+//! Compression of states (spec 9.2), and decoding of stored states, whichever software wrote them.
+//! No stored bytes can make a reader allocate more than the limit, or fail with another error than
+//! a [`Fault`].
 //!
-//! `docs/decisions/0009-codecs-gzip-and-zstd.md` says why it is these two.
+//! `docs/decisions/0009-codecs-gzip-and-zstd.md` explains the choice of these two codecs.
 
 mod dictionary;
 
@@ -21,33 +21,34 @@ use std::{
 };
 use zstd::zstd_safe::{get_dict_id_from_frame, get_frame_content_size};
 
-/// A codec, as it is asked for.
+/// A codec, as options name it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Codec {
-    /// Gzip, in base64, as the TypeScript servers that compress do it.
+    /// Gzip in base64, as legacy nodes that compress write it.
     #[default]
     Gzip,
-    /// Zstd, as bytes: with the first of the application's dictionaries, or the one that is built in.
+    /// Zstd as bytes, with the first of the application's dictionaries or the built-in one.
     Zstd,
 }
 
-// What the field `compressed` of a connection's hash holds. What a number means never changes.
+// Values of the field `compressed` of a connection's hash. The meaning of a number never changes.
 const NONE: &str = "0";
 const GZIP: &str = "1";
 /// Zstd with the built-in dictionary.
 const ZSTD: &str = "2";
-/// Zstd with a dictionary of the application's, whose id is in the data.
+/// Zstd with a dictionary of the application. The data contain its id.
 const ZSTD_TRAINED: &str = "3";
 
 /// Which states are compressed, and how. The defaults are those of the option `stateCompression`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Compression {
-    /// States longer than this are compressed. In bytes of JSON; default 1024.
+    /// States longer than this are compressed. Bytes of JSON, default 1024.
     pub threshold_bytes: usize,
     pub codec: Codec,
-    /// Zstd dictionaries of the application's, in base64: `Zstd` writes with the first, all are read.
+    /// Zstd dictionaries of the application, in base64. `Zstd` writes with the first and reads with
+    /// all.
     pub dictionaries: Vec<String>,
 }
 
@@ -61,13 +62,14 @@ impl Default for Compression {
     }
 }
 
-/// As `zlib.gzip` of Node.js compresses where nothing else is said.
+/// The default level of `zlib.gzip` in Node.js.
 const GZIP_LEVEL: u32 = 6;
 
-/// How a client writes and reads states.
+/// Encodes and decodes states for a client.
 #[derive(Debug, Default)]
 pub struct Codecs {
-    /// What is compressed: what is longer than so many bytes, and how.
+    /// The length in bytes above which states are compressed, and the codec; `None`: no
+    /// compression.
     writes: Option<(usize, Codec)>,
     dictionaries: Vec<Dictionary>,
 }
@@ -102,7 +104,7 @@ impl Codecs {
         self.writes.is_some()
     }
 
-    /// The compressed text, and its codec's number; `None` if it is to be stored as it is.
+    /// The compressed text and its codec's number; `None` if the text is stored uncompressed.
     pub fn encode(&self, text: &str) -> Option<(Vec<u8>, &'static str)> {
         let (threshold, codec) = self.writes?;
         if text.len() <= threshold {
@@ -121,8 +123,8 @@ impl Codecs {
         self.writes.is_some_and(|(threshold, _)| bytes > threshold)
     }
 
-    /// Reads a state as it is stored. `compressed`: what the field of that name holds. No more than
-    /// `bounds.bytes` are ever unpacked.
+    /// Decodes a stored state. `compressed`: the field of that name. Never unpacks more than
+    /// `bounds.bytes`.
     pub fn decode(
         &self,
         stored: &[u8],
@@ -134,7 +136,7 @@ impl Codecs {
         if let Ok("" | NONE) = codec {
             return as_it_is(stored, bounds.depth);
         }
-        // A server that does not compress has overwritten the state and left the field.
+        // A server that does not compress has overwritten the state but not the field.
         if stored.first() == Some(&b'{') {
             let plain = as_it_is(stored, bounds.depth);
             if plain.is_ok() || plain == Err(Fault::TooDeep) {
@@ -150,7 +152,7 @@ impl Codecs {
         as_it_is(&unpacked, bounds.depth)
     }
 
-    /// The application's dictionary that something was compressed with.
+    /// The application's dictionary that the data were compressed with.
     fn trained(&self, stored: &[u8]) -> Result<&Dictionary, Fault> {
         let id = get_dict_id_from_frame(stored).ok_or(Fault::Damaged)?;
         let mut known = self.dictionaries.iter();
@@ -160,42 +162,42 @@ impl Codecs {
     }
 }
 
-/// What a reader accepts of a stored state (`limits`).
+/// The bounds of a stored state that is accepted (`limits`).
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub bytes: usize,
     pub depth: usize,
 }
 
-/// The state whose text this is.
+/// Parses the text of a state.
 pub fn as_it_is(text: &[u8], max_depth: usize) -> Result<State, Fault> {
     let text = std::str::from_utf8(text).map_err(|_| Fault::NotJson)?;
     let state = State::parse("state", text).map_err(|_| Fault::NotJson)?;
-    // Encoders that recurse would fail on it, in handlers and acknowledgements (spec 3.11).
+    // Recursive encoders would fail on it, in handlers and acknowledgements (spec 3.11).
     if json::is_deeper(text, max_depth) {
         return Err(Fault::TooDeep);
     }
     Ok(state)
 }
 
-/// What is wrong with a stored state.
+/// Why a stored state cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// `compressed` holds a number that this version does not know.
+    /// `compressed` has a number that this version does not know.
     UnknownCodec,
-    /// It needs a dictionary that this client was not given.
+    /// The state needs a dictionary that this client does not have.
     UnknownDictionary,
-    /// What is said to be base64 is none.
+    /// The data should be base64, but are not.
     Base64,
-    /// The compressed data are cut off or damaged.
+    /// The compressed data are truncated or damaged.
     Damaged,
     /// The text would be longer than the limit.
     TooLarge,
-    /// The text is no JSON object.
+    /// The text is not a JSON object.
     NotJson,
     /// Arrays and objects are nested deeper than the limit.
     TooDeep,
-    /// The connection keeps its state in a key of its own, which is not there.
+    /// The state's separate key does not exist.
     Gone,
 }
 
@@ -211,7 +213,7 @@ impl Fault {
         Fault::Gone,
     ];
 
-    /// Whether another client could read it: it is not to be written over.
+    /// Whether another client may be able to read the state. It must then not be overwritten.
     pub fn is_for_others(self) -> bool {
         matches!(
             self,
@@ -259,12 +261,12 @@ fn gzip(text: &[u8]) -> Option<Vec<u8>> {
 
 fn gunzip(stored: &[u8], limit: usize) -> Result<Vec<u8>, Fault> {
     let zipped = BASE64.decode(stored).map_err(|_| Fault::Base64)?;
-    // The last four bytes are the size, by the word of whoever wrote them.
+    // The last four bytes are the size, which the writer may have set to any value.
     let claimed = zipped
         .last_chunk()
         .map_or(0, |size| u32::from_le_bytes(*size) as usize);
     let mut text = Vec::with_capacity(if claimed <= limit { claimed } else { 0 });
-    // Whatever it claims, unpacking stops at the limit.
+    // Unpacking stops at the limit, whatever the size says.
     let mut within = GzDecoder::new(&zipped[..]).take(limit as u64 + 1);
     match within.read_to_end(&mut text) {
         Ok(size) if size > limit => Err(Fault::TooLarge),

@@ -7,7 +7,7 @@ const BOUNDS: Bounds = Bounds {
     bytes: LIMIT,
     depth: 128,
 };
-/// Trained on states of all kinds of the benchmark's corpus (`benchmark/lib/train.mjs`).
+/// Trained on all kinds of states of the benchmark's corpus (`benchmark/lib/train.mjs`).
 const STATES: &[u8] = include_bytes!("../../../__test__/states/fixtures/states.dict");
 
 fn codecs(codec: Codec, dictionaries: &[&[u8]]) -> Codecs {
@@ -22,7 +22,7 @@ fn codecs(codec: Codec, dictionaries: &[&[u8]]) -> Codecs {
     .unwrap()
 }
 
-/// One of each number, with its number.
+/// A codec for each number, with its number.
 fn all() -> [(Codecs, &'static str); 3] {
     [
         (codecs(Codec::Gzip, &[]), GZIP),
@@ -36,7 +36,7 @@ fn big() -> String {
 }
 
 fn read(stored: &[u8], compressed: &str) -> Result<String, Fault> {
-    // Once for all cases of a property: dictionaries take time.
+    // Created once for all cases of a property, because dictionaries take time.
     static READER: Lazy<Codecs> = Lazy::new(|| codecs(Codec::Gzip, &[STATES]));
     READER
         .decode(stored, Some(compressed.as_bytes()), BOUNDS)
@@ -68,7 +68,7 @@ fn spec_9_2_gzip_is_what_other_servers_read_and_write() {
 
 #[test]
 fn spec_9_2_the_dictionary_of_codec_2_is_what_it_was_when_it_was_first_written() {
-    // FNV-1a. If this fails, states in Redis cannot be read any more: make another codec.
+    // FNV-1a. If this fails, states in Redis can no longer be read. Add another codec instead.
     let hash = dictionary::BUILT_IN
         .iter()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -112,7 +112,7 @@ fn spec_9_2_a_bomb_is_refused_before_it_is_unpacked() {
         assert!(encoded.len() < 32 << 10);
         assert_eq!(read(&encoded, number).err(), Some(Fault::TooLarge));
     }
-    // One that lies about its size.
+    // Data with a false size.
     let (encoded, _) = codecs(Codec::Gzip, &[]).encode(&bomb).unwrap();
     let mut zipped = BASE64.decode(encoded).unwrap();
     let size_at = zipped.len() - 4;
@@ -123,7 +123,7 @@ fn spec_9_2_a_bomb_is_refused_before_it_is_unpacked() {
     );
 }
 
-/// Once for all cases, too.
+/// Also created once for all cases.
 fn encoded_by_all() -> Vec<(Vec<u8>, &'static str)> {
     all()
         .iter()
@@ -143,7 +143,7 @@ proptest! {
         let at = at % encoded.len();
         encoded[at] ^= flipped;
         if let Ok(text) = read(&encoded, number) {
-            // A change that decoding does not see (a header's unused bits) changes nothing.
+            // A change in bits that decoding ignores (unused bits of a header) has no effect.
             prop_assert!(text.len() <= LIMIT);
         }
     }
@@ -168,7 +168,7 @@ fn spec_9_2_what_is_no_dictionary_is_refused() {
         Codecs::new(Some(&compression)).unwrap_err().message
     };
     assert!(refused(&[b"some text"]).contains("one of 9 bytes is no zstd dictionary"));
-    // One that begins like a dictionary, and is none.
+    // Data that begin like a dictionary but are not one.
     assert!(refused(&[&STATES[..100]]).contains("one of 100 bytes is no zstd dictionary"));
     assert!(refused(&[STATES, STATES]).contains("two have the same id"));
 }

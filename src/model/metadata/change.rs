@@ -1,5 +1,5 @@
-//! Changes of a record: what a caller asks for, and what becomes of a record by it (spec 7.1 to
-//! 7.3, 7.5). Pure: nothing is known here of stores, locks or time.
+//! Changes of a record: the request, and the record that results from it (spec 7.1 to 7.3, 7.5).
+//! Pure functions, without stores, locks or time.
 
 use super::{
     Channel, Operation,
@@ -17,8 +17,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::{collections::HashSet, sync::Arc};
 
-/// Items of one change at most. Each can make one more argument of a command, and Redis takes 1 048 576 of
-/// them.
+/// Maximum number of items in one change. Each can add one argument to a command, and Redis accepts
+/// 1 048 576 of them.
 const MAX_ITEMS: usize = 500_000;
 
 /// One change of a channel's record.
@@ -30,49 +30,49 @@ pub struct Change {
     expected: Option<u64>,
     /// The lock that must be held.
     pub lock: Option<LockCheck>,
-    /// Whether an update creates what does not exist.
+    /// Whether an update creates missing items.
     upsert: bool,
-    /// How long the record lives after this change; `None`: until it is changed again.
+    /// How long the record lives after this change, in ms; `None`: it does not expire.
     pub ttl_ms: Option<u64>,
     stamped: bool,
     /// `authorUid` of the items, as JSON text.
     author: Option<String>,
     actor: Option<Arc<str>>,
     most_bytes: usize,
-    /// How long the request was.
+    /// Length of the request in bytes.
     pub bytes: usize,
 }
 
 #[derive(Clone, Debug)]
 struct ChangeItem {
-    /// The characters of the key.
+    /// The decoded characters of the key.
     name: Arc<[u8]>,
-    /// As JSON texts.
+    /// JSON texts.
     key: Box<str>,
     value: Option<Box<str>>,
     revision: Option<i64>,
 }
 
-/// What must hold of a lock for a change to be written (spec 7.7, 8.3).
+/// The conditions on a lock for a change to be written (spec 7.7, 8.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LockCheck {
     pub name: Arc<str>,
-    /// Who must own it. Nobody is never the owner.
+    /// The owner that the lock must have. `None` never matches an owner.
     pub actor: Option<Arc<str>>,
-    /// The fencing token of the caller's grant; a newer grant refuses it.
+    /// The fencing token of the caller's grant. A newer grant refuses the change.
     pub token: Option<u64>,
 }
 
-/// Why a lock does not let a change through.
+/// Why a lock does not allow a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockState {
     NotHeld,
     HeldByOther,
-    /// It has been granted anew, with this token.
+    /// It was granted again, with this token.
     Outrun {
         newest: u64,
     },
-    /// What is stored under its key is no lock.
+    /// The value of its key is not a lock.
     Unreadable,
 }
 
@@ -100,18 +100,18 @@ impl LockCheck {
     }
 }
 
-/// What a change comes to, if the record is the one that it was applied to.
+/// The result of a change, if the stored record is the one that it was applied to.
 #[derive(Debug)]
 pub enum Verdict {
     Changed(View, EventText, ChangedItems),
-    /// There was nothing to do.
+    /// The change has no effect.
     Unchanged(View),
-    /// Refused; with the record as it is, where the caller is to see it.
+    /// Refused. Includes the current record, if the caller gets it.
     Refused(Error, Option<View>),
 }
 
 impl Verdict {
-    /// The record that its answer shows.
+    /// The record in the answer.
     pub fn view(&self) -> Option<&View> {
         match self {
             Verdict::Changed(view, ..) | Verdict::Unchanged(view) => Some(view),
@@ -120,12 +120,12 @@ impl Verdict {
     }
 }
 
-/// What a change has touched of a record.
+/// The part of a record that a change has touched.
 #[derive(Clone, Debug)]
 pub enum ChangedItems {
-    /// Any or all of it.
+    /// Any part or all of it.
     All,
-    /// The values of these items, which are where they were.
+    /// The values of these items, which have kept their positions.
     Items(Vec<Arc<Item>>),
 }
 
@@ -161,7 +161,7 @@ struct RequestItem<'a> {
 }
 
 impl Change {
-    /// Takes a request from outside: a JSON object with the fields of [`Request`].
+    /// Parses a request: a JSON object with the fields of [`Request`].
     pub fn parse(operation: Operation, request: &str, limits: &Limits) -> Result<Change> {
         let asked: Request<'_> = serde_json::from_str(request)
             .map_err(|error| Error::invalid(format!("metadata.{}: {error}", operation.as_str())))?;
@@ -223,7 +223,7 @@ impl Change {
         })
     }
 
-    /// Refuses keys and values with half a surrogate pair, for a store that cannot hold them.
+    /// Refuses keys and values with unpaired surrogates, for a store that cannot hold them.
     pub fn check_whole_characters(&self) -> Result<()> {
         for (place, item) in self.items.iter().enumerate() {
             let fields = [("key", Some(&item.key)), ("value", item.value.as_ref())];
@@ -239,7 +239,7 @@ impl Change {
         Ok(())
     }
 
-    /// Applies the change to the record. What is refused leaves the record as it was.
+    /// Applies the change to the record. A refused change leaves the record unchanged.
     pub fn apply(&self, channel: &Channel, contents: &mut Contents) -> Verdict {
         let unreadable = match contents {
             Ok(record) => return self.apply_to(channel, record),
@@ -309,7 +309,8 @@ impl Change {
         }
         let count = record.items.len();
         let mut before: Vec<(usize, Arc<Item>)> = Vec::with_capacity(self.items.len());
-        // The places of the items, each once, in the order in which they are named first.
+        // The positions of the items without duplicates, in the order in which the request names
+        // them first.
         let mut places = IndexSet::with_capacity(self.items.len());
         let mut refused = None;
         for item in &self.items {
@@ -319,7 +320,8 @@ impl Change {
                 refused = Some((missing(message), false));
                 break;
             }
-            // An item that does not exist has revision 0: who expects that expects nothing there.
+            // A missing item has revision 0, so an expected revision of 0 means that the item must
+            // not exist.
             let revision = found.as_ref().map_or(0, |(_, _, old)| old.revision());
             if item
                 .revision
@@ -371,7 +373,8 @@ impl Change {
             return self.changed(channel, record, &items, touched);
         };
         record.items.truncate(count);
-        // Backwards: one item may have been changed twice. One that was created here is gone.
+        // In reverse order, because one item may have been changed twice. Items that were created
+        // here are removed.
         before.retain(|(place, _)| *place < count);
         for (place, old) in before.into_iter().rev() {
             record.items[place] = old;
@@ -385,7 +388,7 @@ impl Change {
         if self.items.is_empty() {
             removed.extend(record.items.drain(..).map(|(_, item)| item));
         } else {
-            // In the order in which they are named, as other implementations announce them.
+            // In the order in which the request names them, as other implementations publish them.
             let mut named: HashSet<&[u8]> = HashSet::with_capacity(self.items.len());
             for item in &self.items {
                 if named.insert(&item.name)
@@ -425,7 +428,7 @@ impl Change {
         self.check_growth(after.bytes(), before.bytes())
     }
 
-    /// A record that others have made too big may still shrink.
+    /// A record that other software made too large may still shrink.
     fn check_growth(&self, after: usize, before: usize) -> Result<()> {
         if after > self.most_bytes && after > before {
             return Err(Error::invalid(format!(
@@ -473,10 +476,10 @@ impl ChangeItem {
     }
 }
 
-/// What JavaScript can hold exactly, and Redis can add to its clock.
+/// JavaScript represents it exactly, and Redis can add it to its clock.
 const MAX_TTL_MS: u64 = (1 << 53) - 1;
 
-/// A TTL of a record (spec 7.10).
+/// Checks a TTL of a record (spec 7.10).
 pub fn check_ttl(field: &str, ttl_ms: u64) -> Result<()> {
     if ttl_ms == 0 || ttl_ms > MAX_TTL_MS {
         return Err(Error::invalid(format!(

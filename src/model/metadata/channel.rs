@@ -1,12 +1,12 @@
-//! What has metadata.
+//! The channels of metadata.
 
 use crate::model::display::display_id;
 use std::sync::Arc;
 
-/// What has metadata.
+/// A channel, which has metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Channel {
-    /// `channelType`; holds a colon only if it is one of the declared [`ColonTypes`] (spec 2.2).
+    /// `channelType`. Contains a colon only if it is one of the declared [`ColonTypes`] (spec 2.2).
     pub kind: Arc<str>,
     /// `channelName`.
     pub name: Arc<str>,
@@ -20,7 +20,7 @@ impl Channel {
         }
     }
 
-    /// The channel as it may stand in a message.
+    /// The channel, formatted for a message.
     pub fn display(&self) -> String {
         format!(
             "{} of type {}",

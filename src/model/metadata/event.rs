@@ -1,5 +1,5 @@
-//! Metadata events as they travel over pub/sub (spec section 4): how they are written, and which
-//! texts are events, and of what. The text itself is passed on as it came.
+//! Metadata events on pub/sub (spec section 4): writing them, and checking received texts. Received
+//! texts are forwarded unchanged.
 
 use super::{Channel, Operation, record::Item};
 use crate::model::json::quote_into;
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::{borrow::Cow, fmt::Write as _};
 
-/// An event that lacks its `timestamp`: what comes before and after it.
+/// An event without its `timestamp`: the text before and after it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventText {
     pub head: String,
@@ -57,7 +57,7 @@ impl EventText {
     }
 }
 
-/// The parts that every event has; whatever else it holds is left alone.
+/// The fields that every event has. Other fields are ignored.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Parts<'a> {
@@ -79,8 +79,8 @@ struct ItemParts<'a> {
     key: &'a RawValue,
 }
 
-/// Whether `payload` is a metadata event of `channel` (spec 4.5: what is not, is dropped and
-/// counted). Values are taken in whatever form somebody stored them.
+/// Whether `payload` is a metadata event of `channel`. Other messages are dropped and counted (spec
+/// 4.5). Values may have any form, because other software may have stored them.
 pub fn is_metadata_event(payload: &str, channel: &Channel) -> bool {
     let Ok(parts) = serde_json::from_str::<Parts<'_>>(payload) else {
         return false;

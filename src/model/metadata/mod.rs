@@ -1,8 +1,9 @@
-//! Channel metadata (spec section 7): a small versioned record of items per channel. What a change
-//! makes of a record is computed here, on texts, for both stores alike.
+//! Channel metadata (spec section 7): a small versioned record of items for each channel. The
+//! effect of a change on a record is computed here, on texts, for both stores.
 //!
-//! `channel.rs`: names of channels; `record.rs`: records and their items; `response.rs`: what callers get; `change.rs`: what callers ask for and what becomes of it;
-//! `event.rs`: events; `text_template.rs`: texts that still lack the time of their commit.
+//! `channel.rs`: names of channels. `record.rs`: records and their items. `response.rs`: answers.
+//! `change.rs`: requests and their effects. `event.rs`: events. `text_template.rs`: texts without
+//! the time of their commit.
 
 pub mod change;
 pub mod channel;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum MetadataStorage {
-    /// In a hash, where TypeScript servers read them.
+    /// In a hash, where legacy nodes read them.
     #[default]
     Hash,
     /// As RedisJSON documents.
@@ -32,7 +33,7 @@ pub enum MetadataStorage {
 }
 
 impl Channel {
-    /// Refuses ids that do not fit, and a channel whose key would be read as another one's.
+    /// Refuses invalid ids, and a channel whose key would be parsed as that of another channel.
     pub fn check(&self, limits: &Limits, types: &ColonTypes) -> Result<()> {
         ids::check("channelType", &self.kind, limits)?;
         ids::check("channelName", &self.name, limits)?;
@@ -58,14 +59,14 @@ impl Channel {
     }
 }
 
-/// The channel types that hold a colon, the longest first. Without them the first colon of
-/// `<type>:<name>` ends the type; a declared type ends where it ends. So each key is still that of one
-/// channel.
+/// The channel types that contain a colon, longest first. Without them, the first colon of
+/// `<type>:<name>` ends the type. A declared type matches as a whole. Each key therefore still
+/// belongs to exactly one channel.
 #[derive(Clone, Debug, Default)]
 pub struct ColonTypes(Arc<[Arc<str>]>);
 
 impl ColonTypes {
-    /// Most types that can be declared: each is compared with every name that is read.
+    /// Maximum number of declared types, because each is compared with every name that is parsed.
     const MAX: usize = 1000;
 
     pub fn new(types: &[String], limits: &Limits) -> Result<Self> {
@@ -90,11 +91,11 @@ impl ColonTypes {
         Ok(ColonTypes(types.into()))
     }
 
-    /// Reads `<type>:<name>`.
+    /// Parses `<type>:<name>`.
     pub fn read(&self, both: &str) -> Option<Channel> {
         let declared = self.0.iter().find_map(|kind| {
             let name = both.strip_prefix(&**kind)?.strip_prefix(':')?;
-            // A name is never empty: then the colon is one of the type's own.
+            // A name is never empty. If the rest is, the colon is part of the type.
             (!name.is_empty()).then_some((&**kind, name))
         });
         let (kind, name) = declared.or_else(|| both.split_once(':'))?;
@@ -102,12 +103,12 @@ impl ColonTypes {
     }
 }
 
-/// What a change does.
+/// The operation of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Replaces the whole record (spec 7.1).
     Set,
-    /// Changes items that exist (spec 7.2).
+    /// Changes existing items (spec 7.2).
     Update,
     /// Removes items (spec 7.3).
     Remove,
@@ -116,7 +117,7 @@ pub enum Operation {
 impl Operation {
     pub const ALL: [Operation; 3] = [Operation::Set, Operation::Update, Operation::Remove];
 
-    /// Its name in events.
+    /// The name in events.
     pub fn as_str(self) -> &'static str {
         match self {
             Operation::Set => "set",

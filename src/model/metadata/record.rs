@@ -1,5 +1,5 @@
-//! Records: the items of a channel, in their order, each as the text that it was stored as. What
-//! other implementations have put into an item is kept, whatever it is.
+//! Records: the items of a channel, in order, each as the stored text. Fields and values that other
+//! implementations have stored are kept.
 
 use super::{
     channel::Channel,
@@ -13,28 +13,28 @@ use crate::model::{
 use indexmap::IndexMap;
 use std::{fmt::Write as _, sync::Arc};
 
-/// A record exactly as it is stored. Both texts are empty when they are missing.
+/// A record exactly as it is stored. Missing texts are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stored {
     pub items: Vec<u8>,
     /// `majorRevision`, in decimal digits.
     pub major: Vec<u8>,
-    /// Tells a record from one that was deleted before it, in a store that compares this and not the items;
-    /// empty in others.
+    /// Distinguishes a record from one that was deleted before it, in a store that compares this id
+    /// instead of the items; empty in other stores.
     pub id: Vec<u8>,
 }
 
-/// One item: its key as JSON text and what is stored for it.
+/// One item: its key as JSON text, and its stored text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
     pub key: Box<str>,
-    /// The item's JSON text, with `""` for an `updated` that the commit will fill.
+    /// The item's JSON text, with `""` for an `updated` that the commit fills in.
     text: Box<str>,
-    /// Where in `text` the time of the commit belongs.
+    /// Position in `text` of the time of the commit.
     gap: Option<usize>,
 }
 
-/// What a change puts into an item; all are JSON texts.
+/// The changes of an item. All fields are JSON texts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Patch<'a> {
     pub value: Option<&'a str>,
@@ -44,7 +44,7 @@ pub struct Patch<'a> {
     pub author: Option<&'a str>,
 }
 
-/// The fields of an item that are ours.
+/// The fields of an item that Rollcall defines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Field {
     Value,
@@ -74,12 +74,13 @@ impl Field {
 }
 
 impl Item {
-    /// An item that has just what the patch says. `key` is a JSON string.
+    /// An item with only the fields of the patch. `key` is a JSON string.
     pub fn new(key: &str, patch: &Patch<'_>) -> Item {
         Item::build(key, &[], None, patch)
     }
 
-    /// As `{...item, ...patch}` in JavaScript: what the item has keeps its place, other fields stay.
+    /// Like `{...item, ...patch}` in JavaScript: fields keep their positions, and other fields
+    /// stay.
     pub fn patched(&self, patch: &Patch<'_>) -> Item {
         Item::build(&self.key, &self.fields(), self.gap, patch)
     }
@@ -136,7 +137,7 @@ impl Item {
         }
     }
 
-    /// Its top-level fields. What is no object counts as a value.
+    /// The top-level fields. A text that is not an object counts as a value.
     fn fields(&self) -> Vec<Entry<'_>> {
         if self.text.starts_with('{') {
             json::entries(&self.text)
@@ -149,20 +150,20 @@ impl Item {
     }
 
     fn last(&self, wanted: Field) -> Option<&str> {
-        // The last of several fields of one name is the one that JSON.parse would give.
+        // `JSON.parse` returns the last of several fields with one name.
         let mut fields = self.fields().into_iter().rev();
         fields
             .find(|entry| Field::read(entry.key) == Some(wanted))
             .map(|entry| entry.value)
     }
 
-    /// Its value as JSON text, as it is stored; `""` if it has none.
+    /// The value as JSON text, as it is stored; `""` if there is none.
     pub fn value(&self) -> &str {
         self.last(Field::Value).unwrap_or("\"\"")
     }
 
-    /// Its revision; 0 if what is stored is no number, nor a text of one: other implementations store
-    /// what their callers gave.
+    /// The revision; 0 if the stored value is neither a number nor the text of one. Other
+    /// implementations store any value that their callers gave.
     pub fn revision(&self) -> i64 {
         self.last(Field::Revision).map_or(0, |text| {
             let text = text.trim_matches('"').trim();
@@ -171,7 +172,8 @@ impl Item {
         })
     }
 
-    /// Its text before and after the time of the commit; the whole, if that does not belong in.
+    /// The text before and after the time of the commit, or the whole text if it does not contain
+    /// the time.
     pub fn parts(&self) -> (&str, Option<&str>) {
         match self.gap {
             None => (&self.text, None),
@@ -219,14 +221,14 @@ fn separate(text: &mut String) {
     }
 }
 
-/// The items by the characters of their keys, in their order.
+/// The items by the decoded characters of their keys, in order.
 pub type Items = IndexMap<Arc<[u8]>, Arc<Item>>;
 
 /// A record that cannot be read.
 #[derive(Clone, Copy, Debug)]
 pub struct Unreadable {
     pub why: &'static str,
-    /// Its revision, where that can be read: it never goes back, also when the record is replaced.
+    /// The revision, if it can be read. It never decreases, even if the record is replaced.
     pub major: u64,
 }
 
@@ -251,11 +253,11 @@ impl Default for Record {
 }
 
 impl Record {
-    /// How deep the value of an item is nested in a record.
+    /// The nesting depth of an item's value within a record.
     const OWN_DEPTH: usize = 2;
 
-    /// Reads what is stored. Items that others have nested deeper than `max_depth` make a record that
-    /// cannot be read: encoders that recurse would fail on it (spec 3.11).
+    /// Parses a stored record. A record with items nested deeper than `max_depth` is unreadable,
+    /// because recursive encoders would fail on it (spec 3.11).
     pub fn read(stored: &Stored, max_depth: usize) -> Result<Record, Unreadable> {
         let unreadable = |why, major| Unreadable { why, major };
         let major = read_major(&stored.major)
@@ -280,7 +282,8 @@ impl Record {
                 text: entry.value.into(),
                 gap: None,
             };
-            // Of two with one key the last counts, in the place of the first, as in JSON.parse.
+            // The last of two items with one key counts, at the position of the first, as in
+            // `JSON.parse`.
             items.insert(Arc::from(&*name), Arc::new(item));
         }
         Ok(Record {
@@ -295,7 +298,7 @@ impl Record {
         self.major > 0 || !self.items.is_empty()
     }
 
-    /// Writes the text of all items anew.
+    /// Rebuilds the text of all items.
     pub fn rewrite(&mut self) {
         let bytes = self
             .items
@@ -327,12 +330,12 @@ impl Record {
         }
     }
 
-    /// How long the text of all items is once it is stored.
+    /// The length of the text of all items as it will be stored.
     pub fn bytes(&self) -> usize {
         self.text.bare().len() + TIME_BYTES * self.text.gaps()
     }
 
-    /// The record as a caller gets it.
+    /// The record in the form for callers.
     pub fn view(&self) -> View {
         View {
             total: self.items.len(),
@@ -342,7 +345,7 @@ impl Record {
     }
 }
 
-/// A revision that is missing is 0.
+/// Parses a major revision. A missing one is 0.
 pub fn read_major(text: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(text).ok()?;
     if text.is_empty() {
@@ -399,7 +402,7 @@ mod tests {
             after.text.filled("T"),
             r#"{"a":{"x":[1],"value":"new","revision":3,"updated":"T","z":null,"authorUid":"me"}}"#
         );
-        // Again before the commit: the gap stays where it is.
+        // Patched again before the commit: the placeholder keeps its position.
         let patch = Patch {
             revision: 4,
             ..Patch::default()

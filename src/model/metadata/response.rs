@@ -1,13 +1,13 @@
-//! What callers get: a record with the time of the answer.
+//! The answers to callers: a record with the time of the answer.
 
 use super::{channel::Channel, text_template::TextTemplate};
 use crate::model::json;
 use std::{any::Any, fmt::Write as _, sync::Arc};
 
-/// How long the time of a commit is as text: `2026-01-31T12:34:56.789Z`.
+/// Length of the time of a commit as text: `2026-01-31T12:34:56.789Z`.
 pub(super) const TIME_BYTES: usize = 24;
 
-/// A record as a caller gets it, but for the time.
+/// A record in the form for callers, without the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
     pub total: usize,
@@ -16,27 +16,27 @@ pub struct View {
 }
 
 impl View {
-    /// How long the text of the items is with the time in its gaps.
+    /// The length of the text of the items, with the time in its placeholders.
     pub fn bytes(&self) -> usize {
         self.items.bare().len() + TIME_BYTES * self.items.gaps()
     }
 }
 
-/// The answer to a call, not yet as text: many answers share one record, and texts of all of them would
-/// fill the memory.
+/// The answer to a call, before it is converted to text. Many answers share one record. The texts
+/// of all of them could exhaust the memory.
 #[derive(Clone, Debug)]
 pub struct Response {
     pub view: View,
     pub channel: Channel,
     pub now_ms: u64,
-    /// Goes into the gaps.
+    /// The time for the placeholders.
     pub updated: Arc<str>,
-    /// Kept as long as the record is: the room that it takes.
+    /// The reservation for the record's memory, held as long as the record is.
     pub room: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Response {
-    /// About how long the text is.
+    /// Approximate length of the text.
     pub fn bytes(&self) -> usize {
         self.view.bytes() + self.channel.name.len() + self.channel.kind.len() + 128
     }

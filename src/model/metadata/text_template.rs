@@ -1,13 +1,13 @@
-//! Texts that still lack the time of their commit. A record's entries may carry `updated`, in the
-//! server's own time, which is known only when the commit runs: the text has a gap there, and the
-//! store fills all gaps of a commit with one time. Positions are kept, so that no text of a user is
-//! ever searched for a mark.
+//! Texts without the time of their commit. Items may have `updated`, in the server's time, which is
+//! only known when the commit runs. The text has a gap there, and the store fills all gaps of a
+//! commit with one time. The gaps are stored as positions, so that user texts are never searched
+//! for a placeholder.
 
-/// A text with gaps, all to be filled with the same.
+/// A text with gaps that are all filled with the same text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TextTemplate {
     text: String,
-    /// Where in `text` the gaps are, ascending.
+    /// Positions of the gaps in `text`, ascending.
     gaps: Vec<usize>,
 }
 
@@ -27,19 +27,19 @@ impl TextTemplate {
         self.gaps.push(self.text.len());
     }
 
-    /// Appends another one, gaps included.
+    /// Appends another template, including its gaps.
     pub fn push(&mut self, other: &TextTemplate) {
         let at = self.text.len();
         self.gaps.extend(other.gaps.iter().map(|gap| at + gap));
         self.text.push_str(&other.text);
     }
 
-    /// The text with nothing in its gaps.
+    /// The text with empty gaps.
     pub fn bare(&self) -> &str {
         &self.text
     }
 
-    /// How many gaps it has.
+    /// The number of gaps.
     pub fn gaps(&self) -> usize {
         self.gaps.len()
     }
