@@ -1,5 +1,5 @@
-//! `NativeClient`: one core client for JavaScript. Methods convert and pass on; each call's result
-//! goes to the inbox under the number that the call came with.
+//! `NativeClient`: one core client for JavaScript. Methods convert and forward their arguments. The
+//! result of a call goes to the inbox under the call's number.
 
 use super::{
     inbox::{Inbox, Reply, Undo, Value, Wake},
@@ -26,14 +26,14 @@ use once_cell::sync::OnceCell;
 use std::{panic::AssertUnwindSafe, sync::Arc};
 use tokio_util::task::TaskTracker;
 
-/// Text of a piece of a snapshot, about: what JavaScript parses without a pause that anybody notices.
+/// Approximate length of a piece of a snapshot. JavaScript parses it without a noticeable pause.
 const PIECE_BYTES: usize = 1024 * 1024;
 
 /// Whether a call can be refused because too much is in flight.
 pub(super) enum Admission {
-    /// It sends so many bytes.
+    /// It sends this many bytes.
     Bounded(usize),
-    /// Never: it gives something back, and whoever calls it does so once.
+    /// Never refused: it releases something, and is called only once.
     Always,
 }
 
@@ -54,14 +54,14 @@ impl Admission {
 pub struct NativeClient {
     core: Arc<OnceCell<Arc<Client>>>,
     inbox: Arc<Inbox>,
-    /// The calls that JavaScript has made and that have not ended. Counted when they are made: the
-    /// runtime may begin tasks in another order, and a close must not overtake the calls before it.
+    /// Calls of JavaScript that have not ended. They are counted when they are made. The runtime
+    /// may start tasks in another order, and a close must not overtake earlier calls.
     calls: TaskTracker,
 }
 
 #[napi]
 impl NativeClient {
-    /// `wake` is called (on the JavaScript thread, without arguments) when there is something to
+    /// `wake` is called on the JavaScript thread, without arguments, when there is something to
     /// drain. It does not keep the process alive.
     #[napi(constructor)]
     pub fn new(wake: Function<'_, (), ()>) -> napi::Result<Self> {
@@ -78,7 +78,7 @@ impl NativeClient {
     }
 
     #[napi(catch_unwind)]
-    /// `has_logger`: the caller has given a logger, which gets events of `tracing`, too.
+    /// `has_logger`: the caller has given a logger, which also gets `tracing` events.
     pub fn connect(&self, call: f64, options: String, has_logger: bool) -> napi::Result<()> {
         logging::begin();
         let core = self.core.clone();
@@ -127,8 +127,8 @@ impl NativeClient {
         })
     }
 
-    /// Takes heartbeats without a patch. `conns` are the connection ids one after the other;
-    /// `items` has three numbers for each: its length in UTF-16 units, the epoch (-1: none), the
+    /// Submits heartbeats without a patch. `conns` has the connection ids, concatenated. `items`
+    /// has three numbers for each: its length in UTF-16 units, the epoch (-1: none), and the
     /// ticket.
     #[napi(catch_unwind)]
     pub fn heartbeats(&self, conns: String, items: &[f64]) {
@@ -157,8 +157,8 @@ impl NativeClient {
         self.submit(requests);
     }
 
-    /// Takes one heartbeat with a patch: `set` is the JSON text of the keys to set, `remove` that
-    /// of an array of keys to remove, or empty.
+    /// Submits one heartbeat with a patch. `set` is the JSON text of the keys to set. `remove` is
+    /// that of an array of keys to remove, or empty.
     #[napi(catch_unwind)]
     pub fn heartbeat_patch(
         &self,
@@ -238,7 +238,7 @@ impl NativeClient {
         })
     }
 
-    /// `feed` is the feed's number; `name` says of what, where the feed is one of single things.
+    /// `feed` is the number of the feed. `name` names the object, for feeds of single objects.
     #[napi(catch_unwind)]
     pub fn subscribe(&self, call: f64, feed: u32, name: String) -> napi::Result<()> {
         self.call(call, Admission::of([&name]), async move |client| {
@@ -246,7 +246,7 @@ impl NativeClient {
             client.subscribe(topic.clone()).await?;
             let undo: Undo = Box::new(move || {
                 if let Ok(runtime) = runtime() {
-                    // There is nobody to tell of a failure.
+                    // A failure cannot be reported to anyone.
                     runtime.spawn(async move { client.unsubscribe(topic).await });
                 }
             });
@@ -312,14 +312,15 @@ impl NativeClient {
         }
     }
 
-    /// Hands over everything that has come in. Settled heartbeats are written into `out`: how many, 1
-    /// if there is more to drain (JavaScript then calls again by itself), and three numbers for each: ticket; 0 for unchanged, 1 for changed, -1 for failed; the epoch,
-    /// or the number of the error (see `takeErrors`). The rest is returned as JSON text,
+    /// Passes on everything that has arrived. Settled heartbeats are written into `out`: their
+    /// number, 1 if there is more to drain (JavaScript must then call `drain` again), and three
+    /// numbers for each. These are the ticket; 0 for unchanged, 1 for changed, -1 for failed; and
+    /// the epoch, or the number of the error (see `takeErrors`). The rest is returned as JSON text,
     /// `[calls, notices, events]` (see `inbox.rs`); `null` if there is none.
     #[napi(catch_unwind)]
     pub fn drain(&self, mut out: Float64ArraySlice<'_>) -> Option<String> {
-        // SAFETY: we are on the JavaScript thread and do not call into JavaScript while the slice
-        // lives; the façade owns the array and shares it with no worker.
+        // SAFETY: this runs on the JavaScript thread, and JavaScript is not called while the slice
+        // exists. The façade owns the array and does not share it with a worker.
         self.inbox.drain(unsafe { out.as_mut() })
     }
 
@@ -329,20 +330,22 @@ impl NativeClient {
         self.inbox.take_errors()
     }
 
-    /// Says that JavaScript has what the last `drain` returned.
+    /// Call when JavaScript has what the last `drain` returned.
     #[napi(catch_unwind)]
     pub fn taken(&self) {
         self.inbox.taken();
     }
 
-    /// Says, before `taken`, that nobody waits for the answer to this call: what it carries goes back.
+    /// Call before `taken` if no caller waits for the answer to this call. The answer's undo
+    /// function runs.
     #[napi(catch_unwind)]
     pub fn unwanted(&self, call: f64) {
         self.inbox.unwanted(call);
     }
 
-    /// Says that what the last `drain` returned, or should have, did not arrive. Returns the numbers of the
-    /// calls whose answers are given up; `drain` is to be called again then. `null`: it is not.
+    /// Call when the result of the last `drain` could not be processed, or when `drain` failed.
+    /// Returns the numbers of the calls whose answers are given up; `drain` must then be called
+    /// again. `null`: it need not be.
     #[napi(catch_unwind)]
     pub fn drain_failed(&self) -> Option<Vec<f64>> {
         self.inbox.failed()
@@ -364,7 +367,7 @@ impl NativeClient {
         }
     }
 
-    /// The client, and a call of it that is counted, unless it is refused.
+    /// The client, and the registration of the call, unless the call is refused.
     fn admitted(&self, admission: Admission) -> Result<(&Arc<Client>, Call)> {
         let client = self.client()?;
         Ok((client, admission.admit(client.in_flight())?))
@@ -383,8 +386,8 @@ impl NativeClient {
         self.call_in_order(number, admission, |client| Ok(work(client.clone())))
     }
 
-    /// A call whose beginning runs at once, on this thread: where the order of calls matters. The
-    /// runtime may begin tasks in another order.
+    /// For calls whose order matters. `begin` runs at once, on this thread, because the runtime may
+    /// start tasks in another order.
     pub(super) fn call_in_order<F, R>(
         &self,
         number: f64,
@@ -410,9 +413,9 @@ impl NativeClient {
         })
     }
 
-    /// Like [`NativeClient::call_in_order`], for calls that may take as long as they like: the first step
-    /// is made here and now, so that they reach the store in the order in which they were made; and a
-    /// close does not wait for them, but ends them.
+    /// Like [`NativeClient::call_in_order`], for calls that may take any time. The first step runs
+    /// at once, on this thread, so that the calls reach the store in the order in which they were
+    /// made. A close does not wait for them but ends them.
     pub(super) fn call_at_once<F>(
         &self,
         number: f64,
@@ -447,7 +450,7 @@ impl NativeClient {
         Ok(())
     }
 
-    /// Runs a call and hands its result over.
+    /// Runs a call and puts its result into the inbox.
     fn spawn<R: Into<Reply>>(
         &self,
         number: f64,
@@ -464,7 +467,7 @@ impl NativeClient {
     }
 }
 
-/// Hands members over to JavaScript, in pieces that do not block it for long, as it takes them.
+/// Passes members to JavaScript in pieces that do not block it for long, as fast as it takes them.
 fn pieces(
     number: f64,
     inbox: Arc<Inbox>,
@@ -485,7 +488,7 @@ fn pieces(
                 rest = others;
                 let bytes = piece.iter().map(Member::bytes).sum();
                 let Ok(room) = in_flight.piece(bytes).await else {
-                    // The client is gone.
+                    // The client has been dropped.
                     return;
                 };
                 inbox.piece(number, member_columns(piece), room);
@@ -494,7 +497,7 @@ fn pieces(
     }
 }
 
-/// What the work comes to; a panic becomes an error like any other.
+/// Runs the work. A panic becomes an error.
 async fn guarded<R>(work: impl Future<Output = Result<R>>) -> Result<R> {
     let work = async {
         panic_point!(TaskPanic);
@@ -510,7 +513,8 @@ async fn guarded<R>(work: impl Future<Output = Result<R>>) -> Result<R> {
 }
 
 impl Drop for NativeClient {
-    /// The JavaScript object is gone, or its environment is: what it held ends in the background.
+    /// The JavaScript object or its environment has gone. Its resources are released in the
+    /// background.
     fn drop(&mut self) {
         if failpoint!(Ending) {
             std::mem::forget((self.core.clone(), self.inbox.clone()));
@@ -531,7 +535,7 @@ fn topic(feed: u32, name: &str) -> Result<Topic> {
         .ok_or_else(|| Error::internal(format!("{name:?} names nothing of feed {}", feed.number())))
 }
 
-/// How many bytes the first `units` UTF-16 units of `text` are.
+/// The number of bytes of the first `units` UTF-16 units of `text`.
 fn bytes_of(text: &str, units: usize) -> usize {
     let mut left = units;
     for (at, c) in text.char_indices() {

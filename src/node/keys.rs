@@ -1,10 +1,10 @@
-//! The names of the layout for programs that look into Redis themselves: `presenceKeys` in JavaScript.
+//! Names of the layout, for programs that read Redis directly: `presenceKeys` in JavaScript.
 
 use crate::{keys::Keys, model::metadata::Channel, options::Options};
 use napi_derive::napi;
 
-/// A key or channel of the layout by its kind, with the default prefix; `first` and `second` are the
-/// ids that it is made of, empty where it needs none.
+/// A key or channel of the layout by its kind, with the default prefix. `first` and `second` are
+/// its ids; empty if not needed.
 #[napi]
 #[cfg_attr(
     test,

@@ -1,4 +1,4 @@
-//! The methods of `NativeClient` for locks. A lock is named by a number that the façade gives it.
+//! The methods of `NativeClient` for locks. The façade identifies a lock by a number.
 
 use super::{
     client::{Admission, NativeClient},
@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 #[napi]
 impl NativeClient {
-    /// Acquires lock `number`. Times in ms. Answers `[fencing token, until when it is certainly
-    /// ours]`, the latter by `lockClock`.
+    /// Acquires lock `number`. Times are in ms. Answers `[fencing token, end of the lease]`. The
+    /// lock is certainly held until the latter, a time of `lockClock`.
     #[napi(catch_unwind)]
     #[allow(
         clippy::too_many_arguments,
@@ -55,7 +55,7 @@ impl NativeClient {
         })
     }
 
-    /// Nobody wants lock `number` any more: it leaves the queue, or is given back.
+    /// Lock `number` is no longer wanted. It leaves the queue, or is released.
     #[napi(catch_unwind)]
     pub fn lock_abandon(&self, number: f64) {
         if let Ok(client) = self.client() {
@@ -63,7 +63,8 @@ impl NativeClient {
         }
     }
 
-    /// Extends lock `number`; a TTL of 0 is the one that it has. Answers until when it is ours.
+    /// Extends lock `number`. A TTL of 0 keeps the current TTL. Answers the end of the lease, as
+    /// `lockAcquire` does.
     #[napi(catch_unwind)]
     pub fn lock_extend(&self, call: f64, number: f64, ttl_ms: f64) -> napi::Result<()> {
         let ttl_ms = (ttl_ms > 0.0).then_some(ttl_ms as u64);
@@ -126,8 +127,8 @@ impl NativeClient {
         })
     }
 
-    /// Until when lock `number` is certainly ours, by `lockClock`; negative if it is not. Once it was
-    /// said that it is not, it is not.
+    /// The time of `lockClock` until which lock `number` is certainly held; negative if it is not
+    /// held. Once this was negative, it stays negative.
     #[napi(catch_unwind)]
     pub fn lock_ends(&self, number: f64) -> f64 {
         self.client()

@@ -1,9 +1,9 @@
-//! Events of `tracing`, for whoever looks into what Rollcall does. `ROLLCALL_LOG` says which, in the form of
-//! `RUST_LOG`: `debug`, or `rollcall::store=trace,rollcall::heartbeat=debug`. Without it there is no
-//! subscriber, and an event costs one comparison.
+//! `tracing` events, for observing what Rollcall does. `ROLLCALL_LOG` selects them, in the form of
+//! `RUST_LOG`: `debug`, or `rollcall::store=trace,rollcall::heartbeat=debug`. Without it there is
+//! no subscriber, and an event costs one comparison.
 //!
-//! The events are those of the process. They go to the logger of each open client that was given one, or
-//! to stderr if there is none. Nothing here panics, and nothing writes to stdout.
+//! The events are those of the whole process. They go to the logger of each open client that has
+//! one, or to stderr if there is none. Nothing here panics, and nothing writes to stdout.
 
 use super::inbox::Inbox;
 use once_cell::sync::OnceCell;
@@ -26,10 +26,10 @@ use tracing_subscriber::filter::Targets;
 const VARIABLE: &str = "ROLLCALL_LOG";
 
 static BEGUN: OnceCell<()> = OnceCell::new();
-/// Clients that are open and were given a logger.
+/// Open clients that have a logger.
 static LOGGERS: Mutex<Vec<Weak<Inbox>>> = Mutex::new(Vec::new());
 
-/// Begins, if the environment asks for events and it has not begun yet.
+/// Installs the subscriber, if the environment asks for events and it is not installed yet.
 pub fn begin() {
     BEGUN.get_or_init(|| {
         let filter = std::env::var(VARIABLE).unwrap_or_default();
@@ -37,19 +37,19 @@ pub fn begin() {
             return;
         }
         match filter.parse::<Targets>() {
-            // Fails if there is a subscriber already; then it gets the events.
+            // Fails if there is a subscriber already, which then gets the events.
             Ok(filter) => drop(tracing::subscriber::set_global_default(Events::new(filter))),
             Err(error) => write_line(&format!("rollcall: {VARIABLE} is not a filter: {error}")),
         }
     });
 }
 
-/// From now on events go to this client's logger.
+/// Sends events to this client's logger from now on.
 pub fn add_logger(inbox: &Arc<Inbox>) {
     LOGGERS.lock().push(Arc::downgrade(inbox));
 }
 
-/// The client is closed, or was never opened.
+/// Call when the client is closed, or could not be opened.
 pub fn remove_logger(inbox: &Arc<Inbox>) {
     LOGGERS.lock().retain(|each| {
         each.upgrade()
@@ -108,7 +108,7 @@ impl Subscriber for Events {
     fn exit(&self, _: &Id) {}
 }
 
-/// The method of a logger, which has no `trace`.
+/// The method name of a logger, which has no `trace`.
 fn logger_level(level: Level) -> &'static str {
     match level {
         Level::ERROR => "error",
@@ -118,7 +118,7 @@ fn logger_level(level: Level) -> &'static str {
     }
 }
 
-/// stderr may be closed, which is nobody's fault here.
+/// Ignores errors, because stderr may be closed.
 fn write_line(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
@@ -132,7 +132,7 @@ struct Text {
 
 impl Visit for Text {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // A String takes any text; a value that cannot be shown is left out.
+        // Writing to a String cannot fail. A value whose formatting fails is left out.
         let _ = match field.name() {
             "message" => write!(self.message, "{value:?}"),
             name => write!(self.fields, " {name}={value:?}"),

@@ -1,10 +1,10 @@
-//! The messages that wait for JavaScript, besides settled heartbeats: answers of calls, notices, events.
-//! Each drain hands over as many as fit into [`DRAIN_BYTES`], in order of arrival for each kind, and leaves
-//! the others to later drains, so that the JavaScript thread does other work in between.
+//! Messages that wait for JavaScript, except settled heartbeats: answers of calls, notices, events.
+//! Each drain returns as many as fit into [`DRAIN_BYTES`], in order of arrival for each kind. The
+//! rest is left to later drains, so that the JavaScript thread does other work in between.
 //!
-//! What is handed over stays here until JavaScript says that it has it. If it cannot be delivered, it is
-//! delivered once more, message by message, and the one that fails again is given up alone. An answer that
-//! is given up gives back what its call got (see [`Undo`]).
+//! Returned messages stay here until JavaScript reports that it has them. If delivery fails, they
+//! are delivered again one by one, and a message that fails again is given up. The call of an
+//! answer that is given up is undone (see [`Undo`]).
 
 use crate::{
     failpoints::{failpoint, panic_point},
@@ -18,26 +18,26 @@ use crate::{
 };
 use std::{collections::VecDeque, fmt::Write as _, time::Instant};
 
-/// Events and bytes that one drain hands over at most, so that a backlog does not block the JavaScript
-/// thread in one piece. A single message may be larger, and then goes alone.
+/// Maximum numbers of events and bytes that one drain returns, so that a backlog does not block the
+/// JavaScript thread for long. A single message may be larger, and is then returned alone.
 const DRAIN_EVENTS: usize = 4_096;
 pub(super) const DRAIN_BYTES: usize = 4 * 1024 * 1024;
 
-/// The longest message: no JavaScript engine has longer strings than twice that.
+/// Maximum length of a message. JavaScript engines limit strings to about twice that.
 const MAX_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 
-/// Bytes of notices that wait; beyond it, what is only logged is dropped.
+/// Bytes of waiting notices above which log messages are dropped.
 const MAX_NOTICE_BYTES: usize = 1024 * 1024;
 
 /// The notice that events were dropped.
 const OVERFLOW: &str = r#"["resync","overflow"]"#;
 
-/// What stands for a gap among the events.
+/// The representation of a gap among the events.
 const GAP: &str = r#""reconnected""#;
 
-/// What a call comes to.
+/// The result of a call.
 pub enum Value {
-    /// As JSON text.
+    /// JSON text.
     Text(String),
     Record(Response),
 }
@@ -51,10 +51,10 @@ impl Value {
     }
 }
 
-/// Gives back what a call got, when nobody will ever know that it did. Runs on any thread, once.
+/// Releases what a call acquired, if its caller never gets the answer. Runs once, on any thread.
 pub type Undo = Box<dyn FnOnce() + Send>;
 
-/// What a call comes to, and how that is undone.
+/// The result of a call, and how to undo the call.
 pub struct Reply {
     pub value: Value,
     pub undo: Option<Undo>,
@@ -78,21 +78,21 @@ impl From<Response> for Reply {
     }
 }
 
-/// What a call is answered with.
+/// The content of an answer.
 enum Content {
-    /// All that is missing.
+    /// The whole result, or the last part of it.
     Last(Result<Value>),
-    /// A piece of it, as JSON; more comes.
+    /// A piece of the result, as JSON. More parts follow.
     Piece(String),
 }
 
 pub(super) struct Answer {
     number: f64,
     content: Content,
-    /// It is handed over after so many heartbeats.
+    /// Number of settled heartbeats that must be returned before this answer.
     after: u64,
     undo: Option<Undo>,
-    /// Counted, and in the room that it takes, until JavaScript has it.
+    /// The registrations of the call and of its memory, held until JavaScript has the answer.
     _call: Option<Call>,
     _room: Option<Room>,
 }
@@ -160,7 +160,7 @@ impl Answer {
     }
 }
 
-/// However it ends without being delivered: what it carries goes back.
+/// Undoes the call if its answer was not delivered.
 impl Drop for Answer {
     fn drop(&mut self) {
         run(self.undo.take());
@@ -182,17 +182,17 @@ fn too_large(bytes: usize) -> Error {
     ))
 }
 
-/// What one drain has handed over, until it is known to have arrived.
+/// A message that a drain has returned and whose delivery is not confirmed.
 enum Handed {
     Answer(Answer),
     Notice(String),
 }
 
-/// What waits for handlers, in order of arrival.
+/// Messages for handlers, in order of arrival.
 enum Queued {
     Event(Feed, Box<str>),
-    /// Events were missed here. Not a notice, which would overtake the events before it: these are older than
-    /// what a handler of `resync` reads.
+    /// Events were missed at this point. A gap is not a notice, because a notice would overtake
+    /// earlier events. Those are older than what a handler of `resync` reads.
     Gap,
 }
 
@@ -213,28 +213,28 @@ pub(super) struct Messages {
     events: VecDeque<Queued>,
     event_bytes: usize,
     handed: Vec<Handed>,
-    /// How many events the last drain handed over.
+    /// Number of events that the last drain returned.
     handed_events: usize,
-    /// So many messages are to be delivered one by one, because one of them could not be.
+    /// Number of messages to deliver one by one, because one of them could not be delivered.
     one_by_one: usize,
-    /// Until when events do not wake JavaScript.
+    /// Until this time, events do not wake JavaScript.
     pub pause_ends: Option<Instant>,
-    /// A timer will wake it at the end of the pause.
+    /// Whether a timer will wake it at the end of the pause.
     pub pause_has_timer: bool,
 }
 
-/// What JavaScript learns of a drain that failed.
+/// The result that JavaScript gets after a failed drain.
 pub(super) enum Failed {
-    /// There was nothing that could have failed.
+    /// No message was affected.
     Nothing,
     /// The messages will be delivered one by one.
     Again,
-    /// This call's answer could not be delivered, and will not be.
+    /// The answer to this call could not be delivered, and is given up.
     GivenUp(Option<f64>),
 }
 
 impl Messages {
-    /// `after`: how many heartbeats were settled before.
+    /// `after`: number of heartbeats that were settled before.
     pub fn answer(&mut self, mut answer: Answer, after: u64) {
         answer.after = after;
         self.answers.push_back(answer);
@@ -245,14 +245,15 @@ impl Messages {
         self.notices.push_back(notice);
     }
 
-    /// A notice that may be dropped.
+    /// Adds a notice that may be dropped.
     pub fn log(&mut self, notice: String) {
         if self.notice_bytes < MAX_NOTICE_BYTES {
             self.notice(notice);
         }
     }
 
-    /// Takes an event in. If there is no room, all of them are dropped, with a notice; says how many.
+    /// Adds an event. If the queue is full, all events are dropped, and `resync` is emitted through
+    /// a notice. Returns the number of dropped events.
     pub fn event(&mut self, feed: Feed, payload: &str, most: usize, most_bytes: usize) -> u64 {
         let full = self.events.len() >= most || self.event_bytes + payload.len() > most_bytes;
         if full && !failpoint!(EventBound) {
@@ -268,7 +269,8 @@ impl Messages {
         0
     }
 
-    /// Events were missed between those that are here and those that come. Gaps with nothing between them are one.
+    /// Records that events were missed between those in the queue and later ones. Adjacent gaps
+    /// become one.
     pub fn gap(&mut self) {
         if matches!(self.events.back(), Some(Queued::Gap)) {
             return;
@@ -277,7 +279,7 @@ impl Messages {
         self.events.push_back(Queued::Gap);
     }
 
-    /// As long as JavaScript has not heard of it, it is one gap.
+    /// Until JavaScript has the notice, further overflows belong to the same gap.
     fn overflow(&mut self) {
         if self.notices.back().is_none_or(|last| last != OVERFLOW) {
             self.notice(OVERFLOW.into());
@@ -292,10 +294,10 @@ impl Messages {
         self.answers.is_empty() && self.notices.is_empty() && self.events.is_empty()
     }
 
-    /// Hands messages over, as JSON text if there are any, and says whether more are left. `settled`: how
-    /// many heartbeats have been handed over; answers that came after others wait for those.
+    /// Returns messages as JSON text, if there are any, and whether more are left. `settled`:
+    /// number of heartbeats that have been returned. Answers that depend on others wait for them.
     pub fn drain(&mut self, settled: u64) -> (Option<String>, bool) {
-        // JavaScript would have said so if it had not got these.
+        // If JavaScript had not got these, it would have called `failed`.
         self.taken();
         if self.is_empty() {
             return (None, false);
@@ -320,7 +322,7 @@ impl Messages {
     }
 
     fn drain_answers(&mut self, text: &mut String, settled: u64, alone: bool) {
-        // Notices and events are not to wait until no answer is left.
+        // Notices and events must not wait until no answer is left.
         let others = !self.notices.is_empty() || !self.events.is_empty();
         let most = if others { DRAIN_BYTES / 2 } else { DRAIN_BYTES };
         let mut count = 0;
@@ -331,7 +333,8 @@ impl Messages {
             }
             separate(text, count);
             count += 1;
-            // Before it becomes text: if that fails, it is among those that did not arrive.
+            // Before it is converted to text: if the conversion fails, it is among those that were
+            // not delivered.
             let next = self.answers.pop_front();
             self.handed.extend(next.map(Handed::Answer));
             if let Some(Handed::Answer(next)) = self.handed.last() {
@@ -387,7 +390,7 @@ impl Messages {
         }
     }
 
-    /// JavaScript has what it was handed.
+    /// Confirms that JavaScript has the returned messages.
     pub fn taken(&mut self) {
         self.handed_events = 0;
         for handed in self.handed.drain(..) {
@@ -397,7 +400,7 @@ impl Messages {
         }
     }
 
-    /// The answer to this call, which has been handed over and which nobody waits for.
+    /// Takes the returned answer to this call, if no caller waits for it.
     pub fn take_unwanted(&mut self, number: f64) -> Option<Answer> {
         let place = self.handed.iter().position(
             |handed| matches!(handed, Handed::Answer(answer) if answer.number == number),
@@ -408,17 +411,17 @@ impl Messages {
         }
     }
 
-    /// What was handed over did not arrive. Each such drain either leads to smaller ones or gives one
-    /// message up, so that this ends. The message is returned, to be dropped without the lock.
+    /// Handles a failed delivery. Each failed drain either leads to smaller ones or gives up one
+    /// message, so this terminates. The message is returned so that it is dropped without the lock.
     pub fn failed(&mut self) -> (Failed, Option<Answer>) {
         let had_events = self.handed_events > 0;
         if had_events {
-            // They are gone, as if they had been dropped.
+            // These events are lost, as if they had been dropped.
             self.handed_events = 0;
             self.overflow();
         }
         if self.handed.is_empty() && !had_events {
-            // It failed before the first was handed over: at that one.
+            // The drain failed before it had taken a message, so the first message is the cause.
             let first = self.answers.pop_front().map(Handed::Answer);
             let first = first.or_else(|| {
                 let notice = self.notices.pop_front()?;

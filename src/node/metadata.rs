@@ -9,8 +9,8 @@ use napi_derive::napi;
 
 #[napi]
 impl NativeClient {
-    /// Changes a channel's metadata. `operation` is its name in events, `request` the JSON text of
-    /// an object (see `Change::parse`).
+    /// Changes a channel's metadata. `operation` is its name in events. `request` is the JSON text
+    /// of an object (see `Change::parse`).
     #[napi(catch_unwind)]
     pub fn metadata_change(
         &self,

@@ -1,6 +1,6 @@
-//! The Node.js binding: converts arguments and results, and nothing else. JavaScript owns every
-//! Promise: a call carries a number, and what came of it is handed over later under that number,
-//! many at a time (`inbox.rs`). The façade in `js/` makes this pleasant; nobody else uses it.
+//! The Node.js binding. It only converts arguments and results. JavaScript owns the Promises: each
+//! call has a number, and results are returned later under that number, many at a time
+//! (`inbox.rs`). Only the façade in `js/` uses this interface.
 
 mod client;
 mod inbox;
@@ -15,9 +15,10 @@ use napi_derive::napi;
 use once_cell::sync::Lazy;
 use tokio::runtime::{Builder, Runtime};
 
-/// One runtime for all clients of the process, made by the first: a client costs no thread. One
-/// worker, because hops between workers cost more than they win here: the work is to move small
-/// messages, and a batch grows while the worker is busy with the last one.
+/// One runtime for all clients of the process, created by the first client, so that a client needs
+/// no thread of its own. It has one worker, because moving tasks between workers costs more than it
+/// gains here: the tasks only move small messages, and a batch grows while the worker is busy with
+/// the previous one.
 static RUNTIME: Lazy<Result<Runtime, String>> = Lazy::new(|| {
     Builder::new_multi_thread()
         .worker_threads(1)
@@ -35,7 +36,7 @@ fn runtime() -> napi::Result<&'static Runtime> {
     })
 }
 
-/// Every error code, so that the façade's table can be held to the core's.
+/// All error codes, so that a test can compare the façade's table with the core's.
 #[napi]
 #[cfg_attr(
     test,
@@ -56,8 +57,8 @@ pub fn test_defences_off(names: Vec<String>) -> napi::Result<()> {
     crate::failpoints::activate(names.iter().map(String::as_str)).map_err(napi::Error::from_reason)
 }
 
-/// Selects the step in which the process crashes, in the tests' own build. `sent`: one bit for each call of
-/// the step that is sent before.
+/// Selects the step in which the process crashes, in the tests' own build. `sent`: one bit for each
+/// call of the step that is sent before.
 #[cfg(feature = "test-faults")]
 #[napi]
 #[cfg_attr(
