@@ -1,13 +1,13 @@
-//! Every key, channel and pattern name, and nothing else spells one (spec section 2).
+//! The names of all keys, channels and patterns (spec section 2). No other file builds such names.
 //!
-//! No two ids share a key: each family has its own literal start, holds one id, and ends in a
-//! literal that contains no part of an id, so the id can be read back from the name. The one
-//! exception, `prs:conn:<connId>:state` against a connection id that ends in `:state`, is refused
-//! in `model/ids.rs`.
+//! No two ids share a key. Each family of keys has its own literal start, contains one id, and ends
+//! in a literal that no id can be part of, so the id can be parsed from the name. The one
+//! exception, `prs:conn:<connId>:state` and a connection id that ends in `:state`, is refused in
+//! `model/ids.rs`.
 //!
-//! On the layout `slotted` (docs/internals/cluster.md) everything of a room has the room's hash tag; scripts
-//! get the same keys in the same places, and in place of keys that would lie in another slot the
-//! room's own `outbox`.
+//! On the layout `slotted` (docs/internals/cluster.md), all keys of a room have the room's hash
+//! tag. Scripts get the same keys in the same positions as on `v1`. Keys that would be in another
+//! slot are replaced by the room's `outbox`.
 
 mod slots;
 #[cfg(test)]
@@ -22,36 +22,36 @@ use slots::SLOT_TAGS;
 pub use slots::{SLOTS, slot_of};
 use std::{borrow::Cow, fmt::Write as _};
 
-/// Ends the key of a connection's separate state.
+/// The suffix of the key of a connection's separate state.
 const STATE_SUFFIX: &str = ":state";
 
-/// How many shards the due index has by default.
+/// Default number of shards of the due index.
 pub const DEFAULT_SHARD_COUNT: u32 = 10;
 
 /// How data are spread over keys.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Layout {
-    /// The table of spec section 2, shared with TypeScript nodes.
+    /// The table of spec section 2, shared with legacy nodes.
     V1,
-    /// Everything of a room in one slot.
+    /// All keys of a room in one slot.
     Slotted,
 }
 
-/// Builds names under one prefix, which channels may not share with keys: ioredis puts its own prefix
-/// before keys only.
+/// Builds names. Keys and channels may have different prefixes, because ioredis adds its own prefix
+/// to keys only.
 #[derive(Clone, Debug)]
 pub struct Keys {
     prefix: Box<str>,
     channel_prefix: Box<str>,
     shard_count: u32,
     layout: Layout,
-    /// Events are published in their slot, and once more for whoever follows all rooms.
+    /// Whether events are published in their slots, and again for subscribers of all rooms.
     sharded: bool,
     channel_types: ColonTypes,
 }
 
-/// All names that belong to a room.
+/// All names of a room.
 #[derive(Clone, Debug)]
 pub struct RoomKeys {
     pub conns: String,
@@ -77,7 +77,7 @@ impl Keys {
         Keys { layout, ..self }
     }
 
-    /// The same with events published in their slots.
+    /// The same, with events published in their slots.
     pub fn with_sharded_events(self, sharded: bool) -> Self {
         Keys { sharded, ..self }
     }
@@ -90,7 +90,8 @@ impl Keys {
         self.sharded
     }
 
-    /// On `slotted`, the prefixes must let a room's hash tag be one.
+    /// On `slotted`: fails if the prefixes would prevent a room's hash tag from being the key's
+    /// hash tag.
     pub fn check(&self) -> Result<()> {
         let slots = [
             slot_of(self.room_conns("r").as_bytes()),
@@ -109,7 +110,7 @@ impl Keys {
         Ok(())
     }
 
-    /// The same with channels under a prefix of their own.
+    /// The same, with a separate prefix for channels.
     pub fn with_channel_prefix(self, prefix: &str) -> Self {
         Keys {
             channel_prefix: prefix.into(),
@@ -117,7 +118,7 @@ impl Keys {
         }
     }
 
-    /// The same with channel types that hold a colon.
+    /// The same, with channel types that contain a colon.
     pub fn with_channel_types(self, channel_types: ColonTypes) -> Self {
         Keys {
             channel_types,
@@ -125,7 +126,7 @@ impl Keys {
         }
     }
 
-    /// A connection's hash. The room is part of the key on `slotted` only.
+    /// A connection's hash. The room is only part of the key on `slotted`.
     pub fn conn(&self, room: &str, conn: &str) -> String {
         let mut key = String::new();
         self.conn_prefix(room, &mut key);
@@ -133,7 +134,7 @@ impl Keys {
         key
     }
 
-    /// What the keys of all connections of a room begin with; replaces what `key` holds.
+    /// Sets `key` to the common prefix of the keys of a room's connections.
     pub fn conn_prefix(&self, room: &str, key: &mut String) {
         key.clear();
         key.push_str(&self.prefix);
@@ -145,8 +146,8 @@ impl Keys {
         key.push_str("conn:");
     }
 
-    /// Where the id begins in the key of a connection, as `heartbeat_batch.lua` takes it: 1-based, or, where
-    /// the room is part of the key, counted from the length of the room's `last_seen`.
+    /// The position of the id in a connection's key, as `heartbeat_batch.lua` takes it: 1-based,
+    /// or, if the room is part of the key, relative to the length of the room's `last_seen`.
     pub fn id_in_conn(&self) -> i64 {
         match self.layout {
             Layout::V1 => (self.prefix.len() + "conn:".len() + 1) as i64,
@@ -154,15 +155,15 @@ impl Keys {
         }
     }
 
-    /// Where a connection keeps its state if that is stored apart from it.
+    /// The separate key of a connection's state.
     pub fn conn_state(&self, room: &str, conn: &str) -> String {
         let mut key = self.conn(room, conn);
         key.push_str(STATE_SUFFIX);
         key
     }
 
-    /// Whether this is the key of a connection's hash. The key of its separate state begins alike and ends in
-    /// `:state`, which no connection id does.
+    /// Whether this is the key of a connection's hash. The key of its separate state has the same
+    /// prefix and ends in `:state`. No connection id ends so.
     pub fn is_conn(&self, key: &str) -> bool {
         let of_conn = key
             .strip_prefix(&*self.prefix)
@@ -216,27 +217,27 @@ impl Keys {
         self.join(&["user:", user, ":rooms"])
     }
 
-    /// `slotted`: joins and leaves of a room whose other indices may lag.
+    /// `slotted`: joins and leaves of a room that may not be in the other indices yet.
     pub fn outbox(&self, room: &str) -> String {
         self.in_room(room, &["unsettled"])
     }
 
-    /// `slotted`: where a connection is.
+    /// `slotted`: the location of a connection.
     pub fn at(&self, conn: &str) -> String {
         self.join(&["at:", conn])
     }
 
-    /// `slotted`: where the connections of a user are.
+    /// `slotted`: the locations of a user's connections.
     pub fn user_at(&self, user: &str) -> String {
         self.join(&["user:", user, ":at"])
     }
 
-    /// `slotted`: matches the sets of connections of all rooms.
+    /// `slotted`: a pattern for the sets of connections of all rooms.
     pub fn room_conns_pattern(&self) -> String {
         format!("{}{{room:*}}:conns", glob_escape(&self.prefix))
     }
 
-    /// The room whose set of connections this is, on `slotted`.
+    /// The room of a set of connections, on `slotted`.
     pub fn room_of_conns<'a>(&self, key: &'a str) -> Option<Cow<'a, str>> {
         let room = key
             .strip_prefix(&*self.prefix)?
@@ -245,13 +246,13 @@ impl Keys {
         self.untag(room)
     }
 
-    /// The channel of a slot on which all events of its rooms are.
+    /// The channel of a slot, for the events of all its rooms.
     pub fn slot_events(&self, slot: u16) -> String {
         let tag = &SLOT_TAGS[usize::from(slot)];
         join(&self.channel_prefix, &["{", tag, "}:events"])
     }
 
-    /// That of the slot that a room lies in.
+    /// The channel of the slot that a room is in.
     pub fn slot_events_of(&self, room: &str) -> String {
         self.slot_events(slot_of(self.room_events(room).as_bytes()))
     }
@@ -267,21 +268,21 @@ impl Keys {
         self.join(&["active_rooms"])
     }
 
-    /// Where the id of a room begins (1-based) and ends (from the end) in the name of its `last_seen`,
-    /// as Lua's `string.sub` takes it.
+    /// The start (1-based) and the end (from the end) of a room's id in the name of its
+    /// `last_seen`, as Lua's `string.sub` takes them.
     pub fn room_in_last_seen(&self) -> (usize, isize) {
         let after = "}:last_seen".len();
         let begin = self.room_last_seen("").len() - after + 1;
         (begin, -1 - after.cast_signed())
     }
 
-    /// The shard of the due index (room → a time before which nobody in it was last heard of) that a
-    /// room belongs to.
+    /// The shard of the due index that a room belongs to. The index maps a room to a time that no
+    /// connection in it was last seen before.
     pub fn due_of(&self, room: &str) -> String {
         self.due_shard(self.shard_of(room))
     }
 
-    /// The place of that shard among [`Keys::due_shards`].
+    /// The index of that shard in [`Keys::due_shards`].
     pub fn shard_of(&self, room: &str) -> u32 {
         fnv1a(room.as_bytes()) % self.shard_count
     }
@@ -299,7 +300,7 @@ impl Keys {
         key
     }
 
-    /// A lock: the id of its owner, for as long as it is held.
+    /// A lock: the id of its owner while it is held.
     pub fn lock(&self, name: &str) -> String {
         match self.layout {
             Layout::V1 => self.join(&["lock:", name]),
@@ -312,17 +313,17 @@ impl Keys {
         self.lock_part(name, "token")
     }
 
-    /// Who holds a lock, with the proof and the end of the lease; it outlives the lock.
+    /// The holder of a lock, with proof and end of the lease. It outlives the lock.
     pub fn lock_holder(&self, name: &str) -> String {
         self.lock_part(name, "holder")
     }
 
-    /// The waiters of a lock by arrival.
+    /// The waiters of a lock, by arrival.
     pub fn lock_queue(&self, name: &str) -> String {
         self.lock_part(name, "queue")
     }
 
-    /// Until when the nodes count as living that have waiters for a lock.
+    /// Until when the nodes that have waiters for a lock count as alive.
     pub fn lock_living(&self, name: &str) -> String {
         self.lock_part(name, "living")
     }
@@ -335,7 +336,7 @@ impl Keys {
         }
     }
 
-    /// The pattern that matches the event channel of every lock.
+    /// The pattern of the event channels of all locks.
     pub fn lock_events_pattern(&self) -> String {
         let prefix = glob_escape(&self.channel_prefix);
         match self.layout {
@@ -344,7 +345,7 @@ impl Keys {
         }
     }
 
-    /// The lock whose event channel this is, if it is one.
+    /// The lock of an event channel; `None` for other channels.
     pub fn lock_of_events<'a>(&self, channel: &'a str) -> Option<Cow<'a, str>> {
         let mut rest = channel
             .strip_prefix(&*self.channel_prefix)?
@@ -361,13 +362,13 @@ impl Keys {
         self.join(&["lock_due"])
     }
 
-    /// The channel on which a node hears that a lock is its turn, or lost.
+    /// The channel on which a node is notified that it is next for a lock, or that it lost one.
     pub fn lock_wake(&self, node: &str) -> String {
         join(&self.channel_prefix, &["lock_wake:", node])
     }
 
-    /// What belongs to a lock hashes to the same slot as the lock itself (on `v1` but for names with
-    /// braces of their own), so that one script can have it all.
+    /// The other keys of a lock have the same slot as the lock itself, so that one script can use
+    /// all of them. On `v1`, this is not so for names that contain braces.
     fn lock_part(&self, name: &str, part: &str) -> String {
         match self.layout {
             Layout::V1 => self.join(&["{", &self.prefix, "lock:", name, "}:", part]),
@@ -375,12 +376,12 @@ impl Keys {
         }
     }
 
-    /// The pattern that matches the event channel of every room.
+    /// The pattern of the event channels of all rooms.
     pub fn events_pattern(&self) -> String {
         format!("{}{{room:*}}:events", glob_escape(&self.channel_prefix))
     }
 
-    /// The room whose event channel this is, if it is one.
+    /// The room of an event channel; `None` for other channels.
     pub fn room_of_events<'a>(&self, channel: &'a str) -> Option<Cow<'a, str>> {
         let room = channel
             .strip_prefix(&*self.channel_prefix)?
@@ -391,7 +392,7 @@ impl Keys {
 
     /// The hash with a channel's record.
     pub fn channel_meta(&self, Channel { kind, name }: &Channel) -> String {
-        // `Channel::check` has seen that the two can be told apart again.
+        // `Channel::check` ensures that type and name can be parsed from the key.
         self.join(&["{chan:", kind, ":", name, "}:meta"])
     }
 
@@ -402,13 +403,13 @@ impl Keys {
         )
     }
 
-    /// The pattern that matches the event channel of every channel's metadata.
+    /// The pattern of the event channels of all channels' metadata.
     pub fn channel_events_pattern(&self) -> String {
         let prefix = glob_escape(&self.channel_prefix);
         format!("{prefix}{{chan:*}}:meta_events")
     }
 
-    /// The channel whose metadata events come on this Redis channel, if it is one of those.
+    /// The channel whose metadata events are on this Redis channel; `None` for other channels.
     pub fn channel_of_events(&self, channel: &str) -> Option<Channel> {
         let both = channel
             .strip_prefix(&*self.channel_prefix)?
@@ -427,8 +428,8 @@ impl Keys {
         key
     }
 
-    /// A room in its keys. On `slotted` without `}`, so that all of it is the hash tag, and nothing
-    /// of it can be taken for what follows.
+    /// A room id as part of its keys. On `slotted`, `}` is escaped, so that the whole id is the
+    /// hash tag and cannot be confused with what follows.
     fn tag<'a>(&self, room: &'a str) -> Cow<'a, str> {
         if self.layout == Layout::V1 || !room.contains(['%', '}']) {
             return Cow::Borrowed(room);
@@ -465,14 +466,14 @@ fn join(prefix: &str, parts: &[&str]) -> String {
     name
 }
 
-/// FNV-1a, 32 bit: spreads rooms over shards; every node has to compute the same.
+/// FNV-1a, 32 bit. Distributes rooms over shards. Every node has to compute the same value.
 fn fnv1a(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| {
         (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
     })
 }
 
-/// Escapes what Redis's glob patterns give a meaning to.
+/// Escapes the special characters of Redis's glob patterns.
 fn glob_escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

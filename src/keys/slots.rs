@@ -2,10 +2,10 @@
 
 use once_cell::sync::Lazy;
 
-/// How many slots a cluster has.
+/// Number of slots of a cluster.
 pub const SLOTS: u16 = 16384;
 
-/// The slot of a key: CRC16 of its hash tag, or of all of it.
+/// The slot of a key: CRC16 of its hash tag, or of the whole key.
 pub fn slot_of(key: &[u8]) -> u16 {
     let tagged = || {
         let rest = &key[key.iter().position(|byte| *byte == b'{')? + 1..];
@@ -15,7 +15,7 @@ pub fn slot_of(key: &[u8]) -> u16 {
     crc16::State::<crc16::XMODEM>::calculate(tagged().unwrap_or(key)) % SLOTS
 }
 
-/// For each slot a hash tag that leads to it.
+/// For each slot, a hash tag that maps to it.
 pub(super) static SLOT_TAGS: Lazy<Vec<String>> = Lazy::new(|| {
     let mut tags = vec![String::new(); usize::from(SLOTS)];
     let mut missing = tags.len();

@@ -1,4 +1,4 @@
-//! What a name is made of, that no two ids share one, and that ids can be read back.
+//! Tests the names, that no two ids share one, and that ids can be parsed from them.
 
 use super::*;
 use crate::model::limits::Limits;
