@@ -1,14 +1,15 @@
-//! What one client has in flight, bounded in number and in bytes (spec 7.11): calls that are not settled,
-//! with what they send, and what is read for them until JavaScript has taken it.
+//! The calls that one client has in flight, bounded in number and in bytes (spec 7.11): calls that
+//! are not settled, with their requests, and answers until JavaScript has taken them.
 //!
-//! Requests and answers are bounded in different ways. What a call sends is known when it is made, so a
-//! call that does not fit is refused at once. How large an answer is shows only when it is there. So calls
-//! with large answers wait before they read, as long as earlier answers take the room; the wait ends when
-//! JavaScript takes these. Each of the two has half of `limits.maxInFlightBytes`.
+//! Requests and answers are bounded in different ways. The size of a request is known when the call
+//! is made, so a call that does not fit is refused at once. The size of an answer is only known
+//! when it has been read. Therefore calls with large answers wait before they read, as long as
+//! earlier answers take up the room. The wait ends when JavaScript takes those. Requests and
+//! answers have half of `limits.maxInFlightBytes` each.
 //!
-//! No deadlock: a [`Room`] of [`Use::Pieces`] is given back by JavaScript alone, and its holder waits for
-//! nothing else. A holder of [`Use::Reading`] waits for pieces at most. What is larger than all the room
-//! gets it when it is empty.
+//! There is no deadlock: JavaScript alone releases a [`Room`] of [`Use::Pieces`], and its holder
+//! waits for nothing else. A holder of [`Use::Reading`] waits at most for pieces. An answer that is
+//! larger than all the room is admitted when the room is empty.
 
 use crate::{
     metrics::{Metrics, count},
@@ -28,19 +29,19 @@ use std::{
 };
 use tokio::{sync::oneshot, time::timeout};
 
-/// So many times `limits.commandTimeoutMs` a call waits for room at most.
+/// Maximum time that a call waits for room, as a multiple of `limits.commandTimeoutMs`.
 const MAX_WAIT_TIMEOUTS: u32 = 5;
-/// Sizes of answers that are remembered.
+/// Maximum number of answer sizes that are remembered.
 const MAX_SIZES: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
-/// Answers of unknown size that may be read at once before anything has been read.
+/// Number of answers of unknown size that may be read at once before anything has been read.
 const UNKNOWN_AT_ONCE: usize = 64;
-/// A small answer takes one part in so many from what the next unknown one is expected to be; a large one
-/// counts at once. So a client that reads small things soon reads many of them at once.
+/// A large answer raises the estimate for unknown answers at once. A small one lowers it by one
+/// part in this many. A client that reads small answers can therefore soon read many at once.
 const EASE: usize = 8;
-/// The least room that reading takes: what was small may have grown.
+/// Minimum reservation for reading, because what was small may have grown.
 const MIN_EXPECTED_BYTES: usize = 16 * 1024;
 
-/// What room is taken for.
+/// The purpose of a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
     /// Reading something, and holding it until JavaScript has it.
@@ -56,14 +57,14 @@ pub struct InFlight {
     max_wait: Duration,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
-    /// How large answers were, by a hash of what was read. A collision makes one estimate wrong.
+    /// Sizes of earlier answers, by a hash of what was read. A collision makes one estimate wrong.
     sizes: Mutex<Sizes>,
     hasher: RandomState,
 }
 
 struct Sizes {
     known: LruCache<u64, usize>,
-    /// What is expected of others.
+    /// The estimate for other answers.
     unknown: usize,
 }
 
@@ -77,7 +78,8 @@ struct State {
 struct Pool {
     held: usize,
     max: usize,
-    /// In order of arrival: nobody overtakes, so that large answers get their turn.
+    /// In order of arrival. A later call never overtakes an earlier one, so that large answers are
+    /// served too.
     waiting: VecDeque<Waiting>,
 }
 
@@ -92,7 +94,7 @@ pub struct Call {
     bytes: usize,
 }
 
-/// Room for an answer. Given back when it is dropped.
+/// A reservation of memory for an answer. Released when it is dropped.
 pub struct Room {
     in_flight: Arc<InFlight>,
     of: Use,
@@ -127,7 +129,8 @@ impl InFlight {
         })
     }
 
-    /// Takes a call in that sends so many bytes, or refuses it. A single one always fits.
+    /// Registers a call that sends this many bytes. Fails with `OVERLOADED` if a limit is reached.
+    /// A single call always fits.
     pub fn accept(self: &Arc<Self>, bytes: usize) -> Result<Call> {
         let mut state = self.state.lock();
         let message = if state.calls >= self.max_calls {
@@ -152,7 +155,7 @@ impl InFlight {
         )))
     }
 
-    /// Counts a call that cannot be refused: one that gives something back.
+    /// Registers a call that cannot be refused, because it releases something.
     pub fn accept_always(self: &Arc<Self>, bytes: usize) -> Call {
         self.counted(&mut self.state.lock(), bytes)
     }
@@ -166,8 +169,8 @@ impl InFlight {
         }
     }
 
-    /// Room to read something; waits for it. Fails with `OVERLOADED` if JavaScript does not take what is
-    /// there in time.
+    /// Reserves room for reading. Waits until there is room. Fails with `OVERLOADED` if JavaScript
+    /// does not take earlier answers in time.
     pub async fn reading(self: &Arc<Self>, bytes: usize) -> Result<Room> {
         let given = match self.take_or_wait(Use::Reading, bytes) {
             Ok(room) => return Ok(room),
@@ -188,7 +191,7 @@ impl InFlight {
         }
     }
 
-    /// Room for a piece of an answer; waits for it.
+    /// Reserves room for a piece of an answer. Waits until there is room.
     pub async fn piece(self: &Arc<Self>, bytes: usize) -> Result<Room> {
         match self.take_or_wait(Use::Pieces, bytes) {
             Ok(room) => Ok(room),
@@ -196,7 +199,7 @@ impl InFlight {
         }
     }
 
-    /// Room, or what it will come by. The sender is dropped with the client only.
+    /// The reservation, or the receiver that gets it. The sender is only dropped with the client.
     fn take_or_wait(
         self: &Arc<Self>,
         of: Use,
@@ -217,14 +220,14 @@ impl InFlight {
         Err(given)
     }
 
-    /// How much room reading this is expected to take.
+    /// The estimated bytes of reading `what`.
     pub fn expected(&self, what: impl Hash) -> usize {
         let mut sizes = self.sizes.lock();
         let known = sizes.known.get(&self.hasher.hash_one(what)).copied();
         known.unwrap_or(sizes.unknown).max(MIN_EXPECTED_BYTES)
     }
 
-    /// Remembers how large it was.
+    /// Records the bytes of `what` for later estimates.
     pub fn learn(&self, what: impl Hash, bytes: usize) {
         let mut sizes = self.sizes.lock();
         sizes.known.put(self.hasher.hash_one(what), bytes);
@@ -232,7 +235,7 @@ impl InFlight {
         sizes.unknown = bytes.max(eased);
     }
 
-    /// Calls that are not settled.
+    /// The number of calls that are not settled.
     pub fn calls(&self) -> usize {
         self.state.lock().calls
     }
@@ -248,7 +251,7 @@ impl InFlight {
         Error::new(Code::Overloaded, message)
     }
 
-    /// Gives room back, and passes it on.
+    /// Releases room, and gives it to waiting calls.
     fn give_back(self: &Arc<Self>, of: Use, bytes: usize) {
         let mut ready = Vec::new();
         {
@@ -273,7 +276,8 @@ impl InFlight {
                 of,
                 bytes,
             };
-            // Whoever has gone in the meantime drops the room, which passes it on.
+            // If the receiver has gone away in the meantime, the room is dropped here and given to
+            // the next.
             let _ = ready.send(room);
         }
     }
@@ -295,7 +299,7 @@ impl Pool {
 }
 
 impl Room {
-    /// It is so many bytes now. Never waits: what is there is there.
+    /// Changes the size. Never waits, because the data are already in memory.
     pub fn resize(&mut self, bytes: usize) {
         let before = std::mem::replace(&mut self.bytes, bytes);
         if bytes > before {
@@ -338,7 +342,7 @@ mod tests {
     #[test]
     fn spec_7_11_calls_are_bounded_in_number_and_in_bytes() {
         let in_flight = in_flight(1_000, 3);
-        // A single one fits, whatever its size.
+        // A single call fits, whatever its size.
         let large = in_flight.accept(10_000).unwrap();
         let error = in_flight.accept(1).map(drop).unwrap_err();
         assert_eq!(error.code, Code::Overloaded);
@@ -372,7 +376,7 @@ mod tests {
         assert!(large.as_mut().now_or_never().is_none());
         // It would fit, but does not overtake.
         assert!(small.as_mut().now_or_never().is_none());
-        // Other room is not touched by it.
+        // The room for pieces is not affected.
         drop(in_flight.piece(1_000).await.unwrap());
         first.resize(1_500);
         assert_eq!(in_flight.bytes(), (0, 1_500));
@@ -387,7 +391,7 @@ mod tests {
         let error = in_flight.reading(1).await.map(drop).unwrap_err();
         assert_eq!(error.code, Code::Overloaded);
         assert!(error.message.contains("1000 bytes"), "{}", error.message);
-        // Whoever has given up is passed over.
+        // Waiting calls that have given up are skipped.
         drop(held);
         drop(in_flight.reading(1_000).await.unwrap());
         assert_eq!(in_flight.bytes(), (0, 0));
@@ -401,7 +405,8 @@ mod tests {
         assert_eq!(in_flight.expected("a"), MIN_EXPECTED_BYTES);
         in_flight.learn("a", 5_000_000);
         assert_eq!(in_flight.expected("a"), 5_000_000);
-        // What was read last says what to expect of others: large at once, small by and by.
+        // The last answers determine the estimate for others: large ones at once, small ones
+        // gradually.
         assert_eq!(in_flight.expected("b"), 5_000_000);
         for i in 0..100 {
             in_flight.learn(i, 100);

@@ -1,7 +1,8 @@
 //! Rollcall: presence, channel metadata and locks for realtime servers, on Redis.
 //!
-//! Arrows point inwards: `node` → `client` → capabilities (`presence`, `heartbeat`, `expiry`,
-//! `metadata`, `lock`) → `store` → `model`. Without the feature `node` there is no Node-API symbol in the crate.
+//! Dependencies point inwards: `node` → `client` → capabilities (`presence`, `heartbeat`, `expiry`,
+//! `metadata`, `lock`) → `store` → `model`. Without the feature `node`, the crate has no Node-API
+//! symbols.
 
 pub mod client;
 pub mod expiry;

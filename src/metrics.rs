@@ -1,5 +1,5 @@
-//! Counters, gauges and latency histograms of one client (`client.metrics()`). Counting never
-//! blocks; histograms are updated once a batch.
+//! Counters, gauges and latency histograms of one client (`client.metrics()`). Counters never
+//! block. Histograms are updated once for each batch.
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
@@ -11,13 +11,13 @@ use std::{
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// Everything that is counted.
+        /// All counters.
         #[derive(Debug, Default)]
         pub struct Counters {
             $($(#[$doc])* pub $name: AtomicU64,)*
         }
 
-        /// The counters at one moment, under the names that JavaScript sees.
+        /// The values of the counters, with the names for JavaScript.
         #[derive(Clone, Debug, Serialize)]
         #[serde(rename_all = "camelCase")]
         pub struct CounterValues {
@@ -35,58 +35,58 @@ macro_rules! counters {
 counters! {
     /// Joins that were carried out.
     joins,
-    /// Leaves that found a connection.
+    /// Leaves that removed a connection.
     leaves,
     /// Heartbeats that were accepted.
     heartbeats,
-    /// Heartbeats that failed, for whatever reason.
+    /// Heartbeats that failed, for any reason.
     heartbeats_failed,
     /// Batches of heartbeats that were sent.
     heartbeat_batches,
     /// Heartbeats and calls that were refused with `OVERLOADED`.
     overloaded,
-    /// Presence events that came in.
+    /// Presence events received.
     events,
-    /// Messages on our channels that were no events of ours (spec 4.5).
+    /// Messages on our channels that were not events of ours (spec 4.5).
     events_malformed,
-    /// Stored states that could not be read and were shown as `null`.
+    /// Stored states that could not be read and were returned as `null`.
     states_unreadable,
     /// Events that were dropped because JavaScript did not take them in time.
     events_dropped,
-    /// Times that events may have been missed.
+    /// Number of gaps in which events may have been missed.
     resyncs,
-    /// Times that the connection to Redis was lost.
+    /// Number of times that the connection to Redis was lost.
     disconnects,
     /// Passes of the reaper.
     sweeps,
     /// Passes of the reaper that failed.
     sweeps_failed,
-    /// Rooms that the reaper looked at.
+    /// Rooms that the reaper inspected.
     rooms_swept,
     /// Connections that the reaper removed.
     expired,
-    /// Entries of indices that did not agree with the connections and were put right.
+    /// Index entries that did not match the connections and were corrected.
     repairs,
-    /// Times that the reaper could not look at a room, because of keys of another type.
+    /// Number of times that the reaper could not inspect a room because of keys of another type.
     rooms_corrupt,
-    /// Notifications of expirations that came in.
+    /// Notifications of expirations received.
     notifications,
-    /// Changes of metadata that were written.
+    /// Metadata changes that were written.
     metadata_changes,
-    /// Commits of metadata that were sent, each with the changes of one channel that had come.
+    /// Metadata commits that were sent. Each has the waiting changes of one channel.
     metadata_commits,
-    /// Commits that found another record than the one that they were computed on.
+    /// Commits that found a record other than the one that they were computed on.
     metadata_retries,
     /// Locks that were granted.
     locks_acquired,
-    /// Locks that were not to be had, for whatever reason.
+    /// Lock calls that did not get the lock, for any reason.
     locks_unavailable,
     locks_released,
     /// Locks that were lost: not renewed in time, revoked, or taken by others.
     locks_lost,
-    /// Tries to renew a lease that failed; each is tried again.
+    /// Attempts to renew a lease that failed. Each is retried.
     lock_renewals_failed,
-    /// Events of locks that came in.
+    /// Lock events received.
     lock_events,
 }
 
@@ -97,12 +97,12 @@ pub struct Metrics {
     pub heartbeat_latency: Latency,
     pub call_latency: Latency,
     pub batch_size: Latency,
-    /// How long after its TTL the latest removal of a pass came.
+    /// The longest time from the end of a TTL to the removal, for each pass.
     pub sweep_lag: Latency,
     pub sweep_duration: Latency,
-    /// Changes in a commit of metadata.
+    /// Number of changes in a metadata commit.
     pub group_size: Latency,
-    /// From the call for a lock to its grant.
+    /// Time from the call for a lock to its grant.
     pub lock_wait: Latency,
 }
 
@@ -132,21 +132,21 @@ pub fn count(counter: &AtomicU64, by: u64) {
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Gauges {
-    /// Heartbeats waiting to be sent.
+    /// Heartbeats that wait to be sent.
     pub heartbeat_queue: u64,
-    /// Connections that this node remembers the place of.
+    /// Connections in the directory of this node.
     pub known_connections: u64,
-    /// Changes of metadata that wait to be sent or are on their way.
+    /// Metadata changes that wait to be sent or are in flight.
     pub metadata_queue: u64,
-    /// Calls that are not settled, heartbeats aside.
+    /// Calls that are not settled, not counting heartbeats.
     pub pending_calls: u64,
-    /// Bytes that these calls send.
+    /// Bytes of the requests of these calls.
     pub request_bytes: u64,
-    /// Bytes of answers that are read or wait for JavaScript, as far as they are bounded by
+    /// Bytes of answers that are being read or wait for JavaScript, as limited by
     /// `limits.maxInFlightBytes`.
     pub answer_bytes: u64,
     pub locks_held: u64,
-    /// Calls for locks that wait.
+    /// Lock calls that are waiting.
     pub locks_waiting: u64,
 }
 
@@ -183,11 +183,11 @@ pub struct Summary {
     pub max: f64,
 }
 
-/// An hour is the most that is told apart, which keeps a histogram small.
+/// Maximum recorded value: one hour in microseconds. Keeps histograms small.
 const MAX_VALUE: u64 = 3_600_000_000;
 
 fn record(histogram: &mut Histogram<u64>, value: u64) {
-    // It grows as needed; it cannot fail for a value of this size.
+    // The histogram resizes itself. Recording a value of this size cannot fail.
     let _ = histogram.record(value.min(MAX_VALUE));
 }
 
@@ -219,7 +219,7 @@ impl Latency {
 
     fn summary(&self, unit: f64) -> Summary {
         let histogram = self.0.lock();
-        // The lower end of a bucket: a size beyond its bound must not seem to have been.
+        // The lower bound of a bucket. Otherwise a size could appear to have exceeded its limit.
         let display = |value| histogram.lowest_equivalent(value) as f64 / unit;
         let at = |quantile| display(histogram.value_at_quantile(quantile));
         Summary {

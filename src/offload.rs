@@ -1,22 +1,22 @@
-//! Work that takes the processor for long: parsing, merging and compressing large states and records.
-//! The runtime has one worker, and everything that waits (heartbeats, renewals of locks, pings) needs
-//! it, so such work runs on another thread.
+//! CPU-intensive work: parsing, merging and compressing large states and records. The runtime has
+//! one worker, which all waiting tasks (heartbeats, renewals of locks, pings) need, so such work
+//! runs on a blocking thread.
 
 use std::panic::resume_unwind;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-/// Work on no more bytes than this runs where it is: it takes less than a millisecond, and another
-/// thread costs more.
+/// Work on at most this many bytes runs on the calling thread. It takes less than a millisecond,
+/// and a switch to another thread would cost more.
 pub const MAX_INLINE_BYTES: usize = 64 * 1024;
 
-/// Pieces of work that run at once in the process, for all clients. More would take the processor
-/// from the worker.
+/// Maximum number of pieces of work that run at once in the process, for all clients. More would
+/// take CPU time from the worker.
 const MAX_AT_ONCE: usize = 2;
 
 static PERMITS: Semaphore = Semaphore::const_new(MAX_AT_ONCE);
 
-/// Runs work that takes time in proportion to `bytes` without keeping the runtime's worker from other
-/// tasks. A caller that goes away does not end it.
+/// Runs work whose duration is proportional to `bytes` without blocking the runtime's worker. The
+/// work continues if the caller is dropped.
 pub async fn offload<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
@@ -25,7 +25,7 @@ pub async fn offload<T: Send + 'static>(
         return work();
     }
     let permit = PERMITS.acquire().await;
-    // The permit goes along, so that abandoned work counts until it ends.
+    // The work owns the permit, so that abandoned work counts until it ends.
     let done = spawn_blocking(move || {
         let _permit = permit;
         work()
@@ -33,7 +33,7 @@ pub async fn offload<T: Send + 'static>(
     match done.await {
         Ok(result) => result,
         Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
-        // The runtime is going away, and so is this task.
+        // The runtime is shutting down, and this task with it.
         Err(_) => std::future::pending().await,
     }
 }

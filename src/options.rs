@@ -23,34 +23,34 @@ use serde::Deserialize;
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Options {
-    /// `redis://`, `rediss://`, `redis+unix://`, `redis-sentinel://` or `memory://<name>`; none: an
-    /// in-process store of the client's own.
+    /// `redis://`, `rediss://`, `redis+unix://`, `redis-sentinel://`, `redis-cluster://` or
+    /// `memory://<name>`. Default: an in-process store of this client only.
     pub url: Option<String>,
     pub tls: Option<Tls>,
     pub sentinel: Option<SentinelOptions>,
     /// How long a connection lives without a heartbeat. Default 30 000.
     pub ttl_ms: u64,
-    /// Within what time of its TTL a dead connection is removed. Default 1000.
+    /// Maximum delay between the end of a connection's TTL and its `leave` event. Default 1000.
     pub sweep_interval_ms: u64,
-    /// What makes the reaper look: `sweep` (default), `notifications` or `both`.
+    /// What starts a pass of the reaper: `sweep` (default), `notifications` or `both`.
     pub expiry: Expiry,
-    /// Within what time the reaper finds what notifications missed; indices are checked once in ten
-    /// times as long. Default 30 000.
+    /// Maximum time until the reaper finds connections whose notifications were missed. Indices are
+    /// checked once in ten times this interval. Default 30 000.
     pub fallback_sweep_ms: u64,
-    /// Shards of the due index; the same on every node. Default 10.
+    /// Number of shards of the due index. Must be the same on every node. Default 10.
     pub shard_count: u32,
-    /// How data are spread over keys; the same on every node. Default: `slotted` on a cluster, where
-    /// nothing else is possible, and `v1` otherwise.
+    /// How data are spread over keys. Must be the same on every node. Default: `slotted` on a
+    /// cluster, which requires it, and `v1` otherwise.
     pub layout: Option<Layout>,
-    /// How events are published on a cluster; the same on every node. Default `auto`.
+    /// How events are published on a cluster. Must be the same on every node. Default `auto`.
     pub pubsub: PubSub,
-    /// Start of every key and channel. Default `prs:`.
+    /// Prefix of all keys and channels. Default `prs:`.
     pub key_prefix: String,
-    /// Start of every channel, where it is not that of keys. Default: `key_prefix`.
+    /// Prefix of all channels, if it differs from that of keys. Default: `key_prefix`.
     pub channel_prefix: Option<String>,
-    /// How long a heartbeat waits for others. Default 0: not at all.
+    /// How long a heartbeat waits for others to form a batch. Default 0: it does not wait.
     pub batch_window_ms: u64,
-    /// Several servers for locks, and how a majority of them is come by.
+    /// Several servers for locks, and how a majority of them is acquired.
     pub locks: QuorumOptions,
     /// Where states are stored: `inline` (default) or `separate`.
     pub state_storage: Storage,
@@ -58,10 +58,10 @@ pub struct Options {
     pub state_compression: Option<Compression>,
     /// How channel metadata are stored: `hash` (default) or `json` (RedisJSON).
     pub metadata_storage: MetadataStorage,
-    /// How long a record of channel metadata lives after a change that does not say so itself. Default:
-    /// for ever.
+    /// How long a metadata record lives after a change that does not set a TTL itself. Default: it
+    /// does not expire.
     pub metadata_ttl_ms: Option<u64>,
-    /// Channel types that hold a colon; the same on every node. Default: none.
+    /// Channel types that contain a colon. Must be the same on every node. Default: none.
     pub channel_types_with_colon: Vec<String>,
     pub limits: Limits,
 }
@@ -93,7 +93,7 @@ impl Default for Options {
     }
 }
 
-/// Ten years: what Redis takes as a TTL without overflow, and nobody needs more.
+/// Ten years. Redis accepts it as a TTL without overflow.
 const MAX_MS: u64 = 10 * 365 * 24 * 3600 * 1000;
 
 impl Options {

@@ -1,10 +1,10 @@
-//! Pauses in the course of a call: every wait that a call makes because the store said "not yet" goes
-//! through here, so that a test can count them. A pause belongs after the check that something is left to
-//! do.
+//! Pauses within a call. Every wait that a call makes because the store answered "not yet" uses
+//! this function, so that a test can count them. A pause belongs after the check that something is
+//! left to do.
 
 use std::time::Duration;
 
-/// Waits, and is counted in tests of the core.
+/// Waits. Counted in tests of the core.
 pub async fn pause(time: Duration) {
     #[cfg(test)]
     in_tests::PAUSES.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -20,7 +20,7 @@ mod in_tests {
 
     pub(super) static PAUSES: AtomicU64 = AtomicU64::new(0);
 
-    /// How many pauses this process has made.
+    /// The number of pauses of this process.
     pub(crate) fn pauses() -> u64 {
         PAUSES.load(Ordering::Relaxed)
     }

@@ -1,10 +1,10 @@
-//! The defaults of docs/reference/options.md are those of the code. That the page lists every option is tested
-//! in `__test__/docs/reference.test.ts`.
+//! Tests that the defaults in docs/reference/options.md are those of the code.
+//! `__test__/docs/reference.test.ts` tests that the page lists every option.
 
 use super::*;
 use crate::model::codec::Codec;
 
-/// The default of an option as docs/reference/options.md has it; `None` for "–".
+/// The default of an option in docs/reference/options.md; `None` for "–".
 fn documented(option: &str) -> Option<String> {
     let page = include_str!("../../docs/reference/options.md");
     let row = page
@@ -15,7 +15,7 @@ fn documented(option: &str) -> Option<String> {
     (cell != "–").then(|| cell.trim_matches('`').to_owned())
 }
 
-/// The same of a number, which may have a unit.
+/// The same for a number, which may have a unit.
 fn documented_number(option: &str) -> f64 {
     let text = documented(option).unwrap_or_default();
     let (number, unit) = match text.strip_suffix(" MiB") {
