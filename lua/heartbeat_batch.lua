@@ -1,26 +1,27 @@
--- heartbeat_batch: refreshes many connections whose epoch the node knows; the hot path.
+-- heartbeat_batch: refreshes many connections whose epoch the node knows. This is the hot path.
 --
 -- KEYS[1..R]     – prs:{room}:last_seen of each of the R rooms
 -- KEYS[R+1..R+N] – prs:conn:<connId> of each of the N connections, room by room
 -- KEYS[R+N+1..]  – prs:conn:<connId>:state of those that have one
 --
 -- ARGV[1] – ttl (ms)   ARGV[2] – R
--- ARGV[3] – where the connId begins in a connection's key (1-based); on the layout slotted, where rooms
---           are part of these keys, 0 or less: counted from the length of the room's key
--- ARGV[4] – the expected epochs of all connections, one after the other, all of one length
+-- ARGV[3] – position of the connId in a connection's key (1-based). On the layout slotted, where
+--           rooms are part of these keys: 0 or less, relative to the length of the room's key
+-- ARGV[4] – the expected epochs of all connections, concatenated; all have the same length
 -- ARGV[5] – that length
--- ARGV[6] – how many of the connections each room has: two bytes for each, the higher first
+-- ARGV[6] – number of connections of each room, in two bytes each, high byte first
 --
--- Returns the exceptions only, flat: index (0-based), stored epoch (text; '' if there is no such
--- connection), index, … An exception was not written.
+-- Returns only the misses, as a flat list: index (0-based), stored epoch (text; '' if there is no
+-- such connection), index, … A miss was not written.
 --
--- Races: an epoch names one join of one connection, so an equal epoch also means the room and the
--- user that the node remembers. A leave, reap or rejoin in between changes or removes the epoch,
--- and then nothing is written here: no connection is brought back, no foreign room is touched. A
--- state whose connection is gone lives for another ttl at most, unless reap.lua removes it before.
+-- Races: an epoch identifies one join of one connection, so an equal epoch also means the room and
+-- the user that the node remembers. A leave, reap or rejoin in between changes or removes the epoch.
+-- Then nothing is written here: no connection is restored, and no other room is changed. The state of
+-- a connection that is gone expires after one more ttl at the latest, unless reap.lua removes it
+-- before.
 --
--- Every argument, every call and every table costs the server:
--- docs/decisions/0003-form-of-the-heartbeat-script.md has figures.
+-- Every argument, call and table costs server time.
+-- docs/decisions/0003-form-of-the-heartbeat-script.md has measurements.
 local call, sub, byte, unpack = redis.call, string.sub, string.byte, unpack
 -- @include now
 local rooms, id_at = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -29,7 +30,8 @@ local seen = string.format('%.0f', now)
 local expires = string.format('%.0f', now + tonumber(ARGV[1]))
 local exceptions = {}
 local keys, key, at = KEYS, rooms, 1
--- The arguments of a ZADD. One table for all rooms: what is beyond n is of another one.
+-- The arguments of a ZADD. One table is used for all rooms; elements after n belong to an earlier
+-- room.
 local add = {}
 
 for room = 1, rooms do
@@ -41,8 +43,8 @@ for room = 1, rooms do
     local conn = keys[key]
     local epoch = call('HGET', conn, 'epoch')
     if epoch == sub(epochs, at, at + width - 1) then
-      -- In this order: a server that is out of memory refuses a script's HSET as long as it has
-      -- written nothing, and nobody is to expire because of that.
+      -- PEXPIREAT must come first: a server that is out of memory refuses the HSET of a script that
+      -- has not written anything, and connections must not expire because of that.
       call('PEXPIREAT', conn, expires)
       call('HSET', conn, 'last_seen_ms', seen)
       add[n + 1] = seen

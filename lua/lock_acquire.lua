@@ -1,30 +1,32 @@
--- lock_acquire: takes a lock, or a place in its queue, or refreshes that place.
+-- lock_acquire: acquires a lock, or adds a place to its queue, or refreshes that place.
 --
 -- KEYS[1..7] – the lock's keys (include/lock.lua)
 -- ARGV[1] – name          ARGV[2] – name as JSON string
--- ARGV[3] – by: what proves the holder         ARGV[4] – owner's id
--- ARGV[5] – owner's id as JSON string; '': no events of this lock
--- ARGV[6] – ttl (ms)      ARGV[7] – token: 'next', 'ask' (find the next one, but do not keep it), or
---           the one that the lock was already granted with on other servers
+-- ARGV[3] – by: proof of the holder            ARGV[4] – owner's id
+-- ARGV[5] – owner's id as JSON string; '': publish no events of this lock
+-- ARGV[6] – ttl (ms)      ARGV[7] – token: 'next', 'ask' (compute the next one, but do not save it),
+--           or the one that the lock was already granted with on other servers
 -- ARGV[8] – how long the token is kept after its last use (ms)
 -- ARGV[9] – number of the request within its node   ARGV[10] – wake channel of the node, or ''
--- ARGV[11] – how long the node counts as living (ms); 0: do not wait
--- ARGV[12] – place in the queue, as it was given; '' for a new one
+-- ARGV[11] – how long the node counts as alive (ms); 0: do not wait
+-- ARGV[12] – place in the queue, as it was assigned; '' for a new one
 --
 -- Returns {GRANTED, token, newest stored token before}
---      or {WAITING, place, look again (ms), known}: it is in the queue. look again: when the lock may
---         be had without anybody telling, -1 if that is not for this waiter to watch. known: 1 if the
---         node still counted as living; 0 says that its waiters may have been taken out
---      or {HELD, owner, ttl left (ms), newest stored token, waiters}: it is not to be had; the owner
---         is '' if it is free and others wait. ttl left: -1 if it never ends
+--      or {WAITING, place, look again (ms), known}: it is in the queue. look again: time after which
+--         the lock may be free without a notification; -1 if this waiter does not have to watch for
+--         that. known: 1 if the node still counted as alive; 0: its waiters may have been removed
+--      or {HELD, owner, ttl left (ms), newest stored token, waiters}: it was not granted. owner: ''
+--         if the lock is free and others wait for it. ttl left: -1 if the lock has no TTL
 --      or the error WRONGTYPE: a key of the lock holds another type of value
 --
--- Races: a repeated call of a holder (its answer was lost) finds itself by `by`, and gets the same
--- token. Nobody overtakes: a free lock goes to the first living waiter only, and who comes later
--- waits behind. A wake that was lost is made good by any waiter that looks and finds the lock free.
--- Two grants cannot get one token: the newest is stored in the same step; where it was lost (a
--- server restarted empty, the key expired), the clock is ahead of all that were given.
--- A lock written by others with a plain SET has no record, and is held as long as its key is there.
+-- Races: a repeated call of a holder whose answer was lost recognises its record by `by`, and gets
+-- the same token. Locks are granted in order of arrival: a free lock goes to the first live waiter
+-- only, and later callers wait behind it. If a notification is lost, any waiter that calls this
+-- script and finds the lock free notifies the first one again. Two grants cannot get the same token:
+-- the newest token is saved in the same step. If it is lost (a server restarted empty, or the key
+-- expired), the clock is ahead of all tokens granted so far.
+-- A lock that other software wrote with a plain SET has no record. It is held as long as its key
+-- exists.
 -- @include lock
 local GRANTED = 0
 local WAITING = 1
@@ -46,7 +48,7 @@ local function grant(token)
   redis.call('SET', KEYS[1], owner, 'PX', ttl)
   redis.call('HSET', KEYS[3], 'by', by, 'owner', owner, 'json', owner_json, 'token', token,
     'ends', integer(ends), 'wake', wake, 'number', number, 'ttl', ttl)
-  -- The record outlives the lock, so that its end can be told.
+  -- The record outlives the lock, so that its end can be published.
   redis.call('PEXPIRE', KEYS[3], tonumber(ttl) + tonumber(kept))
   if mode ~= 'ask' then
     redis.call('SET', KEYS[2], token, 'PX', tonumber(ttl) + tonumber(kept))
@@ -92,7 +94,7 @@ if not place then
   local last = redis.call('ZRANGE', KEYS[4], -1, -1, 'WITHSCORES')
   place = integer(math.max(micros, (tonumber(last[2]) or 0) + 1))
 end
--- The living first: nobody is in the queue whom nobody can judge.
+-- The entry of the living first, so that no waiter is in the queue whose node has no entry.
 local known = redis.call('ZADD', KEYS[5], integer(now + lease), wake) == 0 and 1 or 0
 redis.call('ZADD', KEYS[4], place, waiter)
 redis.call('PEXPIRE', KEYS[4], lease * 10)

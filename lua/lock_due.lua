@@ -1,14 +1,13 @@
--- lock_due: the locks whose lease has ended by the index.
+-- lock_due: the locks whose lease has ended, according to the index.
 --
 -- KEYS[1] – index: lock → when its lease ends
--- ARGV[1] – how many at most   ARGV[2] – how many to skip: locks that could not be looked at
+-- ARGV[1] – maximum number   ARGV[2] – how many to skip: locks that could not be checked
 -- ARGV[3] – '1': the locks of all entries, whenever they end
 --
 -- Returns {the server's time (ms), ms until the next one is due or -1 if there is none, name, name, …}
 --
--- Races: only a hint of where to look; what has ended is decided by looking again (lock_settle.lua). An
--- index that holds another type of value serves nobody: it is removed, and holders that renew their
--- locks write it anew.
+-- Races: the index is only a hint. lock_settle.lua checks whether a lock has ended. An index key of
+-- another type is useless, so it is removed. Holders that renew their locks write it again.
 -- @include now
 local due = redis.pcall('ZRANGEBYSCORE', KEYS[1], '-inf',
   ARGV[3] == '1' and '+inf' or '(' .. string.format('%.0f', now), 'LIMIT', ARGV[2], ARGV[1])

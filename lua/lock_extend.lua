@@ -1,14 +1,14 @@
--- lock_extend: gives the holder of a lock another ttl from now.
+-- lock_extend: sets the remaining time of a held lock to a ttl.
 --
 -- KEYS[1..7] – the lock's keys (include/lock.lua)
--- ARGV[1] – name      ARGV[2] – name as JSON string     ARGV[3] – by: what proves the holder
+-- ARGV[1] – name      ARGV[2] – name as JSON string     ARGV[3] – by: proof of the holder
 -- ARGV[4] – ttl (ms)  ARGV[5] – how long the token is kept after its last use (ms)
 --
 -- Returns {EXTENDED} or {NOT_HELD, owner of the lock or ''}
 --
--- Races: a lock whose time is up is lost, also if nobody has taken it since: a grant in between may
--- have come and gone. A lock whose key was deleted or overwritten by others is lost too, whatever they
--- have put there.
+-- Races: a lock whose lease has ended is lost, even if it was not granted since: another grant may
+-- have come and gone in between. A lock whose key was deleted or overwritten by other software is
+-- lost too, whatever the new value is.
 -- @include lock
 local EXTENDED = 0
 local NOT_HELD = 1
@@ -19,7 +19,8 @@ if not record or record[BY] ~= by then
   return { NOT_HELD, held_by or '' }
 end
 local ends = integer(now + ttl)
--- First: a server without memory refuses HSET, but only as long as the script has written nothing.
+-- PEXPIRE first: a server that is out of memory refuses HSET, but only until the script has written
+-- something.
 redis.call('PEXPIRE', KEYS[1], ttl)
 redis.call('HSET', KEYS[3], 'ends', ends, 'ttl', ttl)
 redis.call('PEXPIRE', KEYS[2], ttl + tonumber(kept))

@@ -1,12 +1,12 @@
--- lock_inspect: who holds a lock, and how many wait for it.
+-- lock_inspect: the holder of a lock, and the number of waiters.
 --
 -- KEYS[1] – prs:lock:<name>   KEYS[2] – the record of its holder   KEYS[3] – the queue of waiters
 -- ARGV[] – none
 --
--- Returns {HELD, owner, token or '', ttl left (ms; -1: it never ends), waiters} or {FREE}
+-- Returns {HELD, owner, token or '', ttl left (ms; -1: it has no TTL), waiters} or {FREE}
 --
--- Races: none: it only reads, at one moment. A record that has ended is left to those that tell of it.
--- After the clock was set back, a lease is not longer than it was granted for.
+-- Races: none. It only reads, in one step. A record that has ended is left to the scripts that
+-- publish its end. After the clock was set back, a lease is not longer than it was granted for.
 -- @include now
 local HELD = 0
 local FREE = 1

@@ -1,11 +1,11 @@
--- lock_raise: has a server know a token that the lock was granted with on a majority of servers.
+-- lock_raise: saves a token that the lock was granted with on a majority of servers.
 --
 -- KEYS[1] – prs:lock:<name>   KEYS[2] – its newest token   KEYS[3] – the record of its holder
--- ARGV[1] – by: what proves the holder   ARGV[2] – the token   ARGV[3] – how long it is kept (ms)
+-- ARGV[1] – by: proof of the holder   ARGV[2] – the token   ARGV[3] – how long it is kept (ms)
 --
--- Returns {RAISED} or {NEWER, token}: this server has seen a newer one
+-- Returns {RAISED} or {NEWER, token}: this server knows a newer one
 --
--- Races: the stored token only ever grows, whatever comes in which order.
+-- Races: the stored token only grows, in whatever order calls arrive.
 local RAISED = 0
 local NEWER = 1
 

@@ -1,16 +1,16 @@
--- lock_release: gives a lock up, or a place in its queue, or whichever of the two there is.
+-- lock_release: releases a lock, or leaves its queue, or both.
 --
 -- KEYS[1..7] – the lock's keys (include/lock.lua)
--- ARGV[1] – name      ARGV[2] – name as JSON string     ARGV[3] – by: what proves the holder
+-- ARGV[1] – name      ARGV[2] – name as JSON string     ARGV[3] – by: proof of the holder
 -- ARGV[4] – number of the request within its node       ARGV[5] – wake channel of the node, or ''
--- ARGV[6] – the least that the newest token is to be, 0 if nothing is known
+-- ARGV[6] – the minimum for the newest token, 0 if there is none
 -- ARGV[7] – how long the token is kept (ms)
 --
 -- Returns {RELEASED} or {NOT_HELD, owner of the lock or ''}
 --
--- Races: only the proof counts, not the owner's id: who lost the lock cannot release it for who has
--- it now. The next waiter is told in the same step. A waiter that gives up when the lock has just
--- been offered to it passes the offer on.
+-- Races: only the proof counts, not the owner's id, so that a former holder cannot release the lock
+-- of the current one. The next waiter is notified in the same step. A waiter that gives up after it
+-- was notified passes the notification on to the next.
 -- @include lock
 local RELEASED = 0
 local NOT_HELD = 1

@@ -1,16 +1,17 @@
--- lock_revoke: takes a lock away from whoever holds it.
+-- lock_revoke: revokes a lock, whoever holds it.
 --
 -- KEYS[1..7] – the lock's keys (include/lock.lua)
 -- ARGV[1] – name      ARGV[2] – name as JSON string
 -- ARGV[3] – the owner that the caller knows of, as JSON string; '' for none
--- ARGV[4] – the same, as it is
+-- ARGV[4] – the same, unquoted
 --
--- Returns {REVOKED, owner, token or ''}, or {FREE}, or {FOREIGN, owner}: it was written by others, so
--- its owner is not known as JSON; nothing was revoked, call again with it
--- or the error WRONGTYPE: a key of the lock holds another type of value
+-- Returns {REVOKED, owner, token or ''}, or {FREE}
+--      or {FOREIGN, owner}: other software wrote the lock, so its owner is not known as JSON; nothing
+--         was revoked, call again with the owner
+--      or the error WRONGTYPE: a key of the lock holds another type of value
 --
--- Races: the holder is told in the same step, and so is the next waiter. Revoking does not reach a
--- holder that cannot be told: its fencing token does, since the next grant has a newer one.
+-- Races: the holder and the next waiter are notified in the same step. A holder that cannot be
+-- notified is stopped by its fencing token, because the next grant has a newer one.
 -- @include lock
 local REVOKED = 0
 local FREE = 1

@@ -1,12 +1,13 @@
--- lock_settle: tells of the end of a lock that has ended with nobody there to say so.
+-- lock_settle: publishes the end of a lock that has ended, if no other call has done so.
 --
 -- KEYS[1..7] – the lock's keys (include/lock.lua)
 -- ARGV[1] – name      ARGV[2] – name as JSON string
 --
--- Returns {left}: in how many ms the lease of the lock ends; -1 if none of ours holds it.
+-- Returns {left}: time in ms until the lease of the lock ends; -1 if it is not held through Rollcall.
 --
--- Races: many may look at one lock; the record goes with the first that finds it ended, in the step
--- that tells. A lock that was extended meanwhile keeps its entry in the index, with the new time.
+-- Races: several nodes may check one lock. The first that finds it ended removes the record and
+-- publishes the end in one step. A lock that was extended in the meantime keeps its entry in the
+-- index, with the new time.
 -- @include lock
 local record, held_by = look(ARGV[1], ARGV[2])
 if record then

@@ -1,5 +1,5 @@
--- metadata_commit: writes what changes have made of a channel's record, if the record is still the
--- one that they were computed on and the locks that they ask for are held, and publishes their events.
+-- metadata_commit: writes the result of changes to a channel's record and publishes their events, if
+-- the record is still the one that the changes were computed on, and if the required locks are held.
 --
 -- KEYS[1]  – prs:{chan:<type>:<name>}:meta
 -- KEYS[2]  – prs:{chan:<type>:<name>}:meta_events (channel)
@@ -9,22 +9,24 @@
 -- ARGV[2] – majorRevision that they were computed on (exact text, '' for missing)
 -- ARGV[3] – majorRevision after them, '' to write nothing
 -- ARGV[4] – totalCount after them
--- ARGV[5] – how many events there are
--- ARGV[6] – how long the record lives after them (ms), '' for until it is changed again
--- ARGV[7..] – for each lock: who must own it ('' for nobody), fencing token of the grant ('' for none)
+-- ARGV[5] – number of events
+-- ARGV[6] – how long the record lives after them (ms), '' if it does not expire
+-- ARGV[7..] – for each lock: the required owner ('' for none), fencing token of the grant ('' for
+--             none)
 -- then for each event: its text before the timestamp, its text after it
--- then the items after the changes: the parts between which the time belongs
+-- then the items after the changes: the parts between which the time is inserted
 --
--- Returns {COMMITTED, now, the same in ISO 8601 if it was put between parts, else ''}
---      or {LOCKED, lock, NOT_HELD | HELD_BY_OTHER | OUTRUN | UNREADABLE, newest token or '', …}: three
---         for each lock that does not let the changes through; locks are counted from 0
---      or {CHANGED, items, majorRevision, now}: the locks let them through, but the record is this one
+-- Returns {COMMITTED, now, the same in ISO 8601 if it was inserted between parts, else ''}
+--      or {LOCKED, lock, NOT_HELD | HELD_BY_OTHER | OUTRUN | UNREADABLE, newest token or '', …}:
+--         three values for each lock that does not allow the changes; locks are counted from 0
+--      or {CHANGED, items, majorRevision, now}: the locks allow them, but the stored record is this
+--         one
 -- Only COMMITTED has written anything.
 --
--- Races: compare, check of the locks, write and events are one step, so of two changes that were
--- computed on one record only the first is written; the other gets the record back and is computed
--- anew. The whole text is compared: nodes that know nothing of this script check first and write
--- later, so they can write the same majorRevision twice, with other items.
+-- Races: comparison, check of the locks, write and events are one step. Of two changes that were
+-- computed on one record, only the first is written. The other gets the record back and is computed
+-- again. The whole text is compared, because legacy nodes check first and write later, so they can
+-- write the same majorRevision twice with different items.
 -- @include now
 -- @include event
 -- @include may_publish

@@ -1,6 +1,6 @@
--- metadata_commit_json: as metadata_commit.lua, for records that are RedisJSON documents
--- `{majorRevision, totalCount, items, id}`. Items that changed are written by path; nothing else of the
--- document is read or sent.
+-- metadata_commit_json: like metadata_commit.lua, for records that are RedisJSON documents
+-- `{majorRevision, totalCount, items, id}`. Changed items are written by path. The rest of the
+-- document is neither read nor sent.
 --
 -- KEYS[1]  – prs:{chan:<type>:<name>}:meta
 -- KEYS[2]  – prs:{chan:<type>:<name>}:meta_events (channel)
@@ -9,26 +9,28 @@
 -- ARGV[1] – majorRevision that the changes were computed on ('' for no document)
 -- ARGV[2] – majorRevision after them, '' to write nothing
 -- ARGV[3] – totalCount after them
--- ARGV[4] – how many events there are
--- ARGV[5] – how long the record lives after them (ms), '' for until it is changed again
--- ARGV[6] – how many items changed; -1 for all of them
+-- ARGV[4] – number of events
+-- ARGV[5] – how long the record lives after them (ms), '' if it does not expire
+-- ARGV[6] – number of changed items; -1 for all of them
 -- ARGV[7] – id of the document that the changes were computed on ('' for none)
--- ARGV[8] – id for the document, if this makes or replaces it, or if it has none
--- ARGV[9..] – for each lock: who must own it ('' for nobody), fencing token of the grant ('' for none)
+-- ARGV[8] – id for the document, if this creates or replaces it, or if it has none
+-- ARGV[9..] – for each lock: the required owner ('' for none), fencing token of the grant ('' for
+--             none)
 -- then for each event: its text before the timestamp, its text after it
--- then for each item that changed: its path, its text before the time, its text after it ('' if the
---         time is not in it); or all items: the parts between which the time belongs
+-- then for each changed item: its path, its text before the time, its text after it ('' if the item
+--         does not contain the time); or all items: the parts between which the time is inserted
 --
 -- Returns {COMMITTED, now, the same in ISO 8601, id of the document}
---      or {LOCKED, lock, NOT_HELD | HELD_BY_OTHER | OUTRUN | UNREADABLE, newest token or '', …}: three
---         for each lock that does not let the changes through; locks are counted from 0
---      or {CHANGED, items, majorRevision, now, id}: the locks let them through, but the record is this one
+--      or {LOCKED, lock, NOT_HELD | HELD_BY_OTHER | OUTRUN | UNREADABLE, newest token or '', …}:
+--         three values for each lock that does not allow the changes; locks are counted from 0
+--      or {CHANGED, items, majorRevision, now, id}: the locks allow them, but the stored record is
+--         this one
 -- Only COMMITTED has written anything.
 --
--- Races: as in metadata_commit.lua, but id and majorRevision tell whether the record is another one: only
--- this script writes such documents, and it never gives a majorRevision twice under one id. A document
--- that others have deleted (or that has expired) begins with majorRevision 1 again, and may reach any
--- revision that a node remembers of the one before; its id is another one.
+-- Races: as in metadata_commit.lua, but records are compared by id and majorRevision. This is
+-- sufficient, because only this script writes such documents, and it never uses a majorRevision twice
+-- with one id. After a document was deleted or has expired, the next one begins with majorRevision 1
+-- again, and may reach any revision that a node remembers of the former document. Its id differs.
 -- @include now
 -- @include event
 -- @include iso
@@ -46,7 +48,7 @@ if #refused > 0 then
   return { LOCKED, unpack(refused) }
 end
 
--- A part of the document, as JSON text: '' without a document, 'unreadable' if it has no such part.
+-- A part of the document as JSON text: '' without a document, 'unreadable' if the part is missing.
 local kind = redis.call('TYPE', KEYS[1]).ok
 local function part(path)
   if kind == 'none' then
@@ -61,7 +63,7 @@ end
 
 local major, id = part('.majorRevision'), part('.id')
 if id == 'unreadable' then
-  -- An older document, or one of somebody else.
+  -- A document of an older version or of other software.
   id = ''
 end
 if major ~= ARGV[1] or id ~= ARGV[7] then

@@ -1,23 +1,23 @@
--- patch_check: lets a transaction that writes a patched state into a key of its own through, or makes
--- it come to nothing. Sent as WATCH KEYS[1] KEYS[2] · this script · MULTI … EXEC, in one go.
+-- patch_check: lets a transaction that writes a patched state under a separate key pass, or makes it
+-- abort. Sent as WATCH KEYS[1] KEYS[2] · this script · MULTI … EXEC, in one pipeline.
 --
 -- KEYS[1] – prs:conn:<connId>   KEYS[2] – prs:conn:<connId>:state
 -- ARGV[1] – userId   ARGV[2] – roomId   ARGV[3] – the connection's epoch
--- ARGV[4] – state_rev as the caller knows it   ARGV[5] – how long KEYS[2] is (bytes)
--- ARGV[6] – the time (ms) that the event says
+-- ARGV[4] – state_rev that the caller knows   ARGV[5] – length of KEYS[2] (bytes)
+-- ARGV[6] – the time (ms) in the event
 --
--- Returns {PASSED, now} or {REFUSED, now}. REFUSED has touched a watched key, so EXEC does nothing.
+-- Returns {PASSED, now} or {REFUSED, now}. REFUSED has modified a watched key, so EXEC aborts.
 --
--- Races: whatever another client writes to the connection between this script and EXEC makes EXEC
--- do nothing, too. The script recognises the state that the patch was merged into without reading it:
--- only Rollcall writes KEYS[2], and raises state_rev each time; others write a state into the hash.
--- Everything runs in pcall, because an error that left the script would let the transaction through.
+-- Races: if another client writes to the connection between this script and EXEC, EXEC aborts too.
+-- The script recognises the state that the patch was merged into without reading it: only Rollcall
+-- writes KEYS[2], and increments state_rev each time. Other software writes a state into the hash.
+-- Everything runs in pcall, because an uncaught error would let the transaction pass.
 -- @include now
 -- @include event
 local PASSED = 0
 local REFUSED = 1
 
--- By how much the time in the event may be late. Beyond it heartbeat.lua writes the patch.
+-- Maximum delay of the time in the event (ms). If it is exceeded, heartbeat.lua writes the patch.
 local MAX_LATE_MS = 250
 
 local function passes()

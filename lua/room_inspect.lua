@@ -1,18 +1,20 @@
--- room_inspect: what there is to do in a room that may be due.
+-- room_inspect: what has to be done in a room that may be due.
 --
 -- KEYS[1] – prs:{room}:last_seen   KEYS[2] – prs:{room}:conn_meta   KEYS[3] – prs:{room}:conns
 -- KEYS[4] – prs:{room}:members
 -- KEYS[5] – on layouts with an outbox: prs:{room}:unsettled
 --
--- ARGV[1] – ttl (ms)   ARGV[2] – how many candidates at most
+-- ARGV[1] – ttl (ms)   ARGV[2] – maximum number of candidates
 --
--- Returns {state, wait, connId, conn_meta, …}. state: EMPTY: nothing is left of the room; UNSETTLED: its
--- outbox has entries that nobody has applied; UNEQUAL: its indices do not have the same size; else SOUND.
--- wait: in how many ms anything in it can be due (0: now; -1: nobody is there). Then those connections
--- that were last heard of longer ago than the ttl, or in the future, with the raw conn_meta ('' if
--- missing).
+-- Returns {state, wait, connId, conn_meta, …}
+-- state: EMPTY: nothing is left of the room; UNSETTLED: its outbox has entries that are not applied;
+-- UNEQUAL: its indices differ in size; otherwise SOUND.
+-- wait: time in ms until a connection in it can be due (0: now; -1: the room is empty).
+-- Then the connections that were last seen longer ago than the ttl, or in the future, with the raw
+-- conn_meta ('' if missing).
 --
--- Races: nothing is written. Times of this server do not leave it: another has another clock.
+-- Races: nothing is written. The reply has no times of this server, because other servers have other
+-- clocks.
 -- @include now
 -- @include event
 -- @include impossible

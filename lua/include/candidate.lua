@@ -1,11 +1,12 @@
 -- @include now
 -- @include event
 -- @include leave_room
--- What reap and repair are given alike: a room (ARGV[1..3]) and connections of it, each with six arguments.
--- Include room_v1 or room_slotted before this.
+-- The arguments that reap and repair share: a room (ARGV[1..3]) and connections of it, each with six
+-- arguments. Include room_v1 or room_slotted before this.
 local room, room_json, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
--- candidate: the i-th (0-based) connection; `first`: the index of the first one's first argument.
+-- candidate: the i-th (0-based) connection; `first`: the index of the first argument of the first
+-- one.
 local function candidate(i, first)
   local arg, c = first + 6 * i, candidate_keys(i)
   c.conn, c.conn_json, c.user, c.user_json = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
@@ -13,12 +14,13 @@ local function candidate(i, first)
   return c
 end
 
--- time_left: how long a connection's hash still lives, in ms; nil if it is dead. The second value
--- says that it had no TTL, and so would never have died (half-written, or made by hand): then it has
--- as long as it was last heard of, by its own word. The key of its state goes with it.
--- A hash that was last heard of in the future is older than a step back of the server's clock: its TTL ends
--- at a time of the clock before, and is shortened by as much. A TTL that ends before that time was not set
--- by that clock (a legacy node wrote last_seen_ms by its own, which is ahead), and is right.
+-- time_left: the remaining lifetime of a connection's hash in ms; nil if it is dead. The second value
+-- says that the hash had no TTL, and would never have expired (it was half-written, or created by
+-- hand). It then gets one ttl from its last_seen_ms. The key of the state gets the same TTL.
+-- If last_seen_ms is in the future, the server's clock was set back after it was written. The TTL
+-- then refers to the former clock, and is shortened by the difference. A TTL that ends before
+-- last_seen_ms was not set by the former clock, and is correct: a legacy node wrote last_seen_ms from
+-- its own clock, which is ahead.
 local function time_left(conn_key, state_key, last_seen)
   local left = redis.call('PTTL', conn_key)
   local ahead = (tonumber(last_seen) or 0) - now
@@ -41,10 +43,11 @@ local function time_left(conn_key, state_key, last_seen)
   return nil, 1
 end
 
--- look_again: what has become of a candidate: for how long it still lives in this room (ms; nil if it
--- does not); how many hashes without a TTL were put right (0 or 1); where its hash says that it is.
+-- look_again: reads a candidate again. Returns its remaining lifetime in this room (ms; nil if it
+-- does not live here) and the number of corrected hashes without a TTL (0 or 1). Sets c.hash_room and
+-- c.hash_user from its hash.
 local function look_again(c)
-  -- A key of another type is no connection: an error reply has no fields, so it counts as missing.
+  -- A key of another type is not a connection. An error reply has no fields, so it counts as missing.
   local hash = redis.pcall('HMGET', c.key, 'room_id', 'user_id', 'last_seen_ms')
   c.hash_room, c.hash_user, c.last_seen = hash[1], hash[2], hash[3]
   if c.hash_room ~= room then
@@ -53,14 +56,14 @@ local function look_again(c)
   return time_left(c.key, c.state_key, c.last_seen)
 end
 
--- is_as_read: whether its conn_meta is still what was read; if not, it has been joined anew.
+-- is_as_read: whether conn_meta is still what was read. If not, the connection was joined again.
 local function is_as_read(c)
   return (redis.call('HGET', at.conn_meta, c.conn) or '') == c.meta
 end
 
--- remove_dead: takes a dead connection out of the room's indices and publishes its `leave` (reason
--- "timeout"; not if nobody knows the user). Says whether the room knew it: if not, somebody else has
--- removed and announced it.
+-- remove_dead: removes a dead connection from the room's indices and publishes its `leave` (reason
+-- "timeout"), unless the user is unknown. Returns whether the room's indices had the connection. If
+-- not, another client has removed it and published its `leave`.
 local function remove_dead(c)
   if not c.hash_room then
     redis.call('DEL', c.state_key)

@@ -1,3 +1,3 @@
--- CHECK_MEMBER: on the layout slotted, a member of every shard of the due index that has rooms: when
--- the shard is to be checked. No room has the empty id.
+-- CHECK_MEMBER: on the layout slotted, a member of every shard of the due index that has rooms. Its
+-- score is the time of the shard's next check. No room has the empty id.
 local CHECK_MEMBER = ''

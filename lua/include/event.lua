@@ -1,7 +1,7 @@
 -- @include integer
 
--- presence_event: the JSON text of one presence event. Ids arrive as JSON strings and the state as
--- JSON text; nothing is decoded or encoded here.
+-- presence_event: the JSON text of one presence event. Ids are JSON strings and the state is JSON
+-- text; nothing is decoded or encoded here.
 local function presence_event(kind, room_json, user_json, conn_json, state_json, ts, epoch, reason)
   local tail = '}'
   if reason then

@@ -1,7 +1,7 @@
 -- @include marks
--- forget_room: takes an empty room out of the global indices, and the mark with the last room of the
--- shard, so that nothing is left when everybody is gone. These keys belong to all rooms: one of another
--- type must not end a script that has already written.
+-- forget_room: removes an empty room from the global indices, and the mark together with the last
+-- room of the shard, so that no keys remain without connections. These keys belong to all rooms. One
+-- of another type must not abort a script that has already written.
 local function forget_room(active, due, room)
   redis.pcall('SREM', active, room)
   redis.pcall('ZREM', due, room)

@@ -1,5 +1,5 @@
--- The steps of a heartbeat, on every layout. The script that includes this has defined `at`, the keys that
--- events need, and `may_adopt`: whether a heartbeat may bring an epoch that is higher than the stored one.
+-- The steps of a heartbeat, for all layouts. The including script has defined `at`, the keys for
+-- events, and `may_adopt`: whether the epoch of a heartbeat may be higher than the stored one.
 -- @include now
 -- @include event
 local REFRESHED = 0
@@ -52,8 +52,9 @@ if ARGV[9] == '1' then
 end
 
 local seen = integer(now)
--- A server that is out of memory refuses a script's HSET as long as it has written nothing. A patch
--- is to be refused then, so its HSET comes first; a mere heartbeat is not, so PEXPIRE does.
+-- A server that is out of memory refuses the HSET of a script that has not written anything. A patch
+-- must be refused then, so its HSET comes first. A heartbeat without a patch must not be refused, so
+-- its PEXPIRE comes first.
 if after ~= '' then
   check_publish_acl(at)
   if separate then

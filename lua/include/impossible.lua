@@ -1,6 +1,6 @@
--- add_impossible: adds members of a sorted set whose score, a time, lies after the latest that it can be,
--- up to so many members in all. Such times are left from before a step back of the server's clock, or come
--- from the clocks of legacy nodes.
+-- add_impossible: adds members of a sorted set whose score, a time, is later than the latest possible
+-- time, up to `most` members in all. Such times were written before the server's clock was set back,
+-- or come from the clocks of legacy nodes.
 local function add_impossible(members, key, latest, most)
   if #members < most then
     local more = redis.call('ZRANGEBYSCORE', key, string.format('(%.0f', latest), '+inf', 'LIMIT', 0,

@@ -1,10 +1,10 @@
--- iso_time(ms): milliseconds since 1970 as ISO 8601, in UTC, as JavaScript writes it. The date is
--- counted in years that begin in March, so that the day of a leap year comes last.
+-- iso_time(ms): milliseconds since 1970 as ISO 8601, in UTC, in the format of JavaScript. The
+-- calculation uses years that begin in March, so that the leap day is the last day of a year.
 local function iso_time(ms)
   local seconds = math.floor(ms / 1000)
   local days = math.floor(seconds / 86400)
   local second = seconds - days * 86400
-  -- Days since 1 March of the year 0; 400 years have 146097.
+  -- Days since 1 March of the year 0. 400 years have 146097 days.
   local day = days + 719468
   local era = math.floor(day / 146097)
   day = day - era * 146097

@@ -1,9 +1,9 @@
--- The steps of a join, on every layout. The script that includes this has defined, by its own keys:
+-- The steps of a join, for all layouts. The including script has defined, for its own keys:
 -- `at`: the keys of the connection's place;
--- `places`: how many places there are to be left first; `place_keys(i)`: the keys of the i-th (0-based), and
+-- `places`: the number of places to leave first; `place_keys(i)`: the keys of the i-th (0-based), and
 -- a table with those of its user; `first_epoch(least)`: the lowest epoch that the join may get;
--- `refuse_epoch(epoch, least)`: what to answer if it must not get `epoch`; `index_join`: the indices that the
--- layouts keep each in its own way.
+-- `refuse_epoch(epoch, least)`: the reply if it must not get `epoch`; `index_join`: writes the
+-- indices that differ between the layouts.
 local JOINED = 0
 local ELSEWHERE = 1
 local GHOST = 2
@@ -13,7 +13,7 @@ local conn_json, user_json, room_json = ARGV[4], ARGV[5], ARGV[6]
 local state, ttl = ARGV[7], ARGV[8]
 local stored = ARGV[10] == '' and state or ARGV[10]
 
--- The number of the given place that fits, or nil. A ghost's user is what its conn_meta says.
+-- The index of the given place that matches, or nil. The user of a ghost is taken from its conn_meta.
 local function given(old_room, old_user, meta)
   for i = 0, places - 1 do
     local arg = 13 + 6 * i
@@ -77,14 +77,15 @@ if previous then
   leave_place(previous, old_epoch, 'replaced')
 end
 
--- SET or HSET first: a server that is out of memory refuses it, and with it the whole join, only as
--- long as the script has written nothing (a DEL, even of nothing, would count).
--- What each heartbeat looks for comes first: a small hash is searched from its beginning.
+-- SET or HSET first: a server that is out of memory refuses it, and thereby the whole join, only if
+-- the script has not written anything. A DEL would count as a write even if there is nothing to
+-- delete.
+-- The fields that heartbeats read come first, because a small hash is searched from its beginning.
 local fields = { 'epoch', integer(epoch), 'last_seen_ms', integer(now),
   'conn_id', conn, 'user_id', user, 'room_id', room }
 if ARGV[12] == '1' then
   redis.call('SET', at.conn_state, stored, 'PX', ttl)
-  -- A hash with a state_rev and no state: the state is in the key.
+  -- A hash with a state_rev and without a state: the state is under the separate key.
   fields[11], fields[12] = 'state_rev', '1'
 else
   fields[11], fields[12] = 'state', stored
@@ -94,7 +95,7 @@ if ARGV[11] ~= '' then
 end
 redis.call('HSET', at.conn, unpack(fields))
 if redis.call('HLEN', at.conn) ~= #fields / 2 then
-  -- Whatever else a hash of before held is gone.
+  -- The hash has other fields from before, so it is replaced.
   redis.call('DEL', at.conn)
   redis.call('HSET', at.conn, unpack(fields))
 end

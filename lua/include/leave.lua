@@ -1,4 +1,4 @@
--- The steps of a leave, on every layout. The script that includes this has defined `at`, the keys of the
+-- The steps of a leave, for all layouts. The including script has defined `at`, the keys of the
 -- connection's place.
 local LEFT = 0
 local UNKNOWN = 1
@@ -6,7 +6,7 @@ local ELSEWHERE = 2
 local EARLY = 3
 local NEWER = 4
 
--- An epoch that is further ahead of the clock was given by a caller; waiting is no help.
+-- A caller gave an epoch that is further ahead of the clock. Waiting would not help.
 local MAX_WAIT = 5
 
 local conn, user, room = ARGV[1], ARGV[2], ARGV[3]

@@ -1,13 +1,14 @@
--- Users with more connections than this are taken to be in a room with any of them.
+-- A user with more connections than this counts as being in a room without an exact check.
 local MAX_LOOKED_AT = 256
--- Of a user's connections, how many are looked at before all that are in the room are asked for.
+-- Number of a user's connections that are sampled before all of them are intersected with the room.
 local MAX_SAMPLED = 8
 
--- user_is_in: whether a connection of the user is in the room, as that user's. Costs at most the
--- smaller of the two sets, and usually stops at the first hit; the size of the room is no factor.
--- A connection id can be in the room as somebody else's, who expired there under that id: so what is
--- found counts only if its conn_meta does not name another user.
--- SINTERCARD came with Redis 7; SINTER answers the same on Redis 6.
+-- user_is_in: whether a connection of the user is in the room as that user. The cost is at most
+-- proportional to the smaller of the two sets, and usually that of the first hit. It does not depend
+-- on the size of the room.
+-- A connection id can be in the room for another user, if that user's connection with the same id
+-- expired there. A connection therefore only counts if its conn_meta does not name another user.
+-- SINTERCARD requires Redis 7. On Redis 6, SINTER gives the same answer.
 local function user_is_in(room_conns, conn_meta, user_conns, user_json)
   local count = redis.pcall('SINTERCARD', 2, user_conns, room_conns, 'LIMIT', 1)
   if count == 0 then
@@ -15,11 +16,12 @@ local function user_is_in(room_conns, conn_meta, user_conns, user_json)
   end
   local size = redis.pcall('SCARD', user_conns)
   if type(size) ~= 'number' then
-    -- Of another type: repair adds the user again if another connection is there.
+    -- The key has another type. Repair adds the user again if another connection is in the room.
     return false
   end
   if size > MAX_SAMPLED then
-    -- Where many are in the room, a few tell; what would cost is to get all of them for each leave.
+    -- If many are in the room, a small sample is enough. Reading all of them for each leave would be
+    -- costly.
     local some = redis.call('SRANDMEMBER', user_conns, MAX_SAMPLED)
     for i = 1, #some do
       local meta = redis.call('HGET', conn_meta, some[i])
@@ -43,18 +45,19 @@ local function user_is_in(room_conns, conn_meta, user_conns, user_json)
   return false
 end
 
--- leave_room: takes one connection out of every index of a room, the user out of `members` when
--- it was the last of theirs there, and the room out of the indices of rooms when it is empty.
+-- leave_room: removes one connection from every index of a room, the user from `members` if it was
+-- the user's last one there, and the room from the indices of rooms if it is empty.
 -- `at`: the room's keys. `member`: the connection: conn, user, user_json, and its keys user_conns and
--- user_rooms. `epoch`: of the join that is over. `keep_user_conn`: the connection lives on in another room of
--- the same user. Returns how many of the room's own indices had it (0: somebody else removed it).
+-- user_rooms. `epoch`: that of the join that is over. `keep_user_conn`: the connection lives on in
+-- another room of the same user. Returns how many of the room's own indices had it (0: another client
+-- removed it).
 -- Include indices_v1 or indices_slotted before this.
 local function leave_room(at, room, member, epoch, keep_user_conn)
   local known = redis.call('SREM', at.conns, member.conn)
     + redis.call('ZREM', at.last_seen, member.conn)
     + redis.call('HDEL', at.conn_meta, member.conn)
   if not keep_user_conn then
-    -- The room has been written already: a user's key of another type must not end the script here.
+    -- The room was already written, so a user's key of another type must not abort the script here.
     redis.pcall('SREM', member.user_conns, member.conn)
   end
   if not user_is_in(at.conns, at.conn_meta, member.user_conns, member.user_json) then

@@ -1,25 +1,25 @@
 -- @include integer
 -- @include now
 -- @include may_publish
--- What the scripts of locks share. Their KEYS are always the same:
+-- Shared parts of the lock scripts. They all have the same KEYS:
 --   KEYS[1] – prs:lock:<name>        KEYS[2] – its newest token    KEYS[3] – the record of its holder
 --   KEYS[4] – the queue of waiters   KEYS[5] – the living: wake channel of a node → until when (ms)
 --   KEYS[6] – its events (channel)
---   KEYS[7] – index: lock → when its lease ends; absent where the node writes the index in a step of its own
--- A waiter is '<number> <wake channel of its node>'. The channels that are published to are read from
--- what the nodes themselves wrote: none is built here.
-
--- Any of these scripts may find that a lock has ended, and tells it in the same step.
+--   KEYS[7] – index: lock → when its lease ends; absent if the node writes the index with a separate
+--             call
+-- A waiter is '<number> <wake channel of its node>'. Scripts publish only to channels that they read
+-- from what nodes wrote. They do not build channel names.
+-- Any of these scripts may find that a lock has ended. It publishes the end in the same step.
 may_publish(KEYS[6])
 
--- Waiters of nodes that are gone which one call takes out.
+-- Maximum number of waiters of dead nodes that one call removes.
 local MAX_DEAD = 64
 
--- How long a node counts as living after it was heard of (ms), as src/lock/queued_lock.rs sends it. A score that
--- lies further in the future was written before the clock was set back.
+-- How long a node counts as alive after its last call (ms), as src/lock/queued_lock.rs sends it. A
+-- score further in the future was written before the clock was set back.
 local MAX_LIVING = 1500
 
--- read: like redis.call; nil and true for a key that holds another type of value.
+-- read: like redis.call; returns nil and true for a key of another type.
 local function read(...)
   local answer = redis.pcall(...)
   if type(answer) == 'table' and answer.err then
@@ -31,13 +31,13 @@ local function read(...)
   return answer
 end
 
--- corrupt: the answer of a script that cannot serve this lock. Others are not affected.
+-- corrupt: the reply of a script that cannot serve this lock. Other locks are not affected.
 local function corrupt()
   return redis.error_reply('WRONGTYPE a key of this lock holds another type of value')
 end
 
--- indexed, forgotten: what the index is told of the lock. The index is a hint of where to look, so an
--- index of another type fails no lock; lock_due.lua replaces it.
+-- indexed, forgotten: update the lock's entry in the index. The index is a hint, so an index key of
+-- another type does not fail a lock; lock_due.lua replaces it.
 local function indexed(name, ends)
   if KEYS[7] then
     redis.pcall('ZADD', KEYS[7], ends, name)
@@ -52,7 +52,7 @@ end
 
 local BY, OWNER, OWNER_JSON, TOKEN, ENDS, WAKE, NUMBER, TTL = 1, 2, 3, 4, 5, 6, 7, 8
 
--- emit: publishes an event of the lock. An empty owner_json: nobody is to be told.
+-- emit: publishes an event of the lock, unless owner_json is empty.
 local function emit(kind, name_json, owner_json, token)
   if owner_json ~= '' then
     redis.call('PUBLISH', KEYS[6], '{"type":"' .. kind .. '","name":' .. name_json
@@ -61,19 +61,20 @@ local function emit(kind, name_json, owner_json, token)
   end
 end
 
--- notify_holder: has the node of a holder know at once that its lock is gone.
+-- notify_holder: notifies the holder's node at once that it has lost the lock.
 local function notify_holder(record)
   if record[WAKE] ~= '' then
     redis.call('PUBLISH', record[WAKE], 'lost ' .. record[NUMBER])
   end
 end
 
--- look: the record of the holder, or nil if the lock is not held by one of ours; what the lock's own key
--- holds; and true if a key that says so holds something else. A record whose lock has ended is removed
--- here, and the end told in the same step: so it is told once, whoever looks first. Before its time only
--- others can have taken it away. A lease that ends further in the future than it is long was granted
--- before the clock was set back: it gets its length from now, and so does the key's TTL, which follows
--- the clock too. A holder that lives renews it before that is over.
+-- look: returns the record of the holder (nil if the lock is not held through Rollcall), the value of
+-- the lock's own key, and true if a key has another type.
+-- If the lock of the record has ended, the record is removed and the end is published in the same
+-- step. The end is therefore published exactly once. Before the lease ends, only other software can
+-- have removed the lock. A lease that ends later than its full length from now was granted before the
+-- clock was set back. It is shortened to its full length from now, and so is the key's TTL, which
+-- also follows the clock. A live holder renews the lease before that time.
 local function look(name, name_json)
   local owner, unreadable = read('GET', KEYS[1])
   local record, foreign = read('HMGET', KEYS[3], 'by', 'owner', 'json', 'token', 'ends', 'wake',
@@ -92,7 +93,8 @@ local function look(name, name_json)
   if owner == record[OWNER] and now < ends then
     if ttl and ends > now + ttl then
       record[ENDS] = integer(now + ttl)
-      -- First: a server without memory refuses HSET, but only while nothing is written.
+      -- PEXPIRE first: a server that is out of memory refuses HSET, but only until the script has
+      -- written something.
       redis.call('PEXPIRE', KEYS[1], ttl)
       redis.call('HSET', KEYS[3], 'ends', record[ENDS])
       indexed(name, record[ENDS])
@@ -106,8 +108,9 @@ local function look(name, name_json)
   return nil, owner, unreadable
 end
 
--- first_waiter: who is to have the lock next, its wake channel and number; nil if nobody waits,
--- false if there are more dead before it than one call takes out. `mine` is alive: it asks.
+-- first_waiter: the next waiter for the lock, its wake channel and its number; nil if there is none,
+-- false if more dead waiters come before it than one call removes. `mine` is the caller, so it is
+-- alive.
 local function first_waiter(mine)
   for _ = 1, MAX_DEAD do
     local waiter = redis.call('ZRANGE', KEYS[4], 0, 0)[1]
@@ -121,7 +124,7 @@ local function first_waiter(mine)
     local lives_until = wake and tonumber(redis.call('ZSCORE', KEYS[5], wake) or '')
     if lives_until and lives_until > now then
       if lives_until > now + MAX_LIVING then
-        -- The clock was set back. A node that lives says so again within this time.
+        -- The clock was set back. A live node refreshes its entry within this time.
         redis.call('ZADD', KEYS[5], integer(now + MAX_LIVING), wake)
       end
       return waiter, wake, number
@@ -134,8 +137,8 @@ local function first_waiter(mine)
   return false
 end
 
--- wake_next: tells the first waiter, and nobody else, that the lock is free. A queue that cannot be read
--- has nobody to tell, and must not fail what was done before.
+-- wake_next: notifies only the first waiter that the lock is free. A queue that cannot be read has no
+-- waiters to notify, and must not fail what was done before.
 local function wake_next()
   local readable, waiter, wake, number = pcall(first_waiter, '')
   if readable and waiter then
@@ -143,7 +146,8 @@ local function wake_next()
   end
 end
 
--- leave_queue: whether the waiter was in it. With the last one goes the record of the living.
+-- leave_queue: whether the waiter was in the queue. Removing the last waiter also removes the key of
+-- the living.
 local function leave_queue(waiter)
   local left = read('ZREM', KEYS[4], waiter) == 1
   if left and redis.call('EXISTS', KEYS[4]) == 0 then

@@ -1,10 +1,10 @@
--- Why a lock does not let a change through.
+-- Why a lock does not allow a change.
 local NOT_HELD = 0
 local HELD_BY_OTHER = 1
 local OUTRUN = 2
 local UNREADABLE = 3
 
--- Tokens are whole numbers in decimal digits. As texts they compare exactly, however long they are.
+-- Tokens are whole numbers in decimal digits. Comparing them as texts is exact for any length.
 local function older(a, b)
   return #a < #b or #a == #b and a < b
 end
@@ -27,9 +27,9 @@ local function refusal(lock_key, token_key, actor, token)
   end
 end
 
--- refusals: of the locks whose keys are all KEYS after the first two (key, key of its token), and whose
--- arguments (actor, token) begin at ARGV[first], those that do not let the changes through: three for
--- each, as the commit scripts return them.
+-- refusals: the locks that do not allow the changes, with three values for each, as the commit
+-- scripts return them. The keys of the locks (key, key of its token) are all KEYS after the first
+-- two. Their arguments (actor, token) begin at ARGV[first].
 local function refusals(first)
   local refused = {}
   for i = 0, (#KEYS - 2) / 2 - 1 do

@@ -1,3 +1,3 @@
--- now: the server's own time in milliseconds (never a node's clock), the same for the whole script.
+-- now: the server's time in milliseconds, not that of a node. It is the same for the whole script.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)

@@ -1,10 +1,11 @@
 -- @include may_publish
--- Events on layout slotted. `at.events`: the channel of the room; `at.slot_events`: that of the slot.
--- The last argument is the command that publishes: PUBLISH, or SPUBLISH, which sends events of all rooms to
--- the channel of the slot as well.
+-- Events on the layout slotted. `at.events`: the channel of the room; `at.slot_events`: that of the
+-- slot. The last argument is the publish command: PUBLISH or SPUBLISH. With SPUBLISH, events of all
+-- rooms are also sent to the channel of the slot.
 local PUBLISH = ARGV[#ARGV]
 
--- check_publish_acl: fails before anything is written unless the user may publish the room's events.
+-- check_publish_acl: fails, before anything is written, if the user has no permission to publish the
+-- room's events.
 local function check_publish_acl(at)
   may_publish(at.events, PUBLISH)
   if PUBLISH == 'SPUBLISH' then

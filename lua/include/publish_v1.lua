@@ -1,7 +1,8 @@
 -- @include may_publish
--- Events on layout v1. `at.events`: the channel of the room.
+-- Events on the layout v1. `at.events`: the channel of the room.
 
--- check_publish_acl: fails before anything is written unless the user may publish the room's events.
+-- check_publish_acl: fails, before anything is written, if the user has no permission to publish the
+-- room's events.
 local function check_publish_acl(at)
   may_publish(at.events)
 end

@@ -1,11 +1,11 @@
 -- @include candidate
 -- @include allow_write_on_oom
--- Removes the candidates that are dead, on every layout.
+-- Removes the candidates that are dead, for all layouts.
 local candidates = math.floor((#ARGV - 3) / 6)
 local removed, lag, mended, rescored = 0, 0, 0, 0
--- Candidates that stay, and were last heard of longer ago than our ttl.
+-- Candidates that stay although they were last seen longer ago than our ttl.
 local old = 0
--- When the room comes due again is ttl after this.
+-- The room is due again one ttl after this time.
 local limit = now - ttl
 local oldest = math.huge
 check_publish_acl(at)
@@ -22,7 +22,7 @@ for i = 0, candidates - 1 do
     rescored = rescored + 1
   elseif left then
     old = old + 1
-    -- Last seen longer ago than our ttl and still alive: its own node gave it a longer one.
+    -- Last seen longer ago than our ttl, and still alive: its own node has a longer ttl.
     oldest = math.min(oldest, limit + left)
   elseif is_as_read(c) then
     if remove_dead(c) then

@@ -1,4 +1,4 @@
--- The last change of a record decides how long it lives: `ttl` milliseconds, or for good ('').
+-- record_ttl: sets the TTL of a record to that of the last change: `ttl` milliseconds, or none ('').
 local function record_ttl(key, ttl)
   if ttl == '' then
     redis.call('PERSIST', key)

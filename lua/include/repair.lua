@@ -1,9 +1,9 @@
 -- @include candidate
 -- @include allow_write_on_oom
 -- @include add_member
--- Makes a room agree with the hashes of some of its connections, on every layout. The script that includes
--- this has defined `reindex(c)`, which writes the indices that the layouts keep each in its own way and says
--- how many entries it added, and `member_keys(i)`: the keys of the i-th (0-based) member: user_conns,
+-- Corrects a room from the hashes of some of its connections, for all layouts. The including script
+-- has defined `reindex(c)`, which writes the indices that differ between the layouts and returns how
+-- many entries it added, and `member_keys(i)`: the keys of the i-th (0-based) member: user_conns,
 -- user_rooms.
 local members, lives = tonumber(ARGV[4]), ARGV[5]
 local conns = #lives

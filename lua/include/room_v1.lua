@@ -1,5 +1,5 @@
--- What reap and repair take on layout v1. at: the keys of the room, KEYS[1..7]; candidate_keys: those of the
--- i-th (0-based) connection.
+-- The keys that reap and repair take on the layout v1. at: the keys of the room, KEYS[1..7];
+-- candidate_keys: those of the i-th (0-based) connection.
 local at = {
   conns = KEYS[1], members = KEYS[2], last_seen = KEYS[3], conn_meta = KEYS[4], events = KEYS[5],
   active = KEYS[6], due = KEYS[7],

@@ -1,5 +1,5 @@
--- size: how many members a key has, by the command that counts them; `otherwise` if it is of another type,
--- so that one key that is not ours does not keep a script from the others.
+-- size: the number of members of a key, from the command that counts them; `otherwise` if the key has
+-- another type, so that one foreign key does not fail the script for the other keys.
 local function size(command, key, otherwise)
   local n = redis.pcall(command, key)
   return type(n) == 'number' and n or otherwise

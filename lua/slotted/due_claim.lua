@@ -1,16 +1,16 @@
--- due_claim: takes rooms of one shard in which something may be due now (layout slotted).
+-- due_claim: claims rooms of one shard in which a connection may be due now (layout slotted).
 --
 -- KEYS[1] – the shard of the due index
 --
--- ARGV[1] – how many rooms at most   ARGV[2] – for how long they are taken (ms)
+-- ARGV[1] – maximum number of rooms   ARGV[2] – how long they are claimed (ms)
 -- ARGV[3] – time between two checks of the shard (ms)
--- ARGV[4] – the longest that a room's entry can lie in the future (ms)
+-- ARGV[4] – the furthest that a room's entry can be in the future (ms)
 --
--- Returns {rooms, roomId, …}: how many rooms the shard has; the empty roomId: it is to be checked.
+-- Returns {rooms, roomId, …}: the number of rooms in the shard, and the claimed rooms. The empty
+--         roomId means that the shard is due for a check.
 --
--- Races: taking a room moves its entry forward, so that nobody else is given it in the meantime. A
--- caller that dies leaves the entry as it is: the room comes due again when it was taken for long
--- enough.
+-- Races: claiming a room moves its entry forward, so that no other node gets it in the meantime. If
+-- the caller dies, the entry stays, and the room becomes due again when the claim ends.
 -- @include now
 -- @include event
 -- @include due_check

@@ -1,15 +1,16 @@
--- due_reschedule: notes when rooms of one shard can be due (layout slotted).
+-- due_reschedule: sets when rooms of one shard can be due (layout slotted).
 --
 -- KEYS[1] – the shard of the due index
 --
--- ARGV[1] – '1' if entries may only be made, or lowered
--- ARGV[2..] – for each room: roomId, in how many ms anything in it can be due; -1 if it is gone
+-- ARGV[1] – '1' if entries may only be added or lowered
+-- ARGV[2..] – for each room: roomId, time in ms until a connection in it can be due; -1 if the room
+--             is gone
 --
 -- Returns how many rooms had no entry before.
 --
--- Races: whoever has looked at a room moves its entry only while it is there: the room may have ended
--- since. An entry is a hint. One that is taken out while its room comes to life again is made again by
--- the join, which knows that the room was empty.
+-- Races: after inspecting a room, a node only moves an existing entry, because the room may have
+-- ended since. An entry is a hint. If an entry is removed while a join fills its room again, the join
+-- adds the entry again, because it knows that the room was empty.
 -- @include now
 -- @include event
 -- @include due_check

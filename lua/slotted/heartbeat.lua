@@ -1,5 +1,5 @@
--- heartbeat: refreshes one connection with all that a heartbeat can bring: a patched state, a
--- higher epoch, a place that has to be checked (layout slotted).
+-- heartbeat: refreshes one connection with a patched state, a higher epoch, or a place that has to be
+-- checked (layout slotted).
 --
 -- KEYS[1] – prs:{room}:conn:<connId>   KEYS[2] – prs:{room}:last_seen   KEYS[3] – prs:{room}:conn_meta
 -- KEYS[4] – prs:{room}:events (channel)   KEYS[5] – prs:{room}:conn:<connId>:state
@@ -7,34 +7,35 @@
 --
 -- ARGV[1] – connId   ARGV[2] – userId   ARGV[3] – roomId   ARGV[4..6] – the same as JSON strings
 -- ARGV[7] – ttl (ms)
--- ARGV[8] – epoch that the caller has, '' for none
+-- ARGV[8] – epoch that the caller gave, '' for none
 -- ARGV[9] – '1' with a patch, '0' without
 -- ARGV[10..12] – with a patch, the state that it was merged into: exactly as it is stored ('' for a
 --            missing one); its `compressed` ('' for none); '1' if it is in KEYS[5], '0' if in the hash
--- ARGV[13] – with a patch: the state after it, '' when that is the same as before
--- ARGV[14..15] – the same as it is to be stored, '' if as it is; its `compressed`, '' for none
--- ARGV[16] – the command that publishes: PUBLISH or SPUBLISH
+-- ARGV[13] – with a patch: the state after it, '' if it is unchanged
+-- ARGV[14..15] – its stored form, '' if it is stored as it is; its `compressed`, '' for none
+-- ARGV[16] – the publish command: PUBLISH or SPUBLISH
 --
 -- Returns {REFRESHED, epoch, now, state_rev after it ('0' unless the state is in KEYS[5]), '1' if a
 --         higher epoch was adopted, else '0'}
 --      or {UNKNOWN}: no such connection
 --      or {STALE, epoch}: the caller's epoch is older than the stored one
 --      or {ELSEWHERE, roomId, userId, epoch}: the connection is in another place
---      or {CONFLICT, state as it is stored, compressed, '1' if it is in KEYS[5] else '0', state_rev}:
---         the stored state is not the one that the patch was merged into
---      or {AHEAD, epoch}: the caller's epoch is higher than the stored one and than this epoch, which is the
---         highest that a heartbeat may bring: one day ahead of the clock
---      or {UNISSUED, epoch}: the caller's epoch is higher than this one, which is stored, and no
---         join has it here
+--      or {CONFLICT, stored state, compressed, '1' if it is in KEYS[5] else '0', state_rev}: the
+--         stored state is not the one that the patch was merged into
+--      or {AHEAD, epoch}: the caller's epoch is higher than the stored one and than this epoch, the
+--         highest that a heartbeat may have: one day ahead of the clock
+--      or {UNISSUED, epoch}: the caller's epoch is higher than this stored one, and no join has it
+--         here
 -- Only REFRESHED has written anything.
 --
--- Races: all checks and writes are one step. Two patches of one connection: the second finds
--- another state than the one it merged into, gets that state back, and is merged anew. Writes by
--- nodes that know nothing of this script are seen too, because the whole text is compared. A state
--- stays where its join has put it; but one that somebody wrote into the hash counts before one in
--- the key. state_rev grows with every write of a state in the key: patch_check.lua recognises it by that.
--- A join that comes too late is taken back by its epoch: so that stays as it is until the join is settled
--- (another one may have had the higher epoch already).
+-- Races: all checks and writes are one step. Of two patches of one connection, the second finds
+-- another state than the one it was merged into, gets that state back, and is merged again. Writes of
+-- legacy nodes are detected too, because the whole text is compared. A state stays where its join put
+-- it. However, a state that other software wrote into the hash takes precedence over one in the key.
+-- state_rev grows with every write of a state in the key, so that patch_check.lua can recognise the
+-- state.
+-- A join that comes too late is undone by its epoch. Therefore the epoch stays unchanged until the
+-- join is confirmed; another join may already have had the higher epoch.
 -- @include publish_slotted
 local at = { events = KEYS[4], slot_events = KEYS[6] }
 local may_adopt = false

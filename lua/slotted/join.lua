@@ -1,31 +1,32 @@
--- join: the step of a join in its room (layout slotted), under an epoch that location_claim.lua gave.
+-- join: the step of a join in its room (layout slotted), with an epoch that location_claim.lua
+-- assigned.
 --
 -- KEYS[1] – prs:{room}:conn:<connId>
 -- KEYS[2] – prs:{room}:conns       KEYS[3] – prs:{room}:members    KEYS[4] – prs:{room}:last_seen
 -- KEYS[5] – prs:{room}:conn_meta   KEYS[6] – prs:{room}:events (channel)
 -- KEYS[7] – prs:{room}:user:<userId>           KEYS[8] – prs:{room}:conn:<connId>:state
 -- KEYS[9] – prs:{room}:unsettled   KEYS[10] – the channel of the slot
--- KEYS[11..] – for each place to be left first, all of this room: its user's connections in the room
+-- KEYS[11..] – for each place to leave first, all of this room: its user's connections in the room
 --
 -- ARGV[1] – connId       ARGV[2] – userId       ARGV[3] – roomId
 -- ARGV[4..6] – the same three as JSON strings
 -- ARGV[7] – state (JSON text)        ARGV[8] – ttl (ms)
 -- ARGV[9] – the epoch that the join gets
--- ARGV[10] – the state as it is to be stored, '' if as it is   ARGV[11] – its `compressed`, '' for none
+-- ARGV[10] – the stored state, '' if it is the text   ARGV[11] – its `compressed`, '' for none
 -- ARGV[12] – '1' to store it in KEYS[8], '0' in the hash
--- ARGV[13..] – for each place to be left first: userId, roomId, both as JSON strings, '' if the
---            connection lives there, else the conn_meta that an expired one left behind, its epoch
--- ARGV[#ARGV] – the command that publishes: PUBLISH or SPUBLISH
+-- ARGV[13..] – for each place to leave first: userId, roomId, both as JSON strings, '' if the
+--              connection lives there, else the conn_meta that an expired one left behind, its epoch
+-- ARGV[#ARGV] – the publish command: PUBLISH or SPUBLISH
 --
 -- Returns {JOINED, epoch, '1' if the room was empty}
 --      or {ELSEWHERE, roomId, userId}: the connection is here as another user, which was not given
 --      or {GHOST, conn_meta}: it expired in this room and is still in the room's indices
 --      or {BEHIND, epoch}: it had this epoch here, which is not lower than the given one
--- But for JOINED nothing was written; call again, with that place too.
+-- Except for JOINED, nothing was written; call again, with that place too.
 --
--- Races: as on v1, within the room. A join of the same user whose connection is here already ends that
--- earlier join without a `leave`: its entry in the outbox is changed, so that the node that applies it
--- looks again.
+-- Races: as on v1, within the room. A join of a connection that is already here as the same user ends
+-- the earlier join without a `leave`. The outbox entry of the earlier join is changed, so that the
+-- node that applies it reads the outbox again.
 -- @include now
 -- @include epoch
 -- @include event
@@ -49,7 +50,7 @@ local function refuse_epoch(epoch, least)
   end
 end
 
--- index_join: `replaced`: the epoch of an earlier join of the same user that this one ends.
+-- index_join: `replaced`: the epoch of an earlier join of the same user that this join ends.
 local function index_join(_, user, conn, epoch, replaced)
   if replaced and redis.call('HEXISTS', at.outbox, replaced .. ':' .. conn) == 1 then
     redis.call('HSET', at.outbox, replaced .. ':' .. conn, '=' .. user)

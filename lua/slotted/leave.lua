@@ -8,9 +8,9 @@
 --
 -- ARGV[1] – connId   ARGV[2] – userId   ARGV[3] – roomId   ARGV[4..6] – the same as JSON strings
 -- ARGV[7] – the reason: left or replaced
--- ARGV[8] – only if its epoch is lower than this; '' in any case. For a join that replaces it, an epoch
---           that joins ignore counts as lower
--- ARGV[9] – the command that publishes: PUBLISH or SPUBLISH
+-- ARGV[8] – leave only if its epoch is lower than this; '' in any case. For a join that replaces it,
+--           an epoch that joins ignore counts as lower
+-- ARGV[9] – the publish command: PUBLISH or SPUBLISH
 --
 -- Returns {LEFT, epoch}
 --      or {UNKNOWN}: no such live connection, nothing written
@@ -18,11 +18,11 @@
 --      or {EARLY, wait}: the clock has not passed the epoch; nothing written, call again in wait ms
 --      or {NEWER, epoch}: its epoch is not lower; nothing written
 --
--- Races: a leave of a former owner finds a newer epoch, and does nothing. Of a reap and a leave, or of two
--- leaves, the first removes and publishes; the other finds no hash. With a rejoin elsewhere, the place that
--- was given no longer fits and nothing is done. With a join that follows within the millisecond of the one
--- before: nothing would remember the epoch, and the new join would get the same again; so a leave waits
--- until the clock has passed it.
+-- Races: a leave of a former owner finds a newer epoch, and does nothing. Of a reap and a leave, or
+-- of two leaves, the first removes and publishes; the other finds no hash. After a rejoin elsewhere,
+-- the given place no longer matches and nothing is done. A join may follow within the same
+-- millisecond as the previous join. After a leave no key would remember the epoch, and the new join
+-- would get the same one again. Therefore a leave waits until the clock has passed the epoch.
 -- @include now
 -- @include epoch
 -- @include event

@@ -1,22 +1,24 @@
--- location_claim: gives a join its epoch and notes where the connection is about to be (layout slotted).
+-- location_claim: assigns an epoch to a join and records the room that the connection is about to
+-- join (layout slotted).
 --
 -- KEYS[1] – prs:at:<connId>
 --
--- ARGV[1] – roomId   ARGV[2] – userId   ARGV[3] – the least epoch that the join may get
--- ARGV[4] – for how long a claim stays that nobody settles (ms)
+-- ARGV[1] – roomId   ARGV[2] – userId   ARGV[3] – the lowest epoch that the join may get
+-- ARGV[4] – how long an unconfirmed claim stays (ms)
 --
 -- Returns {CLAIMED, epoch, field, value, …}: the fields that were there before
---      or {EARLY, wait}: the clock has not come to the epoch; nothing written, call again in wait ms
+--      or {EARLY, wait}: the clock has not reached the epoch; nothing written, call again in wait ms
 --
--- Races: joins of one connection, to whatever rooms, get their epochs here, one after the other; the
--- later one sees the earlier one's claim. A claim is a hint: the room decides who is in it.
+-- Races: all joins of one connection, to any rooms, get their epochs here, one after the other. A
+-- later join sees the claim of an earlier one. A claim is a hint: the room decides which connections
+-- are in it.
 -- @include now
 -- @include event
 -- @include at
 local CLAIMED = 0
 local EARLY = 1
 
--- An epoch that is further ahead of the clock was given by a caller; waiting is no help.
+-- A caller gave an epoch that is further ahead of the clock. Waiting would not help.
 local MAX_WAIT = 5
 
 local before = redis.call('HGETALL', KEYS[1])

@@ -1,20 +1,22 @@
--- location_confirm: notes that a connection has joined a room (layout slotted).
+-- location_confirm: records that a connection has joined a room (layout slotted).
 --
 -- KEYS[1] – prs:at:<connId>
 --
 -- ARGV[1] – roomId   ARGV[2] – userId   ARGV[3] – the join's epoch
--- ARGV[4] – for how long a claim stays that nobody settles (ms)
--- ARGV[5] – '1' by the join itself, whose claim must still be there; '0' by whoever finds the connection
---           in the room
+-- ARGV[4] – how long an unconfirmed claim stays (ms)
+-- ARGV[5] – '1' if the join itself calls, whose claim must still exist; '0' if another node has found
+--           the connection in the room
 --
--- Returns {SETTLED, field, value, …}: older entries, which are gone now
---      or {SUPERSEDED}: a newer join has been settled, or has come and gone; this one's entries are gone
+-- Returns {SETTLED, field, value, …}: older entries, which were removed
+--      or {SUPERSEDED}: a newer join was confirmed, or has come and gone; this one's entries are
+--         removed
 --
--- Races: claims that are newer stay, and are not obeyed: whoever made them leaves this room, or has
--- come to an end. A newer join takes older claims away when it is settled or over: whoever joins
--- with such a claim after that is too late. A newer join of this very room that is settled has replaced
--- this one there, or it has left before this one came: then this one is too late as well. One that has
--- only claimed the room may have left, too: whoever ends it finds this one in the room (location_remove).
+-- Races: newer claims stay, but they do not supersede this join: a newer join that only has a claim
+-- removes the connection from this room, or has ended. When a newer join is confirmed or over, it
+-- removes older claims. A join whose claim was removed is therefore too late. If a newer join of this
+-- same room is confirmed, it has replaced this one there, or it left before this one came; then this
+-- one is too late as well. A newer join that only claimed the room may have left too. The node that
+-- ends it finds this one in the room (location_remove).
 -- @include at
 local SETTLED = 0
 local SUPERSEDED = 1

@@ -1,15 +1,16 @@
--- location_remove: notes that a connection is no longer in a room (layout slotted).
+-- location_remove: records that a connection is no longer in a room (layout slotted).
 --
 -- KEYS[1] – prs:at:<connId>
 --
 -- ARGV[1] – roomId   ARGV[2] – the epoch of the join that is over
--- ARGV[3] – for how long a claim stays that nobody settles (ms)
+-- ARGV[3] – how long an unconfirmed claim stays (ms)
 --
--- Returns {entries, older}: how many entries went; '1' if one of them was that of an older join that was
--- settled in the room. If that one came after the join that is over, it is too late, and is to be ended.
+-- Returns {entries, older}: the number of removed entries; '1' if one of them was that of an older
+--         join that was confirmed in the room. If the older join came after the join that is over, it
+--         is too late and must be ended.
 --
--- Races: a newer join's entries stay. A join that follows within the epoch's millisecond must not get
--- the same epoch again, so the last entry stays until the clock has passed it.
+-- Races: entries of newer joins stay. A join that follows within the epoch's millisecond must not get
+-- the same epoch again, so the last entry stays until the clock has passed the epoch.
 -- @include now
 -- @include event
 -- @include at
@@ -27,7 +28,7 @@ for kind, newest in pairs({ s = epoch, c = claims_until }) do
     end
   end
 end
--- Claims of older joins that have not come yet: they are too late.
+-- Claims of older joins that have not joined yet. These joins are too late.
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   if string.sub(all[i], 1, 2) == 'c:' and epoch_of(all[i + 1]) < claims_until then

@@ -1,19 +1,20 @@
--- lock_note: notes in the index when the leases of locks end (layout slotted, where the index is in
+-- lock_note: writes the ends of lock leases into the index (layout slotted, where the index is in
 -- another slot than the locks).
 --
 -- KEYS[1] – index: lock → when its lease ends
 --
--- ARGV[1] – '1' by whoever is about to take or extend the lock, '0' by whoever has looked at it
--- ARGV[2..] – for each lock: its name, in how many ms its lease ends; -1 if it is not held
+-- ARGV[1] – '1' before a lock is acquired or extended, '0' after a lock was checked
+-- ARGV[2..] – for each lock: its name, time in ms until its lease ends; -1 if it is not held
 --
 -- Returns nothing.
 --
--- Races: it is noted before a lock is taken, so that none is held without an entry, whoever ends half
--- way. An entry that is overdue is being looked at, and may be taken out by whoever does: so it is moved
--- by who takes the lock, and one that is not overdue any more stays.
+-- Races: the entry is written before the lock is acquired, so that no held lock lacks an entry, even
+-- if the caller dies in between. An overdue entry is being checked, and the check may remove it. The
+-- caller that acquires the lock therefore moves an overdue entry, and the check does not remove an
+-- entry that is no longer overdue.
 -- @include now
 -- @include integer
--- How much longer than its last entry the index stays, where nobody is left to look at it (ms).
+-- How much longer the index lives than its last entry, if no node checks it (ms).
 local MAX_LEFT_ALONE = 60000
 
 local taking, longest = ARGV[1] == '1', 0

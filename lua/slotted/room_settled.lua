@@ -1,13 +1,13 @@
--- room_settled: takes out of a room's `unsettled` what has been carried out (layout slotted).
+-- room_settled: removes applied entries from a room's outbox, `unsettled` (layout slotted).
 --
 -- KEYS[1] – prs:{room}:unsettled   KEYS[2] – prs:{room}:conns
 --
--- ARGV[1..] – for each note: its field, its value as it was carried out
+-- ARGV[1..] – for each entry: its field, its value when it was applied
 --
--- Returns {changed, empty}: how many notes are no longer the same; whether (1 or 0) nothing is left of
--- the room.
+-- Returns {changed, empty}: the number of entries that have changed; whether (1 or 0) nothing is left
+--         of the room.
 --
--- Races: a note that was replaced in the meantime stays, and whoever wrote it carries it out.
+-- Races: an entry that was replaced in the meantime stays. The client that replaced it applies it.
 local changed = 0
 for i = 1, #ARGV, 2 do
   if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then

@@ -1,5 +1,5 @@
--- user_index_set: notes in which room a connection of a user is, or that it is no longer there (layout
--- slotted).
+-- user_index_set: records in which room a connection of a user is, or that it is no longer there
+-- (layout slotted).
 --
 -- KEYS[1] – prs:user:<userId>:at
 --
@@ -7,7 +7,7 @@
 --
 -- Returns whether something was written (1 or 0).
 --
--- Races: an older join never replaces a newer one, and ends only itself.
+-- Races: an older join never replaces a newer one, and only removes its own entry.
 -- @include at
 local epoch = tonumber(ARGV[2])
 local value = redis.call('HGET', KEYS[1], ARGV[1])

@@ -1,18 +1,19 @@
--- check_rooms: rooms whose indices do not have the same size, that are empty, or that are not among
--- the active ones. Members may be fewer than connections, but not none, and not more.
+-- check_rooms: finds rooms whose indices differ in size, that are empty, or that are not among the
+-- active rooms. A room may have fewer members than connections, but not zero and not more.
 --
 -- KEYS[1]  – prs:active_rooms
 -- KEYS[2..] – for each room: prs:{room}:conns, prs:{room}:members, prs:{room}:last_seen,
 --             prs:{room}:conn_meta
 -- ARGV[1..] – roomIds
 --
--- Returns the indices (0-based) of those rooms. Reads sizes only: a room costs the same whatever its size.
+-- Returns the indices (0-based) of those rooms. It only reads sizes, so the cost does not depend on
+-- the size of a room.
 --
--- Races: nothing is written; repair.lua looks again.
+-- Races: nothing is written. repair.lua reads the rooms again.
 -- @include size
 local differ = {}
 for i = 0, #ARGV - 1 do
-  -- -1: of another type, a size that no other key has.
+  -- -1: the key has another type. No other key has this size.
   local conns = size('SCARD', KEYS[4 * i + 2], -1)
   local members = size('SCARD', KEYS[4 * i + 3], -1)
   if conns < 1 or members < 1 or members > conns

@@ -1,19 +1,19 @@
--- check_users: rooms of which a user does not know: who is not a member, or whose indices lack the room or
--- one of the connections.
+-- check_users: finds rooms with a user who is not a member, or whose indices lack the room or one of
+-- its connections.
 --
 -- KEYS[1..] – for each room: prs:{room}:members, then for each user prs:user:<userId>:conns and
 --             prs:user:<userId>:rooms
--- ARGV[1..] – for each room: roomId, how many users, then for each user: userId, how many connections, and
---             their connIds
+-- ARGV[1..] – for each room: roomId, number of users, then for each user: userId, number of
+--             connections, and their connIds
 --
--- Returns the indices (0-based) of those rooms. The caller bounds how many users there are.
+-- Returns the indices (0-based) of those rooms. The caller bounds the number of users.
 --
--- Races: nothing is written; repair.lua looks again.
+-- Races: nothing is written. repair.lua reads the rooms again.
 local call = redis.pcall
 local key, arg, room = 0, 1, 0
 local differ = {}
 
--- has: whether a set has a member; a key of another type has none.
+-- has: whether a set has a member. A key of another type has none.
 local function has(set, member)
   return call('SISMEMBER', set, member) == 1
 end

@@ -1,4 +1,4 @@
--- join: puts a connection into a room, taking it out of where it was before, and publishes both.
+-- join: adds a connection to a room, removes it from its previous place, and publishes both.
 --
 -- KEYS[1]  – prs:conn:<connId>
 -- KEYS[2]  – prs:{room}:conns       KEYS[3] – prs:{room}:members    KEYS[4] – prs:{room}:last_seen
@@ -6,31 +6,31 @@
 -- KEYS[7]  – prs:user:<userId>:conns           KEYS[8] – prs:conn:<connId>:state
 -- KEYS[9]  – prs:user:<userId>:rooms           KEYS[10] – prs:active_rooms
 -- KEYS[11] – the room's shard of the due index
--- KEYS[12..] – for each place to be left first: its conns, members, last_seen, conn_meta, events,
+-- KEYS[12..] – for each place to leave first: its conns, members, last_seen, conn_meta, events,
 --            user conns, user rooms, shard of the due index
 --
 -- ARGV[1] – connId       ARGV[2] – userId       ARGV[3] – roomId
 -- ARGV[4..6] – the same three as JSON strings
 -- ARGV[7] – state (JSON text)        ARGV[8] – ttl (ms)
--- ARGV[9] – the least epoch that the join may get
--- ARGV[10] – the state as it is to be stored, '' if as it is   ARGV[11] – its `compressed`, '' for none
+-- ARGV[9] – the lowest epoch that the join may get
+-- ARGV[10] – the stored state, '' if it is the text   ARGV[11] – its `compressed`, '' for none
 -- ARGV[12] – '1' to store it in KEYS[8], '0' in the hash
--- ARGV[13..] – for each place to be left first: userId, roomId, both as JSON strings, '' if the
+-- ARGV[13..] – for each place to leave first: userId, roomId, both as JSON strings, '' if the
 --            connection lives there, else the conn_meta that an expired one left behind, its epoch
 --
 -- Returns {JOINED, epoch, '1' if the room was empty}
 --      or {ELSEWHERE, roomId, userId}: the connection lives in a place that was not given
 --      or {GHOST, conn_meta}: it expired in this room and is still in the room's indices
---      or {EARLY, wait}: the clock has not come to the epoch that the join would get
--- But for JOINED nothing was written; call again, with that place too, or in wait ms.
+--      or {EARLY, wait}: the clock has not reached the epoch that the join would get
+-- Except for JOINED, nothing was written; call again, with that place too, or in wait ms.
 --
--- Races: two joins of one connId run one after the other; the second sees the first's place and
--- epoch. A heartbeat with the older epoch is refused by that epoch. A reap looks at the hash
--- again, in its own step. What expired in this very room and was not reaped yet is taken out here,
--- with its own `leave`: otherwise the new conn_meta would hide the old user and epoch from the
--- reaper. What expired in another room is left to the reaper, which sees from the hash's room that
--- the entry there is dead. Joins of one id in the same millisecond wait for the next one: an epoch
--- that ran ahead of the clock could be given again once the connection is forgotten.
+-- Races: two joins of one connId run one after the other; the second sees the place and epoch of the
+-- first. A heartbeat with the older epoch is refused. A reap reads the hash again, in its own step. A
+-- connection that expired in this same room and was not reaped yet is removed here, with its own
+-- `leave`. Otherwise the new conn_meta would hide the old user and epoch from the reaper. A
+-- connection that expired in another room is left to the reaper: the room in the hash shows that the
+-- entry there is dead. Joins of one id in the same millisecond wait for the next one. If an epoch ran
+-- ahead of the clock, it could be assigned again after the connection is forgotten.
 -- @include now
 -- @include epoch
 -- @include event
@@ -39,7 +39,7 @@
 -- @include place_v1
 local EARLY = 3
 
--- An epoch that is further ahead of the clock was given by a caller; waiting is no help.
+-- A caller gave an epoch that is further ahead of the clock. Waiting would not help.
 local MAX_WAIT = 5
 local places = (#KEYS - 11) / 8
 
@@ -64,7 +64,7 @@ end
 local function index_join(room)
   redis.call('SADD', at.user_rooms, room)
   redis.call('SADD', at.active, room)
-  -- The room's entry: nobody in it was last heard of before that. Only ever lowered here.
+  -- The room's entry: no connection in it was last seen before this time. It is only lowered here.
   redis.call('ZADD', at.due, 'LT', now, room)
 end
 -- @include join

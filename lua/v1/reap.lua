@@ -1,6 +1,6 @@
--- reap: removes those of a room's candidates that are dead, publishing `leave` (reason "timeout")
--- for each, and moves the room's entry in the due index. Candidates that live and were last heard of in
--- the future are taken to have been heard of now.
+-- reap: removes the dead candidates of a room, publishes `leave` (reason "timeout") for each, and
+-- moves the room's entry in the due index. Live candidates whose last heartbeat is in the future are
+-- treated as seen now.
 --
 -- KEYS[1] – prs:{room}:conns       KEYS[2] – prs:{room}:members    KEYS[3] – prs:{room}:last_seen
 -- KEYS[4] – prs:{room}:conn_meta   KEYS[5] – prs:{room}:events (channel)
@@ -10,16 +10,16 @@
 --
 -- ARGV[1] – roomId   ARGV[2] – roomId as JSON string   ARGV[3] – ttl (ms)
 -- ARGV[4..] – for each candidate: connId, connId as JSON string, userId, userId as JSON string
---             ('' if nobody knows the user), epoch, raw conn_meta as it was read ('' if missing)
+--             ('' if the user is unknown), epoch, raw conn_meta as it was read ('' if missing)
 --
--- Returns {removed, lag, mended, rescored}: how many were removed; by how many ms the one that had been
--- dead for longest is late; how many hashes without a TTL were found; how many were last heard of in the
--- future.
+-- Returns {removed, lag, mended, rescored}: number of removed connections; the longest delay of a
+--         removal in ms; number of hashes without a TTL that were found; number of connections whose
+--         last heartbeat is in the future.
 --
--- Races: everything is looked at again here. A connection whose hash is back (and in this room)
--- lives; one whose conn_meta is no longer what was read has been joined anew and waits for the
--- next pass; one that no index of the room knows has been removed, and announced, by somebody
--- else. So there is one `leave` for each (connId, epoch), however many reapers run.
+-- Races: every candidate is read again here. A connection whose hash exists again (and in this room)
+-- is alive. If its conn_meta differs from what was read, it was joined again, and waits for the next
+-- pass. If no index of the room has it, another client has removed it and published its `leave`.
+-- There is therefore one `leave` for each (connId, epoch), however many reapers run.
 -- @include indices_v1
 -- @include room_v1
 -- @include reap
@@ -27,7 +27,7 @@ if redis.call('EXISTS', at.conns) == 1 then
   local until_limit = integer(limit)
   if redis.call('ZCOUNT', at.last_seen, '-inf', until_limit) > old
     or redis.call('ZCOUNT', at.last_seen, '(' .. integer(now), '+inf') > 0 then
-    -- More candidates than this call was given: look again at once.
+    -- There are more candidates than this call was given, so the room is due again at once.
     oldest = limit
   end
   local first = redis.call('ZRANGEBYSCORE', at.last_seen, '(' .. until_limit, '+inf',

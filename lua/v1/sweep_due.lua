@@ -1,20 +1,20 @@
--- sweep_due: begins a pass, unless another node has just made one: gives the rooms in which
--- something may be due.
+-- sweep_due: begins a pass, unless another node has just made one, and returns the rooms that may be
+-- due.
 --
 -- KEYS[1] – prs:active_rooms   KEYS[2..S+1] – the shards of the due index
--- ARGV[1] – ttl (ms)   ARGV[2] – how many rooms at most
--- ARGV[3] – for how long one node's pass serves all (ms); 0 for a pass in any case
--- ARGV[4] – for how long a room with candidates is taken (ms)
+-- ARGV[1] – ttl (ms)   ARGV[2] – maximum number of rooms
+-- ARGV[3] – how long one node's pass covers all nodes (ms); 0 for a pass in any case
+-- ARGV[4] – how long a room with candidates is claimed (ms)
 --
--- Returns {TAKEN, now, wait}: another node's pass serves for so many ms more
+-- Returns {TAKEN, now, wait}: another node's pass covers all nodes for this many more ms
 --      or {PASS, now, before, unindexed, {shard (0-based), roomId, roomId, …}, {shard, …}, …}
--- before: when the pass before this one was (now, if nobody knows). unindexed: by how much the numbers of
--- active and of indexed rooms differ; other than 0, other nodes may have made rooms that have no entry yet.
+-- before: the time of the previous pass (now, if it is unknown). unindexed: the difference between
+-- the numbers of active and of indexed rooms. If it is not 0, legacy nodes may have created rooms
+-- that have no entry yet.
 --
--- Races: of nodes that ask at the same time, one is given the pass. It owns nothing by that: a room
--- stays due until somebody has looked at it (sweep_rooms.lua), so if that node dies, the next pass
--- finds the rest. An entry is only a hint of when to look; what dies is decided by looking at it
--- again (reap.lua).
+-- Races: of nodes that call at the same time, one gets the pass. The pass reserves nothing: a room
+-- stays due until it was inspected (sweep_rooms.lua), so if that node dies, the next pass finds the
+-- rest. An entry is only a hint. reap.lua reads the connections again before it removes any.
 -- @include now
 -- @include allow_write_on_oom
 -- @include size
@@ -24,7 +24,7 @@ local PASS = 1
 
 local call = redis.call
 local limit, left, serves = now - tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
--- The latest that an entry can be: a join now, or a room that was taken just now.
+-- The latest possible time of an entry: that of a join now, or of a room that was claimed just now.
 local latest = now + tonumber(ARGV[4])
 local answer = { PASS, now, now, 0 }
 local mine = false
@@ -45,7 +45,7 @@ for shard = 2, #KEYS do
     allow_write_on_oom(KEYS[1])
     call('ZADD', KEYS[shard], mark_at(now), PASS_MEMBER)
   elseif indexed > 0 then
-    -- It may have been the first before.
+    -- It may have been the first shard before.
     call('ZREM', KEYS[shard], PASS_MEMBER)
   end
   if indexed > 0 and left > 0 then

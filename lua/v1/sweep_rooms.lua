@@ -1,35 +1,35 @@
--- sweep_rooms: looks at rooms that may be due: in which something may be dead, and of the others, when
--- to look again.
+-- sweep_rooms: checks rooms that may be due. Finds those that may have dead connections, and
+-- reschedules the others.
 --
 -- KEYS[1..S]   – the shards of the due index that the rooms belong to
 -- KEYS[S+1..]  – for each room, shard by shard: prs:{room}:last_seen
 --
--- ARGV[1] – ttl (ms)   ARGV[2] – for how long a room with candidates is taken (ms)
--- ARGV[3] – where the roomId begins in a key (1-based)   ARGV[4] – where it ends (from the end: < 0)
--- ARGV[5..S+4] – how many of the rooms each shard has
+-- ARGV[1] – ttl (ms)   ARGV[2] – how long a room with candidates is claimed (ms)
+-- ARGV[3] – position of the roomId in a key (1-based)   ARGV[4] – its end (from the end: < 0)
+-- ARGV[5..S+4] – number of rooms of each shard
 --
--- Returns indices (0-based) of rooms with candidates; and as -1 - index, rooms of which last_seen is empty
--- or no zset: nobody is there, or their indices do not agree. Both are taken: the caller is to reap or
--- repair them.
+-- Returns indices (0-based) of rooms with candidates, and, as -1 - index, rooms whose last_seen is
+-- empty or not a sorted set: they are empty, or their indices do not agree. Both are claimed. The
+-- caller must reap or repair them.
 --
--- Races: a room that is no longer due when this comes is left alone: another has looked at it. Taking a room
--- moves its entry forward, so nobody else is given it in the meantime. A caller that dies leaves the entry
--- as it is: the room comes due again when it was taken for long enough. A join that comes after this step
--- lowers the entry again (ZADD LT).
+-- Races: a room that is no longer due is skipped, because another node has inspected it. Claiming a
+-- room moves its entry forward, so that no other node gets it in the meantime. If the caller dies,
+-- the entry stays, and the room becomes due again when the claim ends. A join after this step lowers
+-- the entry again (ZADD LT).
 -- @include now
 -- @include allow_write_on_oom
--- Numbers as text: Lua's conversion of each argument would cost a tenth of the look.
+-- Numbers are passed as text. Converting each argument in Lua would cost a tenth of the time.
 local call, sub = redis.call, string.sub
 local limit = now - tonumber(ARGV[1])
 local taken_until = limit + tonumber(ARGV[2])
--- The latest that an entry can be: a join now, or a room that was taken just now.
+-- The latest possible time of an entry: that of a join now, or of a room that was claimed just now.
 local latest = now + tonumber(ARGV[2])
 local id_from, id_to = tonumber(ARGV[3]), tonumber(ARGV[4])
--- Nobody can have been heard of then: the server's clock went back, or a legacy node's is ahead.
+-- Times in the future: the server's clock was set back, or a legacy node's clock is ahead.
 local from_future = string.format('(%.0f', now)
 local shards = #ARGV - 4
 
--- is_due: whether a room's entry says that it is to be looked at.
+-- is_due: whether a room's entry says that the room has to be checked.
 local function is_due(entry)
   local at = tonumber(entry)
   return not at or at <= limit or at > latest
@@ -49,7 +49,7 @@ for shard = 1, shards do
   for i = 1, #rooms do
     key = key + 1
     if is_due(entries[i]) then
-      -- One room whose key is of another type must not keep the others from being looked at.
+      -- A room whose key has another type must not prevent the check of the others.
       local oldest = redis.pcall('ZRANGE', KEYS[key], '0', '0', 'WITHSCORES')[2]
       local seen = tonumber(oldest)
       local later_at
@@ -60,7 +60,7 @@ for shard = 1, shards do
         local index = key - shards - 1
         open[#open + 1] = oldest and index or -1 - index
       end
-      -- Without an entry and anybody in it, the room has been forgotten since.
+      -- Without an entry and without connections, the room has been removed in the meantime.
       if later_at then
         later[n + 1] = later_at
         later[n + 2] = rooms[i]
