@@ -96,7 +96,7 @@ impl Queue {
         };
         Some(Error::new(
             Code::Overloaded,
-            format!("{message}; the server is slower than the heartbeats come, send fewer"),
+            format!("{message}; the server cannot keep up, send fewer heartbeats"),
         ))
     }
 

@@ -186,6 +186,6 @@ impl Queues {
 fn full(what: String) -> Error {
     Error::new(
         Code::Overloaded,
-        format!("{what}; the server is slower than the changes come, send fewer"),
+        format!("{what}; the server cannot keep up, send fewer changes"),
     )
 }

@@ -92,7 +92,7 @@ impl LockCheck {
             LockState::Unreadable => {
                 return Error::new(
                     Code::CorruptData,
-                    format!("the key of lock \"{name}\" holds something that is no lock"),
+                    format!("the key of lock \"{name}\" holds a value that is not a lock"),
                 );
             }
         };

@@ -199,7 +199,7 @@ impl Locks {
             }
         }
         Err(Error::internal(
-            "a lock kept changing hands while it was revoked",
+            "the owner of a lock kept changing while it was revoked",
         ))
     }
 

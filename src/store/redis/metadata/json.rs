@@ -44,7 +44,7 @@ impl Metadata {
         };
         match self.commit_document(look).await? {
             Committed::Changed(stored, now_ms) => Ok((stored, now_ms)),
-            other => Err(Error::internal(format!("a look came to {other:?}"))),
+            other => Err(Error::internal(format!("a read returned {other:?}"))),
         }
     }
 

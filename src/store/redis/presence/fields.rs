@@ -22,7 +22,7 @@ pub(in crate::store::redis) fn fields<const N: usize>(
     };
     let values: [Value; N] = values
         .try_into()
-        .map_err(|_| Error::internal("HMGET answered with other fields than asked"))?;
+        .map_err(|_| Error::internal("HMGET returned an unexpected number of fields"))?;
     Ok(values.map(|value| match value {
         Value::BulkString(bytes) => Some(bytes),
         _ => None,

@@ -206,7 +206,7 @@ impl Rooms {
             Ok(_) => {
                 self.give_up_transactions("a transaction was carried out unchecked");
                 Outcome::Failed(
-                    Error::internal("the state may have been written over a newer one")
+                    Error::internal("the state may have overwritten a newer one")
                         .with_unknown_outcome(),
                 )
             }

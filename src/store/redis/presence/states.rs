@@ -208,7 +208,7 @@ impl States {
             LogLevel::Warn,
             &format!(
                 "The state of connection {} cannot be read and is shown as null: {fault}. \
-                 (Said once a minute; metrics().statesUnreadable counts them all)",
+                 (Logged once a minute; metrics().statesUnreadable counts them all)",
                 ids::display_id(conn)
             ),
         );

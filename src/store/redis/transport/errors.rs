@@ -20,7 +20,7 @@ pub fn request(error: &RedisError) -> Error {
     match error.kind() {
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => Error::new(
             Code::Unavailable,
-            "the answer was not one that a Redis server gives",
+            "the answer is not in the format of a Redis server",
         )
         .with_unknown_outcome()
         .with_cause(error),
@@ -94,7 +94,7 @@ pub fn connecting(error: &RedisError, display: &str) -> Error {
 fn server_said(error: &RedisError) -> Option<Error> {
     let code = error.code()?;
     if failpoint!(ServerWords) {
-        return Some(Error::internal("Redis refused a command of ours"));
+        return Some(Error::internal("Redis refused a command of Rollcall"));
     }
     let detail = error.detail().unwrap_or_default();
     Some(
@@ -106,7 +106,7 @@ fn server_said(error: &RedisError) -> Option<Error> {
             .or_else(|| WORDS.iter().find(|(word, ..)| has_word(detail, word)))
             .or_else(|| TEXTS.iter().find(|(text, ..)| detail.contains(text)))
             .map_or_else(
-                || Error::internal("Redis refused a command of ours"),
+                || Error::internal("Redis refused a command of Rollcall"),
                 |(_, code, message)| Error::new(*code, *message),
             ),
     )
@@ -186,12 +186,12 @@ const WORDS: &[(&str, Code, &str)] = &[
     (
         "BUSY",
         Code::Unavailable,
-        "Redis is busy running somebody's script",
+        "Redis is busy running another client's script",
     ),
     (
         "UNKILLABLE",
         Code::Unavailable,
-        "Redis is busy running somebody's script",
+        "Redis is busy running another client's script",
     ),
     (
         "MISCONF",
@@ -221,12 +221,12 @@ const TEXTS: &[(&str, Code, &str)] = &[
     (
         "max number of clients reached",
         Code::Unavailable,
-        "Redis has as many clients as it takes (maxclients)",
+        "Redis has reached its maximum number of clients (maxclients)",
     ),
     (
         "max number of clients + cluster connections reached",
         Code::Unavailable,
-        "Redis has as many clients as it takes (maxclients)",
+        "Redis has reached its maximum number of clients (maxclients)",
     ),
     (
         "unknown command",

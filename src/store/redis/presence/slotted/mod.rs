@@ -235,7 +235,7 @@ impl Slotted {
                 other => return Ok(other),
             }
         }
-        Err(Error::internal("a join kept being overtaken"))
+        Err(Error::internal("newer joins kept overtaking a join"))
     }
 
     /// Sends the calls of one step together.

@@ -417,7 +417,7 @@ impl Slotted {
             .await?;
         match integers(value)?[..] {
             [changed, empty] => Ok((changed > 0, empty == 1)),
-            _ => Err(Error::internal("room_settled answered otherwise")),
+            _ => Err(Error::internal("room_settled returned an unexpected reply")),
         }
     }
 

@@ -139,7 +139,7 @@ impl Link {
             Ok(Ok(Value::Array(answers))) if answers.len() == pipeline.len() => {
                 Attempt::Answers(answers)
             }
-            Ok(Ok(_)) => Attempt::Broken(Error::internal("a pipeline was answered otherwise")),
+            Ok(Ok(_)) => Attempt::Broken(Error::internal("a pipeline got an unexpected reply")),
             Ok(Err(error)) => {
                 if errors::breaks_connection(&error) {
                     inner.forget(live.number);

@@ -190,7 +190,7 @@ impl TlsContext {
                 Code::Unsupported,
                 "a signature is wrong, or by an RSA key that is shorter than 2048 bits",
             ),
-            _ => (Code::Unsupported, "it is not one that Rollcall can check"),
+            _ => (Code::Unsupported, "Rollcall cannot check it"),
         };
         let note = match (self.verifier.note(), reason) {
             (Some(note), CertificateError::UnknownIssuer) => format!(" ({note})"),
