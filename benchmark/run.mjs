@@ -1,11 +1,11 @@
-// `npm run bench`: runs scenarios, each subject in a process of its own, on a redis-server of the
-// run's own; prints tables, and writes results, charts and the summary.
+// `npm run bench`: runs scenarios, with each subject in its own process, on a redis-server that the
+// run starts. Prints tables, and writes results, charts and the summary.
 //
 //   node benchmark/run.mjs [scenario…] [--quick] [--long] [--list] [--out=folder] [--no-setup]
 //
-// --quick     a short look: few and short rounds; writes nothing unless --out says where
-// --long      also what takes minutes (ten million heartbeats in the scenario `memory`)
-// --out       where results go, in place of benchmark/results (then docs/ is left alone)
+// --quick     few and short rounds; writes nothing unless --out names a folder
+// --long      also runs what takes minutes (ten million heartbeats in the scenario `memory`)
+// --out       folder for the results, instead of benchmark/results (then docs/ is not changed)
 // --no-setup  everything is built already
 import path from 'node:path';
 import { inRoot } from '../scripts/lib/paths.mjs';
@@ -34,7 +34,7 @@ function readArguments(args) {
   };
 }
 
-/** Lets subjects take turns, round by round, forwards and backwards: A B B A A B … */
+/** Runs subjects in alternation, with the order reversed in every second round: A B B A A B … */
 async function interleave(subjects, rounds, run) {
   const results = Object.fromEntries(subjects.map(({ subject }) => [subject, []]));
   for (let round = 0; round < rounds; round++) {
@@ -44,7 +44,7 @@ async function interleave(subjects, rounds, run) {
   return results;
 }
 
-/** How much of the full run is done. */
+/** Scales rounds, times and counts for `--quick`. */
 function scaleOf(quick) {
   return {
     rounds: (count) => (quick ? 1 : count),
@@ -56,7 +56,7 @@ function scaleOf(quick) {
 main(async () => {
   const options = readArguments(process.argv.slice(2));
   if (options.setup) await setUp();
-  // Not before: they need what the set-up installs and builds.
+  // Imported here because these modules need what the set-up installs and builds.
   const { scenarios } = await import('./scenarios/index.mjs');
   const { startCluster } = await import('./lib/redis-cluster.mjs');
   const { startRedis } = await import('./lib/redis-server.mjs');
@@ -81,7 +81,7 @@ main(async () => {
 
   const program = await requireRedis();
   const redis = await startRedis(program);
-  /** What scenarios have started beside it. */
+  /** Servers that scenarios have started. */
   const others = new Set();
   const cleanUp = () => {
     killWorkers();
@@ -95,7 +95,7 @@ main(async () => {
     const date = new Date().toISOString().slice(0, 10);
     console.log(machineLine(machine));
     if (machine.loadBefore > machine.cores / 4) {
-      console.log(`The machine is not quiet (load ${machine.loadBefore}): figures will be too.`);
+      console.log(`Other processes are busy (load ${machine.loadBefore}): figures will vary.`);
     }
     const results = [];
     for (const scenario of chosen) {
@@ -134,7 +134,7 @@ main(async () => {
     }
     const written = folder === undefined ? results : report.writeSummary(folder, all);
     if (folder === RESULTS) report.writeDocument(DOCUMENT, written);
-    console.log(`\n\n══ What the issues ask for`);
+    console.log('\n\n══ Targets');
     console.log(asText(cellsOfTargets(report.sortTargets(results)), 2));
     if (folder !== undefined) console.log(`\nwritten to ${path.relative('.', folder) || '.'}`);
   } finally {

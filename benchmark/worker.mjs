@@ -1,12 +1,12 @@
-// One measured process: opens one subject of one scenario and does what it is told over IPC. Only
-// what is measured runs here. Ends when the orchestrating process lets go of it, or is gone.
+// One measured process: opens one subject of one scenario and runs the methods that it receives
+// over IPC. It does no other work. It ends when the main process disconnects or ends.
 import { findScenario } from './scenarios/index.mjs';
 
 const { scenario, subject, ...env } = JSON.parse(process.argv[2]);
-const shown = (error) => error?.stack ?? String(error);
+const formatError = (error) => error?.stack ?? String(error);
 
 process.on('disconnect', () => process.exit(0));
-// Before anything can fail: the first answer says that the subject is ready.
+// Registered before anything can fail: the first answer reports that the subject is ready.
 try {
   const { subjects } = findScenario(scenario);
   const opened = await subjects[subject](env);
@@ -14,10 +14,10 @@ try {
     try {
       process.send({ number, value: await opened[method](args) });
     } catch (error) {
-      process.send({ number, error: shown(error) });
+      process.send({ number, error: formatError(error) });
     }
   });
   process.send({ number: 0 });
 } catch (error) {
-  process.send({ number: 0, error: shown(error) });
+  process.send({ number: 0, error: formatError(error) });
 }

@@ -11,7 +11,7 @@ export function patched(stored, patch) {
   return next === stored ? undefined : next;
 }
 
-/** The writes of a heartbeat. */
+/** Queues the write commands of one heartbeat. */
 export function writeHeartbeat(commands, { connId, roomId, userId, stored, epoch, next, now }) {
   const conn = `prs:conn:${connId}`;
   commands.hset(conn, 'last_seen_ms', now);

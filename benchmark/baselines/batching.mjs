@@ -1,5 +1,5 @@
-// `With Batching`: heartbeats are held for 50 ms, or until there are 100, then read by one pipeline
-// and written by another.
+// `With Batching`: heartbeats wait for 50 ms, or until there are 100. One pipeline then reads all
+// of them, and a second pipeline writes them.
 import { patched, writeHeartbeat } from './as-written.mjs';
 
 const WINDOW_MS = 50;

@@ -1,7 +1,7 @@
-// `With Lua Scripts`: one EVALSHA for each heartbeat, which reads, compares, merges and writes in
-// Redis. Two forms: the caller says which room it is in; or, as a service has to that is told only
-// the connection, the room is looked up first (HGET). With `publishes`, a patch also publishes its event in the
-// same script, as a service needs that has subscribers.
+// `With Lua Scripts`: one EVALSHA for each heartbeat reads, compares, merges and writes in Redis.
+// There are two forms. In the first, the caller passes the room. In the second, the caller knows
+// only the connection, so the room is read first (HGET). With `publishes`, the same script also
+// publishes the event of a patch.
 import { TTL_MS } from '../lib/population.mjs';
 
 const SCRIPT = `
@@ -59,8 +59,8 @@ export class Lua {
     return this;
   }
 
-  async heartbeat({ connId, roomId: told, epoch, patchState }) {
-    const roomId = this.#looksUp ? await this.#redis.hget(`prs:conn:${connId}`, 'room_id') : told;
+  async heartbeat({ connId, roomId: given, epoch, patchState }) {
+    const roomId = this.#looksUp ? await this.#redis.hget(`prs:conn:${connId}`, 'room_id') : given;
     if (!roomId) throw new Error('Connection not found');
     const text = await this.#redis.evalsha(
       this.#sha,

@@ -1,11 +1,11 @@
-// Channel metadata in plain ioredis as it is done right: WATCH on a connection of the writer's own, read,
-// MULTI, and again if somebody else was faster. (Read and write without WATCH, as the TypeScript service
-// has it, is faster and loses most of the updates.)
+// Channel metadata in plain ioredis with optimistic locking: WATCH on a connection that only this
+// writer uses, read, MULTI, and a retry after a conflict. (Read and write without WATCH, as the
+// pure-TypeScript implementation does it, is faster but loses most of the updates.)
 const CHANNEL = { channelType: 'bench', channelName: 'hot' };
 const KEY = 'prs:{chan:bench:hot}:meta';
 const EVENTS = 'prs:{chan:bench:hot}:meta_events';
 
-/** One update of one item; resolves to the record after it. `redis` is used by nobody else. */
+/** Updates one item; resolves to the record after the update. Only this writer uses `redis`. */
 export async function updateOptimistically(redis, key, value) {
   for (;;) {
     await redis.watch(KEY);
@@ -29,7 +29,7 @@ export async function updateOptimistically(redis, key, value) {
   }
 }
 
-/** The same one after the other within the process, so that its writers do not disturb each other. */
+/** Runs the updates of one process one after the other, so that its writers do not conflict. */
 export class OneAtATime {
   #redis;
   #last = Promise.resolve();

@@ -1,5 +1,6 @@
-// Bar charts as SVG: one panel for each chart of a scenario, one below the other. Readable on light
-// and dark pages: the background is the page's, and the text follows its colour scheme.
+// Bar charts as SVG: one panel for each chart of a scenario, one below the other. The background is
+// that of the page and the text follows its colour scheme, so charts are readable on light and dark
+// pages.
 import { number } from './targets.mjs';
 
 const WIDTH = 800;
@@ -8,7 +9,7 @@ const VALUES = 80;
 const BAR = 16;
 const GAP = 3;
 const GROUP_GAP = 14;
-/** Rollcall's colour last: it is the last of the series everywhere. */
+/** Rollcall's colour is the last one, because Rollcall is the last series in every chart. */
 const GREYS = ['#9aa5b1', '#7b8794', '#616e7c', '#52606d'];
 const ACCENT = '#2f7ed8';
 
@@ -103,11 +104,11 @@ function colourOf(name, i) {
   return OURS.test(name) ? ACCENT : GREYS[i % GREYS.length];
 }
 
-/** 1, 2 or 5 times a power of ten, not less than `least`. */
-function niceStep(least) {
-  if (!(least > 0)) return 1;
-  const power = 10 ** Math.floor(Math.log10(least));
-  return [1, 2, 5, 10].map((n) => n * power).find((step) => step >= least * 0.999);
+/** The smallest number that is 1, 2 or 5 times a power of ten and not less than `min`. */
+function niceStep(min) {
+  if (!(min > 0)) return 1;
+  const power = 10 ** Math.floor(Math.log10(min));
+  return [1, 2, 5, 10].map((n) => n * power).find((step) => step >= min * 0.999);
 }
 
 function axisNumber(value) {

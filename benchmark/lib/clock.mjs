@@ -1,4 +1,4 @@
-// What the process and its JavaScript thread have cost so far.
+// CPU time that the process and its JavaScript thread have used so far.
 import { readFileSync } from 'node:fs';
 
 /** CPU time of the whole process, all threads, in milliseconds. */
@@ -20,17 +20,17 @@ const ways = {
     Number(readFileSync(`${task}/schedstat`, 'utf8').split(' ')[0]) / 1e6,
   '/proc/self/task/…/sched': () =>
     Number(/^se\.sum_exec_runtime\s*:\s*([\d.]+)/m.exec(readFileSync(`${task}/sched`, 'utf8'))[1]),
-  // In steps of 10 ms.
+  // The resolution is 10 ms.
   '/proc/self/task/…/stat': () => {
     const text = readFileSync(`${task}/stat`, 'utf8');
     const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
     return (Number(fields[11]) + Number(fields[12])) * 10;
   },
-  // No CPU time: the time in which the event loop was not waiting.
+  // Not CPU time: the time in which the event loop did not wait.
   'performance.eventLoopUtilization': () => performance.eventLoopUtilization().active,
 };
 
-/** How {@link threadCpuMs} reads it on this machine. */
+/** The way in which {@link threadCpuMs} reads the CPU time on this machine. */
 export const threadClock = Object.keys(ways).find((name) => {
   try {
     return Number.isFinite(ways[name]());
@@ -39,5 +39,5 @@ export const threadClock = Object.keys(ways).find((name) => {
   }
 });
 
-/** CPU time of the JavaScript thread, native code that it called included, in milliseconds. */
+/** CPU time of the JavaScript thread in milliseconds, including the native code that it calls. */
 export const threadCpuMs = ways[threadClock];

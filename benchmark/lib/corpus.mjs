@@ -1,6 +1,6 @@
-// The corpus: states as collaborative editing has them, made from a seed. Four kinds, 1 to 100 KB of
-// JSON each. What is random in reality (ids, coordinates, what people type) is random here too, so
-// that nothing compresses better than it would.
+// The corpus: states of collaborative editing, generated from a seed. There are four kinds, with 1
+// to 100 KB of JSON each. Data that are random in practice (ids, coordinates, typed text) are
+// random here too, so that compression ratios are realistic.
 
 // mulberry32: the same numbers in every run and every process.
 function numbers(seed) {
@@ -18,11 +18,11 @@ function numbers(seed) {
     next,
     int,
     pick,
-    /** As `nanoid` makes them. */
+    /** Ids in the format of `nanoid`. */
     id: (length = 21) => text(LETTERS, length),
     hex: (length) => text('0123456789abcdef', length),
     decimal: (from, to, digits) => Number((from + next() * (to - from)).toFixed(digits)),
-    /** Words that come about as often as words do: few of them often, many of them seldom. */
+    /** Words with a realistic frequency distribution: a few are frequent, most are rare. */
     words: (count) =>
       Array.from({ length: count }, () => WORDS[Math.floor(next() ** 2 * WORDS.length)]).join(' '),
     chance: (probability) => next() < probability,
@@ -110,7 +110,7 @@ const NAMES = [
 ];
 const COLORS = ['#e03131', '#2f9e44', '#1971c2', '#f08c00', '#1e1e1e', '#862e9c', '#0c8599'];
 
-/** A text editor: the cursor, selections over blocks, and the trail that others see fade. */
+/** A text editor: the cursor, selections over blocks, and a trail of recent positions. */
 function cursors(seed, bytes) {
   const r = numbers(seed);
   const blocks = Array.from({ length: 40 }, () => r.id(10));
@@ -142,7 +142,7 @@ function cursors(seed, bytes) {
   });
 }
 
-/** A drawing: what this connection has under its hands, as Excalidraw or tldraw describe it. */
+/** A drawing: the elements that this connection edits, in the format of Excalidraw or tldraw. */
 function canvas(seed, bytes) {
   const r = numbers(seed);
   const state = {
@@ -202,7 +202,7 @@ function canvas(seed, bytes) {
   });
 }
 
-/** A form that several people fill in: a value for each field, who touched it, what is wrong. */
+/** A form that several people fill in: field values, the last editor of each field, and errors. */
 function form(seed, bytes) {
   const r = numbers(seed);
   const users = Array.from({ length: 5 }, () => r.id(20));
@@ -236,7 +236,7 @@ function form(seed, bytes) {
   });
 }
 
-/** Who somebody is and what their device can do: the smallest, with the fewest repetitions. */
+/** A user profile and device capabilities: the smallest kind, with the fewest repetitions. */
 function profile(seed, bytes) {
   const r = numbers(seed);
   const state = {
@@ -271,13 +271,13 @@ function profile(seed, bytes) {
   });
 }
 
-/** Adds to the state until it is as large as asked for. */
+/** Adds to the state until it has the requested size. */
 function filled(state, bytes, add) {
   while (Buffer.byteLength(JSON.stringify(state)) < bytes) add();
   return state;
 }
 
-/** For each kind: how it is made, and how large it is (bytes of JSON, about). */
+/** The generator and the approximate sizes (bytes of JSON) of each kind. */
 export const KINDS = {
   cursors: { make: cursors, sizes: [2_000, 5_000, 10_000, 30_000] },
   canvas: { make: canvas, sizes: [5_000, 20_000, 60_000, 100_000] },
@@ -287,7 +287,7 @@ export const KINDS = {
 
 const EACH = 3;
 
-/** The states of a kind: three of each size, always the same. */
+/** The states of a kind: three of each size, the same in every run. */
 export function statesOf(kind) {
   const { make, sizes } = KINDS[kind];
   return sizes.flatMap((size, i) =>
@@ -295,13 +295,13 @@ export function statesOf(kind) {
   );
 }
 
-/** Other states of a kind, to learn from: none of them is among those of {@link statesOf}. */
+/** Other states of a kind, for training: none of them is in {@link statesOf}. */
 export function samplesOf(kind, count) {
   const { make, sizes } = KINDS[kind];
   return Array.from({ length: count }, (_, i) => make(1_000_003 + 7 * i, sizes[i % sizes.length]));
 }
 
-/** One canvas of about so many bytes. */
+/** One canvas of about `bytes` bytes. */
 export function canvasOf(bytes, seed = 1) {
   return canvas(seed, bytes);
 }

@@ -1,5 +1,5 @@
-// Tables and charts of scenarios that put every subject through several cases: a table for each case with
-// a row for each subject, and a chart for each metric with a group for each case.
+// Tables and charts of scenarios that run every subject in several cases: a table for each case
+// with a row for each subject, and a chart for each metric with a group for each case.
 import { medians } from './statistics.mjs';
 
 /**

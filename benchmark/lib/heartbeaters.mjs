@@ -1,4 +1,4 @@
-// The subjects of heartbeat loads: the same thousand connections, refreshed in different ways.
+// The subjects of heartbeat loads: the same 1000 connections, refreshed in different ways.
 import { AsWritten } from '../baselines/as-written.mjs';
 import { Batching } from '../baselines/batching.mjs';
 import { Lua } from '../baselines/lua.mjs';
@@ -10,11 +10,11 @@ import { joinAll, people, seed } from './population.mjs';
 /** 100 rooms with 10 users each. */
 export const CROWD = { rooms: 100, perRoom: 10 };
 
-/** A subject with the method `beat`: `{ ms, inFlight }` or `{ ms, perSecond }`. */
+/** A subject with the method `heartbeat`: `{ ms, inFlight }` or `{ ms, perSecond }`. */
 async function heartbeater(env, list, heartbeat, more = {}) {
   const control = connectIoredis(env);
   return {
-    beat: async ({ perSecond, ...load }) => {
+    heartbeat: async ({ perSecond, ...load }) => {
       const run = () =>
         perSecond === undefined
           ? closedLoop(heartbeat, list, load)
@@ -27,7 +27,7 @@ async function heartbeater(env, list, heartbeat, more = {}) {
   };
 }
 
-/** That the work was done: who had a heartbeat in the round was last seen in it. */
+/** Checks that the heartbeats were applied: each connection was last seen within the round. */
 async function checkRefreshed(control, list, { ops, seconds }) {
   const someone = list[(ops - 1) % list.length];
   const seen = Number(await control.hget(`prs:conn:${someone.connId}`, 'last_seen_ms'));
@@ -52,19 +52,19 @@ export const heartbeaters = {
     const client = await connectRollcall(env);
     const list = people(CROWD);
     await joinAll(client, list);
-    const beat = ({ connId, epoch }) => client.heartbeat({ connId, epoch });
-    return heartbeater(env, list, beat, { metrics: () => client.metrics() });
+    const heartbeat = ({ connId, epoch }) => client.heartbeat({ connId, epoch });
+    return heartbeater(env, list, heartbeat, { metrics: () => client.metrics() });
   },
-  /** The load itself: a heartbeat that does nothing. What it costs is part of every figure. */
+  /** The load itself: a heartbeat that does nothing. Every figure includes its cost. */
   async nothing(env) {
     const control = connectIoredis(env);
     const list = people(CROWD);
     const settled = Promise.resolve();
-    const beat = ({ connId, epoch }) => nothing({ connId, epoch });
+    const heartbeat = ({ connId, epoch }) => nothing({ connId, epoch });
     const nothing = (options) => (options.epoch === 0 ? settled : Promise.reject());
     return {
-      beat: ({ inFlight, ops }) =>
-        measure(control, () => closedLoop(beat, list, { inFlight, ops })),
+      heartbeat: ({ inFlight, ops }) =>
+        measure(control, () => closedLoop(heartbeat, list, { inFlight, ops })),
     };
   },
 };
@@ -73,6 +73,6 @@ export const LABELS = {
   baseline: 'Baseline (Current)',
   batching: 'With Batching',
   lua: 'With Lua Scripts',
-  luaLookup: 'With Lua Scripts, room looked up',
+  luaLookup: 'With Lua Scripts, room read first',
   rollcall: 'Rollcall',
 };

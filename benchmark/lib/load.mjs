@@ -1,15 +1,16 @@
-// Heartbeat loads. Closed loop: as many on their way as asked for, at all times. Open loop: as many
-// a second as asked for, whatever comes of them.
+// Heartbeat loads. Closed loop: a fixed number of heartbeats is in flight at all times. Open loop:
+// a fixed number of heartbeats is sent per second, independent of their results.
 //
-// Latency is from the call to the settled Promise. Under load it is sampled, with a step that
-// shares no factor with batch sizes, so that taking the time is no part of what is measured.
+// Latency is the time from the call until the Promise settles. Under load it is sampled. The
+// sampling step shares no factor with batch sizes, so that reading the clock does not distort the
+// measurement.
 import { Samples } from './statistics.mjs';
 
 const SAMPLE_EVERY = 7;
 
 /**
  * @param {(person: object) => Promise<unknown>} heartbeat
- * @param {object[]} list of whom, one after the other, again and again
+ * @param {object[]} list connections, in order, repeatedly
  */
 export function closedLoop(
   heartbeat,
@@ -59,7 +60,7 @@ export function closedLoop(
   });
 }
 
-/** What is due is called at each tick of about a millisecond. */
+/** Each tick of about a millisecond makes the calls that are due. */
 export function openLoop(heartbeat, list, { perSecond, ms }) {
   const samples = new Samples();
   const late = new Samples(1 << 16);

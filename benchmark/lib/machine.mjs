@@ -1,4 +1,4 @@
-// The machine that a run was made on, as far as its figures need it. No names, no paths.
+// Describes the machine of a run, as far as the figures need it: no names and no paths.
 import os from 'node:os';
 import { Redis } from 'ioredis';
 import { threadClock } from './clock.mjs';
@@ -18,7 +18,7 @@ export async function describeMachine(port) {
       ? `Valkey ${version('valkey_version')}`
       : `Redis ${version('redis_version')}`,
     threadClock,
-    /** Of the minute before the run: above 0.5 the machine was not quiet. */
+    /** Load average of the minute before the run: above 0.5, other processes were busy. */
     loadBefore: Number(os.loadavg()[0].toFixed(2)),
   };
 }

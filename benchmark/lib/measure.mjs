@@ -1,4 +1,4 @@
-// Measuring a piece of work: what it cost the process, its JavaScript thread and the server.
+// Measures the cost of a piece of work for the process, its JavaScript thread and the server.
 import { processCpuMs, threadCpuMs } from './clock.mjs';
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
@@ -10,7 +10,7 @@ export async function serverCpuMs(redis) {
   return of('used_cpu_user') + of('used_cpu_sys');
 }
 
-/** Calls and execution time of each command so far, those that scripts make included. */
+/** Calls and execution time of each command so far, including commands that scripts call. */
 async function commandStats(redis) {
   const info = parseInfo(await redis.info('commandstats'));
   return Object.fromEntries(
@@ -45,9 +45,9 @@ function parseInfo(text) {
 }
 
 /**
- * Runs `work`, which resolves to `{ ops, …more }`, and adds what it cost. `control` is an ioredis
- * client on which nothing else runs, or one of each server of a cluster, whose costs are added up;
- * asking the servers is outside of what is measured.
+ * Runs `work`, which resolves to `{ ops, …more }`, and adds its costs. `control` is an ioredis
+ * client that nothing else uses, or a list with one client for each server of a cluster; the costs
+ * of all servers are added. The requests to the servers are not part of the measurement.
  */
 export async function measure(control, work) {
   globalThis.gc?.();

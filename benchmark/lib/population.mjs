@@ -1,7 +1,7 @@
-// Who is there: made-up connections, and the writing of them into Redis as spec section 2 says,
-// for whoever does not join them.
+// Generated connections, and functions that write them into Redis as section 2 of the specification
+// defines, without a join.
 
-/** Long enough for a connection to outlive any run. */
+/** Longer than any run, so that no connection expires. */
 export const TTL_MS = 600_000;
 
 /** A typical small state. */
@@ -20,15 +20,15 @@ function random(seed) {
 
 const LETTERS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-';
 
-/** An id like those of Socket.IO: 20 characters. */
+/** An id in the format of Socket.IO: 20 characters. */
 export function connIdOf(number) {
   const next = random(number);
   return Array.from({ length: 20 }, () => LETTERS[Math.floor(next() * LETTERS.length)]).join('');
 }
 
 /**
- * Connections, each with a user of its own, in a random order, the same in every run: heartbeats come as
- * sockets happen to tick, not room by room. `first`: the number from which their ids are made.
+ * Connections with one user each, in a random order that is the same in every run: heartbeats of
+ * real sockets are not grouped by room. `first` is the number of the first id.
  */
 export function people({ rooms, perRoom, prefix = 'room', first = 1 }) {
   const list = Array.from({ length: rooms * perRoom }, (_, i) => ({
@@ -45,7 +45,7 @@ export function people({ rooms, perRoom, prefix = 'room', first = 1 }) {
   return list;
 }
 
-/** Joins them by a Rollcall client, many at a time. */
+/** Joins them with a Rollcall client, with many joins in flight. */
 export async function joinAll(client, list, state = STATE) {
   await inParallel(64, list.length, async (i) => {
     const { roomId, userId, connId } = list[i];
@@ -62,7 +62,7 @@ export async function inParallel(width, count, work) {
   await Promise.all(Array.from({ length: width }, lane));
 }
 
-/** Writes them by hand. */
+/** Writes the keys directly. */
 export async function seed(redis, list, state = STATE) {
   const stateJson = JSON.stringify(state);
   for (let start = 0; start < list.length; start += 1000) {
@@ -76,7 +76,7 @@ export async function seed(redis, list, state = STATE) {
   }
 }
 
-/** The writes of a join. */
+/** Queues the write commands of one join. */
 export function writeJoin(pipeline, { roomId, userId, connId, epoch, stateJson, now }) {
   const room = `prs:{room:${roomId}}`;
   const conn = `prs:conn:${connId}`;

@@ -1,6 +1,6 @@
-// What a Rollcall client really sends, as raw bytes: a proxy between it and the server that keeps
-// the script calls. Replaying them measures the server with the very arguments that the engine
-// makes, whatever the script's arguments are by now.
+// A proxy between a Rollcall client and the server. It records script calls as raw bytes. Replaying
+// them measures the server with exactly the arguments that the engine sends, independent of their
+// format.
 import { once } from 'node:events';
 import { createConnection, createServer } from 'node:net';
 
@@ -64,7 +64,7 @@ function splitCommands(bytes) {
   return commands;
 }
 
-/** Walks one command and tells of each argument; returns where it ends. */
+/** Walks one command and calls `visit` for each argument; returns the end of the command. */
 function walk(bytes, from, visit) {
   let at = from;
   const number = (type) => {

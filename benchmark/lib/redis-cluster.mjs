@@ -1,5 +1,5 @@
-// A Redis Cluster of the benchmark's own, on free ports of the loopback, and what its servers spend
-// together: CPU time, and bytes that they send each other on the cluster's bus.
+// Starts a Redis Cluster on free ports of the loopback interface. Reports the CPU time of all its
+// servers, and the bytes that they send each other on the cluster bus.
 import { execFileSync } from 'node:child_process';
 import { connectIoredis } from './connect.mjs';
 import { serverCpuMs } from './measure.mjs';
@@ -7,7 +7,7 @@ import { freePort, startRedis } from './redis-server.mjs';
 
 const SLOTS = 16_384;
 const WAIT_MS = 20;
-const MOST_WAITS = 1000;
+const MAX_WAITS = 1000;
 
 /**
  * @param {string} program path of a redis-server
@@ -42,9 +42,9 @@ export async function startCluster(program, { masters = 3, replicas = 0 } = {}) 
     url: `redis-cluster://${servers.map(({ port }) => `127.0.0.1:${port}`).join(',')}`,
     ports: servers.map(({ port }) => port),
     masterPorts: servers.slice(0, masters).map(({ port }) => port),
-    /** Of all servers so far, in milliseconds. */
+    /** CPU time of all servers so far, in milliseconds. */
     cpuMs: async () => sum(await Promise.all(clients.map(serverCpuMs))),
-    /** Sent between servers so far; needs `ss`, so undefined where there is none. */
+    /** Bytes sent between servers so far; `undefined` where `ss` is missing. */
     busBytes: () => busBytes(new Set(servers.map(({ busPort }) => busPort))),
     stop,
   };
@@ -61,30 +61,30 @@ async function form({ servers, clients, masters }) {
     if (i > 0) await first.call('CLUSTER', 'MEET', '127.0.0.1', port, busPort);
   }
   const ids = await Promise.all(clients.map((client) => client.call('CLUSTER', 'MYID')));
-  await until('everybody knows everybody', clients, async (client) => {
+  await until('every server knows every other', clients, async (client) => {
     const nodes = `${await client.call('CLUSTER', 'NODES')}`;
     return ids.every((id) => nodes.includes(id)) && !nodes.includes('handshake');
   });
   for (let i = masters; i < clients.length; i++) {
     await clients[i].call('CLUSTER', 'REPLICATE', ids[i % masters]);
   }
-  await until('the cluster is whole', clients, async (client, i) => {
+  await until('the cluster is complete', clients, async (client, i) => {
     const info = `${await client.call('CLUSTER', 'INFO')}`;
     const replication = i < masters ? 'link_status:up' : await client.info('replication');
     return info.includes('cluster_state:ok') && replication.includes('link_status:up');
   });
 }
 
-async function until(what, clients, holds) {
+async function until(description, clients, holds) {
   for (const [i, client] of clients.entries()) {
     for (let waits = 0; !(await holds(client, i)); waits++) {
-      if (waits === MOST_WAITS) throw new Error(`not in time: ${what}`);
+      if (waits === MAX_WAITS) throw new Error(`timed out: ${description}`);
       await new Promise((resolve) => setTimeout(resolve, WAIT_MS));
     }
   }
 }
 
-/** Each end of a connection counts what it has sent. */
+/** Each end of a connection counts the bytes that it sends. */
 function busBytes(ports) {
   let sockets;
   try {

@@ -1,4 +1,4 @@
-// The benchmark's own redis-server: on a free port, without persistence, gone with the run.
+// Starts a redis-server on a free port, without persistence. It ends with the run.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -13,7 +13,7 @@ import path from 'node:path';
  *   synchronous, so that it can run when the process is about to end.
  */
 export async function startRedis(program, more = {}) {
-  // A port that was free a moment ago may be taken by now.
+  // Another process may have taken the port in the meantime.
   for (let attempt = 1; ; attempt++) {
     try {
       return await tryStart(program, await freePort(), more);
@@ -33,7 +33,7 @@ async function tryStart(program, port, more) {
     appendonly: ['no'],
     databases: [64],
     loglevel: ['warning'],
-    // A subscriber that is slow is measured, not cut off.
+    // A slow subscriber is measured, not disconnected.
     'client-output-buffer-limit': ['pubsub', 0, 0, 0],
     ...more,
   };
@@ -41,7 +41,8 @@ async function tryStart(program, port, more) {
   const child = spawn(program, args.map(String), {
     cwd: folder,
     stdio: ['ignore', 'ignore', 'inherit'],
-    // Not in the terminal's group: after Ctrl-C it is stopped by us, when its clients are gone.
+    // Not in the terminal's process group: after Ctrl-C, the benchmark ends its clients first and
+    // then stops the server.
     detached: true,
   });
   const stop = () => {
@@ -85,7 +86,7 @@ async function ask(port, command) {
   }
 }
 
-/** A port that was free a moment ago. */
+/** A port that was free at the time of the call. */
 export async function freePort() {
   const probe = createServer();
   probe.listen(0, '127.0.0.1');

@@ -1,9 +1,8 @@
-// Sends commands that were encoded beforehand over a raw socket, with so many on their way that the
-// server always has the next one.
+// Sends pre-encoded commands over a raw socket, with so many in flight that the server never idles.
 import { once } from 'node:events';
 import { createConnection } from 'node:net';
 
-/** What `heartbeat_batch.lua` answers when there was no exception. */
+/** The answer of `heartbeat_batch.lua` when every heartbeat of the batch succeeded. */
 const FINE = Buffer.from('*0\r\n');
 
 export class Replay {
@@ -21,7 +20,7 @@ export class Replay {
     return replay;
   }
 
-  /** Sends the commands again and again for that long; resolves to how many were answered. */
+  /** Sends the commands repeatedly for `ms`; resolves to the number of answers. */
   run(commands, { ms, inFlight }) {
     const socket = this.#socket;
     return new Promise((resolve, reject) => {

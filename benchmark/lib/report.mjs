@@ -1,5 +1,5 @@
-// Writing a run down: JSON and chart of each scenario, the summary, the generated part of
-// docs/benchmarks.md.
+// Writes the results of a run: JSON and a chart for each scenario, the summary, and the generated
+// part of docs/benchmarks.md.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { chart } from './chart.mjs';
@@ -17,8 +17,8 @@ export function writeScenario(folder, result) {
 }
 
 /**
- * `summary.json` from what is in the folder: a run of some scenarios renews their rows and leaves
- * the others as they are. Returns the results of all scenarios.
+ * Writes `summary.json` from the files in the folder: a run of some scenarios replaces their rows
+ * and keeps the others. Returns the results of all scenarios.
  */
 export function writeSummary(folder, names) {
   const results = names
@@ -31,7 +31,7 @@ export function writeSummary(folder, names) {
   return results;
 }
 
-/** By number in the issue; each with the scenario that it is from. */
+/** Sorted by item; each target names its scenario. */
 export function sortTargets(results) {
   return results
     .flatMap(({ scenario, date, targets }) =>
@@ -63,7 +63,7 @@ function sections(results) {
   const head = [
     ...sources,
     asMarkdown(cellsOfTargets(sortTargets(results)), 5),
-    'Numbers in the first column are those of the list in issue 3, after `state` those of issue 7, after `cluster` those of issue 9; 6.2 and 7.8 are clauses of the specification.',
+    'The first column identifies the target; 6.2 and 7.8 are clauses of the specification.',
   ];
   const details = results.flatMap((result) => [
     `## ${result.title}`,
@@ -83,7 +83,7 @@ function writeJson(file, value) {
   writeFileSync(file, `${JSON.stringify(value, shortNumber, 2)}\n`);
 }
 
-/** Five digits are more than any measurement is worth. */
+/** Measurements are not more exact than five digits. */
 function shortNumber(_, value) {
   return typeof value === 'number' && !Number.isInteger(value)
     ? Number(value.toPrecision(5))

@@ -6,21 +6,21 @@ export function median(values) {
   return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
 
-/** The medians, number by number, of records of the same shape; what is no number is left out. */
+/** The median of each numeric field, of records of the same shape; other fields are omitted. */
 export function medians(records) {
   const numbers = Object.keys(records[0]).filter((key) => typeof records[0][key] === 'number');
   return Object.fromEntries(numbers.map((key) => [key, median(records.map((r) => r[key]))]));
 }
 
 /**
- * How a number of one subject compares with that of another: the median of the ratios round by
- * round, since what disturbs a round disturbs both.
+ * Compares a number of two subjects: the median of the ratios of each round. A disturbance in a
+ * round affects both subjects.
  */
 export function ratio(these, those, key) {
   return median(these.map((record, round) => record[key] / those[round][key]));
 }
 
-/** Collects samples; space for the most there can be is taken beforehand. */
+/** Collects samples; space for the maximum number is allocated in advance. */
 export class Samples {
   #values;
   #count = 0;
@@ -30,7 +30,7 @@ export class Samples {
   }
 
   add(value) {
-    // Beyond its size the oldest are overwritten.
+    // When the buffer is full, the oldest samples are overwritten.
     this.#values[this.#count++ % this.#values.length] = value;
   }
 

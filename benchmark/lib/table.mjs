@@ -1,7 +1,7 @@
-// Tables: as text for the terminal, as Markdown for the document.
+// Tables: as text for the terminal, and as Markdown for the document.
 import { number } from './targets.mjs';
 
-/** The cells of a scenario's table, its heading first. */
+/** The cells of a scenario's table; the first row is the heading. */
 export function cellsOf({ title, columns, rows }) {
   return [
     [title, ...columns.map(({ label }) => label)],

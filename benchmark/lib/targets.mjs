@@ -1,4 +1,4 @@
-// What issue 3 asks to be shown, as rows of the summary: target, measured, met or not.
+// Performance targets as rows of the summary: target, measured value, met or not.
 
 export const times = (value) => `${number(value)} ×`;
 export const micros = (value) => `${number(value)} µs`;
@@ -21,8 +21,8 @@ export function number(value) {
 }
 
 /**
- * @param {string} item number in the issue, and a letter where it has several parts
- * @param {string} what
+ * @param {string} item short identifier of the target
+ * @param {string} what the measured quantity
  */
 export function atLeast(item, what, target, value, show) {
   return row(item, what, `≥ ${plain(show(target))}`, value, show, value >= target);

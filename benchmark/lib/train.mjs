@@ -1,5 +1,6 @@
-// Trains a zstd dictionary on states of all kinds of the corpus, none of which the benchmark measures:
-// `node benchmark/lib/train.mjs __test__/states/fixtures/states.dict`. Needs the `zstd` command.
+// Trains a zstd dictionary on states of all kinds of the corpus. The benchmark does not measure
+// these states: `node benchmark/lib/train.mjs __test__/states/fixtures/states.dict`. Needs the
+// `zstd` command.
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -7,7 +8,7 @@ import path from 'node:path';
 import { KINDS, samplesOf } from './corpus.mjs';
 
 const SAMPLES = 400;
-const MOST_BYTES = 8 * 1024;
+const MAX_BYTES = 8 * 1024;
 
 const [out] = process.argv.slice(2);
 const dir = mkdtempSync(path.join(tmpdir(), 'rollcall-train-'));
@@ -19,7 +20,7 @@ try {
       return file;
     }),
   );
-  execFileSync('zstd', ['-q', '-f', '--train', ...files, `--maxdict=${MOST_BYTES}`, '-o', out]);
+  execFileSync('zstd', ['-q', '-f', '--train', ...files, `--maxdict=${MAX_BYTES}`, '-o', out]);
 } finally {
   rmSync(dir, { recursive: true });
 }

@@ -1,6 +1,8 @@
-// What goes over the wire, by the server's own count.
+// Counts network bytes, as the server reports them.
 
-/** Bytes that the server has read and written so far; asking costs some hundred of them. */
+/**
+ * Bytes that the server has read and written so far; the request itself takes some hundred bytes.
+ */
 export async function bytesOf(redis) {
   const info = await redis.info('stats');
   const of = (name) => Number(new RegExp(`${name}:(\\d+)`).exec(info)?.[1]);

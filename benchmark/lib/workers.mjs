@@ -1,5 +1,4 @@
-// The measured processes as the orchestrating one sees them. Each runs worker.mjs with one subject
-// of one scenario.
+// Starts and calls the measured processes. Each runs worker.mjs with one subject of one scenario.
 import { fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
@@ -7,7 +6,7 @@ const program = fileURLToPath(new URL('../worker.mjs', import.meta.url));
 const children = new Set();
 let databases = 0;
 
-/** Ends all of them at once; synchronous. */
+/** Ends all worker processes; synchronous. */
 export function killWorkers() {
   for (const child of children) child.kill('SIGKILL');
 }
@@ -19,9 +18,9 @@ export function killWorkers() {
 export async function startWorker({ port, scenario, subject, options = {} }) {
   const db = databases++ % 64;
   const child = fork(program, [JSON.stringify({ port, db, scenario, subject, options })], {
-    // Memory is measured after a collection.
+    // So that memory is measured after a garbage collection.
     execArgv: ['--expose-gc', ...(process.env.BENCH_NODE_FLAGS ?? '').split(' ').filter(Boolean)],
-    // Ctrl-C is ours to handle.
+    // The main process handles Ctrl-C.
     detached: true,
   });
   children.add(child);

@@ -1,5 +1,5 @@
-// What events cost on a Redis Cluster where one node follows 10 of 1000 rooms and another changes states
-// in all of them: sharded against plain pub/sub, in bytes between the servers and in CPU.
+// Cost of events on a Redis Cluster. One node follows 10 of 1000 rooms and another changes states
+// in all of them. Compares sharded with plain pub/sub: bytes between the servers, and CPU.
 import { PresenceClient } from 'rollcall';
 import { gridCharts, gridTables } from '../lib/grid.mjs';
 import { openLoop } from '../lib/load.mjs';
@@ -24,7 +24,7 @@ const COLUMNS = [
   { key: 'writerMicros', label: 'writing node’s CPU µs/event' },
 ];
 
-/** Those of either mode have keys of their own. */
+/** The modes use different keys. */
 const connect = ({ options: { url, pubsub } }) =>
   PresenceClient.connect({ url, pubsub, keyPrefix: `${pubsub}:prs:`, ttlMs: TTL_MS });
 
@@ -65,19 +65,19 @@ async function follower(env) {
       round.catch(() => {});
     },
     result: async ({ expected }) => {
-      // Everything was acknowledged; what is not here in a second does not come.
+      // All writes are acknowledged; events that have not arrived within a second are lost.
       for (let i = 0; heard < expected && i < 100; i++) {
         await new Promise((resolve) => setTimeout(resolve, 10));
       }
       finish();
       const { ops, seconds, nodeCpuMicros } = await round;
-      if (ops !== expected) throw new Error(`${ops} of ${expected} events came`);
+      if (ops !== expected) throw new Error(`${ops} of ${expected} events arrived`);
       return { nodeCpuMs: (nodeCpuMicros * ops) / 1000 / seconds };
     },
   };
 }
 
-/** Rounds of one shape of cluster. */
+/** Runs the rounds of one cluster topology. */
 async function measured({ replicas }, { start, openCluster, interleave, scale }) {
   const cluster = await openCluster({ replicas });
   const pairs = [];
@@ -91,7 +91,7 @@ async function measured({ replicas }, { start, openCluster, interleave, scale })
   }
   const total = (ms) => Math.round((PER_SECOND * ms) / 1000 / ROOMS) * ROOMS;
   const spent = async () => ({ cpu: await cluster.cpuMs(), bus: cluster.busBytes() });
-  /** What the bus and the servers spend while nothing happens, in a millisecond. */
+  /** The idle cost of the bus and the servers, per millisecond. */
   const idle = async (ms) => {
     const before = await spent();
     await new Promise((resolve) => setTimeout(resolve, ms));
@@ -113,7 +113,7 @@ async function measured({ replicas }, { start, openCluster, interleave, scale })
         expected: (events / ROOMS) * FOLLOWED,
       });
       return {
-        // What is left of gossip by chance may be less than nothing.
+        // The gossip in a round can be less than the idle average.
         busBytes: Math.max(0, (after.bus - before.bus - nothing.bus * took) / events),
         serversMicros: ((after.cpu - before.cpu - nothing.cpu * took) * 1000) / events,
         nodeCpuMs,
@@ -129,7 +129,7 @@ export default {
   title: `Events on a Redis Cluster, ${FOLLOWED} of ${ROOMS} rooms followed`,
   about:
     `${PER_SECOND} changes of states a second, each an event; the change itself is part of the servers’ ` +
-    'CPU. What servers send each other and spend while nothing happens is taken off.',
+    'CPU. The idle traffic and CPU of the servers is subtracted.',
 
   subjects: { writer, follower },
 
@@ -143,14 +143,14 @@ export default {
         return [
           atMost(
             'cluster 5c',
-            `bytes on the bus per event, sharded, of plain (${title})`,
+            `bytes on the cluster bus per event, sharded relative to plain pub/sub (${title})`,
             1,
             ratio(sharded, plain, 'busBytes'),
             times,
           ),
           atMost(
             'cluster 5d',
-            `all servers’ CPU per event, sharded, of plain (${title})`,
+            `CPU of all servers per event, sharded relative to plain pub/sub (${title})`,
             1,
             ratio(sharded, plain, 'serversMicros'),
             times,

@@ -1,5 +1,5 @@
-// Heartbeats on a Redis Cluster of three masters, beside one Redis: what is refreshed in a second,
-// and what each heartbeat costs the servers and Node.js.
+// Heartbeats on a Redis Cluster of three masters compared with one Redis: heartbeats per second,
+// and the cost of each heartbeat for the servers and Node.js.
 import { PresenceClient } from 'rollcall';
 import { connectIoredis } from '../lib/connect.mjs';
 import { gridCharts, gridTables } from '../lib/grid.mjs';
@@ -11,7 +11,7 @@ import { atLeast, atMost, times } from '../lib/targets.mjs';
 
 const IN_FLIGHT = 1000;
 
-/** What a script on a cluster can take together are the connections of one room. */
+/** On a cluster, one script call can refresh the connections of one room only. */
 const CROWDS = [
   { key: 'large', title: '10 rooms with 100 users each', rooms: 10, perRoom: 100 },
   { key: 'medium', title: '100 rooms with 10 users each', rooms: 100, perRoom: 10 },
@@ -46,11 +46,11 @@ async function heartbeater({ db, options: { url, ports, layout } }) {
     crowds.set(key, list);
   }
   return {
-    beat: async ({ crowd, ms }) => {
+    heartbeat: async ({ crowd, ms }) => {
       const list = crowds.get(crowd);
-      const beat = ({ connId, epoch }) => client.heartbeat({ connId, epoch });
+      const heartbeat = ({ connId, epoch }) => client.heartbeat({ connId, epoch });
       const result = await measure(control, () =>
-        closedLoop(beat, list, { inFlight: IN_FLIGHT, ms }),
+        closedLoop(heartbeat, list, { inFlight: IN_FLIGHT, ms }),
       );
       await checkRefreshed(client, list, result);
       return result;
@@ -58,7 +58,7 @@ async function heartbeater({ db, options: { url, ports, layout } }) {
   };
 }
 
-/** That the work was done: who had a heartbeat in the round was last seen in it. */
+/** Checks that the heartbeats were applied: each connection was last seen within the round. */
 async function checkRefreshed(client, list, { ops, seconds }) {
   const someone = list[(ops - 1) % list.length];
   const members = await client.fetchRoomSnapshot(someone.roomId);
@@ -85,7 +85,7 @@ export default {
     ];
     const results = {};
     for (const { key } of CROWDS) {
-      const round = (ms) => (worker) => worker.call('beat', { crowd: key, ms: scale.ms(ms) });
+      const round = (ms) => (worker) => worker.call('heartbeat', { crowd: key, ms: scale.ms(ms) });
       await interleave(workers, 1, round(400));
       results[key] = await interleave(workers, scale.rounds(5), round(1200));
     }
@@ -96,14 +96,14 @@ export default {
         return [
           atLeast(
             'cluster 5a',
-            `heartbeats/s on three masters, of one Redis (${title})`,
+            `heartbeats/s on three masters, relative to one Redis (${title})`,
             1,
             ratio(cluster, v1, 'opsPerSecond'),
             times,
           ),
           atMost(
             'cluster 5b',
-            `Redis CPU per heartbeat on three masters, of one Redis (${title})`,
+            `Redis CPU per heartbeat on three masters, relative to one Redis (${title})`,
             1.3,
             ratio(cluster, v1, 'redisCpuMicros'),
             times,

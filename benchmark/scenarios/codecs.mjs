@@ -1,5 +1,5 @@
-// Codecs on the states of the corpus: size, time to write, time to read. Of the candidates only two are
-// part of Rollcall; a program of its own (benchmark/codecs) has them all, built by cargo.
+// Codecs on the states of the corpus: size, write time and read time. Rollcall contains only two of
+// the candidates. A separate program (benchmark/codecs) contains all of them; cargo builds it.
 import { spawn, spawnSync } from 'node:child_process';
 import { text } from 'node:stream/consumers';
 import { inRoot } from '../../scripts/lib/paths.mjs';

@@ -1,6 +1,6 @@
-// Receiving events: what one costs the JavaScript thread, by Rollcall and by ioredis's psubscribe
-// with JSON.parse; and what a client spends that follows 10 of 1000 busy rooms only. Another
-// process publishes, evenly spread over the rooms.
+// Receiving events: the cost of one event for the JavaScript thread, with Rollcall and with
+// ioredis's psubscribe and JSON.parse; and the cost for a client that follows only 10 of 1000 busy
+// rooms. Another process publishes, evenly distributed over the rooms.
 import { once } from 'node:events';
 import { createConnection } from 'node:net';
 import { connectIoredis, connectRollcall } from '../lib/connect.mjs';
@@ -32,7 +32,7 @@ function channelOf(roomId) {
   return `prs:{room:${roomId}}:events`;
 }
 
-/** Subscribes for a round only: the other subjects' rounds are not theirs to hear. */
+/** Subscribes for one round only, so that the rounds of other subjects cost it nothing. */
 async function listener(env, subscribe) {
   const control = connectIoredis(env);
   let finish;
@@ -55,7 +55,9 @@ async function listener(env, subscribe) {
       }).finally(unsubscribe);
       round.catch(() => {});
     },
-    /** To be called when everything was published: what is not here in a second does not come. */
+    /**
+     * Called after everything was published: events that have not arrived within a second are lost.
+     */
     result: async ({ expected }) => {
       const timer = setTimeout(() => finish(), 1000);
       const result = await round;
@@ -96,7 +98,7 @@ export default {
         return `*3\r\n${args.map((arg) => `$${arg.length}\r\n${arg}\r\n`).join('')}`;
       });
       return {
-        /** Evenly over time too: events of a fleet do not come in bursts of our making. */
+        /** Evenly distributed over time too: events of many nodes do not arrive in bursts. */
         publish: async ({ total }) => {
           const start = performance.now();
           let sent = 0;
@@ -106,7 +108,7 @@ export default {
             let text = '';
             while (sent < due) text += events[sent++ % ROOMS];
             if (text !== '') socket.write(text);
-            // A timer would wait a millisecond; nothing else has to run here but the socket.
+            // A timer would wait for a millisecond; nothing but the socket has to run here.
             Atomics.wait(cell, 0, 0, 0.02);
             if (naps % 16 === 0) await new Promise(setImmediate);
           }
@@ -149,7 +151,7 @@ export default {
     const workers = [];
     for (const subject of Object.keys(LABELS)) workers.push(await start(subject));
     const round = (count) => async (worker) => {
-      // Whole turns over the rooms, so that each has as many.
+      // Only complete cycles over the rooms, so that each room has the same number of events.
       const total = Math.ceil(count / ROOMS) * ROOMS;
       const expected = worker.subject === 'some' ? (total / ROOMS) * FOLLOWED : total;
       await worker.call('listen', { expected });
@@ -173,21 +175,21 @@ export default {
       targets: [
         atMost(
           '6a',
-          'JavaScript-thread time per event, of ioredis psubscribe with JSON.parse',
+          'JavaScript-thread time per event, relative to ioredis psubscribe with JSON.parse',
           1 / 3,
           ratio(results.all, results.ioredis, 'jsThreadMicros'),
           part,
         ),
         atMost(
           '6b',
-          'JavaScript-thread time with 10 of 1000 rooms, of that with all',
+          'JavaScript-thread time of a client that follows 10 of 1000 rooms, relative to one that follows all',
           1 / 20,
           spent('jsThreadMs'),
           part,
         ),
         atMost(
           '6c',
-          'Node CPU with 10 of 1000 rooms, of that with all',
+          'Node CPU of a client that follows 10 of 1000 rooms, relative to one that follows all',
           1 / 20,
           spent('nodeCpuMs'),
           part,

@@ -1,4 +1,5 @@
-// A server that ticks its own sockets: `heartbeatMany` of 1000 beside 1000 single calls.
+// A server that sends heartbeats for its own sockets: one `heartbeatMany` of 1000 compared with
+// 1000 single calls.
 import { connectIoredis, connectRollcall } from '../lib/connect.mjs';
 import { CROWD } from '../lib/heartbeaters.mjs';
 import { measure } from '../lib/measure.mjs';
@@ -14,7 +15,7 @@ const COLUMNS = [
   { key: 'opsPerSecond', label: 'heartbeats/s' },
 ];
 
-/** A subject that ticks all its sockets again and again; `tick` resolves when all have settled. */
+/** A subject that refreshes all its sockets repeatedly; `tick` resolves when all have settled. */
 async function ticker(env, tick) {
   const control = connectIoredis(env);
   const client = await connectRollcall(env);
@@ -75,7 +76,7 @@ export default {
       targets: [
         atMost(
           '4',
-          'JavaScript-thread time of heartbeatMany(1000), of 1000 single calls’',
+          'JavaScript-thread time of heartbeatMany(1000), relative to 1000 single calls',
           0.5,
           compared,
           part,

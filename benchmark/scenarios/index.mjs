@@ -1,8 +1,8 @@
 // The list of all scenarios, in the order in which they run.
 //
-// A scenario is `{ name, title, about, subjects, run }`. `subjects` are what is measured: functions
-// that open one in a process of its own (worker.mjs) and return its methods. `run` orchestrates: it
-// starts subjects, lets them take turns, and returns `{ tables, targets, charts, notes?, rounds }`.
+// A scenario is `{ name, title, about, subjects, run }`. `subjects` are functions that open the
+// measured subjects, each in its own process (worker.mjs), and return their methods. `run` starts
+// subjects, runs them in alternation, and returns `{ tables, targets, charts, notes?, rounds }`.
 import heartbeats from '../presence-optimizations.mjs';
 import cluster from './cluster.mjs';
 import clusterEvents from './cluster-events.mjs';

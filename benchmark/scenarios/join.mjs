@@ -1,4 +1,4 @@
-// Joining a room one by one, as the room grows to 2000.
+// Joins a room one by one until it has 2000 members.
 import { AsWritten } from '../baselines/as-written.mjs';
 import { connectIoredis, connectRollcall } from '../lib/connect.mjs';
 import { measure } from '../lib/measure.mjs';
@@ -7,7 +7,7 @@ import { medians, ratio, Samples } from '../lib/statistics.mjs';
 import { atMost, times } from '../lib/targets.mjs';
 
 const SIZE = 2000;
-/** Members from which on joins are measured. */
+/** Numbers of members at which joins are measured. */
 const MARKS = [0, 500, 1000, 1950];
 const MEASURED = 50;
 
@@ -28,7 +28,7 @@ async function joiner(env, open) {
   const { join, fill } = await open();
   let rooms = 0;
   return {
-    /** Grows a new room; one result for each mark. */
+    /** Fills a new room; one result for each measured size. */
     run: async () => {
       const room = rooms++;
       const list = people({
@@ -89,7 +89,8 @@ export default {
     for (const subject of Object.keys(LABELS)) workers.push(await start(subject));
     await interleave(workers, 1, (worker) => worker.call('run'));
     const results = await interleave(workers, scale.rounds(4), (worker) => worker.call('run'));
-    // Fifty joins without a snapshot take six milliseconds: it needs many such rounds to compare them.
+    // Fifty joins without a snapshot take six milliseconds, so many rounds are needed to compare
+    // them.
     const again = workers.filter(({ subject }) => subject === 'bare');
     const many = await interleave(again, scale.rounds(30), (worker) => worker.call('run'));
     results.bare.push(...many.bare);
@@ -107,14 +108,14 @@ export default {
       targets: [
         atMost(
           '5c',
-          `join with snapshot: false: time at ${last} members, of that in an empty room`,
+          `join with snapshot: false: time at ${last} members, relative to an empty room`,
           1.15,
           ratio(at('bare', last), at('bare', 0), 'ms'),
           times,
         ),
         atMost(
           '5d',
-          'the same: Redis CPU',
+          'join with snapshot: false: Redis CPU, same comparison',
           1.15,
           ratio(at('bare', last), at('bare', 0), 'redisCpuMicros'),
           times,

@@ -1,4 +1,4 @@
-// What a leave costs Redis in rooms of 20 and of 2000. Who left joins again between two rounds.
+// Redis CPU of a leave in rooms of 20 and of 2000. The connections join again between two rounds.
 import { AsWritten } from '../baselines/as-written.mjs';
 import { connectIoredis, connectRollcall } from '../lib/connect.mjs';
 import { measure } from '../lib/measure.mjs';
@@ -6,7 +6,7 @@ import { inParallel, joinAll, people, seed } from '../lib/population.mjs';
 import { medians, ratio } from '../lib/statistics.mjs';
 import { atMost, times } from '../lib/targets.mjs';
 
-/** As many connections, and as large a share of them leaves, whatever the size of the rooms. */
+/** The number of connections and the share that leaves do not depend on the size of the rooms. */
 const CONNECTIONS = 2000;
 const LEAVING = 200;
 const SIZES = [20, 2000];
@@ -77,7 +77,7 @@ export default {
     const runs = workers.flatMap((worker) =>
       SIZES.map((size) => ({
         subject: `${worker.subject}${size}`,
-        // The baseline takes long, and varies less.
+        // The baseline takes longer and varies less.
         run: (count) =>
           worker.call('run', { size, times: worker.subject === 'baseline' ? 1 : count }),
       })),
@@ -97,7 +97,7 @@ export default {
       targets: [
         atMost(
           '5e',
-          'Redis CPU of a leave from a room of 2000, of one from a room of 20 (1 and noise)',
+          'Redis CPU of a leave from a room of 2000, relative to a room of 20 (1, plus noise)',
           1.1,
           compared,
           times,

@@ -1,5 +1,5 @@
-// Memory: what 100 000 connections add to the process that holds them, and whether it grows while
-// they send a million heartbeats (`--long`: ten millions).
+// Memory that 100 000 connections add to the process that holds them, and its growth over a million
+// heartbeats (`--long`: ten million).
 import { setTimeout as delay } from 'node:timers/promises';
 import { connectRollcall } from '../lib/connect.mjs';
 import { connIdOf, inParallel, STATE } from '../lib/population.mjs';
@@ -9,7 +9,7 @@ const CONNECTIONS = 100_000;
 const PER_ROOM = 10;
 const IN_FLIGHT = 1000;
 
-/** What is taken when everything that can be given back has been. */
+/** Memory in use after garbage collection. */
 async function memory() {
   for (let i = 0; i < 4; i++) {
     globalThis.gc();
@@ -20,7 +20,7 @@ async function memory() {
   return { resident: mb(rss), heap: mb(heapTotal), used: mb(heapUsed) };
 }
 
-/** A closed loop that keeps nothing: samples of latencies would be memory of the load's own. */
+/** A closed loop that keeps no samples: latency samples would add to the measured memory. */
 function beatAll(client, ids, count) {
   return new Promise((resolve, reject) => {
     let started = 0;
@@ -57,7 +57,7 @@ export default {
           }),
         );
       return {
-        /** So that code is compiled and pools are filled. */
+        /** Warm-up: compiles code and fills pools. */
         async warmUp({ count }) {
           await join(count);
           await inParallel(64, count, (i) => client.leave(ids[i]));
@@ -67,8 +67,8 @@ export default {
           await join(CONNECTIONS);
           return memory();
         },
-        /** Heartbeats for all in turn. */
-        async beat({ count }) {
+        /** Heartbeats for all connections in order. */
+        async heartbeat({ count }) {
           await beatAll(client, ids, count);
           return memory();
         },
@@ -84,9 +84,9 @@ export default {
     const known = await worker.call('known');
     if (known !== CONNECTIONS) throw new Error(`it holds ${known} connections`);
     const each = ((after.resident - before.resident) * 2 ** 20) / CONNECTIONS;
-    const warm = await worker.call('beat', { count: scale.count(2_000_000) });
+    const warm = await worker.call('heartbeat', { count: scale.count(2_000_000) });
     const count = long ? 10_000_000 : 1_000_000;
-    const late = await worker.call('beat', { count });
+    const late = await worker.call('heartbeat', { count });
     const grown = late.resident - warm.resident;
     const name = `${count / 1_000_000} million heartbeats`;
     return {
@@ -108,8 +108,8 @@ export default {
       ],
       notes: [`A connection adds ${bytes(each)}.`],
       targets: [
-        atMost('7a', 'resident set that a connection adds, of 100 000', 300, each, bytes),
-        atMost('7b', `growth of the resident set in ${name} after warm-up`, 1, grown, megabytes),
+        atMost('7a', 'resident memory of one connection (mean of 100 000)', 300, each, bytes),
+        atMost('7b', `growth of resident memory in ${name} after warm-up`, 1, grown, megabytes),
       ],
       charts: [
         {

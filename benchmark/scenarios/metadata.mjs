@@ -1,4 +1,5 @@
-// Updates of one channel's metadata: 64 writers of one process, each its own item, and one writer alone.
+// Updates of the metadata of one channel: by 64 writers in one process, each with its own item, and
+// by one writer alone.
 import { OneAtATime, updateOptimistically } from '../baselines/optimistic.mjs';
 import { connectIoredis, connectRollcall } from '../lib/connect.mjs';
 import { measure } from '../lib/measure.mjs';
@@ -23,7 +24,9 @@ const COLUMNS = [
   { key: 'redisCpuMicros', label: 'Redis CPU µs' },
 ];
 
-/** Each writer updates its own item, again and again; all that is acknowledged must be in the record. */
+/**
+ * Each writer updates its own item repeatedly; the record must contain every acknowledged update.
+ */
 async function subject(env, open) {
   const control = connectIoredis(env);
   const client = await connectRollcall(env);
@@ -63,7 +66,7 @@ export default {
   title: 'Metadata of one channel',
   about:
     `A record of ${WRITERS} items (about 4 KB); each update changes one of them, gets the whole record ` +
-    'back, and is published. It is checked that none is lost. Beside Rollcall: what plain ioredis needs ' +
+    'back, and is published. The scenario checks that no update is lost. Beside Rollcall: what plain ioredis needs ' +
     'for that.',
 
   subjects: {
@@ -108,14 +111,14 @@ export default {
       targets: [
         atLeast(
           '7.8a',
-          `metadata updates/s on one channel, ${WRITERS} writers, over WATCH/MULTI with a connection each`,
+          `metadata updates/s on one channel, ${WRITERS} writers, relative to WATCH/MULTI with one connection per writer`,
           10,
           ratio(many('rollcall'), many('watch'), 'opsPerSecond'),
           times,
         ),
         atMost(
           '7.8b',
-          'median latency of one uncontended update, of WATCH/MULTI’s',
+          'median latency of one uncontended update, relative to WATCH/MULTI',
           1,
           ratio(results.rollcall1, results.oneAtATime1, 'latencyP50'),
           times,

@@ -1,5 +1,6 @@
-// Heartbeats with a patch of a small state, each with its event: Rollcall on both layouts, beside a script
-// that merges and publishes in one EVALSHA through ioredis, and beside plain JavaScript.
+// Heartbeats with a patch of a small state and an event for each patch: Rollcall on both layouts,
+// compared with a script that merges and publishes in one EVALSHA through ioredis, and with plain
+// JavaScript.
 import { AsWritten } from '../baselines/as-written.mjs';
 import { Lua } from '../baselines/lua.mjs';
 import { connectIoredis, connectRollcall } from '../lib/connect.mjs';
@@ -28,7 +29,10 @@ const COLUMNS = [
   { key: 'jsThreadMicros', label: 'JS thread µs' },
 ];
 
-/** What one process does: patches a cursor, a new value each time, so that each patch has its event. */
+/**
+ * The methods of one process: patches a cursor to a new value each time, so that each patch has an
+ * event.
+ */
 function patcher(env, list, heartbeat) {
   const control = connectIoredis(env);
   let x = 1_000_000;
@@ -62,7 +66,7 @@ export default {
   name: 'patches',
   title: 'Heartbeats with a patch: 100 rooms with 10 users each',
   about:
-    'Each heartbeat changes one key of a small state, and its event is published; nobody listens. ' +
+    'Each heartbeat changes one key of a small state, and its event is published without a subscriber. ' +
     '“With Lua Scripts” merges by cjson and publishes in one EVALSHA. Times in µs are per patch.',
 
   subjects: {
@@ -97,7 +101,7 @@ export default {
       targets: IN_FLIGHT.map((inFlight) =>
         atLeast(
           `patches ${inFlight}`,
-          `patches/s, ${inFlight} in flight, over the baseline`,
+          `patches/s, ${inFlight} in flight, relative to the baseline`,
           1,
           over(inFlight),
           times,

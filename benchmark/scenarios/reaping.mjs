@@ -1,7 +1,8 @@
-// What reaping costs a server on which nothing is due. Fleets of the same nodes with the same heartbeats,
-// each fleet on a server of its own, all at the same time. What a server spends more than before anybody
-// reaped is what reaping costs, also where it is done by heartbeats; but for what the server of the fleet
-// that never reaps spends more: that is the machine's.
+// Cost of reaping for a server on which nothing is due. Groups of identical nodes send the same
+// heartbeats, each group to its own server, all at the same time. The cost of reaping is the
+// server's CPU above its CPU before reaping began; this includes work that heartbeats do for the
+// reaper. The growth of a server whose nodes never reap is subtracted, because the machine causes
+// it.
 import { setTimeout as delay } from 'node:timers/promises';
 import { connectIoredis, connectRollcall } from '../lib/connect.mjs';
 import { serverCpuMs } from '../lib/measure.mjs';
@@ -11,51 +12,56 @@ import { atMost, grouped, part, times } from '../lib/targets.mjs';
 const ROOMS = 10_000;
 const PER_ROOM = 5;
 const NODES = 3;
-/** The defaults of both. */
+/** The default TTL and heartbeat interval of both implementations. */
 const TTL_MS = 30_000;
-/** How often a node of the reference reads what rooms there are, and looks at each. */
+/** The interval at which a node of the reference lists all rooms and queries each. */
 const REFERENCE_MS = 3000;
 
-/** Fleets, and how many nodes of each reap. */
+/** Groups of nodes, and the number of nodes that reap in each. */
 const FLEETS = {
-  none: { label: 'nobody reaps' },
+  none: { label: 'no node reaps' },
   one: { label: `Rollcall, one of ${NODES} nodes`, reaping: 1 },
   three: { label: `Rollcall, ${NODES} nodes`, reaping: NODES },
   reference: { label: `every room every ${REFERENCE_MS / 1000} s, ${NODES} nodes`, asking: NODES },
-  // For two of them the rooms are in the processor's cache then.
+  // In this case, two of the nodes find the rooms in the processor's cache.
   atOnce: { label: 'the same, all nodes at the same instant', asking: NODES },
 };
 
 const COLUMNS = [
   { key: 'redisCpuMs', label: 'Redis CPU ms/s' },
   { key: 'reapingMs', label: 'of that, reaping' },
-  { key: 'looks', label: 'rooms looked at by passes/s' },
+  { key: 'looks', label: 'rooms inspected by passes/s' },
 ];
 
-/** How often some of the connections have their heartbeats: everybody once in a third of their TTL. */
+/**
+ * The interval of heartbeats for a part of the connections: each connection has one heartbeat in a
+ * third of the TTL.
+ */
 const TICK_MS = 500;
-/** Fleets begin so long after each other in a tick; and when all have ended, servers are asked. */
+/**
+ * The delay between groups within a tick; the servers are queried when all groups have finished.
+ */
 const STEP_MS = 50;
 const QUIET_MS = 440;
 
-/** Resolves when the clock is so far into a period. */
+/** Resolves when the clock is `ms` milliseconds into a period. */
 function phase(periodMs, ms) {
   const now = Date.now();
   return delay((((ms - now) % periodMs) + periodMs) % periodMs);
 }
 
-/** The node's part of a fleet. */
+/** One node in one group. */
 async function member({ port, number, place, fleet }) {
   const all = people({ rooms: ROOMS, perRoom: PER_ROOM });
   const list = all.filter((_, i) => i % NODES === number);
-  // Joined with a TTL that outlives the joining; the first heartbeats make it that of all.
+  // Joins use a TTL longer than the set-up; the first heartbeats set the common TTL.
   const joining = await connectRollcall({ port, db: 0 });
   await joinAll(joining, list);
   await joining.close();
   const client = await connectRollcall({ port, db: 0 }, { ttlMs: TTL_MS, fallbackSweepMs: TTL_MS });
   const each = Math.ceil((list.length * TICK_MS * 3) / TTL_MS);
   let at = 0;
-  const beat = async (count) => {
+  const refresh = async (count) => {
     const items = Array.from({ length: count }, () => {
       const { connId, epoch } = list[at++ % list.length];
       return { connId, epoch };
@@ -64,7 +70,7 @@ async function member({ port, number, place, fleet }) {
       if (result instanceof Error) throw result;
     }
   };
-  await beat(list.length);
+  await refresh(list.length);
   let looked = 0;
   let stopped = false;
   let failed;
@@ -75,7 +81,7 @@ async function member({ port, number, place, fleet }) {
       await work();
     }
   };
-  /** The TypeScript service's way: a call for each room, all at once. */
+  /** The query of the pure-TypeScript implementation: one call for each room, all at once. */
   const ask = async (redis) => {
     const rooms = await redis.smembers('prs:active_rooms');
     const before = Date.now() - TTL_MS;
@@ -94,12 +100,12 @@ async function member({ port, number, place, fleet }) {
     });
     loops.push(ended);
   };
-  // Each is the first in turn: who comes first after a pause pays for what the machine has forgotten.
+  // Groups go first in rotation: the first one after a pause finds cold caches.
   const turn = () => (place + Math.round(Date.now() / TICK_MS)) % Object.keys(FLEETS).length;
   loop(
     TICK_MS,
     () => turn() * STEP_MS,
-    () => beat(each),
+    () => refresh(each),
   );
   const { reaping = 0, asking = 0 } = FLEETS[fleet];
   let redis;
@@ -107,7 +113,7 @@ async function member({ port, number, place, fleet }) {
     async reap() {
       if (number < asking) {
         redis = connectIoredis({ port, db: 0 });
-        // Not at the end of what is measured.
+        // Not at the end of the measured period.
         const after = ((fleet === 'atOnce' ? 2 : number + 1) * REFERENCE_MS) / (NODES + 1);
         loop(
           REFERENCE_MS,
@@ -138,10 +144,10 @@ export default {
   title: 'Nodes that reap all the time, nothing due',
   about:
     `${grouped(ROOMS)} rooms with ${PER_ROOM} connections each, on ${NODES} nodes at random; ` +
-    `TTL ${TTL_MS / 1000} s, heartbeats every ${TTL_MS / 3000} s. A server for each way, all at once.`,
+    `TTL ${TTL_MS / 1000} s, heartbeats every ${TTL_MS / 3000} s. One server for each method, all at the same time.`,
 
   subjects: {
-    /** A node in each of the fleets. */
+    /** Starts one node in each group. */
     async node({ options: { ports, number } }) {
       const members = {};
       for (const [place, fleet] of Object.keys(FLEETS).entries()) {
@@ -178,7 +184,7 @@ export default {
       return { ms, of: Object.fromEntries(of) };
     };
 
-    // A shard is checked in each.
+    // One shard is checked in each round.
     const roundMs = scale.ms(TTL_MS);
     const rounds = async (count) => {
       const found = Object.fromEntries(Object.keys(FLEETS).map((fleet) => [fleet, []]));
@@ -200,11 +206,11 @@ export default {
     };
     const mean = (list, key) => list.reduce((sum, round) => sum + round[key], 0) / list.length;
 
-    // What a server grows into at first is not what is measured.
+    // The initial growth of a server is not measured.
     await delay(roundMs);
     const without = await rounds(scale.rounds(4));
     for (const node of nodes) await node.call('reap');
-    // Rooms come under somebody's care as they come due.
+    // A node takes over a room when the room becomes due.
     await delay(scale.ms(2.5 * TTL_MS));
     const results = await rounds(scale.rounds(4));
     const more = (fleet, round) =>
@@ -233,22 +239,22 @@ export default {
       ],
       targets: [
         atMost(
-          'issue 4, 1a',
-          `Redis CPU of ${NODES} reaping nodes, of ${NODES} that look at every room every 3 s`,
+          'reaping a',
+          `Redis CPU of ${NODES} reaping nodes, relative to ${NODES} nodes that query every room every 3 s`,
           1 / 10,
           reaping('three') / reaping('reference'),
           part,
         ),
         atMost(
-          'issue 4, 1a (at once)',
-          'The same, if those look at the same instant',
+          'reaping a (at once)',
+          'the same, when those nodes query at the same instant',
           1 / 10,
           reaping('three') / reaping('atOnce'),
           part,
         ),
         atMost(
-          'issue 4, 1b',
-          `Redis CPU of ${NODES} reaping nodes, of one`,
+          'reaping b',
+          `Redis CPU of ${NODES} reaping nodes, relative to one node`,
           1.3,
           reaping('three') / reaping('one'),
           times,

@@ -1,5 +1,5 @@
-// What the server can do: the engine's own script calls, recorded beforehand, sent over a raw
-// socket with nothing else to do; and how much of that Rollcall reaches with 1000 in flight.
+// The limit of the server: recorded script calls of the engine, sent over a raw socket without
+// other work; and the share of that limit that Rollcall reaches with 1000 heartbeats in flight.
 import { connectIoredis, connectRollcall } from '../lib/connect.mjs';
 import { CROWD, heartbeaters } from '../lib/heartbeaters.mjs';
 import { measure } from '../lib/measure.mjs';
@@ -9,7 +9,7 @@ import { Replay } from '../lib/replay.mjs';
 import { medians, ratio } from '../lib/statistics.mjs';
 import { atLeast, percent } from '../lib/targets.mjs';
 
-/** Heartbeats that are always on their way. */
+/** The number of heartbeats in flight. */
 const ON_THE_WAY = 2048;
 
 const COLUMNS = [
@@ -24,7 +24,7 @@ export default {
   title: 'The limit of the Redis server',
   about:
     'The script calls that the engine makes (lua/heartbeat_batch.lua), recorded, then replayed from ' +
-    'memory with about 2000 heartbeats on their way.',
+    'memory with about 2000 heartbeats in flight.',
 
   subjects: {
     rollcall: heartbeaters.rollcall,
@@ -37,7 +37,7 @@ export default {
       await joinAll(client, list);
       const batches = new Map();
       return {
-        /** Records batches of that size, over everybody once or more. */
+        /** Records batches of that size, until every connection is in at least one. */
         async record({ size }) {
           const rounds = Math.ceil((4 * list.length) / size);
           const commands = await recorder.record(async () => {
@@ -46,7 +46,7 @@ export default {
               await client.heartbeatMany(items.map(({ connId, epoch }) => ({ connId, epoch })));
             }
           });
-          // What one command holds on average: the engine may cut batches as it likes.
+          // The average number of heartbeats in one command; the engine chooses the batch sizes.
           batches.set(size, { commands, each: (rounds * size) / commands.length });
         },
         run({ size, ms }) {
@@ -64,9 +64,9 @@ export default {
     const rollcall = await start('rollcall');
     const replay = await start('replay');
     const load = { inFlight: 1000, ms: scale.ms(1200) };
-    await rollcall.call('beat', load);
+    await rollcall.call('heartbeat', load);
     const before = await rollcall.call('metrics');
-    await rollcall.call('beat', load);
+    await rollcall.call('heartbeat', load);
     const after = await rollcall.call('metrics');
     const engine = Math.round(
       (after.heartbeats - before.heartbeats) / (after.heartbeatBatches - before.heartbeatBatches),
@@ -77,7 +77,7 @@ export default {
       await replay.call('run', { size, ms: scale.ms(300) });
     }
     const runs = [
-      { subject: 'rollcall', run: () => rollcall.call('beat', load) },
+      { subject: 'rollcall', run: () => rollcall.call('heartbeat', load) },
       ...sizes.map((size) => ({
         subject: `limit${size}`,
         run: () => replay.call('run', { size, ms: load.ms }),
@@ -85,7 +85,7 @@ export default {
     ];
     const results = await interleave(runs, scale.rounds(5), ({ run }) => run());
     const label = (size) =>
-      `batches of ${size}${size === engine ? ' (what the engine makes)' : ''}`;
+      `batches of ${size}${size === engine ? ' (the engine’s own size)' : ''}`;
     const rows = [
       { label: 'Rollcall, 1000 in flight', values: medians(results.rollcall) },
       ...sizes.map((size) => ({ label: label(size), values: medians(results[`limit${size}`]) })),
@@ -98,7 +98,7 @@ export default {
       targets: [
         atLeast(
           '1d',
-          'heartbeats/s, 1000 in flight, of the server’s own limit (best batch size)',
+          'heartbeats/s, 1000 in flight, relative to the limit of the server (best batch size)',
           0.95,
           best,
           percent,

@@ -1,4 +1,5 @@
-// Reading a room of 100, 1000 and 5000 members: Rollcall beside SMEMBERS and pipelined HGETALLs.
+// Reads a room of 100, 1000 and 5000 members: Rollcall compared with SMEMBERS and pipelined
+// HGETALLs.
 import { AsWritten } from '../baselines/as-written.mjs';
 import { connectIoredis, connectRollcall } from '../lib/connect.mjs';
 import { gridCharts, gridTables } from '../lib/grid.mjs';
@@ -81,14 +82,14 @@ export default {
       targets: [
         atMost(
           '5a',
-          'snapshot of 1000: time, of HGETALL’s through ioredis',
+          'snapshot of 1000 members: time, relative to HGETALL through ioredis',
           1 / 3,
           of1000('ms'),
           part,
         ),
         atMost(
           '5b',
-          'snapshot of 1000: JavaScript-thread time, of the same',
+          'snapshot of 1000 members: JavaScript-thread time, same comparison',
           1 / 8,
           of1000('jsThreadMicros'),
           part,

@@ -1,5 +1,5 @@
-// A patch of one key of a state of 60 KB, again and again: Rollcall in all forms of storage, beside
-// a service that reads, merges and writes the whole.
+// Repeated patches of one key of a state of 60 KB: Rollcall in all forms of storage, compared with
+// a service that reads, merges and writes the whole state.
 import { AsWritten } from '../baselines/as-written.mjs';
 import { connectIoredis, connectRollcall } from '../lib/connect.mjs';
 import { canvasOf } from '../lib/corpus.mjs';
@@ -49,7 +49,7 @@ async function patcher(env, list, patch, state) {
       const [{ connId }] = list;
       const found = JSON.parse((await state(control, connId)) ?? 'null');
       if (found !== null && !(found.pointer?.x > 0 && found.elements?.length > 10)) {
-        throw new Error('the patches did not arrive');
+        throw new Error('the patches were not applied');
       }
       return { ...result, bytes: ((await bytesOf(control)) - before) / result.ops };
     },
@@ -77,7 +77,7 @@ export default {
   title: 'Patches of a state of 60 KB',
   about:
     `${CROWD.rooms * CROWD.perRoom} connections, each with a canvas of ${SIZE / 1000} KB; each ` +
-    `patch replaces one key, ${IN_FLIGHT} in flight; per patch. Nobody listens to the events.`,
+    `patch replaces one key, ${IN_FLIGHT} in flight; per patch. The events have no subscriber.`,
 
   subjects: {
     async baseline(env) {
@@ -117,7 +117,13 @@ export default {
         },
       ],
       targets: [
-        atLeast('state 3', 'patches/s, separate, of the baseline’s', 10, of('separate'), times),
+        atLeast(
+          'state 3',
+          'patches/s, separate, relative to the baseline',
+          10,
+          of('separate'),
+          times,
+        ),
       ],
       charts: [
         {

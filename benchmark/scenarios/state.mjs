@@ -1,5 +1,5 @@
-// Large states at rest: what a heartbeat without a patch costs beside a state of 60 KB and one of 100
-// bytes, and what memory the states of the corpus take in Redis, by storage and codec.
+// Large states: the cost of a heartbeat without a patch for a state of 60 KB and one of 100 bytes,
+// and the Redis memory of the states of the corpus, by storage and codec.
 import { readFileSync } from 'node:fs';
 import { connectIoredis, connectRollcall } from '../lib/connect.mjs';
 import { canvasOf, KINDS, statesOf } from '../lib/corpus.mjs';
@@ -15,7 +15,9 @@ const IN_FLIGHT = 256;
 const SMALL = { status: 'x'.repeat(80) };
 const BIG = canvasOf(60_000);
 
-/** One dictionary for all kinds, trained on other states of theirs (`benchmark/lib/train.mjs`). */
+/**
+ * One dictionary for all kinds, trained on states outside the corpus (`benchmark/lib/train.mjs`).
+ */
 const DICTIONARY = readFileSync(
   new URL('../../__test__/states/fixtures/states.dict', import.meta.url),
 );
@@ -47,11 +49,11 @@ async function beater(env, options, state) {
   const list = people(CROWD);
   await joinAll(client, list, state);
   return {
-    beat: async ({ ms }) => {
+    heartbeat: async ({ ms }) => {
       const before = await bytesOf(control);
-      const beat = ({ connId, epoch }) => client.heartbeat({ connId, epoch });
+      const heartbeat = ({ connId, epoch }) => client.heartbeat({ connId, epoch });
       const result = await measure(control, () =>
-        closedLoop(beat, list, { ms, inFlight: IN_FLIGHT }),
+        closedLoop(heartbeat, list, { ms, inFlight: IN_FLIGHT }),
       );
       return { ...result, bytes: ((await bytesOf(control)) - before) / result.ops };
     },
@@ -64,7 +66,8 @@ async function memoryOf(env, options, state) {
   const client = await connectRollcall(env, options);
   await client.join({ roomId: 'r', userId: 'u', connId: 'c', state, snapshot: false });
   let bytes = 0;
-  // All fields are to be looked at: of a hash, five are otherwise, and the state may not be among them.
+  // MEMORY USAGE samples five fields of a hash by default and can miss the state, so all are
+  // sampled.
   for (const key of await control.keys('prs:conn:c*')) {
     bytes += await control.memory('USAGE', key, 'SAMPLES', 0);
   }
@@ -108,9 +111,9 @@ export default {
     for (const storage of Object.keys(STORAGES)) {
       for (const size of Object.keys(SIZES)) workers.push(await start(`${storage} ${size}`));
     }
-    const beat = (ms) => (worker) => worker.call('beat', { ms: scale.ms(ms) });
-    await interleave(workers, 1, beat(500));
-    const results = await interleave(workers, scale.rounds(7), beat(800));
+    const runFor = (ms) => (worker) => worker.call('heartbeat', { ms: scale.ms(ms) });
+    await interleave(workers, 1, runFor(500));
+    const results = await interleave(workers, scale.rounds(7), runFor(800));
     const grows = (storage, key) =>
       ratio(results[`${storage} big`], results[`${storage} small`], key);
 
@@ -162,7 +165,7 @@ export default {
           ].map(([key, what], j) =>
             atMost(
               `state 2${'abcdef'[3 * i + j]}`,
-              `heartbeat beside 60 KB, of one beside 100 bytes, ${storage}: ${what}`,
+              `heartbeat with a state of 60 KB, relative to a state of 100 bytes, ${storage}: ${what}`,
               1.1,
               grows(storage, key),
               times,

@@ -1,7 +1,9 @@
-//! Measures codecs on states: reads lines `{"kind":…,"state":…}` from the standard input, writes one
-//! JSON line for each kind and codec: bytes before and after, and the time to write and read a state.
+//! Measures codecs on states. Reads lines `{"kind":…,"state":…}` from the standard input. Writes one
+//! JSON line for each kind and codec: bytes before and after, and the time to write and to read a
+//! state.
 //!
-//! `text` codecs give what fits into a field that others read as text (base64), the others bytes.
+//! `text` codecs produce base64 text for a field that other programs read as text; the others produce
+//! bytes.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use std::{
@@ -86,7 +88,7 @@ fn zstd_with(level: i32) -> impl Fn(&[u8]) -> Vec<u8> {
     move |text| zstd::bulk::compress(text, level).unwrap()
 }
 
-/// What Rollcall ships.
+/// The dictionary that Rollcall contains.
 const DICTIONARY: &[u8] = include_bytes!("../../../src/model/codec/dictionary.txt");
 static WRITE: LazyLock<EncoderDictionary<'static>> =
     LazyLock::new(|| EncoderDictionary::copy(DICTIONARY, 3));
@@ -100,8 +102,8 @@ fn built_in(text: &[u8]) -> Vec<u8> {
         .unwrap()
 }
 
-/// `dictionary`: the beginnings of a third of the states, which are then left out: what a dictionary
-/// of the application's own would bring.
+/// `dictionary`: the beginnings of a third of the states. The measurement leaves these states out.
+/// It shows what a dictionary trained on the application's own data can save.
 fn codecs(dictionary: &[u8]) -> Vec<Codec> {
     let (one, other) = (dictionary.to_vec(), dictionary.to_vec());
     vec![
@@ -182,7 +184,7 @@ fn codecs(dictionary: &[u8]) -> Vec<Codec> {
     ]
 }
 
-/// The shortest of several runs over all states, for each state.
+/// The shortest of several runs over all states, divided by the number of states.
 fn fastest(states: usize, mut run: impl FnMut()) -> f64 {
     let mut best = Duration::MAX;
     let begin = Instant::now();
@@ -215,7 +217,7 @@ fn main() {
             .step_by(3)
             .flat_map(|state| state.iter().copied().take(16 * 1024))
             .collect();
-        // What the dictionary was made of is no test of it.
+        // States that are part of the dictionary are not measured.
         let states: Vec<&Vec<u8>> =
             states.iter().enumerate().filter(|(i, _)| i % 3 != 0).map(|(_, s)| s).collect();
         let bytes: usize = states.iter().map(|state| state.len()).sum();
@@ -234,7 +236,7 @@ fn main() {
                     black_box((codec.decode)(black_box(encoded), state.len()));
                 }
             });
-            // Of each state its own saving: large states do not hide what small ones come to.
+            // The mean of the saving of each state, so that large states do not dominate.
             let saved: f64 = states
                 .iter()
                 .zip(&encoded)
