@@ -1,5 +1,6 @@
-// Unknown fields of what methods take are refused like unknown options of `connect`: what is dropped
-// in silence is something that the caller believes in. Callers of the legacy interface are let be.
+// Methods refuse unknown fields in their arguments, as `connect` refuses unknown options: a field
+// that is silently dropped misleads the caller. The interface of the legacy implementation ignores
+// unknown fields.
 import { describe, expect, test } from 'vitest';
 import { serviceOn } from '../compat/swap.js';
 import { openClient, rejection, type Untyped } from '../support/clients.js';
@@ -37,7 +38,7 @@ describe('16: unknown fields are refused like those of connect', () => {
     expect((await client.fetchRoomSnapshot('r')).length).toBe(0);
   });
 
-  test('an item of heartbeatMany, alone', async () => {
+  test('heartbeatMany refuses only the item with the unknown field', async () => {
     const client = await openClient('memory://');
     await client.join(JOIN);
     const items: Untyped[] = [{ connId: 'c' }, { connId: 'c', patch: {} }];
@@ -50,11 +51,11 @@ describe('16: unknown fields are refused like those of connect', () => {
     const client = await openClient('memory://');
     const options: Untyped = { ...JOIN, epcoh: undefined };
     await client.join(options);
-    const beat: Untyped = { connId: 'c', patch: undefined };
-    await client.heartbeat(beat);
+    const heartbeat: Untyped = { connId: 'c', patch: undefined };
+    await client.heartbeat(heartbeat);
   });
 
-  test('10: PresenceService ignores them, as the legacy implementation does', async () => {
+  test('10: PresenceService ignores unknown fields, as the legacy implementation does', async () => {
     const service = serviceOn('memory://');
     const more: Untyped = { extra: 1, snapshot: false };
     expect(await service.join({ ...JOIN, ...more })).toHaveLength(1);

@@ -1,5 +1,5 @@
-// Whatever a caller hands in, no foreign exception leaves the package (spec 12): every throw and
-// rejection is an Error with a code, and none of them holds a secret. Seeded; the seed is printed.
+// Arbitrary arguments never cause a foreign exception (spec 12): every thrown value and rejection
+// is an Error with a code, and none contains a secret. The test is seeded and prints its seed.
 import { inspect } from 'node:util';
 import {
   ERROR_CODES,
@@ -36,7 +36,7 @@ const throwing = (...names: string[]) =>
     Object.fromEntries(names.map((name) => [name, { enumerable: true, get: thrown }])),
   );
 
-/** Values that nobody expects; made anew each time. */
+/** Hostile values; created anew for each call. */
 const VALUES: (() => unknown)[] = [
   () => undefined,
   () => null,
@@ -120,7 +120,7 @@ const fits = {
 };
 const emitter = { to: () => ({ emit: () => {} }), on: () => {}, off: () => {} };
 
-test('18: no foreign exception leaves the package, whatever is handed in', async () => {
+test('18: arbitrary arguments cause no foreign exception', async () => {
   const { pick } = createRandom();
   const client: Untyped = await openClient('memory://');
   const service: Untyped = new PresenceService('memory://', { logger: {} });
@@ -216,7 +216,7 @@ test('18: no foreign exception leaves the package, whatever is handed in', async
     for (let i = 0; i < 2; i++) options[pick(FIELDS)] = pick(VALUES)();
     const failed = await (async () => call(value, options))().then(
       (result: Untyped) => {
-        // What is opened here is not to outlive it.
+        // Closes every client that a call opens.
         if (result instanceof PresenceClient) return result.close().then(() => undefined);
         return undefined;
       },
@@ -231,7 +231,7 @@ test('18: no foreign exception leaves the package, whatever is handed in', async
   await service.stop();
 });
 
-test('18: no secret of a client or URL is in what is thrown', () => {
+test('18: errors contain no secret of a client or URL', () => {
   const Service: Untyped = PresenceService;
   const bad = [
     `redis://:${SECRET}@h:port`,
@@ -271,7 +271,7 @@ test('18: no secret of a client or URL is in what is thrown', () => {
     }
     expect(ERROR_CODES, `case ${at}: ${inspect(error)}`).toContain(error?.code);
     const said = [everythingIn(error), inspect(error, { depth: 9, showHidden: true })].join('\n');
-    // The source of this test is in the stack of no error.
+    // Stacks of errors contain the source of this test, so they are not checked.
     expect(said, `case ${at}`).not.toContain(SECRET);
   }
 });

@@ -1,5 +1,5 @@
-// Arguments that do not fit, for every public method: a rejected Promise with INVALID_ARGUMENT that
-// names the field, and nothing sent (spec 12, 13; issue 2, "It must show" 5).
+// Invalid arguments, for every public method: the call rejects with INVALID_ARGUMENT, the message
+// names the field, and nothing is sent (spec 12, 13).
 import type { Redis } from 'ioredis';
 import { PresenceClient } from 'rollcall';
 import { beforeAll, describe, expect, test } from 'vitest';
@@ -18,7 +18,7 @@ beforeAll(async () => {
   admin = await server.client();
 });
 
-/** How often each command ran, without those that nobody asked for. */
+/** The number of calls of each command, without commands that the client sends by itself. */
 async function commands(): Promise<Record<string, number>> {
   const counts: Record<string, number> = {};
   for (const line of (await admin.info('commandstats')).split('\r\n')) {
@@ -28,30 +28,27 @@ async function commands(): Promise<Record<string, number>> {
   return counts;
 }
 
-describe('12: arguments that do not fit are refused as a rejected Promise, naming the field', () => {
-  test.each(['redis', 'memory'] as const)(
-    'on %s, and nothing is sent (issue 2, 5)',
-    async (store) => {
-      const client = await openClient(store === 'redis' ? server.url : 'memory://');
-      const before = await commands();
-      for (const { title, call, names } of ALL) {
-        const error = await rejection(() => call(client)).catch((cause) => {
-          throw new Error(title, { cause });
-        });
-        expect(error.code, title).toBe('INVALID_ARGUMENT');
-        for (const name of names) expect(error.message, title).toContain(name);
-        expect(error.message.length, title).toBeLessThan(500);
-      }
-      // What had been sent would have come before this.
-      await client.fetchRoomSnapshot('r');
-      const after = await commands();
-      if (store === 'redis') {
-        expect(after).toEqual({ ...before, smembers: (before.smembers ?? 0) + 1 });
-      }
-    },
-  );
+describe('12: invalid arguments reject, and the message names the field', () => {
+  test.each(['redis', 'memory'] as const)('on %s, and nothing is sent', async (store) => {
+    const client = await openClient(store === 'redis' ? server.url : 'memory://');
+    const before = await commands();
+    for (const { title, call, names } of ALL) {
+      const error = await rejection(() => call(client)).catch((cause) => {
+        throw new Error(title, { cause });
+      });
+      expect(error.code, title).toBe('INVALID_ARGUMENT');
+      for (const name of names) expect(error.message, title).toContain(name);
+      expect(error.message.length, title).toBeLessThan(500);
+    }
+    // Earlier commands would have arrived before this one.
+    await client.fetchRoomSnapshot('r');
+    const after = await commands();
+    if (store === 'redis') {
+      expect(after).toEqual({ ...before, smembers: (before.smembers ?? 0) + 1 });
+    }
+  });
 
-  test('there are refusals for every method that takes arguments', async () => {
+  test('the table has an entry for every method that takes arguments', async () => {
     const client: Untyped = await openClient('memory://');
     const methods = new Set(ALL.map(({ title }) => title.split(/[: ]/)[0]));
     const without = ['constructor', 'startReaper', 'reapOnce', 'metrics', 'close', 'on'];
@@ -68,7 +65,7 @@ describe('12: arguments that do not fit are refused as a rejected Promise, namin
     );
   });
 
-  test('`on`, which returns no Promise, throws it', async () => {
+  test('`on` throws, because it returns no Promise', async () => {
     const client: Untyped = await openClient('memory://');
     for (const call of [
       () => client.on('nothing', () => {}),
@@ -88,8 +85,8 @@ describe('12: arguments that do not fit are refused as a rejected Promise, namin
   });
 });
 
-describe('5.5: heartbeatMany gives errors as values, in order', () => {
-  test('holes, wrong types and good items', async () => {
+describe('5.5: heartbeatMany returns errors as values, in order', () => {
+  test('holes, wrong types and valid items', async () => {
     const client: Untyped = await openClient(server.url);
     await client.join({ roomId: 'r', userId: 'u', connId: 'many' });
     const items: unknown[] = [{ connId: 'many' }, { connId: 5 }];
@@ -111,19 +108,19 @@ describe('5.5: heartbeatMany gives errors as values, in order', () => {
   });
 });
 
-describe('3.5: what JSON leaves out is left out', () => {
+describe('3.5: states omit what JSON omits', () => {
   test('functions, symbols and undefined in a state', async () => {
     const client: Untyped = await openClient(server.url);
     const state = { a: () => 1, b: Symbol('b'), c: undefined, d: [() => 1], e: Number.NaN };
     const { snapshot } = await client.join({ roomId: 'r', userId: 'u', connId: 'json', state });
     expect(snapshot[0].state).toEqual({ d: [null], e: null });
-    const beaten = await client.heartbeat({ connId: 'json', patchState: { e: undefined } });
-    expect(beaten.changed).toBe(true);
+    const refreshed = await client.heartbeat({ connId: 'json', patchState: { e: undefined } });
+    expect(refreshed.changed).toBe(true);
     expect((await client.fetchRoomSnapshot('r'))[0].state).toEqual({ d: [null] });
     await client.leave('json');
   });
 
-  test('arguments are taken at the call: what is changed later is not sent', async () => {
+  test('arguments are copied at the call: later changes are not sent', async () => {
     const client: Untyped = await openClient(server.url);
     const state = { mic: 'off' };
     const joining = client.join({ roomId: 'r', userId: 'u', connId: 'late', state });

@@ -1,4 +1,4 @@
-// Options of `connect` that do not fit, and the limits of spec 13 as options.
+// Invalid options of `connect`, and the limits of spec 13 as options.
 import { ERROR_CODES, PresenceClient } from 'rollcall';
 import { describe, expect, test } from 'vitest';
 import { nativeErrorCodes } from '../../dist/native.js';
@@ -8,7 +8,7 @@ import { startClock } from '../support/wait.js';
 
 const connect = PresenceClient.connect as (options: unknown) => Promise<PresenceClient>;
 
-describe('12: options that do not fit are refused, naming the option', () => {
+describe('12: invalid options are refused, and the message names the option', () => {
   const COUNTS = [
     'ttlMs',
     'sweepIntervalMs',
@@ -109,7 +109,7 @@ describe('12: options that do not fit are refused, naming the option', () => {
   });
 
   test.each([null, 5, true, 5n, Symbol('x'), [], () => {}, ''])(
-    'a target that is none (case %#)',
+    'an invalid target (case %#)',
     async (target) => {
       const error = await rejection(() => connect(target));
       expect(error.code).toBe('INVALID_ARGUMENT');
@@ -132,20 +132,20 @@ describe('12: options that do not fit are refused, naming the option', () => {
     }
   });
 
-  test('no value of an option is ever repeated: it may be a secret', async () => {
+  test('messages never contain the value of an option, which may be a secret', async () => {
     for (const path of ['url', 'ttlMs', 'tls', 'limits', 'limits.maxQueue', 'tls.ca']) {
       for (const value of [['hush'], 'hush', { hush: 'hush' }]) {
-        // Taken at first: only a connection with TLS looks at it (../connect/ways.test.ts).
+        // Accepted here: only a connection with TLS reads it (../connect/ways.test.ts).
         if (path === 'tls.ca' && value === 'hush') continue;
         const error = await rejection(() => connect(at(path, value)));
-        // The name of an option that does not exist is told; what it holds is not.
+        // The message contains the name of the unknown option, and not its value.
         expect(error.message.replace(/there is no option ".*"/, '')).not.toContain('hush');
       }
     }
   });
 });
 
-describe('13: limits are options; beyond them INVALID_ARGUMENT names field, size and limit', () => {
+describe('13: limits are options; above a limit, INVALID_ARGUMENT names field, size and limit', () => {
   test('maxIdBytes, in bytes of UTF-8', async () => {
     const client = await openClient({ url: 'memory://', limits: { maxIdBytes: 10 } });
     await client.join({ roomId: 'äääää', userId: 'u'.repeat(10), connId: 'c' });
@@ -159,7 +159,7 @@ describe('13: limits are options; beyond them INVALID_ARGUMENT names field, size
         expect(error.message).toContain(part);
       }
     }
-    // Checked where nothing is known of the connection, too.
+    // Also checked when the connection is unknown.
     const error = await rejection(() => client.heartbeat({ connId: 'c'.repeat(12) }));
     expect([error.code, error.message]).toEqual([
       'INVALID_ARGUMENT',
@@ -167,7 +167,7 @@ describe('13: limits are options; beyond them INVALID_ARGUMENT names field, size
     ]);
   });
 
-  test('maxStateBytes, for a state, a patch, and what a patch makes of a state', async () => {
+  test('maxStateBytes, for a state, a patch, and the patched state', async () => {
     const client: Untyped = await openClient({ url: 'memory://', limits: { maxStateBytes: 20 } });
     const ids = { roomId: 'r', userId: 'u', connId: 'c' };
     await client.join({ ...ids, state: { a: 'x'.repeat(10) } });
@@ -202,7 +202,7 @@ describe('13: limits are options; beyond them INVALID_ARGUMENT names field, size
     await Promise.all(conns.map((connId) => client.leave(connId)));
   });
 
-  test('commandTimeoutMs: a server that does not answer is given up, outcome unknown', async () => {
+  test('commandTimeoutMs: a call to a server that does not answer times out with outcome unknown', async () => {
     await using server = await startRedis();
     const client = await openClient({ url: server.url, limits: { commandTimeoutMs: 300 } });
     await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
@@ -219,6 +219,6 @@ describe('13: limits are options; beyond them INVALID_ARGUMENT names field, size
   });
 });
 
-test('12: the table of error codes is the core’s', () => {
+test('12: the table of error codes matches that of the core', () => {
   expect([...ERROR_CODES]).toEqual(nativeErrorCodes());
 });

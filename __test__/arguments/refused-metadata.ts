@@ -1,4 +1,4 @@
-// What the methods of `client.metadata` must refuse, as a table like that of refused.ts.
+// Calls that the methods of `client.metadata` refuse, as a table in the form of refused.ts.
 import type { Untyped } from '../support/clients.js';
 import { NO_ID, NO_OPTIONS, type Refused, TOO_LONG, withThrowing } from './refused.js';
 
@@ -80,7 +80,7 @@ function* metadata(): Generator<Refused> {
     }
   }
   yield {
-    title: 'metadata.subscribe: handler is no function',
+    title: 'metadata.subscribe: handler is not a function',
     call: (client) => client.metadata.subscribe('handler'),
     names: ['handler'],
   };

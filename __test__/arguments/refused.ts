@@ -1,7 +1,7 @@
-// What every public method must refuse, as a table: used by the tests of this folder.
+// Calls that every public method refuses, as a table for the tests of this folder.
 import type { Untyped } from '../support/clients.js';
 
-/** One call that must be refused, and what its message must name. */
+/** One call that must be refused, and the parts that its message must contain. */
 export interface Refused {
   title: string;
   call: (client: Untyped) => Promise<unknown>;
@@ -34,7 +34,7 @@ export const TOO_LONG: [string, string, string][] = [
   ['4098 bytes of UTF-8 in 2049 characters', 'ä'.repeat(2049), '4098'],
 ];
 
-/** No state, and no patch either. */
+/** Values that are neither a state nor a patch. */
 const NO_STATE: [string, unknown][] = [
   ['null', null],
   ['a number', 5],
@@ -56,7 +56,7 @@ const NO_STATE: [string, unknown][] = [
     },
   ],
   [
-    'a getter that throws no Error',
+    'a getter that throws a value other than an Error',
     {
       get mic() {
         throw Symbol('no microphone');
@@ -71,9 +71,9 @@ const NO_STATE: [string, unknown][] = [
       },
     },
   ],
-  ['a toJSON that gives text', { toJSON: () => '{}' }],
-  ['a toJSON that gives an array', { toJSON: () => [] }],
-  ['a toJSON that gives nothing', { toJSON: () => undefined }],
+  ['a toJSON that returns text', { toJSON: () => '{}' }],
+  ['a toJSON that returns an array', { toJSON: () => [] }],
+  ['a toJSON that returns nothing', { toJSON: () => undefined }],
   [
     'a Proxy that refuses',
     new Proxy(
@@ -112,7 +112,7 @@ export const NO_OPTIONS: [string, unknown][] = [
 
 const JOIN = { roomId: 'r', userId: 'u', connId: 'c' };
 
-/** The given options with one property that cannot be read. */
+/** The given options with one property whose getter throws. */
 export function withThrowing(options: object, field: string): object {
   return Object.defineProperty({ ...options }, field, {
     enumerable: true,
@@ -266,7 +266,7 @@ function* rest(): Generator<Refused> {
     names: ['epoch'],
   };
   yield {
-    title: 'leave: a field that nobody knows',
+    title: 'leave: an unknown field',
     call: (client) => client.leave('c', { epcoh: 5 }),
     names: ['epcoh', 'epoch'],
   };
@@ -285,7 +285,7 @@ function* rest(): Generator<Refused> {
     };
   }
   yield {
-    title: 'events: signal is no AbortSignal',
+    title: 'events: signal is not an AbortSignal',
     call: (client) => client.events({ signal: {} }).next(),
     names: ['signal'],
   };

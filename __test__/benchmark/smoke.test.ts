@@ -1,5 +1,4 @@
-// The benchmark runs: the cheapest scenario, quickly. No figure is looked at, only that there are
-// some.
+// Runs the shortest benchmark scenarios. The test checks that figures exist, not their values.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync } from 'node:fs';
@@ -8,7 +7,7 @@ import path from 'node:path';
 import { expect, test } from 'vitest';
 import { endWithProcess, removeWithProcess } from '../support/process.js';
 
-/** Runs a scenario quickly; what it has printed, and how to read what it has written. */
+/** Runs a scenario with --quick; returns its output and a function that reads its result files. */
 async function quickly(scenario: string) {
   const folder = mkdtempSync(path.join(tmpdir(), 'rollcall-bench-out-'));
   const remove = removeWithProcess(folder);

@@ -1,5 +1,5 @@
-// A drain of the core that does not arrive (what it carries cannot be read) costs no other call its answer,
-// ends, and leaves nothing behind that nobody knows of.
+// The core hands results to JavaScript in drains. When one result cannot be decoded, every other
+// call still gets its answer, the drain ends, and no lock or subscription leaks.
 import { PresenceClient } from 'rollcall';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { keepLog, openClient, rejection, type Untyped } from '../support/clients.js';
@@ -8,7 +8,10 @@ import { eventually } from '../support/wait.js';
 
 const parse = JSON.parse;
 
-/** Has texts be unreadable for which `bad` says so, until the test has finished. Counts all that fail. */
+/**
+ * Makes texts for which `bad` returns true undecodable until the test has finished. Counts the
+ * failures.
+ */
 function breakTexts(bad: (text: string) => boolean): { failed: number; stop(): void } {
   const state = { failed: 0, stop: () => spy.mockRestore() };
   const spy = vi.spyOn(JSON, 'parse').mockImplementation((text: string, ...rest) => {
@@ -25,7 +28,7 @@ function breakTexts(bad: (text: string) => boolean): { failed: number; stop(): v
 const UNDELIVERED = { code: 'INTERNAL', outcome: 'unknown' };
 
 describe('a drain that fails', () => {
-  test('the message that cannot be read rejects its own call; all others have their answers', async () => {
+  test('a message that cannot be decoded rejects only its own call', async () => {
     const log = keepLog();
     const client = await openClient({ logger: log });
     const channel = (channelName: string) => ({ channelType: 't', channelName });
@@ -47,7 +50,7 @@ describe('a drain that fails', () => {
     expect(lock.lost.aborted).toBe(false);
     expect(broken.failed).toBeGreaterThan(1);
     expect(log.lines.join('\n')).toContain('could not read what its core said');
-    // And then as before.
+    // Later calls work as before.
     await lock.release();
     const before = broken.failed;
     expect((await client.metadata.get(channel('n1'))).channelName).toBe('n1');
@@ -55,24 +58,24 @@ describe('a drain that fails', () => {
     expect(client.metrics()).toMatchObject({ pendingCalls: 0, answerBytes: 0, locksHeld: 0 });
   });
 
-  test('as long as nothing can be read: calls reject, locks and subscriptions go back, and it ends', async () => {
+  test('while no message can be decoded, calls reject, locks and subscriptions are released, and the drain ends', async () => {
     const server = await startRedis();
     const client = await openClient({ url: server.url });
     const other = await openClient({ url: server.url });
     const admin = await server.client();
     await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
-    const heard: unknown[] = [];
+    const received: unknown[] = [];
     const broken = breakTexts((text) => text.startsWith('[['));
     const calls = [
       () => client.locks.acquire('l', { ownerId: 'a', ttlMs: 60_000 }),
-      () => client.subscribe((event) => void heard.push(event), { roomId: 'r' }),
+      () => client.subscribe((event) => void received.push(event), { roomId: 'r' }),
       () => client.join({ roomId: 'r', userId: 'u', connId: 'c2' }),
       () => client.getEpoch('c'),
       () => client.fetchRoomSnapshot('r'),
     ];
     const errors = await Promise.all(calls.map(rejection));
     for (const error of errors) expect(error).toMatchObject(UNDELIVERED);
-    // Heartbeats need no text.
+    // Heartbeats carry no text.
     expect((await client.heartbeat({ connId: 'c' })).changed).toBe(false);
     const { failed } = broken;
     await new Promise((resolve) => setTimeout(resolve, 200));
@@ -86,17 +89,19 @@ describe('a drain that fails', () => {
       const [, subscribers] = (await admin.pubsub('NUMSUB', 'prs:{room:r}:events')) as unknown[];
       expect(subscribers).toBe(0);
     });
-    expect(heard).toEqual([]);
+    expect(received).toEqual([]);
     expect(client.metrics()).toMatchObject({ pendingCalls: 0, locksHeld: 0, answerBytes: 0 });
-    // A join that was not answered is its caller's: it may have been carried out.
+    // The caller handles a join of unknown outcome: it may have been applied.
     expect(await client.getEpoch('c2')).toBeGreaterThan(0);
-    const unsubscribe = await client.subscribe((event) => void heard.push(event), { roomId: 'r' });
+    const unsubscribe = await client.subscribe((event) => void received.push(event), {
+      roomId: 'r',
+    });
     await client.leave('c2');
-    await eventually(() => expect(heard).toHaveLength(1));
+    await eventually(() => expect(received).toHaveLength(1));
     await unsubscribe();
   });
 
-  test('a client whose opening cannot be told of is closed', async () => {
+  test('a client is closed when the result of opening it cannot be delivered', async () => {
     const server = await startRedis();
     const admin = await server.client();
     const connections = async () =>
@@ -112,17 +117,17 @@ describe('a drain that fails', () => {
     await eventually(async () => expect(await connections()).toBe(before));
   });
 
-  test('events that cannot be read are a gap: resync, once, and the next ones come', async () => {
+  test('events that cannot be decoded cause one resync, and later events arrive', async () => {
     const client = await openClient({});
-    const [heard, gaps]: [string[], string[]] = [[], []];
+    const [received, gaps]: [string[], string[]] = [[], []];
     client.on('resync', ({ reason }) => void gaps.push(reason));
-    const unsubscribe = await client.subscribe((event) => void heard.push(event.connId));
+    const unsubscribe = await client.subscribe((event) => void received.push(event.connId));
     const broken = breakTexts((text) => text.includes('"poison"'));
     await client.join({ roomId: 'r', userId: 'u', connId: 'poison', snapshot: false });
     await eventually(() => expect(gaps).toEqual(['overflow']));
     expect(broken.failed).toBeGreaterThan(0);
     await client.join({ roomId: 'r', userId: 'u', connId: 'fine', snapshot: false });
-    await eventually(() => expect(heard).toEqual(['fine']));
+    await eventually(() => expect(received).toEqual(['fine']));
     expect(gaps).toEqual(['overflow']);
     await unsubscribe();
   });

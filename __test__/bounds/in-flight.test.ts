@@ -1,5 +1,5 @@
-// What a client has in flight is bounded in number and in bytes (spec 7.11): calls that are not settled,
-// and answers that JavaScript has not taken.
+// A client bounds its calls in flight in number and in bytes (spec 7.11): calls that have not
+// settled, and answers that JavaScript has not taken yet.
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import type { PresenceClient, RollcallError } from 'rollcall';
@@ -16,7 +16,7 @@ const CODES = (results: PromiseSettledResult<unknown>[]) =>
 setFlagsFromString('--expose-gc');
 const collectGarbage: () => void = runInNewContext('gc');
 
-/** The memory of the process in bytes, without garbage, of which there is more on a busy machine. */
+/** The memory of the process in bytes after garbage collection; a busy machine has more garbage. */
 function memory(): number {
   collectGarbage();
   return process.memoryUsage.rss();
@@ -34,8 +34,8 @@ async function growth(work: () => Promise<unknown>): Promise<number> {
   return Math.max(grown, memory() - before);
 }
 
-describe('7.11 calls that are not settled', () => {
-  test('7.11 maxPendingCalls: beyond it calls of every kind reject with OVERLOADED, and what gives back does not', async () => {
+describe('7.11 pending calls', () => {
+  test('7.11 maxPendingCalls: above it, calls of every kind reject with OVERLOADED, except calls that release resources', async () => {
     const server = await startRedis();
     const limits = { maxPendingCalls: 10, commandTimeoutMs: 20_000 };
     const client = await openClient({ url: server.url, limits });
@@ -66,7 +66,8 @@ describe('7.11 calls that are not settled', () => {
       }
     }
     expect(client.metrics().overloaded).toBe(Object.keys(refused).length);
-    // These are not repeated by whoever makes them: refused, they would leave what they are about.
+    // These calls are never refused: their callers do not retry them, so a refusal would leak the
+    // resource.
     const givenBack = Promise.all([lock.release(), unsubscribe()]);
     const beside = rejection(() => client.heartbeat({ connId: 'c' }));
     server.resume();
@@ -77,7 +78,7 @@ describe('7.11 calls that are not settled', () => {
     expect(client.metrics()).toMatchObject({ pendingCalls: 0, requestBytes: 0, answerBytes: 0 });
   });
 
-  test('7.11 maxInFlightBytes: beyond half of it, calls reject with OVERLOADED by what they send', async () => {
+  test('7.11 maxInFlightBytes: when requests exceed half of it, calls reject with OVERLOADED', async () => {
     const server = await startRedis();
     const limits = { maxInFlightBytes: 200_000, commandTimeoutMs: 20_000 };
     const client = await openClient({ url: server.url, limits });
@@ -96,25 +97,25 @@ describe('7.11 calls that are not settled', () => {
     expect(error.code).toBe('OVERLOADED');
     for (const part of [`${requestBytes} bytes`, '100000 bytes', 'limits.maxInFlightBytes', 'wait'])
       expect(error.message).toContain(part);
-    // What sends little still fits.
+    // A small request is still accepted.
     const small = client.getEpoch('c');
     server.resume();
     const codes = CODES(await joins);
     expect(codes.filter((code) => code === 'done')).toHaveLength(4);
     expect(codes.filter((code) => code === 'OVERLOADED')).toHaveLength(6);
     expect(await small).toBeNull();
-    // A single one fits, whatever its size.
+    // A single request is accepted, independent of its size.
     await client.metadata.set({ ...channel, data: [{ key: 'k', value: 'x'.repeat(300_000) }] });
   });
 });
 
-describe.each(['redis', 'memory'])('7.11 answers that wait, on %s', (store) => {
+describe.each(['redis', 'memory'])('7.11 waiting answers, on %s', (store) => {
   async function open(options: object = {}): Promise<Client> {
     const server = store === 'redis' ? await startRedis() : undefined;
     return openClient({ ...(server && { url: server.url }), ...options });
   }
 
-  test('7.11 120 records of 900 KB read at once: each is right, and few are in memory at a time', async () => {
+  test('7.11 120 records of 900 KB read at once: each is correct, and few are in memory at the same time', async () => {
     const client = await open();
     const channel = (i: number) => ({ channelType: 't', channelName: `n${i}` });
     const value = 'x'.repeat(900_000);
@@ -140,7 +141,7 @@ describe.each(['redis', 'memory'])('7.11 answers that wait, on %s', (store) => {
     expect(client.metrics()).toMatchObject({ answerBytes: 0, pendingCalls: 0, overloaded: 0 });
   });
 
-  test('7.11 40 snapshots of a room of 12 MB at once: each is right, and few are in memory at a time', async () => {
+  test('7.11 40 snapshots of a room of 12 MB at once: each is correct, and few are in memory at the same time', async () => {
     const client = await open({ limits: { commandTimeoutMs: 20_000 } });
     const text = 'x'.repeat(300_000);
     const members = Array.from({ length: 40 }, (_, i) => `c${i}`);
@@ -164,12 +165,13 @@ describe.each(['redis', 'memory'])('7.11 answers that wait, on %s', (store) => {
     );
     expect([...summaries]).toEqual(['40 true']);
     expect(most).toBeLessThanOrEqual(64 * 1024 * 1024);
-    // All answers together are 480 MB. When they were read at once, the process grew by 560 to 810 MB.
+    // All answers together have 480 MB. When all were read at once, the process grew by 560 to 810
+    // MB.
     expect(grown).toBeLessThan(200 * 1024 * 1024);
     expect(client.metrics()).toMatchObject({ answerBytes: 0, pendingCalls: 0, overloaded: 0 });
   });
 
-  test('7.11 a join with a snapshot, and users, come in pieces, whole and in order', async () => {
+  test('7.11 a join with a snapshot, and users, arrive in pieces, complete and in order', async () => {
     const client = await open({ limits: { maxInFlightBytes: 1_000_000 } });
     const text = 'x'.repeat(200_000);
     const ids = Array.from({ length: 30 }, (_, i) => `c${i}`);
@@ -193,7 +195,7 @@ describe.each(['redis', 'memory'])('7.11 answers that wait, on %s', (store) => {
     });
   });
 
-  test('7.11 with no room for answers while JavaScript is busy, calls wait and are then answered', async () => {
+  test('7.11 when answers fill the limit while JavaScript is busy, calls wait and are answered later', async () => {
     const client = await open({ limits: { maxInFlightBytes: 200_000 } });
     const channel = { channelType: 't', channelName: 'n' };
     const value = 'x'.repeat(100_000);
@@ -216,17 +218,17 @@ describe.each(['redis', 'memory'])('7.11 answers that wait, on %s', (store) => {
     expect((await client.metadata.get(channel)).majorRevision).toBe(done.length + 1);
   });
 
-  test('an answer comes while more heartbeats settle all the time than one drain takes', async () => {
+  test('an answer arrives while more heartbeats settle than fit into one drain', async () => {
     const client = await open();
     await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
     let [settled, goesOn] = [0, true];
-    const beat = async (): Promise<void> => {
+    const heartbeat = async (): Promise<void> => {
       while (goesOn) {
         await client.heartbeat({ connId: 'c' });
         settled++;
       }
     };
-    const beats = Array.from({ length: 8_000 }, beat);
+    const heartbeats = Array.from({ length: 8_000 }, heartbeat);
     await eventually(() => settled > 16_000);
     let answeredAt = 0;
     const answer = client.getEpoch('c').then(() => {
@@ -235,13 +237,13 @@ describe.each(['redis', 'memory'])('7.11 answers that wait, on %s', (store) => {
     const askedAt = settled;
     await Promise.race([answer, eventually(() => settled > askedAt + 100_000)]);
     goesOn = false;
-    await Promise.all([answer, ...beats]);
-    // Those that were in flight before it, and some.
+    await Promise.all([answer, ...heartbeats]);
+    // The heartbeats that were in flight before the answer, and some more.
     expect(answeredAt - askedAt).toBeLessThan(50_000);
   });
 });
 
-test('11.3 close settles all calls before it, however many drains their answers take', async () => {
+test('11.3 close settles all earlier calls, even if their answers need several drains', async () => {
   const client = await openClient({});
   const channel = { channelType: 't', channelName: 'n' };
   await client.metadata.set({ ...channel, data: [{ key: 'k', value: 'x'.repeat(900_000) }] });
