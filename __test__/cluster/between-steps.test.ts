@@ -1,5 +1,6 @@
-// The layout `slotted`: operations of several steps, with another one between two of them. A proxy holds a
-// step back until the other operation is done; then nothing may be left over, and nothing may be missing.
+// On the layout `slotted`, an operation has several steps, and another operation can run between
+// two of them. A proxy delays a step until the other operation is done. Afterwards no key may be
+// left over or missing.
 import type { Redis } from 'ioredis';
 import { describe, expect, test } from 'vitest';
 import { openClient, type Untyped } from '../support/clients.js';
@@ -13,7 +14,7 @@ const OPTIONS = { layout: 'slotted', ttlMs: 600_000 } as const;
 interface World extends AsyncDisposable {
   server: RedisServer;
   admin: Redis;
-  /** A client whose steps can be held back, and how. */
+  /** A client whose steps can be delayed, and the proxy that delays them. */
   slow: Untyped;
   proxy: FaultProxy;
   fast: Untyped;
@@ -35,7 +36,7 @@ async function world(options = {}): Promise<World> {
   };
 }
 
-/** Holds back the first piece that fits. `held` resolves when it has come. */
+/** Delays the first piece that matches. `held` resolves when it arrives. */
 function hold(proxy: FaultProxy, fits: (piece: Buffer) => boolean) {
   const [held, go] = [deferred(), deferred()];
   let waits = true;
@@ -50,11 +51,11 @@ function hold(proxy: FaultProxy, fits: (piece: Buffer) => boolean) {
   return { held: held.promise, release: () => go.resolve() };
 }
 
-/** The step of a join or leave that takes its note out of the room. */
+/** The step of a join or leave that removes its outbox entry from the room. */
 const takesNoteOut = (piece: Buffer) => piece.includes('unsettled') && !piece.includes('members');
 
-describe('slotted: another operation between two steps', () => {
-  test('2.3 a leave during a join that changes the user leaves no entry in the index of due rooms', async () => {
+describe('slotted: another operation runs between two steps', () => {
+  test('2.3 a leave during a join that changes the user leaves no entry in the due index', async () => {
     await using it = await world();
     await it.fast.join(PLACE);
     const third = await openClient({ url: it.server.url, ...OPTIONS });
@@ -67,14 +68,14 @@ describe('slotted: another operation between two steps', () => {
     expect(await it.admin.keys('*')).toEqual([]);
   });
 
-  test('2.3 a leave while the reaper carries out the note of a join leaves no entry in the index of users', async () => {
+  test('2.3 a leave while the reaper applies the outbox entry of a join leaves no entry in the user index', async () => {
     await using it = await world();
     await using proxy = await startProxy(it.server.port);
     const reaper = await openClient({ url: proxy.url, ...OPTIONS, fallbackSweepMs: 1 });
     const ofJoin = hold(it.proxy, takesNoteOut);
     const join = it.slow.join(PLACE);
     await ofJoin.held;
-    // Its first pass only makes the entry that says when rooms are checked, and the next ones may come in
+    // The first pass of the reaper only schedules the check of rooms; the next passes can happen in
     // the same millisecond.
     const ofReaper = hold(proxy, (piece) => piece.includes('prs:at:x'));
     let isHeld = false;
@@ -93,7 +94,7 @@ describe('slotted: another operation between two steps', () => {
     expect(await it.admin.keys('*')).toEqual([]);
   });
 
-  test('2.3 a join of a connection that is there already changes the note of the earlier join', async () => {
+  test('2.3 a join of a connected connection replaces the outbox entry of the earlier join', async () => {
     await using it = await world();
     const step = hold(it.proxy, takesNoteOut);
     const join = it.slow.join(PLACE);
@@ -101,7 +102,7 @@ describe('slotted: another operation between two steps', () => {
     const notes = () => it.admin.hvals('prs:{room:r}:unsettled');
     expect(await notes()).toEqual(['+u']);
     await it.fast.join(PLACE);
-    // So that the node of the earlier join looks again at what it has written elsewhere.
+    // Makes the node of the earlier join check what it has written in other slots.
     expect(await notes()).toEqual(['=u']);
     step.release();
     await join;
@@ -115,13 +116,13 @@ describe('slotted: another operation between two steps', () => {
     'settles after the leave',
     'settles during the leave',
   ] as const) {
-    test(`3.7 a join that comes after a newer one of the same room has left leaves no ghost: that one ${newer}`, async () => {
+    test(`3.7 a join that is applied after a newer join of the same room has left adds no stale connection: the newer one ${newer}`, async () => {
       await using it = await world();
       await using ofNewer = await startProxy(it.server.port);
       await using ofLeave = await startProxy(it.server.port);
       const second = await openClient({ url: ofNewer.url, ...OPTIONS });
       const third = await openClient({ url: ofLeave.url, ...OPTIONS });
-      // The older one has its epoch, and is not in the room yet.
+      // The older join has its epoch, but has not entered the room yet.
       const entersRoom = hold(it.proxy, (piece) => piece.includes('members'));
       const older = it.slow.join(PLACE);
       await entersRoom.held;
@@ -133,7 +134,7 @@ describe('slotted: another operation between two steps', () => {
       });
       const join = second.join(PLACE);
       await (newer === 'is settled' ? join : settles.held);
-      // It leaves the room, and the hints are not told yet.
+      // The newer one has left the room, but its hints have not been updated yet.
       const endsHints = hold(ofLeave, (piece) => {
         const isScript = piece.includes('EVALSHA') && piece.includes('prs:at:x');
         return isScript && !piece.includes('members');
@@ -155,7 +156,7 @@ describe('slotted: another operation between two steps', () => {
     });
   }
 
-  test('6.1 a join after the last leave of a room keeps its entry in the index of due rooms', async () => {
+  test('6.1 a join after the last leave of a room keeps its entry in the due index', async () => {
     await using it = await world();
     await it.fast.join(PLACE);
     const step = hold(it.proxy, (piece) => piece.includes('prs:due:'));

@@ -1,17 +1,17 @@
-// A cluster that takes no calls, since some of its slots have no master: calls fail with UNAVAILABLE, and
-// say so, however long it lasts (spec 20).
+// Some slots of the cluster have no master, so it accepts no calls: calls fail with UNAVAILABLE and
+// name the cause during the whole outage (spec 20).
 import { expect, onTestFinished, test } from 'vitest';
 import { openClient, rejection } from '../support/clients.js';
 import { startCluster } from '../support/cluster.js';
 import { eventually } from '../support/wait.js';
 
-test('15: CLUSTERDOWN is UNAVAILABLE and says so, also for the whole command timeout', async () => {
+test('15: CLUSTERDOWN is UNAVAILABLE with the cause in the message, also after the whole command timeout', async () => {
   const cluster = await startCluster({ replicas: 0, nodeTimeoutMs: 1_000 });
   onTestFinished(() => cluster[Symbol.asyncDispose]());
   const limits = { commandTimeoutMs: 1_000 };
   const client = await openClient({ url: cluster.url, limits });
   const [dead, ...healthy] = await cluster.masters();
-  // Rooms of masters that go on.
+  // Only rooms of masters that are still running.
   const rooms: string[] = [];
   for (let i = 0; rooms.length < 4; i++) {
     if ((await cluster.ownerOf(`prs:{room:r${i}}:events`)) !== dead) rooms.push(`r${i}`);
@@ -26,7 +26,7 @@ test('15: CLUSTERDOWN is UNAVAILABLE and says so, also for the whole command tim
     },
     { timeoutMs: 10_000 },
   );
-  // Each call ends at another moment between two tries.
+  // Each call times out at a different moment between two attempts.
   for (const roomId of rooms) {
     for (const call of [
       () => client.fetchRoomSnapshot(roomId),

@@ -1,4 +1,4 @@
-// What a cluster and the layout `slotted` need to know when connecting, and what they do with keys.
+// Connecting to a cluster and with the layout `slotted`, and the keys that they use.
 import { PresenceClient } from 'rollcall';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openClient, rejection } from '../support/clients.js';
@@ -21,14 +21,14 @@ describe('connecting', () => {
     expect(error.message).toContain('layout');
   });
 
-  test('a server of a cluster under redis:// is refused, and says how', async () => {
+  test('redis:// to a server of a cluster is refused, and the message names the right URL', async () => {
     const url = cluster.servers[0]?.url ?? '';
     const error = await rejection(() => PresenceClient.connect({ url, logger: {} }));
     expect(error).toMatchObject({ code: 'UNSUPPORTED' });
     expect(error.message).toContain('redis-cluster://');
   });
 
-  test('a single server under redis-cluster:// is refused, and says how', async () => {
+  test('redis-cluster:// to a single server is refused, and the message names the right URL', async () => {
     const { port } = await sharedRedis();
     const url = `redis-cluster://127.0.0.1:${port}`;
     const error = await rejection(() => PresenceClient.connect({ url, logger: {} }));
@@ -44,7 +44,7 @@ describe('connecting', () => {
     await client.leave('c');
   });
 
-  test('a keyPrefix that switches hash tags off is refused', async () => {
+  test('a keyPrefix that disables hash tags is refused', async () => {
     for (const url of [cluster.url, (await sharedRedis()).url]) {
       const error = await rejection(() =>
         PresenceClient.connect({ url, layout: 'slotted', keyPrefix: 'a{}:', logger: {} }),
@@ -54,7 +54,7 @@ describe('connecting', () => {
     }
   });
 
-  test('rooms spread over all masters, each with all of its keys', async () => {
+  test('rooms are distributed over all masters, each with all of its keys', async () => {
     const client = await openClient(cluster.url);
     for (let i = 0; i < 60; i++) {
       await client.join({ roomId: `r${i}`, userId: 'u', connId: `c${i}`, snapshot: false });
@@ -89,7 +89,7 @@ describe('connecting', () => {
   });
 });
 
-test('user, password and TLS are those of all servers', async () => {
+test('user, password and TLS apply to all servers', async () => {
   const cluster = await startCluster({
     replicas: 0,
     nodeTimeoutMs: UNHURRIED_MS,
@@ -118,16 +118,16 @@ describe('the reaper', () => {
   });
   afterAll(() => server[Symbol.asyncDispose]());
 
-  test('indices that were lost are written again within one fallback sweep', async () => {
+  test('lost indices are rebuilt within one fallback sweep', async () => {
     const options = { url: server.url, layout: 'slotted', fallbackSweepMs: 400 } as const;
     const client = await openClient({ ...options, ttlMs: 60_000 });
     await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
     const redis = await server.client();
-    // As a failover can lose them: the due index, and with it all knowledge of the room.
+    // A failover can lose the due index, and with it every reference to the room.
     await redis.del(...(await redis.keys('prs:due:*')));
     await client.startReaper();
     await eventually(async () => expect(await redis.keys('prs:due:*')).toHaveLength(1));
-    // A note that nobody has carried out, as a crash leaves it, and what it is about.
+    // An outbox entry that was not applied, as after a crash, and the connection of that entry.
     const [epoch] = [(await redis.hget('prs:{room:r}:conn:c', 'epoch')) ?? ''];
     await redis.del('prs:at:c', 'prs:user:u:at');
     await redis.hset('prs:{room:r}:unsettled', `${epoch}:c`, '+u');
@@ -140,7 +140,7 @@ describe('the reaper', () => {
     await eventually(async () => expect(await redis.keys('*')).toEqual([]));
   });
 
-  test('connections that a failover has brought back to rooms that they had left are taken out', async () => {
+  test('connections that a failover restored to rooms that they had left are removed', async () => {
     const options = { url: server.url, layout: 'slotted', ttlMs: 60_000 } as const;
     const client = await openClient(options);
     const redis = await server.client();
@@ -157,7 +157,7 @@ describe('the reaper', () => {
     for (const [i, connId] of conns.entries()) {
       await client.join({ roomId: `new${i}`, userId: 'u', connId });
     }
-    // What their master had written last is gone.
+    // The last writes of their master are lost.
     for (const [key, data] of kept) await redis.restore(key, 60_000, data, 'REPLACE');
     const before = await client.fetchRoomSnapshot('old0');
     expect(before.map(({ connId }) => connId)).toEqual(['c0']);
@@ -166,7 +166,7 @@ describe('the reaper', () => {
     await client.subscribe((event) => {
       if (event.type === 'leave') reasons.push(`${event.roomId} ${event.reason}`);
     });
-    // The first check of all shards is a thorough one.
+    // The first check of all shards is a full check.
     const judge = await openClient({ ...options, fallbackSweepMs: 1000 });
     await judge.startReaper();
     const expected = conns.map((_, i) => `old${i} replaced`);

@@ -1,11 +1,11 @@
-// Load on a cluster while things happen to it: connections that beat and move, channels whose metadata
-// change, everything that was acknowledged remembered, and the events that told of it.
+// Load on a cluster during failures: connections send heartbeats and move, and channels change
+// their metadata. Records every acknowledged change and every received event.
 import { setTimeout as delay } from 'node:timers/promises';
 import { PresenceClient, type PresenceEvent } from 'rollcall';
 import type { Random } from '../support/random.js';
 import { deferred, eventually } from '../support/wait.js';
 
-interface Placed {
+interface Place {
   roomId: string;
   epoch: number;
 }
@@ -24,29 +24,32 @@ export interface LoadOptions {
 
 const CLIENT = { logger: {}, fallbackSweepMs: 500 };
 
-/** Channels whose metadata are written. */
+/** Number of channels whose metadata are written. */
 const CHANNELS = 4;
 
-/** Codes that a call may be refused with while a master is away. */
+/** Error codes that are accepted while a master is down. */
 const OF_THE_SERVER = ['UNAVAILABLE', 'TIMEOUT'];
 
 export class Load implements AsyncDisposable {
-  /** Where each connection is, by what was acknowledged; `undefined` if the outcome is unknown. */
-  readonly placed = new Map<string, Placed | undefined>();
+  /** The acknowledged place of each connection; `undefined` if the outcome is unknown. */
+  readonly places = new Map<string, Place | undefined>();
   readonly errors: { code: string; outcome?: string; message: string }[] = [];
-  /** Connections that were acknowledged and not there afterwards. */
+  /** Connections that were acknowledged but are missing afterwards. */
   lost = 0;
   calls = 0;
   resyncs = 0;
   readonly seen: PresenceEvent[] = [];
-  /** What was acknowledged of each channel: the newest revision. */
+  /** The newest acknowledged revision of each channel. */
   readonly revisions = new Map<string, number>();
-  /** Values of channels → the changes that told of them, by revision and time. Each value is given once. */
-  readonly told = new Map<string, string[]>();
+  /**
+   * For each value of a channel, the events with it, by revision and time. Each value is written
+   * once.
+   */
+  readonly eventsByValue = new Map<string, string[]>();
 
   #running: Promise<unknown> = Promise.resolve();
   #stopped = false;
-  #underWay = 0;
+  #inFlight = 0;
   /** Calls wait for it. */
   #gate: Promise<void> = Promise.resolve();
 
@@ -58,7 +61,7 @@ export class Load implements AsyncDisposable {
 
   static async start(options: LoadOptions): Promise<Load> {
     const all = { connections: 40, rooms: 12, ttlMs: 600_000, commandTimeoutMs: 2_000, ...options };
-    // A failover may have lost what was written last: the first check after it finds that.
+    // A failover may have lost the last writes: the first check after it detects that.
     const { url, ttlMs, layout, commandTimeoutMs } = all;
     const of = { ...CLIENT, url, ttlMs, layout, limits: { commandTimeoutMs } };
     const connect = () => PresenceClient.connect(JSON.parse(JSON.stringify(of)));
@@ -71,26 +74,26 @@ export class Load implements AsyncDisposable {
     });
     await load.watcher.metadata.subscribe(({ items, majorRevision, timestamp }) => {
       for (const { value = '' } of items) {
-        const changes = load.told.get(value) ?? [];
-        load.told.set(value, [...changes, `${majorRevision} at ${timestamp}`]);
+        const changes = load.eventsByValue.get(value) ?? [];
+        load.eventsByValue.set(value, [...changes, `${majorRevision} at ${timestamp}`]);
       }
     });
     const { connections } = all;
     for (let i = 0; i < connections; i++) await load.#join(`c${i}`);
     load.#running = Promise.all([
-      ...[...load.placed.keys()].map((conn) => load.#lane(conn)),
+      ...[...load.places.keys()].map((conn) => load.#lane(conn)),
       ...Array.from({ length: CHANNELS }, (_, i) => load.#writer(`ch${i}`)),
     ]);
     return load;
   }
 
-  /** Looks at something while no call is under way. */
-  async quiet<T>(look: () => Promise<T>): Promise<T> {
+  /** Runs a check while no call is in flight. */
+  async whileIdle<T>(check: () => Promise<T>): Promise<T> {
     const gate = deferred();
     this.#gate = gate.promise;
     try {
-      await eventually(() => this.#underWay === 0, { timeoutMs: 10_000 });
-      return await look();
+      await eventually(() => this.#inFlight === 0, { timeoutMs: 10_000 });
+      return await check();
     } finally {
       gate.resolve();
     }
@@ -109,14 +112,14 @@ export class Load implements AsyncDisposable {
   async #lane(connId: string): Promise<void> {
     const { random } = this.options;
     while (!this.#stopped) {
-      const placed = this.placed.get(connId);
-      if (!placed || random.chance(0.2)) await this.#join(connId);
-      else await this.#beat(connId, placed, random.chance(0.3));
+      const place = this.places.get(connId);
+      if (!place || random.chance(0.2)) await this.#join(connId);
+      else await this.#heartbeat(connId, place, random.chance(0.3));
       await delay(random.int(1, 10));
     }
   }
 
-  /** The only one who writes that channel, one change after the other. */
+  /** The only writer of that channel; makes one change after the other. */
   async #writer(channelName: string): Promise<void> {
     const { random } = this.options;
     for (let i = 0; !this.#stopped; i++) {
@@ -140,11 +143,11 @@ export class Load implements AsyncDisposable {
         connId,
         snapshot: false,
       });
-      this.placed.set(connId, { roomId, epoch });
+      this.places.set(connId, { roomId, epoch });
     }, connId);
   }
 
-  async #beat(connId: string, { epoch }: Placed, patch: boolean): Promise<void> {
+  async #heartbeat(connId: string, { epoch }: Place, patch: boolean): Promise<void> {
     const patchState = patch ? { n: this.options.random.int(0, 1000) } : undefined;
     await this.#call(async () => {
       await this.client.heartbeat({ connId, epoch, ...(patchState && { patchState }) });
@@ -154,7 +157,7 @@ export class Load implements AsyncDisposable {
   async #call(run: () => Promise<void>, connId = ''): Promise<void> {
     await this.#gate;
     this.calls++;
-    this.#underWay++;
+    this.#inFlight++;
     try {
       await run();
     } catch (error) {
@@ -165,16 +168,16 @@ export class Load implements AsyncDisposable {
       };
       if (OF_THE_SERVER.includes(code)) {
         this.errors.push({ code, message, ...(outcome && { outcome }) });
-        if (outcome === 'unknown') this.placed.set(connId, undefined);
+        if (outcome === 'unknown') this.places.set(connId, undefined);
       } else if (code === 'CONNECTION_NOT_FOUND' || code === 'STALE_EPOCH') {
-        // What a failover took back, or what was left half way by a call of unknown outcome.
-        if (this.placed.get(connId)) this.lost++;
-        this.placed.set(connId, undefined);
+        // A failover lost the connection, or a call of unknown outcome was applied in part.
+        if (this.places.get(connId)) this.lost++;
+        this.places.set(connId, undefined);
       } else {
         throw error;
       }
     } finally {
-      this.#underWay--;
+      this.#inFlight--;
     }
   }
 }

@@ -1,11 +1,12 @@
-// From `v1` on one Redis to a cluster, as docs/operations/cluster.md says: for one TTL, a server has two clients.
+// Migration from `v1` on one Redis to a cluster, as in docs/operations/cluster.md: each server has
+// two clients for one TTL.
 import { PresenceClient } from 'rollcall';
 import { expect, onTestFinished, test } from 'vitest';
 import { startCluster, UNHURRIED_MS } from '../support/cluster.js';
 import { sharedDb } from '../support/redis.js';
 import { eventually } from '../support/wait.js';
 
-test('a migration from v1 on one Redis to a cluster loses nobody who is online', async () => {
+test('a migration from v1 on one Redis to a cluster keeps every online user visible', async () => {
   const cluster = await startCluster({ replicas: 0, nodeTimeoutMs: UNHURRIED_MS });
   onTestFinished(() => cluster[Symbol.asyncDispose]());
   const { server, db, url } = await sharedDb();
@@ -16,7 +17,7 @@ test('a migration from v1 on one Redis to a cluster loses nobody who is online',
     await client.startReaper();
     return client;
   };
-  // Two servers, each with sockets of its own. The old client is what they have used so far.
+  // Two servers with their own sockets. Up to here they use the old client only.
   const servers = await Promise.all(
     ['a', 'b'].map(async (name) => ({
       name,
@@ -31,14 +32,15 @@ test('a migration from v1 on one Redis to a cluster loses nobody who is online',
     for (const connId of conns) await old.join({ ...join, userId: connId, connId });
   }
   const everybody = servers.flatMap(({ conns }) => conns).sort();
-  /** Who is online, for a server in the midst of it: on either side. */
+  /** The online users that a server sees during the migration, on either side. */
   const online = async ({ old, next }: Server) => {
     const sides = [old, ...(next ? [next] : [])];
     const found = await Promise.all(sides.map((side) => side.fetchRoomSnapshot('lobby')));
     return [...new Set(found.flat().map(({ connId }) => connId))].sort();
   };
 
-  // One server after the other: from now on it joins and beats on both, and reads both.
+  // One server after the other: from now on it joins and sends heartbeats on both sides, and reads
+  // both.
   for (const server of servers) {
     server.next = await connect(cluster.url);
     for (const connId of server.conns) {
@@ -52,7 +54,7 @@ test('a migration from v1 on one Redis to a cluster loses nobody who is online',
       expect(await online(each)).toEqual(everybody);
     }
   }
-  // All have both: the old side is given up, and what is left there runs out.
+  // Both servers use both sides: the old side is closed, and its connections expire.
   for (const { next, conns } of servers) {
     for (const connId of conns) await next?.heartbeat({ connId });
     const snapshot = (await next?.fetchRoomSnapshot('lobby')) ?? [];

@@ -1,4 +1,4 @@
-// Slots that move while the cluster is in use: MOVED, ASK and TRYAGAIN reach nobody, and nothing is
+// Slots move while the cluster is in use: callers never see MOVED, ASK or TRYAGAIN, and no data are
 // lost.
 import { PresenceClient } from 'rollcall';
 import { expect, onTestFinished, test } from 'vitest';
@@ -10,7 +10,7 @@ import { Load } from './load.js';
 test(`live resharding under load: no error, nothing lost, subscriptions survive (seed ${seed})`, {
   timeout: 60_000,
 }, async () => {
-  // Without replicas there is no failover, and no timeout comes of a machine that is busy.
+  // Without replicas there is no failover, so a busy machine causes no timeouts.
   const cluster = await startCluster({ replicas: 0, nodeTimeoutMs: UNHURRIED_MS });
   onTestFinished(() => cluster[Symbol.asyncDispose]());
   const random = createRandom(1);
@@ -21,7 +21,7 @@ test(`live resharding under load: no error, nothing lost, subscriptions survive 
   const ofRoom: string[] = [];
   await one.subscribe((event) => void ofRoom.push(event.connId), { roomId: 'r0' });
 
-  // The slots of all rooms move, and of many connections and users, one after the other.
+  // The slots of all rooms and of many connections and users move, one after the other.
   const client = await cluster.on(cluster.servers[0] as (typeof cluster.servers)[0]);
   const names = [
     ...Array.from({ length: 12 }, (_, i) => `{room:r${i}}`),
@@ -29,7 +29,7 @@ test(`live resharding under load: no error, nothing lost, subscriptions survive 
     ...Array.from({ length: 10 }, (_, i) => `prs:due:${i}`),
     ...Array.from({ length: 10 }, (_, i) => `prs:user:u-c${i}:at`),
   ];
-  // Each once: news of who has a slot takes its time to reach the server that is asked.
+  // Each slot once: the new owner of a slot reaches the server that is asked with a delay.
   const moving = new Map<number, string>();
   for (const name of names) {
     moving.set(Number(await client.call('CLUSTER', 'KEYSLOT', name)), name);
@@ -44,11 +44,11 @@ test(`live resharding under load: no error, nothing lost, subscriptions survive 
 
   expect(load.errors).toEqual([]);
   expect(load.lost).toBe(0);
-  for (const [connId, placed] of load.placed) {
+  for (const [connId, place] of load.places) {
     const { connections } = await one.getUserPresence(`u-${connId}`);
-    expect(connections).toMatchObject([{ connId, roomId: placed?.roomId, epoch: placed?.epoch }]);
+    expect(connections).toMatchObject([{ connId, roomId: place?.roomId, epoch: place?.epoch }]);
   }
-  // Both kinds of subscriptions hear what happens after it all.
+  // Both kinds of subscriptions receive events after the resharding.
   load.seen.length = 0;
   ofRoom.length = 0;
   for (let i = 0; i < 12; i++) {

@@ -53,7 +53,7 @@ test(`3: ${FAILOVERS} failovers under load: back within the node timeout + 5 s, 
     if (way === 'stopped') master.resume();
     if (way === 'killed') await master.start();
     await cluster.settled();
-    const changes = await load.quiet(async () => {
+    const changes = await load.whileIdle(async () => {
       await converged(load, way);
       return lostChanges(load);
     });
@@ -73,11 +73,11 @@ test(`3: ${FAILOVERS} failovers under load: back within the node timeout + 5 s, 
     `${FAILOVERS} failovers, ${load.calls} calls: ${sum.failed} failed; acknowledged and lost: ` +
       `${sum.connections} connections, ${sum.changes} changes; ms to recovery: ${JSON.stringify(took)}`,
   );
-  const told = [...load.told];
-  const applied = told.filter(([, changes]) => new Set(changes).size > 1);
+  const eventsByValue = [...load.eventsByValue];
+  const applied = eventsByValue.filter(([, changes]) => new Set(changes).size > 1);
   expect(applied, 'applied twice').toEqual([]);
   expect(
-    told.filter(([, changes]) => changes.length > 1),
+    eventsByValue.filter(([, changes]) => changes.length > 1),
     'told of twice',
   ).toEqual([]);
   // By connection and epoch: when Redis applied it, and how often that was told of.
@@ -127,24 +127,24 @@ async function converged(load: Load, way: string): Promise<void> {
         Array.from({ length: ROOMS }, (_, i) => client.fetchRoomSnapshot(`r${i}`)),
       );
       const places = rooms.flat().filter(({ connId }) => connId.startsWith('c'));
-      for (const [connId, placed] of load.placed) {
+      for (const [connId, expected] of load.places) {
         const found = places.filter((entry) => entry.connId === connId);
         expect(found.length, connId).toBeLessThan(2);
         // What a failover took back is noticed by the next heartbeat.
-        if (!placed || found.length === 0) continue;
+        if (!expected || found.length === 0) continue;
         const [{ roomId = '', epoch = 0 } = {}] = found;
-        if (way !== 'handed over' && epoch === placed.epoch && roomId !== placed.roomId) {
+        if (way !== 'handed over' && epoch === expected.epoch && roomId !== expected.roomId) {
           takenBack.set(connId, { roomId, epoch });
         } else {
           takenBack.delete(connId);
-          expect(found, connId).toMatchObject([placed]);
+          expect(found, connId).toMatchObject([expected]);
         }
       }
     },
     { timeoutMs: 10_000, intervalMs: 200 },
   );
   for (const [connId, place] of takenBack) {
-    load.placed.set(connId, place);
+    load.places.set(connId, place);
     load.lost++;
   }
 }
