@@ -2,7 +2,7 @@
 // that is silently dropped misleads the caller. The interface of the legacy implementation ignores
 // unknown fields.
 import { describe, expect, test } from 'vitest';
-import { serviceOn } from '../compat/swap.js';
+import { serviceOn } from '../compat/services.js';
 import { openClient, rejection, type Untyped } from '../support/clients.js';
 
 const JOIN = { roomId: 'r', userId: 'u', connId: 'c' };

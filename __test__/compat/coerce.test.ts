@@ -1,5 +1,6 @@
-// What the legacy service took although its types say otherwise: the same here, or refused and listed in
-// docs/guide/migrating-differences.md. (The two run side by side in differential.test.ts.)
+// Values that the legacy service accepts although its types forbid them: Rollcall accepts them too,
+// or refuses them and lists them in docs/guide/migrating-differences.md. (differential.test.ts
+// compares both implementations directly.)
 import type { Redis } from 'ioredis';
 import {
   type ChannelMetadataParams,
@@ -12,7 +13,7 @@ import {
 import { beforeEach, describe, expect, test } from 'vitest';
 import type { Untyped } from '../support/clients.js';
 import { eventually } from '../support/wait.js';
-import { ioredis, serviceOn, socketServer } from './swap.js';
+import { ioredis, serviceOn, socketServer } from './services.js';
 
 const CHANNEL = { channelType: 'doc', channelName: 'one' };
 const KEY = 'prs:{chan:doc:one}:meta';
@@ -27,25 +28,25 @@ beforeEach(async () => {
 const change = (rest: object) => ({ ...CHANNEL, ...rest }) as ChannelMetadataParams;
 
 describe('12: epochs', () => {
-  test('texts are numbers; what is below every epoch resolves to false', async () => {
+  test('text is converted to a number; a value below every epoch resolves to false', async () => {
     const [{ epoch }] = await service.join({ roomId: 'r', userId: 'u', connId: 'c', state: null });
-    const beat = (given: unknown, x: number) =>
+    const heartbeat = (given: unknown, x: number) =>
       service.heartbeat({ connId: 'c', epoch: given, patchState: { x } });
-    expect(await beat(`${epoch}`, 1)).toBe(true);
-    expect(await beat(` ${epoch} `, 2)).toBe(true);
-    expect(await beat(BigInt(epoch), 3)).toBe(true);
+    expect(await heartbeat(`${epoch}`, 1)).toBe(true);
+    expect(await heartbeat(` ${epoch} `, 2)).toBe(true);
+    expect(await heartbeat(BigInt(epoch), 3)).toBe(true);
     for (const stale of [-1, 1.5, 0, '', '123', '-5', null, false, epoch - 0.5, -1e300]) {
-      expect(await beat(stale, 4), String(stale)).toBe(false);
+      expect(await heartbeat(stale, 4), String(stale)).toBe(false);
     }
     const [entry] = await service.fetchRoomSnapshot('r');
     expect([entry.state, entry.epoch]).toEqual([{ x: 3 }, epoch]);
-    expect(await beat(`${epoch + 1}`, 5)).toBe(true);
+    expect(await heartbeat(`${epoch + 1}`, 5)).toBe(true);
     for (const none of ['abc', Number.NaN, Number.POSITIVE_INFINITY, {}, [], Symbol('x')]) {
-      await expect(beat(none, 6)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+      await expect(heartbeat(none, 6)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
     }
   });
 
-  test('what is no object is refused, and nothing is set on it', async () => {
+  test('values that are not objects are refused and not modified', async () => {
     for (const nothing of [Number.NaN, 5, 'x', null, undefined, [], Symbol('x')]) {
       for (const call of ['join', 'heartbeat', 'setChannelMetadata', 'getChannelMetadata']) {
         await expect(service[call](nothing), call).rejects.toMatchObject({
@@ -60,7 +61,7 @@ describe('12: epochs', () => {
     }
   });
 
-  test('null for a state or a patch is none', async () => {
+  test('null as a state or a patch counts as absent', async () => {
     expect(
       await service.join({ roomId: 'r', userId: 'u', connId: 'c', state: null }),
     ).toMatchObject([{ state: {} }]);
@@ -69,7 +70,7 @@ describe('12: epochs', () => {
 });
 
 describe('12: metadata', () => {
-  test('values that are numbers, flags or null are texts', async () => {
+  test('values that are numbers, booleans or null are converted to text', async () => {
     const data = [
       { key: 'n', value: 5 },
       { key: 'f', value: true },
@@ -90,7 +91,7 @@ describe('12: metadata', () => {
     }
   });
 
-  test('revisions that are texts are numbers', async () => {
+  test('revisions that are text are converted to numbers', async () => {
     const data = [{ key: 'k', value: 'v', revision: '7' }];
     const options = { majorRevision: '0' };
     const set = await service.setChannelMetadata(change({ data, options }));
@@ -108,7 +109,7 @@ describe('12: metadata', () => {
     }
   });
 
-  test('names without characters, null, and flags of any kind', async () => {
+  test('empty names, null, and flags of any type', async () => {
     const data = [{ key: 'k', value: 'v' }];
     const options = { lockName: '', addUserId: 1, addTimestamp: 0 };
     const set = change({ data, options, actorUserId: '' });
@@ -135,7 +136,7 @@ describe('12: metadata', () => {
     });
   });
 
-  test('what is stored and has no text is read as none', async () => {
+  test('stored items without text are read as absent', async () => {
     const odd = '{"toString":5,"valueOf":null}';
     const items = `{"a":{"value":${odd},"revision":${odd}},"b":{"value":[${odd}],"revision":1}}`;
     await redis.hset(KEY, { items, totalCount: '2', majorRevision: '1' });
@@ -149,7 +150,7 @@ describe('12: metadata', () => {
     await eventually(() => expect(events[0]?.items).toHaveLength(2));
   });
 
-  test('what is stored in other forms is read as it was', async () => {
+  test('stored items in other forms are read unchanged', async () => {
     const items =
       '{"n":{"value":5,"revision":"3","updated":7,"authorUid":"a"},"none":null,"text":"x",' +
       '"e":{"value":null},"__proto__":{"value":true,"revision":2},"ok":{"value":"v","revision":1}}';
@@ -192,13 +193,13 @@ describe('12: sockets', () => {
     const alive = { ok: true, changed: false, epoch: self.epoch };
     expect(await socket.emitWithAck('presence:heartbeat')).toEqual(alive);
     expect(await socket.emitWithAck('presence:heartbeat', null)).toEqual(alive);
-    const beat = (payload: object) => socket.emitWithAck('presence:heartbeat', payload);
-    expect(await beat({ epoch: `${self.epoch}` })).toEqual(alive);
-    expect(await beat({ epoch: '123' })).toMatchObject({ ok: false, code: 'STALE_EPOCH' });
-    expect(await beat({ epoch: 'x' })).toMatchObject({ ok: false, code: 'INVALID_ARGUMENT' });
+    const heartbeat = (payload: object) => socket.emitWithAck('presence:heartbeat', payload);
+    expect(await heartbeat({ epoch: `${self.epoch}` })).toEqual(alive);
+    expect(await heartbeat({ epoch: '123' })).toMatchObject({ ok: false, code: 'STALE_EPOCH' });
+    expect(await heartbeat({ epoch: 'x' })).toMatchObject({ ok: false, code: 'INVALID_ARGUMENT' });
   });
 
-  test('revisions may be texts; values and flags are what they are', async () => {
+  test('revisions may be text; values and flags are not converted', async () => {
     const socket = await (await serve()).connect();
     const set = (rest: object) =>
       socket.emitWithAck('metadata:setChannel', { ...CHANNEL, ...rest });
@@ -236,7 +237,7 @@ describe('12: sockets', () => {
     };
     const set = () => socket.emitWithAck('metadata:setChannel', change);
     expect(await set()).toMatchObject({ ok: true, metadata: { k: { authorUid: 'ada' } } });
-    // The user that has joined counts from then on; after a leave there is none.
+    // From then on the user that has joined counts; after a leave there is none.
     await socket.emitWithAck('presence:join', join);
     expect(await set()).toMatchObject({ ok: false, error: 'Lock "l" is held by a different user' });
     await socket.emitWithAck('presence:leave');
@@ -246,7 +247,7 @@ describe('12: sockets', () => {
     });
   });
 
-  test('socket.data has the ids in an async disconnect handler, also after the leave', async () => {
+  test('socket.data keeps the ids in an async disconnect handler, even after the leave', async () => {
     const { io, connect } = await serve();
     const seen: unknown[] = [];
     io.on('connection', (socket) => {
@@ -268,7 +269,7 @@ describe('12: sockets', () => {
     const rooms: string[] = [];
     const to = (room: string) => ({ emit: () => void rooms.push(room) });
     const { io } = await socketServer();
-    // What a server with an adapter for several nodes is: `local` is for this node's sockets.
+    // The shape of a server with an adapter for several nodes: `local` is for this node's sockets.
     Object.defineProperty(io, 'local', { value: { to: (room: string) => to(`local ${room}`) } });
     await service.createSocketBridge(io);
     await service.createSocketBridge({ to });
@@ -276,7 +277,7 @@ describe('12: sockets', () => {
     await eventually(() => expect(rooms.sort()).toEqual(['local r', 'r']));
   });
 
-  test('parts that are handed to the handlers are used in place of the service', async () => {
+  test('parts that are passed to the handlers replace the service', async () => {
     const sockets = await socketServer();
     const used: string[] = [];
     class Audited extends TransactionalMetadataWrapper {
@@ -323,8 +324,10 @@ describe('12: sockets', () => {
     await socket.emitWithAck('presence:join', { ...join, roomId: CHANNEL.channelName });
     const items = '{"n":{"value":5,"revision":1}}';
     await redis.hset(KEY, { items, totalCount: '1', majorRevision: '1' });
-    const heard = new Promise<MetadataEvent>((resolve) => socket.once('metadata:event', resolve));
+    const received = new Promise<MetadataEvent>((resolve) =>
+      socket.once('metadata:event', resolve),
+    );
     await service.removeChannelMetadata(CHANNEL);
-    expect((await heard).items).toEqual([{ key: 'n', value: '5', revision: 1 }]);
+    expect((await received).items).toEqual([{ key: 'n', value: '5', revision: 1 }]);
   });
 });

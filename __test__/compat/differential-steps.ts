@@ -1,12 +1,12 @@
-// What differential.test.ts does to both implementations: calls of the service, and events of a socket, one
-// after the other on one database.
+// The steps of differential.test.ts, for both implementations: calls of the service and events of a
+// socket, one after the other on one database.
 import type { Redis } from 'ioredis';
 import type { Untyped } from '../support/clients.js';
 
 export interface World {
   redis: Redis;
   service: Untyped;
-  /** What an earlier call kept. */
+  /** Values that earlier calls have stored. */
   kept: Record<string, Untyped>;
 }
 
@@ -26,7 +26,7 @@ const method =
 
 const r1 = { roomId: 'r1', userId: 'u1' };
 const join = (options: object): Call => method('join', options);
-const beat = (options: object): Call => method('heartbeat', options);
+const heartbeat = (options: object): Call => method('heartbeat', options);
 
 call('join with a state', join({ ...r1, connId: 'c1', state: { mic: true, list: [] } }));
 call('join without a state', join({ ...r1, connId: 'c2' }));
@@ -48,25 +48,28 @@ call('join with an empty connection id', join({ ...r1, roomId: 're', connId: '' 
 call('snapshot of a room', method('fetchRoomSnapshot', 'r1'));
 call('snapshot of an unknown room', method('fetchRoomSnapshot', 'nowhere'));
 call('snapshot of a room without a name', method('fetchRoomSnapshot', ''));
-call('heartbeat', beat({ connId: 'c1' }));
-call('heartbeat with unknown fields', beat({ connId: 'c1', roomId: 'r9' }));
-call('heartbeat with a patch', beat({ connId: 'c1', patchState: { mic: true, x: { y: [] } } }));
+call('heartbeat', heartbeat({ connId: 'c1' }));
+call('heartbeat with unknown fields', heartbeat({ connId: 'c1', roomId: 'r9' }));
+call(
+  'heartbeat with a patch',
+  heartbeat({ connId: 'c1', patchState: { mic: true, x: { y: [] } } }),
+);
 call(
   'heartbeat with the same patch',
-  beat({ connId: 'c1', patchState: { mic: true, x: { y: [] } } }),
+  heartbeat({ connId: 'c1', patchState: { mic: true, x: { y: [] } } }),
 );
-call('patch with null', beat({ connId: 'c1', patchState: { x: null } }));
-call('patch with undefined', beat({ connId: 'c1', patchState: { x: undefined } }));
-call('empty patch', beat({ connId: 'c1', patchState: {} }));
-call('null as patch', beat({ connId: 'c1', patchState: null }));
-call('heartbeat of an unknown connection', beat({ connId: 'nobody', patchState: { a: 1 } }));
-call('array as patch', beat({ connId: 'a', patchState: ['x'] }));
+call('patch with null', heartbeat({ connId: 'c1', patchState: { x: null } }));
+call('patch with undefined', heartbeat({ connId: 'c1', patchState: { x: undefined } }));
+call('empty patch', heartbeat({ connId: 'c1', patchState: {} }));
+call('null as patch', heartbeat({ connId: 'c1', patchState: null }));
+call('heartbeat of an unknown connection', heartbeat({ connId: 'nobody', patchState: { a: 1 } }));
+call('array as patch', heartbeat({ connId: 'a', patchState: ['x'] }));
 for (const epoch of [0, -1, 1.5, '123', '', null, false, -1e300]) {
   const stale = { connId: 'c1', epoch, patchState: { stale: true } };
-  call(`heartbeat with epoch ${JSON.stringify(epoch)}`, beat(stale));
+  call(`heartbeat with epoch ${JSON.stringify(epoch)}`, heartbeat(stale));
 }
-call('heartbeat with epoch NaN', beat({ connId: 'c2', epoch: Number.NaN }));
-call('heartbeat with epoch "abc"', beat({ connId: 'c2', epoch: 'abc' }));
+call('heartbeat with epoch NaN', heartbeat({ connId: 'c2', epoch: Number.NaN }));
+call('heartbeat with epoch "abc"', heartbeat({ connId: 'c2', epoch: 'abc' }));
 const own = async ({ redis }: World, connId: string) =>
   Number(await redis.hget(`prs:conn:${connId}`, 'epoch'));
 const withEpoch =
@@ -98,7 +101,7 @@ call('a stored state that is no JSON', async ({ redis, service }) => {
   await redis.hset('prs:conn:b', 'state', 'no JSON');
   return service.fetchRoomSnapshot('broken');
 });
-call('a patch of a state that is no JSON', beat({ connId: 'b', patchState: { a: 1 } }));
+call('a patch of a state that is no JSON', heartbeat({ connId: 'b', patchState: { a: 1 } }));
 call('join of a first room', join({ ...r1, roomId: 'm1', connId: 'm' }));
 call('join of another room', join({ ...r1, roomId: 'm2', connId: 'm' }));
 call('snapshot of the room that it left by that', method('fetchRoomSnapshot', 'm1'));
@@ -163,7 +166,7 @@ call(
   'set with a negative revision',
   major(() => -1),
 );
-// What differs has a channel of its own, so that nothing else differs by it.
+// Each call with a difference uses its own channel, so that it does not affect other calls.
 const of = (channelName: string) => ({ channelName });
 call(
   'set with the revision as text',
@@ -233,9 +236,9 @@ export const SERVICE_CALLS: readonly Step<World>[] = calls;
 
 export interface SocketWorld {
   redis: Redis;
-  /** Emits on a socket, and resolves to the acknowledgement. */
+  /** Emits on a socket and resolves to the acknowledgement. */
   emit(event: string, payload?: unknown): Promise<Untyped>;
-  /** Closes that socket, and opens another one. */
+  /** Closes that socket and opens another one. */
   reconnect(): Promise<void>;
   kept: Record<string, Untyped>;
 }
@@ -246,7 +249,7 @@ const emits = (name: string, kind: string, payload?: unknown) =>
   event(name, ({ emit }) => emit(kind, payload));
 
 const JOIN = 'presence:join';
-const BEAT = 'presence:heartbeat';
+const HEARTBEAT = 'presence:heartbeat';
 const LEAVE = 'presence:leave';
 const [SET, UPDATE, REMOVE, GET] = ['set', 'update', 'remove', 'get'].map(
   (operation) => `metadata:${operation}Channel`,
@@ -255,7 +258,7 @@ const room = { roomId: 'room', userId: 'ada' };
 const channelOf = { channelType: 'doc', channelName: 'room' };
 
 emits('metadata before any join', SET, { ...channelOf, data: [{ key: 'k', value: 'v' }] });
-emits('heartbeat before any join', BEAT, {});
+emits('heartbeat before any join', HEARTBEAT, {});
 emits('leave before any join', LEAVE, {});
 emits('join without a payload', JOIN, null);
 emits('join without a user', JOIN, { roomId: 'room' });
@@ -265,24 +268,24 @@ emits('join with null as state', JOIN, { ...room, state: null });
 emits('join', JOIN, { ...room, state: { mic: true }, extra: 1 });
 emits('join again', JOIN, { ...room, state: { mic: false } });
 emits('join of another room', JOIN, { ...room, roomId: 'other' });
-emits('heartbeat', BEAT, {});
-emits('heartbeat with null', BEAT, null);
-emits('heartbeat with unknown fields', BEAT, { extra: true });
-emits('heartbeat with a patch', BEAT, { patchState: { mic: true, list: [] } });
-emits('heartbeat with the same patch', BEAT, { patchState: { mic: true, list: [] } });
-emits('heartbeat with a list as patch', BEAT, { patchState: [] });
-emits('heartbeat with null as patch', BEAT, { patchState: null });
-const beats = (name: string, change: (epoch: number) => unknown) =>
+emits('heartbeat', HEARTBEAT, {});
+emits('heartbeat with null', HEARTBEAT, null);
+emits('heartbeat with unknown fields', HEARTBEAT, { extra: true });
+emits('heartbeat with a patch', HEARTBEAT, { patchState: { mic: true, list: [] } });
+emits('heartbeat with the same patch', HEARTBEAT, { patchState: { mic: true, list: [] } });
+emits('heartbeat with a list as patch', HEARTBEAT, { patchState: [] });
+emits('heartbeat with null as patch', HEARTBEAT, { patchState: null });
+const heartbeats = (name: string, change: (epoch: number) => unknown) =>
   event(name, async ({ emit }) => {
-    const { epoch } = await emit(BEAT, {});
-    return emit(BEAT, { epoch: change(epoch) });
+    const { epoch } = await emit(HEARTBEAT, {});
+    return emit(HEARTBEAT, { epoch: change(epoch) });
   });
-beats('heartbeat with its epoch', (epoch) => epoch);
-beats('heartbeat with its epoch as text', (epoch) => `${epoch}`);
-beats('heartbeat with a newer epoch', (epoch) => epoch + 1);
-beats('heartbeat with an older epoch', (epoch) => epoch - 10);
+heartbeats('heartbeat with its epoch', (epoch) => epoch);
+heartbeats('heartbeat with its epoch as text', (epoch) => `${epoch}`);
+heartbeats('heartbeat with a newer epoch', (epoch) => epoch + 1);
+heartbeats('heartbeat with an older epoch', (epoch) => epoch - 10);
 for (const epoch of [-1, 1.5, 'abc', null]) {
-  emits(`heartbeat with epoch ${JSON.stringify(epoch)}`, BEAT, { epoch });
+  emits(`heartbeat with epoch ${JSON.stringify(epoch)}`, HEARTBEAT, { epoch });
 }
 emits('get', GET, { ...channelOf, extra: 1 });
 emits('get of an unknown channel', GET, { ...channelOf, channelName: 'unknown' });
@@ -332,7 +335,7 @@ event('set under one’s own lock', async ({ redis, emit }) => {
 emits('set with a colon in the type', SET, { ...channelOf, channelType: 'a:b' });
 emits('leave', LEAVE, {});
 emits('leave again', LEAVE, {});
-emits('heartbeat after the leave', BEAT, {});
+emits('heartbeat after the leave', HEARTBEAT, {});
 emits('set under a lock after the leave', SET, { ...channelOf, options: { lockName: 'l' } });
 emits('join of another room after the leave', JOIN, { roomId: 'other', userId: 'ada' });
 event('a disconnection', async ({ redis, reconnect }) => {

@@ -1,7 +1,9 @@
-// The same calls of the service and the same events of a socket, on the stand-in of the implementation that
-// Rollcall replaces (../reference/) and on Rollcall, each on a database of its own: results, errors, events
-// in Redis and events on a socket are compared. Every difference is listed below, with the line of
-// docs/guide/migrating-differences.md that says so; an entry that is no difference any more fails as one that is missing does.
+// Runs the same calls of the service and the same events of a socket on two implementations, each
+// on its own database: the reference, which stands in for the legacy implementation
+// (../reference/), and Rollcall. The test compares results, errors, events in Redis and events on a
+// socket. The tables below list every difference with its line in
+// docs/guide/migrating-differences.md. An entry without a difference fails the test, as a missing
+// entry does.
 import { readFileSync } from 'node:fs';
 import { Redis } from 'ioredis';
 import { registerPresenceHandlers } from 'rollcall';
@@ -14,15 +16,15 @@ import type { Untyped } from '../support/clients.js';
 import { startRedis } from '../support/redis.js';
 import { eventually } from '../support/wait.js';
 import { SERVICE_CALLS, SOCKET_EVENTS, type Step } from './differential-steps.js';
-import { OPTIONS, type SocketServer, serviceOn, socketServer } from './swap.js';
+import { OPTIONS, type SocketServer, serviceOn, socketServer } from './services.js';
 
 interface Side {
   redis: Redis;
-  /** What was published since the last call, complete. */
+  /** All messages that were published since the last call. */
   published(): Promise<unknown[]>;
 }
 
-/** A database of its own, with an ear on all events. */
+/** A separate database, with a subscriber to all events. */
 async function side(): Promise<Side> {
   const server = await startRedis();
   const [redis, ear] = [new Redis(server.url), new Redis(server.url)];
@@ -31,24 +33,26 @@ async function side(): Promise<Side> {
     ear.disconnect();
     await server.stop();
   });
-  let heard: [channel: string, message: string][] = [];
+  let received: [channel: string, message: string][] = [];
   await ear.psubscribe('prs:{room:*}:events', 'prs:{chan:*}:meta_events', 'marker');
-  ear.on('pmessage', (_pattern, channel, message) => heard.push([channel, message]));
+  ear.on('pmessage', (_pattern, channel, message) => received.push([channel, message]));
   let markers = 0;
   const published = async () => {
     const marker = `${++markers}`;
     await redis.publish('marker', marker);
     await eventually(() =>
-      heard.some(([channel, text]) => channel === 'marker' && text === marker),
+      received.some(([channel, text]) => channel === 'marker' && text === marker),
     );
-    const events = heard.filter(([channel]) => channel !== 'marker');
-    heard = [];
+    const events = received.filter(([channel]) => channel !== 'marker');
+    received = [];
     return events.map(([channel, message]) => [channel, JSON.parse(message)]);
   };
   return { redis, published };
 }
 
-/** What a step came to, as far as both can say the same: without times, epochs and ids of sockets. */
+/**
+ * The outcome of a step without the values that always differ: times, epochs and ids of sockets.
+ */
 function comparable(value: unknown, names: Map<string, string>): unknown {
   const text = JSON.stringify(value, (_key, field) => {
     if (typeof field === 'number' && field > 1e12 && field < 1e15) return '<time>';
@@ -59,7 +63,7 @@ function comparable(value: unknown, names: Map<string, string>): unknown {
   return sorted(plain);
 }
 
-/** Members of a room come in any order. */
+/** The members of a room have no order. */
 function sorted(value: Untyped): unknown {
   if (Array.isArray(value)) {
     const items: Untyped[] = value.map(sorted);
@@ -83,8 +87,8 @@ async function outcome<Subject>(step: Step<Subject>, subject: Subject): Promise<
 type Outcomes = Record<string, unknown>;
 
 /**
- * What Rollcall adds everywhere; said once. Then the messages of what both refuse without a code of its own:
- * each names the field, in its own words.
+ * Removes the fields that Rollcall adds everywhere, and the messages of refusals without an own
+ * code: each implementation names the field in its own words.
  */
 function withoutAdditions(outcome: Untyped): unknown {
   const text = JSON.stringify(outcome, (key, field) => {
@@ -120,9 +124,9 @@ const EMPTIED = 'An emptied record exists';
 const TEXTS = 'Revisions that are texts are numbers';
 const NO_REVISION = 'Revisions that are no whole numbers';
 const COLON = 'A `channelType` with a colon is refused';
-const BEATS = 'A heartbeat over the socket that is refused is acknowledged with `ok: false`';
+const HEARTBEATS = 'A heartbeat over the socket that is refused is acknowledged with `ok: false`';
 
-/** The calls that differ, and the line that says so. */
+/** The calls that differ, each with its line in the document. */
 const SERVICE_DIFFERENCES: Record<string, string> = {
   'join with a connection id that ends in :state': 'ids that end in `:state` are refused',
   'join with a user id that is a number': IDS,
@@ -155,12 +159,12 @@ const SERVICE_DIFFERENCES: Record<string, string> = {
   'set with a colon in the type': COLON,
 };
 
-/** The socket events that differ, and the line that says so. */
+/** The socket events that differ, each with its line in the document. */
 const SOCKET_DIFFERENCES: Record<string, string> = {
-  'heartbeat before any join': BEATS,
-  'heartbeat with an older epoch': BEATS,
-  'heartbeat with epoch null': BEATS,
-  'heartbeat after the leave': BEATS,
+  'heartbeat before any join': HEARTBEATS,
+  'heartbeat with an older epoch': HEARTBEATS,
+  'heartbeat with epoch null': HEARTBEATS,
+  'heartbeat after the leave': HEARTBEATS,
   'update without items': 'An update without items is refused by the service',
   'set with a colon in the type': COLON,
 };
@@ -182,7 +186,7 @@ function compare(
     expect(listed, `${name} differs: ${JSON.stringify(found, null, 1)}`).toHaveProperty([name]);
   }
   for (const name of Object.keys(listed)) {
-    expect(different, `${name} is listed, and is the same`).toHaveProperty([name]);
+    expect(different, `${name} is listed, but does not differ`).toHaveProperty([name]);
   }
 }
 
@@ -226,12 +230,12 @@ test('events of a socket', async () => {
     await serve(sockets, redis);
     const names = new Map<string, string>();
     let socket: ClientSocket;
-    let heard: unknown[] = [];
+    let received: unknown[] = [];
     const open = async () => {
       socket = await sockets.connect();
       names.set(socket.id as string, `socket ${names.size + 1}`);
       for (const event of ['presence:event', 'metadata:event']) {
-        socket.on(event, (payload) => heard.push([event, payload]));
+        socket.on(event, (payload) => received.push([event, payload]));
       }
     };
     await open();
@@ -250,12 +254,14 @@ test('events of a socket', async () => {
     for (const step of SOCKET_EVENTS) {
       const result = await outcome(step, world);
       const events = await published();
-      outcomes[step.name] = comparable({ result, events, heard: await settled() }, names);
-      heard = [];
+      outcomes[step.name] = comparable({ result, events, received: await settled() }, names);
+      received = [];
     }
     return outcomes;
 
-    /** What the socket has heard, complete: what was emitted before comes before an acknowledgement. */
+    /**
+     * All events of the socket so far: events emitted before an acknowledgement arrive before it.
+     */
     async function settled(): Promise<unknown[]> {
       const of = socket;
       const rooms: Set<string> =
@@ -266,13 +272,13 @@ test('events of a socket', async () => {
         const channel = `prs:{room:${room}}:events`;
         const marker = { type: 'update', roomId: room, userId: 'marker', connId: 'marker' };
         await redis.publish(channel, JSON.stringify({ ...marker, state: {}, ts: 1, epoch: 1 }));
-        await eventually(() => heard.some(isMarker));
+        await eventually(() => received.some(isMarker));
         sockets.io.to(of.id as string).emit('settled');
         await done;
         await published();
       }
-      // Whether a socket hears its own leave is a race in both.
-      return heard.filter((event) => !isMarker(event) && !isOwnLeave(event, of.id));
+      // In both implementations it is a race whether a socket receives its own leave.
+      return received.filter((event) => !isMarker(event) && !isOwnLeave(event, of.id));
     }
   };
   const isOwnLeave = ([, { type, connId }]: Untyped, id: unknown) =>

@@ -1,5 +1,5 @@
-// Three Socket.IO server processes with an adapter between them, and clients on all of them (spec 10;
-// issue 6, "It must show" 3).
+// Three Socket.IO server processes with an adapter between them, and clients on all of them (spec
+// 10).
 import type { PresenceEvent } from 'rollcall';
 import type { Socket } from 'socket.io-client';
 import { expect, onTestFinished, test } from 'vitest';
@@ -7,7 +7,7 @@ import { type Fixture, startFixture } from '../support/process.js';
 import { createRandom } from '../support/random.js';
 import { startRedis } from '../support/redis.js';
 import { eventually } from '../support/wait.js';
-import { connected } from './swap.js';
+import { connected } from './services.js';
 
 interface Client {
   id: string;
@@ -15,7 +15,7 @@ interface Client {
   server: number;
   roomId: string;
   userId: string;
-  heard: PresenceEvent[];
+  received: PresenceEvent[];
 }
 
 const ROOMS = ['a', 'b', 'c'];
@@ -42,24 +42,24 @@ async function open(servers: Fixture<{ port: number }>[], count: number): Promis
       const port = servers[server]?.messages[0]?.port;
       const socket = await connected(`http://127.0.0.1:${port}`, opened);
       socket.io.reconnection(false);
-      // Every room has clients on every server, every user two connections.
+      // Every room has clients on every server, and every user has two connections.
       const roomId = ROOMS[Math.floor(i / servers.length) % ROOMS.length] ?? '';
       const client = { id: socket.id ?? '', socket, server, roomId, userId: `u${i >> 1}` };
-      const heard: PresenceEvent[] = [];
-      socket.on('presence:event', (event) => heard.push(event));
-      return { ...client, heard };
+      const received: PresenceEvent[] = [];
+      socket.on('presence:event', (event) => received.push(event));
+      return { ...client, received };
     }),
   );
 }
 
-/** One line for each event that nothing else may have. */
+/** A text for each event that is unique to it. */
 function lines(events: PresenceEvent[]): string[] {
   return events.map(({ type, connId, epoch, state }) =>
     [type, connId, epoch, JSON.stringify(state)].join(' '),
   );
 }
 
-test('issue 6, 3: each client gets each presence:event of its room exactly once', async () => {
+test('10: each client receives each presence:event of its room exactly once', async () => {
   await using redis = await startRedis();
   const servers = await startServers(redis.url);
   const clients = await open(servers, 36);
@@ -71,28 +71,28 @@ test('issue 6, 3: each client gets each presence:event of its room exactly once'
       expect(ack).toMatchObject({ ok: true, self: { connId: socket.id } });
     }),
   );
-  // From here on, everybody is in their room and hears everything: what was heard before is not
-  // compared, as each began to listen at another moment.
+  // From here on, all clients are in their rooms and receive all events. Earlier events are not
+  // compared, because the clients subscribed at different times.
   const marker = 'marked';
   for (const roomId of ROOMS) {
     const client = clients.find((one) => one.roomId === roomId);
     await client?.socket.emitWithAck('presence:heartbeat', { patchState: { marker } });
   }
-  const since = ({ heard }: Client) => {
-    const at = heard.findIndex((event) => (event.state as { marker?: string } | null)?.marker);
-    return at < 0 ? [] : heard.slice(at + 1);
+  const since = ({ received }: Client) => {
+    const at = received.findIndex((event) => (event.state as { marker?: string } | null)?.marker);
+    return at < 0 ? [] : received.slice(at + 1);
   };
   await eventually(() => {
     for (const client of clients) expect(since(client).length).toBe(0);
-    for (const { heard } of clients) {
-      expect(lines(heard).filter((line) => line.includes(marker))).toHaveLength(1);
+    for (const { received } of clients) {
+      expect(lines(received).filter((line) => line.includes(marker))).toHaveLength(1);
     }
   });
 
   const expected = new Map(ROOMS.map((room) => [room, [] as string[]]));
   const expectLine = (client: Client, type: string, epoch: number, state: unknown) =>
     expected.get(client.roomId)?.push([type, client.id, epoch, JSON.stringify(state)].join(' '));
-  // Patches from everybody at once, some of which change nothing.
+  // All clients send patches at once; some patches change nothing.
   await Promise.all(
     clients.map(async (client, i) => {
       for (let n = 1; n <= 10; n++) {
@@ -107,7 +107,7 @@ test('issue 6, 3: each client gets each presence:event of its room exactly once'
       }
     }),
   );
-  // Some leave, some hang up, and one server dies with all of its clients.
+  // Some clients leave, some disconnect, and one server is killed with all of its clients.
   const stay: Client[] = [];
   const gone: [Client, string][] = [];
   for (const client of clients) {
@@ -122,10 +122,10 @@ test('issue 6, 3: each client gets each presence:event of its room exactly once'
     }
   }
   await servers[2]?.kill();
-  const beat = setInterval(() => {
+  const heartbeat = setInterval(() => {
     for (const { socket } of stay) socket.emit('presence:heartbeat', {});
   }, 500);
-  onTestFinished(() => clearInterval(beat));
+  onTestFinished(() => clearInterval(heartbeat));
 
   const updates = (events: PresenceEvent[]) => events.filter(({ type }) => type === 'update');
   const leaves = (events: PresenceEvent[]) => events.filter(({ type }) => type === 'leave');
@@ -150,14 +150,14 @@ test('issue 6, 3: each client gets each presence:event of its room exactly once'
       .map(([{ id }, reason]) => [id, reason]);
     expect(seen.sort()).toEqual(left.sort());
   }
-  // All clients of a room have heard the same, in the same order, whatever their server.
+  // All clients of a room have received the same events in the same order, on every server.
   for (const roomId of ROOMS) {
     const [first, ...rest] = stay.filter((client) => client.roomId === roomId);
     if (first) for (const other of rest) expect(lines(since(other))).toEqual(lines(since(first)));
   }
 }, 60_000);
 
-test('negative control: a bridge that broadcasts gives each event once for each server', async () => {
+test('negative control: a bridge that broadcasts emits each event once per server', async () => {
   await using redis = await startRedis();
   const servers = await startServers(redis.url, 'everywhere');
   const [one, two] = await open(servers, 2);
@@ -166,7 +166,7 @@ test('negative control: a bridge that broadcasts gives each event once for each 
   await join(one);
   await join(two);
   await eventually(() => {
-    const joins = one?.heard.filter(({ connId }) => connId === two?.id) ?? [];
+    const joins = one?.received.filter(({ connId }) => connId === two?.id) ?? [];
     expect(joins).toHaveLength(servers.length);
   });
 });

@@ -1,6 +1,6 @@
-// A client that does what no good client does: random events with payloads of every type, requests
-// without acknowledgements, the same packet twice, packets that are none, connections that end at any
-// time. Every choice comes from the seed. For any Socket.IO server, by the names of its events.
+// A fuzz client for any Socket.IO server: random events with payloads of every type, requests
+// without acknowledgements, duplicate packets, invalid packets, and connections that end at any
+// time. The seed determines every choice.
 import { setTimeout as delay } from 'node:timers/promises';
 import { io as connectSocket, type Socket } from 'socket.io-client';
 import type { Untyped } from '../support/clients.js';
@@ -22,17 +22,17 @@ const MORE_FIELDS = ['channelType', 'data', 'options', 'key', 'value', 'revision
 const SOCKETS = 8;
 
 export interface FuzzOptions {
-  /** Where the server is. */
+  /** URL of the server. */
   url: string;
   steps: number;
   random: Random;
-  /** The events that the server knows, most frequent. */
+  /** Event names of the server; they are the most frequent ones. */
   events: readonly string[];
-  /** Called between steps: looks after the server, and disturbs what is behind it. */
+  /** Called between steps: checks the server and disturbs its Redis. */
   between?: () => void | Promise<void>;
 }
 
-/** Runs the client; resolves when all its sockets are closed. Gives how many acknowledgements came. */
+/** Runs the client until all its sockets are closed. Resolves to the number of acknowledgements. */
 export async function fuzz({ url, steps, random, events, between }: FuzzOptions): Promise<number> {
   const sockets: Socket[] = [];
   let acknowledged = 0;
@@ -61,7 +61,7 @@ export async function fuzz({ url, steps, random, events, between }: FuzzOptions)
     } else if (kind < 75) {
       socket.emit(event, ...payloads(random));
     } else if (kind < 82) {
-      // One packet with an acknowledgement, twice and under one number.
+      // The same packet with an acknowledgement id, twice.
       const packet = `42${random.int(0, 5)}${JSON.stringify([event, plain(random)])}`;
       raw(socket, packet);
       raw(socket, packet);
@@ -70,7 +70,7 @@ export async function fuzz({ url, steps, random, events, between }: FuzzOptions)
     } else if (kind < 88) {
       raw(socket, random.pick(['4', '42', '42{"a":', '43["x"]', '45', '4é', '41', '40{}', 'x']));
     } else if (kind < 92) {
-      // The connection breaks, and the client comes back by itself.
+      // The connection breaks, and the client reconnects by itself.
       socket.io.engine?.close();
     } else if (kind < 96) {
       socket.disconnect();
@@ -83,7 +83,7 @@ export async function fuzz({ url, steps, random, events, between }: FuzzOptions)
   for (let done = 0; done < steps; done++) {
     step();
     await between?.();
-    // Now and then what was sent arrives before more is sent.
+    // Sometimes waits until the packets have arrived.
     if (random.chance(0.2)) await delay(random.int(0, 3));
   }
   for (const socket of sockets) socket.close();
@@ -105,7 +105,7 @@ function payloads(random: Random): unknown[] {
   );
 }
 
-/** One that a server goes on with. */
+/** A payload that a server accepts. */
 function plausible(random: Random): unknown {
   const channel = { channelType: random.pick(['t', 'u']), channelName: random.pick(['r', 's']) };
   return {
@@ -120,7 +120,7 @@ function plausible(random: Random): unknown {
   };
 }
 
-/** Anything that JSON has. */
+/** Any JSON value. */
 function plain(random: Random): unknown {
   return random.pick<unknown>([
     0,
@@ -138,7 +138,7 @@ function plain(random: Random): unknown {
   ]);
 }
 
-/** Anything that Socket.IO can send. */
+/** Any value that Socket.IO can send. */
 function value(random: Random, depth: number): unknown {
   const kind = random.int(0, depth > 0 ? 11 : 8);
   switch (kind) {
@@ -170,7 +170,7 @@ function deepText(levels: number): string {
   return `{"roomId":"r","userId":"u","state":${'{"a":'.repeat(levels)}1${'}'.repeat(levels)}}`;
 }
 
-/** Stops, kills and starts a Redis, each for a while of steps. */
+/** Stops, kills and starts a Redis, each state for a number of steps. */
 export function disturbance(server: RedisServer, random: Random) {
   let state: 'running' | 'stopped' | 'killed' = 'running';
   let steps = 0;
@@ -181,7 +181,7 @@ export function disturbance(server: RedisServer, random: Random) {
     state = 'running';
   };
   return {
-    /** Runs again, whatever has been done to it. */
+    /** Makes the server run again, in any state. */
     end,
     step: async () => {
       if (++steps < until) return;

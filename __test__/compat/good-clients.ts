@@ -1,5 +1,5 @@
-// Two clients of a Socket.IO server who see each other: what every server with presence has to do, by
-// our socket protocol or by one of its own with `join` and `heartbeat`.
+// Two well-behaved clients of a Socket.IO server that see each other. Every server with presence
+// must support them, with Rollcall's socket protocol or with its own `join` and `heartbeat` events.
 import { io as connectSocket, type Socket } from 'socket.io-client';
 import { expect } from 'vitest';
 import type { Untyped } from '../support/clients.js';
@@ -21,11 +21,11 @@ export async function twoSeeEachOther(url: string, ours: boolean, roomId = 'docs
     );
     const second = await joined(bob, join, { roomId, userId: 'bob', state: { typing: false } });
     here(second.snapshot, 'ada', 'bob');
-    const beat = await bob.emitWithAck(heartbeat, {
+    const acknowledged = await bob.emitWithAck(heartbeat, {
       epoch: ours ? second.self.epoch : second.epoch,
       patchState: { typing: true },
     });
-    expect(beat.changed).toBe(true);
+    expect(acknowledged.changed).toBe(true);
     bob.close();
     await eventually(() => {
       const ofBob = seen.filter((event) => event.userId === 'bob');
@@ -37,7 +37,7 @@ export async function twoSeeEachOther(url: string, ours: boolean, roomId = 'docs
   }
 }
 
-/** The connections of a user in a room, as one who joins it there learns. */
+/** The connections of a user in a room, from the snapshot of a new member. */
 export async function connectionsOf(
   url: string,
   roomId: string,

@@ -1,5 +1,5 @@
-// Sockets that do anything: a server with initPresence survives the fuzz client, also while its Redis
-// is stopped, killed and started again, and still serves two good clients afterwards (spec 17.5).
+// A server with initPresence survives the fuzz client, even while its Redis is stopped, killed and
+// restarted, and serves two well-behaved clients afterwards (spec 17.5).
 import { registerPresenceHandlers } from 'rollcall';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import type { Untyped } from '../support/clients.js';
@@ -10,11 +10,11 @@ import { size } from '../support/size.js';
 import { eventually } from '../support/wait.js';
 import { disturbance, fuzz, OUR_EVENTS } from './fuzz.js';
 import { twoSeeEachOther } from './good-clients.js';
-import { ioredis, serviceOn, socketServer } from './swap.js';
+import { ioredis, serviceOn, socketServer } from './services.js';
 
 const STEPS = size(1500, 10_000);
 
-describe('one socket does not hurt the server', () => {
+describe('a socket cannot break the server', () => {
   test.each([
     ['plain', 1],
     ['guarded', 2],
@@ -46,7 +46,7 @@ describe('one socket does not hurt the server', () => {
       expect(acknowledged).toBeGreaterThan(STEPS / 20);
       await disturb.end();
       server.send('calm');
-      // Until the bridge has subscribed again, too.
+      // And until the bridge has subscribed again.
       await eventually(() => twoSeeEachOther(url, true, 'calm'), { timeoutMs: 20_000 });
       expect(ended, server.stderr).toBe(false);
       expect(server.stderr).toBe('');
@@ -54,7 +54,7 @@ describe('one socket does not hurt the server', () => {
     size(60_000, 240_000),
   );
 
-  test('an acknowledgement that cannot be encoded is one of a failure', async () => {
+  test('an acknowledgement that cannot be encoded becomes a failure acknowledgement', async () => {
     const service = serviceOn(await ioredis());
     const { io, connect } = await socketServer();
     onTestFinished(registerPresenceHandlers({ io, logger: {} }, service));

@@ -1,5 +1,5 @@
-// What becomes of sockets when connections break and servers end: connection state recovery, shutdown in
-// both orders, and gaps in the events. Real Socket.IO clients, real Redis.
+// Sockets when connections break and servers end: connection state recovery, shutdown in both
+// orders, and gaps in the events. Real Socket.IO clients, real Redis.
 import type { Redis } from 'ioredis';
 import { type PresenceEvent, PresenceService, registerPresenceHandlers } from 'rollcall';
 import { SessionAwareAdapter } from 'socket.io-adapter';
@@ -10,7 +10,7 @@ import { startProxy } from '../support/proxy.js';
 import { sharedRedis, startRedis } from '../support/redis.js';
 import { deferred, eventually } from '../support/wait.js';
 import {
-  beat,
+  heartbeat,
   ioredis,
   join,
   OPTIONS,
@@ -18,7 +18,7 @@ import {
   serviceOn,
   socketServer,
   startPresence,
-} from './swap.js';
+} from './services.js';
 
 let redis: Redis;
 let sockets: SocketServer;
@@ -31,7 +31,7 @@ beforeEach(async () => {
   redis = await ioredis();
 });
 
-/** Breaks the connection; resolves when the client is back, as the same socket. */
+/** Breaks the connection; resolves when the client has recovered the same socket. */
 async function breakAndRecover(socket: Socket): Promise<void> {
   const { id } = socket;
   const back = new Promise((resolve) => socket.once('connect', () => resolve(undefined)));
@@ -41,7 +41,7 @@ async function breakAndRecover(socket: Socket): Promise<void> {
   expect(socket.id).toBe(id);
 }
 
-/** Recovery needs a packet that the client has seen. */
+/** Connects and waits for a packet, which recovery needs. */
 async function connectRecoverable(server: SocketServer): Promise<Socket> {
   const socket = await server.connect();
   socket.io.reconnectionDelay(1);
@@ -51,26 +51,28 @@ async function connectRecoverable(server: SocketServer): Promise<Socket> {
   return socket;
 }
 
-describe('17.6: a socket whose connection was recovered', () => {
+describe('17.6: a recovered socket', () => {
   beforeEach(async () => {
     sockets = await socketServer({ connectionStateRecovery: {} });
   });
 
-  test('is in presence again, with its state, without a join', async () => {
+  test('is present again, with its state, without a join', async () => {
     const { ready, service } = start();
     await ready;
     const [socket, other] = [await connectRecoverable(sockets), await sockets.connect()];
     const { self } = await join(socket, 'r', { state: { mic: true } });
     await join(other, 'r', { userId: 'v' });
-    await beat(socket, { patchState: { cursor: 1 } });
-    const heard: PresenceEvent[] = [];
+    await heartbeat(socket, { patchState: { cursor: 1 } });
+    const received: PresenceEvent[] = [];
     for (let times = 1; times <= 2; times++) {
       await breakAndRecover(socket);
-      // The epoch that its client knows is good still.
-      const again = await beat(socket, { epoch: self.epoch });
+      // The epoch that the client knows is still valid.
+      const again = await heartbeat(socket, { epoch: self.epoch });
       expect(again).toEqual({ ok: true, changed: false, epoch: expect.any(Number) });
       expect(again.epoch).toBeGreaterThan(self.epoch);
-      expect(await beat(socket, { epoch: self.epoch - 1 })).toMatchObject({ code: 'STALE_EPOCH' });
+      expect(await heartbeat(socket, { epoch: self.epoch - 1 })).toMatchObject({
+        code: 'STALE_EPOCH',
+      });
       const entries = await service.fetchRoomSnapshot('r');
       expect(entries.find(({ connId }) => connId === socket.id)).toMatchObject({
         userId: 'u',
@@ -79,30 +81,30 @@ describe('17.6: a socket whose connection was recovered', () => {
       const peer = sockets.io.sockets.sockets.get(socket.id ?? '');
       expect(peer?.data).toEqual({ presenceRoomId: 'r', presenceUserId: 'u' });
     }
-    socket.on('presence:event', (event) => heard.push(event));
-    await beat(other, { patchState: { a: 1 } });
-    await eventually(() => expect(heard.map(({ type }) => type)).toContain('update'));
-    // It leaves as any other, its room included.
+    socket.on('presence:event', (event) => received.push(event));
+    await heartbeat(other, { patchState: { a: 1 } });
+    await eventually(() => expect(received.map(({ type }) => type)).toContain('update'));
+    // It leaves like any other socket, and its room is removed.
     expect(await socket.emitWithAck('presence:leave')).toEqual({ ok: true });
     expect(await isListed(socket.id ?? '')).toBe(false);
     expect(sockets.io.sockets.adapter.rooms.get('r')).toEqual(new Set([other.id]));
   });
 
-  test('stays in the room that the application put it into', async () => {
+  test('stays in the rooms that the application added it to', async () => {
     await start().ready;
     sockets.io.once('connection', (socket) => socket.join('r'));
     const socket = await connectRecoverable(sockets);
     await join(socket, 'r');
     await breakAndRecover(socket);
-    expect(await beat(socket)).toMatchObject({ ok: true });
+    expect(await heartbeat(socket)).toMatchObject({ ok: true });
     await socket.emitWithAck('presence:leave');
     expect(sockets.io.sockets.adapter.rooms.get('r')?.has(socket.id ?? '')).toBe(true);
   });
 
   test.each([
-    ['and joins again', true],
-    ['and does not', false],
-  ])('with a join in flight, a Redis that is 150 ms away, %s', async (_, joinsAgain) => {
+    ['and a second join', true],
+    ['and no second join', false],
+  ])('with a join in flight, a Redis latency of 150 ms, %s', async (_, joinsAgain) => {
     const { host, port } = await sharedRedis();
     await using proxy = await startProxy({ host, port });
     const { db } = redis.options;
@@ -112,20 +114,20 @@ describe('17.6: a socket whose connection was recovered', () => {
     const { id = '' } = socket;
     proxy.delayMs = 75;
     socket.emit('presence:join', { roomId: 'r', userId: 'u', state: { a: 1 } });
-    // It has come, and is on its way to Redis.
+    // The request has arrived, and its call to Redis is in flight.
     await eventually(() => sockets.io.sockets.adapter.rooms.has('r'), { intervalMs: 1 });
     await breakAndRecover(socket);
     if (joinsAgain) {
       expect(await join(socket, 'r', { state: { a: 1 } })).toMatchObject({ ok: true });
     }
-    expect(await beat(socket)).toMatchObject({ ok: true });
-    // What was on its way from before has come: it is not removed.
+    expect(await heartbeat(socket)).toMatchObject({ ok: true });
+    // The call from before the disconnection has been applied, and the socket is not removed.
     await eventually(async () => (await service.client()).metrics().pendingCalls === 0);
-    expect(await beat(socket)).toMatchObject({ ok: true });
+    expect(await heartbeat(socket)).toMatchObject({ ok: true });
     expect(await service.fetchRoomSnapshot('r')).toMatchObject([{ connId: id, state: { a: 1 } }]);
   });
 
-  test('one that is not allowed any more is not joined again', async () => {
+  test('a socket that authorize now refuses does not join again', async () => {
     let allowed = true;
     const { ready, service } = start({ authorize: () => allowed });
     await ready;
@@ -138,12 +140,12 @@ describe('17.6: a socket whose connection was recovered', () => {
     expect(sockets.io.sockets.sockets.get(socket.id ?? '')?.data).toEqual({});
   });
 
-  test('others who joined a room of its id while it was away do not hear its private messages', async () => {
+  test('sockets that joined a room with its id in the meantime do not receive its private messages', async () => {
     await start().ready;
     const [socket, other] = [await connectRecoverable(sockets), await sockets.connect()];
     const { id = '' } = socket;
-    const heard: string[] = [];
-    other.on('private', (text) => heard.push(text));
+    const received: string[] = [];
+    other.on('private', (text) => received.push(text));
     socket.io.reconnectionDelay(200);
     const back = new Promise((resolve) => socket.once('connect', () => resolve(undefined)));
     socket.io.engine?.close();
@@ -154,13 +156,13 @@ describe('17.6: a socket whose connection was recovered', () => {
     await eventually(() => {
       expect(sockets.io.sockets.adapter.rooms.get(id)).toEqual(new Set([id]));
     });
-    expect(await beat(other)).toMatchObject({ ok: true });
+    expect(await heartbeat(other)).toMatchObject({ ok: true });
     sockets.io.to(id).emit('private', 'x');
     expect(await join(other, id)).toMatchObject({ ok: false, code: 'FORBIDDEN' });
-    expect(heard).toEqual([]);
+    expect(received).toEqual([]);
   });
 
-  test('with a join in flight that times out, and happens', async () => {
+  test('with a join in flight that times out but is applied', async () => {
     await using server = await startRedis();
     redis = await server.client();
     const { ready, service } = start({
@@ -174,7 +176,7 @@ describe('17.6: a socket whose connection was recovered', () => {
     await eventually(() => sockets.io.sockets.adapter.rooms.has('r'), { intervalMs: 1 });
     await breakAndRecover(socket);
     server.resume();
-    await eventually(async () => expect(await beat(socket)).toMatchObject({ ok: true }), {
+    await eventually(async () => expect(await heartbeat(socket)).toMatchObject({ ok: true }), {
       intervalMs: 50,
     });
     await eventually(async () => (await service.client()).metrics().pendingCalls === 0);
@@ -183,7 +185,7 @@ describe('17.6: a socket whose connection was recovered', () => {
     ]);
   });
 
-  test('while Redis is away: with the first heartbeat after it', async () => {
+  test('while Redis is down: present again with the first heartbeat afterwards', async () => {
     await using server = await startRedis();
     redis = await server.client();
     await start({ redis: server.url, client: { limits: { commandTimeoutMs: 100 } } }).ready;
@@ -191,17 +193,19 @@ describe('17.6: a socket whose connection was recovered', () => {
     await join(socket, 'r', { state: { a: 1 } });
     await server.kill();
     await breakAndRecover(socket);
-    expect(await beat(socket)).toMatchObject({ ok: false });
+    expect(await heartbeat(socket)).toMatchObject({ ok: false });
     await server.start();
     redis = await server.client();
-    await eventually(async () => expect(await beat(socket)).toMatchObject({ ok: true }), {
+    await eventually(async () => expect(await heartbeat(socket)).toMatchObject({ ok: true }), {
       intervalMs: 50,
     });
     expect(await isListed(socket.id ?? '')).toBe(true);
   });
 });
 
-/** What adapters for several servers do: what is needed to recover is where all servers find it. */
+/**
+ * An adapter that shares the recovery data between all servers, as adapters for several servers do.
+ */
 function sharedAdapter() {
   const sessions = new Map();
   const packets: unknown[] = [];
@@ -211,20 +215,20 @@ function sharedAdapter() {
       Object.assign(this, { sessions, packets });
     }
     override persistSession(session: Untyped) {
-      // As with an adapter that serializes.
+      // A copy, as from an adapter that serializes.
       super.persistSession(structuredClone(session));
     }
   }
   return { options: { connectionStateRecovery: {}, adapter: SharedAdapter as Untyped } };
 }
 
-test('17.6: a socket that is recovered on another server is not removed by the first', async () => {
+test('17.6: the first server does not remove a socket that was recovered on another server', async () => {
   const { options } = sharedAdapter();
   const [first, second] = [await socketServer(options), await socketServer(options)];
   const [one, two] = [serviceOn(redis), serviceOn(redis)];
   onTestFinished(registerPresenceHandlers({ io: first.io, logger: {} }, one));
   onTestFinished(registerPresenceHandlers({ io: second.io, logger: {} }, two));
-  // The first server's leave is late.
+  // The leave of the first server is delayed.
   let lateLeave: (() => Promise<unknown>) | undefined;
   const leave = one.leave.bind(one);
   one.leave = (...args) => {
@@ -238,14 +242,14 @@ test('17.6: a socket that is recovered on another server is not removed by the f
   await breakAndRecover(socket);
   const [peer] = [...second.io.sockets.sockets.values()];
   expect(peer?.recovered).toBe(true);
-  expect(await beat(socket, { epoch: self.epoch })).toMatchObject({ ok: true });
+  expect(await heartbeat(socket, { epoch: self.epoch })).toMatchObject({ ok: true });
   expect(peer?.data).toEqual({ presenceRoomId: 'r', presenceUserId: 'u' });
   expect(await lateLeave?.()).toBeNull();
   expect(await two.fetchRoomSnapshot('r')).toMatchObject([{ connId: id, state: { a: 1 } }]);
-  expect(await beat(socket)).toMatchObject({ ok: true });
+  expect(await heartbeat(socket)).toMatchObject({ ok: true });
 });
 
-test('17.6: a join that comes after that of the recovered socket: its heartbeat brings it back', async () => {
+test('17.6: after a join that is applied later than that of the recovered socket, its heartbeat restores it', async () => {
   const { options } = sharedAdapter();
   const [first, second] = [await socketServer(options), await socketServer(options)];
   const [one, two] = [serviceOn(redis), serviceOn(redis)];
@@ -268,9 +272,9 @@ test('17.6: a join that comes after that of the recovered socket: its heartbeat 
   await eventually(async () => expect(await two.fetchRoomSnapshot('r')).toHaveLength(1));
   recovered.resolve();
   await late.promise;
-  // The first server takes away what its own late join has made.
+  // The first server removes the connection that its own late join has added.
   await eventually(async () => expect(await two.fetchRoomSnapshot('r')).toEqual([]));
-  expect(await beat(socket)).toMatchObject({ ok: true });
+  expect(await heartbeat(socket)).toMatchObject({ ok: true });
   expect(await two.fetchRoomSnapshot('r')).toMatchObject([{ state: { a: 1 } }]);
 });
 
@@ -287,7 +291,7 @@ describe('10: shutdown', () => {
     return all;
   }
 
-  /** Another server hears who leaves. */
+  /** Subscribes on another node and records the leaves. */
   async function leaves(): Promise<string[]> {
     const left: string[] = [];
     await serviceOn(redis).subscribe((event) => {
@@ -308,9 +312,9 @@ describe('10: shutdown', () => {
     if (disposeFirst) {
       await presence.dispose();
       expect(await redis.smembers('prs:active_rooms')).toEqual([]);
-      // Whatever comes later is answered.
+      // Later requests are answered.
       expect(await join(all[0] as Socket, 'r')).toMatchObject({ ok: false, code: 'CLOSED' });
-      expect(await beat(all[1] as Socket)).toMatchObject({ ok: false, code: 'CLOSED' });
+      expect(await heartbeat(all[1] as Socket)).toMatchObject({ ok: false, code: 'CLOSED' });
       await sockets.io.close();
     } else {
       sockets.io.close();
@@ -334,7 +338,7 @@ describe('10: shutdown', () => {
 });
 
 describe('10: a gap in the events', () => {
-  test('presence:resync brings each room with sockets as it is now', async () => {
+  test('presence:resync carries the current members of each room with sockets', async () => {
     sockets = await socketServer();
     const { ready, service } = start();
     await ready;
@@ -348,7 +352,7 @@ describe('10: a gap in the events', () => {
     await join(a as Socket, 'r', { state: { n: 1 } });
     await join(b as Socket, 's');
     await service.join({ roomId: 'watched', userId: 'w', connId: 'w' });
-    // Rooms without sockets here are none of their business.
+    // Rooms without sockets on this server are not sent.
     await service.join({ roomId: 'elsewhere', userId: 'x', connId: 'x' });
     await redis.call('CLIENT', 'KILL', 'TYPE', 'pubsub');
     await eventually(() => {
@@ -371,7 +375,7 @@ describe('10: a gap in the events', () => {
     expect(resyncs[2]?.[0].snapshot).toMatchObject([{ connId: 'w' }]);
   });
 
-  test('events that come while a room is read are emitted after its snapshot, and read again if many', async () => {
+  test('events that arrive while a room is read are emitted after its snapshot; the room is read again if there are many', async () => {
     const service = serviceOn(redis);
     const emitted: string[] = [];
     const rooms = new Map([['r', 1]]);

@@ -1,5 +1,5 @@
-// Channel metadata by the swap-in surface (spec 10, 7): the methods of PresenceService, the error
-// classes, the socket events and the bridge, on real Redis.
+// Channel metadata with the interface of the legacy implementation (spec 10, 7): the methods of
+// PresenceService, the error classes, the socket events and the bridge, on real Redis.
 import type { Redis } from 'ioredis';
 import {
   initPresence,
@@ -15,10 +15,10 @@ import {
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 import { keepLog, rejection, type Untyped } from '../support/clients.js';
 import { eventually } from '../support/wait.js';
-import { ioredis, type SocketServer, serviceOn, socketServer } from './swap.js';
+import { ioredis, type SocketServer, serviceOn, socketServer } from './services.js';
 
 const channel = { channelType: 'doc', channelName: 'readme' };
-const shown = {
+const commonFields = {
   ...channel,
   timestamp: expect.any(Number),
 };
@@ -28,14 +28,14 @@ describe('10: metadata of PresenceService', () => {
     const redis = await ioredis();
     const service = serviceOn(redis);
     expect(await service.getChannelMetadata(channel)).toEqual({
-      ...shown,
+      ...commonFields,
       totalCount: 0,
       majorRevision: 0,
       metadata: {},
     });
     const data = [{ key: 'title', value: 'Draft' }, { key: 'empty' }];
     expect(await service.setChannelMetadata({ ...channel, data })).toEqual({
-      ...shown,
+      ...commonFields,
       totalCount: 2,
       majorRevision: 1,
       metadata: { title: { value: 'Draft', revision: 1 }, empty: { value: '', revision: 1 } },
@@ -69,7 +69,7 @@ describe('10: metadata of PresenceService', () => {
     ).toBe('4');
   });
 
-  test('subscribeMetadata calls for every channel until its end', async () => {
+  test('subscribeMetadata calls the handler for every channel until unsubscribed', async () => {
     const logger = keepLog();
     const service = serviceOn(await ioredis(), { logger });
     const events: MetadataEvent[] = [];
@@ -85,7 +85,7 @@ describe('10: metadata of PresenceService', () => {
     await eventually(() => expect(events).toHaveLength(2));
     expect(events).toEqual([
       {
-        ...shown,
+        ...commonFields,
         operation: 'set',
         items: [{ key: 'k', value: 'v', revision: 1 }],
         majorRevision: 1,
@@ -110,7 +110,7 @@ describe('10: metadata of PresenceService', () => {
     expect(events).toHaveLength(2);
   });
 
-  test('the error classes, with code, message and the record as it is', async () => {
+  test('the error classes, with code, message and the current record', async () => {
     const redis = await ioredis();
     const service = serviceOn(redis);
     const data = [{ key: 'k', value: 'v' }];
@@ -164,7 +164,7 @@ describe('10: metadata of PresenceService', () => {
       expect(error).toBeInstanceOf(RollcallError);
       expect(error).toBeInstanceOf(Error);
     }
-    // They can be made by a server of its own, too.
+    // A server can also construct them.
     const made = new MetadataConflictError('mine', { cause: conflict });
     expect([made.code, made.message, made.cause]).toEqual(['METADATA_CONFLICT', 'mine', conflict]);
     expect(new MetadataLockError('mine').code).toBe('METADATA_LOCK');
@@ -209,14 +209,14 @@ describe('10: metadata over sockets', () => {
   test('metadata:setChannel, :updateChannel, :removeChannel, :getChannel', async () => {
     const socket = await sockets.connect();
     await socket.emitWithAck('presence:join', { roomId: 'readme', userId: 'ada' });
-    const heard: Untyped[] = [];
-    socket.on('metadata:event', (event) => heard.push(event));
+    const received: Untyped[] = [];
+    socket.on('metadata:event', (event) => received.push(event));
     const call = (event: string, more: object = {}) =>
       socket.emitWithAck(`metadata:${event}`, { ...channel, ...more });
 
     expect(await call('getChannel')).toEqual({
       ok: true,
-      ...shown,
+      ...commonFields,
       totalCount: 0,
       majorRevision: 0,
       metadata: {},
@@ -225,10 +225,10 @@ describe('10: metadata over sockets', () => {
     const set = await call('setChannel', { data: [{ key: 'k', value: 'v' }], options });
     expect(set).toEqual({
       ok: true,
-      ...shown,
+      ...commonFields,
       totalCount: 1,
       majorRevision: 1,
-      // The user that joined on this socket, whatever a payload says.
+      // The author is the user that joined on this socket, independent of the payload.
       metadata: { k: { value: 'v', revision: 1, authorUid: 'ada' } },
     });
     const updated = await call('updateChannel', {
@@ -246,16 +246,16 @@ describe('10: metadata over sockets', () => {
       majorRevision: 3,
       totalCount: 0,
     });
-    // The sockets of the room that has the channel's name are told.
-    await eventually(() => expect(heard).toHaveLength(3));
-    expect(heard.map(({ operation, authorUid }) => [operation, authorUid])).toEqual([
+    // The sockets of the room with the name of the channel receive the event.
+    await eventually(() => expect(received).toHaveLength(3));
+    expect(received.map(({ operation, authorUid }) => [operation, authorUid])).toEqual([
       ['set', 'ada'],
       ['update', 'ada'],
       ['remove', 'ada'],
     ]);
   });
 
-  test('the actor is the user of the socket, or nobody', async () => {
+  test('the actor is the user of the socket, or none', async () => {
     const [ada, bob, nobody] = [
       await sockets.connect(),
       await sockets.connect(),
@@ -266,7 +266,7 @@ describe('10: metadata over sockets', () => {
     ada.emit('presence:join', { roomId: 'r', userId: 'ada' });
     await bob.emitWithAck('presence:join', { roomId: 'r', userId: 'bob' });
     const set = 'metadata:setChannel';
-    // Sent right behind its join, it belongs to it.
+    // A request sent directly after a join belongs to that join.
     expect(await ada.emitWithAck(set, payload)).toMatchObject({ ok: true });
     expect(await bob.emitWithAck(set, payload)).toEqual({
       ok: false,
@@ -281,7 +281,7 @@ describe('10: metadata over sockets', () => {
     expect(await ada.emitWithAck(set, payload)).toMatchObject({ ok: false, code: 'METADATA_LOCK' });
   });
 
-  test('7.9, 7.10 upsert over sockets; how long a record lives is not for a client to say', async () => {
+  test('7.9, 7.10 upsert over sockets; clients cannot set the TTL of a record', async () => {
     const socket = await sockets.connect();
     const update = (options: object) =>
       socket.emitWithAck('metadata:updateChannel', { ...channel, data: [{ key: 'k' }], options });
@@ -294,7 +294,7 @@ describe('10: metadata over sockets', () => {
     expect(await update({ upsert: 1 })).toMatchObject({ ok: false, code: 'INVALID_ARGUMENT' });
   });
 
-  test('a conflict is acknowledged with the record as it is', async () => {
+  test('a conflict is acknowledged with the current record', async () => {
     const socket = await sockets.connect();
     const set = (options: object) =>
       socket.emitWithAck('metadata:setChannel', { ...channel, data: [{ key: 'k' }], options });
@@ -303,7 +303,12 @@ describe('10: metadata over sockets', () => {
       ok: false,
       error: 'Expected major revision 0, but got 1',
       code: 'METADATA_CONFLICT',
-      current: { ...shown, totalCount: 1, majorRevision: 1, metadata: { k: expect.anything() } },
+      current: {
+        ...commonFields,
+        totalCount: 1,
+        majorRevision: 1,
+        metadata: { k: expect.anything() },
+      },
     });
   });
 

@@ -1,6 +1,6 @@
-// A fleet of which half of the nodes are not swapped yet (issue 6, "It must show" 2): reference nodes
-// and Rollcall nodes on one Redis, both with their reapers on. Real processes; a minute in the long
-// form. ROLLCALL_MIXED_SECONDS makes it as long as you like.
+// A mixed group of servers: reference nodes and Rollcall nodes on one Redis, all with running
+// reapers. Uses real processes; the long form takes a minute. ROLLCALL_MIXED_SECONDS sets the
+// duration.
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { expect, test } from 'vitest';
@@ -43,9 +43,9 @@ interface Living {
 
 interface Report {
   made: Made[];
-  heard: Made[];
+  received: Made[];
   metadataMade: MetadataMade[];
-  metadataHeard: MetadataMade[];
+  metadataReceived: MetadataMade[];
   failures: string[];
   dead: string[];
   alive: Living[];
@@ -58,7 +58,7 @@ interface Message {
   error?: string;
 }
 
-/** A node, and calls to it. */
+/** A node process, and calls to it. */
 class Node {
   readonly #process: Fixture<Message>;
   #calls = 0;
@@ -82,7 +82,7 @@ class Node {
     return this;
   }
 
-  async ask<T>(command: string, args?: unknown): Promise<T> {
+  async request<T>(command: string, args?: unknown): Promise<T> {
     const number = this.#calls++;
     this.#process.send({ number, command, args } as never);
     const answer = await this.#process.message((message) => message.number === number, 20_000);
@@ -91,7 +91,7 @@ class Node {
   }
 
   call<T>(method: string, ...args: unknown[]): Promise<T> {
-    return this.ask('call', [method, ...args]);
+    return this.request('call', [method, ...args]);
   }
 
   async kill(): Promise<void> {
@@ -99,7 +99,10 @@ class Node {
   }
 }
 
-/** A `leave` is Rollcall's by its reason, whichever: a busy machine may let expire what moves. */
+/**
+ * A `leave` is from Rollcall if it has a reason. The reason is not compared: on a busy machine, a
+ * moving connection may expire.
+ */
 const line = ({ type, roomId, connId, epoch, n, reason }: Made) =>
   [type, roomId, connId, epoch, type === 'leave' ? reason !== undefined : n].join(' ');
 const metadataLine = ({ channelName, operation, value, majorRevision }: MetadataMade) =>
@@ -111,12 +114,14 @@ function counted(lines: string[]): Map<string, number> {
   return counts;
 }
 
-/** Those that are not there exactly once. */
-function notOnce(expected: string[], heard: Map<string, number>): string[] {
-  return expected.filter((one) => heard.get(one) !== 1).map((one) => `${one}: ${heard.get(one)} ×`);
+/** The lines that are not in `received` exactly once. */
+function notOnce(expected: string[], received: Map<string, number>): string[] {
+  return expected
+    .filter((one) => received.get(one) !== 1)
+    .map((one) => `${one}: ${received.get(one)} ×`);
 }
 
-/** Every id in every key of the rooms and users. */
+/** Every id in the keys of rooms and users. */
 async function idsInRedis(server: RedisServer): Promise<Set<string>> {
   const redis = await server.client();
   const ids = new Set<string>();
@@ -133,7 +138,7 @@ async function idsInRedis(server: RedisServer): Promise<Set<string>> {
 }
 
 test(
-  `issue 6, 2: a mixed fleet, for ${SECONDS} s`,
+  `10: reference and Rollcall nodes together, for ${SECONDS} s`,
   async () => {
     await using server = await startRedis();
     const kinds: Kind[] = ['reference', 'rollcall', 'reference', 'rollcall'];
@@ -142,15 +147,18 @@ test(
     );
     await Promise.all(nodes.map((node) => node.ready()));
     const of = (kind: Kind) => nodes.filter((node) => node.kind === kind);
-    await Promise.all(nodes.map((node) => node.ask('start')));
+    await Promise.all(nodes.map((node) => node.request('start')));
     await new Promise((resolve) => setTimeout(resolve, SECONDS * 1000));
-    await Promise.all(nodes.map((node) => node.ask('settle')));
+    await Promise.all(nodes.map((node) => node.request('settle')));
 
-    // Both kinds give the same snapshot of every room, of exactly those who live, once what died, and
-    // what the reference left listed where it was, has been removed.
+    // Both implementations return the same snapshot of every room. It has exactly the living
+    // connections, after the reapers have removed the dead ones and the stale entries that the
+    // reference leaves in old rooms.
     await eventually(
       async () => {
-        const living = (await Promise.all(nodes.map((node) => node.ask<Living[]>('alive')))).flat();
+        const living = (
+          await Promise.all(nodes.map((node) => node.request<Living[]>('alive')))
+        ).flat();
         const expected: Record<string, object[]> = {};
         for (let i = 0; i < 12; i++) expected[`room-${i}`] = [];
         for (const { roomId, ...entry } of living) {
@@ -160,45 +168,47 @@ test(
         const byId = (a: object, b: object) =>
           (a as Living).connId < (b as Living).connId ? -1 : 1;
         for (const entries of Object.values(expected)) entries.sort(byId);
-        for (const node of nodes) expect(await node.ask('snapshots'), node.name).toEqual(expected);
-        // Nothing of the dead is left.
+        for (const node of nodes)
+          expect(await node.request('snapshots'), node.name).toEqual(expected);
+        // No key of a dead connection is left.
         const ids = new Set(living.map(({ connId }) => connId));
         expect([...(await idsInRedis(server))].filter((id) => !ids.has(id))).toEqual([]);
       },
       { timeoutMs: 30_000, intervalMs: 500 },
     );
 
-    const reports = await Promise.all(nodes.map((node) => node.ask<Report>('report')));
+    const reports = await Promise.all(nodes.map((node) => node.request<Report>('report')));
     expect(reports.flatMap(({ failures }) => failures)).toEqual([]);
-    // It was no quiet minute.
+    // The run had enough changes.
     const dead = new Set(reports.flatMap((report) => report.dead));
     expect(dead.size).toBeGreaterThan(CONNECTIONS / 2);
 
-    // Every subscriber of either kind got each event that Rollcall made once.
+    // Every subscriber of either implementation received each event of Rollcall once.
     const mine = reports.filter((_, i) => nodes[i]?.kind === 'rollcall');
     const expected = mine.flatMap(({ made }) => made.map(line));
     const metadata = mine.flatMap(({ metadataMade }) => metadataMade.map(metadataLine));
     expect(expected.length).toBeGreaterThan(SECONDS * 20);
     expect(metadata.length).toBeGreaterThan(SECONDS);
     const timeouts: string[][] = [];
-    for (const [i, { heard, metadataHeard }] of reports.entries()) {
+    for (const [i, { received, metadataReceived }] of reports.entries()) {
       const name = nodes[i]?.name;
-      const counts = counted(heard.map(line));
+      const counts = counted(received.map(line));
       expect(notOnce(expected, counts), name).toEqual([]);
-      expect(notOnce(metadata, counted(metadataHeard.map(metadataLine))), name).toEqual([]);
-      // What Rollcall's reapers removed: told once, and the same to everybody.
-      const removed = heard.filter(({ reason }) => reason === 'timeout').map(line);
+      expect(notOnce(metadata, counted(metadataReceived.map(metadataLine))), name).toEqual([]);
+      // The removals of Rollcall's reapers: emitted once, with the same content for all
+      // subscribers.
+      const removed = received.filter(({ reason }) => reason === 'timeout').map(line);
       expect(new Set(removed).size, name).toBe(removed.length);
       timeouts.push(removed.sort());
     }
     expect(timeouts[0]?.length).toBeGreaterThan(0);
     for (const removed of timeouts) expect(removed).toEqual(timeouts[0]);
 
-    const records = await Promise.all(nodes.map((node) => node.ask('records')));
+    const records = await Promise.all(nodes.map((node) => node.request('records')));
     for (const record of records) expect(record).toEqual(records[0]);
 
     console.log(
-      `mixed fleet: ${reports.flatMap(({ made }) => made).length} changes, ` +
+      `mixed nodes: ${reports.flatMap(({ made }) => made).length} changes, ` +
         `${expected.length} of them by Rollcall, ${dead.size} connections gone ` +
         `(${timeouts[0]?.length} removals by Rollcall's reapers), ` +
         `${reports.flatMap(({ metadataMade }) => metadataMade).length} changes of metadata`,
@@ -212,9 +222,12 @@ test(
   SECONDS * 1000 + 150_000,
 );
 
-/** Kills all of one kind; the other kind serves on, and removes what the dead have left. */
+/**
+ * Kills all nodes of one implementation; the others continue and remove the connections of the
+ * killed ones.
+ */
 async function theOthersWork(server: RedisServer, killed: Node[], others: Node[]): Promise<void> {
-  const gone = (await Promise.all(killed.map((node) => node.ask<Living[]>('alive')))).flat();
+  const gone = (await Promise.all(killed.map((node) => node.request<Living[]>('alive')))).flat();
   await Promise.all(killed.map((node) => node.kill()));
   const c = { roomId: 'room-0', userId: 'after', connId: `after-${killed[0]?.kind}` };
   for (const node of others) {

@@ -1,19 +1,20 @@
-// Projects whose tests use ioredis-mock: it is no client of a Redis, and gets the in-process store.
+// Projects whose tests use ioredis-mock: it does not connect to a Redis, so Rollcall uses the
+// in-process store.
 import { createRequire } from 'node:module';
 import { Redis } from 'ioredis';
 import { initPresence, type PresenceEvent, PresenceService } from 'rollcall';
 import { expect, onTestFinished, test } from 'vitest';
 import { eventually } from '../support/wait.js';
-import { OPTIONS, serviceOn, socketServer } from './swap.js';
+import { OPTIONS, serviceOn, socketServer } from './services.js';
 
 // As CommonJS: its types are for another major version of ioredis.
 const RedisMock = createRequire(import.meta.url)('ioredis-mock') as typeof Redis;
 
 let ports = 10_000;
-/** Mocks of one address share their data, also beyond a test. */
+/** Mocks of one address share their data, even between tests. */
 const mockOptions = () => ({ port: ++ports });
 
-test('a service on a mock works, on the in-process store, and says so', async () => {
+test('a service on a mock uses the in-process store, and logs that', async () => {
   const lines: unknown[] = [];
   const logger = { warn: (line: unknown) => lines.push(line) };
   const options = mockOptions();
@@ -63,7 +64,7 @@ test('initPresence on a mock, and a cluster of mocks', async () => {
   expect(await serviceOn(cluster).fetchRoomSnapshot('nobody')).toEqual([]);
 });
 
-test('a client of ioredis is none', async () => {
+test('a real ioredis client is not taken for a mock', async () => {
   const redis = new Redis({ port: 1, lazyConnect: true });
   onTestFinished(() => redis.disconnect());
   const refused = serviceOn(redis, { client: { limits: { connectTimeoutMs: 500 } } });

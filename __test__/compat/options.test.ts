@@ -1,6 +1,5 @@
-// Every option of ioredis and node-redis: honoured, refused with its name, or knowingly without a
-// meaning here. The tables have to name all options that the libraries' types have: a new one fails
-// `npm run typecheck`.
+// Every option of ioredis and node-redis is honoured, refused with its name, or irrelevant. The
+// tables must contain all options of the libraries' types: a new option fails `npm run typecheck`.
 import type { ConnectionOptions } from 'node:tls';
 import type { ClusterOptions, RedisOptions, SentinelAddress } from 'ioredis';
 import type { RedisClientOptions } from 'redis';
@@ -9,13 +8,16 @@ import { connectionSettings } from '../../dist/compat/settings.js';
 import type { Untyped } from '../support/clients.js';
 
 /**
- * - `[value, expected]`: honoured, the settings have these fields;
- * - `{ refused: value }`: refused, by its name;
- * - `irrelevant`: about the client itself (queues, retries, timeouts), or about what Rollcall decides.
+ * How an option is treated:
+ *
+ * - `[value, expected]`: honoured; the settings contain these fields.
+ * - `{ refused: value }`: refused, and the message names the option.
+ * - `irrelevant`: concerns only the client itself (queues, retries, timeouts), or is decided by
+ *   Rollcall.
  */
-type Fate = [value: unknown, expected: object] | { refused: unknown } | 'irrelevant';
-type Table<Options> = Record<KeyOf<Options>, Fate>;
-/** The names that are written out, of all members of a union. */
+type Treatment = [value: unknown, expected: object] | { refused: unknown } | 'irrelevant';
+type Table<Options> = Record<KeyOf<Options>, Treatment>;
+/** The literal property names of all members of a union. */
 type KeyOf<T> = T extends unknown
   ? keyof { [K in keyof T as string extends K ? never : number extends K ? never : K]: T[K] }
   : never;
@@ -84,7 +86,7 @@ const IOREDIS: Table<RedisOptions> = {
   himportFieldsets: 'irrelevant',
 };
 
-/** Those that have a meaning beside `sentinels`. */
+/** The options that also have a meaning with `sentinels`. */
 const IOREDIS_SENTINEL: Partial<Table<RedisOptions>> = {
   name: ['other', { url: 'redis-sentinel://s:1/other/0' }],
   db: [2, { url: 'redis-sentinel://s:1/m/2' }],
@@ -94,7 +96,7 @@ const IOREDIS_SENTINEL: Partial<Table<RedisOptions>> = {
   sentinelTLS: [{ ca: 'pem' }, { sentinel: { tls: { ca: 'pem' } } }],
   role: { refused: 'slave' },
   natMap: { refused: map },
-  // As in ioredis, which then talks to the servers in the clear.
+  // As in ioredis, which then uses no TLS to the servers.
   tls: 'irrelevant',
   preferredSlaves: 'irrelevant',
 };
@@ -110,9 +112,9 @@ const IOREDIS_CLUSTER: Table<ClusterOptions> = {
   keyPrefix: ['app:', { keyPrefix: 'app:prs:' }],
   natMap: { refused: map },
   useSRVRecords: { refused: true },
-  // Only with useSRVRecords.
+  // Used only with useSRVRecords.
   resolveSrv: 'irrelevant',
-  // Commonly `(address, callback) => callback(null, address)`; Rollcall resolves names itself.
+  // Usually `(address, callback) => callback(null, address)`; Rollcall resolves names itself.
   dnsLookup: 'irrelevant',
   clusterRetryStrategy: 'irrelevant',
   clusterNodeRetryStrategy: 'irrelevant',
@@ -136,7 +138,7 @@ const IOREDIS_CLUSTER: Table<ClusterOptions> = {
 };
 
 const NODE_REDIS: Table<RedisClientOptions> = {
-  // The client itself makes the other options of it.
+  // The client derives the other options from it.
   url: 'irrelevant',
   socket: [{ host: 'other', port: 7 }, { url: 'redis://other:7' }],
   username: ['tenant', { url: 'redis://tenant@localhost:6379' }],
@@ -166,10 +168,10 @@ const NODE_REDIS: Table<RedisClientOptions> = {
 };
 
 type Socket = NonNullable<RedisClientOptions['socket']>;
-/** Those of TLS have a table of their own. */
+/** A separate table has the TLS options. */
 const SOCKET: Record<
   Exclude<KeyOf<Socket>, keyof ConnectionOptions> | 'host' | 'port' | 'path' | 'lookup',
-  Fate
+  Treatment
 > = {
   host: ['other', { url: 'redis://other:6379' }],
   port: [7, { url: 'redis://localhost:7' }],
@@ -199,7 +201,7 @@ const TLS: Table<ConnectionOptions> = {
   key: [['pem'], { tls: { key: 'pem' } }],
   servername: ['name', { tls: { servername: 'name' } }],
   rejectUnauthorized: [false, { tls: { rejectUnauthorized: false } }],
-  // ioredis puts these over its own.
+  // ioredis gives these options precedence over its own.
   host: ['other', { url: 'rediss://other:6379/0' }],
   port: [7, { url: 'rediss://localhost:7/0' }],
   minVersion: { refused: 'TLSv1.3' },
@@ -215,7 +217,7 @@ const TLS: Table<ConnectionOptions> = {
   secureProtocol: { refused: 'TLSv1_2_method' },
   secureOptions: { refused: 1 },
   ALPNProtocols: { refused: ['redis'] },
-  // Of servers.
+  // Server-side options.
   ALPNCallback: 'irrelevant',
   pskCallback: { refused: f },
   privateKeyEngine: { refused: 'engine' },
@@ -224,7 +226,7 @@ const TLS: Table<ConnectionOptions> = {
   socket: { refused: {} },
   path: { refused: '/tmp/s' },
   lookup: { refused: f },
-  // An authority that is given is trusted, whoever has issued it.
+  // A given certificate authority is trusted, with any issuer.
   allowPartialTrustChain: 'irrelevant',
   session: 'irrelevant',
   sessionIdContext: 'irrelevant',
@@ -241,11 +243,11 @@ const TLS: Table<ConnectionOptions> = {
 
 type Make = (options: object) => unknown;
 
-const SOURCES: [string, Record<string, Fate>, Make][] = [
+const SOURCES: [string, Record<string, Treatment>, Make][] = [
   ['ioredis', IOREDIS, (options) => ({ options: { db: 0, ...options } })],
   [
     'ioredis with Sentinel',
-    IOREDIS_SENTINEL as Record<string, Fate>,
+    IOREDIS_SENTINEL as Record<string, Treatment>,
     (options) => ({
       options: { db: 0, name: 'm', sentinels: [{ host: 's', port: 1 }], ...options },
     }),
@@ -270,26 +272,26 @@ const SOURCES: [string, Record<string, Fate>, Make][] = [
 describe.each(SOURCES)('16: every option of %s', (_, table, make) => {
   const plain = () => connectionSettings(make({}));
 
-  test.each(Object.entries(table))('%s', (option, fate) => {
-    if (fate === 'irrelevant') {
+  test.each(Object.entries(table))('%s', (option, treatment) => {
+    if (treatment === 'irrelevant') {
       for (const value of [1, true, 'text', f]) {
         const source: Untyped = make({ [option]: value });
-        // What other options give a meaning to is not to be taken for that.
+        // Other options give this option its meaning, so they are not checked here.
         if (['sentinels', 'tls', 'url'].includes(option)) continue;
         expect(connectionSettings(source)).toEqual(plain());
       }
-    } else if (Array.isArray(fate)) {
-      const [value, expected] = fate;
+    } else if (Array.isArray(treatment)) {
+      const [value, expected] = treatment;
       expect(connectionSettings(make({ [option]: value }))).toMatchObject(expected);
     } else {
-      const call = () => connectionSettings(make({ [option]: fate.refused }));
+      const call = () => connectionSettings(make({ [option]: treatment.refused }));
       expect(call).toThrow(expect.objectContaining({ code: 'UNSUPPORTED' }));
       expect(call).toThrow(new RegExp(`redis\\.\\S*${option}\\b`));
     }
   });
 });
 
-test('16: startup nodes of a cluster with different logins, or with what a cluster has not', () => {
+test('16: startup nodes of a cluster with different credentials, or with options that a cluster does not support', () => {
   const of = (startupNodes: unknown[], options = {}) =>
     connectionSettings({ isCluster: true, startupNodes, options });
   expect(of(['redis://a:1', 'b:2', 3, { host: 'c' }]).url).toBe(

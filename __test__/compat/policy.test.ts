@@ -1,4 +1,4 @@
-// Who a socket is, what it may do, and how much of it (spec 17.5): identify, authorize and quotas, for
+// Identity, permissions and quotas of sockets (spec 17.5): identify, authorize and quotas, for
 // initPresence and registerPresenceHandlers. Real Socket.IO clients, real Redis.
 import type { Redis } from 'ioredis';
 import { initPresence, registerPresenceHandlers, type SocketRequest } from 'rollcall';
@@ -7,13 +7,13 @@ import { beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 import { keepLog, type Untyped } from '../support/clients.js';
 import { eventually } from '../support/wait.js';
 import {
-  beat,
+  heartbeat,
   ioredis,
   type SocketServer,
   serviceOn,
   socketServer,
   startPresence,
-} from './swap.js';
+} from './services.js';
 
 let redis: Redis;
 let sockets: SocketServer;
@@ -43,11 +43,11 @@ const FORBIDDEN = { ok: false, code: 'FORBIDDEN', error: expect.any(String) };
 describe('17.5: identify', () => {
   test.each([
     ['a function', () => 'ada'],
-    ['an asynchronous one', async () => 'ada'],
-  ])('%s says who is on a socket', async (_, identify) => {
+    ['an asynchronous function', async () => 'ada'],
+  ])('%s returns the user of a socket', async (_, identify) => {
     await start({ identify });
     const socket = await sockets.connect();
-    // Metadata before any join are theirs, too.
+    // The user also applies to metadata before any join.
     expect((await set(socket)).metadata.k.authorUid).toBe('ada');
     expect(await join(socket, { userId: 'mallory' })).toEqual({
       ...FORBIDDEN,
@@ -64,9 +64,9 @@ describe('17.5: identify', () => {
   test.each([
     ['throws', () => Promise.reject(new Error('no session')), /identify failed .*no session/],
     ['gives nothing', () => undefined, /^$/],
-    ['gives no id', () => 7, /^$/],
-    ['gives an empty one', () => '', /^$/],
-  ])('one that %s refuses, and does not do so for ever', async (_, fails, logged) => {
+    ['returns no id', () => 7, /^$/],
+    ['returns an empty id', () => '', /^$/],
+  ])('a function that %s refuses the request, but not later ones', async (_, fails, logged) => {
     const logger = keepLog();
     let identify: () => unknown = fails;
     await start({ identify: () => identify(), logger });
@@ -81,7 +81,7 @@ describe('17.5: identify', () => {
 });
 
 describe('17.5: authorize', () => {
-  test('is asked for every action of a socket', async () => {
+  test('is called for every action of a socket', async () => {
     const asked: SocketRequest[] = [];
     const service = serviceOn(redis);
     const authorize = (request: SocketRequest) => asked.push(request) > 0;
@@ -90,7 +90,7 @@ describe('17.5: authorize', () => {
     const data = [{ key: 'k', value: 'v' }];
     await set(socket);
     await join(socket, { state: { mic: true } });
-    await beat(socket, { patchState: { mic: false } });
+    await heartbeat(socket, { patchState: { mic: false } });
     for (const event of ['updateChannel', 'getChannel', 'removeChannel']) {
       const ack = await socket.emitWithAck(`metadata:${event}`, { ...channel, data });
       expect(ack, event).toMatchObject({ ok: true });
@@ -111,7 +111,7 @@ describe('17.5: authorize', () => {
     ]);
   });
 
-  test('what it refuses is not done', async () => {
+  test('refused actions are not performed', async () => {
     let refused = '';
     await start({ authorize: ({ action }: Untyped) => action !== refused });
     const socket = await sockets.connect();
@@ -124,14 +124,14 @@ describe('17.5: authorize', () => {
     refused = '';
     await join(socket, { state: { a: 1 } });
     refused = 'heartbeat';
-    expect(await beat(socket, { patchState: { a: 2 } })).toEqual(FORBIDDEN);
+    expect(await heartbeat(socket, { patchState: { a: 2 } })).toEqual(FORBIDDEN);
     expect(await redis.hget(`prs:conn:${socket.id}`, 'state')).toBe('{"a":1}');
     refused = 'leave';
     expect(await socket.emitWithAck('presence:leave')).toEqual(FORBIDDEN);
     refused = 'metadata:set';
     expect(await set(socket)).toEqual(FORBIDDEN);
     expect(await redis.keys('prs:{chan:*')).toEqual([]);
-    // Who disconnects is not asked.
+    // A disconnection needs no permission.
     refused = 'leave';
     socket.close();
     await eventually(async () => (await redis.exists(`prs:conn:${socket.id}`)) === 0);
@@ -152,10 +152,10 @@ describe('17.5: authorize', () => {
       },
       /authorize failed .*no answer/,
     ],
-    ['gives something else than true', () => 1, /^$/],
-    ['resolves to something else', async () => 'yes', /^$/],
+    ['returns a value other than true', () => 1, /^$/],
+    ['resolves to a value other than true', async () => 'yes', /^$/],
     ['gives nothing', () => {}, /^$/],
-  ])('one that %s refuses', async (_, authorize, logged) => {
+  ])('a function that %s refuses', async (_, authorize, logged) => {
     const logger = keepLog();
     await start({ authorize, logger });
     const socket = await sockets.connect();
@@ -163,7 +163,7 @@ describe('17.5: authorize', () => {
     expect(logger.lines.filter((line) => line.startsWith('error')).join('\n')).toMatch(logged);
   });
 
-  test('one that is slow keeps the order of patches', async () => {
+  test('a slow authorize keeps the order of patches', async () => {
     const waiting: (() => void)[] = [];
     await start({
       authorize: ({ action }: Untyped) =>
@@ -171,7 +171,7 @@ describe('17.5: authorize', () => {
     });
     const socket = await sockets.connect();
     await join(socket);
-    const acks = [1, 2, 3].map((a) => beat(socket, { patchState: { a } }));
+    const acks = [1, 2, 3].map((a) => heartbeat(socket, { patchState: { a } }));
     await eventually(() => expect(waiting).toHaveLength(3));
     for (const allow of waiting.reverse()) {
       allow();
@@ -195,14 +195,14 @@ describe('17.5: quotas', () => {
   const rates: [string, (socket: Socket) => Promise<Untyped>][] = [
     ['joinsPerSecond', (socket) => join(socket)],
     ['joinsPerSecond', (socket) => socket.emitWithAck('presence:leave')],
-    ['patchesPerSecond', (socket) => beat(socket, { patchState: { at: Math.random() } })],
+    ['patchesPerSecond', (socket) => heartbeat(socket, { patchState: { at: Math.random() } })],
     ['metadataPerSecond', (socket) => set(socket)],
     ['metadataPerSecond', (socket) => socket.emitWithAck('metadata:getChannel', channel)],
   ];
-  test.each(rates)('%s: beyond it that socket is refused, and no other', async (name, send) => {
+  test.each(rates)('%s: above it, that socket is refused, and no other', async (name, send) => {
     await start({ quotas: { [name]: 4 } });
     const [socket, other] = [await sockets.connect(), await sockets.connect()];
-    // Joining is a join.
+    // The first join counts too.
     await join(other);
     await join(socket);
     const acks = await Promise.all(Array.from({ length: 8 }, () => send(socket)));
@@ -212,7 +212,7 @@ describe('17.5: quotas', () => {
       limited(new RegExp(`^quotas\\.${name} is 4: this socket has .* in \\d+ ms$`)),
     );
     expect(await send(other)).toMatchObject({ ok: true });
-    // It fills again.
+    // The quota refills.
     await eventually(async () => expect(await send(socket)).toMatchObject({ ok: true }), {
       intervalMs: 100,
     });
@@ -226,10 +226,10 @@ describe('17.5: quotas', () => {
     );
     expect(await join(socket, { state: { text: 'x'.repeat(9_000) } })).toMatchObject({ ok: true });
     const patchState = { list: Array.from({ length: 300 }, (_, i) => ({ i })) };
-    expect(await beat(socket, { patchState })).toEqual(
+    expect(await heartbeat(socket, { patchState })).toEqual(
       limited(/^quotas\.bytesPerSecond is 10000: this socket has sent more; .* in \d+ ms$/),
     );
-    // Bytes of a binary payload count too, and those of what is no payload.
+    // Bytes of binary payloads and of invalid payloads count too.
     for (const args of [[Buffer.alloc(20_000)], [0, Buffer.alloc(20_000)]]) {
       expect(await socket.emitWithAck('presence:leave', ...args)).toMatchObject({
         code: 'RATE_LIMITED',
@@ -237,7 +237,7 @@ describe('17.5: quotas', () => {
     }
   });
 
-  test('by default, one socket does not fill Redis with metadata', async () => {
+  test('by default, one socket cannot fill Redis with metadata', async () => {
     await start({});
     const socket = await sockets.connect();
     const began = performance.now();
@@ -251,7 +251,7 @@ describe('17.5: quotas', () => {
     expect(await redis.keys('prs:{chan:*')).toHaveLength(made);
   });
 
-  test('Infinity turns one off', async () => {
+  test('Infinity disables a quota', async () => {
     const off = Number.POSITIVE_INFINITY;
     await start({ quotas: { metadataPerSecond: off, bytesPerSecond: off, queuedPerSocket: off } });
     const socket = await sockets.connect();
@@ -267,7 +267,7 @@ test.each([
   ['a quota', { quotas: { joinsPerSecond: 0 } }, /^quotas\.joinsPerSecond must be a number from 1/],
   ['a quota', { quotas: { bytesPerSecond: '5' } }, /^quotas\.bytesPerSecond must be a number/],
   ['an unknown quota', { quotas: { leaves: 5 } }, /^quotas has no field "leaves"/],
-])('%s that does not fit is refused at once', (_, options, message) => {
+])('an invalid %s is refused at once', (_, options, message) => {
   const given = { io: { on() {}, off() {} }, redis: 'redis://h', ...options } as Untyped;
   expect(() => initPresence(given)).toThrow(message);
   const service = serviceOn('redis://h');

@@ -10,12 +10,12 @@ import { describe, expect, onTestFinished, test } from 'vitest';
 import { keepLog, rejection, type Untyped } from '../support/clients.js';
 import { freePort, sharedRedis, startRedis } from '../support/redis.js';
 import { deferred, eventually } from '../support/wait.js';
-import { ioredis, OPTIONS, serviceOn, socketServer } from './swap.js';
+import { ioredis, OPTIONS, serviceOn, socketServer } from './services.js';
 
 const c = { roomId: 'r', userId: 'u', connId: 'c' };
 
 describe('10: PresenceService', () => {
-  test('join resolves to the room, this connection included', async () => {
+  test('join resolves to the members of the room, including this connection', async () => {
     const service = serviceOn(await ioredis());
     const before = Date.now();
     const first = await service.join({ ...c, state: { mic: true } });
@@ -49,18 +49,18 @@ describe('10: PresenceService', () => {
 
   test('heartbeat resolves to false for an unknown connection and a stale epoch', async () => {
     const service = serviceOn(await ioredis());
-    // Also as the very first call, which connects.
+    // Also when this is the first call, which connects.
     expect(await service.heartbeat({ connId: 'nobody' })).toBe(false);
     const [entry] = await service.join(c);
     const stale = { connId: 'c', epoch: (entry?.epoch ?? 0) - 1, patchState: { a: 1 } };
     expect(await service.heartbeat(stale)).toBe(false);
     expect((await service.fetchRoomSnapshot('r'))[0]?.state).toEqual({});
-    // What is no heartbeat at all is still said to be none.
+    // Invalid arguments are still refused.
     const error = await rejection(() => service.heartbeat({ connId: '' }));
     expect([error.code, error.message]).toEqual(['INVALID_ARGUMENT', 'connId must not be empty']);
   });
 
-  test('arguments are taken at the call: what is changed later is not sent', async () => {
+  test('arguments are copied at the call: later changes are not sent', async () => {
     const service = serviceOn(await ioredis());
     await service.client();
     const options = { ...c, state: { n: 1 } };
@@ -70,7 +70,7 @@ describe('10: PresenceService', () => {
     expect(await joining).toMatchObject([{ roomId: 'r', state: { n: 1 } }]);
   });
 
-  test('leave resolves to where the connection was, or null', async () => {
+  test('leave resolves to the previous place of the connection, or null', async () => {
     const redis = await ioredis();
     const service = serviceOn(redis);
     await service.join(c);
@@ -79,7 +79,7 @@ describe('10: PresenceService', () => {
     expect(await redis.dbsize()).toBe(0);
   });
 
-  test('3.6 leave and a disconnection do not end what another server has joined since', async () => {
+  test('3.6 leave and a disconnection do not end a connection that another server has joined since', async () => {
     const redis = await ioredis();
     const [one, two] = [serviceOn(redis), serviceOn(redis)];
     const { io, connect } = await socketServer();
@@ -89,7 +89,7 @@ describe('10: PresenceService', () => {
     expect(await client.emitWithAck('presence:join', { roomId: 'r', userId: 'u' })).toMatchObject({
       ok: true,
     });
-    // The same socket on another server, which is how Socket.IO recovers a session.
+    // The same socket on another server: Socket.IO recovers sessions like this.
     await two.join({ roomId: 'r', userId: 'u', connId: connId ?? '' });
     expect(await one.leave(connId ?? '')).toBeNull();
     const ended = deferred();
@@ -101,7 +101,7 @@ describe('10: PresenceService', () => {
     expect(await two.leave(connId ?? '')).toEqual({ roomId: 'r', userId: 'u' });
   });
 
-  test('subscribe calls for every room until its Promise of the end has resolved', async () => {
+  test('subscribe calls the handler for every room until unsubscribing has resolved', async () => {
     const service = serviceOn(await ioredis());
     const events: PresenceEvent[] = [];
     const stop = await service.subscribe((event) => void events.push(event));
@@ -125,16 +125,16 @@ describe('10: PresenceService', () => {
   test('a handler that throws or rejects is reported to the logger', async () => {
     const logger = keepLog();
     const service = serviceOn(await ioredis(), { logger });
-    const heard: string[] = [];
+    const received: string[] = [];
     await service.subscribe(() => {
       throw new Error('thrown by a handler');
     });
     await service.subscribe(async () => {
       throw new Error('rejected by a handler');
     });
-    await service.subscribe(({ type }) => void heard.push(type));
+    await service.subscribe(({ type }) => void received.push(type));
     await service.join(c);
-    await eventually(() => expect(heard).toEqual(['join']));
+    await eventually(() => expect(received).toEqual(['join']));
     await eventually(() => {
       const lines = logger.lines.filter((line) => line.startsWith('error'));
       expect(lines).toHaveLength(2);
@@ -145,7 +145,7 @@ describe('10: PresenceService', () => {
     });
   });
 
-  test('startReaper removes the dead, with reason timeout, within reaperIntervalMs', async () => {
+  test('startReaper removes dead connections, with reason timeout, within reaperIntervalMs', async () => {
     const redis = await ioredis();
     const options = { ttlMs: 100, reaperIntervalMs: 50, reaperLookbackMs: 200 };
     const [one, two] = [serviceOn(redis, options), serviceOn(redis, options)];
@@ -162,7 +162,7 @@ describe('10: PresenceService', () => {
     expect(left[0]).toMatchObject({ ...c, reason: 'timeout', state: null });
   });
 
-  test('ttlMs is the life of a connection; without it 30 s', async () => {
+  test('ttlMs is the TTL of a connection; the default is 30 s', async () => {
     const redis = await ioredis();
     await serviceOn(redis, { ttlMs: 5000 }).join(c);
     expect(await redis.pttl('prs:conn:c')).toBeGreaterThan(3000);
@@ -174,7 +174,7 @@ describe('10: PresenceService', () => {
     await service.stop();
   });
 
-  test('client() is the PresenceClient behind it; `client` has further options', async () => {
+  test('client() returns the underlying PresenceClient; `client` has further options', async () => {
     const service = serviceOn(await ioredis(), { client: { limits: { maxIdBytes: 3 } } });
     const client = await service.client();
     expect(await service.client()).toBe(client);
@@ -193,7 +193,7 @@ describe('10: connecting and stopping', () => {
     const redis = new Redis({ port, lazyConnect: true });
     const service = serviceOn(redis, { client: { limits: { connectTimeoutMs: 500 } } });
     expect(redis.status).toBe('wait');
-    // Nothing listens there yet: the call says so, and a later one tries again.
+    // No server is listening yet: the call fails with that reason, and a later call connects.
     const error = await rejection(() => service.join(c));
     expect(error.code).toBe('UNAVAILABLE');
     await using server = await startRedis({ config: {} });
@@ -202,7 +202,7 @@ describe('10: connecting and stopping', () => {
     expect(redis.status).toBe('wait');
   });
 
-  test('a call after one that found Redis away connects', async () => {
+  test('a call connects after an earlier call has failed to reach Redis', async () => {
     await using server = await startRedis();
     await server.stop();
     const service = serviceOn(server.url, { client: { limits: { connectTimeoutMs: 500 } } });
@@ -211,7 +211,7 @@ describe('10: connecting and stopping', () => {
     expect(await service.leave('c')).toBeNull();
   });
 
-  test('startReaper goes on trying while Redis is away, and says so once', async () => {
+  test('startReaper retries while Redis is down, and logs that once', async () => {
     await using server = await startRedis();
     const joining = serviceOn(server.url, { ttlMs: 300 });
     await server.stop();
@@ -237,7 +237,7 @@ describe('10: connecting and stopping', () => {
     expect(logger.lines.filter((line) => line.includes('reaper failed'))).toHaveLength(1);
   });
 
-  test('stop ends reaper, subscriptions and connections, twice too; a later call connects anew', async () => {
+  test('stop ends reaper, subscriptions and connections, also when called twice; a later call reconnects', async () => {
     await using server = await startRedis();
     const admin = await server.client();
     const count = async () =>
@@ -257,7 +257,7 @@ describe('10: connecting and stopping', () => {
     await service.join(c);
     expect(await service.fetchRoomSnapshot('r')).toHaveLength(1);
     expect(events).toHaveLength(2);
-    // The reaper does not run any more, so the room stays listed.
+    // The reaper has stopped, so the room stays listed.
     await eventually(async () => expect(await admin.exists('prs:conn:c')).toBe(0));
     expect(await admin.smembers('prs:active_rooms')).toEqual(['r']);
   });
@@ -271,11 +271,15 @@ describe('10: connecting and stopping', () => {
   });
 });
 
-describe('10: what does not fit is refused at once, and named', () => {
+describe('10: invalid options are refused at once, and the message names them', () => {
   const cases: [string, unknown[], RegExp][] = [
     ['no redis', [undefined, OPTIONS], /^redis must be an ioredis client, a node-redis client, or/],
     ['a number', [6379, OPTIONS], /^redis must be/],
-    ['an object that is none', [{}, OPTIONS], /^redis is no client whose options can be read/],
+    [
+      'an object that is not a client',
+      [{}, OPTIONS],
+      /^redis is no client whose options can be read/,
+    ],
     ['ttlMs', ['redis://h', { ...OPTIONS, ttlMs: '5' }], /^ttlMs must be a whole number from 1/],
     ['ttlMs 0', ['redis://h', { ...OPTIONS, ttlMs: 0 }], /^ttlMs must be/],
     ['reaperIntervalMs', ['redis://h', { ...OPTIONS, reaperIntervalMs: 0 }], /^reaperIntervalMs/],
@@ -312,7 +316,7 @@ describe('10: what does not fit is refused at once, and named', () => {
 });
 
 describe('10: presenceKeys', () => {
-  test('are the names of the table', () => {
+  test('match the table of names', () => {
     expect({
       activeRooms: presenceKeys.activeRoomsKey(),
       members: presenceKeys.roomMembersKey('r'),
@@ -339,7 +343,7 @@ describe('10: presenceKeys', () => {
     expect(() => (presenceKeys.connKey as Untyped)(5)).toThrow(/^connId must be a string/);
   });
 
-  test('are where the service writes', async () => {
+  test('match the keys that the service writes', async () => {
     const redis = await ioredis();
     await serviceOn(redis).join(c);
     expect(await redis.smembers(presenceKeys.activeRoomsKey())).toEqual(['r']);

@@ -1,4 +1,4 @@
-// Socket sessions: what one socket may do to the others and to itself, calls of unknown outcome, and
+// Socket sessions: the effect of one socket on others and on itself, calls of unknown outcome, and
 // servers that wrap the service. Real Socket.IO clients, real Redis.
 import { createAdapter } from '@socket.io/redis-adapter';
 import type { Redis } from 'ioredis';
@@ -11,7 +11,7 @@ import { startProxy } from '../support/proxy.js';
 import { type RedisServer, startRedis } from '../support/redis.js';
 import { deferred, eventually, within } from '../support/wait.js';
 import {
-  beat,
+  heartbeat,
   ioredis,
   join,
   OPTIONS,
@@ -19,7 +19,7 @@ import {
   serviceOn,
   socketServer,
   startPresence,
-} from './swap.js';
+} from './services.js';
 
 let redis: Redis;
 let sockets: SocketServer;
@@ -30,11 +30,11 @@ const leave = (socket: Socket) => socket.emitWithAck('presence:leave');
 /** The server's side of a socket. */
 const peer = ({ id }: Socket) => sockets.io.sockets.sockets.get(id ?? '') as ServerSocket;
 
-/** Whether the server reaches a socket by a room of the application. */
-async function hears(socket: Socket, room: string): Promise<boolean> {
-  let heard = false;
+/** Whether a message to a room of the application reaches the socket. */
+async function isReached(socket: Socket, room: string): Promise<boolean> {
+  let reached = false;
   socket.on('private', () => {
-    heard = true;
+    reached = true;
   });
   sockets.io.to(room).emit('private');
   // Packets of one socket keep their order.
@@ -43,7 +43,7 @@ async function hears(socket: Socket, room: string): Promise<boolean> {
   peer(socket).emit('sentinel');
   await promise;
   socket.off('private');
-  return heard;
+  return reached;
 }
 
 const isListed = async (id: string) => (await redis.exists(`prs:conn:${id}`)) === 1;
@@ -53,8 +53,8 @@ beforeEach(async () => {
   sockets = await socketServer();
 });
 
-describe('17.5: a socket’s joins and leaves', () => {
-  test('are dropped when it disconnects, however many wait', async () => {
+describe('17.5: joins and leaves of a socket', () => {
+  test('are dropped when the socket disconnects, for any number of waiting requests', async () => {
     const off = Number.POSITIVE_INFINITY;
     const quotas = { joinsPerSecond: off, bytesPerSecond: off, queuedPerSocket: off };
     const handle = start({ quotas });
@@ -78,16 +78,16 @@ describe('17.5: a socket’s joins and leaves', () => {
     expect(await redis.smembers('prs:{room:r}:members')).toEqual([]);
   });
 
-  test('what is sent at once is done in order: nothing overtakes a join or a leave', async () => {
+  test('requests sent at once run in order: no request overtakes a join or a leave', async () => {
     await start().ready;
     const socket = await sockets.connect();
     const acks = await Promise.all([
       join(socket, 'r'),
-      beat(socket, { patchState: { a: 1 } }),
+      heartbeat(socket, { patchState: { a: 1 } }),
       leave(socket),
-      beat(socket),
+      heartbeat(socket),
       join(socket, 's'),
-      beat(socket, { patchState: { a: 2 } }),
+      heartbeat(socket, { patchState: { a: 2 } }),
     ]);
     expect(acks).toMatchObject([
       { ok: true },
@@ -99,7 +99,7 @@ describe('17.5: a socket’s joins and leaves', () => {
     ]);
   });
 
-  test('beyond queuedPerSocket: RATE_LIMITED, naming it', async () => {
+  test('above queuedPerSocket: RATE_LIMITED, and the message names the limit', async () => {
     await start({ quotas: { queuedPerSocket: 3 } }).ready;
     const socket = await sockets.connect();
     const acks = await Promise.all([1, 2, 3, 4, 5].map(() => join(socket, 'r')));
@@ -114,15 +114,15 @@ describe('17.5: a socket’s joins and leaves', () => {
 });
 
 describe('17.5: rooms of the application', () => {
-  test('another socket’s id is refused as room, and its messages are not heard', async () => {
+  test('the id of another socket is refused as a room, and its messages are not received', async () => {
     await start().ready;
     const [victim, other] = [await sockets.connect(), await sockets.connect()];
     expect(await join(other, victim.id ?? '')).toMatchObject({ ok: false, code: 'FORBIDDEN' });
-    expect(await hears(other, victim.id ?? '')).toBe(false);
-    expect(await hears(victim, victim.id ?? '')).toBe(true);
+    expect(await isReached(other, victim.id ?? '')).toBe(false);
+    expect(await isReached(victim, victim.id ?? '')).toBe(true);
   });
 
-  test('also the id of a socket of another server', async () => {
+  test('the id of a socket of another server is refused, too', async () => {
     const adapter = () => {
       const clients = [redis.duplicate(), redis.duplicate()] as const;
       onTestFinished(() => {
@@ -137,32 +137,32 @@ describe('17.5: rooms of the application', () => {
     await eventually(async () => expect(await sockets.io.fetchSockets()).toHaveLength(2));
     expect(await join(other, victim.id ?? '')).toMatchObject({ ok: false, code: 'FORBIDDEN' });
     expect(peer(other).rooms.has(victim.id ?? '')).toBe(false);
-    // A room whose name is as long as an id is one as any other.
+    // A room name of the same length as an id is accepted.
     expect(await join(other, 'x'.repeat(20))).toMatchObject({ ok: true });
   });
 
-  test('its own id as room: it keeps its private room', async () => {
+  test('with its own id as the room, the socket keeps its private room', async () => {
     await start().ready;
     const socket = await sockets.connect();
     const { id = '' } = socket;
     expect(await join(socket, id)).toMatchObject({ ok: true });
     expect(await leave(socket)).toEqual({ ok: true });
-    expect(await hears(socket, id)).toBe(true);
+    expect(await isReached(socket, id)).toBe(true);
   });
 
   test.each([
-    ['a join that is refused', { state: deep(200) }, false],
+    ['a refused join', { state: deep(200) }, false],
     ['a join and a leave', {}, true],
   ])(
-    'after %s, a socket is still in the room that the application put it into',
+    'after %s, a socket is still in the room that the application added it to',
     async (_, payload, ok) => {
       await start().ready;
       sockets.io.on('connection', (socket) => socket.join('app'));
       const socket = await sockets.connect();
       expect(await join(socket, 'app', payload)).toMatchObject({ ok });
       await leave(socket);
-      expect(await hears(socket, 'app')).toBe(true);
-      // A room that Rollcall has put it into is left.
+      expect(await isReached(socket, 'app')).toBe(true);
+      // The socket leaves a room that Rollcall has added it to.
       expect(await join(socket, 'own', payload)).toMatchObject({ ok });
       await leave(socket);
       expect(peer(socket).rooms.has('own')).toBe(false);
@@ -174,7 +174,7 @@ function deep(levels: number): object {
   return levels === 0 ? {} : { in: deep(levels - 1) };
 }
 
-describe('3.12: outcomes that are not known', () => {
+describe('3.12: unknown outcomes', () => {
   let server: RedisServer;
   const client = { limits: { commandTimeoutMs: 300 } };
 
@@ -184,7 +184,7 @@ describe('3.12: outcomes that are not known', () => {
     redis = await server.client();
   });
 
-  /** A socket whose join was made, but not answered. */
+  /** A socket whose join was applied, but not answered. */
   async function timedOut(): Promise<Socket> {
     await start({ redis: server.url, client }).ready;
     const socket = await sockets.connect();
@@ -195,14 +195,14 @@ describe('3.12: outcomes that are not known', () => {
     return socket;
   }
 
-  test('a join that timed out but happened is removed by a disconnection', async () => {
+  test('a disconnection removes a join that timed out but was applied', async () => {
     const socket = await timedOut();
     const { id = '' } = socket;
     socket.close();
     await eventually(async () => !(await isListed(id)));
   });
 
-  test('… and by presence:leave, and may be followed by one elsewhere', async () => {
+  test('… and so does presence:leave; the socket may then join another room', async () => {
     const socket = await timedOut();
     expect(await leave(socket)).toEqual({ ok: true });
     expect(await isListed(socket.id ?? '')).toBe(false);
@@ -211,16 +211,16 @@ describe('3.12: outcomes that are not known', () => {
     expect(await redis.smembers('prs:active_rooms')).toEqual(['other']);
   });
 
-  test('… and a heartbeat that is accepted makes it an ordinary one', async () => {
+  test('… and an accepted heartbeat confirms the join', async () => {
     const socket = await timedOut();
     expect(peer(socket).rooms.has('r')).toBe(false);
-    expect(await beat(socket)).toMatchObject({ ok: true });
+    expect(await heartbeat(socket)).toMatchObject({ ok: true });
     expect(peer(socket).rooms.has('r')).toBe(true);
     expect(peer(socket).data).toEqual({ presenceRoomId: 'r', presenceUserId: 'u' });
     expect(await join(socket, 'other')).toMatchObject({ ok: false, code: 'INVALID_ARGUMENT' });
   });
 
-  test('a join again that timed out: the leave is not fenced by the epoch before it', async () => {
+  test('after a repeated join that timed out, the epoch of the first join does not fence the leave', async () => {
     await start({ redis: server.url, client }).ready;
     const socket = await sockets.connect();
     const { self } = await join(socket, 'r');
@@ -233,14 +233,14 @@ describe('3.12: outcomes that are not known', () => {
     expect(await isListed(socket.id ?? '')).toBe(false);
   });
 
-  test('a join whose snapshot failed', async () => {
+  test('a join with a failed snapshot', async () => {
     await using proxy = await startProxy(server.port);
     await start({ redis: proxy.url, client }).ready;
     const socket = await sockets.connect();
     const { id = '' } = socket;
     proxy.watch = async (piece) => {
       if (piece.includes(id)) {
-        // What comes after the join does not arrive.
+        // The answer after the join does not arrive.
         proxy.watch = (next) => next;
         setTimeout(() => proxy.blackhole(true), 0);
       }
@@ -257,7 +257,7 @@ describe('3.12: outcomes that are not known', () => {
     await eventually(async () => !(await isListed(id)));
   });
 
-  test('a leave that was lost, and a join elsewhere', async () => {
+  test('a lost leave, and a join of another room', async () => {
     await start({ redis: server.url, client }).ready;
     const socket = await sockets.connect();
     await join(socket, 'r');
@@ -269,7 +269,7 @@ describe('3.12: outcomes that are not known', () => {
     expect([...peer(socket).rooms].sort()).toEqual([socket.id, 'other'].sort());
   });
 
-  test('a leave that failed, a heartbeat, and a join elsewhere', async () => {
+  test('a failed leave, a heartbeat, and a join of another room', async () => {
     const handle = start({ redis: server.url });
     await handle.ready;
     const socket = await sockets.connect();
@@ -278,7 +278,7 @@ describe('3.12: outcomes that are not known', () => {
     handle.service.leave = () => Promise.reject(new Error('lost'));
     expect(await leave(socket)).toMatchObject({ ok: false });
     handle.service.leave = original;
-    expect(await beat(socket)).toMatchObject({ ok: true });
+    expect(await heartbeat(socket)).toMatchObject({ ok: true });
     expect(await join(socket, 'other')).toMatchObject({ ok: true });
     expect(await redis.smembers('prs:active_rooms')).toEqual(['other']);
   });
@@ -303,13 +303,13 @@ describe('3.12: outcomes that are not known', () => {
     const socket = await sockets.connect();
     await join(socket, 'r');
     await redis.del(`prs:conn:${socket.id}`);
-    expect(await beat(socket)).toMatchObject({ code: 'CONNECTION_NOT_FOUND' });
+    expect(await heartbeat(socket)).toMatchObject({ code: 'CONNECTION_NOT_FOUND' });
     expect(await join(socket, 'other')).toMatchObject({ ok: true });
   });
 });
 
-describe('10: a service that is wrapped', () => {
-  /** Counts what is called from outside, and guards. */
+describe('10: a wrapped service', () => {
+  /** Counts the calls from outside, and refuses some. */
   class Guard extends PresenceService {
     readonly calls: string[] = [];
 
@@ -338,7 +338,7 @@ describe('10: a service that is wrapped', () => {
     return service;
   }
 
-  test('a subclass sees each request once, and has its say', async () => {
+  test('a subclass is called once for each request, and can change or refuse it', async () => {
     const service = handle(new Guard(redis, { ...OPTIONS, logger: {} }));
     const socket = await sockets.connect();
     expect(await join(socket, 'r', { userId: 'mallory' })).toMatchObject({ ok: false });
@@ -346,10 +346,12 @@ describe('10: a service that is wrapped', () => {
     const { snapshot, self } = await join(socket, 'r', { userId: 'ADA' });
     expect(snapshot).toMatchObject([{ userId: 'ada', epoch: self.epoch }]);
     expect(peer(socket).data.presenceUserId).toBe('ada');
-    expect(await beat(socket)).toEqual({ ok: true, changed: false, epoch: self.epoch });
-    const changed = await beat(socket, { patchState: { a: 1 } });
+    expect(await heartbeat(socket)).toEqual({ ok: true, changed: false, epoch: self.epoch });
+    const changed = await heartbeat(socket, { patchState: { a: 1 } });
     expect(changed).toEqual({ ok: true, changed: true, epoch: self.epoch });
-    expect(await beat(socket, { epoch: self.epoch - 1 })).toMatchObject({ code: 'STALE_EPOCH' });
+    expect(await heartbeat(socket, { epoch: self.epoch - 1 })).toMatchObject({
+      code: 'STALE_EPOCH',
+    });
     const channel = { channelType: 't', channelName: 'n' };
     await socket.emitWithAck('metadata:getChannel', channel);
     expect(await leave(socket)).toEqual({ ok: true });
@@ -365,7 +367,7 @@ describe('10: a service that is wrapped', () => {
     });
   });
 
-  test('an instance whose methods were replaced, also after the handlers', async () => {
+  test('an instance with replaced methods, even if replaced after the handlers were registered', async () => {
     const service = handle(serviceOn(redis));
     const socket = await sockets.connect();
     const spans: string[] = [];
@@ -381,18 +383,18 @@ describe('10: a service that is wrapped', () => {
       };
     }
     await join(socket, 'r');
-    await beat(socket);
+    await heartbeat(socket);
     await leave(socket);
     expect(spans).toEqual(
       ['join', 'heartbeat', 'leave'].flatMap((name) => [`${name} begins`, `${name} ends`]),
     );
   });
 
-  test('a wrapper that makes options anew: acknowledgements are the same', async () => {
+  test('a wrapper that copies the options: acknowledgements are the same', async () => {
     const service = handle(serviceOn(redis));
-    const { heartbeat } = service;
+    const { heartbeat: original } = service;
     (service as Untyped).heartbeat = ({ connId, epoch, patchState }: Untyped) =>
-      heartbeat.call(service, {
+      original.call(service, {
         connId,
         ...(epoch === undefined ? {} : { epoch }),
         ...(patchState === undefined ? {} : { patchState }),
@@ -400,18 +402,18 @@ describe('10: a service that is wrapped', () => {
     const socket = await sockets.connect();
     const { self } = await join(socket, 'r');
     const { epoch } = self;
-    expect(await beat(socket)).toEqual({ ok: true, changed: false, epoch });
-    expect(await beat(socket, { patchState: { a: 1 } })).toEqual({
+    expect(await heartbeat(socket)).toEqual({ ok: true, changed: false, epoch });
+    expect(await heartbeat(socket, { patchState: { a: 1 } })).toEqual({
       ok: true,
       changed: true,
       epoch,
     });
-    expect(await beat(socket, { epoch: epoch - 1 })).toMatchObject({ code: 'STALE_EPOCH' });
+    expect(await heartbeat(socket, { epoch: epoch - 1 })).toMatchObject({ code: 'STALE_EPOCH' });
     await redis.del(`prs:conn:${socket.id}`);
-    expect(await beat(socket)).toMatchObject({ ok: false, code: 'CONNECTION_NOT_FOUND' });
+    expect(await heartbeat(socket)).toMatchObject({ ok: false, code: 'CONNECTION_NOT_FOUND' });
   });
 
-  test('an object of its own around a service', async () => {
+  test('a separate object around a service', async () => {
     const inner = serviceOn(redis);
     const service: Untyped = {
       join: (options: Untyped) => inner.join(options),
@@ -423,12 +425,12 @@ describe('10: a service that is wrapped', () => {
     const socket = await sockets.connect();
     const { id = '' } = socket;
     const { self } = await join(socket, 'r');
-    expect(await beat(socket)).toEqual({ ok: true, changed: false, epoch: self.epoch });
+    expect(await heartbeat(socket)).toEqual({ ok: true, changed: false, epoch: self.epoch });
     socket.close();
     await eventually(async () => !(await isListed(id)));
   });
 
-  test('16: listeners return a Promise that ends with the work, and never rejects', async () => {
+  test('16: listeners return a Promise that resolves when the work is done, and never rejects', async () => {
     const measured: string[] = [];
     sockets.io.use((socket, next) => {
       const on: Untyped = socket.on.bind(socket);
@@ -462,7 +464,7 @@ describe('10: a service that is wrapped', () => {
   });
 });
 
-describe('10: connections that the server joins itself', () => {
+describe('10: connections that the server joins by itself', () => {
   test.each(['before the handlers', 'after the handlers'])('%s', async (when) => {
     const service = serviceOn(redis);
     await service.client();
@@ -475,20 +477,23 @@ describe('10: connections that the server joins itself', () => {
     if (when === 'after the handlers') joinsItself();
     const [one, two] = [await sockets.connect(), await sockets.connect()];
     await eventually(async () => expect(await service.fetchRoomSnapshot('r')).toHaveLength(2));
-    expect(await beat(one, { patchState: { a: 1 } })).toMatchObject({ ok: true, changed: true });
+    expect(await heartbeat(one, { patchState: { a: 1 } })).toMatchObject({
+      ok: true,
+      changed: true,
+    });
     expect(peer(one).data).toEqual({ presenceRoomId: 'r', presenceUserId: 'server' });
     expect(await leave(one)).toEqual({ ok: true });
     expect(await isListed(one.id ?? '')).toBe(false);
     const { id = '' } = two;
     two.close();
     await eventually(async () => !(await isListed(id)));
-    // What is sent while the server's join is on its way waits for it.
+    // Requests wait while the server's own join is in flight.
     const joining = service.join({ roomId: 'r', userId: 'server', connId: one.id ?? '' });
-    const acks = [beat(one), leave(one)];
+    const acks = [heartbeat(one), leave(one)];
     await joining;
     expect(await Promise.all(acks)).toMatchObject([{ ok: true }, { ok: true }]);
     expect(await isListed(one.id ?? '')).toBe(false);
-    // One that the server takes out is out: the socket may go elsewhere.
+    // After the server removes a connection, the socket may join another room.
     await join(one, 'x');
     await service.leave(one.id ?? '');
     expect(await join(one, 'y')).toMatchObject({ ok: true });

@@ -1,5 +1,6 @@
-// Where and how the given Redis client would connect is where and how Rollcall does (spec 10): of an
-// ioredis client, a node-redis client, a URL. Read from clients that were never connected.
+// Rollcall connects to the same server with the same settings as the given Redis client (spec 10):
+// an ioredis client, a node-redis client, or a URL. The settings are read from clients that never
+// connected.
 import { Cluster, Redis, type RedisOptions } from 'ioredis';
 import { createClient, createClientPool, createCluster, createSentinel } from 'redis';
 import { PresenceService } from 'rollcall';
@@ -10,22 +11,22 @@ import { type RedisServer, startRedis } from '../support/redis.js';
 import { MASTER, startSentinels } from '../support/sentinel.js';
 import { certificates } from '../support/tls.js';
 import { eventually } from '../support/wait.js';
-import { OPTIONS, serviceOn } from './swap.js';
+import { OPTIONS, serviceOn } from './services.js';
 
 const c = { roomId: 'r', userId: 'u', connId: 'c' };
 
-/** Joins, hears of it, and leaves; `look` is called while the connection is there. */
+/** Joins, receives the event, and leaves; calls `look` while the connection is present. */
 async function works(
   redis: ConstructorParameters<typeof PresenceService>[0],
   look: () => Promise<void> = async () => {},
 ): Promise<void> {
   const service = serviceOn(redis);
-  const heard: string[] = [];
-  const stop = await service.subscribe(({ type }) => void heard.push(type));
+  const received: string[] = [];
+  const stop = await service.subscribe(({ type }) => void received.push(type));
   expect(await service.join(c)).toHaveLength(1);
   await look();
   await service.leave('c');
-  await eventually(() => expect(heard).toEqual(['join', 'leave']));
+  await eventually(() => expect(received).toEqual(['join', 'leave']));
   await stop();
 }
 
@@ -55,13 +56,13 @@ describe('10: settings of an ioredis client', () => {
     await works(url, async () => expect(await server.dbsize(5)).toBeGreaterThan(0));
   });
 
-  test('a client that is connected, and goes on being used by its owner', async () => {
+  test('a connected client, which its owner continues to use', async () => {
     const redis = new Redis(server.url);
     await redis.set('mine', '1');
     await works(redis);
     expect(await redis.getdel('mine')).toBe('1');
     redis.disconnect();
-    // Also after its end: only its settings are read.
+    // Also after it has ended: Rollcall only reads its settings.
     await works(redis);
   });
 
@@ -76,7 +77,7 @@ describe('10: settings of an ioredis client', () => {
     });
   });
 
-  test('keyPrefix comes before every key, and before no channel, as with ioredis', async () => {
+  test('keyPrefix is prepended to every key and to no channel, as with ioredis', async () => {
     const redis = new Redis(server.url, { keyPrefix: 'app:' });
     const subscriber = await server.client();
     const channels: string[] = [];
@@ -140,7 +141,7 @@ describe('10: TLS settings', () => {
     }
   });
 
-  test('ioredis: servername, rejectUnauthorized, and none of them', async () => {
+  test('ioredis: servername, rejectUnauthorized, and neither of them', async () => {
     const { ca } = await certificates();
     const { port } = server;
     const common = { host: '127.0.0.1', port, password: 'secret' };
@@ -171,7 +172,7 @@ describe('10: TLS settings', () => {
     await works(createClient({ url, socket: { tls: true, rejectUnauthorized: false } }));
   });
 
-  test('{ url, tls }, for what a client does not show', async () => {
+  test('{ url, tls }, for settings that a client does not expose', async () => {
     await works({ url: server.url, tls: { ca: (await certificates()).ca } });
   });
 });
@@ -253,7 +254,7 @@ describe('10: settings of a node-redis client', () => {
   });
 });
 
-describe('10: settings that cannot be taken over are refused, with what to do', () => {
+describe('10: unsupported settings are refused, and the message names an alternative', () => {
   const unsupported: [string, () => unknown, RegExp][] = [
     [
       'natMap of an ioredis Cluster',
@@ -305,10 +306,18 @@ describe('10: settings that cannot be taken over are refused, with what to do', 
 
   test.each([
     ['sentinels without a name', { sentinels: [{ port: 1 }] }, /redis\.options\.name must be/],
-    ['a host that is none', { host: 'h/../x' }, /redis\.options\.host is not/],
-    ['a port that is none', { port: 'x' }, /redis\.options\.port must be/],
-    ['a password that is no text', { password: 5 }, /redis\.options\.password must be a string/],
-    ['a prefix that is no text', { keyPrefix: 5 }, /redis\.options\.keyPrefix must be a string/],
+    ['an invalid host', { host: 'h/../x' }, /redis\.options\.host is not/],
+    ['an invalid port', { port: 'x' }, /redis\.options\.port must be/],
+    [
+      'a password that is not a string',
+      { password: 5 },
+      /redis\.options\.password must be a string/,
+    ],
+    [
+      'a prefix that is not a string',
+      { keyPrefix: 5 },
+      /redis\.options\.keyPrefix must be a string/,
+    ],
   ])('%s: INVALID_ARGUMENT', (_name, options, message) => {
     const make = () => new PresenceService({ options } as Untyped, OPTIONS);
     expect(make).toThrow(message);

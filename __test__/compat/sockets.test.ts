@@ -19,7 +19,7 @@ import {
   serviceOn,
   socketServer,
   startPresence,
-} from './swap.js';
+} from './services.js';
 
 let redis: Redis;
 let sockets: SocketServer;
@@ -27,8 +27,8 @@ let handle: StartingPresence;
 
 const start = (options: Untyped = {}) => startPresence(sockets.io, redis, options);
 
-/** The events that a socket has got so far. */
-function hears(socket: Socket): Untyped[] {
+/** Records the events of a socket. */
+function recordEvents(socket: Socket): Untyped[] {
   const events: Untyped[] = [];
   socket.on('presence:event', (event) => events.push(event));
   return events;
@@ -44,7 +44,7 @@ describe('10: the socket protocol', () => {
 
   test('presence:join', async () => {
     const socket = await sockets.connect();
-    const heard = hears(socket);
+    const received = recordEvents(socket);
     const ack = await socket.emitWithAck('presence:join', {
       roomId: 'r',
       userId: 'u',
@@ -59,11 +59,11 @@ describe('10: the socket protocol', () => {
     });
     const [{ data } = { data: {} }] = await sockets.io.fetchSockets();
     expect(data).toEqual({ presenceRoomId: 'r', presenceUserId: 'u' });
-    // It hears of itself, too.
+    // It receives its own event, too.
     await eventually(() =>
-      expect(heard).toEqual([{ type: 'join', ...entry, ts: expect.any(Number), epoch }]),
+      expect(received).toEqual([{ type: 'join', ...entry, ts: expect.any(Number), epoch }]),
     );
-    // Without a state: {}. Joining the room again is a new join, with a new epoch.
+    // Without a state: {}. A second join of the room is a new join with a new epoch.
     const again = await socket.emitWithAck('presence:join', { roomId: 'r', userId: 'u' });
     expect(again.self.epoch).toBeGreaterThan(epoch);
     expect(again.snapshot).toMatchObject([{ state: {} }]);
@@ -77,27 +77,27 @@ describe('10: the socket protocol', () => {
       state: { a: 1 },
     });
     const { epoch } = self;
-    const beat = (payload: unknown) => socket.emitWithAck('presence:heartbeat', payload);
-    expect(await beat({})).toEqual({ ok: true, changed: false, epoch });
-    expect(await beat({ epoch })).toEqual({ ok: true, changed: false, epoch });
-    expect(await beat({ patchState: { a: 2 } })).toEqual({ ok: true, changed: true, epoch });
-    expect(await beat({ epoch, patchState: { a: 2, b: null } })).toEqual({
+    const heartbeat = (payload: unknown) => socket.emitWithAck('presence:heartbeat', payload);
+    expect(await heartbeat({})).toEqual({ ok: true, changed: false, epoch });
+    expect(await heartbeat({ epoch })).toEqual({ ok: true, changed: false, epoch });
+    expect(await heartbeat({ patchState: { a: 2 } })).toEqual({ ok: true, changed: true, epoch });
+    expect(await heartbeat({ epoch, patchState: { a: 2, b: null } })).toEqual({
       ok: true,
       changed: true,
       epoch,
     });
     expect(await redis.hget(`prs:conn:${socket.id}`, 'state')).toBe('{"a":2,"b":null}');
-    expect(await beat({ epoch: epoch - 1 })).toMatchObject({ ok: false, code: 'STALE_EPOCH' });
+    expect(await heartbeat({ epoch: epoch - 1 })).toMatchObject({ ok: false, code: 'STALE_EPOCH' });
     await redis.del(`prs:conn:${socket.id}`);
-    expect(await beat({ epoch })).toMatchObject({ ok: false, code: 'CONNECTION_NOT_FOUND' });
+    expect(await heartbeat({ epoch })).toMatchObject({ ok: false, code: 'CONNECTION_NOT_FOUND' });
   });
 
-  test('presence:leave; a second one, and one before any join, have nothing to do', async () => {
+  test('presence:leave; a second leave, and a leave before any join, do nothing', async () => {
     const socket = await sockets.connect();
     const leave = () => socket.emitWithAck('presence:leave');
     expect(await leave()).toEqual({ ok: true });
     await socket.emitWithAck('presence:join', { roomId: 'r', userId: 'u' });
-    const heard = hears(socket);
+    const received = recordEvents(socket);
     expect(await leave()).toEqual({ ok: true });
     expect(await leave()).toEqual({ ok: true });
     expect(await redis.dbsize()).toBe(0);
@@ -106,15 +106,15 @@ describe('10: the socket protocol', () => {
       error: 'Socket has not joined a presence room',
       code: 'CONNECTION_NOT_FOUND',
     });
-    // It has left the room of the server, too, and may join another.
+    // It has also left the room of the server, and may join another one.
     await socket.emitWithAck('presence:join', { roomId: 'other', userId: 'u' });
     await handle.service.join({ roomId: 'r', userId: 'v', connId: 'd' });
     await handle.service.join({ roomId: 'other', userId: 'v', connId: 'e' });
-    await eventually(() => expect(heard.map(({ connId }) => connId)).toContain('e'));
-    expect(heard.map(({ connId }) => connId)).not.toContain('d');
+    await eventually(() => expect(received.map(({ connId }) => connId)).toContain('e'));
+    expect(received.map(({ connId }) => connId)).not.toContain('d');
   });
 
-  test('one room for each socket', async () => {
+  test('a socket can be in one room only', async () => {
     const socket = await sockets.connect();
     await socket.emitWithAck('presence:join', { roomId: 'r', userId: 'u' });
     const refused = await socket.emitWithAck('presence:join', { roomId: 'other', userId: 'u' });
@@ -123,7 +123,7 @@ describe('10: the socket protocol', () => {
       error: 'Socket already joined a different presence room',
     });
     expect(await redis.smembers('prs:active_rooms')).toEqual(['r']);
-    // Sent at once, one of them wins.
+    // Of two joins sent at once, one succeeds.
     const second = await sockets.connect();
     const both = await Promise.all(
       ['x', 'y'].map((roomId) => second.emitWithAck('presence:join', { roomId, userId: 'u' })),
@@ -131,25 +131,25 @@ describe('10: the socket protocol', () => {
     expect(both.map(({ ok }) => ok)).toEqual([true, false]);
   });
 
-  test('disconnect leaves, with reason left', async () => {
+  test('a disconnection is a leave, with reason left', async () => {
     const [socket, other] = [await sockets.connect(), await sockets.connect()];
     await other.emitWithAck('presence:join', { roomId: 'r', userId: 'v' });
-    const heard = hears(other);
+    const received = recordEvents(other);
     await socket.emitWithAck('presence:join', { roomId: 'r', userId: 'u' });
     const { id } = socket;
     socket.close();
     await eventually(() => {
-      expect(heard.filter(({ type }) => type === 'leave')).toMatchObject([
+      expect(received.filter(({ type }) => type === 'leave')).toMatchObject([
         { connId: id, userId: 'u', roomId: 'r', state: null, reason: 'left' },
       ]);
     });
   });
 
-  test('a socket that hangs up while its join is on its way leaves nothing behind', async () => {
+  test('a socket that disconnects while its join is in flight leaves no keys', async () => {
     const other = await sockets.connect();
     await other.emitWithAck('presence:join', { roomId: 'r', userId: 'v' });
-    const heard = hears(other);
-    // The join is on its way when the connection ends.
+    const received = recordEvents(other);
+    // The join is in flight when the connection ends.
     const { service } = handle;
     const join = service.join.bind(service);
     service.join = (options) => {
@@ -161,22 +161,22 @@ describe('10: the socket protocol', () => {
     const { id } = hasty;
     hasty.emit('presence:join', { roomId: 'r', userId: 'w' });
     await eventually(() => {
-      const seen = heard.filter(({ connId }) => connId === id).map(({ type }) => type);
+      const seen = received.filter(({ connId }) => connId === id).map(({ type }) => type);
       expect(seen).toEqual(['join', 'leave']);
     });
     expect(await redis.smembers('prs:{room:r}:members')).toEqual(['v']);
   });
 
-  test('heartbeats sent right behind the join belong to it', async () => {
+  test('heartbeats sent directly after the join belong to it', async () => {
     const socket = await sockets.connect();
-    const [joined, beat] = await Promise.all([
+    const [joined, heartbeat] = await Promise.all([
       socket.emitWithAck('presence:join', { roomId: 'r', userId: 'u', state: { a: 1 } }),
       socket.emitWithAck('presence:heartbeat', { patchState: { a: 2 } }),
     ]);
-    expect(beat).toEqual({ ok: true, changed: true, epoch: joined.self.epoch });
+    expect(heartbeat).toEqual({ ok: true, changed: true, epoch: joined.self.epoch });
   });
 
-  test('without an acknowledgement it works as well', async () => {
+  test('events without an acknowledgement work, too', async () => {
     const socket = await sockets.connect();
     socket.emit('presence:join', { roomId: 'r', userId: 'u' });
     await eventually(async () => expect(await redis.exists(`prs:conn:${socket.id}`)).toBe(1));
@@ -216,18 +216,21 @@ describe('10: the socket protocol', () => {
     ['presence:heartbeat', [{ epoch: 1.5 }], /^epoch must be a whole number .*, got 1.5/],
     ['presence:heartbeat', [{ patchState: [] }], /^patchState must be a JSON object, got an array/],
   ];
-  test.each(refusals)('%s of %j is refused, naming the field', async (event, args, message) => {
-    const socket = await sockets.connect();
-    const ack = await socket.emitWithAck(event, ...args);
-    expect(ack).toEqual({
-      ok: false,
-      error: expect.stringMatching(message),
-      code: 'INVALID_ARGUMENT',
-    });
-    expect(await redis.dbsize()).toBe(0);
-  });
+  test.each(refusals)(
+    '%s of %j is refused, and the message names the field',
+    async (event, args, message) => {
+      const socket = await sockets.connect();
+      const ack = await socket.emitWithAck(event, ...args);
+      expect(ack).toEqual({
+        ok: false,
+        error: expect.stringMatching(message),
+        code: 'INVALID_ARGUMENT',
+      });
+      expect(await redis.dbsize()).toBe(0);
+    },
+  );
 
-  test('keys such as __proto__ come through and harm nobody', async () => {
+  test('keys such as __proto__ are passed on and have no side effects', async () => {
     const socket = await sockets.connect();
     const state = JSON.parse('{"__proto__":{"polluted":true}}');
     const payload = { roomId: '__proto__', userId: 'constructor', state };
@@ -240,8 +243,8 @@ describe('10: the socket protocol', () => {
   });
 });
 
-describe('10: what fails on the server', () => {
-  test('is logged, and told to the client without the server’s own affairs', async () => {
+describe('10: failures on the server', () => {
+  test('are logged, and the client gets a message without internal details', async () => {
     await using server = await startRedis();
     sockets = await socketServer();
     const logger = keepLog();
@@ -271,7 +274,7 @@ describe('10: what fails on the server', () => {
 });
 
 describe('10: createSocketBridge', () => {
-  test('emits by adapter.to(room).emit, under the names that it is given', async () => {
+  test('emits with adapter.to(room).emit, under the given event names', async () => {
     const service = serviceOn(await ioredis());
     const emitted: unknown[] = [];
     const adapter = {
@@ -311,11 +314,11 @@ describe('10: createSocketBridge', () => {
     };
     const socket = await sockets.connect();
     sockets.io.socketsJoin('r');
-    const heard = hears(socket);
+    const received = recordEvents(socket);
     await service.createSocketBridge(sockets.io);
     await service.createSocketBridge(sockets.io.of('/'));
     await service.join({ roomId: 'r', userId: 'u', connId: 'c' });
-    await eventually(() => expect(heard).toHaveLength(2));
+    await eventually(() => expect(received).toHaveLength(2));
     expect(broadcasts).toEqual([
       expect.objectContaining({ local: true }),
       expect.objectContaining({ local: true }),
@@ -331,7 +334,7 @@ describe('10: registerPresenceHandlers and initPresence', () => {
     sockets = await socketServer();
   });
 
-  test('registerPresenceHandlers alone answers, and its result takes it away again', async () => {
+  test('registerPresenceHandlers alone answers requests, and its result removes the handlers', async () => {
     const service = serviceOn(redis);
     const end = registerPresenceHandlers({ io: sockets.io, redis, logger: {} }, service);
     const socket = await sockets.connect();
@@ -349,25 +352,28 @@ describe('10: registerPresenceHandlers and initPresence', () => {
     const { service, ready } = start();
     await ready;
     const socket = await sockets.connect();
-    const heard = hears(socket);
+    const received = recordEvents(socket);
     await socket.emitWithAck('presence:join', { roomId: 'r', userId: 'u' });
     expect(await redis.pttl(`prs:conn:${socket.id}`)).toBeGreaterThan(28_000);
-    await eventually(() => expect(heard).toHaveLength(1));
+    await eventually(() => expect(received).toHaveLength(1));
     expect(service).toBeInstanceOf(PresenceService);
   });
 
-  test('a socket that dies without a word is reaped, with reason timeout', async () => {
+  test('a socket that dies without a disconnect is reaped, with reason timeout', async () => {
     const { ready, service } = start({ ttlMs: 300, reaperIntervalMs: 50 });
     await ready;
     const socket = await sockets.connect();
     await socket.emitWithAck('presence:join', { roomId: 'r', userId: 'u' });
-    const heard = hears(socket);
+    const received = recordEvents(socket);
     await service.join(c);
-    const beat = setInterval(() => socket.emit('presence:heartbeat', {}), 60);
+    const heartbeat = setInterval(() => socket.emit('presence:heartbeat', {}), 60);
     await eventually(() => {
-      expect(heard.find(({ type }) => type === 'leave')).toMatchObject({ ...c, reason: 'timeout' });
+      expect(received.find(({ type }) => type === 'leave')).toMatchObject({
+        ...c,
+        reason: 'timeout',
+      });
     });
-    clearInterval(beat);
+    clearInterval(heartbeat);
   });
 
   test('bridge: other names, another adapter, none', async () => {
@@ -375,11 +381,11 @@ describe('10: registerPresenceHandlers and initPresence', () => {
     await named.ready;
     const socket = await sockets.connect();
     const who: unknown[] = [];
-    const heard = hears(socket);
+    const received = recordEvents(socket);
     socket.on('who', (event) => who.push(event));
     await socket.emitWithAck('presence:join', { roomId: 'r', userId: 'u' });
     await eventually(() => expect(who).toHaveLength(1));
-    expect(heard).toEqual([]);
+    expect(received).toEqual([]);
     await named.dispose();
 
     const emitted: string[] = [];
@@ -401,7 +407,7 @@ describe('10: registerPresenceHandlers and initPresence', () => {
     const started = start({
       optimizations: {
         enableHeartbeatBatching: true,
-        // Long enough to be seen on a busy machine.
+        // Long enough to be observed on a busy machine.
         heartbeatBatchWindowMs: 500,
         heartbeatMaxBatchSize: 2,
         enableLuaHeartbeat: true,
@@ -419,28 +425,28 @@ describe('10: registerPresenceHandlers and initPresence', () => {
     expect(await lua.heartbeat({ connId: 'nobody' })).toBe(false);
 
     const batcher = started.getHeartbeatBatcher();
-    const beats = Array.from({ length: 5 }, (_, i) =>
+    const heartbeats = Array.from({ length: 5 }, (_, i) =>
       batcher.heartbeat({ connId: i === 4 ? 'nobody' : 'c' }),
     );
-    // They cross at the end of the turn, and wait for the window.
+    // The heartbeats are sent to the core at the end of the turn, and wait for the window.
     await eventually(() => expect(batcher.getBufferSize()).toBeGreaterThan(0), { intervalMs: 1 });
-    expect(await Promise.all(beats)).toEqual([false, false, false, false, false]);
+    expect(await Promise.all(heartbeats)).toEqual([false, false, false, false, false]);
     expect(batcher.getBufferSize()).toBe(0);
     const { heartbeatBatchSize } = (await started.service.client()).metrics();
     expect(heartbeatBatchSize.max).toBe(2);
-    // That ends the batcher, as it always did, and not the service.
+    // This ends the batcher, as in the legacy implementation, and not the service.
     await batcher.dispose();
     await expect(batcher.heartbeat({ connId: 'c' })).rejects.toThrow('has been disposed');
     expect(await started.service.heartbeat({ connId: 'c' })).toBe(false);
   });
 
-  test('without optimizations the getters are there, too, before anything is connected', async () => {
+  test('without optimizations the getters exist, too, before the service has connected', async () => {
     const started = start();
     expect(started.getHeartbeatBatcher().getBufferSize()).toBe(0);
     expect(await started.getLuaHeartbeatExecutor().getEpoch('c')).toBeUndefined();
   });
 
-  test('it can be awaited, or used at once', async () => {
+  test('the result can be awaited, or used at once', async () => {
     const started = start();
     const handle = await started;
     expect(handle).not.toHaveProperty('then');
@@ -451,7 +457,7 @@ describe('10: registerPresenceHandlers and initPresence', () => {
     await expect(early).rejects.toThrow(/disposed/);
   });
 
-  test('dispose takes handlers, bridge and reaper away, once and again', async () => {
+  test('dispose removes handlers, bridge and reaper, and can be called again', async () => {
     const started = start();
     await started.ready;
     const socket = await sockets.connect();
@@ -467,7 +473,7 @@ describe('10: registerPresenceHandlers and initPresence', () => {
     await expect(early.ready).rejects.toThrow(/disposed/);
   });
 
-  test('while Redis is away it goes on trying; what waiting cannot mend is told by ready', async () => {
+  test('while Redis is down it retries; `ready` rejects with errors that a retry cannot fix', async () => {
     await using server = await startRedis({ requirepass: 'secret' });
     const logger = keepLog();
     await server.stop();

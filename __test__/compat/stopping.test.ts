@@ -1,4 +1,4 @@
-// Stopping while starting (spec 11.3): nothing is opened anew after the end, and the process ends by
+// Stopping during the start (spec 11.3): nothing is opened afterwards, and the process ends by
 // itself. Each case is a real process that stops at many points of its start.
 import { describe, expect, test } from 'vitest';
 import { refusedPort, silentPort } from '../connect/strangers.js';
@@ -11,7 +11,7 @@ const WHERE: [string, (server: RedisServer) => Promise<string>][] = [
   ['no server', async () => `redis://127.0.0.1:${await refusedPort()}`],
   ['a server that hangs', async () => `redis://127.0.0.1:${await silentPort()}`],
 ];
-/** Against a process that never ends. */
+/** A limit for a process that never ends. */
 const END_MS = 60_000;
 
 describe.each(WHERE)('24: with %s, the process ends after', (_, urlOf) => {
@@ -19,7 +19,7 @@ describe.each(WHERE)('24: with %s, the process ends after', (_, urlOf) => {
     ['dispose() of initPresence', 'dispose'],
     ['stop() of a service', 'stop'],
     ['close() of a client', 'close'],
-    ['a connect that nobody waits for', 'abandon'],
+    ['a connect that is not awaited', 'abandon'],
   ])(
     '%s, while it starts',
     async (__, name) => {

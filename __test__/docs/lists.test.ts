@@ -7,7 +7,7 @@ import path from 'node:path';
 import type { PresenceClient, PresenceEvent, PresenceSnapshotEntry } from 'rollcall';
 import { PresenceService, registerPresenceHandlers } from 'rollcall';
 import { describe, expect, onTestFinished, test } from 'vitest';
-import { join, OPTIONS, socketServer } from '../compat/swap.js';
+import { join, OPTIONS, socketServer } from '../compat/services.js';
 import { openClient, type Untyped } from '../support/clients.js';
 import { createRandom, type Random } from '../support/random.js';
 import { sharedDb, startRedis } from '../support/redis.js';

@@ -6,7 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { initPresence } from 'rollcall';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { WebSocket } from 'ws';
-import { beat, join, socketServer } from '../compat/swap.js';
+import { heartbeat, join, socketServer } from '../compat/services.js';
 import { openClient, type Untyped } from '../support/clients.js';
 import { createRandom } from '../support/random.js';
 import { sharedDb } from '../support/redis.js';
@@ -48,21 +48,21 @@ describe('several tabs', () => {
     vi.useFakeTimers();
     onTestFinished(() => void vi.useRealTimers());
     const { patientList } = await recipe('patient-list');
-    let shown: string[] = [];
+    let displayed: string[] = [];
     const change = patientList((ids: string[]) => {
-      shown = ids;
+      displayed = ids;
     }, 1000);
     change(members('ada 1', 'bob 2'));
     change(members('bob 2'));
     vi.advanceTimersByTime(999);
-    expect(shown).toEqual(['ada', 'bob']);
+    expect(displayed).toEqual(['ada', 'bob']);
     change(members('ada 3', 'bob 2'));
     vi.advanceTimersByTime(5000);
-    expect(shown).toEqual(['ada', 'bob']);
+    expect(displayed).toEqual(['ada', 'bob']);
     change(members('bob 2'));
     change(members('bob 2', 'eve 4'));
     vi.advanceTimersByTime(1000);
-    expect(shown).toEqual(['bob', 'eve']);
+    expect(displayed).toEqual(['bob', 'eve']);
   });
 });
 
@@ -122,8 +122,10 @@ describe('cursors and typing', () => {
     await eventually(() => expect(got).toHaveLength(1));
     await join(bob, 'r', { userId: 'bob', state: { n: 0 } });
     // More than one at a time, so that they share frames; the first before the others.
-    await beat(bob, { patchState: { n: 1 } });
-    await Promise.all([...Array(19).keys()].map((i) => beat(bob, { patchState: { n: i + 2 } })));
+    await heartbeat(bob, { patchState: { n: 1 } });
+    await Promise.all(
+      [...Array(19).keys()].map((i) => heartbeat(bob, { patchState: { n: i + 2 } })),
+    );
     bob.close();
     await eventually(() => expect(got.flat().at(-1).type).toBe('leave'));
     const ofBob = got.flat().filter(({ userId }) => userId === 'bob');
@@ -195,7 +197,7 @@ describe('plain WebSockets', () => {
     });
     await new Promise((resolve) => socket.once('open', resolve));
     let id = 0;
-    const ask = (request: object) => {
+    const request = (request: object) => {
       const number = ++id;
       socket.send(JSON.stringify({ id: number, ...request }));
       return new Promise<Untyped>((resolve, reject) => {
@@ -203,16 +205,16 @@ describe('plain WebSockets', () => {
         socket.once('close', () => reject(new Error('closed')));
       });
     };
-    return { socket, events, ask };
+    return { socket, events, request };
   }
 
   async function twoSeeEachOther(url: string, roomId: string) {
     const [ada, bob] = [await open(url), await open(url)];
     const join = (userId: string) => ({ type: 'join', roomId, userId, state: {} });
-    await ada.ask(join('ada'));
-    const { snapshot } = await bob.ask(join('bob'));
+    await ada.request(join('ada'));
+    const { snapshot } = await bob.request(join('bob'));
     expect(snapshot.map(({ userId }: Untyped) => userId).sort()).toEqual(['ada', 'bob']);
-    expect(await bob.ask({ type: 'state', patchState: { typing: true } })).toMatchObject({
+    expect(await bob.request({ type: 'state', patchState: { typing: true } })).toMatchObject({
       ok: true,
     });
     bob.socket.close();

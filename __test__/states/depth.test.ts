@@ -4,7 +4,7 @@ import { gzipSync } from 'node:zlib';
 import type { Redis } from 'ioredis';
 import { initPresence } from 'rollcall';
 import { describe, expect, onTestFinished, test } from 'vitest';
-import { ioredis, serviceOn, socketServer } from '../compat/swap.js';
+import { ioredis, serviceOn, socketServer } from '../compat/services.js';
 import {
   type AnyState,
   byConn,

@@ -1,5 +1,5 @@
-// What the tests of the swap-in surface share: services on a database of their own, a log that is
-// kept, and sockets that are really connected.
+// Shared by the tests of the legacy interface: services on a separate database, a recorded log, and
+// connected sockets.
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { Redis } from 'ioredis';
@@ -17,7 +17,7 @@ import { sharedDb } from '../support/redis.js';
 
 export const OPTIONS = { ttlMs: 10_000, reaperIntervalMs: 50, reaperLookbackMs: 20_000 };
 
-/** An ioredis client on an empty database, as a server has one. */
+/** An ioredis client on an empty database, as a server would create it. */
 export async function ioredis(): Promise<Redis> {
   const { url } = await sharedDb();
   const redis = new Redis(url);
@@ -42,11 +42,11 @@ export function startPresence(io: Server, redis: Redis, options: Untyped = {}): 
   return started;
 }
 
-/** Has a socket join a room, as the user `u` if nothing else is said. */
+/** Joins a room with a socket, by default as the user `u`. */
 export const join = (socket: ClientSocket, roomId: string, more: Untyped = {}) =>
   socket.emitWithAck('presence:join', { roomId, userId: 'u', ...more });
 
-export const beat = (socket: ClientSocket, payload: Untyped = {}) =>
+export const heartbeat = (socket: ClientSocket, payload: Untyped = {}) =>
   socket.emitWithAck('presence:heartbeat', payload);
 
 export interface SocketServer {
