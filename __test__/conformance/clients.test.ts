@@ -1,5 +1,5 @@
-// Spec 11.1 and 11.2: what is shared between clients of one store, the types, and the end of a
-// client as far as presence goes.
+// Spec 11.1 and 11.2: data that clients of one store share, the types, and closing a client with
+// presence.
 import { type Logger, PresenceClient, type PresenceEvent } from 'rollcall';
 import { describe, expect, expectTypeOf, test } from 'vitest';
 import { brief, failure, onEveryStore, record, silent } from './stores.js';
@@ -38,7 +38,7 @@ onEveryStore('11 clients', (store) => {
     expect(await two.leave('c')).toEqual({ roomId: 'r', userId: 'u' });
   });
 
-  test('11.3 after close every call rejects with CLOSED, and nothing is heard any more', async () => {
+  test('11.3 after close every call rejects with CLOSED, and no events are emitted', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     const recorder = await record(one);
     await one.close();
@@ -65,14 +65,14 @@ onEveryStore('11 clients', (store) => {
     await recorder.stop();
   });
 
-  test('11.3 what was asked for before close is done', async () => {
+  test('11.3 calls before close are completed', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     await one.join({ roomId: 'r', userId: 'u', connId: 'c' });
-    const beats = Array.from({ length: 20 }, (_, n) =>
+    const heartbeats = Array.from({ length: 20 }, (_, n) =>
       one.heartbeat({ connId: 'c', patchState: { n } }),
     );
     const joining = one.join({ roomId: 'r', userId: 'u', connId: 'd' });
-    await Promise.all([...beats, joining, one.close()]);
+    await Promise.all([...heartbeats, joining, one.close()]);
     expect((await two.fetchRoomSnapshot('r')).length).toBe(2);
   });
 });
@@ -89,7 +89,7 @@ describe('11.2 the in-process store', () => {
     expect(await other.fetchRoomSnapshot('r')).toEqual([]);
   });
 
-  test('11.2 without a name is each client’s own', async () => {
+  test('11.2 without a name, each client has its own store', async () => {
     for (const target of [undefined, { logger: silent }, { url: 'memory://', logger: silent }]) {
       await using one = await PresenceClient.connect(target ?? { logger: silent });
       await using two = await PresenceClient.connect(target ?? { logger: silent });
@@ -98,7 +98,7 @@ describe('11.2 the in-process store', () => {
     }
   });
 
-  test('11.2 says once that nothing is shared beyond the process', async () => {
+  test('11.2 logs once that the data are not shared beyond the process', async () => {
     const lines: unknown[][] = [];
     const keep = (...args: unknown[]) => void lines.push(args);
     const logger: Logger = { debug: keep, info: keep, warn: keep, error: keep };
@@ -106,11 +106,11 @@ describe('11.2 the in-process store', () => {
     await client.join(place);
     await client.leave('c');
     expect(lines.length).toBe(1);
-    // Who has asked for it needs no advice.
+    // A client with an explicit URL gets no advice.
     expect(String(lines[0]?.[0])).toMatch(/nothing is shared beyond it$/);
   });
 
-  test('11.2 and, to those who gave no URL, how it can be', async () => {
+  test('11.2 without a URL, logs how to share the data', async () => {
     const lines: string[] = [];
     const logger: Logger = { info: (line: unknown) => void lines.push(String(line)) };
     await using _ = await PresenceClient.connect({ logger });

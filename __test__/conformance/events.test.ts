@@ -1,18 +1,18 @@
-// Spec 4.1, 4.3, 4.6, 3.10 and 11.1: subscriptions, handlers that fail, async iteration. (What the
-// events hold is tested with what causes them; one room in Redis: redis/pubsub.test.ts.)
+// Spec 4.1, 4.3, 4.6, 3.10 and 11.1: subscriptions, failing handlers, async iteration. (Tests of
+// operations check the contents of events; redis/pubsub.test.ts checks single rooms in Redis.)
 import { expect, test } from 'vitest';
 import { deferred, eventually, within } from '../support/wait.js';
 import { type AnyEvent, brief, failure, onEveryStore, record } from './stores.js';
 
-/** A logger that keeps what it is told. */
-function listening() {
+/** A logger that records its calls. */
+function recordingLogger() {
   const errors: unknown[][] = [];
   return { errors, error: (...args: unknown[]) => void errors.push(args) };
 }
 
-onEveryStore('4.1 handlers that fail', (store) => {
-  test('4.1 one that throws is reported and disturbs no other', async () => {
-    const logger = listening();
+onEveryStore('4.1 failing handlers', (store) => {
+  test('4.1 a handler that throws is reported and does not affect other handlers', async () => {
+    const logger = recordingLogger();
     const client = await store.connect({ logger });
     const before = await record(client);
     const thrown = new Error('thrown');
@@ -26,7 +26,7 @@ onEveryStore('4.1 handlers that fail', (store) => {
     for (const recorder of [before, after, ofRoom]) {
       expect((await recorder.settled()).map(brief)).toEqual(['join c r u', 'leave c r u left']);
     }
-    // Once for each event that it got, markers included.
+    // Once for each event that it received, including markers.
     expect(logger.errors.length).toBeGreaterThanOrEqual(2);
     for (const line of logger.errors) {
       expect(line).toEqual(['Presence event handler threw', thrown]);
@@ -34,14 +34,14 @@ onEveryStore('4.1 handlers that fail', (store) => {
     }
   });
 
-  test('4.1 one that rejects is reported and disturbs no other', async () => {
-    const logger = listening();
+  test('4.1 a handler that rejects is reported and does not affect other handlers', async () => {
+    const logger = recordingLogger();
     const client = await store.connect({ logger });
     const rejected = new Error('rejected');
     await client.subscribe(async () => {
       throw rejected;
     });
-    // biome-ignore lint/suspicious/noThenProperty: a thenable that is no Promise
+    // biome-ignore lint/suspicious/noThenProperty: a thenable that is not a Promise
     const thenable = { then: (_: unknown, reject: (error: Error) => void) => reject(rejected) };
     await client.subscribe(() => thenable as unknown as Promise<void>, { roomId: 'r' });
     const recorder = await record(client);
@@ -54,7 +54,7 @@ onEveryStore('4.1 handlers that fail', (store) => {
     }
   });
 
-  test('4.1 a logger that throws, or lacks the method, changes nothing', async () => {
+  test('4.1 a logger that throws, or lacks the method, has no effect', async () => {
     for (const logger of [
       {},
       {
@@ -77,7 +77,7 @@ onEveryStore('4.1 handlers that fail', (store) => {
 });
 
 onEveryStore('4.3 subscribe', (store) => {
-  test('4.3 without a room gets every room, in the order of application', async () => {
+  test('4.3 a subscription without a room gets events of every room, in the order of application', async () => {
     const [client, other] = [await store.connect(), await store.connect()];
     const recorder = await record(client);
     const expected: string[] = [];
@@ -89,7 +89,7 @@ onEveryStore('4.3 subscribe', (store) => {
     expect((await recorder.settled()).map(brief)).toEqual(expected);
   });
 
-  test('4.3 with a room gets only that one', async () => {
+  test('4.3 a subscription with a room gets only events of that room', async () => {
     const [client, other] = [await store.connect(), await store.connect()];
     const [ofR1, ofR2, all] = [
       await record(client, { roomId: 'r1' }),
@@ -104,7 +104,7 @@ onEveryStore('4.3 subscribe', (store) => {
     expect((await all.settled()).length).toBe(5);
   });
 
-  test('4.3 each subscription gets each event once, also of one function', async () => {
+  test('4.3 each subscription gets each event once, even with the same function', async () => {
     const client = await store.connect();
     const calls: AnyEvent[] = [];
     const handler = (event: AnyEvent) => void calls.push(event);
@@ -117,7 +117,7 @@ onEveryStore('4.3 subscribe', (store) => {
     await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
     await recorder.settled();
     await eventually(() => calls.filter((event) => event.connId === 'c').length === 3);
-    // The end of one is not the end of the other.
+    // Ending one subscription does not end the other.
     await stops[0]?.();
     await client.leave('c');
     await recorder.settled();
@@ -126,7 +126,7 @@ onEveryStore('4.3 subscribe', (store) => {
     expect(leaves.length).toBe(2);
   });
 
-  test('4.3 a room can be followed again after its last subscription ended', async () => {
+  test('4.3 a room can be subscribed to again after its last subscription ended', async () => {
     const client = await store.connect();
     for (let i = 0; i < 3; i++) {
       const recorder = await record(client, { roomId: 'r' });
@@ -136,12 +136,12 @@ onEveryStore('4.3 subscribe', (store) => {
     }
   });
 
-  test('4.3 what is subscribed and unsubscribed at once ends as the last call says', async () => {
+  test('4.3 after concurrent subscribe and unsubscribe calls, the last call wins', async () => {
     const client = await store.connect();
-    const heard: AnyEvent[] = [];
+    const received: AnyEvent[] = [];
     const stops = await Promise.all(
       Array.from({ length: 20 }, () =>
-        client.subscribe((event) => void heard.push(event), { roomId: 'r' }),
+        client.subscribe((event) => void received.push(event), { roomId: 'r' }),
       ),
     );
     const again = Promise.all(stops.slice(1).map((stop) => stop()));
@@ -150,10 +150,10 @@ onEveryStore('4.3 subscribe', (store) => {
     await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
     expect((await recorder.settled()).map(brief)).toEqual(['join c r u']);
     await stops[0]?.();
-    expect(heard.filter((event) => event.connId === 'c').length).toBe(1);
+    expect(received.filter((event) => event.connId === 'c').length).toBe(1);
   });
 
-  test('4.3 what is no function, or no room, is refused', async () => {
+  test('4.3 an invalid handler or room is refused', async () => {
     const client = await store.connect();
     const subscribe = client.subscribe.bind(client) as (...args: unknown[]) => Promise<unknown>;
     await expect(subscribe('handler')).rejects.toEqual(failure('INVALID_ARGUMENT', 'handler'));
@@ -175,7 +175,7 @@ onEveryStore('4.6 after unsubscribe', (store) => {
         if (ended) late++;
       }, options);
       const watcher = await record(client);
-      // A stream of events, in the midst of which the subscription ends.
+      // The subscription ends during a stream of events.
       const stream = Promise.all(
         Array.from({ length: 300 }, (_, i) =>
           other.join({ roomId: 'r', userId: 'u', connId: `c${i}`, snapshot: false }),
@@ -191,7 +191,7 @@ onEveryStore('4.6 after unsubscribe', (store) => {
     }
   });
 
-  test('4.6 unsubscribing twice, and from within a handler, is well', async () => {
+  test('4.6 unsubscribing twice, and from within a handler, is allowed', async () => {
     const client = await store.connect();
     let calls = 0;
     const done = deferred();
@@ -211,7 +211,7 @@ onEveryStore('4.6 after unsubscribe', (store) => {
   });
 });
 
-onEveryStore('3.10 no change without its event', (store) => {
+onEveryStore('3.10 every change has its event', (store) => {
   test('3.10 the view built from events follows every acknowledged change', async () => {
     const [client, other] = [await store.connect(), await store.connect()];
     const recorder = await record(client);
@@ -227,7 +227,7 @@ onEveryStore('3.10 no change without its event', (store) => {
     expect(times).toEqual([...times].sort((a, b) => a - b));
   });
 
-  test('3.10 what is refused has no event', async () => {
+  test('3.10 a refused call has no event', async () => {
     const client = await store.connect();
     const recorder = await record(client);
     const { epoch } = await client.join({ roomId: 'r', userId: 'u', connId: 'c', state: { n: 0 } });
@@ -244,7 +244,7 @@ onEveryStore('3.10 no change without its event', (store) => {
 });
 
 onEveryStore('11.1 events() as async iteration', (store) => {
-  test('11.1 gives the events of a room until the loop ends', async () => {
+  test('11.1 yields the events of a room until the loop ends', async () => {
     const client = await store.connect();
     const events = client.events({ roomId: 'r' });
     const got: string[] = [];
@@ -254,7 +254,8 @@ onEveryStore('11.1 events() as async iteration', (store) => {
         if (event.type === 'leave') break;
       }
     })();
-    // The subscription begins with the loop: make events until the first one has been seen.
+    // The subscription starts with the loop: join and leave until the loop has seen the first
+    // event.
     await eventually(async () => {
       await client.join({ roomId: 'r', userId: 'u', connId: 'c', snapshot: false });
       return got.length > 0;
@@ -271,14 +272,14 @@ onEveryStore('11.1 events() as async iteration', (store) => {
     const aborter = new AbortController();
     const consume = async (options: { signal?: AbortSignal }) => {
       for await (const _ of client.events(options)) {
-        // Only the end is of interest.
+        // Only the end matters.
       }
     };
     const loops = [consume({ signal: aborter.signal }), consume({})];
     aborter.abort();
     await within(loops[0] as Promise<void>, 5_000, 'the end by signal');
     await client.close();
-    // Closed before or after it had subscribed: it ends either way.
+    // The loop ends, whether it is closed before or after it has subscribed.
     await within(
       (loops[1] as Promise<void>).catch((error) => expect(error).toEqual(failure('CLOSED'))),
       5_000,
@@ -287,7 +288,7 @@ onEveryStore('11.1 events() as async iteration', (store) => {
     await consume({ signal: AbortSignal.abort() });
   });
 
-  test('11.1 fails when more events wait than it may hold', async () => {
+  test('11.1 fails when more events wait than its buffer can hold', async () => {
     const client = await store.connect();
     const events = client.events({ roomId: 'r', maxBuffered: 3 });
     let begun = false;
@@ -307,7 +308,7 @@ onEveryStore('11.1 events() as async iteration', (store) => {
     await expect(
       (async () => {
         for await (const _ of events) {
-          // Nothing is taken while they come.
+          // The loop takes no events while they arrive.
         }
       })(),
     ).rejects.toEqual(failure('OVERLOADED', 'maxBuffered'));

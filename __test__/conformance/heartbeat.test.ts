@@ -4,7 +4,7 @@ import { eventually } from '../support/wait.js';
 import { brief, expired, failure, onEveryStore, record, SHORT_TTL_MS } from './stores.js';
 
 onEveryStore('3.3 heartbeat', (store) => {
-  for (const by of ['the node that made it', 'another node'] as const) {
+  for (const by of ['the node that joined it', 'another node'] as const) {
     test(`3.3 refreshes the time last seen, by ${by}`, async () => {
       const first = await store.connect();
       const client = by === 'another node' ? await store.connect() : first;
@@ -21,22 +21,22 @@ onEveryStore('3.3 heartbeat', (store) => {
     });
 
     test(`3.3 refreshes the TTL, by ${by}`, async () => {
-      // Joined with a TTL that would run out, refreshed with one that does not.
-      const brief = await store.connect({ ttlMs: 2_000 });
-      await brief.join({ roomId: 'r', userId: 'u', connId: 'idle' });
-      const { epoch } = await brief.join({ roomId: 'r', userId: 'u', connId: 'c' });
-      const client = by === 'another node' ? await store.connect() : brief;
-      const beat = () => client.heartbeat({ connId: 'c', epoch }).catch(() => {});
-      const beats = setInterval(beat, 100);
+      // Joins with a short TTL, and refreshes one connection by heartbeats.
+      const shortLived = await store.connect({ ttlMs: 2_000 });
+      await shortLived.join({ roomId: 'r', userId: 'u', connId: 'idle' });
+      const { epoch } = await shortLived.join({ roomId: 'r', userId: 'u', connId: 'c' });
+      const client = by === 'another node' ? await store.connect() : shortLived;
+      const heartbeat = () => client.heartbeat({ connId: 'c', epoch }).catch(() => {});
+      const heartbeats = setInterval(heartbeat, 100);
       try {
         await expired(client, 'r', 'idle');
         expect((await client.fetchRoomSnapshot('r')).map((entry) => entry.connId)).toEqual(['c']);
       } finally {
-        clearInterval(beats);
+        clearInterval(heartbeats);
       }
     });
 
-    test(`3.3 without an epoch it is accepted, by ${by}`, async () => {
+    test(`3.3 a heartbeat without an epoch is accepted, by ${by}`, async () => {
       const first = await store.connect();
       const client = by === 'another node' ? await store.connect() : first;
       const { epoch } = await first.join({ roomId: 'r', userId: 'u', connId: 'c' });
@@ -65,15 +65,15 @@ onEveryStore('3.3 heartbeat', (store) => {
       expect((await recorder.settled()).map(brief)).toEqual(['join c r u']);
     });
 
-    test(`3.3 of an unknown connection is refused and brings nothing about, by ${by}`, async () => {
+    test(`3.3 a heartbeat of an unknown connection is refused and changes nothing, by ${by}`, async () => {
       const first = await store.connect();
       const client = by === 'another node' ? await store.connect() : first;
       const recorder = await record(first);
       await first.join({ roomId: 'r', userId: 'u', connId: 'c' });
       await first.leave('c');
       for (const connId of ['c', 'never']) {
-        for (const beat of [{}, { epoch: 2 ** 53 - 1 }, { patchState: { a: 1 } }]) {
-          await expect(client.heartbeat({ connId, ...beat })).rejects.toEqual(
+        for (const heartbeat of [{}, { epoch: 2 ** 53 - 1 }, { patchState: { a: 1 } }]) {
+          await expect(client.heartbeat({ connId, ...heartbeat })).rejects.toEqual(
             failure('CONNECTION_NOT_FOUND', connId),
           );
         }
@@ -92,7 +92,7 @@ onEveryStore('3.3 heartbeat', (store) => {
     expect(await short.fetchRoomSnapshot('r')).toEqual([]);
   });
 
-  test('3.3 heartbeatMany gives each its own result, in order, errors as values', async () => {
+  test('3.3 heartbeatMany returns a result for each item, in order, with errors as values', async () => {
     const client = await store.connect();
     const { epoch } = await client.join({ roomId: 'r', userId: 'u', connId: 'a' });
     await client.join({ roomId: 'r', userId: 'u', connId: 'b' });
@@ -115,13 +115,13 @@ onEveryStore('3.3 heartbeat', (store) => {
   });
 });
 
-const ONLY_JOINS_GIVE_EPOCHS = 'only joins give epochs there';
+const ONLY_JOINS_GIVE_EPOCHS = 'only joins assign epochs there';
 const DAY_MS = 24 * 60 * 60 * 1000;
 
 onEveryStore(
   '3.3 a heartbeat with a higher epoch',
   (store) => {
-    for (const by of ['the node that made it', 'another node'] as const) {
+    for (const by of ['the node that joined it', 'another node'] as const) {
       test(`3.3 a higher epoch is adopted, by ${by}`, async () => {
         const first = await store.connect();
         const client = by === 'another node' ? await store.connect() : first;
@@ -133,7 +133,7 @@ onEveryStore(
         const patched = { connId: 'c', epoch: epoch + 9, patchState: { a: 1 } };
         expect(await client.heartbeat(patched)).toStrictEqual({ changed: true, epoch: epoch + 9 });
         expect((await first.fetchRoomSnapshot('r'))[0]?.epoch).toBe(epoch + 9);
-        // What was current before is now stale, on either node.
+        // The previous epoch is now stale on both nodes.
         for (const node of [first, client]) {
           await expect(node.heartbeat({ connId: 'c', epoch: epoch + 8 })).rejects.toEqual(
             failure('STALE_EPOCH', String(epoch + 9)),
@@ -146,7 +146,7 @@ onEveryStore(
       });
     }
 
-    test('3.3 the adopted epoch is that of the leave', async () => {
+    test('3.3 the leave event has the adopted epoch', async () => {
       const client = await store.connect();
       const recorder = await record(client);
       const { epoch } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
@@ -155,22 +155,22 @@ onEveryStore(
       expect((await recorder.settled()).map((event) => event.epoch)).toEqual([epoch, epoch + 3]);
     });
 
-    test('3.3 the adopted epoch is that of the timeout', async () => {
+    test('3.3 the timeout event has the adopted epoch', async () => {
       const short = await store.connect({ ttlMs: SHORT_TTL_MS });
       const long = await store.connect();
       const recorder = await record(long);
       const { epoch } = await long.join({ roomId: 'r', userId: 'u', connId: 'c' });
-      // Shortens its life, and so makes it due.
+      // Shortens the TTL, so that the connection is due.
       await short.heartbeat({ connId: 'c', epoch: epoch + 3 });
       await expired(long, 'r', 'c');
-      // A join of the same place finds what expired, whenever it was to be looked for.
+      // A join of the same place finds the expired connection, independent of the due index.
       await long.join({ roomId: 'r', userId: 'u', connId: 'c' });
       const events = await recorder.settled();
       expect(events.map(brief)).toEqual(['join c r u', 'leave c r u timeout', 'join c r u']);
       expect(events[1]?.epoch).toBe(epoch + 3);
     });
 
-    test('3.3 one more than a day ahead of the server is refused and nothing is written', async () => {
+    test('3.3 an epoch more than a day ahead of the server is refused and nothing is written', async () => {
       const client = await store.connect();
       const recorder = await record(client);
       const { epoch, snapshot } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
@@ -183,7 +183,7 @@ onEveryStore(
       }
       expect(await client.fetchRoomSnapshot('r')).toStrictEqual(snapshot);
       expect((await recorder.settled()).map(brief)).toEqual(['join c r u']);
-      // What a day may be ahead is adopted, and the next join is heard.
+      // An epoch within one day is adopted, and the next join gets a higher one.
       const within = epoch + DAY_MS - 600_000;
       expect((await client.heartbeat({ connId: 'c', epoch: within })).epoch).toBe(within);
       const again = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
@@ -191,7 +191,7 @@ onEveryStore(
       expect((await client.heartbeat({ connId: 'c', epoch: within + 1 })).epoch).toBe(within + 1);
     });
 
-    test('3.3, 5.3 one that is too far ahead fails alone, not those combined with it', async () => {
+    test('3.3, 5.3 a heartbeat with an epoch too far ahead fails alone; the rest of its batch succeeds', async () => {
       const client = await store.connect({ batchWindowMs: 50 });
       const { epoch } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
       const results = await client.heartbeatMany([
@@ -211,9 +211,9 @@ onEveryStore(
 );
 
 onEveryStore(
-  '3.3 on slotted, an epoch that no join gave',
+  '3.3 on slotted, an epoch that no join assigned',
   (store) => {
-    for (const by of ['the node that made it', 'another node'] as const) {
+    for (const by of ['the node that joined it', 'another node'] as const) {
       test(`3.3 is CONNECTION_NOT_FOUND and nothing is written, by ${by}`, async () => {
         const first = await store.connect();
         const client = by === 'another node' ? await store.connect() : first;
@@ -227,14 +227,14 @@ onEveryStore(
           }
         }
         expect(await first.fetchRoomSnapshot('r')).toStrictEqual(snapshot);
-        // It is there all the same.
+        // The connection is still present.
         expect((await client.heartbeat({ connId: 'c', epoch })).epoch).toBe(epoch);
         await first.leave('c');
         expect((await recorder.settled()).map((event) => event.epoch)).toEqual([epoch, epoch]);
       });
     }
 
-    test('3.3, 5.3 fails alone, not those combined with it', async () => {
+    test('3.3, 5.3 fails alone; the rest of its batch succeeds', async () => {
       const client = await store.connect({ batchWindowMs: 50 });
       const { epoch } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
       expect(
@@ -251,23 +251,23 @@ onEveryStore(
       expect((await client.fetchRoomSnapshot('r'))[0]?.state).toEqual({ a: 1 });
     });
 
-    test('3.3 is looked for in the room of a newer join, which another node made', async () => {
+    test('3.3 is looked up in the room of a newer join by another node', async () => {
       const [one, two] = [await store.connect(), await store.connect()];
       await one.join({ roomId: 'r1', userId: 'u', connId: 'c' });
       const { epoch } = await two.join({ roomId: 'r2', userId: 'u', connId: 'c' });
-      const beat = { connId: 'c', epoch, patchState: { a: 1 } };
-      expect(await one.heartbeat(beat)).toStrictEqual({ changed: true, epoch });
+      const heartbeat = { connId: 'c', epoch, patchState: { a: 1 } };
+      expect(await one.heartbeat(heartbeat)).toStrictEqual({ changed: true, epoch });
       expect((await two.fetchRoomSnapshot('r2'))[0]?.state).toEqual({ a: 1 });
     });
   },
   {
-    redis: 'legacy nodes give epochs there, too, so they are adopted',
+    redis: 'legacy nodes also assign epochs there, so they are adopted',
     memory: 'as on v1',
   },
 );
 
 onEveryStore('5.3 a heartbeat with an older epoch', (store) => {
-  test('5.3 fails alone, not those combined with it, and its patch is not applied', async () => {
+  test('5.3 fails alone; the rest of its batch succeeds, and its patch is not applied', async () => {
     const client = await store.connect({ batchWindowMs: 50 });
     const other = await store.connect();
     const { epoch: old } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
@@ -338,10 +338,10 @@ onEveryStore('3.4 patchState', (store) => {
 
   const same: [string, object][] = [
     ['an empty patch', {}],
-    ['the value that is there', { a: 1 }],
+    ['the current value', { a: 1 }],
     ['an equal object', { o: { x: [1, { y: null }] } }],
-    ['null where null is', { n: null }],
-    ['removing what is not there', { nothing: undefined }],
+    ['null for a key that is null', { n: null }],
+    ['removing a missing key', { nothing: undefined }],
   ];
   for (const [what, patchState] of same) {
     test(`3.4 ${what} changes nothing and publishes nothing`, async () => {
@@ -360,7 +360,7 @@ onEveryStore('3.4 patchState', (store) => {
     });
   }
 
-  test('3.4 a patch that changes nothing still is a heartbeat', async () => {
+  test('3.4 a patch without a change still counts as a heartbeat', async () => {
     const client = await store.connect();
     const { snapshot } = await client.join({
       roomId: 'r',
@@ -375,7 +375,7 @@ onEveryStore('3.4 patchState', (store) => {
     });
   });
 
-  test('3.4 patches of several nodes at once are all in the state', async () => {
+  test('3.4 the state contains all concurrent patches of several nodes', async () => {
     const nodes = await Promise.all([1, 2, 3].map(() => store.connect()));
     const recorder = await record(await store.connect());
     await nodes[0]?.join({ roomId: 'r', userId: 'u', connId: 'c' });

@@ -1,6 +1,6 @@
 // Spec 3.7 (and 4.2, 3.10): thousands of random interleavings of join, heartbeat, leave and reap on
-// a few connections from several clients at once, under TTLs that run out in the midst of it.
-// Afterwards all indices agree, and the events add up to exactly what is there.
+// a few connections by several clients, with TTLs that end in between. Afterwards all indices
+// agree, and the events match the stored data.
 import { setImmediate as turn } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { checkIndices, readIndices } from '../redis/indices.js';
@@ -10,11 +10,11 @@ import { eventually } from '../support/wait.js';
 import { Replay } from './replay.js';
 import { type AnyEvent, type Client, onEveryStore, record, SHORT_TTL_MS } from './stores.js';
 
-/** At least this many steps on each store. */
+/** The minimum number of steps on each store. */
 const STEPS = size(8_000, 24_000);
 const STEPS_OF_A_ROUND = 1_000;
 const NODES = 4;
-/** Calls that each node has under way at once. */
+/** The number of calls that each node has in flight. */
 const LANES = 3;
 /** The TTL of a round: from "expires between two calls" to "never". */
 const TTLS = [2, 10, 40, 600_000];
@@ -22,16 +22,16 @@ const CONNS = ['c0', 'c1', 'c2', 'c3'];
 const ROOMS = ['r0', 'r1', 'r2'];
 const USERS = ['u0', 'u1'];
 
-/** What the calls of a round have reported, to be held against the events. */
+/** The reports of the calls of a round, to compare with the events. */
 interface Reported {
-  /** `<connId> <epoch>` of each join that was acknowledged. */
+  /** `<connId> <epoch>` of each acknowledged join. */
   joins: string[];
   left: number;
   changed: number;
   reaped: number;
 }
 
-/** One step on one node. `epochs`: of this node's last join of each connection. */
+/** One step on one node. `epochs` has this node's last epoch of each connection. */
 async function step(
   node: Client,
   random: Random,
@@ -54,12 +54,12 @@ async function step(
     reported.reaped += (await node.reapOnce()).expired;
   } else {
     const known = epochs.get(connId);
-    // Without an epoch, with the node's own (which others may have made stale), or a higher one.
+    // Without an epoch, with the node's own epoch (which may be stale), or with a higher one.
     const epoch = random.chance(0.4) ? undefined : known && known + Number(random.chance(0.03));
     const patchState = random.chance(0.4) ? { n: random.int(0, 3), by: undefined } : undefined;
     try {
-      const beat = { connId, ...(epoch && { epoch }), ...(patchState && { patchState }) };
-      if ((await node.heartbeat(beat)).changed) reported.changed++;
+      const heartbeat = { connId, ...(epoch && { epoch }), ...(patchState && { patchState }) };
+      if ((await node.heartbeat(heartbeat)).changed) reported.changed++;
     } catch (error) {
       expect(['CONNECTION_NOT_FOUND', 'STALE_EPOCH']).toContain((error as { code: string }).code);
     }
@@ -67,7 +67,7 @@ async function step(
 }
 
 onEveryStore('3.7 interleavings', (store) => {
-  test(`3.7 ${STEPS} random steps leave no ghost, and no event is missing or doubled (seed ${seed})`, {
+  test(`3.7 ${STEPS} random steps leave no stale entry, and no event is missing or duplicated (seed ${seed})`, {
     timeout: 120_000,
   }, async () => {
     const watcher = await store.connect();
@@ -106,7 +106,7 @@ onEveryStore('3.7 interleavings', (store) => {
         }),
       );
 
-      // What Redis holds, expired or not, is what the events say, at this very moment.
+      // The data in Redis, expired or not, match the events at this moment.
       const events = await catchUp();
       if (looker) {
         const indices = await readIndices(looker);
@@ -114,14 +114,14 @@ onEveryStore('3.7 interleavings', (store) => {
       }
       checkReports(events, reported);
 
-      // Then what has expired is reaped, and the rest is what snapshots show.
+      // Then expired connections are reaped, and snapshots show the rest.
       await eventually(async () => {
         for (const node of [...nodes, reaper]) await node.reapOnce();
         await catchUp();
         expect(await snapshots(watcher)).toEqual(viewOf(replay));
       });
 
-      // The next round starts from nothing; its joins must all be new ones.
+      // The next round starts empty; all of its joins must be new.
       for (const connId of CONNS) await watcher.leave(connId);
       await eventually(async () => {
         await reaper.reapOnce();
@@ -132,7 +132,7 @@ onEveryStore('3.7 interleavings', (store) => {
       await Promise.all(nodes.map((node) => node.close()));
     }
 
-    // Who follows one room sees the same events of it, in the same order.
+    // A subscriber to one room sees the same events of that room in the same order.
     expect(await ofRoom.settled()).toEqual(
       (await recorder.settled()).filter((event) => event.roomId === 'r0'),
     );
@@ -145,7 +145,7 @@ function isTimeout(event: AnyEvent): boolean {
   return event.type === 'leave' && event.reason === 'timeout';
 }
 
-/** Every report has its event and every event its report. */
+/** Every report has its event, and every event has its report. */
 function checkReports(events: AnyEvent[], reported: Reported): void {
   const joined = events.filter((event) => event.type === 'join');
   expect(joined.map((event) => `${event.connId} ${event.epoch}`).sort()).toEqual(
@@ -153,11 +153,11 @@ function checkReports(events: AnyEvent[], reported: Reported): void {
   );
   const left = events.filter((event) => event.type === 'leave' && event.reason === 'left');
   expect(left.length).toBe(reported.left);
-  // Patches that travel together make one event.
+  // Patches in one batch produce one event.
   const updates = events.filter((event) => event.type === 'update').length;
   expect(updates).toBeLessThanOrEqual(reported.changed);
   expect(updates > 0).toBe(reported.changed > 0);
-  // What a join finds expired in its place it announces itself; a reaper announces all it reaps.
+  // A join announces expired connections that it replaces; a reaper announces all that it removes.
   const timeouts = events.filter(isTimeout).length;
   expect(timeouts).toBeGreaterThanOrEqual(reported.reaped);
 }
@@ -178,9 +178,9 @@ function viewOf(replay: Replay): unknown[] {
     .sort(byPlace);
 }
 
-type Placed = { roomId: string; connId: string };
+type Entry = { roomId: string; connId: string };
 
-function byPlace(a: Placed, b: Placed): number {
+function byPlace(a: Entry, b: Entry): number {
   return `${a.roomId} ${a.connId}` < `${b.roomId} ${b.connId}` ? -1 : 1;
 }
 

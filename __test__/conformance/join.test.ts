@@ -36,7 +36,7 @@ onEveryStore('3.1 join', (store) => {
     });
   });
 
-  test('3.1 the snapshot of a join holds the whole room', async () => {
+  test('3.1 the snapshot of a join contains the whole room', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     await one.join({ roomId: 'r', userId: 'u1', connId: 'c1', state: { n: 1 } });
     await one.join({ roomId: 'other', userId: 'u1', connId: 'c0' });
@@ -47,7 +47,7 @@ onEveryStore('3.1 join', (store) => {
     ]);
   });
 
-  test('3.1 snapshot: false gives an empty one', async () => {
+  test('3.1 snapshot: false returns an empty snapshot', async () => {
     const client = await store.connect();
     expect(
       await client.join({ roomId: 'r', userId: 'u', connId: 'c', snapshot: false }),
@@ -58,12 +58,12 @@ onEveryStore('3.1 join', (store) => {
     const client = await store.connect();
     const before = Date.now();
     const { epoch } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
-    // Same machine, but not the same clock reading: a second of tolerance.
+    // The two clocks of this machine may differ; the tolerance is a second.
     expect(epoch).toBeGreaterThanOrEqual(before - 1000);
     expect(epoch).toBeLessThanOrEqual(Date.now() + 1000);
   });
 
-  test('3.1 the epoch grows with every join, also within a millisecond and on other nodes', async () => {
+  test('3.1 the epoch grows with every join, even within a millisecond and on different nodes', async () => {
     const clients = [await store.connect(), await store.connect(), await store.connect()];
     let last = 0;
     for (let i = 0; i < 60; i++) {
@@ -74,7 +74,7 @@ onEveryStore('3.1 join', (store) => {
     }
   });
 
-  test('3.1 joins of one connection at once get different epochs', async () => {
+  test('3.1 concurrent joins of one connection get different epochs', async () => {
     const clients = [await store.connect(), await store.connect()];
     const recorder = await record(clients[0] ?? (await store.connect()));
     const joins = await Promise.all(
@@ -88,7 +88,7 @@ onEveryStore('3.1 join', (store) => {
     expect(events.map((event) => event.epoch)).toEqual([...epochs].sort((a, b) => a - b));
   });
 
-  test('3.1 an epoch is not given twice, although the connection left in between', async () => {
+  test('3.1 an epoch is not assigned twice, even if the connection left in between', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     const epochs = new Set<number>();
     for (let i = 0; i < 200; i++) {
@@ -114,14 +114,14 @@ onEveryStore('3.1 join', (store) => {
     expect((await recorder.settled()).map(brief)).toEqual(['join c r u', 'join c r u']);
   });
 
-  test('3.1 a join without a state has an empty one, also after an earlier one', async () => {
+  test('3.1 a join without a state has an empty state, even after an earlier join with a state', async () => {
     const client = await store.connect();
     await client.join({ roomId: 'r', userId: 'u', connId: 'c', state: { a: 1 } });
     const { snapshot } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
     expect(snapshot[0]?.state).toStrictEqual({});
   });
 
-  test('3.1 after its TTL ran out a connection joins anew, and the old one has left', async () => {
+  test('3.1 after its TTL a connection joins as a new one, and the old one has left', async () => {
     for (const user of ['u', 'other']) {
       const short = await store.connect({ ttlMs: SHORT_TTL_MS });
       const long = await store.connect();
@@ -144,7 +144,7 @@ onEveryStore('3.1 join', (store) => {
 onEveryStore(
   '3.1 a join after an adopted epoch',
   (store) => {
-    test('3.1 the epoch is more than one that was adopted from ahead of the time', async () => {
+    test('3.1 the epoch is greater than an adopted epoch in the future', async () => {
       const [one, two] = [await store.connect(), await store.connect()];
       const { epoch } = await one.join({ roomId: 'r', userId: 'u', connId: 'c' });
       const ahead = epoch + 1_000_000;
@@ -153,10 +153,10 @@ onEveryStore(
       expect(again.epoch).toBe(ahead + 1);
     });
   },
-  { slotted: 'only joins give epochs there', cluster: 'only joins give epochs there' },
+  { slotted: 'only joins assign epochs there', cluster: 'only joins assign epochs there' },
 );
 
-onEveryStore('3.2 a join of a connection that is elsewhere', (store) => {
+onEveryStore('3.2 a join of a connection that is in another place', (store) => {
   const places = [
     ['another room', { roomId: 'r2', userId: 'u1' }],
     ['another user', { roomId: 'r1', userId: 'u2' }],
@@ -197,13 +197,13 @@ onEveryStore('3.2 a join of a connection that is elsewhere', (store) => {
           const { rooms } = await first.getUserPresence(userId);
           expect(rooms, userId).toEqual(userId === to.userId ? [to.roomId] : []);
         }
-        // The node that made it follows the move.
+        // The node that joined it first follows the move.
         expect(await first.leave('c', { epoch: moved.epoch })).toStrictEqual(to);
       });
     }
   }
 
-  test('3.2 others of the user stay in the room that one leaves', async () => {
+  test('3.2 other connections of the user stay in the room that one leaves', async () => {
     const client = await store.connect();
     await client.join({ roomId: 'r1', userId: 'u', connId: 'c1' });
     await client.join({ roomId: 'r1', userId: 'u', connId: 'c2' });
@@ -212,14 +212,14 @@ onEveryStore('3.2 a join of a connection that is elsewhere', (store) => {
     expect((await client.fetchRoomSnapshot('r1')).map((entry) => entry.connId)).toEqual(['c2']);
   });
 
-  test('3.2 the epoch of before the move is stale', async () => {
+  test('3.2 the epoch from before the move is stale', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     const { epoch } = await one.join({ roomId: 'r1', userId: 'u', connId: 'c' });
     await two.join({ roomId: 'r2', userId: 'u', connId: 'c' });
     await expect(one.heartbeat({ connId: 'c', epoch })).rejects.toEqual(failure('STALE_EPOCH'));
   });
 
-  test('3.2 to and fro between rooms, through an expiry, every join has one end', async () => {
+  test('3.2 moves back and forth with an expiry: every join has one leave', async () => {
     const short = await store.connect({ ttlMs: SHORT_TTL_MS });
     const long = await store.connect();
     const recorder = await record(long);
@@ -229,7 +229,7 @@ onEveryStore('3.2 a join of a connection that is elsewhere', (store) => {
     await long.join({ roomId: 'a', userId: 'u2', connId: 'c' });
     await short.reapOnce();
     const events = await recorder.settled();
-    // In which order the end in `a` comes to what happens in `b` is left open.
+    // The order of the leave in `a` and the events in `b` is not defined.
     expect(events.filter((event) => event.roomId === 'a').map(brief)).toEqual([
       'join c a u1',
       'leave c a u1 timeout',
@@ -242,7 +242,7 @@ onEveryStore('3.2 a join of a connection that is elsewhere', (store) => {
     expect((await long.getUserPresence('u1')).connections).toEqual([]);
   });
 
-  test('3.2 two nodes that move a connection at once end in one place', async () => {
+  test('3.2 after two nodes move a connection at once, it is in one place', async () => {
     const [one, two] = [await store.connect({ ttlMs: LONG_TTL_MS }), await store.connect()];
     const recorder = await record(one);
     for (let i = 0; i < 20; i++) {
@@ -253,7 +253,7 @@ onEveryStore('3.2 a join of a connection that is elsewhere', (store) => {
       const { connections } = await one.getUserPresence('u');
       expect(connections.length).toBe(1);
     }
-    // Where rooms lie in different slots, only the events of each are in order (spec 4.2).
+    // When rooms are in different slots, only the events of each room are in order (spec 4.2).
     const events = await recorder.settled();
     const oneOrder = store.name === 'redis' || store.name === 'memory';
     for (const rooms of oneOrder ? [['r1', 'r2']] : [['r1'], ['r2']]) {

@@ -1,11 +1,11 @@
-// Spec 3.6 and 2.3: leaving, and that nothing stays. (That its cost does not grow with the room is
-// shown on Redis: redis/scripts.test.ts.)
+// Spec 3.6 and 2.3: leaving, and that no keys are left. (redis/scripts.test.ts shows that the cost
+// of a leave does not grow with the room.)
 import { expect, test } from 'vitest';
 import { brief, expired, LONG_TTL_MS, onEveryStore, record, SHORT_TTL_MS } from './stores.js';
 
 onEveryStore('3.6 leave', (store) => {
-  for (const by of ['the node that made it', 'another node'] as const) {
-    test(`3.6 removes the connection everywhere and says where it was, by ${by}`, async () => {
+  for (const by of ['the node that joined it', 'another node'] as const) {
+    test(`3.6 removes the connection everywhere and returns its previous place, by ${by}`, async () => {
       const first = await store.connect();
       const client = by === 'another node' ? await store.connect() : first;
       const recorder = await record(first);
@@ -36,7 +36,7 @@ onEveryStore('3.6 leave', (store) => {
       });
     });
 
-    test(`10: getEpoch is the epoch of a connection while it is there, by ${by}`, async () => {
+    test(`10: getEpoch returns the epoch of a connection while it is present, by ${by}`, async () => {
       const first = await store.connect();
       const client = by === 'another node' ? await store.connect() : first;
       expect(await client.getEpoch('c')).toBeNull();
@@ -61,7 +61,7 @@ onEveryStore('3.6 leave', (store) => {
     });
   }
 
-  test('3.6 is null once the TTL has run out; the end is a timeout', async () => {
+  test('3.6 is null after the TTL; the leave event is a timeout', async () => {
     const short = await store.connect({ ttlMs: SHORT_TTL_MS });
     const recorder = await record(await store.connect());
     await short.join({ roomId: 'r', userId: 'u', connId: 'c' });
@@ -71,7 +71,7 @@ onEveryStore('3.6 leave', (store) => {
     expect((await recorder.settled()).map(brief)).toEqual(['join c r u', 'leave c r u timeout']);
   });
 
-  test('3.6 the user stays in the room as long as another of their connections is there', async () => {
+  test('3.6 the user stays in the room while another of their connections is in it', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     await one.join({ roomId: 'r', userId: 'u', connId: 'a' });
     await two.join({ roomId: 'r', userId: 'u', connId: 'b' });
@@ -82,7 +82,7 @@ onEveryStore('3.6 leave', (store) => {
     expect((await one.getUserPresence('u')).rooms).toEqual(['other']);
   });
 
-  test('3.6 of many at once is one for each', async () => {
+  test('3.6 of concurrent leaves, exactly one succeeds', async () => {
     const nodes = [await store.connect(), await store.connect(), await store.connect()];
     const recorder = await record(nodes[0] ?? (await store.connect()));
     await nodes[0]?.join({ roomId: 'r', userId: 'u', connId: 'c' });
@@ -93,7 +93,7 @@ onEveryStore('3.6 leave', (store) => {
     expect((await recorder.settled()).map(brief)).toEqual(['join c r u', 'leave c r u left']);
   });
 
-  test('3.6 follows a connection that another node has moved', async () => {
+  test('3.6 finds a connection that another node has moved', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     await one.join({ roomId: 'r1', userId: 'u1', connId: 'c' });
     await one.heartbeat({ connId: 'c' });
@@ -109,14 +109,14 @@ onEveryStore('3.6 leave is fenced', (store) => {
     'to another room': { roomId: 'q', userId: 'u' },
   };
   for (const [where, place] of Object.entries(moves)) {
-    test(`3.6 a late leave does not end the connection that another node has joined since, ${where}`, async () => {
+    test(`3.6 a late leave does not end a connection that another node has joined since, ${where}`, async () => {
       const [a, b] = [await store.connect(), await store.connect()];
       const recorder = await record(b);
       await a.join({ roomId: 'r', userId: 'u', connId: 'x' });
       const { epoch } = await b.join({ ...place, connId: 'x' });
       const before = (await recorder.settled()).length;
       expect(await a.leave('x')).toBeNull();
-      // However often it is tried, and whatever the node has learned in between.
+      // For any number of attempts, and for anything that the node has learned in between.
       await a.heartbeat({ connId: 'x' });
       await a.heartbeat({ connId: 'x', patchState: { a: 1 } });
       expect(await a.leave('x')).toBeNull();
@@ -128,7 +128,7 @@ onEveryStore('3.6 leave is fenced', (store) => {
     });
   }
 
-  test('3.6 a second leave does not end what another node has joined after the first', async () => {
+  test('3.6 a second leave does not end a connection that another node has joined after the first', async () => {
     const [a, b] = [await store.connect(), await store.connect()];
     await a.join({ roomId: 'r', userId: 'u', connId: 'x' });
     expect(await a.leave('x')).not.toBeNull();
@@ -137,7 +137,7 @@ onEveryStore('3.6 leave is fenced', (store) => {
     expect(await b.leave('x')).not.toBeNull();
   });
 
-  test('3.6 with an epoch, by a node that did not join', async () => {
+  test('3.6 with an epoch, by a node that did not join the connection', async () => {
     const [owner, other] = [await store.connect(), await store.connect()];
     const { epoch: old } = await owner.join({ roomId: 'r', userId: 'u', connId: 'x' });
     const { epoch } = await owner.join({ roomId: 'r', userId: 'u', connId: 'x' });
@@ -152,7 +152,7 @@ onEveryStore('3.6 leave is fenced', (store) => {
     expect(await other.leave('x', { epoch })).toBeNull();
   });
 
-  test('3.6 without an epoch, a node that never joined it is not fenced', async () => {
+  test('3.6 without an epoch, a node that never joined the connection is not fenced', async () => {
     const [owner, other] = [await store.connect(), await store.connect()];
     await owner.join({ roomId: 'r', userId: 'u', connId: 'x' });
     await other.heartbeat({ connId: 'x' });
@@ -160,7 +160,7 @@ onEveryStore('3.6 leave is fenced', (store) => {
     expect(await other.leave('x')).toStrictEqual({ roomId: 'r', userId: 'u' });
   });
 
-  test('3.6 a leave and a join of another node at once: the join stays, or comes after', async () => {
+  test('3.6 a concurrent leave and join by two nodes: the join stays, or is applied after the leave', async () => {
     const [a, b] = [await store.connect(), await store.connect()];
     for (let i = 0; i < 50; i++) {
       const connId = `x${i}`;
@@ -173,8 +173,8 @@ onEveryStore('3.6 leave is fenced', (store) => {
   });
 });
 
-onEveryStore('2.3 nothing is left', (store) => {
-  // The check itself runs after every test of the suite: rooms and users empty, DBSIZE 0.
+onEveryStore('2.3 no keys are left', (store) => {
+  // The check runs after every test of the suite: rooms and users are empty, DBSIZE is 0.
   test('2.3 after leaves, moves, rejoins, patches and timeouts', async () => {
     const [long, short] = [
       await store.connect({ ttlMs: LONG_TTL_MS }),
@@ -189,7 +189,7 @@ onEveryStore('2.3 nothing is left', (store) => {
     }
   });
 
-  test('2.3 after a user left a room in which one of their ids had expired under another user', async () => {
+  test('2.3 after a user left a room in which one of their connections had expired under another user', async () => {
     const [long, short] = [await store.connect(), await store.connect({ ttlMs: SHORT_TTL_MS })];
     await short.join({ roomId: 'a', userId: 'u1', connId: 'x' });
     await expired(long, 'a', 'x');

@@ -1,5 +1,5 @@
-// Spec section 8, on every store: what one process can show. Several processes, stopped and killed
-// ones, servers that go away and majorities of servers are in __test__/locks/.
+// Spec section 8 on every store, as far as one process can show it. __test__/locks/ tests several
+// processes, stopped and killed processes, unreachable servers and majorities of servers.
 import { type AcquireOptions, type Lock, RollcallError } from 'rollcall';
 import { expect, test } from 'vitest';
 import { eventually, within } from '../support/wait.js';
@@ -9,7 +9,7 @@ import { type Client, failure, onEveryStore } from './stores.js';
 const ADA: AcquireOptions = { ownerId: 'ada' };
 const BOB: AcquireOptions = { ownerId: 'bob' };
 
-/** Resolves when so many wait for the lock. */
+/** Resolves when `waiters` calls wait for the lock. */
 async function waiting(client: Client, name: string, waiters: number): Promise<void> {
   await eventually(async () => {
     expect((await client.locks.inspect(name))?.waiters).toBe(waiters);
@@ -19,7 +19,7 @@ async function waiting(client: Client, name: string, waiters: number): Promise<v
 onEveryStore('8 locks', (store) => {
   onlyTokensStay(store);
 
-  test('8.1 acquire resolves to a lock with what the specification lists', async () => {
+  test('8.1 acquire resolves to a lock with the fields of the specification', async () => {
     const client = await store.connect();
     const before = Date.now();
     const lock = await client.locks.acquire('l', ADA);
@@ -32,7 +32,7 @@ onEveryStore('8 locks', (store) => {
       release: expect.any(Function),
       lost: expect.any(AbortSignal),
     });
-    // The default TTL is 10 s; what is promised is a little less.
+    // The default TTL is 10 s; the guaranteed part is a little less.
     expect(lock.expiresAt).toBeGreaterThan(before + 5_000);
     expect(lock.expiresAt).toBeLessThanOrEqual(Date.now() + 10_000);
     expect(lock.lost.aborted).toBe(false);
@@ -41,19 +41,19 @@ onEveryStore('8 locks', (store) => {
     expect(lock.lost.aborted).toBe(false);
   });
 
-  test('8.1 one that is held is LOCK_UNAVAILABLE at once, and the message says by whom and how long', async () => {
+  test('8.1 acquiring a held lock rejects with LOCK_UNAVAILABLE at once, and the message names the owner and the remaining time', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     const lock = await one.locks.acquire('l', { ...ADA, ttlMs: 60_000 });
     const error = await two.locks.acquire('l', BOB).catch((e: Error) => e);
     expect(error).toEqual(failure('LOCK_UNAVAILABLE', '"ada"'));
     expect((error as Error).message).toMatch(/for \d{5} ms/);
-    // Nor has the same owner a second one.
+    // The same owner does not get the lock twice.
     await expect(one.locks.acquire('l', ADA)).rejects.toEqual(failure('LOCK_UNAVAILABLE'));
     await lock.release();
     await (await two.locks.acquire('l', BOB)).release();
   });
 
-  test('8.1 waitMs waits, and when it is over the place in the queue is free', async () => {
+  test('8.1 waitMs waits, and at its end the waiter leaves the queue', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     const lock = await one.locks.acquire('l', ADA);
     await expect(two.locks.acquire('l', { ...BOB, waitMs: 1_000 })).rejects.toEqual(
@@ -72,7 +72,7 @@ onEveryStore('8 locks', (store) => {
     ['null', null],
     ['a number', 0],
   ])(
-    '8.1 and 12: an aborted signal rejects with an Error with a code, its reason (%s) is the cause',
+    '8.1 and 12: an aborted signal rejects with an Error with a code, and its reason (%s) is the cause',
     async (_, reason) => {
       const [one, two] = [await store.connect(), await store.connect()];
       const lock = await one.locks.acquire('l', ADA);
@@ -99,7 +99,7 @@ onEveryStore('8 locks', (store) => {
     },
   );
 
-  test('8.1 a signal that aborts together with the grant leaves no lock that nobody holds', async () => {
+  test('8.1 a signal that aborts at the time of the grant leaves no lock without a holder', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     for (let round = 0; round < 20; round++) {
       const lock = await one.locks.acquire('l', { ...ADA, waitMs: 9_999 });
@@ -117,7 +117,7 @@ onEveryStore('8 locks', (store) => {
     }
   });
 
-  test('8.1 `await using` releases, also what was lost before', async () => {
+  test('8.1 `await using` releases, even after the lock was lost', async () => {
     const client = await store.connect();
     {
       await using lock = await client.locks.acquire('l', ADA);
@@ -132,7 +132,7 @@ onEveryStore('8 locks', (store) => {
     expect(await client.locks.inspect('l')).toBeNull();
   });
 
-  test('8.2 only the holder can extend or release: by its own proof, not by the owner’s id', async () => {
+  test('8.2 only the holder can extend or release: identified by its token, not by the owner’s id', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     const old = await one.locks.acquire('l', { ...ADA, ttlMs: 60, autoRenew: false });
     await fired(old.lost);
@@ -149,7 +149,7 @@ onEveryStore('8 locks', (store) => {
     const [one, two] = [await store.connect(), await store.connect()];
     const old = await one.locks.acquire('l', { ...ADA, ttlMs: 60_000 });
     await two.locks.revoke('l');
-    // The same owner: only the proof tells them apart.
+    // The owner is the same: only the token differs.
     const lock = await two.locks.acquire('l', { ...ADA, ttlMs: 600_000, autoRenew: false });
     const late = await Promise.allSettled([old.extend(1_000), old.release(), old.extend()]);
     for (const call of late) expect(call).toMatchObject({ reason: failure('LOCK_LOST') });
@@ -160,7 +160,7 @@ onEveryStore('8 locks', (store) => {
     await lock.release();
   });
 
-  test('8.2 release twice is one release', async () => {
+  test('8.2 a second release has no effect', async () => {
     const client = await store.connect();
     const lock = await client.locks.acquire('l', ADA);
     const next = client.locks.acquire('l', { ...BOB, waitMs: 9_999 });
@@ -171,7 +171,7 @@ onEveryStore('8 locks', (store) => {
     await held.release();
   });
 
-  test('8.2 extend moves the end, for this time and for renewals', async () => {
+  test('8.2 extend sets the TTL, for this lease and for its renewals', async () => {
     const client = await store.connect();
     const lock = await client.locks.acquire('l', { ...ADA, ttlMs: 60_000 });
     await lock.extend(120_000);
@@ -206,7 +206,7 @@ onEveryStore('8 locks', (store) => {
     expect(tokens.every(Number.isSafeInteger)).toBe(true);
   });
 
-  test('8.4 waiters are served in order of arrival', async () => {
+  test('8.4 locks are granted in order of arrival', async () => {
     const clients = [await store.connect(), await store.connect(), await store.connect()];
     const [first] = clients as [Client];
     const lock = await first.locks.acquire('l', ADA);
@@ -240,7 +240,7 @@ onEveryStore('8 locks', (store) => {
     expect(order).toEqual([...order.keys()]);
   });
 
-  test('8.4 who does not wait does not overtake those who do', async () => {
+  test('8.4 a caller that does not wait never overtakes one that does', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     const lock = await one.locks.acquire('l', ADA);
     const held: string[] = [];
@@ -274,7 +274,7 @@ onEveryStore('8 locks', (store) => {
     await (await next).release();
   });
 
-  test('8.4 the next waiter gets a lock whose holder lets it expire', async () => {
+  test('8.4 the next waiter gets a lock after it expires', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     const lock = await one.locks.acquire('l', { ...ADA, ttlMs: 150, autoRenew: false });
     const next = await two.locks.acquire('l', { ...BOB, waitMs: 9_999 });
@@ -283,7 +283,7 @@ onEveryStore('8 locks', (store) => {
     await next.release();
   });
 
-  test('8.5 a JavaScript thread that is blocked for three times the TTL keeps its lock', async () => {
+  test('8.5 a lock is renewed while the JavaScript thread is blocked for three times the TTL', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     const lock = await one.locks.acquire('l', { ...ADA, ttlMs: 1_000 });
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 3_000);
@@ -292,13 +292,13 @@ onEveryStore('8 locks', (store) => {
     await lock.release();
   });
 
-  test('8.5 without autoRenew, lost fires when the TTL is over, before it is somebody else’s', async () => {
+  test('8.5 without autoRenew, lost fires at the end of the TTL, before the lock is granted again', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     const lock = await one.locks.acquire('l', { ...ADA, ttlMs: 500, autoRenew: false });
     const seen: string[] = [];
     lock.lost.addEventListener('abort', () => void seen.push('lost'));
     const next = await two.locks.acquire('l', { ...BOB, waitMs: 9_999 });
-    // Both in this process: what the other client learns cannot come before.
+    // Both clients are in this process, so the other client cannot be notified earlier.
     expect(lock.lost.aborted).toBe(true);
     expect(lock.lost.reason).toEqual(failure('LOCK_LOST', '"l"'));
     expect(seen).toEqual(['lost']);
@@ -306,7 +306,7 @@ onEveryStore('8 locks', (store) => {
     await next.release();
   });
 
-  test('8.5 a lease that is over is found by whatever the client does first', async () => {
+  test('8.5 the next call of the client detects an expired lease', async () => {
     const client = await store.connect();
     const ways: ((lock: Lock) => unknown)[] = [
       (lock) => lock.lost,
@@ -319,7 +319,7 @@ onEveryStore('8 locks', (store) => {
     for (const way of ways) {
       const lock = await client.locks.acquire('l', {
         ...ADA,
-        // Long enough for the answer of a busy machine to come in time.
+        // Long enough for the answer to arrive in time on a busy machine.
         ttlMs: 400,
         autoRenew: false,
         waitMs: 5000,
@@ -328,7 +328,7 @@ onEveryStore('8 locks', (store) => {
       lock.lost.addEventListener('abort', () => {
         lost = true;
       });
-      // Nothing that the core says comes through meanwhile.
+      // Nothing from the core reaches JavaScript in the meantime.
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 450);
       way(lock);
       expect(lost, String(way)).toBe(true);
@@ -336,7 +336,7 @@ onEveryStore('8 locks', (store) => {
     await eventually(async () => expect(await client.locks.inspect('l')).toBeNull());
   });
 
-  test('8.7 inspect says who holds a lock, with which token, for how long, and how many wait', async () => {
+  test('8.7 inspect returns the owner, the token, the remaining time and the number of waiters', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     expect(await two.locks.inspect('l')).toBeNull();
     const lock = await one.locks.acquire('l', { ...ADA, ttlMs: 60_000 });
@@ -355,7 +355,7 @@ onEveryStore('8 locks', (store) => {
     await (await next).release();
   });
 
-  test('8.7 revoke takes the lock away: its holder hears at once, the next waiter gets it', async () => {
+  test('8.7 revoke ends the lock: its holder is notified at once, and the next waiter gets it', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     expect(await two.locks.revoke('l')).toBeNull();
     const lock = await one.locks.acquire('l', { ...ADA, ttlMs: 60_000 });
@@ -365,14 +365,14 @@ onEveryStore('8 locks', (store) => {
       ownerId: 'ada',
       fencingToken: lock.fencingToken,
     });
-    // Long before the next renewal, which would be in 20 s.
+    // Long before the next renewal, which is in 20 s.
     expect(await within(fired(lock.lost), 5_000, 'lost')).toEqual(failure('LOCK_LOST', '"l"'));
     await expect(lock.release()).rejects.toEqual(failure('LOCK_LOST'));
     expect((await next).fencingToken).toBeGreaterThan(lock.fencingToken);
     await (await next).release();
   });
 
-  test('8.7 events: each change once, in order, to those who follow all locks or this one', async () => {
+  test('8.7 events: each change once, in order, to subscribers of all locks and of this lock', async () => {
     const [one, two] = [await store.connect(), await store.connect({ sweepIntervalMs: 50 })];
     const all = await recordLocks(two);
     const only = await recordLocks(two, { name: 'l' });
@@ -387,7 +387,7 @@ onEveryStore('8 locks', (store) => {
     await take('l');
     await two.locks.revoke('l');
     await take('l', { ttlMs: 50, autoRenew: false });
-    // Nobody asks for the lock: it is the subscriber that finds it.
+    // No client asks for the lock: the subscriber detects its expiry.
     await eventually(() => all.events.length >= 8 && only.events.length >= 6);
     const expected = [
       'acquired l ada',
@@ -401,7 +401,7 @@ onEveryStore('8 locks', (store) => {
     ];
     const events = await all.settled();
     if (store.name === 'cluster') {
-      // Those of two locks come from two masters, and may overtake each other.
+      // Events of two locks come from two masters and have no common order.
       const of = (name: string) => (event: string) => event.split(' ')[1] === name;
       for (const name of ['l', 'm']) {
         expect(events.map(brief).filter(of(name))).toEqual(expected.filter(of(name)));
@@ -420,7 +420,7 @@ onEveryStore('8 locks', (store) => {
     expect(all.events.length).toBe(8);
   });
 
-  test('8.7 an expiry is told once, whoever notices it: waiters, askers, subscribers', async () => {
+  test('8.7 an expiry is emitted once, whether a waiter, a caller or a subscriber detects it', async () => {
     const clients = [
       await store.connect({ sweepIntervalMs: 2 }),
       await store.connect({ sweepIntervalMs: 2 }),
@@ -430,7 +430,7 @@ onEveryStore('8 locks', (store) => {
     const recorders = await Promise.all(clients.map((client) => recordLocks(client)));
     for (let i = 0; i < 10; i++) {
       const name = `l${i}`;
-      // Longer than the answer takes on a busy machine: a lease that ends before it is refused.
+      // Longer than the answer takes on a busy machine: a lease that ends earlier is refused.
       await one.locks.acquire(name, { ...ADA, ttlMs: 300, autoRenew: false });
       const waits = clients.map(async (client) => {
         const held = await client.locks.acquire(name, { ...BOB, waitMs: 9_999 });
@@ -490,7 +490,7 @@ onEveryStore('8 locks', (store) => {
     await expect(one.locks.acquire('l', ADA)).rejects.toEqual(failure('CLOSED'));
   });
 
-  test('2.2 names with any characters are locks of their own', async () => {
+  test('2.2 names with any characters are separate locks', async () => {
     const client = await store.connect();
     const names = [
       'a',

@@ -1,4 +1,4 @@
-// What the tests of locks need on top of the stores: what stays of a lock, recorded events.
+// Helpers of the lock tests: keys that may stay after a test, and recorded events.
 import type { Redis } from 'ioredis';
 import type { Lock, LockEvent } from 'rollcall';
 import { afterEach } from 'vitest';
@@ -6,7 +6,7 @@ import { sharedCluster } from '../support/cluster.js';
 import { eventually } from '../support/wait.js';
 import { type Client, ofCluster, type StoreUnderTest } from './stores.js';
 
-/** The newest token of a lock stays for a week; everything else must be gone after each test. */
+/** The last token of a lock stays for a week; all other keys must be gone after each test. */
 export function onlyTokensStay(store: StoreUnderTest): void {
   afterEach(async () => {
     if (store.name === 'memory') return;
@@ -29,14 +29,14 @@ async function forgetTokens(redis: Redis): Promise<void> {
 export interface LockRecorder {
   readonly events: LockEvent[];
   /**
-   * The events so far, complete: a marker is locked and released after them. On a cluster, events of one
-   * master come in their order, so there is a marker on each.
+   * All events so far. It locks and releases a marker, and waits for its events. On a cluster, only
+   * the events of one master are in order, so there is a marker on each.
    */
   settled(): Promise<LockEvent[]>;
   stop(): Promise<void>;
 }
 
-/** An event in a few words: `acquired x ada`. */
+/** An event as short text: `acquired x ada`. */
 export function brief({ type, name, ownerId }: LockEvent): string {
   return `${type} ${name} ${ownerId}`;
 }
@@ -57,7 +57,7 @@ export async function recordLocks(
   }, options);
   const settled = async () => {
     const number = ++markers;
-    // Locks with these names have their slots on the third, second and first of three masters.
+    // The slots of these names are on the third, second and first of three masters.
     const names = ofCluster.has(client) ? [0, 1, 2].map((i) => `${MARKER}${i}`) : [MARKER];
     for (const [i, name] of (options.name === undefined ? names : [options.name]).entries()) {
       const ownerId = `${MARKER}-${number}-${i}`;
@@ -68,14 +68,14 @@ export async function recordLocks(
     return [...events];
   };
   if (ofCluster.has(client)) {
-    // What was published before, by the test before, may still be on the cluster's bus.
+    // Events of the previous test may still be on the cluster's bus.
     await settled();
     events.length = 0;
   }
   return { events, stop, settled };
 }
 
-/** Resolves when the signal fires, to its reason. */
+/** Resolves to the signal's reason when the signal fires. */
 export function fired(signal: AbortSignal): Promise<unknown> {
   return new Promise((resolve) => {
     if (signal.aborted) resolve(signal.reason);

@@ -1,5 +1,5 @@
-// The metadata side of spec 2.2, 3.5, 11.3 and 13, on both stores: what names, keys and values may be, and
-// what becomes of changes when the client is closed.
+// The metadata part of spec 2.2, 3.5, 11.3 and 13, on all stores: valid names, keys and values, and
+// changes during a close.
 import type { MetadataEvent, MetadataItemInput } from 'rollcall';
 import { expect, test } from 'vitest';
 import type { Untyped } from '../support/clients.js';
@@ -9,9 +9,9 @@ import { awkwardValues } from './states.js';
 import { failure, onEveryMetadataStore } from './stores.js';
 
 onEveryMetadataStore('3.5 keys and values', (store) => {
-  test('3.5 every string round-trips, as value and as key', async () => {
+  test('3.5 every string is returned unchanged, as value and as key', async () => {
     const [client, other] = [await store.connect(), await store.connect()];
-    // RedisJSON refuses half a surrogate pair: ../metadata-json/.
+    // RedisJSON refuses lone surrogates: ../metadata-json/.
     const holds = (text: string) =>
       store.defaults.metadataStorage !== 'json' || text.isWellFormed();
     const texts = awkwardValues.flatMap(([, value]) =>
@@ -36,7 +36,7 @@ onEveryMetadataStore('3.5 keys and values', (store) => {
     expect(removed.totalCount).toBe(texts.length);
   });
 
-  test('3.5 keys named __proto__ and constructor are keys, and pollute nothing', async () => {
+  test('3.5 keys named __proto__ and constructor are ordinary keys, and pollute no prototype', async () => {
     const client = await store.connect();
     const recorder = await recordMetadata(client);
     const keys = ['__proto__', 'constructor', 'toString', 'hasOwnProperty', ''];
@@ -59,7 +59,7 @@ onEveryMetadataStore('3.5 keys and values', (store) => {
     ]);
   });
 
-  test('3.5 the order of keys is that in which they came', async () => {
+  test('3.5 keys keep their order of insertion', async () => {
     const client = await store.connect();
     const keys = ['zebra', 'apple', 'ä', 'Mango'];
     await client.metadata.set({ ...CHANNEL, data: keys.map((key) => ({ key })) });
@@ -72,7 +72,7 @@ onEveryMetadataStore('3.5 keys and values', (store) => {
 });
 
 onEveryMetadataStore('2.2 channels', (store) => {
-  test('2.2 whatever the names hold, two channels never share a record', async () => {
+  test('2.2 two channels never share a record, for any names', async () => {
     const client = await store.connect();
     const names = [
       'a',
@@ -131,16 +131,16 @@ onEveryMetadataStore('2.2 channels', (store) => {
       { channelType: 'a', channelName: 'x:b' },
       { channelType: 'ü:', channelName: ':' },
     ];
-    const heard: string[] = [];
-    // On a cluster, events of the test before may still be on their way between the servers.
+    const received: string[] = [];
+    // On a cluster, events of the previous test may still be in transit between the servers.
     const isOurs = ({ channelType, channelName }: MetadataEvent) =>
       channels.some((one) => one.channelType === channelType && one.channelName === channelName);
-    const hear = (of: string) => (event: MetadataEvent) => {
-      if (isOurs(event)) heard.push(`${of} ${event.channelType} ${event.channelName}`);
+    const handlerFor = (of: string) => (event: MetadataEvent) => {
+      if (isOurs(event)) received.push(`${of} ${event.channelType} ${event.channelName}`);
     };
-    await client.metadata.subscribe(hear('all'));
+    await client.metadata.subscribe(handlerFor('all'));
     for (const [i, channel] of channels.entries()) {
-      await client.metadata.subscribe(hear(`${i}`), channel);
+      await client.metadata.subscribe(handlerFor(`${i}`), channel);
       await client.metadata.set({ ...channel, data: items({ k: `${i}` }) });
     }
     for (const [i, channel] of channels.entries()) {
@@ -150,7 +150,7 @@ onEveryMetadataStore('2.2 channels', (store) => {
     const expected = channels.flatMap(({ channelType, channelName }, i) =>
       ['all', i].map((of) => `${of} ${channelType} ${channelName}`),
     );
-    await eventually(() => expect(heard.sort()).toEqual(expected.sort()));
+    await eventually(() => expect(received.sort()).toEqual(expected.sort()));
     for (const channel of [
       { channelType: 'a', channelName: 'b:x' },
       { channelType: 'a:b', channelName: 'c:x' },
@@ -199,8 +199,8 @@ onEveryMetadataStore('13 limits', (store) => {
       expect(error.message).toContain(part);
     }
     expect(error.code).toBe('INVALID_ARGUMENT');
-    // An update that makes the record too long is refused too, and changes nothing; the time that the
-    // commit puts in counts.
+    // An update that makes the record too long is refused, too, and changes nothing. The timestamp
+    // that the commit adds counts.
     const six = many.slice(0, 6);
     await client.metadata.set({ ...CHANNEL, data: six });
     for (const change of [
@@ -212,7 +212,7 @@ onEveryMetadataStore('13 limits', (store) => {
       );
     }
     expect(brief(await client.metadata.get(CHANNEL))).toMatchObject({ major: 2, total: 6 });
-    // A node with other limits may have made it longer: then it may shrink.
+    // A node with other limits may have made the record longer: it may shrink.
     const other = await store.connect();
     await other.metadata.set({
       ...CHANNEL,
@@ -252,7 +252,7 @@ onEveryMetadataStore('13 limits', (store) => {
 });
 
 onEveryMetadataStore('11.3 close', (store) => {
-  test('11.3 settles every change, and refuses later ones', async () => {
+  test('11.3 close settles every change, and later changes are refused', async () => {
     const client = await store.connect();
     const changes = Array.from({ length: 200 }, (_, i) =>
       client.metadata.set({ ...CHANNEL, data: items({ a: `${i}` }) }),

@@ -1,4 +1,4 @@
-// The metadata side of section 4: what events hold, who gets them, handlers that fail.
+// The metadata part of spec section 4: contents of events, their subscribers, and failing handlers.
 import type { MetadataEvent } from 'rollcall';
 import { expect, test } from 'vitest';
 import type { Untyped } from '../support/clients.js';
@@ -7,7 +7,7 @@ import { CHANNEL, items, recordMetadata } from './metadata.js';
 import { failure, onEveryMetadataStore, record } from './stores.js';
 
 onEveryMetadataStore('4 metadata events', (store) => {
-  test('4 hold channel, operation, items, majorRevision, timestamp and the actor', async () => {
+  test('4 contain channel, operation, items, majorRevision, timestamp and the actor', async () => {
     const client = await store.connect();
     const recorder = await recordMetadata(client);
     const options = { addTimestamp: true, addUserId: true };
@@ -47,7 +47,7 @@ onEveryMetadataStore('4 metadata events', (store) => {
       {
         ...CHANNEL,
         operation: 'remove',
-        // As they were, in the order in which they are named.
+        // The removed values, in the order of the request.
         items: [
           { key: 'b', value: '2', revision: 6 },
           { key: 'a', value: '1', revision: 1 },
@@ -59,10 +59,10 @@ onEveryMetadataStore('4 metadata events', (store) => {
     ]);
   });
 
-  test('4.3 of all channels, or of one', async () => {
+  test('4.3 events of all channels, or of one', async () => {
     const [client, other] = [await store.connect(), await store.connect()];
-    const heard: Record<string, MetadataEvent[]> = { all: [], one: [], two: [] };
-    const listen = (name: string) => (event: MetadataEvent) => void heard[name]?.push(event);
+    const received: Record<string, MetadataEvent[]> = { all: [], one: [], two: [] };
+    const listen = (name: string) => (event: MetadataEvent) => void received[name]?.push(event);
     const two = { ...CHANNEL, channelName: 'two:*' };
     await client.metadata.subscribe(listen('all'));
     const stop = await client.metadata.subscribe(listen('one'), CHANNEL);
@@ -72,22 +72,22 @@ onEveryMetadataStore('4 metadata events', (store) => {
       await client.metadata.set(two);
       await other.metadata.set({ ...CHANNEL, channelType: 'other' });
     }
-    const revisions = (name: string) => heard[name]?.map(({ majorRevision }) => majorRevision);
+    const revisions = (name: string) => received[name]?.map(({ majorRevision }) => majorRevision);
     const upTo10 = Array.from({ length: 10 }, (_, i) => i + 1);
     await eventually(() => {
       expect(revisions('one')).toEqual(upTo10);
       expect(revisions('two')).toEqual(upTo10);
       expect(revisions('all')?.length).toBe(30);
     });
-    expect(heard.one?.every(({ channelName }) => channelName === 'one')).toBe(true);
+    expect(received.one?.every(({ channelName }) => channelName === 'one')).toBe(true);
     await stop();
     const recorder = await recordMetadata(client);
     await other.metadata.set(CHANNEL);
     await recorder.settled();
-    expect(heard.one?.length).toBe(10);
+    expect(received.one?.length).toBe(10);
   });
 
-  test('4.3 presence and metadata do not get each other’s events', async () => {
+  test('4.3 presence and metadata subscriptions do not get each other’s events', async () => {
     const client = await store.connect();
     const presence = await record(client);
     const metadata = await recordMetadata(client);
@@ -97,7 +97,7 @@ onEveryMetadataStore('4 metadata events', (store) => {
     expect((await metadata.settled()).map((event) => event.operation)).toEqual(['set']);
   });
 
-  test('4.3 a channel needs both its names', async () => {
+  test('4.3 a channel needs both names', async () => {
     const client = await store.connect();
     const subscribe = (options: Untyped) => client.metadata.subscribe(() => {}, options);
     await expect(subscribe({ channelType: 't' })).rejects.toEqual(
@@ -108,7 +108,7 @@ onEveryMetadataStore('4 metadata events', (store) => {
     );
   });
 
-  test('4.1 handlers that throw or reject are reported and disturb no other', async () => {
+  test('4.1 handlers that throw or reject are reported and do not affect other handlers', async () => {
     const lines: unknown[][] = [];
     const client = await store.connect({ logger: { error: (...line) => void lines.push(line) } });
     const [thrown, rejected] = [new Error('thrown'), new Error('rejected')];
@@ -154,7 +154,7 @@ onEveryMetadataStore('4 metadata events', (store) => {
     }
   });
 
-  test('3.10 no event without a change', async () => {
+  test('3.10 without a change there is no event', async () => {
     const client = await store.connect();
     const recorder = await recordMetadata(client);
     await Promise.allSettled([

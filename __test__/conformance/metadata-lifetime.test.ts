@@ -49,7 +49,7 @@ onEveryMetadataStore('7.9 update with upsert', (store) => {
     await recorder.stop();
   });
 
-  test('7.9 changes what exists and creates what does not, and leaves the rest', async () => {
+  test('7.9 changes existing items, creates missing ones, and keeps the rest', async () => {
     const client = await store.connect();
     await client.metadata.set({ ...CHANNEL, data: items({ a: '1', rest: 'x' }) });
     const upsert = { options: { upsert: true } };
@@ -66,12 +66,12 @@ onEveryMetadataStore('7.9 update with upsert', (store) => {
     expect(brief(await other.metadata.get(CHANNEL))).toEqual(expected);
   });
 
-  test('7.9 an item that does not exist has revision 0 for who expects one', async () => {
+  test('7.9 a missing item has revision 0 for the revision check', async () => {
     const client = await store.connect();
     const options = { upsert: true };
     const data = [{ key: 'a', value: '1', revision: 0 }];
     await client.metadata.update({ ...CHANNEL, data, options: { ...options, majorRevision: 0 } });
-    // It exists now.
+    // The item exists now.
     await expect(client.metadata.update({ ...CHANNEL, data, options })).rejects.toEqual(
       failure('METADATA_CONFLICT', 'Revision mismatch for key "a"'),
     );
@@ -86,7 +86,7 @@ onEveryMetadataStore('7.9 update with upsert', (store) => {
     expect(brief(await client.metadata.get(CHANNEL))).toEqual(record);
   });
 
-  test('7.9 what is refused creates nothing', async () => {
+  test('7.9 a refused update creates nothing', async () => {
     const client = await store.connect();
     await client.metadata.set({ ...CHANNEL, data: items({ a: '1' }) });
     const data = [
@@ -101,7 +101,7 @@ onEveryMetadataStore('7.9 update with upsert', (store) => {
     expect(brief(next)).toEqual({ major: 2, total: 1, items: { a: ['3', 2] } });
   });
 
-  test('7.2 an item that is named twice is changed twice and announced once', async () => {
+  test('7.2 an item that occurs twice is changed twice and is in the event once', async () => {
     const client = await store.connect();
     const recorder = await recordMetadata(client);
     const data = [
@@ -120,7 +120,7 @@ onEveryMetadataStore('7.9 update with upsert', (store) => {
     await recorder.stop();
   });
 
-  test('7.9 many writers of one new record lose nothing', async () => {
+  test('7.9 many writers of one new record lose no update', async () => {
     const clients = [await store.connect(), await store.connect()];
     const options = { upsert: true };
     await Promise.all(
@@ -137,7 +137,7 @@ onEveryMetadataStore('7.9 update with upsert', (store) => {
     expect(record.items.all).toEqual([expect.any(String), 40]);
   });
 
-  test('7.9 is an option of update, and a flag', async () => {
+  test('7.9 upsert is a boolean option of update only', async () => {
     const client = (await store.connect()) as Untyped;
     for (const operation of ['set', 'remove']) {
       const call = client.metadata[operation]({ ...CHANNEL, options: { upsert: true } });
@@ -152,7 +152,7 @@ onEveryMetadataStore('7.9 update with upsert', (store) => {
 });
 
 onEveryMetadataStore('7.10 records that expire', (store) => {
-  test('7.10 an expired record is as one that never existed', async () => {
+  test('7.10 an expired record behaves like one that never existed', async () => {
     const client = await store.connect();
     await client.metadata.set({ ...CHANNEL, data: items({ a: '1' }) });
     const options = { ttlMs: 50 };
@@ -175,7 +175,7 @@ onEveryMetadataStore('7.10 records that expire', (store) => {
     expect(brief(set)).toEqual({ major: 1, total: 1, items: { b: ['4', 1] } });
   });
 
-  test('7.10 the last change decides: a longer TTL, a shorter one, or none', async () => {
+  test('7.10 the last change sets the TTL: a longer one, a shorter one, or none', async () => {
     const client = await store.connect();
     const ttl: Record<string, [first: number | undefined, last: number | undefined]> = {
       longer: [600, LONG_MS],
@@ -200,7 +200,7 @@ onEveryMetadataStore('7.10 records that expire', (store) => {
     expect(Object.fromEntries(found)).toEqual({ longer: 2, shorter: 0, none: 2, 'first one': 0 });
   });
 
-  test('7.10 what changes nothing leaves the time as it is', async () => {
+  test('7.10 a call without a change keeps the TTL', async () => {
     const client = await store.connect();
     const options = { ttlMs: 60 };
     await client.metadata.set({ ...CHANNEL, data: items({ a: '1' }), options });
@@ -219,7 +219,7 @@ onEveryMetadataStore('7.10 records that expire', (store) => {
     await gone(client);
   });
 
-  test('7.10 metadataTtlMs is for every change that says nothing itself', async () => {
+  test('7.10 metadataTtlMs applies to every change without its own ttlMs', async () => {
     const client = await store.connect({ metadataTtlMs: 60 });
     const kept = { channelType: 'doc', channelName: 'kept' };
     await client.metadata.set({ ...kept, options: { ttlMs: LONG_MS } });
@@ -233,7 +233,7 @@ onEveryMetadataStore('7.10 records that expire', (store) => {
     expect((await client.metadata.get(kept)).majorRevision).toBe(1);
   });
 
-  test('7.10 of changes that are written together the last one decides', async () => {
+  test('7.10 of changes in one batch the last one sets the TTL', async () => {
     const client = await store.connect();
     const change = (channelName: string, ttlMs: number) =>
       client.metadata.update({
@@ -251,12 +251,12 @@ onEveryMetadataStore('7.10 records that expire', (store) => {
     expect(stays.majorRevision).toBe(4);
   });
 
-  test('7.10 a node that remembers an expired record works with the one that came after it', async () => {
+  test('7.10 a node with a cached expired record uses the new record', async () => {
     const [first, second] = [await store.connect(), await store.connect()];
     const options = { ttlMs: 50 };
     await first.metadata.set({ ...CHANNEL, data: items({ a: '1' }), options });
     await gone(second);
-    // Of the same revision as the one that the first client remembers.
+    // With the same revision as the record that the first client has cached.
     await second.metadata.set({ ...CHANNEL, data: items({ b: '1' }) });
     await expect(
       first.metadata.update({ ...CHANNEL, data: items({ a: '2' }) }),

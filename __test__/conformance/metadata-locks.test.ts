@@ -1,5 +1,5 @@
-// Spec 7.7 and the metadata side of 8.3 on both stores, with locks of Rollcall's own. (Locks as
-// TypeScript nodes write them, and what the keys hold: ../metadata/locks.test.ts.)
+// Spec 7.7 and the metadata part of 8.3 on all stores, with locks of Rollcall. (Locks in the format
+// of legacy nodes, and the contents of the keys: ../metadata/locks.test.ts.)
 import { expect, test } from 'vitest';
 import { eventually } from '../support/wait.js';
 import { onlyTokensStay } from './locks.js';
@@ -31,7 +31,7 @@ onStoresWithLockName('7.7 locks of Rollcall guard metadata', (store) => {
     await refused({ actorUserId: 'ada' }, 'Lock "l" is not held by any user');
   });
 
-  test('7.9 a lock that is not held creates nothing', async () => {
+  test('7.9 an update under a lock that is not held creates nothing', async () => {
     const client = await store.connect();
     const options = { upsert: true, lockName: 'l' };
     const change = { ...UNDER, options, actorUserId: 'ada' };
@@ -44,7 +44,7 @@ onStoresWithLockName('7.7 locks of Rollcall guard metadata', (store) => {
     await lock.release();
   });
 
-  test('7.7 a lease that has run out guards nothing', async () => {
+  test('7.7 an expired lease does not allow a change', async () => {
     const client = await store.connect();
     await client.locks.acquire('l', { ownerId: 'ada', ttlMs: 20, autoRenew: false });
     await eventually(async () => expect(await client.locks.inspect('l')).toBeNull());
@@ -53,7 +53,7 @@ onStoresWithLockName('7.7 locks of Rollcall guard metadata', (store) => {
     );
   });
 
-  test('8.3 a write with the token of an older grant is refused, though the user is the same', async () => {
+  test('8.3 a write with the token of an older grant is refused, even for the same user', async () => {
     const [client, other] = [await store.connect(), await store.connect()];
     const first = await client.locks.acquire('l', { ownerId: 'ada' });
     const by = ({ fencingToken }: { fencingToken: number }) => ({
@@ -77,7 +77,7 @@ onStoresWithLockName('7.7 locks of Rollcall guard metadata', (store) => {
     );
   });
 
-  test('7.7 many writers under locks of their own: each is let through by its own', async () => {
+  test('7.7 many writers with separate locks: each is allowed by its own lock', async () => {
     const client = await store.connect();
     const names = Array.from({ length: 20 }, (_, i) => `l${i}`);
     const held = await Promise.all(

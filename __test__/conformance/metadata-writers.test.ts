@@ -1,4 +1,4 @@
-// Spec 7.5, 7.6 and 7.8, on both stores: revisions, and writers beside each other. (Many, from several
+// Spec 7.5, 7.6 and 7.8, on all stores: revisions, and concurrent writers. (Many writers in several
 // processes: ../metadata/processes.test.ts.)
 import type { MetadataItem } from 'rollcall';
 import { expect, test } from 'vitest';
@@ -22,10 +22,10 @@ onEveryMetadataStore('7.5 major revisions', (store) => {
     }
   });
 
-  test('7.5 a wrong expected one is a conflict, and the error carries the record as it is', async () => {
+  test('7.5 a wrong expected revision is a conflict, and the error carries the current record', async () => {
     const [client, other] = [await store.connect(), await store.connect()];
     await client.metadata.set({ ...CHANNEL, data: items({ a: '1' }) });
-    // What this node remembers is old.
+    // The record that this node has cached is old.
     await other.metadata.update({ ...CHANNEL, data: items({ a: '2' }) });
     const recorder = await recordMetadata(client);
     const changes = [
@@ -34,7 +34,7 @@ onEveryMetadataStore('7.5 major revisions', (store) => {
       (options: { majorRevision: number }) =>
         client.metadata.update({ ...CHANNEL, data: items({ a: 'x' }), options }),
       (options: { majorRevision: number }) => client.metadata.remove({ ...CHANNEL, options }),
-      // Also where there would be nothing to do, or more than this is wrong.
+      // Also when there is nothing to change, or when the call has other errors.
       (options: { majorRevision: number }) =>
         client.metadata.remove({ ...CHANNEL, data: [{ key: 'none' }], options }),
       (options: { majorRevision: number }) =>
@@ -60,7 +60,7 @@ onEveryMetadataStore('7.5 major revisions', (store) => {
     expect(brief(await client.metadata.get(CHANNEL)).items).toEqual({ a: ['2', 2] });
   });
 
-  test('7.5 the right one, a negative one and none are none', async () => {
+  test('7.5 the right revision, a negative one and none are no conflict', async () => {
     const client = await store.connect();
     let major = 0;
     for (const majorRevision of [0, 1, -1, -7, undefined, 5]) {
@@ -72,7 +72,7 @@ onEveryMetadataStore('7.5 major revisions', (store) => {
 });
 
 onEveryMetadataStore('7.6 no lost update', (store) => {
-  test('7.6 every acknowledged change is in the record, and none sees a conflict', async () => {
+  test('7.6 every acknowledged change is in the record, and there is no conflict', async () => {
     const clients = await Promise.all([1, 2, 3, 4].map(() => store.connect()));
     const writers = clients.flatMap((client, c) =>
       [0, 1, 2].map((w) => ({ client, key: `${c}-${w}` })),
@@ -102,7 +102,7 @@ onEveryMetadataStore('7.6 no lost update', (store) => {
     );
   });
 
-  test('7.6 with expected revisions, as many are acknowledged as the revision grew', async () => {
+  test('7.6 with expected revisions, the revision grows by the number of acknowledged changes', async () => {
     const clients = await Promise.all([1, 2, 3, 4].map(() => store.connect()));
     await clients[0]?.metadata.set({ ...CHANNEL, data: items({ a: '0' }) });
     let acknowledged = 0;
@@ -137,7 +137,7 @@ onEveryMetadataStore('7.6 no lost update', (store) => {
 });
 
 onEveryMetadataStore('7.8 groups', (store) => {
-  test('7.8 changes of one turn are carried out in order, each with its own revision, event and outcome', async () => {
+  test('7.8 changes of one turn are applied in order, each with its own revision, event and outcome', async () => {
     const client = await store.connect();
     await client.metadata.set({ ...CHANNEL, data: items({ a: '0', b: '0' }) });
     const recorder = await recordMetadata(client);
@@ -172,7 +172,7 @@ onEveryMetadataStore('7.8 groups', (store) => {
       'Metadata item "a" does not exist',
       5,
     ]);
-    // Each sees the record after its own change.
+    // Each result has the record after its own change.
     expect((results[0] as Untyped).value.metadata.b).toEqual({ value: '0', revision: 1 });
     expect((results[2] as Untyped).value.metadata.b).toMatchObject({ value: '2', revision: 2 });
     const current = (results[3] as Untyped).reason.current;

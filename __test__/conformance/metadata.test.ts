@@ -1,6 +1,6 @@
-// Spec 7.1 to 7.4, what each operation does, on both stores. (Writers beside each other:
-// metadata-writers.test.ts; what records can hold: metadata-contents.test.ts; events:
-// metadata-events.test.ts; locks: metadata-locks.test.ts; what only Redis shows: ../metadata/.)
+// Spec 7.1 to 7.4, each operation, on all stores. (Concurrent writers: metadata-writers.test.ts;
+// contents of records: metadata-contents.test.ts; events: metadata-events.test.ts; locks:
+// metadata-locks.test.ts; tests for Redis only: ../metadata/.)
 import type { MetadataItemInput } from 'rollcall';
 import { expect, test } from 'vitest';
 import type { Untyped } from '../support/clients.js';
@@ -22,7 +22,7 @@ onEveryMetadataStore('7 the response', (store) => {
       ...set,
       timestamp: expect.any(Number),
     });
-    // The server's clock, which here is this machine's.
+    // The server's clock, which is this machine's clock in the tests.
     expect(Math.abs(set.timestamp - before)).toBeLessThan(60_000);
   });
 });
@@ -60,7 +60,7 @@ onEveryMetadataStore('7.1 set', (store) => {
     expect(metadata).toEqual({ k: { value: '', revision: 1 } });
   });
 
-  test('7.1 without items the record is empty, and is not unknown', async () => {
+  test('7.1 without items the record is empty, but it exists', async () => {
     const client = await store.connect();
     await client.metadata.set({ ...CHANNEL, data: items({ k: 'v' }) });
     for (const [major, data] of [
@@ -78,7 +78,7 @@ onEveryMetadataStore('7.1 set', (store) => {
     });
   });
 
-  test('7.1 of several items with one key the last counts, where the first stood', async () => {
+  test('7.1 of several items with one key the last value counts, at the position of the first', async () => {
     const client = await store.connect();
     const data = [...items({ a: '1', b: '2' }), { key: 'a', value: '3', revision: 5 }];
     const { metadata, totalCount } = await client.metadata.set({ ...CHANNEL, data });
@@ -125,7 +125,7 @@ onEveryMetadataStore('7.2 update', (store) => {
     expect(brief(await client.metadata.get(CHANNEL))).toEqual({ major: 0, total: 0, items: {} });
   });
 
-  test('7.2 each item must exist, or nothing is changed', async () => {
+  test('7.2 if an item is missing, nothing is changed', async () => {
     const client = await store.connect();
     await client.metadata.set({ ...CHANNEL, data: items({ a: '1' }) });
     const recorder = await recordMetadata(client);
@@ -142,7 +142,7 @@ onEveryMetadataStore('7.2 update', (store) => {
     expect(await recorder.settled()).toEqual([]);
   });
 
-  test('7.2 an item with a revision must match, or nothing is changed', async () => {
+  test('7.2 if an item’s revision does not match, nothing is changed', async () => {
     const client = await store.connect();
     await client.metadata.set({ ...CHANNEL, data: items({ a: '1', b: '1' }) });
     const update = (revision: number | undefined) =>
@@ -156,7 +156,7 @@ onEveryMetadataStore('7.2 update', (store) => {
         code: 'METADATA_CONFLICT',
         message: 'Revision mismatch for key "a"',
       });
-      // 7.5: what the caller would have to read now.
+      // 7.5: the record that the caller would otherwise have to read.
       expect(error.current).toStrictEqual({
         ...(await client.metadata.get(CHANNEL)),
         timestamp: expect.any(Number),
@@ -179,7 +179,7 @@ onEveryMetadataStore('7.2 update', (store) => {
     expect(updated.metadata).toEqual({ a: { value: 'kept', revision: 2 } });
   });
 
-  test('7.2 one item twice in one update is changed twice', async () => {
+  test('7.2 an item that occurs twice in one update is changed twice', async () => {
     const client = await store.connect();
     await client.metadata.set({ ...CHANNEL, data: items({ a: '1' }) });
     const recorder = await recordMetadata(client);
@@ -192,9 +192,9 @@ onEveryMetadataStore('7.2 update', (store) => {
       total: 1,
       items: { a: ['3', 3] },
     });
-    // Announced once, as it is after the change.
+    // The event contains the item once, after both changes.
     expect((await recorder.settled())[0]?.items).toEqual([{ key: 'a', value: '3', revision: 3 }]);
-    // Refused at the second: the first is taken back too.
+    // The second change is refused, so the first is undone, too.
     await expect(client.metadata.update({ ...CHANNEL, data })).rejects.toEqual(
       failure('METADATA_CONFLICT'),
     );
@@ -244,7 +244,7 @@ onEveryMetadataStore('7 addTimestamp and addUserId', (store) => {
     expect(unasked.metadata.a).toEqual({ value: '1', revision: 1 });
   });
 
-  test('7.2 `updated` and `authorUid` are kept unless asked anew', async () => {
+  test('7.2 `updated` and `authorUid` are kept unless the update sets them again', async () => {
     const client = await store.connect();
     const data = items({ a: '1' });
     const by = (actorUserId: string) => ({ ...CHANNEL, data, actorUserId });
@@ -264,7 +264,7 @@ onEveryMetadataStore('7 addTimestamp and addUserId', (store) => {
     expect(anew.metadata.a?.updated).not.toBe(first.metadata.a?.updated);
   });
 
-  test('7 a text that looks like a time, or like a place for one, is left alone', async () => {
+  test('7 text that looks like a timestamp, or like its placeholder, is stored unchanged', async () => {
     const client = await store.connect();
     const odd = {
       updated: '"updated":""',
@@ -296,7 +296,7 @@ onEveryMetadataStore('7.3 remove', (store) => {
     expect(brief(await client.metadata.get(CHANNEL))).toEqual(brief(removed));
   });
 
-  test('7.3 removes all if none are named', async () => {
+  test('7.3 removes all items if none are given', async () => {
     const client = await store.connect();
     for (const rest of [{}, { data: [] }]) {
       const { majorRevision } = await client.metadata.set({ ...CHANNEL, data: items({ a: '1' }) });
@@ -305,11 +305,11 @@ onEveryMetadataStore('7.3 remove', (store) => {
     }
   });
 
-  test('7.3 nothing to remove: the current record, no event, no new revision', async () => {
+  test('7.3 if no item exists, it returns the current record, without an event or a new revision', async () => {
     const client = await store.connect();
     const recorder = await recordMetadata(client);
     const none = [{ key: 'none' }];
-    // Of a channel that is unknown too.
+    // Also for an unknown channel.
     for (const data of [none, undefined]) {
       const removed = await client.metadata.remove({ ...CHANNEL, ...(data && { data }) });
       expect(brief(removed)).toEqual({ major: 0, total: 0, items: {} });
@@ -323,7 +323,7 @@ onEveryMetadataStore('7.3 remove', (store) => {
     expect((await recorder.settled()).map(({ operation }) => operation)).toEqual(['set']);
   });
 
-  test('7.3 an emptied record keeps its revision, so that none ever comes twice', async () => {
+  test('7.3 an emptied record keeps its revision, so that no revision is used twice', async () => {
     const [client, other] = [await store.connect(), await store.connect()];
     await client.metadata.set({ ...CHANNEL, data: items({ a: '1' }) });
     await client.metadata.remove(CHANNEL);
@@ -354,7 +354,7 @@ onEveryMetadataStore('7.4 get', (store) => {
     }
   });
 
-  test('7.4 sees what others have changed', async () => {
+  test('7.4 returns the changes of other nodes', async () => {
     const [client, other] = [await store.connect(), await store.connect()];
     for (let i = 1; i <= 20; i++) {
       const writer = i % 2 ? client : other;

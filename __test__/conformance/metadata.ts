@@ -1,12 +1,12 @@
-// What the tests of channel metadata share: a channel of the test's own, records in a few words,
-// events as they came.
+// Helpers of the channel metadata tests: a test channel, short forms of records, and recorded
+// events.
 import type { ChannelMetadata, ChannelRef, MetadataEvent } from 'rollcall';
 import { eventually } from '../support/wait.js';
 import { type Client, ofCluster } from './stores.js';
 
 export const CHANNEL: ChannelRef = { channelType: 'doc', channelName: 'one' };
 
-/** The record without what is the same everywhere: `{ major, total, items: { key: [value, revision] } }`. */
+/** The fields of the record that differ: `{ major, total, items: { key: [value, revision] } }`. */
 export function brief({ majorRevision, totalCount, metadata }: ChannelMetadata) {
   const items = Object.entries(metadata).map(([key, { value, revision }]) => [
     key,
@@ -22,7 +22,7 @@ export function items(values: Record<string, string>): { key: string; value: str
 
 export interface MetadataRecorder {
   readonly events: MetadataEvent[];
-  /** The events so far, complete: whatever was applied before this call is among them. */
+  /** All events so far, including those of all changes applied before this call. */
   settled(): Promise<MetadataEvent[]>;
   stop(): Promise<void>;
 }
@@ -40,7 +40,7 @@ export async function recordMetadata(client: Client): Promise<MetadataRecorder> 
   });
   const settled = async () => {
     const number = ++markers;
-    // Channels with these names have their slots on the three masters of a cluster.
+    // The slots of these names are on the three masters of a cluster.
     for (const i of ofCluster.has(client) ? [0, 1, 2] : ['']) {
       const key = `${number}-${i}`;
       const channelName = `${MARKER.channelName}${i}`;
@@ -50,7 +50,7 @@ export async function recordMetadata(client: Client): Promise<MetadataRecorder> 
     return [...events];
   };
   if (ofCluster.has(client)) {
-    // What was published before, by the test before, may still be on the cluster's bus.
+    // Events of the previous test may still be on the cluster's bus.
     await settled();
     events.length = 0;
   }

@@ -1,10 +1,11 @@
-// Spec 6.1, 6.6 and 4.2: connections whose TTL ran out are removed, each with exactly one leave.
+// Spec 6.1, 6.6 and 4.2: the reaper removes connections after their TTL, each with exactly one
+// leave.
 import { expect, test } from 'vitest';
 import { eventually } from '../support/wait.js';
 import { type AnyEvent, brief, expired, onEveryStore, record, SHORT_TTL_MS } from './stores.js';
 
 onEveryStore('6.1 the reaper', (store) => {
-  test('6.1 removes what is dead with a leave (timeout), and nothing else', async () => {
+  test('6.1 removes dead connections with a leave (timeout), and no others', async () => {
     const [long, short] = [await store.connect(), await store.connect({ ttlMs: SHORT_TTL_MS })];
     const recorder = await record(long);
     await long.join({ roomId: 'r', userId: 'u1', connId: 'alive' });
@@ -26,7 +27,7 @@ onEveryStore('6.1 the reaper', (store) => {
     });
   });
 
-  test('6.1 a running reaper does so by itself', async () => {
+  test('6.1 a running reaper removes dead connections by itself', async () => {
     const node = await store.connect({ ttlMs: 50, sweepIntervalMs: 100 });
     const recorder = await record(await store.connect());
     await node.startReaper();
@@ -35,11 +36,11 @@ onEveryStore('6.1 the reaper', (store) => {
     await eventually(() => {
       expect(recorder.events.map(brief)).toEqual(['join c r u', 'leave c r u timeout']);
     });
-    // Counted when the pass is over, which may be after the event.
+    // The pass counts when it ends, which may be after the event.
     await eventually(() => expect(node.metrics().expired).toBe(1));
   });
 
-  test('6.1 a connection that is back in time stays', async () => {
+  test('6.1 a connection that joins again in time stays', async () => {
     const [long, short] = [await store.connect(), await store.connect({ ttlMs: SHORT_TTL_MS })];
     const recorder = await record(long);
     await short.join({ roomId: 'r', userId: 'u', connId: 'rejoined' });
@@ -55,20 +56,20 @@ onEveryStore('6.1 the reaper', (store) => {
     ]);
   });
 
-  test('6.1 the user stays in the room with what else they have there', async () => {
+  test('6.1 the user stays in the room with their other connections', async () => {
     const [long, short] = [await store.connect(), await store.connect({ ttlMs: SHORT_TTL_MS })];
     await long.join({ roomId: 'r', userId: 'u', connId: 'alive' });
     await short.join({ roomId: 'r', userId: 'u', connId: 'dead' });
     await expired(long, 'r', 'dead');
     await short.reapOnce();
     expect((await long.getUserPresence('u')).rooms).toEqual(['r']);
-    // Nothing more to do, and the last one's leave takes the user along.
+    // Nothing more is due, and the last connection's leave removes the user.
     expect((await short.reapOnce()).expired).toBe(0);
     await long.leave('alive');
     expect((await long.getUserPresence('u')).rooms).toEqual([]);
   });
 
-  test('6.1 many dead connections of one room go in one pass', async () => {
+  test('6.1 one pass removes many dead connections of one room', async () => {
     const [long, short] = [await store.connect(), await store.connect({ ttlMs: SHORT_TTL_MS })];
     const recorder = await record(long);
     const conns = Array.from({ length: 700 }, (_, i) => `c${i}`);
@@ -86,7 +87,7 @@ onEveryStore('6.1 the reaper', (store) => {
 });
 
 onEveryStore('6.6 reapOnce', (store) => {
-  test('6.6 says what it did', async () => {
+  test('6.6 reapOnce returns its counts', async () => {
     const [long, short] = [await store.connect(), await store.connect({ ttlMs: SHORT_TTL_MS })];
     const idle = { rooms: 0, expired: 0, durationMs: expect.any(Number) };
     expect(await short.reapOnce()).toStrictEqual(idle);
@@ -126,7 +127,7 @@ onEveryStore('4.2 exactly one leave', (store) => {
       await Promise.all(nodes.map((node) => node.reapOnce()));
       expect(recorders[0]?.events.filter(isLeave).length).toBeGreaterThanOrEqual(100);
     });
-    // And not one more, after further passes of all of them.
+    // There are no further leaves after more passes of all clients.
     for (let i = 0; i < 5; i++) await Promise.all(nodes.map((node) => node.reapOnce()));
     for (const recorder of recorders) {
       const leaves = (await recorder.settled()).filter(isLeave);
@@ -136,14 +137,14 @@ onEveryStore('4.2 exactly one leave', (store) => {
         true,
       );
     }
-    // A pass counts when it has ended, and its events come before.
+    // A pass counts when it ends; its events are emitted before.
     await eventually(() => {
       const reaped = nodes.reduce((sum, node) => sum + node.metrics().expired, 0);
       expect(reaped).toBe(100);
     });
   });
 
-  test('4.2 leave and reaper at the same time: one of them', async () => {
+  test('4.2 leave and reaper at the same time: exactly one leave event', async () => {
     const [long, short] = [await store.connect(), await store.connect({ ttlMs: 5 })];
     const recorder = await record(long);
     for (let i = 0; i < 60; i++) {

@@ -1,5 +1,5 @@
-// Builds a view of rooms from their events, checking on the way what clauses 3.7 and 4.2 promise:
-// nothing missing, nothing doubled, nothing out of order.
+// Builds a view of rooms from their events, and checks clauses 3.7 and 4.2 for each event: no event
+// is missing, duplicated or out of order.
 import type { AnyEvent, AnyState } from './stores.js';
 
 interface Present {
@@ -9,12 +9,15 @@ interface Present {
 }
 
 export class Replay {
-  /** By room, by connection: who is there. Includes who has expired and is not announced yet. */
+  /**
+   * The present connections by room and connection, including expired ones that are not announced
+   * yet.
+   */
   readonly rooms = new Map<string, Map<string, Present>>();
   readonly joins = new Set<string>();
   readonly leaves = new Map<string, AnyEvent>();
 
-  /** Throws on an event that does not follow from those before it. */
+  /** Throws on an event that does not follow from the earlier ones. */
   apply(event: AnyEvent): void {
     const { roomId, connId, userId, epoch } = event;
     const room = this.rooms.get(roomId) ?? new Map<string, Present>();
@@ -27,7 +30,7 @@ export class Replay {
     if (event.type === 'join') {
       if (this.joins.has(key)) wrong('a second join');
       this.joins.add(key);
-      // Without a leave, only a rejoin of the same place with a higher epoch.
+      // Without a leave, only a rejoin of the same place with a higher epoch is valid.
       if (present && present.userId !== userId) wrong('a join over another user');
       if (present && present.epoch >= epoch) wrong('a join with a lower epoch');
       room.set(connId, { userId, epoch, state: event.state });
@@ -35,7 +38,7 @@ export class Replay {
     }
     if (!present) throw new Error(`of a connection that is not there: ${JSON.stringify(event)}`);
     if (present.userId !== userId) wrong('of another user');
-    // A higher epoch that was adopted shows in no event of its own.
+    // An adopted higher epoch has no event.
     if (present.epoch > epoch) wrong('of an older epoch');
     if (event.type === 'update') {
       room.set(connId, { userId, epoch, state: event.state });
@@ -47,7 +50,7 @@ export class Replay {
     room.delete(connId);
   }
 
-  /** `[room, connection, user]` of all who are there, sorted. */
+  /** `[room, connection, user]` of all present connections, sorted. */
   get present(): string[] {
     return [...this.rooms]
       .flatMap(([roomId, room]) =>

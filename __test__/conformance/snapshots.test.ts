@@ -1,9 +1,9 @@
-// Spec 3.8 and 3.9: who is in a room, and where a user is.
+// Spec 3.8 and 3.9: the members of a room, and the rooms of a user.
 import { expect, test } from 'vitest';
 import { byConn, expired, onEveryStore, SHORT_TTL_MS } from './stores.js';
 
 onEveryStore('3.8 fetchRoomSnapshot', (store) => {
-  test('3.8 gives all live connections of the room and no others', async () => {
+  test('3.8 returns all live connections of the room and no others', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     const expected = [];
     for (let i = 0; i < 50; i++) {
@@ -21,7 +21,7 @@ onEveryStore('3.8 fetchRoomSnapshot', (store) => {
     expect(await (await store.connect()).fetchRoomSnapshot('nowhere')).toStrictEqual([]);
   });
 
-  test('3.8 leaves out who has expired, before any reaper has run', async () => {
+  test('3.8 omits expired connections before a reaper has run', async () => {
     const [long, short] = [await store.connect(), await store.connect({ ttlMs: SHORT_TTL_MS })];
     await long.join({ roomId: 'r', userId: 'u', connId: 'alive' });
     await short.join({ roomId: 'r', userId: 'u', connId: 'dead' });
@@ -46,7 +46,7 @@ onEveryStore('3.8 fetchRoomSnapshot', (store) => {
 });
 
 onEveryStore('3.9 getUserPresence', (store) => {
-  test('3.9 gives the user’s connections in all rooms', async () => {
+  test('3.9 returns the user’s connections in all rooms', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     const expected = [];
     for (const [connId, roomId] of [
@@ -75,7 +75,7 @@ onEveryStore('3.9 getUserPresence', (store) => {
     });
   });
 
-  test('3.9 shows state, epoch and time of the last heartbeat', async () => {
+  test('3.9 returns state, epoch and time of the last heartbeat', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     await one.join({ roomId: 'r', userId: 'u', connId: 'c' });
     const { epoch } = await one.join({ roomId: 'r', userId: 'u', connId: 'c', state: { a: 1 } });
@@ -85,7 +85,7 @@ onEveryStore('3.9 getUserPresence', (store) => {
     expect((await one.getUserPresence('u')).connections).toStrictEqual([entry]);
   });
 
-  test('3.9 leaves out who has expired, and rooms with them', async () => {
+  test('3.9 omits expired connections, and rooms with no other connection of the user', async () => {
     const [long, short] = [await store.connect(), await store.connect({ ttlMs: SHORT_TTL_MS })];
     await long.join({ roomId: 'r1', userId: 'u', connId: 'alive' });
     await short.join({ roomId: 'r2', userId: 'u', connId: 'dead' });

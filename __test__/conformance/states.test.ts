@@ -1,5 +1,5 @@
-// Spec 3.5: what goes in comes out, for states of joins, patches, events, snapshots and user
-// presence; and nothing pollutes Object.prototype. The values are in states.ts.
+// Spec 3.5: states are returned unchanged by joins, patches, events, snapshots and user presence,
+// and nothing pollutes Object.prototype. The values are in states.ts.
 import fc from 'fast-check';
 import { afterEach, expect, test } from 'vitest';
 import { seed } from '../support/random.js';
@@ -15,7 +15,7 @@ afterEach(() => {
   expect(({} as AnyState).polluted).toBeUndefined();
 });
 
-/** Texts of JSON are equal only with equal values, equal own keys, and the same order of keys. */
+/** Two JSON texts are equal only if values, own keys and the order of keys are equal. */
 function expectSame(found: AnyState, expected: AnyState, where: string): void {
   expect(JSON.stringify(found), where).toBe(JSON.stringify(expected));
   expect(Object.getPrototypeOf(found), where).toBe(Object.prototype);
@@ -42,7 +42,7 @@ onEveryStorage('3.5 states', (store) => {
         [maker, 'in'],
         [other, 'again'],
       ] as const) {
-        // As the value of one key, and as keys of the state's own.
+        // As the value of one key, and as keys of the state itself.
         const patchState = { ...state, [key]: state };
         const expected = JSON.parse(merged(whole, patchState));
         const { changed } = await node.heartbeat({ connId: 'c', patchState });
@@ -51,7 +51,7 @@ onEveryStorage('3.5 states', (store) => {
         expectSame((await recorder.settled()).at(-1)?.state, expected, 'event');
         whole = expected;
       }
-      // The same once more changes nothing, which shows that it was stored as it is.
+      // The same patch again changes nothing, which shows that the value is stored unchanged.
       const again = await other.heartbeat({ connId: 'c', patchState: { ...state } });
       expect(again.changed).toBe(false);
     });
@@ -72,7 +72,7 @@ onEveryStorage('3.5 states', (store) => {
     expect(JSON.stringify(removed?.state)).toBe('{"a":1}');
   });
 
-  test('3.5 a state of exactly 1 MiB round-trips, one byte more is refused', async () => {
+  test('3.5 a state of exactly 1 MiB is accepted, one byte more is refused', async () => {
     const client = await store.connect();
     const recorder = await record(client);
     const bytes = (state: AnyState) => Buffer.byteLength(JSON.stringify(state));

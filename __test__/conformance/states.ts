@@ -14,7 +14,7 @@ const everyAscii = String.fromCharCode(...Array.from({ length: 128 }, (_, i) => 
 export const awkwardValues: [string, unknown][] = [
   ['an empty array', []],
   ['an empty object', {}],
-  ['empty arrays and objects in each other', [[], {}, [[]], [{}], { a: [], o: {} }]],
+  ['nested empty arrays and objects', [[], {}, [[]], [{}], { a: [], o: {} }]],
   ['null', null],
   ['an empty string', ''],
   ['booleans', [true, false]],
@@ -25,12 +25,12 @@ export const awkwardValues: [string, unknown][] = [
   ['-0 (0 in JSON)', -0],
   ['17 significant digits', [0.1 + 0.2, 1 / 3, 123456789012345.67, 5e-324]],
   ['numbers that look like others', [1e21, 1e-7, 100, 1.5e300, -1e-308]],
-  ['100 arrays in each other', nested(100, (inner) => [inner])],
-  ['100 objects in each other', nested(100, (inner) => ({ a: inner }))],
-  ['100 of both in each other', nested(50, (inner) => [{ a: inner }])],
+  ['100 nested arrays', nested(100, (inner) => [inner])],
+  ['100 nested objects', nested(100, (inner) => ({ a: inner }))],
+  ['100 nested arrays and objects', nested(50, (inner) => [{ a: inner }])],
   ['a lone high surrogate', '\ud83d'],
   ['a lone low surrogate', '\ude00'],
-  ['surrogates the wrong way round', 'a\ude00\ud83db'],
+  ['surrogates in the wrong order', 'a\ude00\ud83db'],
   ['emoji', '👩‍👩‍👧‍👦🏳️‍🌈'],
   ['characters of every plane', '\u{10000}\u{1f600}\u{20000}\u{e0001}\u{10ffff}'],
   ['right-to-left and combining characters', 'שלום\u202e مرحبا e\u0301 \u0300'],
@@ -56,18 +56,21 @@ function parsed(text: string): AnyState {
 export const awkwardStates: [string, AnyState][] = [
   ...awkwardValues.map(([name, value]): [string, AnyState] => [name, { value }]),
   ['an own key __proto__', parsed('{"a":1,"__proto__":{"polluted":true},"b":2}')],
-  ['an own key __proto__ that is no object', parsed('{"__proto__":null}')],
-  ['__proto__ further down', parsed('{"a":[{"__proto__":{"polluted":true}}]}')],
+  ['an own key __proto__ that is not an object', parsed('{"__proto__":null}')],
+  ['a nested key __proto__', parsed('{"a":[{"__proto__":{"polluted":true}}]}')],
   ['a key constructor', parsed('{"constructor":{"prototype":{"polluted":true}}}')],
   ['keys of Object.prototype', parsed('{"toString":1,"hasOwnProperty":2,"valueOf":null}')],
   ['keys that Promises look for', parsed('{"then":1,"catch":[],"toJSON":"x"}')],
   ['an empty key', { '': 1, a: { '': [] } }],
   ['keys out of order', { z: 1, a: 2, m: { y: 1, b: 2 } }],
   ['many keys', Object.fromEntries(Array.from({ length: 2_000 }, (_, i) => [`k${i * 7}`, i]))],
-  ['keys of odd characters', { '\0': 1, '"': 2, '\\': 3, '\ud800': 4, '😀': 5, ' ': 6, '\n': 7 }],
+  [
+    'keys with unusual characters',
+    { '\0': 1, '"': 2, '\\': 3, '\ud800': 4, '😀': 5, ' ': 6, '\n': 7 },
+  ],
   ['keys that differ in their last character only', { a: 1, 'a\0': 2, 'a ': 3, 'a\u0301': 4 }],
   ['keys that look like numbers', { 1: 'a', 0: 'b', '01': 'c', '-0': 'd', '1e3': 'e' }],
-  ['the names of our own fields', { connId: 'x', epoch: -1, type: 'leave', state: null }],
+  ['the names of Rollcall’s fields', { connId: 'x', epoch: -1, type: 'leave', state: null }],
   ['nothing', {}],
 ];
 
@@ -78,7 +81,7 @@ const unit = fc.oneof(
 const text = fc.string({ unit, maxLength: 8 });
 const key = fc.oneof(text, fc.constantFrom('a', 'b', 'c', '__proto__', 'constructor', ''));
 
-/** A value as JSON has it. */
+/** A JSON value. */
 export const anyValue: fc.Arbitrary<unknown> = fc.letrec((tie) => ({
   value: fc.oneof(
     { depthSize: 'small', withCrossShrink: true },
@@ -91,26 +94,26 @@ export const anyValue: fc.Arbitrary<unknown> = fc.letrec((tie) => ({
   ),
 })).value;
 
-/** A state with a few keys, which patches meet again. */
+/** A state with a few keys, which patches also use. */
 export const anyState: fc.Arbitrary<AnyState> = fc
   .array(fc.tuple(key, anyValue), { maxLength: 6 })
   .map(objectOf);
 
-/** A patch: values, nulls, and `undefined` for keys to be removed. */
+/** A patch: values, nulls, and `undefined` for keys to remove. */
 export const anyPatch: fc.Arbitrary<AnyState> = fc
   .array(fc.tuple(key, fc.oneof(anyValue, fc.constant(undefined), fc.constant(null))), {
     maxLength: 4,
   })
   .map(objectOf);
 
-/** As `Object.fromEntries`, which defines own properties, `__proto__` too. */
+/** Like `Object.fromEntries`, but defines own properties, including `__proto__`. */
 function objectOf(entries: [string, unknown][]): AnyState {
   return Object.fromEntries(entries);
 }
 
-/** What `patch` makes of `state` (spec 3.4), as JSON. */
+/** The JSON of `state` after `patch` (spec 3.4). */
 export function merged(state: AnyState, patch: AnyState): string {
-  // Spread copies own properties as such, `__proto__` too, and keeps the order.
+  // Spread copies own properties, including `__proto__`, and keeps the order.
   const after = { ...state, ...patch };
   for (const name of Object.keys(patch)) if (patch[name] === undefined) delete after[name];
   return JSON.stringify(after);

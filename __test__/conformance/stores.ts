@@ -1,6 +1,6 @@
-// The stores that every conformance test runs on (Redis in its two layouts, a Redis Cluster, and the
-// in-process one), and what the tests need around them: clients
-// that are closed after each test, recorded events, and the check that nothing is left (spec 2.3).
+// The stores of the conformance tests (Redis in both layouts, a Redis Cluster, and the in-process
+// store), and helpers: clients that are closed after each test, recorded events, and the check that
+// no keys are left (spec 2.3).
 import type { Redis } from 'ioredis';
 import { type ClientOptions, type Logger, PresenceClient, type PresenceEvent } from 'rollcall';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -9,13 +9,13 @@ import { type RedisServer, sharedDb } from '../support/redis.js';
 import { jsonDb, noRedisJson } from '../support/redisjson.js';
 import { eventually } from '../support/wait.js';
 
-/** Any state: the tests put in what TypeScript would not let through. */
+/** Any state: tests pass values that TypeScript would not allow. */
 // biome-ignore lint/suspicious/noExplicitAny: see above
 export type AnyState = any;
 export type Client = PresenceClient<AnyState>;
 export type AnyEvent = PresenceEvent<AnyState>;
 
-/** Only on Redis: where the data can be looked at. */
+/** Only for stores on Redis: where to find the data. */
 export interface RedisSide {
   server: RedisServer;
   db: number;
@@ -27,29 +27,29 @@ export type StoreName = (typeof STORES)[number];
 
 export interface StoreUnderTest {
   readonly name: StoreName;
-  /** Options that its clients have, where they are given no others. */
+  /** Default options of its clients. */
   readonly defaults: ClientOptions;
   /** A client of the test's store; closed after the test. */
   connect(options?: ClientOptions): Promise<Client>;
-  /** Where the current test's data are, if they are in one Redis. */
+  /** The location of the current test's data, if they are in one Redis. */
   redis(): RedisSide;
   /** A URL of the current test's store. */
   url(): string;
 }
 
-/** Long enough for a connection to outlive any test, also on a slow machine. */
+/** Long enough for a connection to outlive any test, even on a slow machine. */
 export const LONG_TTL_MS = 600_000;
-/** As good as dead on arrival. */
+/** Expires at once. */
 export const SHORT_TTL_MS = 1;
 
 export const silent: Logger = {};
 
 let stores = 0;
 
-/** Clients of a cluster, whose events have no one order. */
+/** Clients of a cluster, whose events have no common order. */
 export const ofCluster = new WeakSet<object>();
 
-/** Runs the tests of `body` on every store, but for those that say why not. */
+/** Runs the tests of `body` on every store, except those in `without`, with its reason. */
 export function onEveryStore(
   title: string,
   body: (store: StoreUnderTest) => void,
@@ -64,14 +64,14 @@ export function onEveryStore(
   }
 }
 
-/** The same for tests of locks that guard metadata. */
+/** Runs tests of locks that guard metadata on every store that supports them. */
 export function onStoresWithLockName(title: string, body: (store: StoreUnderTest) => void): void {
   onEveryStore(title, body, {
-    cluster: 'a lock and metadata lie in different slots, so it is refused there with UNSUPPORTED',
+    cluster: 'a lock and metadata are in different slots, so it is refused there with UNSUPPORTED',
   });
 }
 
-/** Every way to store a state (spec section 9); the in-process store takes the options, too. */
+/** Every way to store a state (spec section 9); the in-process store accepts the options, too. */
 export const STORAGES: Record<string, ClientOptions> = {
   inline: {},
   separate: { stateStorage: 'separate' },
@@ -84,8 +84,8 @@ export const STORAGES: Record<string, ClientOptions> = {
 };
 
 /**
- * Runs the tests of `body` on every store, with every way to store a state; on the layout of a cluster
- * with those that differ in the keys.
+ * Runs the tests of `body` on every store with every way to store a state; on the layout of a
+ * cluster, only with those that differ in their keys.
  */
 export function onEveryStorage(title: string, body: (store: StoreUnderTest) => void): void {
   const on = (name: StoreName, storage: string) =>
@@ -107,8 +107,8 @@ export function onEveryMetadataStore(title: string, body: (store: StoreUnderTest
 }
 
 /**
- * A store for the tests of the surrounding `describe`, empty before and after each. `defaults`:
- * options of its clients, where they have no others.
+ * A store for the tests of the surrounding `describe`, empty before and after each. `defaults` are
+ * the default options of its clients.
  */
 export function useStore(
   name: StoreName,
@@ -143,12 +143,12 @@ export function useStore(
       ...(name === 'slotted' ? { layout: 'slotted' } : {}),
       ...defaults,
       ...options,
-      // That a busy machine answers late is no fault of a store.
+      // A late answer of a busy machine is not a fault of the store.
       limits: { commandTimeoutMs: 30_000, ...defaults.limits, ...options.limits },
     });
     clients.push(client);
     if (cluster) ofCluster.add(client);
-    // Remembers who was ever there; the call itself is the client's own.
+    // Records every id that joined; the call itself is unchanged.
     const join = client.join.bind(client);
     client.join = (joining) => {
       seen.conns.add(joining.connId);
@@ -159,7 +159,7 @@ export function useStore(
     return client;
   };
 
-  // Spec 2.3, after every test: everybody leaves, and nothing must be left.
+  // Spec 2.3, after every test: all connections leave, and no keys may be left.
   afterEach(async () => {
     const last = clients.length > 0 ? await connect({ ttlMs: SHORT_TTL_MS }) : undefined;
     try {
@@ -187,7 +187,7 @@ export function useStore(
       await Promise.all(clients.map((client) => client.close()));
       clients = [];
       for (const ids of Object.values(seen)) ids.clear();
-      // What one test has left must not fail the next ones too.
+      // Keys that one test has left must not fail the next tests, too.
       await side?.server.flush(side.db);
       await cluster?.flush();
     }
@@ -206,8 +206,8 @@ export function useStore(
 }
 
 /**
- * A channel's record stays when it is empty: its revision must not come again. On `slotted` an entry in
- * the index of the ends of locks stays until it is over.
+ * A channel's record stays when it is empty, because its revision must not be used again. On
+ * `slotted` an entry in the index of lock expiries stays until its time.
  */
 async function forgetMetadata({ server, db }: RedisSide, slotted: boolean): Promise<void> {
   const redis = await server.client(db);
@@ -227,7 +227,7 @@ export function useIoredis(store: StoreUnderTest, take: (redis: Redis) => void):
   });
 }
 
-/** Ids that are refused have left nothing behind. */
+/** Ids that are refused have left no keys. */
 async function ignoreRefused<T>(call: Promise<T> | undefined): Promise<T | []> {
   try {
     return (await call) ?? [];
@@ -241,13 +241,13 @@ function emptyUser(userId: string, found: unknown): unknown {
   return Array.isArray(found) ? [] : { userId, rooms: [], connections: [] };
 }
 
-/** Events as a handler gets them. */
+/** Recorded events. */
 export interface Recorder {
   readonly events: AnyEvent[];
   /**
-   * The events so far, complete: whatever was applied before this call is among them. (A marker
-   * joins and leaves after it; events of a store come in the order of application. On a cluster those of
-   * one master do, so there is a marker on each.)
+   * All events so far, including those of all changes applied before this call. A marker joins and
+   * leaves, and its events are awaited; the events of a store are in the order of application. On a
+   * cluster only the events of one master are in order, so there is a marker on each.
    */
   settled(): Promise<AnyEvent[]>;
   stop(): Promise<void>;
@@ -269,7 +269,7 @@ export async function record(client: Client, options: { roomId?: string } = {}):
     stop,
     settled: async () => {
       const number = ++markers;
-      // Rooms with these names have their slots on the first, second and third of three masters.
+      // The slots of these names are on the first, second and third of three masters.
       const names = ofCluster.has(client) ? [0, 1, 2].map((i) => `${MARKER}${i}`) : [MARKER];
       const rooms = options.roomId === undefined ? names : [options.roomId];
       for (const [i, roomId] of rooms.entries()) {
@@ -283,13 +283,13 @@ export async function record(client: Client, options: { roomId?: string } = {}):
   };
 }
 
-/** An event in a few words: `join c1 r1 u1`, `leave c1 r1 u1 left`. */
+/** An event as short text: `join c1 r1 u1`, `leave c1 r1 u1 left`. */
 export function brief(event: AnyEvent): string {
   const reason = event.type === 'leave' ? ` ${event.reason}` : '';
   return `${event.type} ${event.connId} ${event.roomId} ${event.userId}${reason}`;
 }
 
-/** Resolves once the connection's TTL has run out. */
+/** Resolves after the connection's TTL. */
 export async function expired(client: Client, roomId: string, connId: string): Promise<void> {
   await eventually(
     async () => !(await client.fetchRoomSnapshot(roomId)).some((entry) => entry.connId === connId),
@@ -302,14 +302,14 @@ export function byConn<T extends { connId: string }>(entries: readonly T[]): T[]
   return [...entries].sort((a, b) => (a.connId < b.connId ? -1 : 1));
 }
 
-/** The classes of those that have one of their own. */
+/** The errors with a class of their own. */
 const NAMES: Record<string, string> = {
   METADATA_CONFLICT: 'MetadataConflictError',
   METADATA_LOCK: 'MetadataLockError',
   METADATA_INVALID: 'MetadataValidationError',
 };
 
-/** Matches a rejection with this code, whose message holds `part`. */
+/** Matches a rejection with this code whose message contains `part`. */
 export function failure(code: string, part = ''): unknown {
   return expect.objectContaining({
     name: NAMES[code] ?? 'RollcallError',
