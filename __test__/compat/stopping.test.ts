@@ -1,7 +1,7 @@
 // Stopping during the start (spec 11.3): nothing is opened afterwards, and the process ends by
 // itself. Each case is a real process that stops at many points of its start.
 import { describe, expect, test } from 'vitest';
-import { refusedPort, silentPort } from '../connect/strangers.js';
+import { refusedPort, silentPort } from '../connect/other-servers.js';
 import { startFixture } from '../support/process.js';
 import { type RedisServer, startRedis } from '../support/redis.js';
 import { eventually, within } from '../support/wait.js';

@@ -1,5 +1,5 @@
-// The ACL rules of docs/guide/security.md: they are enough for everything that a client does, and allow nothing
-// else. They are read from there.
+// The ACL rules of docs/guide/security.md: the client needs no other commands, and the rules allow
+// nothing else. The test reads the rules from that page.
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { Redis } from 'ioredis';
@@ -12,7 +12,7 @@ import { eventually } from '../support/wait.js';
 
 const ROOT = path.resolve(import.meta.dirname, '../..');
 
-/** The rules of the examples, after the user's name. */
+/** The rules of the examples, without the user's name. */
 function readRules() {
   const page = readFileSync(path.join(ROOT, 'docs/guide/security.md'), 'utf8');
   const examples = [...page.matchAll(/^ACL SETUSER rollcall ([^`]+)```/gm)];
@@ -25,7 +25,7 @@ function readRules() {
 
 const RULES = readRules();
 
-/** What an ACL must not allow; arguments that would do harm. */
+/** Commands that an ACL must not allow, with harmful arguments. */
 const FORBIDDEN = [
   'FLUSHALL',
   'FLUSHDB',
@@ -113,9 +113,9 @@ describe.each(Object.entries(SERVERS))('29 on %s: the ACL of the documentation',
   });
 });
 
-/** Does everything that a client can. */
+/** Uses everything that a client can do. */
 async function use({ db: _, ...options }: Untyped): Promise<void> {
-  // Nothing here is about speed.
+  // Speed is not tested here.
   const limits = { commandTimeoutMs: 60_000, connectTimeoutMs: 60_000 };
   const common = { sweepIntervalMs: 100, expiry: 'both', limits, ...options };
   const client = await openClient(common);
@@ -176,7 +176,7 @@ async function use({ db: _, ...options }: Untyped): Promise<void> {
   await expire(common);
 }
 
-/** Lets a connection die, and waits until it is announced. */
+/** Lets a connection expire, and waits for its event. */
 async function expire(options: Untyped): Promise<void> {
   const client = await openClient({ ...options, ttlMs: 100 });
   const died: string[] = [];
@@ -194,7 +194,10 @@ async function expire(options: Untyped): Promise<void> {
   await client.close();
 }
 
-/** What the servers have refused to the user. That of the library's name is asked for, not needed. */
+/**
+ * The commands that the servers refused to the user. The name of the library is optional, so its
+ * refusal does not count.
+ */
 async function denied(servers: readonly RedisServer[]): Promise<string[]> {
   const all: string[] = [];
   for (const server of servers) {
@@ -217,20 +220,20 @@ describe('29: the list of commands in docs/guide/security.md', () => {
     known = new Set(list.map(([command]) => command));
   });
 
-  /** Files below a folder. */
+  /** Files in a folder and its subfolders. */
   const files = (folder: string, ending: string) =>
     readdirSync(path.join(ROOT, folder), { recursive: true, encoding: 'utf8' })
       .filter((file) => file.endsWith(ending))
       .map((file) => readFileSync(path.join(ROOT, folder, file), 'utf8'));
 
-  test('is what the scripts and the core send', () => {
+  test('matches the commands that the scripts and the core send', () => {
     const rust = files('src/store/redis', '.rs').map((text) => text.split('mod tests {')[0] ?? '');
     const words = [...rust, ...files('lua', '.lua')].flatMap((text) =>
       [...text.matchAll(/["']([A-Z]+)["']/g)].map(([, word = '']) => word.toLowerCase()),
     );
-    // The names of errors that are words for commands too, and what is sent as an argument only.
+    // Names of errors that are also commands, and words that are sent only as arguments.
     const sent = new Set(words.filter((word) => known.has(word) && word !== 'readonly'));
-    // By redis-rs, for the database of the URL.
+    // redis-rs sends it for the database of the URL.
     sent.add('select');
     const { base, seven, cluster, notifications } = RULES;
     const rules = [base, seven, cluster, notifications].join(' ');

@@ -1,6 +1,6 @@
-// TLS takes what Node.js takes where the user was explicit, and says at once why it refuses the rest
-// (spec 20). Each kind of certificate is served by a real server; the first test of a kind asks
-// Node.js itself.
+// TLS accepts the certificates that Node.js accepts with an explicit `ca`, and refuses the rest at
+// once with the reason (spec 20). A real server shows each kind of certificate; the first test of a
+// kind asks Node.js itself.
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { connect as connectTls } from 'node:tls';
@@ -14,7 +14,7 @@ import { certificates, opensslCertificates } from '../support/tls.js';
 
 const IDS = { roomId: 'r', userId: 'u', connId: 'c' };
 const SAN = 'subjectAltName=DNS:localhost,IP:127.0.0.1';
-/** By name: a certificate without other names never fits an address. */
+/** URL with a host name: a certificate without other names never matches an address. */
 const byName = ({ url }: RedisServer) => url.replace('127.0.0.1', 'localhost');
 
 /** Whether Node.js accepts the certificate that a server shows. */
@@ -31,9 +31,9 @@ function nodeAccepts(server: RedisServer, ca: string): Promise<boolean> {
 const SERVER_AUTH = 'extendedKeyUsage=serverAuth';
 const ACCEPTED: [string, Parameters<typeof opensslCertificates>[0]][] = [
   ['a self-signed certificate that is the given ca', { selfSigned: true, extensions: [SAN] }],
-  ['the same, and its name in CN only', { selfSigned: true }],
+  ['the same, with its name in CN only', { selfSigned: true }],
   [
-    'the same, as an authority',
+    'the same, marked as an authority',
     { selfSigned: true, extensions: [SAN, 'basicConstraints=critical,CA:TRUE'] },
   ],
   ['P-521', { curve: 'secp521r1', extensions: [SAN] }],
@@ -74,14 +74,14 @@ describe('17: TLS accepts what Node.js accepts where the user was explicit', () 
     expect(await program.message(() => true)).toBe('joined');
   });
 
-  test('SSL_CERT_FILE that names nothing does not break a connection with a ca', async () => {
+  test('SSL_CERT_FILE with a missing file does not break a connection with a ca', async () => {
     const { ca } = await certificates();
     await using server = await startRedis({ tls: true });
     const env = { SSL_CERT_FILE: path.join(server.folder, 'nothing.pem'), SSL_CERT_DIR: '' };
     const run = (args: string[]) => startFixture<string>('connect/fixtures/tls.mjs', { args, env });
     await using explicit = run([server.url, ca]);
     expect(await explicit.message(() => true)).toBe('joined');
-    // Without one, the reason is told.
+    // Without a ca, the error contains the reason.
     await using system = run([server.url]);
     expect(await system.message(() => true)).toMatch(
       /^PERMISSION .*give its issuer as tls\.ca \(the system's certificates could not be read/,
@@ -89,8 +89,8 @@ describe('17: TLS accepts what Node.js accepts where the user was explicit', () 
   });
 });
 
-describe('17, 20: what cannot be accepted fails at once with the reason', () => {
-  /** How `connect` fails; it must have tried once only. */
+describe('17, 20: an unacceptable certificate fails at once with the reason', () => {
+  /** The error of `connect`, which must have tried only once. */
   async function failure(server: RedisServer, ca: string, host = 'localhost', more = {}) {
     await using proxy = await startProxy(server.port);
     const url = `rediss://${host}:${proxy.port}`;
@@ -110,10 +110,10 @@ describe('17, 20: what cannot be accepted fails at once with the reason', () => 
       'localhost',
       /for another name/,
     ],
-    ['an expired one', { days: -1, extensions: [SAN] }, 'localhost', /it has expired/],
-    ['an expired one of version 1', { days: -1 }, 'localhost', /it has expired/],
+    ['an expired certificate', { days: -1, extensions: [SAN] }, 'localhost', /it has expired/],
+    ['an expired certificate of version 1', { days: -1 }, 'localhost', /it has expired/],
     [
-      'an expired one that is its own ca',
+      'an expired certificate that is its own ca',
       { days: -1, selfSigned: true, extensions: [SAN] },
       'localhost',
       /it has expired/,
@@ -130,14 +130,14 @@ describe('17, 20: what cannot be accepted fails at once with the reason', () => 
     ['X.509 version 1', {}],
     ['self-signed', { selfSigned: true, extensions: [SAN] }],
     ['version 3', { extensions: [SAN] }],
-  ])('%s by somebody else than the given ca: refused', async (_, form) => {
+  ])('%s by another issuer than the given ca: refused', async (_, form) => {
     const [made, other] = [opensslCertificates(form), opensslCertificates(form)];
     await using server = await startRedis({ tls: made });
     expect(await nodeAccepts(server, other.ca)).toBe(false);
     expect(['PERMISSION', 'UNSUPPORTED']).toContain((await failure(server, other.ca)).code);
   });
 
-  test('a certificate for clients only is refused, also where it is marked as an authority', async () => {
+  test('a certificate for clients only is refused, even if it is marked as an authority', async () => {
     const clientOnly = [SAN, 'extendedKeyUsage=clientAuth'];
     for (const extensions of [clientOnly, [...clientOnly, 'basicConstraints=CA:TRUE']]) {
       const made = opensslCertificates({ extensions });
@@ -166,7 +166,7 @@ describe('17, 20: what cannot be accepted fails at once with the reason', () => 
     },
   );
 
-  test('a certificate that stops being accepted: calls say why, and the way back is found', async () => {
+  test('a certificate that is no longer accepted: calls fail with the reason, and the client recovers', async () => {
     const { ca } = await certificates();
     await using good = await startRedis({ tls: true });
     await using bad = await startRedis({ tls: opensslCertificates({ extensions: [SAN] }) });
@@ -178,7 +178,7 @@ describe('17, 20: what cannot be accepted fails at once with the reason', () => 
     });
     proxy.retarget(bad);
     proxy.cut();
-    // The first call after the cut may be on its way when the connection breaks.
+    // The first call after the cut may be in flight when the connection breaks.
     const error = await rejection(async () => {
       for (;;) {
         await client.fetchRoomSnapshot('r').catch((broken) => {

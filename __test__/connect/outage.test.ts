@@ -1,5 +1,5 @@
-// When Redis goes away and comes back: calls fail in time and say what is known, everything comes
-// back by itself, and what may have been missed is told (spec 4.4, 12).
+// Outages of Redis: calls fail in time with the known outcome, everything recovers by itself, and
+// `resync` is emitted for missed events (spec 4.4, 12).
 import { describe, expect, test } from 'vitest';
 import { everythingIn, keepLog, openClient, rejection } from '../support/clients.js';
 import { startCluster, UNHURRIED_MS } from '../support/cluster.js';
@@ -9,11 +9,11 @@ import { eventually, startClock, within } from '../support/wait.js';
 
 const COMMAND_TIMEOUT_MS = 800;
 const limits = { commandTimeoutMs: COMMAND_TIMEOUT_MS };
-/** For a busy machine, beyond what the option says. */
+/** Tolerance for a busy machine, in addition to the option. */
 const GRACE_MS = 1500;
 const IDS = { roomId: 'r', userId: 'u', connId: 'c' };
 
-describe('12: Redis is away', () => {
+describe('12: Redis is down', () => {
   test('calls fail with UNAVAILABLE within the command timeout, and succeed again', async () => {
     const secret = 'hush-hush-4711';
     await using server = await startRedis({ requirepass: secret });
@@ -43,7 +43,7 @@ describe('12: Redis is away', () => {
         const error = await rejection(call);
         const took = clock.ms;
         expect(error.code, name).toBe('UNAVAILABLE');
-        // Nothing was sent, so nothing can have happened.
+        // Nothing was sent, so nothing can have been applied.
         expect(error, name).not.toHaveProperty('outcome');
         expect(took, name).toBeLessThan(COMMAND_TIMEOUT_MS + GRACE_MS);
         expect(everythingIn(error)).not.toContain(secret);
@@ -60,7 +60,7 @@ describe('12: Redis is away', () => {
 
     async function works() {
       await client.join(IDS);
-      // The restarted server has lost the scripts, too.
+      // The restarted server has also lost the scripts.
       await client.heartbeat({ connId: 'c' });
       expect(await client.fetchRoomSnapshot('r')).toHaveLength(1);
       expect(await client.leave('c')).toEqual({ roomId: 'r', userId: 'u' });
@@ -75,14 +75,14 @@ describe('12: Redis is away', () => {
     const states: string[] = [];
     client.on('state', ({ state }) => void states.push(state));
     await server.stop();
-    // Until the loss is noticed, a call may be sent into it: then its outcome is unknown.
+    // Until the client notices the loss, it may send a call, whose outcome is then unknown.
     await eventually(() => expect(states).toEqual(['disconnected']));
     const joining = client.join(IDS);
     await server.start();
     expect((await joining).snapshot).toHaveLength(1);
   });
 
-  test('what was sent and not answered has outcome "unknown"; reads are sent again', async () => {
+  test('a call that was sent and not answered has outcome "unknown"; reads are sent again', async () => {
     await using server = await startRedis();
     await using proxy = await startProxy(server.port);
     const client = await openClient({ url: proxy.url, limits: { commandTimeoutMs: 5000 } });
@@ -99,7 +99,7 @@ describe('12: Redis is away', () => {
       client.heartbeat({ connId: 'c', patchState: { a: 1 } }).catch((error) => error),
     ];
     const read = client.fetchRoomSnapshot('r');
-    // On its way: the kernel has taken it, the server never will.
+    // In flight: the kernel has accepted it, but the server never will.
     await eventually(() => {
       for (const part of ['$10\r\nprs:conn:d\r\n', '$4\r\nleft\r\n', '{"a":1}']) {
         expect(sent).toContain(part);
@@ -138,7 +138,7 @@ describe('12: Redis is away', () => {
 describe('25: an outage is logged once, and its end once', () => {
   const reaping = { sweepIntervalMs: 50, ttlMs: 10_000 };
 
-  test('whatever the number of links, with a reaper and waiters', async () => {
+  test('for any number of connections, with a reaper and waiters', async () => {
     await using server = await startRedis();
     const logger = keepLog();
     const client = await openClient({ url: server.url, limits, logger, ...reaping });
@@ -152,7 +152,7 @@ describe('25: an outage is logged once, and its end once', () => {
     for (const outage of [1, 2]) {
       logger.lines.length = 0;
       await server.kill();
-      // Long enough for all links to have failed, and for calls to time out.
+      // Long enough for all connections to fail, and for calls to time out.
       expect((await rejection(() => client.fetchRoomSnapshot('r'))).code).toBe('UNAVAILABLE');
       await server.start();
       await eventually(() => expect(gaps).toHaveLength(outage));
@@ -165,7 +165,7 @@ describe('25: an outage is logged once, and its end once', () => {
     expect(states).toEqual(['disconnected', 'connected', 'disconnected', 'connected']);
   });
 
-  test('of a cluster, too', async () => {
+  test('on a cluster', async () => {
     await using cluster = await startCluster({ replicas: 0, nodeTimeoutMs: UNHURRIED_MS });
     const logger = keepLog();
     const client = await openClient({ url: cluster.url, logger, ...reaping });
@@ -185,7 +185,7 @@ describe('25: an outage is logged once, and its end once', () => {
       timeoutMs: 20_000,
     });
     await eventually(() => expect(logger.lines.length).toBeGreaterThan(1));
-    // A copy: before the client is closed, the cluster ends.
+    // A copy, because the cluster ends before the client is closed.
     expect([...logger.lines]).toEqual([
       expect.stringMatching(/^warn Redis is away: /),
       expect.stringMatching(/^info Redis is back: /),
@@ -193,16 +193,16 @@ describe('25: an outage is logged once, and its end once', () => {
   });
 });
 
-describe('4.4: the subscription’s connection is lost and comes back', () => {
-  test('all subscriptions are there again, and `resync` is told once per gap', async () => {
+describe('4.4: the subscription’s connection is lost and restored', () => {
+  test('all subscriptions are restored, and `resync` is emitted once per gap', async () => {
     await using server = await startRedis();
     const client = await openClient({ url: server.url, limits });
     const other = await openClient({ url: server.url, limits });
-    const heard: Record<string, string[]> = { all: [], r: [], s: [], gone: [] };
-    await client.subscribe((event) => void heard.all?.push(`${event.type} ${event.connId}`));
+    const received: Record<string, string[]> = { all: [], r: [], s: [], gone: [] };
+    await client.subscribe((event) => void received.all?.push(`${event.type} ${event.connId}`));
     for (const roomId of ['r', 's', 'gone']) {
       const keep = ({ type, connId }: { type: string; connId: string }) =>
-        void heard[roomId]?.push(`${type} ${connId}`);
+        void received[roomId]?.push(`${type} ${connId}`);
       const stop = await client.subscribe(keep, { roomId });
       if (roomId === 'gone') await stop();
     }
@@ -211,18 +211,18 @@ describe('4.4: the subscription’s connection is lost and comes back', () => {
     for (const gap of [1, 2]) {
       await server.restart();
       await eventually(() => expect(gaps).toEqual(Array(gap).fill('reconnected')));
-      // From `resync` on nothing is missed.
+      // After `resync` no event is missed.
       await eventually(() => other.join({ roomId: 'r', userId: 'u', connId: `r${gap}` }));
       await other.join({ roomId: 's', userId: 'u', connId: `s${gap}` });
       await other.join({ roomId: 'gone', userId: 'u', connId: `gone${gap}` });
       await eventually(() => {
-        expect(heard.r).toContain(`join r${gap}`);
-        expect(heard.s).toContain(`join s${gap}`);
-        expect(heard.all).toContain(`join gone${gap}`);
+        expect(received.r).toContain(`join r${gap}`);
+        expect(received.s).toContain(`join s${gap}`);
+        expect(received.all).toContain(`join gone${gap}`);
       });
     }
-    expect(heard.gone).toEqual([]);
-    expect(heard.r).toEqual(['join r1', 'join r2']);
+    expect(received.gone).toEqual([]);
+    expect(received.r).toEqual(['join r1', 'join r2']);
     expect(gaps).toHaveLength(2);
     expect(client.metrics().resyncs).toBe(2);
   });
@@ -242,17 +242,17 @@ describe('4.4: the subscription’s connection is lost and comes back', () => {
     await eventually(() => expect(gaps).toEqual(['reconnected']), { timeoutMs: 8000 });
   });
 
-  test('a server that cuts our connections (CLIENT KILL)', async () => {
+  test('a server that closes the client’s connections (CLIENT KILL)', async () => {
     await using server = await startRedis();
     const client = await openClient({ url: server.url, limits });
-    const heard: string[] = [];
+    const received: string[] = [];
     const gaps: string[] = [];
-    await client.subscribe((event) => void heard.push(event.connId), { roomId: 'r' });
+    await client.subscribe((event) => void received.push(event.connId), { roomId: 'r' });
     client.on('resync', ({ reason }) => void gaps.push(reason));
     const admin = await server.client();
     await admin.call('CLIENT', 'KILL', 'USER', 'default');
     await eventually(() => expect(gaps).toEqual(['reconnected']));
     await client.join(IDS);
-    await eventually(() => expect(heard).toEqual(['c']));
+    await eventually(() => expect(received).toEqual(['c']));
   });
 });

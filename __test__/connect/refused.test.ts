@@ -1,18 +1,18 @@
-// `connect` where it must fail: the right code, within the connect timeout, and no secret in
-// anything that is said (spec 12, 13; issue 2, "It must show" 3).
+// `connect` fails with the right code, within the connect timeout, and without a secret in any
+// message (spec 12, 13).
 import { type ClientOptions, PresenceClient } from 'rollcall';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { everythingIn, keepLog, openClient, rejection } from '../support/clients.js';
 import { type RedisServer, startRedis } from '../support/redis.js';
 import { startClock } from '../support/wait.js';
-import { answeringPort, closingPort, httpPort, refusedPort, silentPort } from './strangers.js';
+import { answeringPort, closingPort, httpPort, refusedPort, silentPort } from './other-servers.js';
 
 const TIMEOUT_MS = 700;
-/** For a busy machine, beyond what the option says. */
+/** Tolerance for a busy machine, in addition to the option. */
 const GRACE_MS = 1500;
 const SECRET = 'hush-hush-4711';
 
-/** How `connect` fails; checks what holds for all failures. */
+/** The error of `connect`; checks the common properties of all failures. */
 async function failure(options: ClientOptions) {
   const logger = keepLog();
   const clock = startClock();
@@ -26,7 +26,7 @@ async function failure(options: ClientOptions) {
 
 const at = (port: number, rest = '') => `redis://:${SECRET}@127.0.0.1:${port}${rest}`;
 
-describe('issue 2, 3: nothing there: UNAVAILABLE within the connect timeout', () => {
+describe('12: no server: UNAVAILABLE within the connect timeout', () => {
   test('a port on which nothing listens', async () => {
     const port = await refusedPort();
     const error = await failure({ url: at(port) });
@@ -59,13 +59,13 @@ describe('issue 2, 3: nothing there: UNAVAILABLE within the connect timeout', ()
     expect(error.message).toContain('no-such-host.invalid');
   });
 
-  test('a unix socket that is not there', async () => {
+  test('a unix socket that does not exist', async () => {
     const error = await failure({ url: `redis+unix:///nowhere/redis.sock?pass=${SECRET}` });
     expect(error.code).toBe('UNAVAILABLE');
   });
 });
 
-describe('issue 2, 3: a server that is not Redis: UNAVAILABLE, and the message says so', () => {
+describe('12: a server that is not Redis: UNAVAILABLE, and the message names the cause', () => {
   test.each<[string, () => Promise<number>]>([
     ['a web server', httpPort],
     ['an SSH server', () => answeringPort('SSH-2.0-OpenSSH_9.6\r\n')],
@@ -83,13 +83,13 @@ describe('issue 2, 3: a server that is not Redis: UNAVAILABLE, and the message s
     ['a reply of impossible length', '$99999999999999\r\n'],
     ['nulls for everything', '$-1\r\n'],
     ['OK for everything', '+OK\r\n'],
-  ])('what looks like Redis at first: %s', async (_, bytes) => {
+  ])('an answer that resembles Redis: %s', async (_, bytes) => {
     const error = await failure({ url: at(await answeringPort(bytes)) });
     expect(error.code).toBe('UNAVAILABLE');
   });
 });
 
-describe('issue 2, 3: a server that does not let us in', () => {
+describe('12: a server that refuses the login', () => {
   let server: RedisServer;
   beforeAll(async () => {
     server = await startRedis({
@@ -108,14 +108,14 @@ describe('issue 2, 3: a server that does not let us in', () => {
     ['a wrong password', { password: SECRET }],
     ['an unknown user', { username: 'nobody', password: SECRET }],
     ['a wrong password of a known user', { username: 'reader', password: `${SECRET}x` }],
-    ['a user that is switched off', { username: 'asleep', password: SECRET }],
+    ['a disabled user', { username: 'asleep', password: SECRET }],
   ])('%s: PERMISSION', async (_, credentials) => {
     const error = await failure({ url: server.urlFor(credentials) });
     expect(error.code).toBe('PERMISSION');
     expect(error.message).toContain(`127.0.0.1:${server.port}`);
   });
 
-  test('no password where one is needed: PERMISSION', async () => {
+  test('a missing password: PERMISSION', async () => {
     const error = await failure({ url: `redis://127.0.0.1:${server.port}` });
     expect(error.code).toBe('PERMISSION');
     expect(error.message).toContain('password');
@@ -143,7 +143,7 @@ describe('issue 2, 3: a server that does not let us in', () => {
     expect(await server.dbsize()).toBe(0);
   });
 
-  test('a user that may do nothing at all: PERMISSION', async () => {
+  test('a user without any permission: PERMISSION', async () => {
     const error = await failure({
       url: server.urlFor({ username: 'nothing', password: SECRET }),
     }).catch(() => undefined);
@@ -159,13 +159,13 @@ describe('issue 2, 3: a server that does not let us in', () => {
     expect(error.message).toContain('db');
   });
 
-  test('TLS to a server that has none: UNAVAILABLE', async () => {
+  test('TLS to a server without TLS: UNAVAILABLE', async () => {
     const error = await failure({ url: at(server.port).replace('redis:', 'rediss:') });
     expect(error.code).toBe('UNAVAILABLE');
   });
 });
 
-describe('12: URLs that are none: INVALID_ARGUMENT, and nothing of them is repeated', () => {
+describe('12: invalid URLs: INVALID_ARGUMENT, and the message repeats no part of them', () => {
   test.each([
     `${SECRET}`,
     `127.0.0.1:6379/${SECRET}`,

@@ -1,5 +1,5 @@
-// redis-sentinel:// (spec 11): the master by name, and the new one after a failover, by whatever way
-// the old one went.
+// redis-sentinel:// (spec 11): the client finds the master by name, and the new master after any
+// kind of failover.
 import { PresenceClient, type PresenceEvent } from 'rollcall';
 import { describe, expect, test } from 'vitest';
 import { keepLog, openClient, rejection, type Untyped } from '../support/clients.js';
@@ -9,7 +9,7 @@ import { eventually } from '../support/wait.js';
 
 const IDS = { roomId: 'r', userId: 'u', connId: 'c' };
 
-/** Follows everything, and can tell that new events come. */
+/** Subscribes to all events, and can wait for new ones. */
 async function follow(client: PresenceClient<Untyped>) {
   const events: PresenceEvent<Untyped>[] = [];
   const resyncs: string[] = [];
@@ -18,7 +18,7 @@ async function follow(client: PresenceClient<Untyped>) {
   return { events, resyncs };
 }
 
-/** The client writes to the master of now, and hears of it. */
+/** Checks that the client writes to the current master and receives the event. */
 async function worksOn(
   group: SentinelGroup,
   client: PresenceClient<Untyped>,
@@ -42,7 +42,7 @@ async function worksOn(
 }
 
 describe('11: redis-sentinel://', () => {
-  test('follows the master: after SENTINEL FAILOVER, and after its death', async () => {
+  test('follows the master: after SENTINEL FAILOVER, and after a crash', async () => {
     await using group = await startSentinels({ password: 'p@ss/w:rd' });
     const log = keepLog();
     const client = await openClient({ url: group.url, logger: log });
@@ -57,19 +57,19 @@ describe('11: redis-sentinel://', () => {
     });
     await eventually(async () => expect(await group.master()).toBe(second), { timeoutMs: 15_000 });
     await worksOn(group, client, followed);
-    // The old master is told to follow, and its subscribers find the new one.
+    // The old master becomes a replica, and its subscribers find the new master.
     await eventually(() => expect(followed.resyncs).toContain('reconnected'), {
       timeoutMs: 15_000,
     });
     await worksOn(group, client, followed);
 
-    // The old master follows the new one: it can take over again.
+    // The old master replicates the new one, so it can take over again.
     const redis = await second?.client();
     await eventually(
       async () => expect(await redis?.info('replication')).toMatch(/slave0:.*state=online/),
       { timeoutMs: 15_000 },
     );
-    // A sentinel looks at a replica that it has just made only after a while.
+    // A sentinel inspects a new replica only after a while.
     await eventually(
       async () => {
         const [replica] = (await sentinel.call('SENTINEL', 'REPLICAS', 'the master')) as string[][];
@@ -86,7 +86,7 @@ describe('11: redis-sentinel://', () => {
     expect(log.lines.join('\n')).not.toContain('p@ss');
   }, 90_000);
 
-  test('with a password for the sentinels; some of which are away', async () => {
+  test('with a password for the sentinels, some of which are down', async () => {
     await using group = await startSentinels({
       servers: 1,
       sentinels: 1,
@@ -135,8 +135,8 @@ describe('11: redis-sentinel://', () => {
     expect(plain.code).toBe('UNAVAILABLE');
   }, 60_000);
 
-  test('a server that is no master any more is left, although it goes on answering', async () => {
-    // Two masters and one sentinel that is told by hand whom to name: nothing ends the connection.
+  test('the client leaves a server that is no longer master, even if it still answers', async () => {
+    // Two masters, and one sentinel that is configured by hand: no connection ends.
     await using group = await startSentinels({ servers: 1, sentinels: 1 });
     await using other = await startSentinels({ servers: 1, sentinels: 1 });
     const [old, next] = [group.servers[0], other.servers[0]];
@@ -148,7 +148,7 @@ describe('11: redis-sentinel://', () => {
     await sentinel.call('SENTINEL', 'REMOVE', 'the master');
     await sentinel.call('SENTINEL', 'MONITOR', 'the master', next.host, String(next.port), '1');
     await (await old.client()).replicaof(next.host, next.port);
-    // The subscriber's connection is not written to: only the look at its role can tell.
+    // The subscriber's connection sends nothing: only the check of its role can detect the change.
     await eventually(() => expect(followed.resyncs).toEqual(['reconnected']), {
       timeoutMs: 10_000,
     });
@@ -162,7 +162,7 @@ describe('11: redis-sentinel://', () => {
 });
 
 describe('11: rediss://', () => {
-  test('tls.servername is the name to ask for and to check, the host where to connect', async () => {
+  test('tls.servername is the name for SNI and verification; the host is the address to connect to', async () => {
     await using server = await startRedis({ tls: true });
     const tls = { ca: server.tls?.ca ?? '' };
     const limits = { connectTimeoutMs: 2000 };

@@ -1,5 +1,5 @@
-// Every part of a URL, and every option about connections, is honoured or refused with its name: what
-// is dropped in silence is a password, a database or a TLS setting that somebody believes in.
+// Every part of a URL and every connection option is honoured, or refused with its name: a silently
+// dropped password, database or TLS setting misleads the user.
 import { createServer } from 'node:net';
 import { type ClientOptions, PresenceClient } from 'rollcall';
 import { beforeAll, describe, expect, test } from 'vitest';
@@ -18,7 +18,7 @@ describe('16: settings are honoured', () => {
     return () => server[Symbol.asyncDispose]();
   });
 
-  /** As whom the client's connections are known to the server. */
+  /** The user names of the client's connections on the server. */
   async function userOf(url: string): Promise<string[]> {
     await using client = await PresenceClient.connect({ url, keyPrefix: 't:', logger: {} });
     await client.join(IDS);
@@ -47,15 +47,15 @@ describe('16: settings are honoured', () => {
     }
   });
 
-  test('tls beside redis:// is TLS: nothing is sent in the clear', async () => {
+  test('tls with redis:// uses TLS: nothing is sent unencrypted', async () => {
     await using secure = await startRedis({ tls: true, requirepass: SECRET });
     const tls = { ca: secure.tls?.ca ?? '' };
     const client = await openClient({ url: secure.url.replace('rediss:', 'redis:'), tls });
     await client.join(IDS);
-    let heard = '';
+    let received = '';
     const listener = createServer((socket) => {
       socket.on('data', (bytes) => {
-        heard += bytes.toString('latin1');
+        received += bytes.toString('latin1');
         socket.end();
       });
     });
@@ -68,9 +68,9 @@ describe('16: settings are honoured', () => {
       await rejection(() => PresenceClient.connect({ url, tls, logger: {} }));
     }
     listener.close();
-    expect(heard).not.toContain(SECRET);
-    // Of a ClientHello.
-    expect(heard.charCodeAt(0)).toBe(0x16);
+    expect(received).not.toContain(SECRET);
+    // The first byte of a ClientHello.
+    expect(received.charCodeAt(0)).toBe(0x16);
   });
 
   test('#insecure is tls.rejectUnauthorized: false', async () => {
@@ -79,7 +79,7 @@ describe('16: settings are honoured', () => {
   });
 });
 
-describe('16: what is not honoured is refused with its name, and repeats no secret', () => {
+describe('16: unsupported settings are refused with their names, and the message contains no secret', () => {
   const login = `user:${SECRET}@`;
   const refused: [ClientOptions, RegExp][] = [
     [{ url: `redis://${login}h?family=6` }, /parameter "family"/],
@@ -121,7 +121,7 @@ describe('16: what is not honoured is refused with its name, and repeats no secr
     expect(everythingIn(error)).not.toContain(SECRET);
   });
 
-  test('locks.urls, by the place in the list', async () => {
+  test('locks.urls: the message names the position in the list', async () => {
     const urls = ['redis://h1', 'redis://h2', `redis://:${SECRET}@h3?family=6`];
     const error = await rejection(() => PresenceClient.connect({ locks: { urls }, logger: {} }));
     expect(error.message).toMatch(/^locks\.urls\[2\]: url: there is no parameter "family"/);

@@ -1,4 +1,5 @@
-// The ways to a server: TCP, TLS, unix socket, password, ACL user, db, key prefix; in-process names.
+// Kinds of connections: TCP, TLS, unix socket, password, ACL user, db, key prefix, and in-process
+// names.
 import { PresenceClient } from 'rollcall';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { openClient, rejection, type Untyped } from '../support/clients.js';
@@ -8,25 +9,25 @@ import { eventually } from '../support/wait.js';
 
 const IDS = { roomId: 'r', userId: 'u', connId: 'c' };
 
-/** Joins, hears of it, leaves: every kind of connection that a client makes is used. */
+/** Joins, receives the event, and leaves: uses every kind of connection that a client opens. */
 async function works(client: PresenceClient<Untyped>): Promise<void> {
-  const heard: string[] = [];
-  const stop = await client.subscribe((event) => void heard.push(event.type));
+  const received: string[] = [];
+  const stop = await client.subscribe((event) => void received.push(event.type));
   await client.join(IDS);
   await client.heartbeat({ connId: 'c', patchState: { a: 1 } });
   expect((await client.fetchRoomSnapshot('r')).map(({ state }) => state)).toEqual([{ a: 1 }]);
   await client.leave('c');
-  await eventually(() => expect(heard).toEqual(['join', 'update', 'leave']));
+  await eventually(() => expect(received).toEqual(['join', 'update', 'leave']));
   await stop();
 }
 
-describe('11: one server, by whatever way', () => {
+describe('11: one server, with each kind of connection', () => {
   const password = 'p@ss/w:rd %41 ü';
   let server: RedisServer;
   beforeAll(async () => {
     server = await startRedis({
       requirepass: password,
-      // For a pattern subscription, Redis compares the channel rule letter by letter.
+      // For a pattern subscription, Redis compares the channel rule literally.
       users: {
         alice: 'on >wonder/land ~prs:* resetchannels &prs:{room:*}:events +@all -@dangerous +info',
       },
@@ -34,11 +35,11 @@ describe('11: one server, by whatever way', () => {
     return () => server[Symbol.asyncDispose]();
   });
 
-  test('redis:// with a password of awkward characters', async () => {
+  test('redis:// with special characters in the password', async () => {
     await works(await openClient(server.urlFor()));
   });
 
-  test('the default user by its name', async () => {
+  test('the default user by name', async () => {
     await works(await openClient(server.urlFor({ username: 'default' })));
   });
 
@@ -49,7 +50,7 @@ describe('11: one server, by whatever way', () => {
     await client.reapOnce();
   });
 
-  test('a user without INFO and SCRIPT: scripts go by EVAL', async () => {
+  test('a user without INFO and SCRIPT: scripts are sent with EVAL', async () => {
     const admin = await server.client();
     await admin.call('ACL', 'SETUSER', 'bob', 'on', '>b', '~*', '&*', '+@all', '-info', '-script');
     await works(await openClient(server.urlFor({ username: 'bob', password: 'b' })));
@@ -77,25 +78,25 @@ describe('11: one server, by whatever way', () => {
     await works(await openClient(server.urlFor().replace('127.0.0.1', 'localhost')));
   });
 
-  test('2: keyPrefix is the start of every key and channel; prefixes do not meet', async () => {
+  test('2: keyPrefix is prepended to every key and channel; different prefixes share no data', async () => {
     const admin = await server.client();
     const one = await openClient({ url: server.url, keyPrefix: 'one:{x}*:' });
     const two = await openClient({ url: server.url, keyPrefix: 'two:' });
-    const heard: string[] = [];
-    await two.subscribe((event) => void heard.push(event.roomId));
+    const received: string[] = [];
+    await two.subscribe((event) => void received.push(event.roomId));
     await one.join(IDS);
     expect(await two.fetchRoomSnapshot('r')).toEqual([]);
     const keys = await admin.keys('*');
     expect(keys.length).toBeGreaterThan(0);
     expect(keys.filter((key) => !key.startsWith('one:{x}*:'))).toEqual([]);
     await two.join({ ...IDS, roomId: 'other' });
-    await eventually(() => expect(heard).toEqual(['other']));
+    await eventually(() => expect(received).toEqual(['other']));
     await works(one);
     await two.leave('c');
     expect(await server.dbsize()).toBe(0);
   });
 
-  test('2: channelPrefix is the start of channels only, as with the keyPrefix of ioredis', async () => {
+  test('2: channelPrefix is prepended to channels only, as with the keyPrefix of ioredis', async () => {
     const { Redis } = await import('ioredis');
     const other = new Redis({ path: server.socketPath, password, keyPrefix: 'app:' });
     const plain = await server.client();
@@ -127,18 +128,18 @@ describe('11: rediss://', () => {
     return () => server[Symbol.asyncDispose]();
   });
 
-  test('by the server’s certificate authority, for an address and for a name', async () => {
+  test('with the server’s certificate authority, for an address and for a name', async () => {
     const ca = server.tls?.ca ?? '';
     await works(await openClient({ url: server.url, tls: { ca } }));
     const url = server.url.replace('127.0.0.1', 'localhost');
     await works(await openClient({ url, tls: { ca } }));
   });
 
-  test('with rejectUnauthorized: false, whatever the certificate', async () => {
+  test('with rejectUnauthorized: false, for any certificate', async () => {
     await works(await openClient({ url: server.url, tls: { rejectUnauthorized: false } }));
   });
 
-  test('another certificate authority, and the system’s, are not enough', async () => {
+  test('with another certificate authority, or the system’s: refused', async () => {
     const limits = { connectTimeoutMs: 2000 };
     const other = (await import('selfsigned')).generate;
     const { cert } = await other([{ name: 'commonName', value: 'Someone else' }], {
@@ -166,7 +167,7 @@ describe('11: rediss://', () => {
     expect(error.code).toBe('UNAVAILABLE');
   });
 
-  test('material that is none: INVALID_ARGUMENT', async () => {
+  test('invalid certificates or keys: INVALID_ARGUMENT', async () => {
     const { ca } = await certificates();
     for (const tls of [{ ca: 'no PEM' }, { ca: '' }, { ca, cert: 'x' }, { ca, key: 'x' }]) {
       const error = await rejection(() =>
@@ -176,7 +177,7 @@ describe('11: rediss://', () => {
     }
   });
 
-  test('a client certificate, where the server asks for one', async () => {
+  test('a client certificate, if the server asks for one', async () => {
     const { ca, cert, key } = await certificates();
     await using strict = await startRedis({ tls: true, config: { 'tls-auth-clients': 'yes' } });
     await works(await openClient({ url: strict.url, tls: { ca, cert, key } }));

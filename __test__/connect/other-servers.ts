@@ -1,4 +1,4 @@
-// Servers that are no Redis, for the tests of this folder. Each ends with its test.
+// Servers other than Redis, for the tests of this folder. Each ends with its test.
 import { once } from 'node:events';
 import { createServer as createHttpServer } from 'node:http';
 import { createServer, type Server, type Socket } from 'node:net';
@@ -22,12 +22,12 @@ async function listen(server: Server): Promise<number> {
   return (server.address() as { port: number }).port;
 }
 
-/** Accepts connections and never says anything. */
+/** Accepts connections and never answers. */
 export function silentPort(): Promise<number> {
   return listen(createServer((socket) => socket.resume()));
 }
 
-/** Answers whatever comes with these bytes. */
+/** Answers everything with these bytes. */
 export function answeringPort(bytes: string | Buffer): Promise<number> {
   return listen(createServer((socket) => socket.on('data', () => socket.write(bytes))));
 }
@@ -42,7 +42,7 @@ export function httpPort(): Promise<number> {
   return listen(createHttpServer((_, response) => response.end('<html>hello</html>')));
 }
 
-/** A port on which nothing listens. */
+/** A port without a listener. */
 export async function refusedPort(): Promise<number> {
   const server = createServer();
   const port = await listen(server);
