@@ -1,12 +1,12 @@
-// The demo, run for real in each of its forms: what it prints, how it ends, what it leaves behind.
-// What its page shows is in page.test.ts.
+// Runs the demo in each of its forms: its output, its end, and the keys and processes that it
+// leaves. page.test.ts tests its page.
 import { describe, expect, test } from 'vitest';
 import { startRedis } from '../support/redis.js';
 import { eventually, within } from '../support/wait.js';
 import { startDemo, withRedis } from './demo.js';
 
 describe.concurrent('npm run demo', { timeout: 60_000 }, () => {
-  test('runs in one process on the in-process store, tells what happens, and ends by itself', async () => {
+  test('runs in one process on the in-process store, prints events, and ends by itself', async () => {
     const demo = startDemo(['--port', '0', '--seconds', '6']);
     const [url] = await demo.urls(1);
     expect(demo.printed()).toContain('Rollcall demo, in-process store. Open in a browser');
@@ -22,18 +22,18 @@ describe.concurrent('npm run demo', { timeout: 60_000 }, () => {
     await demo.expectNothingLeft();
   });
 
-  test('--nodes 3: three processes on a Redis of its own', async () => {
+  test('--nodes 3: three processes on a Redis that it starts', async () => {
     const demo = startDemo(['--port', '0', '--nodes', '3', '--seconds', '5'], withRedis());
     const urls = await demo.urls(3);
     expect(new Set(urls).size).toBe(3);
     for (const url of urls) expect((await fetch(url)).status).toBe(200);
-    // The first server tells of the others' users too.
+    // The first server also prints the events of users on other servers.
     await eventually(() => expect(demo.printed()).toMatch(/(Hedy|Alan|Katherine|Niklaus) joins/));
     expect(await within(demo.code, 20_000, 'the end'), demo.printed()).toBe(0);
     await demo.expectNothingLeft();
   });
 
-  test('uses the Redis of REDIS_URL, touches nothing of others there, and leaves nobody present', async () => {
+  test('uses the Redis of REDIS_URL, changes no other keys there, and leaves no connection', async () => {
     await using server = await startRedis({ requirepass: 'hush' });
     const admin = await server.client();
     await admin.set('mine', 'as it was');
@@ -44,13 +44,13 @@ describe.concurrent('npm run demo', { timeout: 60_000 }, () => {
     for (const key of await admin.keys('*')) expect(key).toMatch(/^(mine$|rollcall-demo:)/);
     expect(await within(demo.code, 20_000, 'the end'), demo.printed()).toBe(0);
     expect(demo.printed()).not.toContain('hush');
-    // The topics stay, as channel metadata do.
+    // The topics stay, because they are channel metadata.
     const left = (await admin.keys('*')).filter((key) => !/^rollcall-demo:\{chan:/.test(key));
     expect(left).toEqual(['mine']);
     await demo.expectNothingLeft();
   });
 
-  test.each(['SIGINT', 'SIGTERM'] as const)('goes on until %s, and cleans up', async (signal) => {
+  test.each(['SIGINT', 'SIGTERM'] as const)('runs until %s, and cleans up', async (signal) => {
     const demo = startDemo(['--port', '0', '--nodes', '2'], withRedis());
     await demo.urls(2);
     demo.child.kill(signal);
@@ -67,7 +67,7 @@ describe.concurrent('npm run demo', { timeout: 60_000 }, () => {
       { REDIS_URL: 'redis://:hush@127.0.0.1:1' },
       'Redis at 127.0.0.1:1 cannot be reached',
     ],
-  ])('says in one line what is wrong with %j, and ends', async (args, env, what) => {
+  ])('prints one line about the error in %j, and ends', async (args, env, what) => {
     const demo = startDemo(args, env as Record<string, string>);
     expect(await within(demo.code, 20_000, 'the end')).toBe(1);
     expect(demo.printed()).toBe(`rollcall demo: ${what}\n`);

@@ -1,4 +1,4 @@
-// Starting the demo as a person would, for the tests of this folder.
+// Starts the demo as a user would, for the tests of this folder.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, readdirSync, realpathSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -12,16 +12,16 @@ import { eventually } from '../support/wait.js';
 
 export interface Demo {
   child: ChildProcess;
-  /** Everything that it has printed so far. */
+  /** All output so far. */
   printed: () => string;
-  /** The addresses of its servers, once they are there. */
+  /** The URLs of its servers, when they are running. */
   urls: (count: number) => Promise<string[]>;
   code: Promise<number | null>;
-  /** Fails if a process or a file of this run is still there. */
+  /** Fails if a process or a file of this run still exists. */
   expectNothingLeft: () => Promise<void>;
 }
 
-/** Where a redis-server is, for a demo that is to start one. */
+/** The path of redis-server, for a demo that starts one. */
 export function withRedis(): Record<string, string> {
   return { REDIS_SERVER_BIN: locateRedis() ?? '' };
 }
@@ -31,7 +31,7 @@ export function startDemo(args: string[], env: Record<string, string> = {}): Dem
   const remove = removeWithProcess(folder);
   const main = inRoot('examples', 'demo', 'main.mjs');
   const child = spawn(process.execPath, [main, ...args], {
-    // By TMPDIR, everything that the demo starts is recognised.
+    // TMPDIR marks everything that the demo starts.
     env: { PATH: '', TMPDIR: folder, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });

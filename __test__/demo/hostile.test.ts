@@ -1,5 +1,5 @@
-// The demo while its Redis is away, and with sockets and browsers that send anything: its servers go on,
-// and two people on different ones see each other afterwards.
+// The demo while its Redis is down, and with random events and HTTP requests: its servers keep
+// running, and two users on different servers see each other afterwards.
 import { connect } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
@@ -14,7 +14,7 @@ import { type Demo, startDemo } from './demo.js';
 const STEPS = size(1000, 10_000);
 const AWAY_MS = 5000;
 
-/** All of them are there still, and end by themselves. */
+/** All servers still run, and end by themselves. */
 async function expectServers(demo: Demo, urls: string[]): Promise<void> {
   for (const url of urls) {
     await eventually(() => twoSeeEachOther(url, true, 'calm'), { timeoutMs: 30_000 });
@@ -30,14 +30,14 @@ describe('npm run demo -- --nodes 3', { timeout: size(120_000, 300_000) }, () =>
     const demo = startDemo(['--port', '0', '--nodes', '3'], { REDIS_URL: redis.url });
     const urls = await demo.urls(3);
     redis.pause();
-    // What is tested is how long: the time limits of calls have to run out.
+    // The duration matters: the timeouts of calls have to pass.
     await delay(AWAY_MS);
     redis.resume();
     await expectServers(demo, urls);
     await demo.expectNothingLeft();
   });
 
-  test(`survives ${STEPS} steps of the fuzz client, and requests that are no URLs`, async () => {
+  test(`survives ${STEPS} steps of the fuzz client, and HTTP requests with invalid URLs`, async () => {
     await using redis = await startRedis();
     const demo = startDemo(['--port', '0', '--nodes', '3'], { REDIS_URL: redis.url });
     const urls = await demo.urls(3);

@@ -1,5 +1,5 @@
-// The demo's page in a real browser: what two people see of each other (issue 6, item 4). Writes
-// screenshots for people to look at into artifacts/screenshots/.
+// The demo's page in a real browser, with two users that see each other. Writes screenshots for
+// review into artifacts/screenshots/.
 import { mkdirSync } from 'node:fs';
 import { type Browser, chromium, type Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
@@ -10,7 +10,9 @@ import { type Demo, startDemo, withRedis } from './demo.js';
 
 const CHROMIUM = locateChromium();
 const SCREENSHOTS = inRoot('artifacts', 'screenshots');
-/** The demo's TTL is 5 s and its sweep runs twice a second; the rest is for a busy machine. */
+/**
+ * The demo has a TTL of 5 s and two sweeps per second; the rest is tolerance for a busy machine.
+ */
 const GONE_MS = 20_000;
 
 let browser: Browser;
@@ -31,7 +33,7 @@ interface Look {
   height?: number;
 }
 
-/** A person at a window of their own, whose page must not fail anywhere. */
+/** Opens a browser window for a user; its page must not log any error. */
 async function open(url: string, user: string, look: Look = {}): Promise<Page> {
   const { scheme = 'light', width = 1280, height = 800 } = look;
   const context = await browser.newContext({
@@ -64,7 +66,7 @@ async function pointAt(page: Page, x: number, y: number): Promise<void> {
   await page.mouse.move(box.x + x * box.width, box.y + y * box.height, { steps: 3 });
 }
 
-/** Where a page shows somebody's pointer, as parts of the stage. */
+/** The position of a user's pointer on a page, as a fraction of the stage. */
 async function pointer(page: Page, user: string): Promise<[number, number]> {
   const [cursor, stage] = await Promise.all([
     page.locator(`.cursor[data-user="${user}"]`).boundingBox(),
@@ -74,7 +76,7 @@ async function pointer(page: Page, user: string): Promise<[number, number]> {
   return [(cursor.x - stage.x) / stage.width, (cursor.y - stage.y) / stage.height];
 }
 
-/** Two people edit the topic from one revision, and save. */
+/** Two users edit the topic from one revision, and save. */
 async function editAtOnce(ada: Page, grace: Page): Promise<void> {
   await ada.fill('#topic', 'Ada was here');
   await grace.fill('#topic', 'No, Grace was');
@@ -92,13 +94,13 @@ describe.skipIf(CHROMIUM === undefined)('the page of the demo', { timeout: 90_00
     mkdirSync(SCREENSHOTS, { recursive: true });
     browser = await chromium.launch({
       executablePath: CHROMIUM as string,
-      // Tests often run as root and in containers, where Chromium's sandbox cannot be made.
+      // Tests often run as root and in containers, where Chromium cannot create its sandbox.
       args: ['--no-sandbox', '--disable-dev-shm-usage'],
     });
   });
   afterAll(() => browser?.close());
 
-  test('two see each other, point, type, edit at once, lock; one is killed and times out', async () => {
+  test('two users see each other, point, type, edit at once and lock; one is killed and times out', async () => {
     const demo = await run(['--bots', '0']);
     const [url] = (await demo.urls(1)) as [string];
     const ada = await open(url, 'Ada');
@@ -122,7 +124,7 @@ describe.skipIf(CHROMIUM === undefined)('the page of the demo', { timeout: 90_00
       expect(await text(grace, '.cursor[data-user="Ada"] span')).toBe('Hello'),
     );
 
-    // One conflict is shown, to the one who was later, and nothing is lost: both texts are there.
+    // Only the later user sees the conflict, and both texts are kept.
     const before = Number((await text(ada, '#revision')).replace('rev ', ''));
     await editAtOnce(ada, grace);
     expect(await text(grace, '#theirs')).toBe('Ada was here');
@@ -158,7 +160,7 @@ describe.skipIf(CHROMIUM === undefined)('the page of the demo', { timeout: 90_00
     );
     expect(await grace.locator('.cursor[data-user="Ada"]').count()).toBe(0);
 
-    // Back again, and closed in an orderly way: another reason.
+    // After a normal close, the reason differs.
     await ada.click('#revive');
     await sees(grace, 'Ada');
     await ada.close();
@@ -167,7 +169,7 @@ describe.skipIf(CHROMIUM === undefined)('the page of the demo', { timeout: 90_00
     );
   });
 
-  test('tabs on three servers see the same', async () => {
+  test('tabs on three servers show the same', async () => {
     const demo = await run(['--bots', '0', '--nodes', '3'], withRedis());
     const urls = await demo.urls(3);
     const people = ['Ada', 'Grace', 'Linus'];
@@ -179,7 +181,7 @@ describe.skipIf(CHROMIUM === undefined)('the page of the demo', { timeout: 90_00
     await eventually(async () => expect(await linus.inputValue('#topic')).toBe('Ada was here'));
     await linus.click('#lock');
     await eventually(async () => expect(await text(ada, '#lock')).toMatch(/^Locked by Linus/));
-    // "Open a second user" goes to the next server.
+    // "Open a second user" uses the next server.
     const opened = ada.context().waitForEvent('page');
     await ada.click('#second');
     expect(new URL((await opened).url()).origin).toBe(urls[1]);
@@ -190,13 +192,13 @@ describe.skipIf(CHROMIUM === undefined)('the page of the demo', { timeout: 90_00
     ['dark', 1280, 800],
     ['light', 390, 844],
     ['dark', 390, 844],
-  ] as const)('looks right in %s at %i px', async (scheme, width, height) => {
+  ] as const)('has no overflow in %s at %i px', async (scheme, width, height) => {
     const demo = await run([]);
     const [url] = (await demo.urls(1)) as [string];
     const page = await open(url, 'Ada', { scheme, width, height });
     await page.waitForSelector('.cursor');
     await page.waitForSelector('#figures dd');
-    // Nothing is wider than the window.
+    // No element is wider than the window.
     const scrolls = await page.evaluate<boolean>(
       'document.documentElement.scrollWidth > document.documentElement.clientWidth',
     );

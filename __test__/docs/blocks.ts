@@ -1,10 +1,10 @@
-// The code blocks of README.md and docs/ in JavaScript and TypeScript. What is done with a block is said
-// behind its language:
+// Reads the JavaScript and TypeScript code blocks of README.md and docs/. The text after the
+// language says how a block is checked:
 //
 //   ```ts                 a program: it is type-checked and run, and a server is put under the fuzz client
 //   ```js client          a program for a browser: it is run against the first server of its page
 //   ```ts recipe=<name>   a module with exports: a test imports it by this name (recipes.ts)
-//   ```ts fragment        a part of a program: it is only type-checked, with what PRELUDE declares
+//   ```ts fragment        a part of a program: it is only type-checked, with the declarations of PRELUDE
 //
 // JavaScript is checked without `strict`, so that it needs no annotations.
 import { spawnSync } from 'node:child_process';
@@ -24,7 +24,7 @@ import { removeWithProcess } from '../support/process.js';
 export type Use = 'program' | 'client' | 'recipe' | 'fragment';
 
 export interface Block {
-  /** The page and the number of the block on it, from 1. */
+  /** The page, and the number of the block on it, starting at 1. */
   name: string;
   page: string;
   typed: boolean;
@@ -34,11 +34,13 @@ export interface Block {
   code: string;
 }
 
-/** Languages that are checked. Those of the second line are told to use one of the first. */
+/**
+ * Languages that are checked. The error for a language of the second line names one of the first.
+ */
 const CHECKED = ['js', 'ts'];
 const OTHER_NAMES = ['javascript', 'typescript', 'mjs', 'cjs', 'mts', 'cts', 'jsx', 'tsx'];
 
-/** What fragments may use without saying where it comes from. */
+/** Declarations for fragments. */
 const PRELUDE = `
   declare const client: import('rollcall').PresenceClient;
   declare const io: import('socket.io').Server;
@@ -56,7 +58,7 @@ const PAGES = [
     .sort(),
 ];
 
-/** @throws for a block of which it is not known what to do with it */
+/** @throws for a block with an unknown language or an unknown mark */
 export function readBlocks(): Block[] {
   return PAGES.flatMap((page) => blocksOf(page, readFileSync(inRoot(page), 'utf8')));
 }
@@ -82,7 +84,7 @@ export function blocksOf(page: string, text: string): Block[] {
     });
 }
 
-/** A folder in which programs have what users of the package have. */
+/** A folder with the dependencies that users of the package have. */
 export function programFolder(): string {
   const folder = mkdtempSync(path.join(tmpdir(), 'rollcall-test-example-'));
   removeWithProcess(folder);
@@ -94,14 +96,14 @@ const isModule = ({ typed, use, code }: Block) =>
   typed || use !== 'program' || /^import /m.test(code);
 
 /**
- * Type-checks blocks, and makes JavaScript files of them.
+ * Type-checks blocks and compiles them to JavaScript files.
  *
- * @returns for each block its file, and what the compiler says of it.
+ * @returns for each block its file and the compiler's messages.
  */
 export function compile(blocks: readonly Block[]): { file: string; problems: string }[] {
   const folder = programFolder();
   writeFileSync(path.join(folder, 'prelude.d.ts'), PRELUDE);
-  // Recipes are imported by others as `./<name>.js`.
+  // Other blocks import recipes as `./<name>.js`.
   writeFileSync(path.join(folder, 'package.json'), '{ "type": "module" }');
   const files = blocks.map((block, index) => {
     const name = block.recipe ?? `block${index}`;
@@ -148,7 +150,7 @@ export function compile(blocks: readonly Block[]): { file: string; problems: str
   return files.map((file) => {
     const out = path.join(folder, 'out', file.replace('.ts', '.js'));
     const code = readFileSync(isTyped(file) ? out : path.join(folder, file), 'utf8');
-    // The package itself is found by its name only from inside of it.
+    // Node.js resolves the package by its own name only from within it.
     const self = inRoot('dist', file.endsWith('.cjs') ? 'index.js' : 'index.mjs');
     writeFileSync(out, code.replace(/(["'])rollcall\1/g, JSON.stringify(self)));
     const problems = said.filter((line) => line.startsWith(`${file}(`)).join('\n');
@@ -156,7 +158,7 @@ export function compile(blocks: readonly Block[]): { file: string; problems: str
   });
 }
 
-/** The lines that the compiler says. */
+/** The compiler's messages, by line. */
 function check(folder: string, compilerOptions: object, files: string[]): string[] {
   const config = path.join(folder, 'tsconfig.json');
   writeFileSync(config, JSON.stringify({ compilerOptions, files: ['prelude.d.ts', ...files] }));
@@ -166,7 +168,7 @@ function check(folder: string, compilerOptions: object, files: string[]): string
     encoding: 'utf8',
   });
   const lines = `${stdout}${stderr}`.split('\n').filter((line) => line !== '');
-  // Something that is said of no block is a fault of the check itself.
+  // A message that belongs to no block is an error of the check itself.
   const other = lines.find(
     (line) => !/^ /.test(line) && !files.some((file) => line.startsWith(`${file}(`)),
   );

@@ -1,6 +1,6 @@
-// The code blocks of README.md and docs/ (see blocks.ts): each is right by the public types, and programs
-// run as they stand, each on its own, against a real server. One that is a Socket.IO server has to let two
-// people see each other, and to survive the fuzz client.
+// The code blocks of README.md and docs/ (see blocks.ts): each type-checks with the public types.
+// Each program runs unchanged against a real server. A Socket.IO server must let two users see each
+// other, and survive the fuzz client.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -44,7 +44,7 @@ const isServer = ({ use, code }: Block) =>
   use === 'program' && /'socket\.io'/.test(code) && !/'node:test'/.test(code);
 const isOurs = ({ code }: Block) => /initPresence|registerPresenceHandlers/.test(code);
 
-/** The events that a server takes, of its own too. */
+/** The events that a server handles, including its own. */
 function eventsOf(example: Block): string[] {
   const own = [...example.code.matchAll(/socket\.on\('([a-z:-]+)'/g)].map(([, name = '']) => name);
   const events = isOurs(example) ? OUR_EVENTS : ['join', 'heartbeat'];
@@ -57,7 +57,7 @@ const stopping = servers.filter(({ code }) => code.includes("'SIGTERM'"));
 const clients = examples.filter(({ use }) => use === 'client');
 
 describe('the code of the documentation', () => {
-  test('there is some of each kind', () => {
+  test('there are blocks of each kind', () => {
     expect(servers.length).toBeGreaterThan(3);
     expect(stopping.length).toBeGreaterThan(0);
     for (const use of ['program', 'client', 'recipe', 'fragment']) {
@@ -65,11 +65,11 @@ describe('the code of the documentation', () => {
     }
   });
 
-  it.each(examples)('$name is right by the types', ({ problems }) => {
+  it.each(examples)('$name type-checks', ({ problems }) => {
     expect(problems).toBe('');
   });
 
-  test('every recipe has a test, and no two have one name', () => {
+  test('every recipe has a test, and names are unique', () => {
     const here = readdirSync(import.meta.dirname).filter((name) => name.endsWith('.test.ts'));
     const tests = here.map((name) => readFileSync(path.join(import.meta.dirname, name), 'utf8'));
     const names = blocks.flatMap(({ recipe }) => recipe ?? []);
@@ -77,13 +77,13 @@ describe('the code of the documentation', () => {
     expect(new Set(names).size).toBe(names.length);
   });
 
-  it.each(programs)('$name runs as it stands', async (example) => {
+  it.each(programs)('$name runs unchanged', async (example) => {
     const redis = await sharedDb();
     const port = await freePort();
     const running = start(example.file, { REDIS_URL: redis.url, PORT: String(port) });
     try {
       if (isServer(example)) {
-        // It must let two people see each other, by its own protocol or by ours.
+        // Two users must see each other, with its own protocol or with Rollcall's.
         await twoSeeEachOther(`http://127.0.0.1:${port}`, isOurs(example));
       } else {
         const [code] = await running.exited;
@@ -94,7 +94,7 @@ describe('the code of the documentation', () => {
     }
   });
 
-  it.each(stopping)('$name ends at SIGTERM, and leaves nobody behind', async (example) => {
+  it.each(stopping)('$name ends at SIGTERM, and leaves no connections', async (example) => {
     const redis = await sharedDb();
     const ports = [await freePort(), await freePort()];
     const [first, second] = ports.map((port) =>
@@ -140,7 +140,8 @@ describe('the code of the documentation', () => {
     const env = { REDIS_URL: redis.url, PORT: String(port) };
     let running = start(server.file, env);
     const client = start(file, {});
-    // A connection other than that of before; one of a server that was killed is listed until its TTL ends.
+    // A different connection than before: the connection of a killed server is listed until its TTL
+    // ends.
     const listed = (before?: string) =>
       eventually(
         async () => {
@@ -153,7 +154,7 @@ describe('the code of the documentation', () => {
       );
     try {
       const first = await listed();
-      // It comes back after its server was killed, and after Redis has lost everything.
+      // It recovers after its server was killed, and after Redis has lost all data.
       await kill(running);
       running = start(server.file, env);
       await listed(first);
@@ -205,11 +206,11 @@ describe('the code of the documentation', () => {
   );
 });
 
-describe('how blocks are read', () => {
+describe('parsing of blocks', () => {
   const fence = '```';
   const one = (mark: string, code = 'await 1;') => `${fence}${mark}\n${code}\n${fence}\n`;
 
-  test('what is marked as nothing known is refused', () => {
+  test('unknown marks are refused', () => {
     expect(() => blocksOf('page.md', one('js fragmnet'))).toThrow('fragmnet');
     expect(() => blocksOf('page.md', one('javascript'))).toThrow('write js or ts');
     expect(blocksOf('page.md', one('js') + one('sh') + one('ts recipe=a-b'))).toMatchObject([
@@ -218,7 +219,7 @@ describe('how blocks are read', () => {
     ]);
   });
 
-  test('what does not fit the types is found, in TypeScript and in JavaScript', () => {
+  test('type errors are found, in TypeScript and in JavaScript', () => {
     const wrong = "await client.join({ roomId: 'r', user: 'u', connId: 'c' });";
     const right = "await client.join({ roomId: 'r', userId: 'u', connId: 'c' });";
     const text = [wrong, right].flatMap((code) => [

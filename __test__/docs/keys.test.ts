@@ -1,5 +1,5 @@
-// docs/reference/redis-keys.md names the keys and channels that a client at work uses, on either layout, and
-// no other. What is used is what the servers hear, in scripts too (MONITOR).
+// docs/reference/redis-keys.md lists the keys and channels that a client uses, on each layout, and
+// no others. MONITOR records the names in use, including those in scripts.
 import { PresenceClient } from 'rollcall';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { sharedCluster } from '../support/cluster.js';
@@ -9,7 +9,7 @@ import { names, readPage, rows, section } from './tables.js';
 
 const page = readPage('reference/redis-keys.md');
 
-/** What the page names on a layout. `also`: in which rows of the channels it is included. */
+/** The names on the page for a layout. `also` are the values of the second column that apply. */
 function documented(layout: 'v1' | 'slotted', also: string[]): string[] {
   const channels = rows(section(page, '## Channels'))
     .filter(([, where = '']) => where === 'both' || also.includes(where))
@@ -18,7 +18,7 @@ function documented(layout: 'v1' | 'slotted', also: string[]): string[] {
   return [...keys.flatMap(names), ...channels].sort();
 }
 
-/** The ids of everything that the client below does, by what the page calls them. */
+/** The ids that the client below uses, with their placeholders on the page. */
 const IDS = {
   roomId: 'theroom',
   userId: 'theuser',
@@ -29,7 +29,7 @@ const IDS = {
 };
 const { roomId, userId, connId, channelType, channelName, lockName } = IDS;
 
-/** A name in Redis as the page writes it. */
+/** A name in Redis with the placeholders of the page. */
 function generic(name: string): string {
   const ids = Object.entries(IDS).reduce(
     (text, [field, id]) => text.replaceAll(id, `<${field}>`),
@@ -42,23 +42,23 @@ function generic(name: string): string {
     .replace(/^__keyevent@\d+__/, '__keyevent@<db>__');
 }
 
-/** Collects the names that commands have as arguments on these servers. */
+/** Collects the names in the arguments of commands on these servers. */
 async function listen(servers: RedisServer[]): Promise<Set<string>> {
-  const heard = new Set<string>();
+  const received = new Set<string>();
   for (const server of servers) {
     const monitor = await (await server.client()).monitor();
     onTestFinished(() => monitor.disconnect());
     monitor.on('monitor', (_time: string, args: string[]) => {
       for (const arg of args) {
-        // But for patterns, and what names begin with.
-        if (/^(prs:|__keyevent@)[^*]*[^*:]$/.test(arg)) heard.add(generic(arg));
+        // Except patterns and prefixes.
+        if (/^(prs:|__keyevent@)[^*]*[^*:]$/.test(arg)) received.add(generic(arg));
       }
     });
   }
-  return heard;
+  return received;
 }
 
-/** Does everything that a client can do. */
+/** Calls every method of a client. */
 async function work(url: string, isCluster: boolean): Promise<void> {
   const open = () =>
     PresenceClient.connect({
@@ -77,7 +77,7 @@ async function work(url: string, isCluster: boolean): Promise<void> {
     client.metadata.subscribe(handler, { channelType, channelName }),
     client.locks.subscribe(handler, { name: lockName }),
   ]);
-  // With sharded events, all rooms are followed by the channels of the slots.
+  // With sharded events, a subscription to all rooms uses the channels of the slots.
   if (isCluster) ends.push(await other.subscribe(handler));
   await client.startReaper();
   const { epoch } = await client.join({ roomId, userId, connId, state: { a: 1 } });
@@ -97,20 +97,20 @@ async function work(url: string, isCluster: boolean): Promise<void> {
 }
 
 describe('redis-keys.md', () => {
-  test('v1: names what a client uses, and nothing else', async () => {
+  test('v1: lists the names that a client uses, and no others', async () => {
     await using server = await startRedis();
-    const heard = await listen([server]);
+    const received = await listen([server]);
     await work(server.url, false);
-    await eventually(() => expect([...heard].sort()).toEqual(documented('v1', ['v1'])));
+    await eventually(() => expect([...received].sort()).toEqual(documented('v1', ['v1'])));
   });
 
-  test('slotted, on a cluster: names what a client uses, and nothing else', async () => {
+  test('slotted, on a cluster: lists the names that a client uses, and no others', async () => {
     const cluster = await sharedCluster();
     onTestFinished(() => cluster[Symbol.asyncDispose]());
-    const heard = await listen(await cluster.masters());
+    const received = await listen(await cluster.masters());
     await work(cluster.url, true);
     await eventually(() => {
-      expect([...heard].sort()).toEqual(documented('slotted', ['slotted', 'cluster']));
+      expect([...received].sort()).toEqual(documented('slotted', ['slotted', 'cluster']));
     });
   });
 });

@@ -1,6 +1,6 @@
-// The recipes of "A list of members that is right", in the race that the page is about: a `leave` that
-// arrives between the read of a snapshot and its answer. Beside each, the usual recipe in the same race,
-// which has to get it wrong: otherwise there was no race.
+// The recipes of docs/guide/lists-of-members.md in the race that the page describes: a `leave`
+// arrives between the read of a snapshot and its answer. Each test also runs a simple recipe in the
+// same race. The simple recipe must fail, which proves that the race happened.
 import { execFileSync } from 'node:child_process';
 import { EventEmitter } from 'node:events';
 import path from 'node:path';
@@ -24,8 +24,8 @@ type Follow = (
 
 const { followRoom } = (await recipe('follow-room')) as { followRoom: Follow };
 
-/** The usual recipe: events are applied when they arrive, the snapshot when it is there. */
-const usual: Follow = async (client, roomId, changed) => {
+/** The simple recipe: applies events when they arrive, and the snapshot when it arrives. */
+const simple: Follow = async (client, roomId, changed) => {
   const members = new Map<string, { epoch: number; state: unknown }>();
   const end = await client.subscribe(
     (event: PresenceEvent) => {
@@ -42,8 +42,8 @@ const usual: Follow = async (client, roomId, changed) => {
 };
 
 /**
- * A client whose first snapshot is held back until `meanwhile` is done, and its events have arrived.
- * `late` hands an event over by itself.
+ * A client whose first snapshot is delayed until `meanwhile` is done and its events have arrived.
+ * `late` delivers one event directly.
  */
 function held(client: PresenceClient, meanwhile: () => Promise<string>): Untyped {
   const seen: string[] = [];
@@ -100,20 +100,20 @@ describe.each(STORES)('a list in a server, %s', (_, open) => {
     return 'leave bob';
   };
 
-  test('a leave that overtakes the snapshot is not lost', async () => {
+  test('a leave that arrives before the snapshot is not lost', async () => {
     const { members, other } = await race(followRoom, leaves);
     expect(ids(members())).toEqual(['ada']);
     await other.join({ roomId: 'r', userId: 'eve', connId: 'eve' });
     await eventually(() => expect(ids(members())).toEqual(['ada', 'eve']));
   });
 
-  test('the usual recipe loses it', async () => {
-    const { members, client } = await race(usual, leaves);
+  test('the simple recipe loses it', async () => {
+    const { members, client } = await race(simple, leaves);
     expect(ids(members())).toEqual(['ada', 'bob']);
     expect((await client.fetchRoomSnapshot('r')).map(({ connId }) => connId)).toEqual(['ada']);
   });
 
-  test('joins, patches and joins anew that overtake it are not lost', async () => {
+  test('joins, patches and rejoins that arrive before the snapshot are not lost', async () => {
     const { members } = await race(followRoom, async (other) => {
       await other.join({ roomId: 'r', userId: 'bob', connId: 'bob', state: { n: 1 } });
       await other.heartbeat({ connId: 'bob', patchState: { n: 2 } });
@@ -124,7 +124,7 @@ describe.each(STORES)('a list in a server, %s', (_, open) => {
     expect(members()?.get('bob')).toMatchObject({ state: { n: 2 } });
   });
 
-  test('an event of an earlier join changes nothing', async () => {
+  test('an event of an earlier join has no effect', async () => {
     const { members, late } = await race(followRoom, leaves);
     const epoch = members()?.get('ada')?.epoch ?? 0;
     late({ type: 'leave', connId: 'ada', epoch: epoch - 1 });
@@ -133,20 +133,20 @@ describe.each(STORES)('a list in a server, %s', (_, open) => {
     expect(ids(members())).toEqual([]);
   });
 
-  test(`after ${size(300, 3000)} random changes it is what a snapshot is`, async () => {
+  test(`after ${size(300, 3000)} random changes it equals a snapshot`, async () => {
     const url = await open();
     const [client, other] = [await openClient(url), await openClient(url)];
     const random = createRandom(18);
     const steps = size(300, 3000);
     const writing = changes(other, random, steps);
-    for (let begun = 0; begun < 10; begun++) {
+    for (let started = 0; started < 10; started++) {
       let members: Members | undefined;
       const end = await followRoom(client, 'r', (now) => {
         members = now;
       });
       onTestFinished(end);
-      if (begun === 9) await writing;
-      if (begun === 9) {
+      if (started === 9) await writing;
+      if (started === 9) {
         await eventually(async () => expect(said(members)).toEqual(await stored(client)));
       }
     }
@@ -169,7 +169,7 @@ const stored = async (client: PresenceClient) =>
     .sort(byId);
 const byId = (a: { connId: string }, b: { connId: string }) => (a.connId < b.connId ? -1 : 1);
 
-test('what changes in a gap is found after it, also while Redis is away for a while', async () => {
+test('changes in a gap are found after it, even if Redis is down for a while', async () => {
   await using server = await startRedis();
   const client = await openClient({ url: server.url, limits: { commandTimeoutMs: 300 } });
   const other = await openClient(server.url);
@@ -181,14 +181,14 @@ test('what changes in a gap is found after it, also while Redis is away for a wh
     }),
   );
   expect(ids(members)).toEqual(['ada']);
-  // Comes back empty: nobody says that ada has left.
+  // Redis returns empty: there is no event for the leave of ada.
   await server.kill();
   await server.start();
   await eventually(() => other.join({ roomId: 'r', userId: 'u', connId: 'bob' }).then(() => true));
   await eventually(() => expect(ids(members)).toEqual(['bob']), { timeoutMs: 15_000 });
 });
 
-test('what came before a gap is handled before it, also by a thread that was busy', async () => {
+test('events before a gap are handled before `resync`, even if the thread was busy', async () => {
   await using server = await startRedis();
   const client = await openClient(server.url);
   const order: string[] = [];
@@ -200,17 +200,17 @@ test('what came before a gap is handled before it, also by a thread that was bus
   );
   client.on('resync', () => void order.push('resync'));
   await client.subscribe(({ type }) => void order.push(type), { roomId: 'r' });
-  // Blocks this thread. The core hears of the join, and of the gap after it.
+  // Blocks this thread. In the meantime the core receives the join, and detects the gap after it.
   const program = path.join(import.meta.dirname, 'fixtures/gap.mjs');
   execFileSync(process.execPath, [program, server.url]);
-  // The leave may be missed in the gap, or heard after it.
-  const heard = () => order.filter((what) => what !== 'leave');
-  await eventually(() => expect(heard()).toEqual(['join', 'resync']));
+  // The leave may be lost in the gap, or received after it.
+  const received = () => order.filter((what) => what !== 'leave');
+  await eventually(() => expect(received()).toEqual(['join', 'resync']));
   await eventually(() => expect(ids(members)).toEqual([]));
 });
 
 describe('a list in a browser', () => {
-  /** Joins a socket whose answer is held back until somebody else has left; gives its list. */
+  /** Joins a socket whose answer is delayed until another connection has left; returns its list. */
   async function race(follow: Untyped): Promise<{ members: () => Members; bob: Untyped }> {
     const { io, connect } = await socketServer();
     const read = deferred();
@@ -257,7 +257,7 @@ describe('a list in a browser', () => {
   const users = (members: Members) =>
     [...members.values()].map((entry) => (entry as Untyped).userId).sort();
 
-  test('a leave that overtakes the answer to the join is not lost', async () => {
+  test('a leave that arrives before the answer to the join is not lost', async () => {
     const { followRoom } = await recipe('follow-socket');
     const { members, bob } = await race(followRoom);
     expect(users(members())).toEqual(['ada']);
@@ -265,7 +265,7 @@ describe('a list in a browser', () => {
     await eventually(() => expect(users(members())).toEqual(['ada', 'bob']));
   });
 
-  test('a client that listens after the answer loses it', async () => {
+  test('a client that adds its listener after the answer loses the leave', async () => {
     const { members } = await race(
       (socket: Untyped, roomId: string, state: object, changed: (members: Members) => void) =>
         async () => {
@@ -281,7 +281,7 @@ describe('a list in a browser', () => {
     expect(users(members())).toEqual(['ada', 'bob']);
   });
 
-  test('a resync replaces the list, also one that is faster than the answer', async () => {
+  test('a resync replaces the list, even if it arrives before the answer', async () => {
     const { followRoom } = await recipe('follow-socket');
     const listeners = new Map<string, (payload: Untyped) => void>();
     const answer = deferred<Untyped>();
@@ -307,7 +307,7 @@ describe('a list in a browser', () => {
     expect(ids(members)).toEqual(['c']);
   });
 
-  test('two joins at a time keep the events of both; those from before a disconnection are dropped', async () => {
+  test('two concurrent joins keep the events of both; events from before a disconnection are dropped', async () => {
     const { followRoom } = await recipe('follow-socket');
     const socket = new EventEmitter() as Untyped;
     const answers: ((answer: Untyped) => void)[] = [];

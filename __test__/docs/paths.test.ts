@@ -1,4 +1,4 @@
-// Files that the documentation names exist, and so do the pages that code names.
+// Files that the documentation names exist, and pages that code names exist.
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
@@ -11,7 +11,7 @@ const files = execFileSync('git', ['ls-files', '-co', '--exclude-standard'], {
   .split('\n')
   .filter((file) => file !== '' && existsSync(inRoot(file)));
 
-/** What the files name and is not there. */
+/** Paths in the files that do not exist. */
 function missing(in_: RegExp, named: RegExp): string[] {
   return files
     .filter((file) => in_.test(file))
@@ -24,13 +24,13 @@ function missing(in_: RegExp, named: RegExp): string[] {
     });
 }
 
-test('files that pages name', () => {
+test('files named on pages', () => {
   const named =
     /(?<![\w./-])((?:src|js|lua|scripts|benchmark|__test__)\/(?:[\w.-]+\/)*(?:[\w-]+\.[\w.]*\w)?)/g;
   expect(missing(/^(docs\/.*|README|CONTRIBUTING)\.?md$/, named)).toEqual([]);
 });
 
-test('pages that code and comments name', () => {
+test('pages named in code and comments', () => {
   const named = /(?<![\w./-])(docs\/[\w./-]+\.md)/g;
   expect(missing(/\.(rs|lua|ts|mts|mjs|cjs|toml|md|yml)$/, named)).toEqual([]);
 });

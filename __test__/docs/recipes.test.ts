@@ -1,4 +1,4 @@
-// The recipes of the documentation, but for those of lists.test.ts.
+// The recipes of the documentation, except those of lists.test.ts.
 import { EventEmitter } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -30,7 +30,7 @@ describe('several tabs', () => {
     expect(users.get('ada').map(({ connId }: Untyped) => connId)).toEqual(['1', '3']);
   });
 
-  test('a user comes with the first connection and goes with the last', async () => {
+  test('a user appears with the first connection and disappears with the last', async () => {
     const { userChanges } = await recipe('user-changes');
     const said: string[] = [];
     const change = userChanges(
@@ -44,7 +44,7 @@ describe('several tabs', () => {
     expect(said).toEqual(['+ada', '+bob', '-ada']);
   });
 
-  test('a user who comes back in time is not shown as gone', async () => {
+  test('a user who reconnects in time is not shown as absent', async () => {
     vi.useFakeTimers();
     onTestFinished(() => void vi.useRealTimers());
     const { patientList } = await recipe('patient-list');
@@ -76,7 +76,7 @@ describe('cursors and typing', () => {
     return { socket: { emit, volatile: { emit } }, patches };
   }
 
-  test('typing begins with the first key and ends a while after the last', async () => {
+  test('typing starts with the first key and ends a short time after the last', async () => {
     vi.useFakeTimers();
     onTestFinished(() => void vi.useRealTimers());
     const { typingIndicator } = await recipe('typing');
@@ -92,7 +92,7 @@ describe('cursors and typing', () => {
     expect(patches).toEqual([{ typing: true }, { typing: false }, { typing: true }]);
   });
 
-  test('patches are sent at most so often, the latest values last', async () => {
+  test('the rate of patches is limited, and the last patch has the latest values', async () => {
     vi.useFakeTimers();
     onTestFinished(() => void vi.useRealTimers());
     const { throttledState } = await recipe('throttle');
@@ -108,7 +108,7 @@ describe('cursors and typing', () => {
     expect(patches).toHaveLength(5);
   });
 
-  test('a room gets its events in frames, and a resync', async () => {
+  test('a room gets its events in frames, and after a gap a resync', async () => {
     const { frames } = await recipe('frames');
     const { io, connect } = await socketServer();
     const { url } = await sharedDb();
@@ -121,7 +121,7 @@ describe('cursors and typing', () => {
     await join(ada, 'r', { userId: 'ada' });
     await eventually(() => expect(got).toHaveLength(1));
     await join(bob, 'r', { userId: 'bob', state: { n: 0 } });
-    // More than one at a time, so that they share frames; the first before the others.
+    // Several at once, so that they share frames; the first one alone.
     await heartbeat(bob, { patchState: { n: 1 } });
     await Promise.all(
       [...Array(19).keys()].map((i) => heartbeat(bob, { patchState: { n: i + 2 } })),
@@ -131,7 +131,7 @@ describe('cursors and typing', () => {
     const ofBob = got.flat().filter(({ userId }) => userId === 'bob');
     expect(ofBob[0].type).toBe('join');
     expect(ofBob.at(-2).state).toEqual({ n: 20 });
-    // Far fewer than the 22 that happened, in an order that ends the same.
+    // Far fewer than the 22 changes, in an order with the same result.
     expect(ofBob.length).toBeLessThan(15);
     expect(ofBob.slice(1, -1).every(({ type }) => type === 'update')).toBe(true);
 
@@ -142,7 +142,7 @@ describe('cursors and typing', () => {
   const sharedServer = async () => (await sharedDb()).server;
 });
 
-test('friends are online as long as they have a connection', async () => {
+test('friends are online while they have a connection', async () => {
   const { onlineOf } = await recipe('online');
   const client = await openClient('memory://recipe-online');
   await client.join({ roomId: 'r', userId: 'ada', connId: '1' });
@@ -154,7 +154,7 @@ test('friends are online as long as they have a connection', async () => {
   expect(await onlineOf(client, ['bob', 'ada'])).toEqual([]);
 });
 
-test('a connection that has timed out is joined again, another failure is not hidden', async () => {
+test('a connection that has timed out joins again; other failures are not hidden', async () => {
   const { keepAlive } = await recipe('keep-alive');
   const client = await openClient({ url: 'memory://recipe-keep-alive', ttlMs: 30_000 });
   const place = { roomId: 'r', userId: 'ada', connId: 'c', state: { n: 1 } };
@@ -183,7 +183,7 @@ describe('plain WebSockets', () => {
     return { client, url: `ws://127.0.0.1:${(http.address() as AddressInfo).port}` };
   }
 
-  /** A client of the page's protocol. */
+  /** A client with the protocol of the page. */
   async function open(url: string) {
     const socket = new WebSocket(url);
     socket.on('error', () => {});
@@ -197,9 +197,9 @@ describe('plain WebSockets', () => {
     });
     await new Promise((resolve) => socket.once('open', resolve));
     let id = 0;
-    const request = (request: object) => {
+    const request = (message: object) => {
       const number = ++id;
-      socket.send(JSON.stringify({ id: number, ...request }));
+      socket.send(JSON.stringify({ id: number, ...message }));
       return new Promise<Untyped>((resolve, reject) => {
         answers.once(String(number), resolve);
         socket.once('close', () => reject(new Error('closed')));
@@ -224,12 +224,12 @@ describe('plain WebSockets', () => {
     });
   }
 
-  test('two people see each other', async () => {
+  test('two users see each other', async () => {
     const { url } = await serve();
     await twoSeeEachOther(url, 'r');
   });
 
-  test('what is no request ends its connection, and disturbs nobody else', async () => {
+  test('an invalid request ends its connection, and affects no other', async () => {
     const { client, url } = await serve();
     const random = createRandom(18);
     const bad = [

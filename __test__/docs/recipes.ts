@@ -1,4 +1,4 @@
-// The recipes of the documentation (see blocks.ts), to be tested: each is a module with exports.
+// Loads the recipes of the documentation (see blocks.ts) for tests: each is a module with exports.
 import { pathToFileURL } from 'node:url';
 import type { Untyped } from '../support/clients.js';
 import { compile, readBlocks } from './blocks.js';
@@ -6,7 +6,7 @@ import { compile, readBlocks } from './blocks.js';
 const blocks = readBlocks().filter(({ use }) => use === 'recipe');
 const compiled = compile(blocks);
 
-/** What the recipe of this name exports. */
+/** The exports of the recipe with this name. */
 export async function recipe(name: string): Promise<Untyped> {
   const index = blocks.findIndex((block) => block.recipe === name);
   const file = compiled[index]?.file;

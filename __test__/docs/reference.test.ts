@@ -1,5 +1,5 @@
-// The tables of docs/reference/: each names everything that the code has, and nothing else. The defaults
-// of options are compared in src/options.rs.
+// The tables of docs/reference/: each lists everything in the code, and nothing else.
+// src/options.rs compares the defaults of options.
 import { ERROR_CODES, PresenceClient } from 'rollcall';
 import { describe, expect, test } from 'vitest';
 import { checkedQuotas } from '../../dist/compat/socket-quotas.js';
@@ -12,20 +12,20 @@ describe('errors.md', () => {
   const page = readPage('reference/errors.md');
   const codes = [...page.matchAll(/^### `([A-Z_]+)`$/gm)].map(([, code = '']) => code);
 
-  test('has a section for each code of the table of codes, and for no other', () => {
+  test('has a section for each code of the table of codes, and for no others', () => {
     expect(sorted(codes)).toEqual(sorted(ERROR_CODES));
   });
 
-  test.each(ERROR_CODES)('%s: what it means, and what to do', (code) => {
+  test.each(ERROR_CODES)('%s: has its meaning and the action to take', (code) => {
     const text = section(page, `### \`${code}\``);
     expect(text).toMatch(/^\*\*Meaning:\*\* \S/m);
     expect(text).toMatch(/^\*\*What to do:\*\* \S/m);
   });
 
-  test('codes that other pages of the reference name exist', () => {
+  test('codes on other pages of the reference exist', () => {
     for (const other of ['socket-protocol', 'limits', 'methods', 'options', 'events']) {
       const text = readPage(`reference/${other}.md`);
-      // With an underscore: other words in capitals are Redis's.
+      // Codes have an underscore: other words in capitals are from Redis.
       for (const [, code] of text.matchAll(/`([A-Z]+_[A-Z_]+)`/g)) {
         if (!SETTINGS.has(code ?? '')) expect(ERROR_CODES, other).toContain(code);
       }
@@ -33,7 +33,7 @@ describe('errors.md', () => {
   });
 });
 
-/** Names in capitals that are no codes. */
+/** Names in capitals that are not codes. */
 const SETTINGS = new Set(['ERROR_CODES', 'NODE_EXTRA_CA_CERTS']);
 
 describe('metrics.md', () => {
@@ -60,7 +60,7 @@ describe('metrics.md', () => {
 describe('methods.md', () => {
   const page = readPage('reference/methods.md');
 
-  test('lists every method of a client, of its metadata and of its locks, and no other', async () => {
+  test('lists every method of a client, of its metadata and of its locks, and no others', async () => {
     await using client = await PresenceClient.connect({ logger: {} });
     const methods = (of: object) => {
       const all = Object.getOwnPropertyNames(Object.getPrototypeOf(of));

@@ -1,4 +1,4 @@
-// Reading the tables of the documentation: what a page says is compared with what the code has.
+// Reads the tables of the documentation, to compare pages with code.
 import { readFileSync } from 'node:fs';
 import { inRoot } from '../../scripts/lib/paths.mjs';
 
@@ -18,7 +18,7 @@ export function section(page: string, heading?: string): string {
   return after.slice(0, end < 0 ? undefined : end).join('\n');
 }
 
-/** The rows of all tables, headers aside: their cells as they are written. */
+/** The rows of all tables without headers: the cells as text. */
 export function rows(text: string): string[][] {
   return text
     .split(/\n(?!\|)/)

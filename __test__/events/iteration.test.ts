@@ -4,7 +4,7 @@ import { openClient, rejection, type Untyped } from '../support/clients.js';
 import { sharedDb } from '../support/redis.js';
 import { eventually, within } from '../support/wait.js';
 
-/** Two clients of one store: one that watches, one that acts. */
+/** Two clients of one store: one iterates, the other makes changes. */
 async function pair(store: 'redis' | 'memory') {
   const side = store === 'redis' ? await sharedDb() : undefined;
   const url = side?.url ?? `memory://events-${Math.random()}`;
@@ -14,19 +14,19 @@ async function pair(store: 'redis' | 'memory') {
 const join = (client: Untyped, connId: string, roomId = 'r') =>
   client.join({ roomId, userId: 'u', connId, snapshot: false });
 
-/** Begins an iteration and waits until it hears: joins and leaves until the first event came. */
-async function begun(events: AsyncGenerator<Untyped>, other: Untyped, roomId = 'r') {
+/** Starts an iteration: joins and leaves until the first event arrives. */
+async function started(events: AsyncGenerator<Untyped>, other: Untyped, roomId = 'r') {
   const first = events.next();
-  let heard = false;
+  let received = false;
   first.then(() => {
-    heard = true;
+    received = true;
   });
-  for (let i = 0; !heard; i++) {
+  for (let i = 0; !received; i++) {
     await join(other, `begin${i}`, roomId);
     await other.leave(`begin${i}`);
   }
   return async () => {
-    // Behind whatever the beginning has left over.
+    // Skips the other events of the start.
     for (;;) {
       const { value, done } = await within(events.next(), 5000, 'the next event');
       if (done || !value.connId.startsWith('begin')) return value;
@@ -37,17 +37,17 @@ async function begun(events: AsyncGenerator<Untyped>, other: Untyped, roomId = '
 describe.each(['redis', 'memory'] as const)('11.1 on %s: events()', (store) => {
   test('one room, in order; break ends the subscription', async () => {
     const { client, other, side } = await pair(store);
-    const heard: string[] = [];
+    const received: string[] = [];
     const events = client.events({ roomId: 'r' });
-    const next = await begun(events, other);
+    const next = await started(events, other);
     await join(other, 'elsewhere', 'other room');
     for (let i = 0; i < 50; i++) await join(other, `c${i}`);
-    heard.push((await next()).connId);
+    received.push((await next()).connId);
     for await (const event of events) {
-      heard.push(event.connId);
-      if (heard.length === 50) break;
+      received.push(event.connId);
+      if (received.length === 50) break;
     }
-    expect(heard).toEqual(Array.from({ length: 50 }, (_, i) => `c${i}`));
+    expect(received).toEqual(Array.from({ length: 50 }, (_, i) => `c${i}`));
     expect(await events.next()).toEqual({ done: true, value: undefined });
     if (side) {
       const admin = await side.server.client();
@@ -55,13 +55,13 @@ describe.each(['redis', 'memory'] as const)('11.1 on %s: events()', (store) => {
         expect(await admin.pubsub('CHANNELS', 'prs:{room:r}:events')).toEqual([]),
       );
     }
-    await Promise.all(heard.map((connId) => other.leave(connId)));
+    await Promise.all(received.map((connId) => other.leave(connId)));
     await other.leave('elsewhere');
   });
 
   test('all rooms', async () => {
     const { client, other } = await pair(store);
-    const next = await begun(client.events(), other);
+    const next = await started(client.events(), other);
     await join(other, 'c', 'one');
     await other.leave('c');
     await join(other, 'c', 'two');
@@ -73,11 +73,11 @@ describe.each(['redis', 'memory'] as const)('11.1 on %s: events()', (store) => {
     await other.leave('c');
   });
 
-  test('an abort signal ends it: while it waits, before it begins, in the loop', async () => {
+  test('an abort signal ends it: while it waits, before it starts, in the loop', async () => {
     const { client, other } = await pair(store);
     const waiting = new AbortController();
     const events = client.events({ signal: waiting.signal });
-    await begun(events, other);
+    await started(events, other);
     const rest: Untyped[] = [];
     const loop = (async () => {
       for await (const event of events) rest.push(event);
@@ -89,7 +89,7 @@ describe.each(['redis', 'memory'] as const)('11.1 on %s: events()', (store) => {
 
     const inLoop = new AbortController();
     const others = client.events({ signal: inLoop.signal });
-    const next = await begun(others, other);
+    const next = await started(others, other);
     for (let i = 0; i < 3; i++) await join(other, `c${i}`);
     await next();
     inLoop.abort();
@@ -100,8 +100,8 @@ describe.each(['redis', 'memory'] as const)('11.1 on %s: events()', (store) => {
   test('return() ends it even while next() waits', async () => {
     const { client, other } = await pair(store);
     const events = client.events({ roomId: 'quiet' });
-    await begun(events, other, 'quiet');
-    // What the beginning left over comes first.
+    await started(events, other, 'quiet');
+    // Events of the start come first.
     for (;;) {
       const next = events.next();
       const timer = new Promise((resolve) => setTimeout(resolve, 100, 'quiet'));
@@ -115,15 +115,15 @@ describe.each(['redis', 'memory'] as const)('11.1 on %s: events()', (store) => {
     }
   });
 
-  test('overflow: OVERLOADED once more than maxBuffered wait, after those that were kept', async () => {
+  test('overflow: when more than maxBuffered events wait, it yields the kept ones and then fails with OVERLOADED', async () => {
     const { client, other } = await pair(store);
     const events = client.events({ roomId: 'r', maxBuffered: 5 });
     const counted = await client.subscribe(() => {});
-    await begun(events, other);
+    await started(events, other);
     const before = client.metrics().events;
     const conns = Array.from({ length: 40 }, (_, i) => `c${i}`);
     for (const connId of conns) await join(other, connId);
-    // Each is heard twice: by the iteration and by the subscription of all rooms.
+    // Each event is received twice: by the iteration and by the subscription to all rooms.
     await eventually(() => client.metrics().events >= before + 40);
     await counted();
     const error = await rejection(async () => {
@@ -138,7 +138,7 @@ describe.each(['redis', 'memory'] as const)('11.1 on %s: events()', (store) => {
   test('close() ends it', async () => {
     const { client, other } = await pair(store);
     const events = client.events();
-    await begun(events, other);
+    await started(events, other);
     const loop = (async () => {
       for await (const _ of events);
     })();
@@ -147,10 +147,10 @@ describe.each(['redis', 'memory'] as const)('11.1 on %s: events()', (store) => {
     expect((await rejection(() => client.events().next())).code).toBe('CLOSED');
   });
 
-  test('an error in the loop ends the subscription, and is the loop’s', async () => {
+  test('an error in the loop ends the subscription and is thrown by the loop', async () => {
     const { client, other } = await pair(store);
     const events = client.events({ roomId: 'r' });
-    await begun(events, other);
+    await started(events, other);
     await join(other, 'c');
     const loop = (async () => {
       for await (const _ of events) throw new Error('mine');
