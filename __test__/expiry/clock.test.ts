@@ -1,6 +1,6 @@
-// Spec 6.8: the wall clock of the Redis server jumps, and legacy nodes write times of their own clocks.
-// No score and no TTL that lies further in the future than it can is trusted: dead connections are
-// announced in time after the jump, and live ones stay.
+// Spec 6.8: the wall clock of the Redis server jumps, and legacy nodes write times of their own
+// clocks. Rollcall does not trust a score or TTL that is further in the future than possible: dead
+// connections are announced in time after the jump, and live ones stay.
 import type { Redis } from 'ioredis';
 import { PresenceClient } from 'rollcall';
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest';
@@ -21,7 +21,7 @@ if (noClock !== undefined) console.log(`skipped: jumps of the server's clock (${
 const TTL_MS = 1_500;
 const SWEEP_MS = 200;
 const HOUR_MS = 3_600_000;
-/** Within this, by the specification; a busy machine may be several times as slow. */
+/** The limit of the specification; a busy machine may be several times slower. */
 const IN_TIME = { timeoutMs: 4 * 2 * (TTL_MS + SWEEP_MS) };
 
 let server: RedisServer;
@@ -40,10 +40,10 @@ async function connect(options: object = {}): Promise<Client> {
   return client;
 }
 
-/** Heartbeats of a connection until the test ends. */
+/** Sends heartbeats for a connection until the test ends. */
 function keepAlive(client: Client, connId: string): void {
   let ended = false;
-  const beats = (async () => {
+  const heartbeats = (async () => {
     while (!ended) {
       await client.heartbeat({ connId });
       await new Promise((resolve) => setTimeout(resolve, TTL_MS / 10));
@@ -51,7 +51,7 @@ function keepAlive(client: Client, connId: string): void {
   })();
   onTestFinished(async () => {
     ended = true;
-    await beats.catch(() => {});
+    await heartbeats.catch(() => {});
   });
 }
 
@@ -67,19 +67,19 @@ describe.skipIf(noClock !== undefined)('6.8: the server’s clock', () => {
 
   const forms = [
     { layout: 'v1', expiry: 'sweep', stateStorage: 'inline' },
-    // A key's own TTL follows the clock, so this mode finds them when it sweeps.
+    // A key's TTL follows the clock too, so in this mode the sweep finds the connections.
     { layout: 'v1', expiry: 'notifications', stateStorage: 'separate', fallbackSweepMs: SWEEP_MS },
     { layout: 'slotted', expiry: 'sweep', stateStorage: 'inline' },
     { layout: 'slotted', expiry: 'both', stateStorage: 'separate' },
   ] as const;
 
   test.each(forms)(
-    'an hour back, %o: the dead are announced once, the living stay',
+    'an hour back, %o: dead connections are announced once, live ones stay',
     async (form) => {
       const client = await connect(form);
       const recorder = await record(client);
       await client.startReaper();
-      // Rooms in which everybody is dead, and one in which a live connection hides a dead one.
+      // Rooms in which all connections are dead, and one with a live and a dead connection.
       for (const [connId, roomId] of [
         ['dead-1', 'r1'],
         ['dead-2', 'r2'],
@@ -95,7 +95,7 @@ describe.skipIf(noClock !== undefined)('6.8: the server’s clock', () => {
         const left = leavesOf(await recorder.settled()).map(({ connId }) => connId);
         expect(left.sort()).toEqual(['dead-1', 'dead-2', 'dead-3', 'hidden']);
       }, IN_TIME);
-      // Another round of everything: nobody is announced twice, and the living stays.
+      // A second full round announces no connection twice, and the live one stays.
       await join(client, 'later', 'r1');
       await eventually(async () => {
         const left = leavesOf(await recorder.settled()).map(({ connId }) => connId);
@@ -106,7 +106,7 @@ describe.skipIf(noClock !== undefined)('6.8: the server’s clock', () => {
   );
 
   test.each(['v1', 'slotted'] as const)(
-    'an hour back, %s: reapOnce finds the dead',
+    'an hour back, %s: reapOnce finds dead connections',
     async (layout) => {
       const client = await connect({ layout });
       await join(client, 'dead', 'r');
@@ -117,7 +117,7 @@ describe.skipIf(noClock !== undefined)('6.8: the server’s clock', () => {
   );
 
   test.each(['v1', 'slotted'] as const)(
-    'an hour ahead, %s: who heartbeats in time after it joins again; the rest is announced once',
+    'an hour ahead, %s: connections with a timely heartbeat join again; the others are announced once',
     async (layout) => {
       const client = await connect({ layout });
       const recorder = await record(client);
@@ -136,7 +136,7 @@ describe.skipIf(noClock !== undefined)('6.8: the server’s clock', () => {
   );
 
   test.each(['v1', 'slotted'] as const)(
-    'a failover to a replica whose clock is 60 s behind, %s: the dead are announced once, the living stay',
+    'a failover to a replica whose clock is 60 s behind, %s: dead connections are announced once, live ones stay',
     async (layout) => {
       const pair = await startClockedPair(server, -60_000);
       onTestFinished(() => pair[Symbol.asyncDispose]());
@@ -183,13 +183,13 @@ describe.skipIf(noClock !== undefined)('6.8: the server’s clock', () => {
     };
     await write('dead');
     await write('alive');
-    const beat = setInterval(async () => {
+    const heartbeat = setInterval(async () => {
       const now = Date.now() + HOUR_MS;
       await redis.zadd('prs:{room:r}:last_seen', now, 'alive');
       await redis.hset('prs:conn:alive', 'last_seen_ms', now);
       await redis.pexpire('prs:conn:alive', TTL_MS);
     }, TTL_MS / 10);
-    onTestFinished(() => clearInterval(beat));
+    onTestFinished(() => clearInterval(heartbeat));
     await eventually(async () => {
       const left = leavesOf(await recorder.settled()).map(({ connId }) => connId);
       expect(left).toEqual(['dead']);

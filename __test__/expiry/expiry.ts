@@ -1,5 +1,5 @@
-// What the tests of expiry share: when a connection was last heard of, by Redis's clock, and how
-// its `leave` compares with that.
+// Helpers of the expiry tests: the last heartbeat of each connection in Redis time, and the delay
+// of its `leave`.
 import type { Redis } from 'ioredis';
 import { type JoinOptions, PresenceClient, type PresenceLeaveEvent } from 'rollcall';
 import { expect } from 'vitest';
@@ -14,7 +14,10 @@ import {
 import { startRedis } from '../support/redis.js';
 import { slowness } from '../support/wait.js';
 
-/** A server of the test's own, and a client that hears of every room and whose connections outlive the test. */
+/**
+ * A Redis server for the test, and a client that subscribes to all rooms and whose connections
+ * outlive the test.
+ */
 export async function startRecorded() {
   const server = await startRedis();
   const long: Client = await PresenceClient.connect<AnyState>({
@@ -34,10 +37,10 @@ export async function startRecorded() {
   };
 }
 
-/** For a machine that is busy with other things: how much later than promised something may be. */
+/** Tolerance for a busy machine, in addition to the promised delay. */
 export const MARGIN_MS = 1500;
 
-/** Redis's clock. */
+/** The time of Redis. */
 export async function millis(redis: Redis): Promise<number> {
   const [seconds, micros] = await redis.time();
   return Number(seconds) * 1000 + Math.floor(Number(micros) / 1000);
@@ -48,8 +51,8 @@ export function leavesOf(events: readonly AnyEvent[]): PresenceLeaveEvent[] {
 }
 
 /**
- * Joins all of them, and gives by connection when that was: the epoch of a connection that was not
- * there before is the time of its join.
+ * Joins all connections, and returns the join time of each: a new connection's epoch is the time of
+ * its join.
  */
 export async function joinAll(
   client: Client,
@@ -61,7 +64,7 @@ export async function joinAll(
   return new Map(places.map(({ connId }, i) => [connId, joined[i]?.epoch ?? 0]));
 }
 
-/** By connection, when it was last heard of: what the rooms' indices say. */
+/** The last heartbeat of each connection, from the indices of the rooms. */
 export async function readLastSeen(
   redis: Redis,
   roomIds: Iterable<string>,
@@ -81,8 +84,8 @@ export async function readLastSeen(
 }
 
 /**
- * That each of `lastSeen` has timed out, with exactly one leave, not before its TTL was over and
- * not later than `latestMs` after that, or what this is on a busy machine.
+ * Each connection of `lastSeen` has timed out with exactly one leave, after its TTL and at most
+ * `latestMs` later (more on a busy machine).
  */
 export function expectTimely(
   leaves: readonly PresenceLeaveEvent[],
@@ -98,7 +101,7 @@ export function expectTimely(
   }
 }
 
-/** That no connection has two leaves for one join. */
+/** No connection has two leaves for one join. */
 export function expectOnce(leaves: readonly PresenceLeaveEvent[]): void {
   const keys = leaves.map(({ connId, epoch }) => `${connId} ${epoch}`);
   expect(keys.filter((key, at) => keys.indexOf(key) !== at)).toEqual([]);

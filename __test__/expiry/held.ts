@@ -1,16 +1,16 @@
-// How long each script call of a node holds the server. SLOWLOG tells wall time, and a process that
-// takes the processor from the server in the midst of a script makes that long whatever the script
-// does. So a proxy puts INFO before and after each call, in one piece, and takes out the answers: they
-// say the call's wall time exactly (as SLOWLOG does), and the server's own processor time over a
-// little more than the call. What the call itself took is at most the smaller one.
+// Measures how long each script call of a node blocks the server. SLOWLOG reports wall time, which
+// is too long when another process takes the processor from the server during a script. Therefore a
+// proxy sends INFO before and after each call, in one piece, and removes the answers from the
+// stream. They contain the call's exact wall time (as SLOWLOG does), and the server's CPU time over
+// slightly more than the call. The duration of the call is at most the smaller of the two.
 import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
 
 export interface Call {
   sha: string;
-  /** As SLOWLOG has it. */
+  /** Wall time, as in SLOWLOG. */
   wallMicros: number;
-  /** Of the server's main thread, from just before the call to just after it. */
+  /** CPU time of the server's main thread, from just before to just after the call. */
   cpuMicros: number;
 }
 
@@ -50,7 +50,7 @@ export async function startMeter(port: number): Promise<Meter> {
         other.destroy();
       });
     }
-    /** Who takes which of the next answers; the others go to the node. */
+    /** Consumers of the next answers; all other answers go to the node. */
     const takers: (((answer: string) => void) | undefined)[] = [];
     split(node, (request) => {
       const sha = meter.measuring && /^\*\d+\r\n\$7\r\nEVALSHA\r\n\$40\r\n(\w+)/.exec(request);
@@ -100,7 +100,7 @@ function field(text: string, pattern: RegExp): number {
 }
 
 function cpuMicrosOf(info: string): number {
-  // Before Redis 7 there is only the sum over all threads.
+  // Before Redis 7 only the sum over all threads is available.
   const of = (kind: string) =>
     field(info, new RegExp(`used_cpu_${kind}_main_thread:([\\d.]+)`)) ||
     field(info, new RegExp(`used_cpu_${kind}:([\\d.]+)`));
@@ -111,7 +111,7 @@ function scriptMicrosOf(info: string): number {
   return field(info, /cmdstat_evalsha:calls=\d+,usec=(\d+)/);
 }
 
-/** Gives what comes from a socket, request by request or answer by answer. */
+/** Emits the data of a socket request by request, or answer by answer. */
 function split(socket: Socket, each: (text: string) => void): void {
   let text = '';
   socket.setEncoding('latin1');
@@ -126,7 +126,7 @@ function split(socket: Socket, each: (text: string) => void): void {
   });
 }
 
-/** Where the value that begins at `from` ends, in the serialization of Redis (2 and 3). */
+/** The end of the value that starts at `from`, in the protocol of Redis (RESP 2 and 3). */
 function endOf(text: string, from: number): number | undefined {
   const line = text.indexOf('\r\n', from);
   if (line < 0) return undefined;

@@ -1,4 +1,4 @@
-// Issue 4, "It must show" 7: what reapOnce reports and metrics() counts.
+// The report of reapOnce and the counters of metrics() (spec 6.6).
 import type { Redis } from 'ioredis';
 import { describe, expect, test } from 'vitest';
 import { record, useIoredis, useStore } from '../conformance/stores.js';
@@ -8,7 +8,7 @@ import { leavesOf } from './expiry.js';
 
 const TTL_MS = 600;
 
-describe('what the reaper tells', () => {
+describe('the report of the reaper', () => {
   const store = useStore('redis');
   let redis: Redis;
   useIoredis(store, (client) => {
@@ -19,13 +19,13 @@ describe('what the reaper tells', () => {
     await eventually(async () => expect(await redis.keys('prs:conn:*')).toEqual([]));
   }
 
-  test('issue 4, 7: reapOnce reports rooms, expired and durationMs, and metrics() adds them up', async () => {
+  test('6.6: reapOnce reports rooms, expired and durationMs, and metrics() adds them up', async () => {
     const long = await store.connect();
     const client = await store.connect({ ttlMs: TTL_MS });
     const recorder = await record(long);
     const nothing = { rooms: 0, expired: 0, durationMs: expect.any(Number) };
     expect(await client.reapOnce()).toStrictEqual(nothing);
-    // 12 connections in 4 rooms, of which 2 have somebody who lives on; and 3 rooms of others.
+    // 12 connections in 4 rooms, two of which have a live connection, and 3 rooms of other nodes.
     const seen = new Map<string, number>();
     for (let i = 0; i < 12; i++) {
       const connId = `c${i}`;
@@ -36,7 +36,7 @@ describe('what the reaper tells', () => {
     for (const event of await recorder.settled()) seen.set(event.connId, event.ts);
     expect(await client.reapOnce()).toStrictEqual(nothing);
     await allExpiredBut(5);
-    // The rooms that were joined last come due last.
+    // The rooms that were joined last are due last.
     const lastJoin = Math.max(...seen.values());
     await eventually(async () => {
       const [seconds = 0, micros = 0] = (await redis.time()).map(Number);
@@ -46,7 +46,7 @@ describe('what the reaper tells', () => {
     const before = performance.now();
     const done = await client.reapOnce();
     const tookMs = performance.now() - before;
-    // With the rooms of which another node's TTL is longer: this one has to look.
+    // Including the rooms with a longer TTL of another node: this node has to inspect them.
     expect(done).toStrictEqual({ rooms: 7, expired: 12, durationMs: expect.any(Number) });
     expect(done.durationMs).toBeGreaterThanOrEqual(0);
     expect(done.durationMs).toBeLessThanOrEqual(tookMs + 1);
@@ -57,7 +57,8 @@ describe('what the reaper tells', () => {
     expect(metrics).toMatchObject({ notifications: 0 });
     expect(metrics.roomsSwept).toBeGreaterThanOrEqual(4);
     expect(metrics.sweepDurationMs.count).toBe(4);
-    // One pass has removed something. How late the latest was: by its leave and its last sign.
+    // One pass has removed connections. Their maximum delay is that between their last heartbeat
+    // and their leave.
     const late = leavesOf(await recorder.settled()).map(
       ({ connId, ts }) => ts - (seen.get(connId) ?? 0) - TTL_MS,
     );
@@ -76,7 +77,7 @@ describe('what the reaper tells', () => {
     await eventually(async () => expect(await redis.keys('prs:conn:*')).toHaveLength(count));
   }
 
-  test('issue 4, 7: rooms with nothing due are not looked at', async () => {
+  test('6.6: rooms with nothing due are not inspected', async () => {
     const client = await store.connect();
     for (let i = 0; i < 50; i++) {
       await client.join({ roomId: `r${i}`, userId: 'u', connId: `c${i}`, snapshot: false });
@@ -85,7 +86,7 @@ describe('what the reaper tells', () => {
     expect(client.metrics()).toMatchObject({ sweeps: 5, roomsSwept: 0, expired: 0, repairs: 0 });
   });
 
-  test('issue 4, 7: rooms that others wrote count as looked at, and repairs as repairs', async () => {
+  test('6.6: rooms of legacy nodes count as inspected, and repairs as repairs', async () => {
     const client = await store.connect();
     for (let i = 0; i < 6; i++) {
       await foreignJoin(redis, { roomId: `r${i >> 1}`, userId: `u${i}`, connId: `c${i}` });
@@ -98,7 +99,7 @@ describe('what the reaper tells', () => {
     for (let i = 1; i < 6; i++) await client.leave(`c${i}`);
   });
 
-  test('issue 4, 7: a running reaper counts what it does, and how late; each notification is counted', async () => {
+  test('6.6: a running reaper counts its removals and their delay; each notification is counted', async () => {
     const options = { ttlMs: 150, sweepIntervalMs: 100, expiry: 'both' } as const;
     const client = await store.connect(options);
     const recorder = await record(await store.connect());
@@ -110,7 +111,7 @@ describe('what the reaper tells', () => {
     await eventually(() => leavesOf(recorder.events).length === 40);
     await allExpired();
     await eventually(() => expect(client.metrics().notifications).toBe(40));
-    // A pass counts when it has ended, and its events come before.
+    // A pass counts when it ends; its events are emitted before.
     await eventually(() => expect(client.metrics().expired).toBe(40));
     const metrics = client.metrics();
     expect(metrics).toMatchObject({ expired: 40, repairs: 0, sweepsFailed: 0 });
@@ -121,7 +122,7 @@ describe('what the reaper tells', () => {
     const late = leavesOf(recorder.events).map(
       ({ connId, ts }) => ts - (seen.get(connId) ?? 0) - 150,
     );
-    // Each pass that removed something says how late its latest was.
+    // Each pass with removals reports their maximum delay.
     expect(metrics.sweepLagMs.count).toBeGreaterThan(0);
     expect(metrics.sweepLagMs.count).toBeLessThanOrEqual(40);
     expect(metrics.sweepLagMs.max).toBeGreaterThan(Math.max(...late) * 0.99 - 1);

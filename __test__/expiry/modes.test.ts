@@ -1,5 +1,4 @@
-// Issue 4, "It must show" 3, first half: each way to find out what has expired (spec 6.4) passes the
-// same tests.
+// Each expiry mode (spec 6.4) passes the same tests.
 import type { Redis } from 'ioredis';
 import type { ClientOptions } from 'rollcall';
 import { describe, expect, test } from 'vitest';
@@ -13,16 +12,16 @@ const TTL_MS = 400;
 const SWEEP_MS = 200;
 const LATE = { ttlMs: TTL_MS, latestMs: SWEEP_MS + MARGIN_MS };
 
-describe.each(['sweep', 'notifications', 'both'] as const)('issue 4, 3: expiry by %s', (expiry) => {
+describe.each(['sweep', 'notifications', 'both'] as const)('6.4: expiry by %s', (expiry) => {
   const store = useStore('redis');
   let redis: Redis;
   useIoredis(store, (client) => {
     redis = client;
   });
 
-  /** A client whose connections die soon, and whose reaper runs. */
+  /** A client with a short TTL and a running reaper. */
   async function reaping(options: ClientOptions = {}): Promise<Client> {
-    // The sweep behind notifications is too slow to be what a test sees.
+    // The fallback sweep is too slow to affect the test.
     const slow = { sweepIntervalMs: SWEEP_MS, fallbackSweepMs: 60_000 };
     const client = await store.connect({ ttlMs: TTL_MS, expiry, ...slow, ...options });
     await client.startReaper();
@@ -36,7 +35,7 @@ describe.each(['sweep', 'notifications', 'both'] as const)('issue 4, 3: expiry b
     return Array.from({ length: count }, (_, i) => place(i));
   }
 
-  test('6.1 a leave comes in time, with three reapers exactly once', async () => {
+  test('6.1 a leave is emitted in time, and exactly once with three reapers', async () => {
     const nodes = await Promise.all([reaping(), reaping(), reaping()]);
     const recorder = await record(await store.connect());
     const parts = nodes.map((node, n) =>
@@ -50,7 +49,7 @@ describe.each(['sweep', 'notifications', 'both'] as const)('issue 4, 3: expiry b
     const leaves = leavesOf(await recorder.settled());
     expectTimely(leaves, lastSeen, LATE);
     expect(new Map(leaves.map(({ connId, epoch }) => [connId, epoch]))).toEqual(lastSeen);
-    // A pass counts when it has ended, and its events come before.
+    // A pass counts when it ends; its events are emitted before.
     await eventually(() => {
       const metrics = nodes.map((node) => node.metrics());
       expect(metrics.reduce((sum, { expired }) => sum + expired, 0)).toBe(300);
@@ -62,21 +61,24 @@ describe.each(['sweep', 'notifications', 'both'] as const)('issue 4, 3: expiry b
     expect(await redis.dbsize()).toBe(0);
   });
 
-  test('6.1 heartbeats and joins that come in time keep a connection', async () => {
-    // Where a round of them takes so long that they do not come in time, nothing is shown.
+  test('6.1 heartbeats and joins in time keep a connection', async () => {
+    // A round that is too slow for the TTL proves nothing.
     for (let ttlMs = 800; (await slowestRound(ttlMs)) > ttlMs / 2; ttlMs *= 2) {
       expect(ttlMs, 'the TTL that this machine needs').toBeLessThan(10_000);
       await redis.flushdb();
     }
   }, 60_000);
 
-  /** Checks what is promised if no round of heartbeats takes longer than half a TTL; gives the longest. */
+  /**
+   * Checks the promise if no round of heartbeats takes longer than half a TTL; returns the longest
+   * round.
+   */
   async function slowestRound(ttlMs: number): Promise<number> {
     const node = await reaping({ ttlMs });
     await reaping({ ttlMs });
     const recorder = await record(await store.connect());
     await joinAll(node, places(60));
-    // c0 … c19 have heartbeats, c20 … c39 are joined again and again, the others die.
+    // c0 … c19 send heartbeats, c20 … c39 join repeatedly, the others die.
     let ended = false;
     let slowest = 0;
     const errors: unknown[] = [];
@@ -84,7 +86,7 @@ describe.each(['sweep', 'notifications', 'both'] as const)('issue 4, 3: expiry b
     const keptAlive = (async () => {
       while (!ended) {
         const began = performance.now();
-        // All at once: one after the other they would take longer than the TTL on a busy machine.
+        // Concurrently: in sequence they would take longer than the TTL on a busy machine.
         await Promise.all(
           places(40).map((at, i) =>
             i < 20
@@ -110,7 +112,7 @@ describe.each(['sweep', 'notifications', 'both'] as const)('issue 4, 3: expiry b
     return slowest;
   }
 
-  test('4.2 a connection that expires and comes back, again and again: one leave for each join', async () => {
+  test('4.2 a connection that expires and joins again, repeatedly: one leave for each join', async () => {
     const node = await reaping({ ttlMs: 60, sweepIntervalMs: 30 });
     await reaping({ ttlMs: 60, sweepIntervalMs: 30 });
     const recorder = await record(await store.connect());
@@ -123,7 +125,7 @@ describe.each(['sweep', 'notifications', 'both'] as const)('issue 4, 3: expiry b
           const roomId = `r${(i + (round >> 1)) % 4}`;
           const { epoch } = await node.join({ ...place(i), userId, roomId, snapshot: false });
           epochs.push(`c${i} ${roomId} ${userId} ${epoch}`);
-          // At once when it has gone, which is before a reaper comes, while it is there, or after.
+          // Directly after the expiry (before a reaper runs), during the reaping, or afterwards.
           await eventually(async () => (await redis.exists(`prs:conn:c${i}`)) === 0, {
             intervalMs: 1,
           });
@@ -138,12 +140,12 @@ describe.each(['sweep', 'notifications', 'both'] as const)('issue 4, 3: expiry b
     expect(leaves.every(({ reason }) => reason === 'timeout')).toBe(true);
   });
 
-  test('6.1 nodes with a longer TTL: theirs are not touched, and ours die in time beside them', async () => {
+  test('6.1 nodes with a longer TTL: their connections stay, and those with a shorter TTL expire in time', async () => {
     const node = await reaping();
     const other = await store.connect();
     const recorder = await record(other);
     for (let i = 0; i < 20; i++) await other.join({ ...place(i), connId: `long${i}` });
-    // Twice: the second time the reaper has seen what lives longer than it would think.
+    // Twice: the second time the reaper has already seen connections with a longer TTL.
     for (const round of [1, 2]) {
       const lastSeen = await joinAll(node, places(20));
       await eventually(() => leavesOf(recorder.events).length >= 20 * round);
@@ -152,7 +154,7 @@ describe.each(['sweep', 'notifications', 'both'] as const)('issue 4, 3: expiry b
     for (let i = 0; i < 20; i++) expect(await other.leave(`long${i}`)).not.toBeNull();
   });
 
-  test('6.5 connections that TypeScript nodes wrote are found in time too', async () => {
+  test('6.5 connections of legacy nodes are found in time too', async () => {
     const node = await reaping();
     const recorder = await record(node);
     const lastSeen = new Map<string, number>();
@@ -164,7 +166,7 @@ describe.each(['sweep', 'notifications', 'both'] as const)('issue 4, 3: expiry b
     expect(await redis.keys('*')).toEqual([]);
   });
 
-  test('6.1 what is left behind of half a room agrees', async () => {
+  test('6.1 after half a room has expired, its indices agree', async () => {
     const node = await reaping();
     const other = await store.connect();
     const recorder = await record(node);

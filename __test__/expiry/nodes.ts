@@ -1,4 +1,4 @@
-// Nodes as processes of their own (`fixtures/node.mjs`), for tests that kill, stop or race them.
+// Nodes as separate processes (`fixtures/node.mjs`), for tests that kill, stop or race them.
 import type { ClientOptions, Metrics } from 'rollcall';
 import { expect, onTestFinished } from 'vitest';
 import { type Fixture, startFixture } from '../support/process.js';
@@ -9,14 +9,14 @@ interface Message {
   done?: number;
   epochs?: number[];
   metrics?: Metrics;
-  /** The code of the error that it came to. */
+  /** The code of the call's error. */
   failed?: string;
 }
 
 export interface Node extends Fixture<Message> {
-  /** Its clock when it was ready. */
+  /** The node's clock when it was ready. */
   readonly clock: number;
-  tell(way: string, args?: object): Promise<Message>;
+  call(method: string, args?: object): Promise<Message>;
 }
 
 export async function startNode(
@@ -34,16 +34,16 @@ export async function startNode(
   let calls = 0;
   return Object.assign(child, {
     clock: ready,
-    tell: (way: string, args = {}) => {
+    call: (method: string, args = {}) => {
       const number = ++calls;
-      child.send({ way, number, ...args });
+      child.send({ method, number, ...args });
       return child.message((message) => message.done === number);
     },
   });
 }
 
 export async function endAll(...nodes: Node[]): Promise<void> {
-  for (const node of nodes) node.send({ way: 'end' });
+  for (const node of nodes) node.send({ method: 'end' });
   for (const node of nodes) {
     const end = await within(node.exited, 10_000, 'the end of a node');
     expect(end, node.stderr).toEqual({ code: 0, signal: null });

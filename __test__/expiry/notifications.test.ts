@@ -1,5 +1,5 @@
-// Issue 4, "It must show" 3, second half: keyspace notifications (spec 6.4) where others have set
-// flags, where CONFIG is forbidden, and where notifications are lost.
+// Keyspace notifications (spec 6.4) on servers with other flags, without CONFIG, and with lost
+// notifications.
 import { type ClientOptions, PresenceClient } from 'rollcall';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { type AnyState, type Client, record } from '../conformance/stores.js';
@@ -23,7 +23,7 @@ async function connect(options: ClientOptions): Promise<Client> {
   return client;
 }
 
-/** Joins some connections, which nobody keeps alive; gives when that was. */
+/** Joins connections without heartbeats; returns the join times. */
 function joinSome(client: Client, prefix = 'c'): Promise<Map<string, number>> {
   return joinAll(
     client,
@@ -47,7 +47,7 @@ describe('flags of notify-keyspace-events', () => {
     ['KEA', 'AKE'],
     ['KEx', 'KEx'],
     ['El', 'Elx'],
-  ])('issue 4, 3: from "%s" to "%s"', async (before, after) => {
+  ])('6.4: from "%s" to "%s"', async (before, after) => {
     const server = await start({ notifyKeyspaceEvents: before });
     const client = await connect({ url: server.url, expiry: 'notifications' });
     const recorder = await record(client);
@@ -56,16 +56,16 @@ describe('flags of notify-keyspace-events', () => {
     const lastSeen = await joinSome(client);
     await eventually(() => leavesOf(recorder.events).length >= 10);
     expectTimely(leavesOf(recorder.events), lastSeen, { ttlMs: TTL_MS, latestMs: MARGIN_MS });
-    // The first of them wakes the reaper, which may be done before the last has come.
+    // The first expiration wakes the reaper, which may finish before the last one.
     await eventually(() => expect(client.metrics().notifications).toBe(10));
-    // Others' keys are nothing to us.
+    // Keys of other applications have no effect.
     const redis = await server.client();
     await redis.set('other', 1, 'PX', 1);
     await eventually(async () => (await redis.dbsize()) === 0);
     expect(client.metrics().notifications).toBe(10);
   });
 
-  test('issue 4, 3: only expirations of the own database are heard', async () => {
+  test('6.4: only expirations of the client’s database have an effect', async () => {
     const server = await start();
     const [one, two] = await Promise.all(
       [1, 2].map((db) => connect({ url: server.urlFor({ db }), expiry: 'notifications' })),
@@ -82,25 +82,25 @@ describe('flags of notify-keyspace-events', () => {
 describe.each(['notifications', 'both'] as const)('a server without CONFIG [%s]', (expiry) => {
   test.each([
     [
-      'forbids it to the user',
+      'forbids CONFIG to the user',
       { users: { node: 'on >pass ~* &* +@all -config' } },
       { username: 'node', password: 'pass' },
     ],
-    ['has no such command', { config: { 'rename-command': 'CONFIG ""' } }, {}],
-    // CONFIG is allowed, the channel of the notifications is not.
+    ['has no CONFIG command', { config: { 'rename-command': 'CONFIG ""' } }, {}],
+    // CONFIG is allowed, but the channel of the notifications is not.
     [
-      'keeps the channel from the user',
+      'forbids the channel to the user',
       { users: { node: 'on >pass ~* resetchannels &prs:{room:*}:events +@all' } },
       { username: 'node', password: 'pass' },
     ],
   ] as const)(
-    'issue 4, 3: it %s: sweeping serves, and the log says so once',
+    '6.4: it %s: the sweep finds expired connections, and this is logged once',
     async (_, options, user) => {
       const server = await start(options);
       const nodes = await Promise.all(
         [1, 2, 3].map(async () => {
           const logger = keepLog();
-          // The sweep behind notifications would be too slow.
+          // The fallback sweep would be too slow.
           const slow = { sweepIntervalMs: 200, fallbackSweepMs: 60_000 };
           const client = await connect({ url: server.urlFor(user), expiry, ...slow, logger });
           await client.startReaper();
@@ -127,12 +127,12 @@ describe.each(['notifications', 'both'] as const)('a server without CONFIG [%s]'
   );
 });
 
-describe('notifications that are lost', () => {
+describe('lost notifications', () => {
   const FALLBACK_MS = 2000;
 
   async function watched(server: RedisServer, fallbackSweepMs: number) {
-    // Another database has other notifications, but the same subscribers' fate; a client of its own
-    // for the events, so that no event is lost.
+    // Another database has other notifications, but its subscribers are killed too. The events use
+    // a separate client, so that no event is lost.
     const node = await connect({
       url: server.url,
       expiry: 'notifications',
@@ -149,7 +149,7 @@ describe('notifications that are lost', () => {
     return node;
   }
 
-  /** Waits until all of them are gone from the indices; gives when that was, by Redis's clock. */
+  /** Waits until all connections are gone from the indices; returns the time of Redis. */
   async function allGone(server: RedisServer): Promise<number> {
     const redis = await server.client();
     await eventually(async () => (await redis.dbsize()) === 0, { timeoutMs: 15_000 });
@@ -157,7 +157,7 @@ describe('notifications that are lost', () => {
     return Number(seconds) * 1000 + Number(micros) / 1000;
   }
 
-  test('issue 4, 3: without anybody noticing: fallbackSweepMs later at most', async () => {
+  test('6.4: without any sign of the loss: at most fallbackSweepMs later', async () => {
     const server = await start();
     const node = await watched(server, FALLBACK_MS);
     const recorder = await record(node);
@@ -169,7 +169,7 @@ describe('notifications that are lost', () => {
     expect(node.metrics().notifications).toBe(0);
   });
 
-  test('issue 4, 3: the subscriber is killed whenever it comes back: fallbackSweepMs later at most', async () => {
+  test('6.4: the subscriber is killed after each reconnect: at most fallbackSweepMs later', async () => {
     const server = await start();
     const node = await watched(server, FALLBACK_MS);
     const redis = await server.client();
@@ -184,13 +184,13 @@ describe('notifications that are lost', () => {
     expect(gone - last - TTL_MS).toBeLessThanOrEqual((FALLBACK_MS + MARGIN_MS) * slowness());
   });
 
-  test('issue 4, 3: the subscriber is killed once, as they die: it looks when it is back', async () => {
+  test('6.4: the subscriber is killed once during the expirations: it checks after its reconnect', async () => {
     const server = await start();
     const node = await watched(server, 60_000);
     const redis = await server.client();
     for (let round = 0; round < 5; round++) {
       const lastSeen = await joinSome(node, `round${round}-`);
-      // When the first has just expired, or all have.
+      // When the first connection has just expired, or all have.
       await eventually(
         async () => (await redis.exists(`prs:conn:round${round}-${round % 2 ? 0 : 9}`)) === 0,
         { intervalMs: 1 },
@@ -203,7 +203,7 @@ describe('notifications that are lost', () => {
     expect(node.metrics().resyncs).toBe(5);
   });
 
-  test('issue 4, 3: a server that is restarted has forgotten the flags: they are set again, and what died meanwhile is found', async () => {
+  test('6.4: a restarted server has lost the flags: they are set again, and connections that expired in the meantime are found', async () => {
     const server = await start({ appendonly: true });
     const node = await watched(server, 60_000);
     await joinSome(node, 'down');
@@ -223,7 +223,7 @@ describe('notifications that are lost', () => {
     await eventually(() => expect(node.metrics().notifications - notifications).toBe(10));
   });
 
-  test('issue 4, 3: CONFIG is taken away later: events and sweeps go on', async () => {
+  test('6.4: CONFIG is forbidden later: events and sweeps continue', async () => {
     const server = await start({ users: { node: 'on >pass ~* &* +@all' } });
     const url = server.urlFor({ username: 'node', password: 'pass' });
     const logger = keepLog();

@@ -1,5 +1,4 @@
-// Spec 6.7: a shard, master, room or lock that cannot be processed never keeps the others from being
-// processed.
+// Spec 6.7: a failing shard, master, room or lock never blocks the others.
 import type { Redis } from 'ioredis';
 import { PresenceClient } from 'rollcall';
 import { describe, expect, onTestFinished, test } from 'vitest';
@@ -43,12 +42,12 @@ test('6.7 one of three masters is stopped: dead connections of the other two are
   const healthy: string[] = [];
   for (let i = 0; i < 30; i++) {
     const connId = `c${i}`;
-    // A room whose due index is on the stopped master waits for it.
+    // A room waits if its due index is on the stopped master.
     const keys = [`{room:r${i}}`, shardOf(`r${i}`)];
     const owners = await Promise.all(keys.map((key) => cluster.ownerOf(key)));
     if (owners.every((owner) => owner !== stopped)) healthy.push(connId);
     const place = { roomId: `r${i}`, userId: `u${i}`, connId, snapshot: false };
-    // A client of a cluster may be open before each of its masters can be reached.
+    // A client of a cluster can be open before all of its masters are reachable.
     await eventually(() => client.join(place).then(() => true));
   }
   expect(healthy.length).toBeGreaterThan(0);
@@ -67,14 +66,14 @@ test('6.7 one of three masters is stopped: dead connections of the other two are
   });
 });
 
-/** The shard of a room in the due index: the one that has it. */
+/** The shard of the due index that contains a room. */
 function shardOf(roomId: string): string {
   let hash = 0x811c9dc5;
   for (const byte of Buffer.from(roomId)) hash = Math.imul(hash ^ byte, 0x01000193) >>> 0;
   return `prs:due:${hash % 10}`;
 }
 
-/** What may hold something else. */
+/** Keys that may have a wrong type. */
 const SPOILED: [layout: 'v1' | 'slotted', key: string][] = [
   ['v1', 'prs:conn:c0'],
   ['v1', 'prs:conn:c0:state'],
@@ -109,7 +108,7 @@ async function spoil(redis: Redis, key: string): Promise<void> {
 }
 
 describe('6.7 a key of another type', () => {
-  test.each(SPOILED)('%s, %s: costs its own part only', async (layout, key) => {
+  test.each(SPOILED)('%s, %s: affects only its own part', async (layout, key) => {
     const { server, redis } = await start();
     const client = await connect(server.url, { layout });
     const recorder = await record(client);
@@ -117,11 +116,11 @@ describe('6.7 a key of another type', () => {
     for (let i = 0; i < 12; i++) {
       await client.join({ roomId: `r${i}`, userId: `u${i}`, connId: `c${i}`, snapshot: false });
     }
-    // The room that the key is about has a second connection, of another user.
+    // The room of the key has a second connection, of another user.
     await client.join({ roomId: 'r0', userId: 'other', connId: 'other', snapshot: false });
     await spoil(redis, key);
     const others = Array.from({ length: 11 }, (_, i) => `c${i + 1}`);
-    // Keys of one user or connection, and those that all rooms share, cost no room.
+    // Keys of one user or connection, and keys that all rooms share, affect no room.
     if (!key.includes('{room:r0}')) others.push('other');
     if (!key.includes('r0') && !/conn:c0$|at:c0$/.test(key)) others.push('c0');
     await client.startReaper();
@@ -139,7 +138,7 @@ describe('6.7 a key of another type', () => {
   });
 });
 
-test('6.7 one of the servers of locks hangs: passes go on, and dead connections are announced', {
+test('6.7 one of the lock servers hangs: passes continue, and dead connections are announced', {
   timeout: 30_000,
 }, async () => {
   const { server } = await start();
@@ -160,7 +159,7 @@ test('6.7 one of the servers of locks hangs: passes go on, and dead connections 
 });
 
 test.each(['v1', 'slotted'] as const)(
-  '6.4 %s: a connection with a separate state is one notification',
+  '6.4 %s: a connection with a separate state causes one notification',
   async (layout) => {
     const { server, redis } = await start();
     const client = await connect(server.url, {
@@ -174,13 +173,13 @@ test.each(['v1', 'slotted'] as const)(
       const [, flags = ''] = (await redis.config('GET', 'notify-keyspace-events')) as string[];
       expect(flags).toMatch(/E.*x|x.*E/);
     });
-    // A subscriber beside the client's own sees both keys expire.
+    // Another subscriber sees the expiry of both keys.
     const keys: string[] = [];
     const listener = await server.client();
     await listener.subscribe('__keyevent@0__:expired');
     listener.on('message', (_, key: string) => void keys.push(key));
     await client.join({ roomId: 'r', userId: 'u', connId: 'c', state: { a: 1 } });
-    // Nobody removes the key of the state before it has expired itself.
+    // The key of the state expires before anything removes it.
     await redis.pexpire(layout === 'v1' ? 'prs:conn:c:state' : 'prs:{room:r}:conn:c:state', 50);
     await eventually(() => expect(leavesOf(recorder.events)).toHaveLength(1));
     await eventually(() => expect(keys.filter((key) => key.endsWith(':state'))).toHaveLength(1));

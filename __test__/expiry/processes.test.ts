@@ -1,5 +1,5 @@
-// Issue 4, "It must show" 4 and 5: reapers as processes of their own, which are killed, race, are
-// stopped past their claims, or have clocks that are wrong.
+// Reapers as separate processes (spec 6.1, 6.3): they are killed, race, are stopped past their
+// claims, or have wrong clocks.
 import { PresenceClient } from 'rollcall';
 import { beforeEach, describe, expect, test } from 'vitest';
 import { locateFaketime } from '../../scripts/lib/faketime.mjs';
@@ -15,7 +15,7 @@ import { endAll, startNode } from './nodes.js';
 const TTL_MS = 500;
 
 let server: RedisServer;
-/** Joins with the TTL of the fleet, or with one that outlives the test; neither of them reaps. */
+/** Join with the common TTL, or with one that outlives the test; neither client reaps. */
 let short: Client;
 let long: Client;
 let recorder: Recorder;
@@ -40,10 +40,10 @@ function place(i: number) {
 const rooms = Array.from({ length: 20 }, (_, i) => `r${i}`);
 
 describe('reapers', () => {
-  test('issue 4, 4: SIGKILL in the middle of a sweep: the others do the rest, in time', async () => {
+  test('6.3: SIGKILL in the middle of a sweep: the others do the rest in time', async () => {
     await using proxy = await startProxy(server.port);
     const killed = deferred<string>();
-    // The node that will be killed asks so much more often that it makes all passes.
+    // The node that is killed sweeps so often that it makes all passes.
     const victim = await startNode({ ttlMs: TTL_MS, url: proxy.url, sweepIntervalMs: 100 });
     const others = [
       await startNode({ ttlMs: TTL_MS, url: server.url, sweepIntervalMs: 1000 }),
@@ -54,12 +54,13 @@ describe('reapers', () => {
       const text = piece.toString('latin1');
       if (!CALLS.reap.test(text) || ++reaps < 3) return piece;
       await victim.kill();
-      // Half of what it has sent: some rooms are done, one not quite, others are only taken.
+      // It is killed after half of its calls: some rooms are done, one is partly done, others are
+      // only claimed.
       killed.resolve(text.slice(0, 40));
       return piece.subarray(0, piece.length / 2);
     };
-    for (const node of [victim, ...others]) await node.tell('startReaper');
-    // One after the other, so that they come due in several of its passes.
+    for (const node of [victim, ...others]) await node.call('startReaper');
+    // In sequence, so that they are due in several of its passes.
     const lastSeen = new Map<string, number>();
     const redis = await server.client();
     for (let i = 0; i < 300; i++) {
@@ -73,22 +74,22 @@ describe('reapers', () => {
       ttlMs: TTL_MS,
       latestMs: 1000 + MARGIN_MS,
     });
-    const answers = await Promise.all(others.map((node) => node.tell('metrics')));
+    const answers = await Promise.all(others.map((node) => node.call('metrics')));
     const byOthers = answers.reduce((sum, { metrics }) => sum + (metrics?.expired ?? 0), 0);
     expect(byOthers).toBeGreaterThan(0);
     expect(await server.dbsize()).toBe(0);
     await endAll(...others);
   });
 
-  test('issue 4, 4: three that race: one leave each, none for what came back in time', async () => {
+  test('6.3: three racing reapers: one leave each, and none for connections that joined again in time', async () => {
     const nodes = await Promise.all(
       [1, 2, 3].map(() => startNode({ ttlMs: TTL_MS, url: server.url, sweepIntervalMs: 100 })),
     );
-    for (const node of nodes) await node.tell('race');
+    for (const node of nodes) await node.call('race');
     const joins = new Map<string, string>();
     for (let round = 0; round < 3; round++) {
       for (let i = 0; i < 300; i++) {
-        // A third of them come back each time, sooner or later than they expire.
+        // A third of them joins again each time, before or after the expiry.
         if (round > 0 && i % 3 > 0) continue;
         const { epoch } = await short.join(place(i));
         joins.set(`c${i} ${epoch}`, `c${i}`);
@@ -103,7 +104,7 @@ describe('reapers', () => {
     const leaves = leavesOf(await recorder.settled());
     expectOnce(leaves);
     for (const { connId, epoch } of leaves) expect(joins.get(`${connId} ${epoch}`)).toBe(connId);
-    // A join of a connection that is there has no leave before it; every other has.
+    // A join of a present connection has no leave before it; every other join has.
     const sequences = new Map<string, string[]>();
     for (const { connId, type } of await recorder.settled()) {
       sequences.set(connId, [...(sequences.get(connId) ?? []), type]);
@@ -112,7 +113,7 @@ describe('reapers', () => {
       expect(types.at(-1), connId).toBe('leave');
       expect(types.join(' '), connId).not.toContain('leave leave');
     }
-    const metrics = await Promise.all(nodes.map((node) => node.tell('metrics')));
+    const metrics = await Promise.all(nodes.map((node) => node.call('metrics')));
     const removed = metrics.reduce((sum, answer) => sum + (answer.metrics?.expired ?? 0), 0);
     expect(removed).toBeGreaterThan(200);
     expect(removed).toBeLessThanOrEqual(leaves.length);
@@ -120,10 +121,10 @@ describe('reapers', () => {
   });
 
   test.each([
-    ['rooms', 'it has been told what is due'],
-    ['candidates', 'it has read what may be dead'],
-    ['reap', 'it wanted to remove them'],
-  ] as const)('issue 4, 4: SIGSTOP past the claim, when %s: %s; then SIGCONT', async (call, _) => {
+    ['rooms', 'after it has read what is due'],
+    ['candidates', 'after it has read the candidates'],
+    ['reap', 'before it removes them'],
+  ] as const)('6.3: SIGSTOP past the claim, at %s: %s; then SIGCONT', async (call, _) => {
     await using proxy = await startProxy(server.port);
     const stopped = deferred();
     const resumed = deferred();
@@ -136,11 +137,12 @@ describe('reapers', () => {
       process.kill(victim.pid, 'SIGSTOP');
       await untilStopped(victim.pid);
       stopped.resolve();
-      // A reap comes to Redis only when all has changed; of the others, the answers are old then.
+      // A reap reaches Redis only after everything has changed; for the other calls, the answers
+      // are stale by then.
       if (call === 'reap') await resumed.promise;
       return piece;
     };
-    // All in one call each.
+    // One call for each.
     const expected: string[] = [];
     const rejoin = async (i: number, to: object = {}) => {
       await long.join({ ...place(i), ...to });
@@ -154,32 +156,33 @@ describe('reapers', () => {
       expect(await redis.keys('prs:conn:*')).toEqual([]);
       redis.disconnect();
     });
-    const started = victim.tell('startReaper');
+    const started = victim.call('startReaper');
     await within(stopped.promise, 5000, `the call for ${call}`);
 
-    // They come back before anybody has removed them: in their place, elsewhere, as somebody else.
+    // They join again before they are removed: in their place, in another room, or as another user.
     for (let i = 0; i < 10; i++) await rejoin(i);
     for (let i = 10; i < 20; i++) await rejoin(i, { roomId: 'elsewhere' });
     for (let i = 20; i < 30; i++) await rejoin(i, { userId: 'somebody' });
-    // When what it has taken is free again another removes the rest, and then some of those come back.
-    await other.tell('startReaper');
+    // When the claim has expired, another reaper removes the rest, and then some connections join
+    // again.
+    await other.call('startReaper');
     await eventually(() => leavesOf(recorder.events).length >= 60);
     for (let i = 30; i < 40; i++) await rejoin(i);
     resumed.resolve();
     process.kill(victim.pid, 'SIGCONT');
     await started;
-    // With the other gone, it makes the passes again.
+    // The other reaper has ended, so this one makes the passes again.
     await endAll(other);
-    const { metrics: before } = await victim.tell('metrics');
+    const { metrics: before } = await victim.call('metrics');
     await eventually(async () => {
-      const { metrics: after } = await victim.tell('metrics');
+      const { metrics: after } = await victim.call('metrics');
       expect(after?.sweeps).toBeGreaterThan((before?.sweeps ?? 0) + 2);
     });
 
     const leaves = leavesOf(await recorder.settled());
     expect(leaves.map(({ connId, epoch }) => `${connId} ${epoch}`).sort()).toEqual(expected.sort());
     expect(leaves.every(({ reason }) => reason === 'timeout')).toBe(true);
-    const { metrics } = await victim.tell('metrics');
+    const { metrics } = await victim.call('metrics');
     expect(metrics?.expired).toBe(0);
     for (let i = 0; i < 40; i++) expect(await long.leave(`c${i}`), `c${i}`).not.toBeNull();
     expect(await server.dbsize()).toBe(0);
@@ -190,7 +193,7 @@ describe('reapers', () => {
 describe('clocks', () => {
   const library = locateFaketime();
 
-  test('issue 4, 5: nodes whose clocks are 60 s fast and slow', async ({ skip }) => {
+  test('6.1: nodes with clocks 60 s fast and slow', async ({ skip }) => {
     if (library === undefined) {
       console.log('Skipped: libfaketime is not there (Debian: apt-get install faketime)');
       skip('libfaketime is not there');
@@ -215,12 +218,12 @@ describe('clocks', () => {
       const items = Array.from({ length: 60 }, (_, i) => place(2 * i + n));
       const kept = items.filter((_, i) => i % 3 === 0).map(({ connId }) => connId);
       alive.push(...kept);
-      const { epochs = [] } = await node.tell('join', { items, alive: kept, everyMs: 150 });
+      const { epochs = [] } = await node.call('join', { items, alive: kept, everyMs: 150 });
       for (const [i, { connId }] of items.entries()) {
         if (i % 3 > 0) lastSeen.set(connId, epochs[i] ?? 0);
       }
     }
-    for (const node of nodes) await node.tell('startReaper');
+    for (const node of nodes) await node.call('startReaper');
     await eventually(() => leavesOf(recorder.events).length >= lastSeen.size);
     // And for another TTL: heartbeats keep the others alive.
     const end = (await now()) + ttlMs + 1000;
@@ -231,7 +234,7 @@ describe('clocks', () => {
       expect(Math.abs(ts - at)).toBeLessThan(30_000);
       expect(Math.abs(epoch - at)).toBeLessThan(30_000);
     }
-    // Snapshots of a node whose own clock is right, and the end of the rest.
+    // Snapshots of a node with a correct clock, and the expiry of the rest.
     const found = await Promise.all(rooms.map((room) => long.fetchRoomSnapshot(room)));
     const there = found.flat().map(({ connId }) => connId);
     expect(there.sort()).toEqual(alive.sort());

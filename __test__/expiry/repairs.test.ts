@@ -1,5 +1,5 @@
-// Issue 4, "It must show" 6: data that somebody wrote by hand, or that lost a part: repaired, each
-// repair counted, and nothing left in the end.
+// Data that were written by hand or are damaged: the reaper repairs them and counts each repair,
+// and no keys are left at the end.
 import type { Redis } from 'ioredis';
 import { describe, expect, test } from 'vitest';
 import {
@@ -16,7 +16,7 @@ import { createRandom } from '../support/random.js';
 import { eventually } from '../support/wait.js';
 import { leavesOf } from './expiry.js';
 
-/** Indices are compared with each other once in ten of these. */
+/** The indices are compared in one of ten passes. */
 const FALLBACK_MS = 20;
 const ROOM = 'prs:{room:r}';
 const A = { roomId: 'r', userId: 'u1', connId: 'a' };
@@ -27,15 +27,15 @@ const PEOPLE = [A, B, C];
 interface Damage {
   what: string;
   damage(redis: Redis): Promise<unknown>;
-  /** How many entries are to be put right. */
+  /** The number of entries to repair. */
   repairs: number;
-  /** Who leaves because of it, as `brief` says it; they have no hash. */
+  /** The leaves that it causes, in the form of `brief`; these connections have no hash. */
   leaves?: string[];
-  /** Who is there in the end; all, unless told. */
+  /** The connections that remain; by default all. */
   there?: string[];
 }
 
-/** What the sizes of a room's indices tell. */
+/** Damage that the sizes of a room's indices reveal. */
 const damages: Damage[] = [
   {
     what: 'conns is deleted',
@@ -83,7 +83,7 @@ const damages: Damage[] = [
     repairs: 1,
   },
   {
-    what: 'an entry of conn_meta without a hash: then it is known who left',
+    what: 'an entry of conn_meta without a hash: the entry names the connection that left',
     damage: (redis) => redis.hset(`${ROOM}:conn_meta`, 'ghost', '{"userId":"u9","epoch":7}'),
     repairs: 1,
     leaves: ['leave ghost r u9 timeout'],
@@ -111,7 +111,7 @@ const damages: Damage[] = [
   },
 ];
 
-/** What is only found in rooms that nobody has looked at yet. */
+/** Damage that is found only in rooms that were not inspected before. */
 const ofUnknownRooms: Damage[] = [
   { what: 'nothing', damage: async () => {}, repairs: 0 },
   {
@@ -134,7 +134,7 @@ const ofUnknownRooms: Damage[] = [
     repairs: 2,
   },
   {
-    what: 'one member too many although the number fits',
+    what: 'a wrong member with a matching count',
     damage: async (redis) => {
       await redis.srem(`${ROOM}:members`, 'u2');
       await redis.sadd(`${ROOM}:members`, 'ghost');
@@ -142,13 +142,13 @@ const ofUnknownRooms: Damage[] = [
     repairs: 2,
   },
   {
-    what: 'a hash has no TTL, and was seen just now',
+    what: 'a hash without a TTL, with a recent heartbeat',
     damage: (redis) => redis.persist('prs:conn:a'),
     repairs: 1,
   },
   {
-    what: 'a hash has no TTL, and was last seen long ago',
-    // Put right, and with it dead: one repair each.
+    what: 'a hash without a TTL, with an old heartbeat',
+    // The TTL is repaired, and the connection is then dead: one repair each.
     damage: async (redis) => {
       await redis.persist('prs:conn:a');
       await redis.hset('prs:conn:a', 'last_seen_ms', Date.now() - 10_000_000);
@@ -158,7 +158,7 @@ const ofUnknownRooms: Damage[] = [
     there: ['b', 'c'],
   },
   {
-    what: 'no hash has a TTL, and no index but one is there',
+    what: 'no hash has a TTL, and only one index exists',
     damage: async (redis) => {
       for (const { connId } of PEOPLE) await redis.persist(`prs:conn:${connId}`);
       await redis.del(`${ROOM}:conns`, `${ROOM}:members`, `${ROOM}:last_seen`);
@@ -166,10 +166,10 @@ const ofUnknownRooms: Damage[] = [
     repairs: 3 + 8,
   },
   {
-    what: 'only the hashes are left: an active room without anybody',
+    what: 'only the hashes are left: an active room without members',
     damage: async (redis) => {
       await redis.del(`${ROOM}:conns`, `${ROOM}:members`, `${ROOM}:last_seen`, `${ROOM}:conn_meta`);
-      // Nobody can tell that they were ever here.
+      // Nothing shows that these connections ever existed.
       for (const { connId } of PEOPLE) await redis.pexpire(`prs:conn:${connId}`, 1);
       await redis.del('prs:user:u1:conns', 'prs:user:u2:conns');
     },
@@ -185,7 +185,7 @@ describe('repairs', () => {
     redis = client;
   });
 
-  /** Awaits the repairs, and then that no more come and everything agrees. */
+  /** Waits for the repairs, then checks that no more follow and that everything agrees. */
   async function expectRepaired(
     client: Client,
     events: () => Promise<AnyEvent[]>,
@@ -204,7 +204,7 @@ describe('repairs', () => {
       expect(client.metrics().sweeps).toBeGreaterThan(sweeps + 3);
     });
     const indices = await readIndices(redis);
-    // TypeScript nodes do not write this one; that it has its entries is no repair.
+    // Legacy nodes do not write this index; adding its entries is not a repair.
     expect(checkIndices(indices)).toEqual(
       PEOPLE.filter(({ connId }) => there.includes(connId)).map(
         ({ roomId, connId, userId }) => `${roomId} ${connId} ${userId}`,
@@ -217,7 +217,7 @@ describe('repairs', () => {
     expect(await redis.keys('*')).toEqual([]);
   }
 
-  describe('issue 4, 6: written by hand, before anybody has looked', () => {
+  describe('6.5: written by hand, before the first inspection', () => {
     test.each([...ofUnknownRooms, ...damages])('$what [reapOnce]', async (damage) => {
       const client = await store.connect();
       const recorder = await record(client);
@@ -225,14 +225,14 @@ describe('repairs', () => {
       await damage.damage(redis);
       const { expired } = await client.reapOnce();
       expect(client.metrics().repairs).toBe(damage.repairs);
-      // Entries that nobody can assign are removed too, without a leave.
+      // Entries without an owner are removed too, without a leave.
       expect(expired).toBeGreaterThanOrEqual(damage.leaves?.length ?? 0);
       const events = async () => [...recorder.events];
       await expectRepaired(client, events, damage, () => client.reapOnce());
     });
   });
 
-  describe('issue 4, 6: in the index already', () => {
+  describe('6.5: in the index already', () => {
     test.each(damages)('$what [a running reaper]', async (damage) => {
       const options = { sweepIntervalMs: 50, fallbackSweepMs: FALLBACK_MS };
       const client = await store.connect(options);
@@ -245,7 +245,7 @@ describe('repairs', () => {
     });
   });
 
-  test('issue 4, 6: a hash without a TTL gets what is left of its own', async () => {
+  test('6.5: a hash without a TTL gets the remaining part of its TTL', async () => {
     const client = await store.connect({ ttlMs: 60_000 });
     await foreignJoin(redis, { ...A, lastSeenMs: Date.now() - 20_000 });
     await foreignJoin(redis, { ...B, lastSeenMs: Date.now() + 1_000_000 });
@@ -254,14 +254,14 @@ describe('repairs', () => {
     const left = await redis.pttl('prs:conn:a');
     expect(left).toBeGreaterThan(20_000);
     expect(left).toBeLessThanOrEqual(40_000);
-    // A clock that was ahead does not make it live longer than others.
+    // A fast clock does not extend its TTL.
     expect(await redis.pttl('prs:conn:b')).toBeLessThanOrEqual(60_000);
     expect(client.metrics().repairs).toBe(2);
     await client.leave('a');
     await client.leave('b');
   });
 
-  test('issue 4, 6: a hash of ours that loses its TTL dies all the same', async () => {
+  test('6.5: a hash of Rollcall that loses its TTL expires, too', async () => {
     const client = await store.connect({ ttlMs: 200, sweepIntervalMs: 50 });
     const recorder = await record(client);
     await client.startReaper();
@@ -270,12 +270,12 @@ describe('repairs', () => {
     await eventually(() => {
       expect(leavesOf(recorder.events).map(brief)).toEqual(['leave a r u1 timeout']);
     });
-    // A pass counts when it has ended, and its events come before.
+    // A pass counts when it ends; its events are emitted before.
     await eventually(() => expect(client.metrics().repairs).toBe(1));
     expect(await redis.keys('*')).toEqual([]);
   });
 
-  test('issue 4, 6: without connections, only in active_rooms', async () => {
+  test('6.5: without connections, only in active_rooms', async () => {
     const client = await store.connect();
     await redis.sadd('prs:active_rooms', 'empty1', 'empty2');
     await redis.sadd('prs:{room:empty2}:members', 'ghost');
@@ -284,7 +284,7 @@ describe('repairs', () => {
     expect(client.metrics().repairs).toBe(1);
   });
 
-  test('issue 4, 6: many rooms at once, damaged at random, with several reapers', async () => {
+  test('6.5: many rooms with random damage, with several reapers', async () => {
     const random = createRandom(4);
     const options = { sweepIntervalMs: 50, fallbackSweepMs: FALLBACK_MS };
     const nodes = await Promise.all([1, 2, 3].map(() => store.connect(options)));
