@@ -74,7 +74,7 @@ onEveryStore('3.7 interleavings', (store) => {
     const reaper = await store.connect({ ttlMs: SHORT_TTL_MS });
     const recorder = await record(watcher);
     const ofRoom = await record(await store.connect(), { roomId: 'r0' });
-    const looker = store.name === 'redis' ? await lookAt(store.redis()) : undefined;
+    const observer = store.name === 'redis' ? await lookAt(store.redis()) : undefined;
     const replay = new Replay();
     let replayed = 0;
     const catchUp = async () => {
@@ -108,8 +108,8 @@ onEveryStore('3.7 interleavings', (store) => {
 
       // The data in Redis, expired or not, match the events at this moment.
       const events = await catchUp();
-      if (looker) {
-        const indices = await readIndices(looker);
+      if (observer) {
+        const indices = await readIndices(observer);
         expect(checkIndices(indices)).toEqual(replay.present);
       }
       checkReports(events, reported);
@@ -127,7 +127,7 @@ onEveryStore('3.7 interleavings', (store) => {
         await reaper.reapOnce();
         await catchUp();
         expect(replay.present).toEqual([]);
-        expect(await looker?.dbsize()).toBe(looker && 0);
+        expect(await observer?.dbsize()).toBe(observer && 0);
       });
       await Promise.all(nodes.map((node) => node.close()));
     }

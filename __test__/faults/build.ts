@@ -1,4 +1,4 @@
-// Before any fault test: the addon in which defences can be turned off is built, if it is not.
+// Runs before the fault tests: builds the addon with failpoints if necessary.
 import { buildTestAddon } from '../../scripts/lib/build.mjs';
 
 export default async function setup(): Promise<void> {

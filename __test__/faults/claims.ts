@@ -1,5 +1,5 @@
-// What writers of metadata and holders of locks were promised, and whether it was kept: acknowledged
-// changes are there, acknowledged locks are held, and no lock ever has two holders.
+// Checks the promises to writers of metadata and to lock holders: acknowledged changes are stored,
+// granted locks are held, and no lock ever has two holders.
 import type { Lock, PresenceClient } from 'rollcall';
 import { expect } from 'vitest';
 import type { Random } from '../support/random.js';
@@ -12,25 +12,25 @@ const CHANNELS = 2;
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 export interface Channels {
-  /** Ends the writers; resolves when their last call has ended. */
+  /** Stops the writers; resolves when their last call has ended. */
   stop(): Promise<void>;
-  /** Every acknowledged change is there. */
+  /** Every acknowledged change is stored. */
   check(client: Client): Promise<void>;
-  /** What each node has written last into each channel, as far as the client sees. */
+  /** The last value of each node in each channel, as the client reads it. */
   written(client: Client): Promise<number[]>;
-  /** How many acknowledged changes are not there. */
+  /** The number of acknowledged changes that are missing. */
   lost(client: Client): Promise<number>;
   summary(): string;
 }
 
 let runs = 0;
 
-/** Each node counts up an item of its own in each of some channels, as fast as it goes. */
+/** Each node increments its own item in each of some channels, without pauses. */
 export async function writeChannels(nodes: Client[], ledger: Ledger): Promise<Channels> {
-  // Each call has channels of its own.
+  // Each call uses different channels.
   const run = ++runs;
   const of = (channel: number) => ({ channelType: 'fault', channelName: `c${run}-${channel}` });
-  /** By channel and item, the last value that was acknowledged, and the last that was tried. */
+  /** By channel and item, the last acknowledged and the last attempted value. */
   const acknowledged = new Map<string, number>();
   const tried = new Map<string, number>();
   const changes = Array.from({ length: CHANNELS }, () => ({ done: 0, tried: 0 }));
@@ -69,7 +69,7 @@ export async function writeChannels(nodes: Client[], ledger: Ledger): Promise<Ch
             lost.push(`c${c} ${key}: ${least} was acknowledged, ${value} is there`);
           }
         }
-        // One for the set with which it began.
+        // Plus one for the initial set.
         if (majorRevision < done + 1 || majorRevision > most + 1) {
           lost.push(`c${c}: ${done} changes, majorRevision ${majorRevision}`);
         }
@@ -87,7 +87,7 @@ export async function writeChannels(nodes: Client[], ledger: Ledger): Promise<Ch
     lost: async (client) => {
       let lost = 0;
       for (const [c, { done }] of changes.entries()) {
-        // Each change counts one up, and so does the set with which it began.
+        // Each change adds one, and so does the initial set.
         const { majorRevision } = await client.metadata.get(of(c));
         lost += Math.max(0, done + 1 - majorRevision);
       }
@@ -106,14 +106,14 @@ interface Holder {
 export interface Contention {
   readonly grants: number;
   stop(): Promise<void>;
-  /** What was granted and neither released nor lost is held; no lock had two holders. */
+  /** Every granted lock that is neither released nor lost is held; no lock had two holders. */
   check(client: Client): Promise<void>;
-  /** Nobody holds anything, and no key of a lock is left. */
+  /** No lock is held, and no key of a lock is left. */
   clear(client: Client): Promise<void>;
   summary(): string;
 }
 
-/** Nodes that take a few locks from each other, and some that they keep. */
+/** Nodes that compete for a few locks, and hold some others. */
 export function contend(
   nodes: Client[],
   ledger: Ledger,
@@ -128,7 +128,7 @@ export function contend(
   let grants = 0;
   let stopped = false;
 
-  /** Whether its holder may go on believing that it has it. */
+  /** Whether the holder may still rely on its lock. */
   const valid = ({ lock, released }: Holder) =>
     !released && !lock.lost.aborted && Number(lock.expiresAt) > Date.now();
 

@@ -1,5 +1,5 @@
-// Issue 9, "It must show" 3: masters of a cluster that die, hang or hand over while it is in use. What Redis
-// acknowledged and had not replicated yet is lost with a master; how much is counted and printed.
+// Masters of a cluster crash, hang or hand over while the cluster is in use. Writes that Redis
+// acknowledged but had not replicated are lost with a master; the test counts and prints them.
 import { expect, onTestFinished, test } from 'vitest';
 import { Load } from '../cluster/load.js';
 import { type RedisCluster, startCluster } from '../support/cluster.js';
@@ -10,11 +10,11 @@ import { count } from './proven.js';
 
 const FAILOVERS = count(3, 20);
 const NODE_TIMEOUT_MS = 1_000;
-/** Within so long every slot is served again. */
+/** Every slot is served again within this time. */
 const RECOVERED_MS = NODE_TIMEOUT_MS + 5_000;
 const WAYS = ['handed over', 'killed', 'stopped'] as const;
 const ROOMS = 12;
-/** What is sent to a master that is stopped waits for that long, and is sent anew by its caller. */
+/** Calls to a stopped master wait for this time, and their callers then repeat them. */
 const COMMAND_TIMEOUT_MS = 1_000;
 
 test(`3: ${FAILOVERS} failovers under load: back within the node timeout + 5 s, converged after each (seed ${seed})`, {
@@ -38,7 +38,7 @@ test(`3: ${FAILOVERS} failovers under load: back within the node timeout + 5 s, 
     const before = { lost: load.lost, errors: load.errors.length };
     const start = performance.now();
     await failOver(cluster, master, replica, way);
-    // Recovered: every room takes a join.
+    // Recovered: every room accepts a join.
     await eventually(
       async () => {
         for (let room = 0; room < ROOMS; room++) {
@@ -80,7 +80,7 @@ test(`3: ${FAILOVERS} failovers under load: back within the node timeout + 5 s, 
     eventsByValue.filter(([, changes]) => changes.length > 1),
     'told of twice',
   ).toEqual([]);
-  // By connection and epoch: when Redis applied it, and how often that was told of.
+  // By connection and epoch: the time at which Redis applied it, and the number of its events.
   const joins = new Map<string, number[]>();
   for (const { type, connId, epoch, ts } of load.seen) {
     const join = `${connId} ${epoch}`;
@@ -90,7 +90,7 @@ test(`3: ${FAILOVERS} failovers under load: back within the node timeout + 5 s, 
   expect(twice, 'joined, or told of, twice').toEqual([]);
 });
 
-/** The masters that have a replica: replicas go to masters that have lost theirs, by the cluster's own doing. */
+/** The masters with a replica: the cluster moves replicas to masters that have lost theirs. */
 async function replicated(
   cluster: RedisCluster,
 ): Promise<{ master: RedisServer; replica: RedisServer }[]> {
@@ -113,9 +113,9 @@ async function failOver(
 }
 
 /**
- * Everybody is in one room, the acknowledged in theirs; a pass or two of the reaper make it so. Who was
- * acknowledged in a room whose master is gone with that may be back in the one before; a heartbeat with the
- * newer epoch is then adopted there (spec 3.3). Such a join is counted as lost.
+ * Every connection is in one room, and the acknowledged connections are in theirs, after a pass or
+ * two of the reaper. A connection whose room was on a lost master can be back in its previous room;
+ * a heartbeat with the newer epoch is then adopted there (spec 3.3). Such a join counts as lost.
  */
 async function converged(load: Load, way: string): Promise<void> {
   const { client } = load;
@@ -130,7 +130,7 @@ async function converged(load: Load, way: string): Promise<void> {
       for (const [connId, expected] of load.places) {
         const found = places.filter((entry) => entry.connId === connId);
         expect(found.length, connId).toBeLessThan(2);
-        // What a failover took back is noticed by the next heartbeat.
+        // The next heartbeat detects what a failover reverted.
         if (!expected || found.length === 0) continue;
         const [{ roomId = '', epoch = 0 } = {}] = found;
         if (way !== 'handed over' && epoch === expected.epoch && roomId !== expected.roomId) {
@@ -149,7 +149,10 @@ async function converged(load: Load, way: string): Promise<void> {
   }
 }
 
-/** Acknowledged changes that are not in the record; where others of unknown outcome are, at least so many. */
+/**
+ * The number of acknowledged changes that are not in the record; a lower bound if it also has
+ * changes of unknown outcome.
+ */
 async function lostChanges(load: Load): Promise<number> {
   let lost = 0;
   for (const [channelName, acknowledged] of load.revisions) {

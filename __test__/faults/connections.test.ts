@@ -1,5 +1,5 @@
-// Issue 8, "It must show" 2: servers that stop and networks that swallow. Calls fail in time, a
-// half-open connection is noticed, and everything recovers with no new call.
+// Servers that stop, and networks that drop all packets. Calls fail in time, half-open connections
+// are detected, and everything recovers without a new call.
 import { describe, expect } from 'vitest';
 import { eventually, startClock } from '../support/wait.js';
 import { spread } from './figures.js';
@@ -7,23 +7,23 @@ import { count, LONG, proven } from './proven.js';
 import { follow } from './view.js';
 import { connect, ROOMS, startWorld, type World } from './world.js';
 
-/** The promise is five seconds from the last sign of life; the rest is for a busy machine. */
+/** The promise is five seconds from the last answer; the rest is tolerance for a busy machine. */
 const NOTICED_MS = 5000;
 const GRACE_MS = 1000;
 const limits = { commandTimeoutMs: 1000, connectTimeoutMs: 1000 };
-/** Deadlines end calls before pings do, whose first can notice after four seconds. */
+/** Timeouts end calls earlier than pings do, which can detect the loss only after four seconds. */
 const BEFORE_PINGS_MS = 3500;
 
 const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
-/** Joins one connection a room; gives what brings news into every room, from outside. */
+/** Joins one connection per room; returns a function that changes every room from another node. */
 async function populate(world: World): Promise<void> {
   for (let i = 0; i < 8; i++) {
     await world.healthy.join({ roomId: `r${i % 4}`, userId: `u${i}`, connId: `h${i}` });
   }
 }
 
-/** What a client tells of its connections. */
+/** The state of the client's connections. */
 function stateOf(world: World, node = 0): string[] {
   const states: string[] = [];
   world.nodes[node]?.on('state', ({ state }) => void states.push(state));
@@ -52,7 +52,7 @@ describe('2: SIGSTOP of Redis', () => {
     const timeoutMs = 2 * ms + 30_000;
     proven(`for ${ms / 1000} s, under load`, { without: 'deadlines', timeoutMs }, async () => {
       const world = await startWorld({ client: { limits } });
-      // And one on which nothing is called at all.
+      // And one on which no calls are made.
       const idle = await connect({ url: world.proxy.url, limits });
       world.views.push(await follow(idle, ROOMS));
       const load = world.load();
@@ -90,12 +90,12 @@ describe('2: SIGSTOP of Redis', () => {
 });
 
 describe('2: a blackholed connection', () => {
-  proven('an idle subscriber notices within 5 s', { without: 'pings' }, async () => {
+  proven('an idle subscriber detects it within 5 s', { without: 'pings' }, async () => {
     const world = await startWorld({ nodes: 1, client: { limits } });
     const [view] = world.views;
     await populate(world);
     await eventually(() => view?.describe().length === 8);
-    // Nothing is called on the node from here on.
+    // No calls are made on the node from here on.
     world.proxy.blackhole(true);
     const began = performance.now();
     await world.healthy.leave('h0');
@@ -107,7 +107,7 @@ describe('2: a blackholed connection', () => {
     await world.emptied();
   });
 
-  proven('while it lasts, calls fail in time', { without: 'deadlines' }, async () => {
+  proven('calls fail in time during the outage', { without: 'deadlines' }, async () => {
     const world = await startWorld({ nodes: 1, client: { limits } });
     const node = world.node();
     const [view] = world.views;
@@ -137,7 +137,7 @@ describe('2: a blackholed connection', () => {
       const took = clock.ms;
       times.push(took);
       expect(['TIMEOUT', 'UNAVAILABLE'], name).toContain(error.code);
-      // A heartbeat may first wait for the batch before it.
+      // A heartbeat may first wait for the previous batch.
       const most = limits.commandTimeoutMs * (/heartbeat|patch/.test(name) ? 2 : 1);
       expect(took, name).toBeLessThan(most + GRACE_MS);
     });
@@ -147,7 +147,7 @@ describe('2: a blackholed connection', () => {
       timeoutMs: NOTICED_MS + GRACE_MS,
     });
     world.proxy.blackhole(false);
-    // No call is made: the state and the view come back by themselves.
+    // Without a call, the state and the view recover by themselves.
     console.log(`blackhole: calls failed ${spread(times)}`);
     await eventually(() => expect(states.at(-1)).toBe('connected'), { timeoutMs: 4000 });
     await eventually(() => expect(view.resyncs).toBeGreaterThan(0), { timeoutMs: 4000 });
@@ -155,7 +155,7 @@ describe('2: a blackholed connection', () => {
     await world.emptied();
   });
 
-  proven('it recovers with no new call', { without: 'reconnect' }, async () => {
+  proven('it recovers without a new call', { without: 'reconnect' }, async () => {
     const world = await startWorld({ nodes: 2, client: { limits } });
     await populate(world);
     world.proxy.refuse(true);
@@ -175,7 +175,7 @@ describe('2: a blackholed connection', () => {
 
 describe('2: slow and fragmented', () => {
   proven(
-    'everything late, and byte by byte',
+    'all data delayed, and byte by byte',
     { without: 'queue-timeout', timeoutMs: 90_000 },
     async () => {
       const world = await startWorld({ nodes: 1, client: { limits: { commandTimeoutMs: 2000 } } });

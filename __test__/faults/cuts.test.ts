@@ -1,5 +1,5 @@
-// Issue 8, "It must show" 3: connections that break under subscriptions and calls. What was missed is
-// told, nothing is applied twice, and what is not known is said to be unknown.
+// Connections for subscriptions and calls break. `resync` is emitted for missed events, nothing is
+// applied twice, and unknown outcomes are reported as unknown.
 import { describe, expect } from 'vitest';
 import { rejection } from '../support/clients.js';
 import { eventually } from '../support/wait.js';
@@ -7,7 +7,7 @@ import { contend, writeChannels } from './claims.js';
 import { count, proven } from './proven.js';
 import { startWorld, type World } from './world.js';
 
-/** Cuts connections of the nodes; says how many. */
+/** Closes connections of the nodes; returns their number. */
 async function kill(world: World, type: 'pubsub' | 'normal'): Promise<number> {
   return Number(await world.redis.call('CLIENT', 'KILL', 'TYPE', type, 'USER', 'default'));
 }
@@ -19,7 +19,7 @@ describe('3: the connections for events', () => {
     const world = await startWorld({ nodes: 2 });
     for (let gap = 1; gap <= GAPS; gap++) {
       expect(await kill(world, 'pubsub')).toBe(2);
-      // Some of these fall into the gap, some after it.
+      // Some of these fall into the gap, some are after it.
       const conn = { roomId: `r${gap % 4}`, userId: `u${gap % 3}`, connId: `c${gap % 10}` };
       await world.healthy.join({ ...conn, state: { gap } });
       if (gap % 3 === 0) await world.healthy.leave(`c${(gap + 5) % 10}`);
@@ -57,8 +57,8 @@ describe('3: the connections for calls', () => {
       await channels.check(world.healthy);
       await locks.check(world.healthy);
       await world.converged();
-      // A kill comes before or after a call as a whole: whether one was ever applied twice without
-      // the defence is a matter of luck here, so the control lends it a hand.
+      // A kill comes before or after a call as a whole. Whether a call is applied twice without the
+      // defence depends on chance here, so the control forces it.
       await lostJoin(world);
       world.ledger.check();
       expect(world.ledger.ended('unknown')).toBeGreaterThan(1);
@@ -66,7 +66,7 @@ describe('3: the connections for calls', () => {
     },
   );
 
-  /** A join that arrives and whose reply does not. */
+  /** A join that arrives but whose reply is lost. */
   async function lostJoin(world: World): Promise<void> {
     const node = world.node();
     const join = { roomId: 'r0', userId: 'u', connId: 'lost', state: { mark: 'lost' } };
@@ -76,21 +76,21 @@ describe('3: the connections for calls', () => {
   }
 
   proven(
-    'replies that are cut off after the request was sent',
+    'replies lost after the request was sent',
     { without: 'once', fails: /deeply equal/ },
     async () => {
       const world = await startWorld({ nodes: 1 });
       const node = world.node();
       const { ledger, proxy, healthy } = world;
       const at = { roomId: 'r0', userId: 'u' };
-      await node.join({ ...at, connId: 'beaten' });
+      await node.join({ ...at, connId: 'refreshed' });
       await node.join({ ...at, connId: 'leaver' });
 
       const lost = proxy.loseReplies(/joiner/);
       const joining = node.join({ ...at, connId: 'joiner', state: { mark: 'j' }, snapshot: false });
       await ledger.follow('join', joining, 'join j');
       await lost;
-      // It was carried out, and only once.
+      // The join was applied exactly once.
       await world.converged();
       expect(ledger.ended('unknown')).toBe(1);
       expect((await healthy.fetchRoomSnapshot('r0')).map(({ connId }) => connId)).toContain(
@@ -98,11 +98,11 @@ describe('3: the connections for calls', () => {
       );
 
       proxy.loseReplies(/"mark":"p"/);
-      const patching = node.heartbeat({ connId: 'beaten', patchState: { mark: 'p' } });
+      const patching = node.heartbeat({ connId: 'refreshed', patchState: { mark: 'p' } });
       await ledger.follow('patch', patching, 'update p');
       expect(ledger.ended('unknown')).toBe(2);
-      // Once more: it is found to be there already.
-      const again = await node.heartbeat({ connId: 'beaten', patchState: { mark: 'p' } });
+      // The same patch again changes nothing.
+      const again = await node.heartbeat({ connId: 'refreshed', patchState: { mark: 'p' } });
       expect(again.changed).toBe(false);
 
       proxy.loseReplies(/leaver/);
@@ -110,10 +110,10 @@ describe('3: the connections for calls', () => {
       expect([error.code, error.outcome]).toEqual(['UNAVAILABLE', 'unknown']);
       expect(await node.leave('leaver')).toBeNull();
 
-      // Harmless ones are sent again: nobody notices.
-      await node.heartbeat({ connId: 'beaten' });
-      proxy.loseReplies(/beaten/);
-      expect((await node.heartbeat({ connId: 'beaten' })).changed).toBe(false);
+      // Harmless calls are sent again without an error.
+      await node.heartbeat({ connId: 'refreshed' });
+      proxy.loseReplies(/refreshed/);
+      expect((await node.heartbeat({ connId: 'refreshed' })).changed).toBe(false);
       proxy.loseReplies(/SMEMBERS/);
       expect(await node.fetchRoomSnapshot('r0')).toHaveLength(2);
       proxy.loseReplies(/SMEMBERS/);
@@ -131,7 +131,7 @@ describe('3: the connections for calls', () => {
       const world = await startWorld({ nodes: 2 });
       const load = world.load({ conns: 10, pauseMs: 0 });
       for (let loss = 0; loss < losses; loss++) {
-        // Any call, and in turn with it one that is not sent again: a join or a leave.
+        // Any call, alternating with a join or leave, which are not sent again.
         await world.proxy.loseReplies(loss % 2 === 0 ? /EVALSHA/ : /EVALSHA.*active_rooms/s);
       }
       await load.stop();

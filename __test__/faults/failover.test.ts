@@ -1,6 +1,6 @@
-// Issue 8, "It must show" 5: Sentinel failovers in a row, by kill, by SIGSTOP, by command. Clients
-// recover within detection + 5 s. Redis replicates asynchronously, so acknowledged writes can be lost:
-// they are counted and printed.
+// Consecutive Sentinel failovers, by kill, by SIGSTOP and by command. Clients recover within the
+// detection time plus 5 s. Redis replicates asynchronously, so acknowledged writes can be lost: the
+// test counts and prints them.
 import { describe, expect, onTestFinished } from 'vitest';
 import { createRandom } from '../support/random.js';
 import { startSentinels } from '../support/sentinel.js';
@@ -35,16 +35,16 @@ describe('5: Sentinel failover', () => {
       const random = createRandom(5);
       const ways = random.shuffle(['kill', 'stop', 'command'] as const);
       const took = new Map<string, number[]>(ways.map((way) => [way, []]));
-      /** By way, acknowledged changes that the new master does not have. */
+      /** By kind of failover, the acknowledged changes that the new master does not have. */
       const gone = new Map<string, number>();
       let lost = 0;
       for (let i = 0; i < failovers; i++) {
         const way = ways[i % ways.length] ?? 'kill';
         const old = await group.master();
         const done = ledger.ended('done');
-        const told = resyncs.length;
+        const earlier = resyncs.length;
         await eventually(() => ledger.ended('done') > done + 50);
-        // The other one has to be known as a good replica, or there is nobody to take over.
+        // The other server must be known as a good replica, or no server can take over.
         await group.ready();
         if (way === 'kill') await old.kill();
         else if (way === 'stop') old.pause();
@@ -54,7 +54,7 @@ describe('5: Sentinel failover', () => {
           intervalMs: 20,
         });
         const detected = performance.now();
-        // Seen by the new master, of each node: the old one may go on acknowledging.
+        // The new master must see each node: the old one may still acknowledge calls.
         const fresh = await connect({ url: (await group.master()).url });
         const before = await channels.written(fresh);
         await eventually(
@@ -68,9 +68,9 @@ describe('5: Sentinel failover', () => {
         const inAll = await channels.lost(fresh);
         gone.set(way, (gone.get(way) ?? 0) + Math.max(0, inAll - lost));
         lost = Math.max(lost, inAll);
-        // Whoever is subscribed is told, once it has found the new master.
+        // Subscribers get `resync` after they have found the new master.
         await eventually(
-          () => expect(resyncs.length, `resyncs after ${way}`).toBeGreaterThan(told),
+          () => expect(resyncs.length, `resyncs after ${way}`).toBeGreaterThan(earlier),
           { timeoutMs: 2 * RECOVERY_MS },
         );
         if (way === 'kill') await old.start();

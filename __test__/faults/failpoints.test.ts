@@ -1,4 +1,4 @@
-// The failpoints themselves: they are in the tests' own addon only, and none is without a use.
+// The failpoints: only the addon of the fault tests contains them, and each is in use.
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { expect, test } from 'vitest';
@@ -24,7 +24,7 @@ test('the published addon has no failpoints, that of the fault tests has', () =>
   expect(readFileSync(inRoot('binding', 'binding.d.ts'), 'utf8')).not.toContain('testDefencesOff');
 });
 
-test('the addon of the fault tests is in no package', () => {
+test('no package contains the addon of the fault tests', () => {
   const { files } = readJson('package.json') as { files: string[] };
   for (const file of files) expect(inRoot(file)).not.toBe(path.dirname(testAddon()));
 });
@@ -37,7 +37,7 @@ function texts(folder: string, names: RegExp, but: string): string {
     .join('\n');
 }
 
-test('each defence is in use, and has its control', () => {
+test('each defence is in use and has a control', () => {
   const failpoints = readFileSync(inRoot('src', 'failpoints', 'defences.rs'), 'utf8');
   const defences = [...failpoints.matchAll(/^ {8}(\w+): "([\w-]+)",$/gm)];
   expect(defences.length).toBeGreaterThan(20);
@@ -49,7 +49,7 @@ test('each defence is in use, and has its control', () => {
   expect([unused, unproven]).toEqual([[], []]);
 });
 
-test('each step is in use, and a process has ended in it', () => {
+test('each step is in use, and a test ends a process in it', () => {
   const failpoints = readFileSync(inRoot('src', 'failpoints', 'steps.rs'), 'utf8');
   const steps = [...failpoints.matchAll(/^ {8}(\w+): "([\w-]+)",$/gm)];
   expect(steps.length).toBeGreaterThan(10);

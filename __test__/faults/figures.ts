@@ -1,6 +1,6 @@
-// How tests say what they measured: docs/internals/fault-tests.md repeats it.
+// Formats measurements for the log; docs/internals/fault-tests.md repeats them.
 
-/** Milliseconds: the median, the longest, and of how many. */
+/** Milliseconds: the median, the maximum, and the number of values. */
 export function spread(times: readonly number[]): string {
   const sorted = times.toSorted((a, b) => a - b);
   const median = sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
@@ -10,8 +10,8 @@ export function spread(times: readonly number[]): string {
 const BLOCKS = 12;
 
 /**
- * The slope by hour of a line through measured points, and its standard error. What is measured within
- * seconds is not independent of each other, so the line goes through means of neighbours.
+ * The slope per hour of a line through the points, and its standard error. Measurements within
+ * seconds depend on each other, so the line uses means of neighbouring points.
  */
 export function slope(points: readonly (readonly [ms: number, value: number])[]): {
   perHour: number;

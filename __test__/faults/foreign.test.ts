@@ -1,5 +1,5 @@
-// Issue 8, "It must show" 6: keys that hold something else, hashes of which a part is gone, users that
-// may not do all, and a server that is not who it says. Errors are typed, and others are unaffected.
+// Keys with a wrong type, incomplete hashes, users with limited permissions, and a server with a
+// wrong certificate. Errors are typed, and other rooms and connections are unaffected.
 import type { Redis } from 'ioredis';
 import { generate } from 'selfsigned';
 import { describe, expect, test } from 'vitest';
@@ -15,11 +15,11 @@ import { connect, startWorld } from './world.js';
 const ROOM_KEYS = ['conns', 'members', 'last_seen', 'conn_meta'] as const;
 
 async function spoil(redis: Redis, key: string): Promise<void> {
-  // Of no kind that Rollcall knows.
+  // A type that Rollcall never uses.
   await redis.multi().unlink(key).rpush(key, 'not ours').exec();
 }
 
-/** How a call ends: `ok`, or the code of its error. */
+/** The result of a call: `ok`, or the code of its error. */
 function codeOf(call: () => Promise<unknown>): Promise<string> {
   return call().then(
     () => 'ok',
@@ -43,7 +43,7 @@ describe('6: keys of another type', () => {
       for (const i of ids) await short.join({ ...conn(i), snapshot: false });
       await short.startReaper();
       await spoil(redis, `prs:{room:r0}:${part}`);
-      // Every call on it settles, with a code that fits.
+      // Every call on the room settles with a suitable code.
       const calls = [
         () => short.join({ roomId: 'r0', userId: 'u', connId: 'new' }),
         () => healthy.fetchRoomSnapshot('r0'),
@@ -54,12 +54,12 @@ describe('6: keys of another type', () => {
       for (const call of calls) {
         expect(['ok', 'CORRUPT_DATA', 'CONNECTION_NOT_FOUND']).toContain(await codeOf(call));
       }
-      // In one batch with it, the others are refreshed.
-      const beats = await short.heartbeatMany(ids.map((i) => ({ connId: `c${i}` })));
-      for (const [i, beat] of beats.entries()) {
-        if (i % 4 > 0) expect(beat, `c${i}`).not.toBeInstanceOf(Error);
+      // In the same batch, the connections of other rooms are refreshed.
+      const heartbeats = await short.heartbeatMany(ids.map((i) => ({ connId: `c${i}` })));
+      for (const [i, heartbeat] of heartbeats.entries()) {
+        if (i % 4 > 0) expect(heartbeat, `c${i}`).not.toBeInstanceOf(Error);
       }
-      // They expire, and are removed in time.
+      // They expire and are removed in time.
       await eventually(
         async () => {
           for (const room of ['r1', 'r2', 'r3']) {
@@ -69,7 +69,7 @@ describe('6: keys of another type', () => {
         { timeoutMs: 3000 },
       );
       expect(short.metrics().sweepsFailed).toBe(0);
-      // Without what is spoiled, and what was lost by it, the room is as good as new.
+      // After the key is deleted, the room works again.
       await redis.unlink(...(await redis.keys('prs:*')));
       await short.join({ roomId: 'r0', userId: 'u', connId: 'new' });
       expect(await healthy.fetchRoomSnapshot('r0')).toHaveLength(1);
@@ -99,7 +99,7 @@ describe('6: keys of another type', () => {
       for (const key of own) await spoil(redis, key);
       await short.startReaper();
       for (let i = 0; i < 40; i++) {
-        // Its own calls settle, with a code that fits; the others are as ever.
+        // Calls on the damaged part settle with a suitable code; the others succeed.
         const fits = same.includes(`x${i}`) ? ['ok', 'CORRUPT_DATA'] : ['ok'];
         for (const call of [
           () => short.join(conn(i)),
@@ -121,11 +121,11 @@ describe('6: keys of another type', () => {
         { timeoutMs: 4000 },
       );
       expect(short.metrics().sweepsFailed).toBe(0);
-      // Without what is foreign, the rest goes too.
+      // After the key is deleted, the rest is removed, too.
       await redis.unlink(own);
       await eventually(async () => expect(await redis.keys('*')).toEqual([]), { timeoutMs: 4000 });
     };
-    // The scripts themselves leave a user's sets of another type alone (`expiry/parts.test.ts`).
+    // The scripts themselves ignore a user's sets of another type (`expiry/parts.test.ts`).
     if (part === 'user') test(title, holds);
     else proven(title, { without: 'isolation' }, holds);
   }
@@ -141,7 +141,7 @@ describe('6: keys of another type', () => {
       const data = [{ key: 'k', value: 'v' }];
       const calls = (of: string) => ({
         join: () => node.join({ roomId: `r${of}`, userId: of, connId: of }),
-        beat: () => node.heartbeat({ connId: of }),
+        heartbeat: () => node.heartbeat({ connId: of }),
         leave: () => node.leave(of),
         reap: () => node.reapOnce(),
         acquire: async () => {
@@ -153,10 +153,10 @@ describe('6: keys of another type', () => {
         set: () => node.metadata.set({ ...channel, channelName: of, data }),
         get: () => node.metadata.get({ ...channel, channelName: of }),
       });
-      /** By key, which calls may fail on what is of another name. */
+      /** By key, the calls on other names that may fail. */
       const keys: [key: string, of: string, others: string[]][] = [
         ['prs:active_rooms', '1', ['join', 'leave', 'reap']],
-        // A hint, which is written anew: it fails no lock.
+        // A hint, which is rewritten: it fails no lock.
         ['prs:lock_due', '1', []],
         ['prs:lock:1', '1', []],
         ...['token', 'holder', 'queue', 'living'].map((name): [string, string, string[]] => [
@@ -188,16 +188,16 @@ describe('6: keys of another type', () => {
     },
   );
 
-  proven('a connection: those in its batch are unaffected', { without: 'isolation' }, async () => {
+  proven('a connection: others in its batch are unaffected', { without: 'isolation' }, async () => {
     const world = await startWorld({ nodes: 1 });
     const node = world.node();
     const ids = Array.from({ length: 50 }, (_, i) => `c${i}`);
     for (const connId of ids) await node.join({ roomId: 'r0', userId: connId, connId });
     await spoil(world.redis, 'prs:conn:c7');
     await spoil(world.redis, 'prs:conn:c31');
-    const beats = await node.heartbeatMany(ids.map((connId) => ({ connId })));
-    const failed = beats.flatMap((beat, i) =>
-      beat instanceof Error ? [[ids[i], Reflect.get(beat, 'code')]] : [],
+    const heartbeats = await node.heartbeatMany(ids.map((connId) => ({ connId })));
+    const failed = heartbeats.flatMap((heartbeat, i) =>
+      heartbeat instanceof Error ? [[ids[i], Reflect.get(heartbeat, 'code')]] : [],
     );
     expect(failed).toEqual([
       ['c7', 'CORRUPT_DATA'],
@@ -214,7 +214,7 @@ describe('6: keys of another type', () => {
   });
 
   proven(
-    'half a hash: calls settle, and the reaper clears it',
+    'an incomplete hash: calls settle, and the reaper removes it',
     { without: 'reaping' },
     async () => {
       const world = await startWorld({ nodes: 1 });
@@ -248,10 +248,10 @@ describe('6: keys of another type', () => {
   );
 });
 
-describe('6: users that may not do all', () => {
+describe('6: users with limited permissions', () => {
   const all = 'on >secret ~prs:* &prs:* &prs:{room:*}:events +@all';
   proven(
-    'without PUBLISH: nothing is done, not even a half',
+    'without PUBLISH: no call changes anything, not even in part',
     { without: 'may-publish' },
     async (off) => {
       await using server = await startRedis({ users: { mute: `${all} -publish` } });
@@ -265,7 +265,7 @@ describe('6: users that may not do all', () => {
         );
       }
       const mute = await connect({ url: `redis://mute:secret@${proxy.host}:${proxy.port}` });
-      // Through the proxy, too: it shares the server's scripts.
+      // Also through the proxy: it shares the server's scripts.
       const other = await connect({ url: proxy.url });
       const at = { roomId: 'r', userId: 'u', connId: 'c' };
       expect((await rejection(() => mute.join(at))).code).toBe('PERMISSION');
@@ -281,7 +281,7 @@ describe('6: users that may not do all', () => {
       ]) {
         expect((await rejection(call)).code).toBe('PERMISSION');
       }
-      // What needs no event is done.
+      // Calls without an event succeed.
       await mute.heartbeat({ connId: 'c' });
       expect((await other.fetchRoomSnapshot('r')).map(({ state }) => state)).toEqual([{ a: 1 }]);
       expect(await server.dbsize()).toBe(keys);

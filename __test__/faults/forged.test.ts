@@ -1,11 +1,11 @@
-// Issue 8, "It must show" 6: messages on our channels that are none of ours. They are dropped and
-// counted; what is ours comes through, whatever is around it.
+// Invalid messages on Rollcall's channels. They are dropped and counted, and valid messages among
+// them are received.
 import fc from 'fast-check';
 import { describe, expect, onTestFinished } from 'vitest';
 import { announcedSeed } from '../support/random.js';
 import { startRedis } from '../support/redis.js';
 import { eventually } from '../support/wait.js';
-import { isPresenceEvent } from './judges.js';
+import { isPresenceEvent } from './event-form.js';
 import { count, proven } from './proven.js';
 import { connect } from './world.js';
 
@@ -27,7 +27,7 @@ const METADATA = {
   timestamp: 1_700_000_000_000,
 };
 
-/** A text with some of its characters taken out, doubled, or replaced. */
+/** A text with some characters removed, duplicated or replaced. */
 function damaged(text: string): fc.Arbitrary<string> {
   const edit = fc.tuple(
     fc.nat(text.length),
@@ -41,7 +41,7 @@ function damaged(text: string): fc.Arbitrary<string> {
     );
 }
 
-/** An object with some of its values replaced, or keys taken out. */
+/** An object with some values replaced or keys removed. */
 function altered(event: object): fc.Arbitrary<string> {
   const key = fc.constantFrom(...Object.keys(event), '__proto__', 'extra');
   const value = fc.oneof(
@@ -85,14 +85,14 @@ describe('6: forged messages', () => {
     const strange: string[] = [];
     const logger = (text: string) => void strange.push(text);
     const loud = await connect({ url: server.url, logger: { error: logger } });
-    let heard = 0;
+    let received = 0;
     for (const of of [client, loud]) {
       await of.subscribe((event) => {
-        heard += 1;
+        received += 1;
         if (!isPresenceEvent(event, 'r')) strange.push(JSON.stringify(event));
       });
       await of.metadata.subscribe((event) => {
-        heard += 1;
+        received += 1;
         if (event.channelName !== 'n' || event.channelType !== 't' || !Array.isArray(event.items)) {
           strange.push(JSON.stringify(event));
         }
@@ -107,7 +107,8 @@ describe('6: forged messages', () => {
       'prs:{prs:lock:l}:lock_events',
     ];
     let published = 0;
-    // Many at a time: what comes together is handed over together, and must not spoil each other.
+    // Many at once: messages that arrive together are handed over together, and must not affect
+    // each other.
     const sample = fc.sample(payload, { numRuns: cases, seed: announcedSeed() });
     for (let at = 0; at < sample.length; at += 100) {
       const pipeline = redis.pipeline();
@@ -124,20 +125,20 @@ describe('6: forged messages', () => {
     }
     await eventually(() => {
       const dropped = [client, loud].map((of) => of.metrics().eventsMalformed);
-      expect(heard + dropped.reduce((sum, n) => sum + n, 0)).toBe(published);
+      expect(received + dropped.reduce((sum, n) => sum + n, 0)).toBe(published);
     });
     expect(strange).toEqual([]);
     expect(({} as { a?: unknown }).a).toBeUndefined();
-    console.log(`forged: ${published} messages, ${heard} that any node could have sent`);
+    console.log(`forged: ${published} messages, ${received} that any node could have sent`);
   });
 
-  // Among the events that the core hands over, a number says to which feed those after it belong:
-  // without the defence the second one throws where nobody catches it.
+  // Among the events from the core, a number announces the feed of the following events. Without
+  // the defence, the second message throws an error that nothing catches.
   proven('numbers, and null after them', { without: 'forged' }, async () => {
     await using server = await startRedis();
     const client = await connect({ url: server.url });
-    const heard: string[] = [];
-    await client.subscribe(({ connId }) => void heard.push(connId));
+    const received: string[] = [];
+    await client.subscribe(({ connId }) => void received.push(connId));
     const redis = await server.client();
     const pipeline = redis.pipeline();
     for (let i = 0; i < 5; i++) {
@@ -146,7 +147,7 @@ describe('6: forged messages', () => {
     }
     await pipeline.exec();
     await client.join({ roomId: 'r', userId: 'u', connId: 'own' });
-    await eventually(() => expect(heard).toEqual(['own']));
+    await eventually(() => expect(received).toEqual(['own']));
     expect(client.metrics().eventsMalformed).toBe(10);
     await client.leave('own');
   });
@@ -154,10 +155,10 @@ describe('6: forged messages', () => {
   proven('of 10 MB each', { without: 'forged' }, async () => {
     await using server = await startRedis();
     const client = await connect({ url: server.url });
-    const heard: string[] = [];
-    await client.subscribe(({ connId }) => void heard.push(connId));
-    await client.metadata.subscribe(({ items }) => void heard.push(items[0]?.key ?? ''));
-    await client.locks.subscribe(({ name }) => void heard.push(name));
+    const received: string[] = [];
+    await client.subscribe(({ connId }) => void received.push(connId));
+    await client.metadata.subscribe(({ items }) => void received.push(items[0]?.key ?? ''));
+    await client.locks.subscribe(({ name }) => void received.push(name));
     const redis = await server.client();
     const huge = (event: object) =>
       JSON.stringify(event).replace(
@@ -173,7 +174,7 @@ describe('6: forged messages', () => {
       );
     }
     await client.join({ roomId: 'r', userId: 'u', connId: 'own' });
-    await eventually(() => expect(heard).toEqual(['own']));
+    await eventually(() => expect(received).toEqual(['own']));
     expect(client.metrics().eventsMalformed).toBe(30);
     await client.leave('own');
   });

@@ -1,5 +1,5 @@
-// Issue 8, "It must show" 6: ids and states of any kind (spec 2.2, 3.5, 13). They come back exactly as
-// they went in, or are refused before anything is sent.
+// Ids and states of any kind (spec 2.2, 3.5, 13). They are returned unchanged, or refused before
+// anything is sent.
 import fc from 'fast-check';
 import { RollcallError } from 'rollcall';
 import { describe, expect } from 'vitest';
@@ -9,11 +9,11 @@ import { count, proven } from './proven.js';
 import { type Client, connect } from './world.js';
 
 const CASES = count(1500, 100_000);
-/** Cases that are on their way at once. */
+/** The number of concurrent cases. */
 const TOGETHER = 50;
 const LONGEST = 4096;
 
-/** Most are to come through: three of them make a case, and one that is refused refuses it. */
+/** Most ids are valid: a case has three of them, and one refused id refuses the case. */
 const id = fc.oneof(
   { weight: 9, arbitrary: fc.string({ unit: 'binary', minLength: 1, maxLength: 30 }) },
   {
@@ -43,7 +43,7 @@ const id = fc.oneof(
   },
 );
 
-/** What may be refused, and by what the refusal is to be known. */
+/** Whether a refusal is allowed, and the text that its message must contain. */
 function mayRefuse(text: string): boolean {
   return (
     text === '' ||
@@ -57,7 +57,7 @@ function longest(...texts: string[]): number {
   return Math.max(...texts.map((text) => Buffer.byteLength(text)));
 }
 
-/** Runs `check` on each of many, some at a time. */
+/** Runs `check` on many values, with limited concurrency. */
 async function all<T>(arbitrary: fc.Arbitrary<T>, check: (one: T, i: number) => Promise<void>) {
   const sample = fc.sample(arbitrary, { numRuns: CASES, seed: announcedSeed() });
   for (let at = 0; at < sample.length; at += TOGETHER) {
@@ -82,7 +82,8 @@ describe('6: input', () => {
     const redis = await server.client();
     let refused = 0;
     await all(fc.tuple(id, id, id), async ([room, user, conn], i) => {
-      // Others have the same ids at the same time: rooms and connections are told apart by a number.
+      // Other cases use the same ids at the same time: a number distinguishes rooms and
+      // connections.
       const [roomId, connId] = [room && `${room}${i}`, conn && `${i}${conn}`];
       const joined = await attempt(client.join({ roomId, userId: user, connId, state: { i } }));
       if (joined instanceof RollcallError) {
@@ -117,7 +118,7 @@ describe('6: input', () => {
         refused += 1;
         expect(set.code).toBe('INVALID_ARGUMENT');
         const fits = [channel.channelName, key, type].some(mayRefuse) || type.includes(':');
-        // What JavaScript can say and UTF-8 cannot is no value either.
+        // Text that UTF-8 cannot represent is not a valid value either.
         expect(fits || !name.isWellFormed(), set.message).toBe(true);
       } else {
         expect(longest(type, channel.channelName, key)).toBeLessThanOrEqual(LONGEST);
@@ -197,7 +198,7 @@ function objectOf(entries: [string, unknown][]): Record<string, unknown> {
   return object;
 }
 
-/** Spec 3.4, in a few words. */
+/** The rules of spec 3.4. */
 function merged(before: object, patch: object): object {
   const entries = new Map<string, unknown>(Object.entries(before));
   for (const [name, of] of Object.entries(patch)) {
@@ -207,11 +208,11 @@ function merged(before: object, patch: object): object {
   return objectOf([...entries]);
 }
 
-/** With the keys in an order of its own: a patch need not keep theirs. */
+/** The JSON text with sorted keys: a patch does not need to keep their order. */
 function text(of: unknown): string {
   return JSON.stringify(of, (_, inner) =>
     typeof inner === 'object' && inner !== null && !Array.isArray(inner)
-      ? // Not a mere list: {} is another thing than [].
+      ? // Not only a list, because {} differs from [].
         { object: Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1)) }
       : inner,
   );

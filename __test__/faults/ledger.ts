@@ -1,28 +1,28 @@
-// What was asked for, what was answered, and what Redis said that it did: nothing may be lost,
-// nothing done twice, and no Promise stay open.
+// Records calls, their answers and the events that Redis published: nothing may be lost, nothing
+// applied twice, and every Promise must settle.
 import type { Redis } from 'ioredis';
 import { type PresenceEvent, RollcallError } from 'rollcall';
 import { expect } from 'vitest';
 import type { RedisServer } from '../support/redis.js';
 
-/** How a call ended. `unknown`: it may or may not have been carried out. */
+/** How a call ended. `unknown`: it may have been applied. */
 export type Outcome = 'done' | 'refused' | 'unknown';
 
 interface Entry {
   what: string;
-  /** What the event of the change holds; undefined where the call changes nothing. */
+  /** The text of the change's event; undefined if the call changes nothing. */
   mark: string | undefined;
   outcome: Outcome | undefined;
 }
 
 type State = { mark?: string };
 
-/** Codes that calls may end with while servers and connections come and go. */
+/** Codes that are allowed during outages. */
 const IN_TROUBLE = ['UNAVAILABLE', 'TIMEOUT', 'OVERLOADED'];
 
 /**
- * Writes down calls and the events that a server publishes. Its own connection comes by the unix
- * socket and as another user, so that faults on the way of the clients are none of its.
+ * Records calls and the events that a server publishes. Its connection uses the unix socket and
+ * another user, so that faults on the clients' connections do not affect it.
  */
 export class Ledger implements AsyncDisposable {
   readonly codes = new Map<string, number>();
@@ -36,15 +36,15 @@ export class Ledger implements AsyncDisposable {
     this.#allowed = new Set([...IN_TROUBLE, ...allowed]);
   }
 
-  /** Listens to the server, as long as it runs. Call it again after a restart. */
+  /** Subscribes to the server's events until it stops. Call it again after a restart. */
   async listen(server: RedisServer): Promise<void> {
     this.#redis?.disconnect();
     this.#redis = await server.client();
     await this.#redis.psubscribe('prs:{room:*');
-    this.#redis.on('pmessage', (_pattern, _channel, payload) => this.#heard(payload));
+    this.#redis.on('pmessage', (_pattern, _channel, payload) => this.#received(payload));
   }
 
-  #heard(payload: string): void {
+  #received(payload: string): void {
     const event = JSON.parse(payload) as PresenceEvent<State>;
     const add = (to: Map<string, number>, key: string) => to.set(key, (to.get(key) ?? 0) + 1);
     if (event.type === 'leave') add(this.#leaves, `${event.connId} ${event.epoch}`);
@@ -52,8 +52,8 @@ export class Ledger implements AsyncDisposable {
   }
 
   /**
-   * Follows a call to its end; never rejects. `mark` names the event of its change, `join <mark>` or
-   * `update <mark>`, where <mark> is what it puts into the state. Gives the result, or undefined.
+   * Follows a call to its end; never rejects. `mark` names the event of its change, `join <mark>`
+   * or `update <mark>`, where <mark> is a value in the state. Returns the result, or undefined.
    */
   async follow<T>(what: string, call: Promise<T>, mark?: string): Promise<T | undefined> {
     const entry: Entry = { what, mark, outcome: undefined };
@@ -73,19 +73,19 @@ export class Ledger implements AsyncDisposable {
     if (!(error instanceof RollcallError)) throw error;
     const { code, outcome } = error;
     this.#count(outcome ? `${code} ${outcome}` : code);
-    // Not an `expect`: nobody waits here to see it fail.
+    // Not an `expect`: its failure would be unhandled here.
     if (!this.#allowed.has(code)) this.strange.push(`${what}: ${code} ${error.message}`);
     return outcome === 'unknown' ? 'unknown' : 'refused';
   }
 
-  /** Errors that should not have been. */
+  /** Unexpected errors. */
   readonly strange: string[] = [];
 
   #count(code: string): void {
     this.codes.set(code, (this.codes.get(code) ?? 0) + 1);
   }
 
-  /** What has been checked is forgotten. */
+  /** Clears the recorded calls and events after a check. */
   forget(): void {
     this.#entries.length = 0;
     this.#events.clear();
@@ -100,17 +100,17 @@ export class Ledger implements AsyncDisposable {
     return this.#entries.filter(({ outcome }) => outcome === undefined).length;
   }
 
-  /** How many calls ended so. */
+  /** The number of calls with this outcome. */
   ended(outcome: Outcome): number {
     return this.#entries.filter((entry) => entry.outcome === outcome).length;
   }
 
-  /** How many changes were acknowledged. */
+  /** The number of acknowledged changes. */
   get changes(): number {
     return this.#entries.filter(({ mark, outcome }) => mark && outcome === 'done').length;
   }
 
-  /** How many calls failed because something was away or slow. */
+  /** The number of calls that failed because of an outage or a timeout. */
   trouble(): number {
     let times = 0;
     for (const [code, n] of this.codes) {
@@ -120,9 +120,9 @@ export class Ledger implements AsyncDisposable {
   }
 
   /**
-   * Every call has ended, with a code that fits; what was done was published once, what was refused
-   * never, what is unknown once at most; no connection has left one join twice. `missing`: how many
-   * events of what was done this ledger may have missed itself.
+   * Every call has ended with an allowed code. Acknowledged changes were published once, refused
+   * ones never, and those of unknown outcome at most once. No join has two leaves. `missing` is the
+   * number of events that this ledger may have missed itself.
    */
   check({ missing = 0 } = {}): void {
     expect(this.strange, 'errors that should not have been').toEqual([]);
@@ -143,7 +143,7 @@ export class Ledger implements AsyncDisposable {
     expect(missed, 'acknowledged changes without an event').toBeLessThanOrEqual(missing);
   }
 
-  /** What has been seen, in one line, for the log of the test. */
+  /** A summary in one line, for the log of the test. */
   summary(): string {
     const codes = [...this.codes].map(([code, times]) => `${code} ${times}`);
     return `${this.calls} calls: ${codes.sort().join(', ')}`;

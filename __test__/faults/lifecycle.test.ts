@@ -1,5 +1,5 @@
-// Issue 8, "It must show" 7: what ends in the middle of work, what is forgotten, and handlers that do
-// what they should not. Nothing hangs, nothing leaks, nothing crashes.
+// Processes that end during work, clients that are never closed, and faulty handlers. Nothing
+// hangs, leaks or crashes.
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, onTestFinished } from 'vitest';
@@ -21,7 +21,7 @@ interface Message {
   before?: Holdings;
   after?: Holdings | string;
   joined?: number;
-  heard?: number;
+  received?: number;
   resyncs?: string[];
   seen?: string[];
   logged?: string[];
@@ -50,7 +50,7 @@ function start(
   return Object.assign(program, { at });
 }
 
-/** Connections of clients that the server has. */
+/** The number of client connections on the server. */
 async function clientsOf(server: RedisServer): Promise<number> {
   const admin = await server.client();
   const list = String(await admin.client('LIST'));
@@ -65,7 +65,7 @@ async function pubsubClients(server: RedisServer): Promise<number> {
   return list.split('\n').filter((line) => line.includes('user=default')).length;
 }
 
-/** Nothing has been kept of what is gone; the kernel and V8 take a little for themselves. */
+/** No resource was leaked, apart from a little memory for the kernel and V8. */
 function expectNoLeak({ before, after }: Message, rssMib: number): void {
   if (!before || !after || typeof after === 'string') throw new Error('there are no holdings');
   expect(after.threads, 'threads').toBeLessThanOrEqual(before.threads + 2);
@@ -84,7 +84,7 @@ describe('7: lifecycle', () => {
       const program = start(server, 'workers', off.length > 0 ? 50 : workers, off);
       const done = await program.at('terminated', timeoutMs);
       expect(done.joined).toBe(1);
-      // The two connections of the main thread.
+      // Plus the two connections of the main thread.
       await eventually(async () => expect(await clientsOf(server)).toBe(2));
       console.log('workers:', JSON.stringify([done.before, done.after]));
       expectNoLeak(done, 60);
@@ -136,10 +136,11 @@ describe('7: lifecycle', () => {
     `a handler that blocks for ${blockMs / 1000} s`,
     { without: 'event-bound', timeoutMs: 120_000 },
     async (off) => {
-      // The core reads on while JavaScript is blocked, so that the server's own limit is not met.
+      // The core reads while JavaScript is blocked, so that the server's output limit is not
+      // reached.
       const limit = 'pubsub 4mb 2mb 1';
       await using server = await startRedis({ config: { 'client-output-buffer-limit': limit } });
-      // It blocks until everything has been sent: how long that takes depends on the machine.
+      // It blocks until everything has been sent; the duration depends on the machine.
       const sent = path.join(server.folder, 'sent');
       const program = start(server, 'blocks', `${blockMs} ${sent}`, off);
       await program.at('blocking', 5000);
@@ -154,10 +155,10 @@ describe('7: lifecycle', () => {
       writeFileSync(sent, '');
       const done = await program.at('unblocked', blockMs + 10_000);
       console.log('blocks:', JSON.stringify(done));
-      // More than its queue takes has come: it is told so, and has not kept it all.
+      // More events arrived than the queue holds: `resync` was emitted, and the rest was dropped.
       expect(done.resyncs).toEqual(['overflow']);
-      expect(done.heard).toBeLessThan(2500);
-      // 160 MB were on their way.
+      expect(done.received).toBeLessThan(2500);
+      // 160 MB were sent.
       expectNoLeak(done, 100);
       program.send('end');
       expect(await within(program.exited, 5000, 'the end')).toEqual({ code: 0, signal: null });
@@ -172,7 +173,8 @@ describe('7: lifecycle', () => {
     const writer = await connect({ url: server.url });
     const state = { big: 'x'.repeat(20_000) };
     process.kill(program.pid, 'SIGSTOP');
-    // Sockets take some in; the rest piles up in the server, until it has had enough.
+    // Socket buffers absorb some data; the rest fills the server's buffer until the server
+    // disconnects.
     await eventually(
       async () => {
         await writer.join({ roomId: 'r', userId: 'u', connId: 'c', state, snapshot: false });
@@ -229,8 +231,8 @@ describe('7: lifecycle', () => {
   });
 
   for (const panic of ['task-panic', 'call-panic'] as const) {
-    const where = panic === 'task-panic' ? 'in a task' : 'in what JavaScript calls';
-    // That a panic at once is caught is compiled in: its control is a core that does not panic.
+    const where = panic === 'task-panic' ? 'in a task' : 'in a function that JavaScript calls';
+    // Catching a panic in a call is compiled in: its control is a core that does not panic.
     const without = panic === 'task-panic' ? 'panics' : 'panic';
     proven(`a panic ${where} becomes INTERNAL`, { without }, async (off) => {
       await using server = await startRedis();
@@ -243,7 +245,7 @@ describe('7: lifecycle', () => {
         expect(code, name).toEqual(name === 'many' ? ['INTERNAL', 'INTERNAL'] : 'INTERNAL');
       }
       if (panic === 'call-panic') expect(settled?.metrics).toBe('INTERNAL');
-      // It goes on as if nothing had been.
+      // The client continues to work.
       const { after } = await program.at('after', 5000);
       expect(after).toBe('ok');
       expect(await within(program.exited, 5000, 'the end')).toEqual({ code: 0, signal: null });
@@ -252,7 +254,7 @@ describe('7: lifecycle', () => {
   }
 });
 
-/** Takes the guard around handlers away, before a program begins. */
+/** Removes the guard around handlers before a program starts. */
 const unguarded = `data:text/javascript,${encodeURIComponent(`
   import { createRequire } from 'node:module';
   const { Handlers } = createRequire(${JSON.stringify(import.meta.url)})('../../dist/handlers.js');

@@ -1,4 +1,4 @@
-// In every process of the fault tests, before anything else: `rollcall` is to load the tests' addon.
+// Runs first in every process of the fault tests: `rollcall` then loads the addon with failpoints.
 // Node.js programs that the tests start inherit it.
 import { testAddon } from '../../scripts/lib/build.mjs';
 

@@ -1,5 +1,5 @@
-// Issue 8, "It must show" 4: a server without memory. With `noeviction`, what needs memory is refused
-// and what frees it is not; with `allkeys-lru`, what was evicted is repaired.
+// A server without free memory. With `noeviction`, calls that need memory are refused and calls
+// that free it are not; with `allkeys-lru`, evicted keys are repaired.
 import type { Redis } from 'ioredis';
 import { describe, expect, onTestFinished } from 'vitest';
 import { rejection } from '../support/clients.js';
@@ -10,12 +10,12 @@ import { connect, ROOMS, startWorld, type World } from './world.js';
 
 describe('4: maxmemory with noeviction', () => {
   proven(
-    'what needs memory is refused; leave, heartbeats and reaping go on',
+    'calls that need memory are refused; leave, heartbeats and reaping continue',
     { without: 'freeing' },
     async (off) => {
       const world = await startWorld({ nodes: 1 });
       if (off.includes('freeing')) {
-        // What `allow_write_on_oom` does.
+        // The effect of `allow_write_on_oom`.
         await removeFromScripts(world, "redis.call('PERSIST', key)");
       }
       const node = world.node();
@@ -39,11 +39,11 @@ describe('4: maxmemory with noeviction', () => {
         expect([error.code, error.outcome]).toEqual(['UNAVAILABLE', undefined]);
         expect(error.message).toContain('memory');
       }
-      // A heartbeat needs none.
+      // A heartbeat needs no memory.
       await node.heartbeat({ connId: 'long0' });
       const results = await node.heartbeatMany(ids.map((i) => ({ connId: `long${i}` })));
       expect(results.filter((result) => result instanceof Error)).toEqual([]);
-      // The half that stops beating is removed, in time.
+      // The half without heartbeats is removed in time.
       await short.startReaper();
       await eventually(
         async () => {
@@ -55,7 +55,7 @@ describe('4: maxmemory with noeviction', () => {
       );
       expect(short.metrics().sweepsFailed).toBe(0);
       for (const i of ids) expect(await node.leave(`long${i}`)).not.toBeNull();
-      // More than its ttl has passed: a lease is renewed without memory, and released without.
+      // Longer than its TTL: a lease is renewed without memory, and released without memory.
       expect(held.lost.aborted).toBe(false);
       await held.release();
       expect(await node.locks.inspect('held')).toBeNull();
@@ -66,7 +66,7 @@ describe('4: maxmemory with noeviction', () => {
   );
 });
 
-/** Each kind of key, by its name without ids. */
+/** Each kind of key: its name without ids. */
 const KINDS = [
   'prs:conn:*',
   'prs:{room:*}:conns',
@@ -93,13 +93,16 @@ async function keysByKind(redis: Redis): Promise<Map<string, string[]>> {
   return kinds;
 }
 
-/** Nodes that reap and check often, and clients that keep their connections, as users would. */
-async function inhabited({
-  beats = true,
+/**
+ * Nodes that reap and check often, and clients that keep their connections alive, as in an
+ * application.
+ */
+async function populated({
+  heartbeats = true,
 } = {}): Promise<{ world: World; stop: () => Promise<void> }> {
   const world = await startWorld({
     nodes: 1,
-    client: { sweepIntervalMs: 100, fallbackSweepMs: 200, ttlMs: beats ? 2000 : 60_000 },
+    client: { sweepIntervalMs: 100, fallbackSweepMs: 200, ttlMs: heartbeats ? 2000 : 60_000 },
   });
   const node = world.node();
   await node.startReaper();
@@ -111,15 +114,15 @@ async function inhabited({
   const keep = async (connId: string, i: number) => {
     const join = { roomId: `r${i % 4}`, userId: `u${i % 7}`, connId, snapshot: false };
     await node.join(join);
-    while (!stopped && beats) {
+    while (!stopped && heartbeats) {
       try {
         await node.heartbeat({ connId }).catch((error: { code: string }) => {
-          // Its hash was evicted, and it is told.
+          // Its hash was evicted, and the client gets an error.
           if (error.code !== 'CONNECTION_NOT_FOUND') throw error;
           return node.join(join);
         });
       } catch (error) {
-        // For the moment in which there is no memory.
+        // While there is no memory.
         const { code } = error as { code: string };
         if (code !== 'UNAVAILABLE' && !stopped) strange.push(String(error));
       }
@@ -141,8 +144,8 @@ async function inhabited({
   };
 }
 
-/** Everybody is in every index again, while heartbeats go on. */
-async function whole(world: World, off: readonly unknown[]): Promise<void> {
+/** Every connection is in every index again, while heartbeats continue. */
+async function restored(world: World, off: readonly unknown[]): Promise<void> {
   const expected = Array.from({ length: 24 }, (_, i) => `c${i}`).sort();
   await eventually(
     async () => {
@@ -167,7 +170,7 @@ async function whole(world: World, off: readonly unknown[]): Promise<void> {
       expect(active.sort(), 'active rooms').toEqual([...ROOMS]);
       await world.agrees();
     },
-    // How long it takes is not promised; what is not repaired is not worth a long wait.
+    // The duration of a repair is not promised; a control without repair should fail quickly.
     { timeoutMs: off.length > 0 ? 1000 : 10_000, intervalMs: 50 },
   );
 }
@@ -177,14 +180,14 @@ describe('4: keys that are evicted', () => {
     const control =
       kind === 'prs:conn:*' ? 'not-found' : kind === 'prs:due:*' ? 'adopting' : 'checks';
     proven(`${kind}: repaired`, { without: control }, async (off) => {
-      // Heartbeats would bring this one back by themselves.
-      const { world, stop } = await inhabited({ beats: kind !== 'prs:{room:*}:last_seen' });
+      // Heartbeats would restore this key by themselves.
+      const { world, stop } = await populated({ heartbeats: kind !== 'prs:{room:*}:last_seen' });
       const keys = (await keysByKind(world.redis)).get(kind) ?? [];
       await world.redis.unlink(world.random.pick(keys));
-      await whole(world, off);
-      // And when there is none of the kind left.
+      await restored(world, off);
+      // And when no key of the kind is left.
       await world.redis.unlink(...((await keysByKind(world.redis)).get(kind) ?? []));
-      await whole(world, off);
+      await restored(world, off);
       await stop();
       await world.converged({ withinMs: 4000 });
       await world.emptied();
@@ -192,13 +195,13 @@ describe('4: keys that are evicted', () => {
   }
 
   proven(
-    'members that joins have filled again in part: repaired',
+    'members that joins have partly restored: repaired',
     { without: 'checks' },
     async (off) => {
-      const { world, stop } = await inhabited();
+      const { world, stop } = await populated();
       const members = await world.redis.smembers('prs:{room:r0}:members');
       await world.redis.srem('prs:{room:r0}:members', ...members.slice(1));
-      await whole(world, off);
+      await restored(world, off);
       await stop();
       await world.converged({ withinMs: 4000 });
       await world.emptied();
@@ -207,10 +210,10 @@ describe('4: keys that are evicted', () => {
 
   const rounds = count(20, 200);
   proven(
-    `allkeys-lru evicts at random, ${rounds} times`,
+    `allkeys-lru evicts random keys, ${rounds} times`,
     { without: 'checks', timeoutMs: 60_000 },
     async (off) => {
-      const { world, stop } = await inhabited();
+      const { world, stop } = await populated();
       const { redis } = world;
       await redis.config('SET', 'maxmemory-policy', 'allkeys-lru');
       const hit = new Map<string, number>();
@@ -218,7 +221,7 @@ describe('4: keys that are evicted', () => {
         const before = await redis.keys('*');
         const used = /used_memory:(\d+)/.exec(await redis.info('memory'))?.[1];
         await redis.config('SET', 'maxmemory', String(Number(used) - world.random.int(500, 3000)));
-        // It evicts when it is to take something in.
+        // It evicts keys when it needs memory for a write.
         await redis.set('filler', 'x').catch(() => {});
         await redis.config('SET', 'maxmemory', '0');
         const after = new Set(await redis.keys('*'));
@@ -228,16 +231,17 @@ describe('4: keys that are evicted', () => {
         await redis.unlink('filler');
         await new Promise((resolve) => setTimeout(resolve, 20));
       }
-      // A room that was in prs:active_rooms and in the due index, and is in neither now, is promised to
-      // come back with the next join (docs/reference/guarantees.md): connection ci is in room ri.
+      // A room that is neither in prs:active_rooms nor in the due index any more is restored by the
+      // next join (docs/reference/guarantees.md): connection ci is in room ri.
       for (const [i, roomId] of ROOMS.entries()) {
         const connId = `c${i}`;
         await world.node().join({ roomId, userId: `u${i}`, connId, snapshot: false });
       }
-      // The last one is not left to chance: it may have hit nothing that needs a repair.
+      // The last round does not depend on chance: the earlier ones may have evicted nothing that
+      // needs a repair.
       await redis.unlink('prs:{room:r0}:members');
       console.log('evicted:', Object.fromEntries(hit));
-      await whole(world, off);
+      await restored(world, off);
       await stop();
       await world.converged({ withinMs: 4000 });
       await world.emptied();
@@ -249,25 +253,25 @@ describe('4: keys of locks that are evicted', () => {
   const second = { ownerId: 'second', waitMs: 20_000 };
 
   for (const key of ['prs:lock:l', 'prs:{prs:lock:l}:holder']) {
-    proven(`${key}: its holder is told`, { without: 'renewing' }, async () => {
+    proven(`${key}: its holder is notified`, { without: 'renewing' }, async () => {
       const world = await startWorld({ nodes: 2 });
       const ttlMs = 3000;
-      // A node looks again at what it holds when it begins to listen for losses: that comes first.
+      // A node checks its locks when it starts to listen for losses: this happens first.
       const before = await world.node().locks.acquire('before', { ownerId: 'first' });
       await eventually(async () => {
         expect(await world.redis.pubsub('CHANNELS', 'prs:lock_wake:*')).toHaveLength(1);
       });
       await before?.release();
       const held = await world.node().locks.acquire('l', { ownerId: 'first', ttlMs });
-      let told = Number.POSITIVE_INFINITY;
+      let lostAt = Number.POSITIVE_INFINITY;
       held.lost.addEventListener('abort', () => {
-        told = Date.now();
+        lostAt = Date.now();
       });
       const ends = held.expiresAt;
       expect(await world.redis.unlink(key)).toBe(1);
-      // By its next renewal, and not because the lease has ended.
+      // By its next renewal, and not at the end of the lease.
       await eventually(() => expect(held.lost.aborted).toBe(true));
-      expect(told).toBeLessThan(ends - ttlMs / 10);
+      expect(lostAt).toBeLessThan(ends - ttlMs / 10);
       const next = await world.node(1).locks.acquire('l', second);
       expect(next?.fencingToken).toBeGreaterThan(held.fencingToken);
       await next?.release();
@@ -280,24 +284,28 @@ describe('4: keys of locks that are evicted', () => {
     'prs:{prs:lock:l}:living',
     'prs:lock_due',
   ]) {
-    proven(`${key}: it stays held, and goes to who waits`, { without: 'renewing' }, async () => {
-      const world = await startWorld({ nodes: 2 });
-      const ttlMs = 1000;
-      const [node, other] = [world.node(), world.node(1)];
-      const held = await node.locks.acquire('l', { ownerId: 'first', ttlMs });
-      let granted = false;
-      const next = other.locks.acquire('l', second).finally(() => {
-        granted = true;
-      });
-      await eventually(async () => expect((await node.locks.inspect('l'))?.waiters).toBe(1));
-      expect(await world.redis.unlink(key)).toBe(1);
-      const evicted = performance.now();
-      await eventually(() => performance.now() - evicted > 1.5 * ttlMs);
-      expect([held.lost.aborted, granted]).toEqual([false, false]);
-      await held.release();
-      const lock = await next;
-      expect(lock.fencingToken).toBeGreaterThan(held.fencingToken);
-      await lock.release();
-    });
+    proven(
+      `${key}: it stays held, and the next waiter gets it`,
+      { without: 'renewing' },
+      async () => {
+        const world = await startWorld({ nodes: 2 });
+        const ttlMs = 1000;
+        const [node, other] = [world.node(), world.node(1)];
+        const held = await node.locks.acquire('l', { ownerId: 'first', ttlMs });
+        let granted = false;
+        const next = other.locks.acquire('l', second).finally(() => {
+          granted = true;
+        });
+        await eventually(async () => expect((await node.locks.inspect('l'))?.waiters).toBe(1));
+        expect(await world.redis.unlink(key)).toBe(1);
+        const evicted = performance.now();
+        await eventually(() => performance.now() - evicted > 1.5 * ttlMs);
+        expect([held.lost.aborted, granted]).toEqual([false, false]);
+        await held.release();
+        const lock = await next;
+        expect(lock.fencingToken).toBeGreaterThan(held.fencingToken);
+        await lock.release();
+      },
+    );
   }
 });

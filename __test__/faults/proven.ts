@@ -1,5 +1,5 @@
-// Tests with a negative control: each runs as it is and has to pass, and again with the defence that
-// it is about turned off, and has to fail.
+// Tests with a negative control: each runs unchanged and must pass. It then runs again with its
+// defence turned off, and must fail.
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
@@ -39,9 +39,10 @@ export type Failpoint =
   | 'task-panic';
 
 /**
- * What the test itself leaves out in its control, without a failpoint of the addon. `disk`: the server
- * writes none. `exit`: the program does not end. `guard`: the one around handlers (js/). `panic`: there is
- * none. `freeing`, `may-publish`: a piece of the Lua scripts, which a proxy takes out (`scripts.ts`).
+ * Defences that the test itself removes in its control, without a failpoint of the addon. `disk`:
+ * the server writes nothing to disk. `exit`: the program does not end. `guard`: the guard around
+ * handlers (js/). `panic`: there is no panic. `freeing`, `may-publish`: a part of the Lua scripts,
+ * which a proxy removes (`scripts.ts`).
  */
 export type Own = 'disk' | 'exit' | 'guard' | 'panic' | 'freeing' | 'may-publish';
 
@@ -61,39 +62,39 @@ function isOwn(name: Failpoint | Own): name is Own {
 const FORM = process.env.ROLLCALL_FAULTS ?? 'short';
 if (!['short', 'long', 'soak'].includes(FORM)) throw new Error(`ROLLCALL_FAULTS is ${FORM}`);
 
-/** The soak alone, at its full length (`npm run test:soak`). */
+/** Only the soak test, at its full length (`npm run test:soak`). */
 export const SOAK = FORM === 'soak';
 
-/** The long form (`npm run test:faults`): ten times as much of everything, and longer waits. */
+/** The long form (`npm run test:faults`): ten times as many repetitions, and longer waits. */
 export const LONG = SOAK || FORM === 'long';
 
-/** One number for the short form, another for the long one. */
+/** A number for the short form, and another for the long form. */
 export function count(short: number, long: number): number {
   return LONG ? long : short;
 }
 
-/** Turns defences off in this process by their failpoints; all others are on. */
+/** Turns off defences in this process by their failpoints; all others are on. */
 export function turnOff(...failpoints: Failpoint[]): void {
   const load = createRequire(import.meta.url);
   const addon = load(path.resolve(import.meta.dirname, '../../binding/binding.js'));
   addon.testDefencesOff(failpoints);
 }
 
-/** The environment for a child process in which defences are off. */
+/** The environment for a child process in which defences are turned off. */
 export function environmentWithout(...names: (Failpoint | Own)[]): Record<string, string> {
   return { ROLLCALL_TEST_DEFENCES_OFF: names.filter((name) => !isOwn(name)).join(',') };
 }
 
 /**
- * Catches what nobody catches, until the test has finished: without a defence, an exception can be
- * thrown where only the process itself sees it. That is how the fault shows then, and no failure of
- * the run.
+ * Catches unhandled exceptions and rejections until the test has finished: without a defence, an
+ * exception can be thrown where only the process sees it. It then counts as the expected failure
+ * and does not fail the run.
  */
-function catchStrays(): unknown[] {
-  const strays: unknown[] = [];
+function catchUncaught(): unknown[] {
+  const uncaught: unknown[] = [];
   for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
     const usual = process.listeners(event as 'uncaughtException');
-    const keep = (reason: unknown) => void strays.push(reason);
+    const keep = (reason: unknown) => void uncaught.push(reason);
     process.removeAllListeners(event);
     process.on(event, keep);
     onTestFinished(() => {
@@ -101,20 +102,20 @@ function catchStrays(): unknown[] {
       for (const listener of usual) process.on(event as 'uncaughtException', listener);
     });
   }
-  return strays;
+  return uncaught;
 }
 
 interface Control {
-  /** What is turned off. */
+  /** The defence that is turned off. */
   without: Failpoint | Own;
-  /** A part of the message with which the test has to fail then. Any failure, unless told. */
+  /** A part of the failure message in the control; by default, any failure counts. */
   fails?: RegExp;
   timeoutMs?: number;
 }
 
 /**
- * A test, and its negative control. `body` is told whether it is the control, for what a switch in
- * this process does not reach: child processes.
+ * A test and its negative control. `body` gets the list of defences that are turned off, for child
+ * processes, which a switch in this process does not affect.
  */
 export function proven(
   name: string,
@@ -125,16 +126,16 @@ export function proven(
     test('holds', { timeout: timeoutMs }, () => body([]));
 
     test(`fails without: ${without}`, { timeout: timeoutMs }, async () => {
-      // First, and so in force until everything that the test has opened is closed.
-      const strays = catchStrays();
+      // Registered first, so that it applies until everything that the test has opened is closed.
+      const uncaught = catchUncaught();
       onTestFinished(() => turnOff());
       if (!isOwn(without)) turnOff(without);
       const error = await body([without]).then(
-        () => (strays.length > 0 ? new Error(`nobody caught: ${strays[0]}`) : undefined),
+        () => (uncaught.length > 0 ? new Error(`nobody caught: ${uncaught[0]}`) : undefined),
         (reason: unknown) => reason,
       );
       expect(error, `it holds without ${without}, so it shows nothing`).toBeInstanceOf(Error);
-      // A mistake in the test is no proof.
+      // A mistake in the test proves nothing.
       for (const mistake of [TypeError, ReferenceError, SyntaxError]) {
         expect(error).not.toBeInstanceOf(mistake);
       }

@@ -1,6 +1,6 @@
-// One endpoint behind which the server is replaced: a proxy, or a DNS name, leads elsewhere, while
-// connections to the old server may stay open. Whatever makes one link of a client move makes the
-// others look.
+// The server behind one endpoint is replaced: a proxy or a DNS name leads to another server, while
+// connections to the old server may stay open. When one connection of a client moves, the client
+// checks the others.
 import { PresenceService } from 'rollcall';
 import { describe, expect, onTestFinished } from 'vitest';
 import { type FaultProxy, startProxy } from '../support/proxy.js';
@@ -18,7 +18,7 @@ interface Pair {
   after: RedisServer;
 }
 
-/** Two servers, and what leads to the first. */
+/** Two servers, and a proxy that leads to the first. */
 async function startPair(): Promise<Pair> {
   const [before, after] = await Promise.all([startRedis(), startRedis()]);
   onTestFinished(() => before[Symbol.asyncDispose]());
@@ -28,7 +28,7 @@ async function startPair(): Promise<Pair> {
   return { proxy, before, after };
 }
 
-/** New connections lead to the other server; `ways`: what happens to the old one. */
+/** New connections lead to the other server; `ways` is what happens to the old one. */
 const WAYS = {
   'becomes read-only': async ({ before }: Pair) => {
     await (await before.client()).replicaof('127.0.0.1', 1);
@@ -38,7 +38,7 @@ const WAYS = {
   'ends both': async ({ proxy }: Pair) => proxy.cut(),
 };
 
-/** Of clients of one kind; none of the server itself. */
+/** Closes connections of clients of one kind; not those of the server itself. */
 async function endConnections(server: RedisServer, type: 'normal' | 'pubsub'): Promise<void> {
   const admin = await server.client();
   await admin.call('CLIENT', 'KILL', 'TYPE', type, 'USER', 'default');
@@ -49,7 +49,7 @@ async function replace(pair: Pair, way: keyof typeof WAYS): Promise<void> {
   await WAYS[way](pair);
 }
 
-/** Joins a connection through a client of its own on the new server, again and again. */
+/** Returns a function that joins a new connection with a client of the new server. */
 function joins(client: Client): () => Promise<string> {
   let count = 0;
   return async () => {
@@ -61,7 +61,8 @@ function joins(client: Client): () => Promise<string> {
 
 describe('14: the server behind one endpoint is replaced', () => {
   for (const way of Object.keys(WAYS) as (keyof typeof WAYS)[]) {
-    // Ended at once, both find the new one by themselves; only resubscribing is shown then.
+    // If both end at once, both find the new server by themselves; this case shows only
+    // resubscribing.
     const without = way === 'ends both' ? 'reconnect' : 'replaced';
     proven(
       `the old one ${way}: calls and events follow, with one resync`,
@@ -69,20 +70,22 @@ describe('14: the server behind one endpoint is replaced', () => {
       async () => {
         const pair = await startPair();
         const client = await connect({ url: pair.proxy.url, limits });
-        const heard: string[] = [];
+        const received: string[] = [];
         const gaps: string[] = [];
-        await client.subscribe(({ connId }) => void heard.push(`all ${connId}`));
-        await client.subscribe(({ connId }) => void heard.push(`room ${connId}`), { roomId: 'r' });
+        await client.subscribe(({ connId }) => void received.push(`all ${connId}`));
+        await client.subscribe(({ connId }) => void received.push(`room ${connId}`), {
+          roomId: 'r',
+        });
         client.on('resync', ({ reason }) => void gaps.push(reason));
         await replace(pair, way);
         const join = joins(await connect({ url: pair.after.url }));
-        // No call is made by the client itself.
+        // The client itself makes no call.
         await eventually(async () => {
           const connId = await join();
           await eventually(
             () => {
-              expect(heard).toContain(`all ${connId}`);
-              expect(heard).toContain(`room ${connId}`);
+              expect(received).toContain(`all ${connId}`);
+              expect(received).toContain(`room ${connId}`);
             },
             { timeoutMs: 200 },
           );
@@ -91,8 +94,8 @@ describe('14: the server behind one endpoint is replaced', () => {
         await client.join({ roomId: 'r', userId: 'u', connId: 'own', snapshot: false });
         const there = await (await connect({ url: pair.after.url })).fetchRoomSnapshot('r');
         expect(there.map(({ connId }) => connId)).toContain('own');
-        // Later moves would show: each has its own resync.
-        await eventually(() => expect(heard).toContain('room own'), WITHIN);
+        // Further moves would be visible: each causes a resync.
+        await eventually(() => expect(received).toContain('room own'), WITHIN);
         expect(gaps).toEqual(['reconnected']);
         expect(client.metrics().resyncs).toBe(1);
       },
@@ -121,7 +124,7 @@ describe('14: the server behind one endpoint is replaced', () => {
   proven('calls to lock waiters and holders follow', { without: 'replaced' }, async () => {
     const pair = await startPair();
     const client = await connect({ url: pair.proxy.url, limits });
-    // It listens from its first lock on.
+    // The client subscribes with its first lock.
     await (await client.locks.acquire('first', { ownerId: 'u', waitMs: 100 })).release();
     const admin = await pair.before.client();
     await eventually(async () => {
@@ -141,7 +144,7 @@ describe('14: the server behind one endpoint is replaced', () => {
     }, WITHIN);
   });
 
-  proven('the socket bridge of the swap-in surface follows', { without: 'replaced' }, async () => {
+  proven('the socket bridge of the legacy interface follows', { without: 'replaced' }, async () => {
     const pair = await startPair();
     const options = { ttlMs: 60_000, reaperIntervalMs: 1_000, reaperLookbackMs: 60_000 };
     const service = new PresenceService(pair.proxy.url, { ...options, logger: {} });

@@ -1,12 +1,12 @@
-// Takes a defence out of the Lua scripts for a negative control: between client and server, so that the
-// addon sends the scripts that it always sends.
+// Removes a defence from the Lua scripts for a negative control. A proxy between client and server
+// does it, so that the addon stays unchanged.
 import type { Redis } from 'ioredis';
 import type { FaultProxy } from '../support/proxy.js';
 
 /**
- * Replaces a piece of every script that is sent through the proxy from now on. The replacement is filled up
- * with spaces: requests name their length in bytes. A client that does not use the proxy loads the scripts as
- * they are, for all clients of the server.
+ * Replaces a part of every script that is sent through the proxy from now on. The replacement is
+ * padded with spaces, because requests contain their length in bytes. A client without the proxy
+ * loads the unchanged scripts for all clients of the server.
  */
 export async function removeFromScripts(
   { redis, proxy }: { redis: Redis; proxy: FaultProxy },
@@ -14,7 +14,9 @@ export async function removeFromScripts(
   replacement = '',
 ): Promise<void> {
   const filled = replacement.padEnd(piece.length);
-  /** The end of what a connection has sent, where the piece may have begun. No request ends like that. */
+  /**
+   * The end of a connection's data, in which the part may have started. No request ends like that.
+   */
   const heldBack = new WeakMap<object, string>();
   proxy.watch = (bytes, connection) => {
     const text = (heldBack.get(connection) ?? '') + bytes.toString('latin1');
@@ -24,6 +26,6 @@ export async function removeFromScripts(
     heldBack.set(connection, sent.slice(sent.length - begun));
     return Buffer.from(sent.slice(0, sent.length - begun), 'latin1');
   };
-  // Clients that are connected already have loaded the scripts as they are.
+  // Connected clients have already loaded the unchanged scripts.
   await redis.script('FLUSH');
 }

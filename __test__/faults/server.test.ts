@@ -1,4 +1,4 @@
-// Issue 8, "It must show" 4: servers that lose scripts, are busy, load, pause writes, or are demoted.
+// Servers that lose scripts, are busy, load data, pause writes, or are demoted.
 import { once } from 'node:events';
 import { createConnection } from 'node:net';
 import { describe, expect } from 'vitest';
@@ -10,13 +10,13 @@ import { connect, startWorld, type World } from './world.js';
 
 const limits = { commandTimeoutMs: 1000, connectTimeoutMs: 1000 };
 
-/** Calls go through again, of every node. */
+/** Calls of every node succeed again. */
 async function works(world: World): Promise<void> {
   const done = world.ledger.ended('done');
   await eventually(() => world.ledger.ended('done') > done + 100, { timeoutMs: 10_000 });
 }
 
-/** Sends a command as it is, and gives the first that comes back. */
+/** Sends a raw command and returns the first reply. */
 async function askByTcp(port: number, command: string): Promise<string> {
   const socket = createConnection(port, '127.0.0.1');
   try {
@@ -29,8 +29,8 @@ async function askByTcp(port: number, command: string): Promise<string> {
 }
 
 describe('4: a server in trouble', () => {
-  proven('SCRIPT FLUSH in a loop: nobody notices', { without: 'no-script' }, async () => {
-    // No call is to fail, and each is sent again while scripts are lost.
+  proven('SCRIPT FLUSH in a loop: no call fails', { without: 'no-script' }, async () => {
+    // No call may fail; each is sent again while scripts are missing.
     const world = await startWorld({ client: { limits: { commandTimeoutMs: 20_000 } } });
     const load = world.load({ pauseMs: 0 });
     const flushes = count(500, 5000);
@@ -43,7 +43,7 @@ describe('4: a server in trouble', () => {
     await world.emptied();
   });
 
-  proven('BUSY with somebody’s script', { without: 'server-words' }, async () => {
+  proven('BUSY with a script of another client', { without: 'server-words' }, async () => {
     const world = await startWorld({
       client: { limits },
       server: { config: { 'lua-time-limit': 50 } },
@@ -58,7 +58,7 @@ describe('4: a server in trouble', () => {
     await works(world);
     await load.stop();
     console.log(`BUSY: ${world.ledger.summary()}`);
-    // What a busy server refuses it has not done.
+    // A busy server has not applied the calls that it refused.
     expect(world.ledger.codes.get('UNAVAILABLE') ?? 0).toBeGreaterThan(0);
     await world.converged();
     await world.emptied();
@@ -78,11 +78,11 @@ describe('4: a server in trouble', () => {
     await server.kill();
     const loaded = server.start();
     loaded.catch(() => {});
-    // Now and then it looks at its connections while it loads.
+    // It handles its connections from time to time while it loads.
     await eventually(async () => {
       expect(await askByTcp(server.port, 'PING')).toContain('LOADING');
     });
-    // Somebody who comes just now waits until it is done, and has not failed.
+    // A new client waits until loading is finished, without an error.
     const late = await connect({ url: proxy.url });
     await late.join({ roomId: 'r0', userId: 'u', connId: 'late' });
     await loaded;
@@ -118,12 +118,12 @@ describe('4: a server in trouble', () => {
   });
 
   proven(
-    'READONLY after a demotion: the client looks for the master again',
-    // Without it, calls fail until a look at the server's role finds the replica.
+    'READONLY after a demotion: the client looks up the master again',
+    // Without the defence, calls fail until a check of the server's role finds the replica.
     { without: 'read-only', fails: /false|greater|to be [+\d]/ },
     async () => {
       const world = await startWorld({
-        // Longer than writes are held up before the demotion, on a busy machine too.
+        // Longer than writes are paused before the demotion, even on a busy machine.
         client: { limits: { ...limits, commandTimeoutMs: 5000 } },
         server: { config: { 'repl-diskless-sync-delay': 0 } },
       });
@@ -136,7 +136,7 @@ describe('4: a server in trouble', () => {
       );
       const load = world.load();
       await works(world);
-      // As an address that moves to another machine: connections that are open stay where they are.
+      // Like an address that moves to another machine: open connections stay with the old one.
       proxy.retarget(second);
       await redis.call('CLIENT', 'PAUSE', '5000', 'WRITE');
       await eventually(async () => {
@@ -151,7 +151,7 @@ describe('4: a server in trouble', () => {
       const { changes } = world.ledger;
       await eventually(() => world.ledger.changes > changes + 100, { timeoutMs: 5000 });
       await load.stop();
-      // What a replica refuses is sent to the new master: nobody notices.
+      // A write that a replica refuses is sent to the new master, without an error.
       expect(world.ledger.trouble()).toBe(failed);
       console.log(
         `READONLY: ${world.ledger.summary()}, ${world.ledger.trouble() - failed} after it`,

@@ -1,5 +1,5 @@
-// Issue 8, "It must show" 8: random faults at a fixed load; converged after each, and no memory that
-// grows.
+// Random faults at a fixed load: the test checks convergence after each, and that memory does not
+// grow.
 import { describe, expect, onTestFinished } from 'vitest';
 import { startFixture } from '../support/process.js';
 import { eventually, slowness, within } from '../support/wait.js';
@@ -13,8 +13,8 @@ const limits = { commandTimeoutMs: 1000, connectTimeoutMs: 1000 };
 const MIB = 1 << 20;
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** What `fixtures/soaked.mjs` tells of itself. */
-interface Look {
+/** The report of `fixtures/soaked.mjs`. */
+interface Measurement {
   at: string;
   rss: number;
   heapUsed: number;
@@ -66,11 +66,11 @@ describe('8: soak', () => {
     async () => {
       const world = await startWorld({ client: { limits }, server: { appendonly: true } });
       const { ledger, random } = world;
-      // Beside those that are checked, one with nothing in it but Rollcall: how its memory grows is not
-      // how that of proxies, judges and the test runner does.
-      const soaked = startFixture<Look>('faults/fixtures/soaked.mjs', {
+      // In addition to the checked nodes, one process runs only Rollcall: its memory growth is not
+      // affected by proxies, checks and the test runner.
+      const soaked = startFixture<Measurement>('faults/fixtures/soaked.mjs', {
         args: [world.proxy.url],
-        // Room that V8 and malloc keep in store for later comes and goes, and says nothing.
+        // Memory that V8 and malloc keep for later varies, and is not a leak.
         execArgv: ['--expose-gc', '--max-semi-space-size=1'],
         env: { MALLOC_ARENA_MAX: '1' },
       });
@@ -93,22 +93,23 @@ describe('8: soak', () => {
         const done = ledger.ended('done');
         await eventually(() => ledger.ended('done') > done + 100, { timeoutMs: 10_000 });
         await Promise.all([load.stop(), locks.stop(), channels.stop()]);
-        // A black hole is found by pings, within five seconds.
+        // Pings detect a blackhole within five seconds.
         await world.converged({ withinMs: 8000, missing: Number.POSITIVE_INFINITY });
         await channels.check(world.healthy);
         await locks.check(world.healthy);
         calls += ledger.calls;
         grants += locks.grants;
         ledger.forget();
-        const looks = soaked.messages.length;
-        soaked.send('look');
-        await eventually(() => soaked.messages.length > looks, { timeoutMs: 10_000 });
-        const look = soaked.messages.at(-1);
-        if (!look) throw new Error('it does not tell');
-        expect(look.unhandled).toEqual([]);
-        // A heartbeat waits for the one before it, a lock as long as it may, and each may be sent again.
-        expect(look.oldestMs, 'ms that a call takes').toBeLessThan(5000 * slowness());
-        memory.push([performance.now() - began, look.rss / MIB]);
+        const earlier = soaked.messages.length;
+        soaked.send('measure');
+        await eventually(() => soaked.messages.length > earlier, { timeoutMs: 10_000 });
+        const measurement = soaked.messages.at(-1);
+        if (!measurement) throw new Error('it does not tell');
+        expect(measurement.unhandled).toEqual([]);
+        // A heartbeat waits for the previous one, a lock for its timeout, and each may be sent
+        // again.
+        expect(measurement.oldestMs, 'ms that a call takes').toBeLessThan(5000 * slowness());
+        memory.push([performance.now() - began, measurement.rss / MIB]);
       }
       soaked.send('end');
       const last = await soaked.message(({ at }) => at === 'ended', 15_000);
@@ -121,7 +122,7 @@ describe('8: soak', () => {
         `soak: ${calls + last.calls} calls, ${grants} grants, faults ${JSON.stringify(Object.fromEntries(seen))}; ` +
           `${memory.length} times converged; memory of a node ${(memory.at(-1)?.[1] ?? 0).toFixed(1)} MiB, ${perHour.toFixed(1)} ± ${error.toFixed(1)} MiB/h`,
       );
-      // In a minute, nothing can be said about an hour.
+      // A minute is too short for a growth rate per hour.
       if (SOAK) expect(perHour - 2 * error).toBeLessThan(1);
       await world.emptied({ channels: true });
     },

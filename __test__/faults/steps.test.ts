@@ -1,6 +1,6 @@
-// Issue 9, "It must show" 4: a process that ends between any two steps of an operation that takes several
-// on a cluster. Another node finds what is left half way within one fallback sweep: indices agree, nobody
-// is missing, nobody is there who is not.
+// A process ends between any two steps of an operation with several steps on a cluster. Another
+// node repairs the incomplete operation within one fallback sweep: indices agree, no connection is
+// missing, and no stale connection is left.
 import { PresenceClient, type PresenceEvent } from 'rollcall';
 import { describe, expect, onTestFinished } from 'vitest';
 import { type RedisCluster, startCluster, UNHURRIED_MS } from '../support/cluster.js';
@@ -8,16 +8,19 @@ import { type Fixture, startFixture } from '../support/process.js';
 import { eventually } from '../support/wait.js';
 import { proven } from './proven.js';
 
-/** Within so long every shard is checked once by a running reaper. */
+/** A running reaper checks every shard once within this time. */
 const FALLBACK_MS = 400;
-/** A pass may be on its way when the time is over; the rest is for a busy machine. */
+/** A pass may be running when the time ends; the rest is tolerance for a busy machine. */
 const AGREED_MS = FALLBACK_MS + 2_000;
 
 interface Case {
   operation: 'join' | 'move' | 'leave' | 'empty' | 'reap' | 'check';
   /** The steps of `src/failpoints/steps.rs`. */
   step: string;
-  /** How many calls go out together in that step; the process ends after each part of them. */
+  /**
+   * The number of concurrent calls in that step; the process ends after each possible subset of
+   * them.
+   */
   calls?: number;
 }
 
@@ -46,15 +49,18 @@ const CASES: Case[] = [
   { operation: 'check', step: 'indexed' },
 ];
 
-/** That a busy machine answers late is no fault. */
+/** A late answer of a busy machine is not a fault. */
 const limits = { commandTimeoutMs: 30_000, connectTimeoutMs: 30_000 };
 
-/** Each has data of its own: the reaper looks at every room, and would go on with what others have left. */
+/**
+ * Each group has separate data: the reaper inspects every room, and would continue the work of the
+ * others.
+ */
 const GROUPS: Case['operation'][][] = [['join', 'move', 'leave', 'empty'], ['reap'], ['check']];
 
 describe('4: the end of a process between two steps', () => {
   proven(
-    'indices agree within one fallback sweep; no ghost, no missing leave',
+    'indices agree within one fallback sweep; no stale connection, no missing leave',
     { without: 'settling', fails: /agree/, timeoutMs: 120_000 },
     async () => {
       await using cluster = await startCluster({ replicas: 0, nodeTimeoutMs: UNHURRIED_MS });
@@ -74,8 +80,8 @@ describe('4: the end of a process between two steps', () => {
         }),
       );
       console.log(`${CASES.flatMap(pointsOf).length} processes have ended half way`);
-      await Promise.all(worlds.map((world) => mended(cluster, world)));
-      // Claims that nobody settles have ten seconds.
+      await Promise.all(worlds.map((world) => repaired(cluster, world)));
+      // Claims that are never confirmed expire after ten seconds.
       await eventually(async () => expect(await cluster.keys(), 'keys agree').toEqual([]), {
         timeoutMs: 15_000,
       });
@@ -83,26 +89,27 @@ describe('4: the end of a process between two steps', () => {
   );
 });
 
-/** Another node comes, and finds what is left half way. */
-async function mended(cluster: RedisCluster, { keyPrefix, events }: World): Promise<void> {
-  const judge = await PresenceClient.connect({
+/** Another node starts and repairs the incomplete operations. */
+async function repaired(cluster: RedisCluster, { keyPrefix, events }: World): Promise<void> {
+  const checker = await PresenceClient.connect({
     url: cluster.url,
     keyPrefix,
-    // As short as that of those that are to be reaped; the others live on, by their hashes.
+    // As short as the TTL of the connections to reap; the other connections live on, by their
+    // hashes.
     ttlMs: 30,
     fallbackSweepMs: FALLBACK_MS,
     limits,
     logger: {},
   });
-  onTestFinished(() => judge.close());
-  await judge.startReaper();
-  const there = await eventually(() => agreed(cluster, keyPrefix, events), {
+  onTestFinished(() => checker.close());
+  await checker.startReaper();
+  const present = await eventually(() => readAgreeing(cluster, keyPrefix, events), {
     timeoutMs: AGREED_MS,
   });
-  // What is there can be left, what is not cannot.
-  for (const connId of there.keys()) expect(await judge.leave(connId), connId).not.toBeNull();
-  expect(await judge.leave('empty-left-1'), 'it is gone').toBeNull();
-  await eventually(() => expect(aliveBy(events), 'leaves agree').toEqual(new Map()));
+  // Present connections can leave, others cannot.
+  for (const connId of present.keys()) expect(await checker.leave(connId), connId).not.toBeNull();
+  expect(await checker.leave('empty-left-1'), 'it is gone').toBeNull();
+  await eventually(() => expect(presentBy(events), 'leaves agree').toEqual(new Map()));
 }
 
 interface World {
@@ -117,7 +124,7 @@ interface Point {
   name: string;
 }
 
-/** All ways in which the calls of the step can have gone through, but for none at all. */
+/** All subsets of the step's calls that can have been sent, except none. */
 function pointsOf({ operation, step, calls = 1 }: Case): Point[] {
   return Array.from({ length: 2 ** calls - 1 }, (_, i) => {
     const name = `${operation}-${step}-${i + 1}`;
@@ -125,7 +132,7 @@ function pointsOf({ operation, step, calls = 1 }: Case): Point[] {
   });
 }
 
-/** Runs the operation in a process that ends there. */
+/** Runs the operation in a process that ends at this point. */
 async function endIn(cluster: RedisCluster, keyPrefix: string, point: Point): Promise<void> {
   const { operation, step, done, name } = point;
   const process: Fixture<string> = startFixture('faults/fixtures/steps.mjs', {
@@ -141,7 +148,7 @@ async function endIn(cluster: RedisCluster, keyPrefix: string, point: Point): Pr
   expect(`${signal} ${process.messages} ${process.stderr.slice(-300)}`, name).toMatch(/^SIGABRT/);
 }
 
-/** Leaves the checks something to do. */
+/** Damages data, so that the checks have something to repair. */
 async function spoil(
   cluster: RedisCluster,
   keyPrefix: string,
@@ -159,25 +166,25 @@ async function spoil(
   }
 }
 
-/** Connection → where it is, by its hash. */
-type There = Map<string, { room: string; user: string; epoch: string }>;
+/** The place of each connection, by its hash. */
+type Places = Map<string, { room: string; user: string; epoch: string }>;
 
-/** Fails unless all indices, and what the events told, agree with the hashes. */
-async function agreed(
+/** Fails unless all indices and the events agree with the hashes. */
+async function readAgreeing(
   cluster: RedisCluster,
   keyPrefix: string,
   events: PresenceEvent[],
-): Promise<There> {
+): Promise<Places> {
   const data = await read(cluster, keyPrefix);
-  const there: There = new Map();
+  const present: Places = new Map();
   const rooms = new Map<string, Map<string, string>>();
   const users = new Map<string, Record<string, string>>();
   for (const [key, value] of data) {
     const [, room, conn] = /^prs:\{room:(.*)\}:conn:(.*)$/.exec(key) ?? [];
     if (!room || !conn) continue;
     const { user_id: user = '', epoch = '' } = value as Record<string, string>;
-    expect(there.has(conn), `${conn} is in one room only: rooms agree`).toBe(false);
-    there.set(conn, { room, user, epoch });
+    expect(present.has(conn), `${conn} is in one room only: rooms agree`).toBe(false);
+    present.set(conn, { room, user, epoch });
     rooms.set(room, (rooms.get(room) ?? new Map()).set(conn, user));
     users.set(user, { ...users.get(user), [conn]: `${epoch}:${room}` });
   }
@@ -195,14 +202,14 @@ async function agreed(
   }
   for (const [user, conns] of users) expected.set(`prs:user:${user}:at`, conns);
   const due: string[] = [];
-  for (const [conn, { room, user, epoch }] of there) {
+  for (const [conn, { room, user, epoch }] of present) {
     expected.set(`prs:at:${conn}`, { [`s:${room}`]: `${epoch}:${user}` });
   }
   const found = new Map<string, unknown>();
   for (const [key, value] of data) {
     if (key.startsWith('prs:due:')) due.push(...(value as string[]));
     else if (key.startsWith('prs:at:')) {
-      // Claims of joins that never came go by themselves.
+      // Claims of joins that never happened expire by themselves.
       const settled = Object.entries(value).filter(([field]) => field.startsWith('s:'));
       if (settled.length > 0) found.set(key, Object.fromEntries(settled));
     } else if (!/^prs:\{room:.*\}:conn:/.test(key)) {
@@ -212,13 +219,13 @@ async function agreed(
   const sorted = (map: Map<string, unknown>) => Object.fromEntries([...map].sort());
   expect(sorted(found), 'indices agree').toEqual(sorted(expected));
   for (const room of rooms.keys()) expect(due, `due: ${room}: entries agree`).toContain(room);
-  const told = new Map([...there].map(([conn, { room, epoch }]) => [conn, `${room} ${epoch}`]));
-  expect(aliveBy(events), 'events agree').toEqual(told);
-  return there;
+  const places = new Map([...present].map(([conn, { room, epoch }]) => [conn, `${room} ${epoch}`]));
+  expect(presentBy(events), 'events agree').toEqual(places);
+  return present;
 }
 
-/** Who is where, as the events told it. */
-function aliveBy(events: PresenceEvent[]): Map<string, string> {
+/** The present connections, by the events. */
+function presentBy(events: PresenceEvent[]): Map<string, string> {
   const alive = new Map<string, Set<string>>();
   const left = new Set<string>();
   for (const { type, connId, roomId, epoch } of events) {
@@ -237,7 +244,7 @@ function aliveBy(events: PresenceEvent[]): Map<string, string> {
 }
 
 /**
- * Everything that the masters hold under a prefix, as if that were `prs:`: hashes as objects, sets and
+ * All data of the masters under a prefix, with the prefix `prs:`: hashes as objects, sets and
  * sorted sets as sorted members.
  */
 async function read(cluster: RedisCluster, keyPrefix: string): Promise<Map<string, object>> {

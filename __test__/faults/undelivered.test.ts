@@ -1,4 +1,5 @@
-// An answer that cannot be delivered gives back what its call got: handing answers over panics in the core.
+// An answer that cannot be delivered releases the resources of its call: the hand-over of answers
+// panics in the core.
 import { expect } from 'vitest';
 import { openClient, rejection } from '../support/clients.js';
 import { startRedis } from '../support/redis.js';
@@ -6,7 +7,7 @@ import { eventually } from '../support/wait.js';
 import { type Failpoint, proven, turnOff } from './proven.js';
 
 proven(
-  '9: a drain that fails gives granted locks and subscriptions back, and heartbeats beside it settle',
+  '9: a failed drain releases granted locks and subscriptions, and concurrent heartbeats settle',
   { without: 'undelivered', fails: /subscribers/ },
   async (off) => {
     const failpoints = off as readonly Failpoint[];
@@ -33,7 +34,7 @@ proven(
     expect(await client.heartbeat({ connId: 'c' })).toMatchObject({ changed: false });
     turnOff(...failpoints);
 
-    // Long before its TTL ends, and while its client goes on.
+    // Long before its TTL ends, and while its client is still open.
     const lock = await other.locks.acquire('l', { ownerId: 'b', waitMs: 10_000 });
     await lock.release();
     await eventually(async () => {

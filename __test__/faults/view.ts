@@ -1,5 +1,5 @@
-// What a subscriber knows of some rooms: a snapshot and the events after it, as
-// docs/guide/lists-of-members.md has it, and the snapshot anew when it is told to `resync`.
+// A subscriber's view of some rooms: a snapshot and the later events, as in
+// docs/guide/lists-of-members.md, and a new snapshot after `resync`.
 import type { PresenceClient, PresenceEvent } from 'rollcall';
 import { eventually } from '../support/wait.js';
 
@@ -16,15 +16,15 @@ interface Seen {
 export class View {
   readonly #client: Client;
   readonly #rooms = new Map<string, Map<string, Seen>>();
-  /** Events that came while a snapshot was on its way: they may be newer than it. */
+  /** Events that arrived while a snapshot was read: they may be newer than the snapshot. */
   #waiting: Event[] | undefined;
   #fetching: Promise<void> | undefined;
   #stale = false;
-  /** How often it was told. */
+  /** The number of `resync` events. */
   resyncs = 0;
   events = 0;
 
-  /** Only {@link follow} makes one. */
+  /** Only {@link follow} creates views. */
   constructor(client: Client, rooms: readonly string[]) {
     this.#client = client;
     for (const room of rooms) this.#rooms.set(room, new Map());
@@ -47,7 +47,7 @@ export class View {
     });
   }
 
-  /** What it knows, in an order of its own. */
+  /** The view as sorted text. */
   describe(): string[] {
     const lines: string[] = [];
     for (const [room, conns] of this.#rooms) {
@@ -60,7 +60,7 @@ export class View {
 
   #refetch(): void {
     this.#stale = true;
-    // What came before the gap is older than the snapshot that is fetched now.
+    // Events from before the gap are older than the snapshot that is read now.
     this.#waiting = [];
     this.#fetching ??= this.#fetch().finally(() => {
       this.#fetching = undefined;
@@ -82,7 +82,7 @@ export class View {
           this.#rooms.set(room, new Map(conns));
         }
       } catch {
-        // Redis is away (again): a user would try again, too.
+        // Redis is down (again): an application would also retry.
         if (this.#client.metrics().pendingCalls === undefined) return;
         this.#stale = true;
         await new Promise((resolve) => setTimeout(resolve, 20));
@@ -112,7 +112,7 @@ export function line(
   return `${room} ${conn} ${user} ${epoch} ${JSON.stringify(state)}`;
 }
 
-/** A client's view of rooms, complete when this resolves. */
+/** A client's view of rooms, complete when the Promise resolves. */
 export async function follow(client: Client, rooms: readonly string[]): Promise<View> {
   const view = new View(client, rooms);
   await view.start();

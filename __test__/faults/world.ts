@@ -1,5 +1,5 @@
-// A small fleet under load on one real server, with faults in between: what every fault test is made
-// of. "Converged" is checked as issue 8 defines it.
+// A small group of nodes under load on one real server, with a proxy for faults: the base of every
+// fault test. `converged` checks that all nodes and Redis agree.
 import type { Redis } from 'ioredis';
 import { type ClientOptions, PresenceClient } from 'rollcall';
 import { expect, onTestFinished } from 'vitest';
@@ -14,10 +14,10 @@ import { follow, line, type View } from './view.js';
 // biome-ignore lint/suspicious/noExplicitAny: states of any kind
 export type Client = PresenceClient<any>;
 
-/** What calls may end with although nothing is wrong. */
+/** Codes that calls may end with without any fault. */
 const CODES = ['CONNECTION_NOT_FOUND', 'STALE_EPOCH', 'LOCK_UNAVAILABLE', 'LOCK_LOST'];
 
-/** For who looks at what is: that a busy machine answers late is no fault. */
+/** For the client that checks: a late answer of a busy machine is not a fault. */
 const PATIENT = { commandTimeoutMs: 30_000 };
 
 export const ROOMS = ['r0', 'r1', 'r2', 'r3'] as const;
@@ -26,10 +26,10 @@ const TTL_MS = 600_000;
 
 export interface WorldOptions {
   server?: RedisServerOptions;
-  /** How many nodes; each is a client with a view of all rooms, behind the proxy. */
+  /** The number of nodes; each is a client behind the proxy with a view of all rooms. */
   nodes?: number;
   client?: ClientOptions;
-  /** Codes that calls may end with, beside those of trouble. */
+  /** Further codes that calls may end with, besides those of outages. */
   codes?: string[];
 }
 
@@ -37,31 +37,31 @@ export interface World {
   server: RedisServer;
   proxy: FaultProxy;
   nodes: Client[];
-  /** One of them; the first unless told. */
+  /** One of the nodes; by default the first. */
   node(i?: number): Client;
   views: View[];
   ledger: Ledger;
   random: Random;
-  /** By no proxy: for looking at what is. */
+  /** A client without a proxy, for checks. */
   healthy: Client;
   redis: Redis;
-  /** Begins to join, beat, patch and leave, and goes on until it is told to stop. */
+  /** Starts a load of joins, heartbeats, patches and leaves, which runs until it is stopped. */
   load(options?: LoadOptions): Load;
   converged(options?: { withinMs?: number; missing?: number }): Promise<void>;
-  /** Every index agrees with every other and with the hashes, right now. */
+  /** Every index agrees with every other and with the hashes at this moment. */
   agrees(): Promise<void>;
-  /** Everybody leaves, and nothing is left. */
+  /** All connections leave, and no keys are left. */
   emptied(options?: { channels?: boolean }): Promise<void>;
-  /** After a restart of the server. */
+  /** Call it after a restart of the server. */
   listenAgain(): Promise<void>;
-  /** Everything is looked for on another server from now on. */
+  /** Uses another server for all checks from now on. */
   moveTo(server: RedisServer): Promise<void>;
 }
 
 interface LoadOptions {
-  /** Connections that each node drives, one call at a time each. */
+  /** The number of connections per node, with one call at a time each. */
   conns?: number;
-  /** Between two calls of one connection. */
+  /** The pause between two calls of one connection. */
   pauseMs?: number;
 }
 
@@ -79,12 +79,12 @@ export async function connect(options: ClientOptions): Promise<Client> {
 
 let worlds = 0;
 
-/** Everything in it ends with the test. */
+/** Starts a world; all of its parts end with the test. */
 export async function startWorld(options: WorldOptions = {}): Promise<World> {
   const server = await startRedis({
     ...options.server,
-    // Who looks at what is must not be cut off with those who are tested.
-    users: { ...options.server?.users, looker: 'on >looker ~* &* +@all' },
+    // The client for checks must not be disconnected together with the tested ones.
+    users: { ...options.server?.users, observer: 'on >observer ~* &* +@all' },
   });
   onTestFinished(() => server[Symbol.asyncDispose]());
   const proxy = await startProxy(server.port);
@@ -94,7 +94,7 @@ export async function startWorld(options: WorldOptions = {}): Promise<World> {
   onTestFinished(() => ledger[Symbol.asyncDispose]());
   await ledger.listen(server);
   const healthy = await connect({
-    url: `redis+unix://${server.socketPath}?user=looker&pass=looker`,
+    url: `redis+unix://${server.socketPath}?user=observer&pass=observer`,
     limits: PATIENT,
   });
   const nodes: Client[] = [];
@@ -151,8 +151,8 @@ function startLoad(world: World, { conns = 10, pauseMs = 1 }: LoadOptions = {}):
       } else if (dice < 0.55) {
         await ledger.follow(`heartbeat ${connId}`, node.heartbeat({ connId }));
       } else if (dice < 0.85) {
-        const beat = node.heartbeat({ connId, patchState: { mark } });
-        await ledger.follow(`patch ${connId}`, beat, `update ${mark}`);
+        const heartbeat = node.heartbeat({ connId, patchState: { mark } });
+        await ledger.follow(`patch ${connId}`, heartbeat, `update ${mark}`);
       } else if (dice < 0.93) {
         await ledger.follow(`leave ${connId}`, node.leave(connId));
       } else {
@@ -182,7 +182,7 @@ async function truth({ healthy }: World): Promise<string[]> {
   return lines.sort();
 }
 
-/** With no load on it. */
+/** Call it without a load. */
 async function converged(
   world: World,
   { withinMs = 2000, missing = 0 }: { withinMs?: number; missing?: number } = {},
@@ -198,7 +198,7 @@ async function converged(
   );
 }
 
-/** `channels`: there is metadata, or there were locks, which stay when everybody has gone. */
+/** `channels`: there are metadata or lock keys, which stay after all connections have left. */
 async function emptied({ healthy, redis }: World, { channels = false } = {}): Promise<void> {
   for (const room of ROOMS) {
     const there = await healthy.fetchRoomSnapshot(room);

@@ -1,4 +1,4 @@
-// What is an event, said independently of the code under test.
+// Checks the form of an event, independently of the code under test.
 
 /** Spec section 4, field by field. */
 export function isPresenceEvent(event: unknown, roomId: string): boolean {
