@@ -104,7 +104,7 @@ describe('8: soak', () => {
         soaked.send('measure');
         await eventually(() => soaked.messages.length > earlier, { timeoutMs: 10_000 });
         const measurement = soaked.messages.at(-1);
-        if (!measurement) throw new Error('it does not tell');
+        if (!measurement) throw new Error('no measurement was received');
         expect(measurement.unhandled).toEqual([]);
         // A heartbeat waits for the previous one, a lock for its timeout, and each may be sent
         // again.

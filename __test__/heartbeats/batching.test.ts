@@ -22,8 +22,8 @@ async function leaveAll(client: Untyped, conns: string[]): Promise<void> {
   await Promise.all(conns.map((connId) => client.leave(connId)));
 }
 
-describe('5.1: heartbeats that come while a batch is on its way form the next one', () => {
-  test('one at a time: no timer, one batch each', async () => {
+describe('5.1: heartbeats that arrive while a batch is in flight form the next one', () => {
+  test('one at a time: no timer, one batch for each', async () => {
     const client = await openClient((await sharedDb()).url);
     await client.join(IDS);
     const took: number[] = [];
@@ -32,7 +32,7 @@ describe('5.1: heartbeats that come while a batch is on its way form the next on
       await client.heartbeat({ connId: 'c' });
       took.push(performance.now() - began);
     }
-    // A timer (the reference's is 50 ms) would delay each of them, a busy machine only some.
+    // A timer (50 ms in the reference) would delay all of them; a busy machine delays only some.
     expect(Math.min(...took)).toBeLessThan(10);
     expect(client.metrics().heartbeatBatches).toBe(100);
     await client.leave('c');
@@ -52,20 +52,20 @@ describe('5.1: heartbeats that come while a batch is on its way form the next on
     await leaveAll(client, conns);
   });
 
-  test('batchWindowMs: 50: those of 50 ms share a batch', async () => {
+  test('batchWindowMs: 50: heartbeats within 50 ms share a batch', async () => {
     const client = await openClient({ url: (await sharedDb()).url, batchWindowMs: 50 });
     const conns = ids(20);
     await joinAll(client, conns);
     const began = performance.now();
-    const beats: Promise<unknown>[] = [];
+    const heartbeats: Promise<unknown>[] = [];
     for (const connId of conns) {
-      beats.push(client.heartbeat({ connId }));
+      heartbeats.push(client.heartbeat({ connId }));
       await new Promise(setImmediate);
     }
     const sent = performance.now() - began;
-    await Promise.all(beats);
+    await Promise.all(heartbeats);
     expect(performance.now() - began).toBeGreaterThanOrEqual(45);
-    // One, unless this thread was held up for longer than the window; and one for each window then.
+    // One batch, or one per window if this thread was delayed for longer than the window.
     expect(client.metrics().heartbeatBatches).toBeLessThanOrEqual(1 + Math.ceil(sent / 50));
     await leaveAll(client, conns);
   });
@@ -75,8 +75,8 @@ describe('5.1: heartbeats that come while a batch is on its way form the next on
     const client = await openClient({ url: (await sharedDb()).url, batchWindowMs: 20_000, limits });
     const conns = ids(10);
     await joinAll(client, conns);
-    const beats = Promise.all(conns.map((connId) => client.heartbeat({ connId })));
-    await within(beats, 5000, 'a full batch');
+    const heartbeats = Promise.all(conns.map((connId) => client.heartbeat({ connId })));
+    await within(heartbeats, 5000, 'a full batch');
     await leaveAll(client, conns);
   });
 });
@@ -90,41 +90,41 @@ describe('5.2: heartbeats of one connection in one batch are combined', () => {
     const stop = await client.subscribe((event) => {
       if (event.type === 'update') updates.push(event.state);
     });
-    const beats = Array.from({ length: 1000 }, (_, i) =>
+    const heartbeats = Array.from({ length: 1000 }, (_, i) =>
       client.heartbeat({
         connId: 'c',
-        // Each sets its own key, all fight over `last`, and every third removes its predecessor's.
+        // Each patch sets its own key, all set `last`, and every third removes the key before it.
         patchState: { [`k${i}`]: i, last: i, ...(i % 3 === 0 && { [`k${i - 1}`]: undefined }) },
       }),
     );
-    const results = await Promise.all(beats);
+    const results = await Promise.all(heartbeats);
     expect(results.every(({ changed }) => changed)).toBe(true);
     const expected: Record<string, number> = { last: 999 };
     for (let i = 0; i < 1000; i++) if ((i + 1) % 3 !== 0) expected[`k${i}`] = i;
     const [member] = await client.fetchRoomSnapshot('r');
     expect(member?.state).toEqual(expected);
     expect(updates.at(-1)).toEqual(expected);
-    // One batch is one write and one event; a held-up machine may make it a few.
+    // One batch is one write and one event; a slow machine may split it into a few.
     expect(updates.length).toBeLessThanOrEqual(5);
     await stop();
     await client.leave('c');
   });
 
-  test('patches in call order also over batches, with heartbeats in between', async () => {
+  test('patches apply in call order across batches, with heartbeats in between', async () => {
     const client = await openClient((await sharedDb()).url);
     await client.join(IDS);
-    const beats: Promise<unknown>[] = [];
+    const heartbeats: Promise<unknown>[] = [];
     for (let i = 0; i < 500; i++) {
-      beats.push(client.heartbeat({ connId: 'c', patchState: { last: i } }));
-      beats.push(client.heartbeat({ connId: 'c' }));
+      heartbeats.push(client.heartbeat({ connId: 'c', patchState: { last: i } }));
+      heartbeats.push(client.heartbeat({ connId: 'c' }));
       if (i % 25 === 0) await new Promise(setImmediate);
     }
-    await Promise.all(beats);
+    await Promise.all(heartbeats);
     expect((await client.fetchRoomSnapshot('r'))[0]?.state).toEqual({ last: 499 });
     await client.leave('c');
   });
 
-  test('the highest epoch wins, in Redis and in every result', async () => {
+  test('the highest epoch is used, in Redis and in every result', async () => {
     const { server, db, url } = await sharedDb();
     const client = await openClient({ url, batchWindowMs: 100 });
     const { epoch } = await client.join(IDS);
@@ -142,26 +142,28 @@ describe('5.2: heartbeats of one connection in one batch are combined', () => {
   });
 });
 
-describe('5.3: a bad item fails only its own Promise', () => {
+describe('5.3: an invalid item rejects only its own Promise', () => {
   test('every fifth of a batch: unknown, stale, oversized', async () => {
     const limits = { maxStateBytes: 1000, maxBatchSize: 400 };
     const client = await openClient({ url: (await sharedDb()).url, batchWindowMs: 300, limits });
     const conns = ids(300);
     await joinAll(client, conns);
-    const beats = conns.map((connId, i): Untyped => {
+    const heartbeats = conns.map((connId, i): Untyped => {
       if (i % 5 !== 0) return { connId, ...(i % 2 === 0 && { patchState: { i } }) };
       if (i % 3 === 0) return { connId: `unknown-${i}` };
       if (i % 3 === 1) return { connId, epoch: 5 };
       return { connId, patchState: { long: 'x'.repeat(1000) } };
     });
-    const results = await Promise.allSettled(beats.map((beat) => client.heartbeat(beat)));
+    const results = await Promise.allSettled(
+      heartbeats.map((heartbeat) => client.heartbeat(heartbeat)),
+    );
     const CODES = ['CONNECTION_NOT_FOUND', 'STALE_EPOCH', 'INVALID_ARGUMENT'];
     for (const [i, result] of results.entries()) {
       const code = result.status === 'rejected' ? result.reason.code : undefined;
       expect(code, `item ${i}`).toBe(i % 5 === 0 ? CODES[i % 3] : undefined);
     }
     expect(client.metrics().heartbeatsFailed).toBeGreaterThanOrEqual(40);
-    // All were in one; a held-up machine may make it a few.
+    // All were in one batch; a slow machine may split it into a few.
     expect(client.metrics().heartbeatBatches).toBeLessThanOrEqual(3);
     await leaveAll(client, conns);
   });
@@ -183,21 +185,21 @@ describe('5.3: a bad item fails only its own Promise', () => {
 });
 
 describe('5.4: the queue is bounded', () => {
-  test('beyond maxQueue heartbeats reject at once with OVERLOADED; the others are served', async () => {
+  test('above maxQueue, heartbeats reject at once with OVERLOADED; the others succeed', async () => {
     await using server = await startRedis();
     const limits = { maxQueue: 1000, commandTimeoutMs: 20_000 };
     const client = await openClient({ url: server.url, limits });
     const conns = ids(50);
     await joinAll(client, conns);
     server.pause();
-    const beats = Array.from({ length: 5000 }, (_, i) =>
+    const heartbeats = Array.from({ length: 5000 }, (_, i) =>
       client.heartbeat({ connId: conns[i % conns.length] ?? '' }),
     );
-    const settled = Promise.allSettled(beats);
-    // Which are refused depends on how fast batches are taken from the queue meanwhile.
+    const settled = Promise.allSettled(heartbeats);
+    // The refused ones depend on how fast the queue is drained in the meantime.
     const error = await within(
       new Promise<{ code: string; message: string }>((resolve) => {
-        for (const beat of beats) beat.catch(resolve);
+        for (const heartbeat of heartbeats) heartbeat.catch(resolve);
       }),
       2000,
       'the refusal',
@@ -209,22 +211,22 @@ describe('5.4: the queue is bounded', () => {
     const results = await within(settled, 10_000, 'every Promise');
     const refused = results.filter((result) => result.status === 'rejected');
     expect(new Set(refused.map(({ reason }) => reason.code))).toEqual(new Set(['OVERLOADED']));
-    // What was on its way when the queue filled up is not in it.
+    // Heartbeats in flight when the queue filled up are not in the queue.
     expect(results.length - refused.length).toBeGreaterThanOrEqual(1000);
     expect(results.length - refused.length).toBeLessThan(3000);
     expect(client.metrics().overloaded).toBe(refused.length);
-    // And then it takes heartbeats again.
+    // Later heartbeats are accepted again.
     await client.heartbeat({ connId: conns[0] ?? '' });
   });
 });
 
 describe('5.1, 3.3: rooms of a batch', () => {
   test.each(['v1', 'slotted'] as const)(
-    'on %s: of one connection and of hundreds, each is refreshed and no other',
+    'on %s: with one connection and with hundreds, each is refreshed and no other',
     async (layout) => {
       const { server, db, url } = await sharedDb();
       const sizes = [1, 300, 2, 257, 1, 256, 3, 255, 5, 1];
-      // All of them in one batch: it is sent when it is full.
+      // All of them in one batch, which is sent when it is full.
       const limits = { maxBatchSize: sizes.reduce((sum, size) => sum + size, 0) };
       const client: Untyped = await openClient({ url, layout, limits, batchWindowMs: 60_000 });
       const redis = await server.client(db);
@@ -252,7 +254,7 @@ describe('5.1, 3.3: rooms of a batch', () => {
         }
         return all;
       };
-      // Some are gone, though their rooms know them still.
+      // Some connections are gone, but their rooms still contain them.
       const gone = new Set(conns.filter((_, i) => i % 7 === 0));
       await redis.del(...[...gone].map(hash));
       const before = await scores();
@@ -309,7 +311,7 @@ describe('5.5: heartbeatMany', () => {
     await leaveAll(client, conns);
   });
 
-  test('ids of all widths cross in one call, each as it is', async () => {
+  test('ids of all lengths are passed in one call, unchanged', async () => {
     const client: Untyped = await openClient((await sharedDb()).url);
     const conns = ['a', 'ä', '日本', '😀', 'a\0b', '{x}', '*', ' ', '\u2028', 'é', 'e\u0301'];
     await joinAll(client, conns);

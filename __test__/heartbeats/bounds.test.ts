@@ -1,4 +1,5 @@
-// What a burst of patches may take (spec 5.4): room in the queue, and time when Redis does not answer.
+// Limits for a burst of patches (spec 5.4): space in the queue, and time when Redis does not
+// answer.
 import { describe, expect, test } from 'vitest';
 import { openClient } from '../support/clients.js';
 import { startRedis } from '../support/redis.js';
@@ -6,7 +7,7 @@ import { startClock } from '../support/wait.js';
 
 const IDS = { roomId: 'r', userId: 'u', connId: 'c' };
 
-/** How many of the results failed with each code. */
+/** The number of failures with each code. */
 function codes(results: PromiseSettledResult<unknown>[]): Record<string, number> {
   const counts: Record<string, number> = {};
   for (const result of results) {
@@ -16,7 +17,7 @@ function codes(results: PromiseSettledResult<unknown>[]): Record<string, number>
   return counts;
 }
 
-describe('5.4: heartbeats that wait anywhere in the engine count', () => {
+describe('5.4: all waiting heartbeats of the engine count', () => {
   test('5.4 maxQueue 10, Redis paused, 1000 patches for one connection: 990 are refused', async () => {
     await using server = await startRedis();
     const limits = { maxQueue: 10, commandTimeoutMs: 20_000 };
@@ -24,18 +25,20 @@ describe('5.4: heartbeats that wait anywhere in the engine count', () => {
     await client.join(IDS);
     server.pause();
     const big = 'x'.repeat(10_000);
-    const beats: Promise<PromiseSettledResult<unknown>[]>[] = [];
+    const heartbeats: Promise<PromiseSettledResult<unknown>[]>[] = [];
     for (let i = 0; i < 1000; i++) {
-      beats.push(Promise.allSettled([client.heartbeat({ connId: 'c', patchState: { big, i } })]));
-      // The engine takes it from its queue meanwhile.
+      heartbeats.push(
+        Promise.allSettled([client.heartbeat({ connId: 'c', patchState: { big, i } })]),
+      );
+      // In the meantime, the engine takes the first from its queue.
       if (i % 10 === 9) await new Promise(setImmediate);
     }
-    const settled = Promise.all(beats);
+    const settled = Promise.all(heartbeats);
     expect(client.metrics().overloaded).toBe(990);
     expect(client.metrics().heartbeatQueue).toBeLessThanOrEqual(10);
     server.resume();
     expect(codes((await settled).flat())).toEqual({ OVERLOADED: 990, none: 10 });
-    // And then there is room again.
+    // Afterwards there is space again.
     await client.heartbeat({ connId: 'c', patchState: { after: 1 } });
     expect((await client.fetchRoomSnapshot('r'))[0]?.state).toMatchObject({ i: 9, after: 1 });
   });
@@ -46,15 +49,15 @@ describe('5.4: heartbeats that wait anywhere in the engine count', () => {
     await client.join(IDS);
     server.pause();
     const clock = startClock();
-    const beats = Array.from({ length: 3000 }, (_, i) =>
+    const heartbeats = Array.from({ length: 3000 }, (_, i) =>
       client.heartbeat({ connId: 'c', patchState: { [`k${i}`]: i } }),
     );
-    const results = await Promise.allSettled(beats);
-    // In the core's time it is exact (src/heartbeat/tests.rs); this is the clock of a busy process.
+    const results = await Promise.allSettled(heartbeats);
+    // The core measures this exactly (src/heartbeat/tests.rs); this is the clock of a busy process.
     expect(clock.ms).toBeLessThan(2000);
     const failed = results.map((result) => (result as PromiseRejectedResult).reason);
     const unsent = failed.filter(({ message }) => message.includes('Nothing was sent'));
-    // Only what was sent can have been carried out: a batch, and few more when that one failed.
+    // Only sent patches can have been applied: one batch, and a few more after its failure.
     const sent = failed.filter(({ outcome }) => outcome === 'unknown');
     expect(sent.length).toBeGreaterThan(0);
     expect(sent.length).toBeLessThanOrEqual(1500);
@@ -66,8 +69,8 @@ describe('5.4: heartbeats that wait anywhere in the engine count', () => {
   });
 });
 
-describe('9.3: a patch of a large state keeps nothing else waiting', () => {
-  test('9.3 3000 patches of a state of 95 000 keys: a lock of 2 s is kept, heartbeats of others are answered', async () => {
+describe('9.3: a patch of a large state does not delay other work', () => {
+  test('9.3 3000 patches of a state of 95 000 keys: a lock with a TTL of 2 s is kept, and heartbeats of others are answered', async () => {
     await using server = await startRedis();
     const client = await openClient({ url: server.url, limits: { commandTimeoutMs: 60_000 } });
     const state = Object.fromEntries(Array.from({ length: 95_000 }, (_, i) => [`k${i}`, 1]));

@@ -1,4 +1,4 @@
-// Heartbeats whose client or connection goes away under them: every Promise settles (spec 5, 11.3).
+// Heartbeats during a close or a loss of the connection: every Promise settles (spec 5, 11.3).
 import { describe, expect, test } from 'vitest';
 import { openClient, type Untyped } from '../support/clients.js';
 import { startProxy } from '../support/proxy.js';
@@ -12,8 +12,8 @@ async function joinAll(client: Untyped): Promise<void> {
   await Promise.all(CONNS.map((connId) => client.join({ ...IDS, connId, snapshot: false })));
 }
 
-/** Many heartbeats at once, every third with a patch. */
-function beatAll(client: Untyped, count: number): Promise<unknown>[] {
+/** Sends many heartbeats at once, every third with a patch. */
+function heartbeatAll(client: Untyped, count: number): Promise<unknown>[] {
   return Array.from({ length: count }, (_, i) =>
     client.heartbeat({
       connId: CONNS[i % CONNS.length],
@@ -28,25 +28,25 @@ function codes(results: PromiseSettledResult<unknown>[]): Set<string> {
   );
 }
 
-describe('5: a batch is interrupted', () => {
-  test('by close(): what was asked for before it is still done', async () => {
+describe('5: an interrupted batch', () => {
+  test('by close(): earlier heartbeats are completed', async () => {
     await using server = await startRedis();
     const client = await openClient(server.url);
     await joinAll(client);
-    const beats = beatAll(client, 5000);
+    const heartbeats = heartbeatAll(client, 5000);
     await new Promise(setImmediate);
-    beats.push(...beatAll(client, 100));
-    const settled = Promise.allSettled(beats);
+    heartbeats.push(...heartbeatAll(client, 100));
+    const settled = Promise.allSettled(heartbeats);
     await client.close();
     expect(codes(await within(settled, 100, 'every Promise'))).toEqual(new Set(['ok']));
     expect(client.metrics().heartbeatQueue).toBe(0);
   });
 
-  test('by a close() in mid-window: nobody waits for the window', async () => {
+  test('by a close() within the batch window: it does not wait for the window', async () => {
     await using server = await startRedis();
     const client = await openClient({ url: server.url, batchWindowMs: 30_000 });
     await joinAll(client);
-    const settled = Promise.allSettled(beatAll(client, 50));
+    const settled = Promise.allSettled(heartbeatAll(client, 50));
     await within(client.close(), 5000, 'close');
     expect(codes(await within(settled, 100, 'every Promise'))).toEqual(new Set(['ok']));
   });
@@ -55,7 +55,7 @@ describe('5: a batch is interrupted', () => {
     { cut: 'the batch script', at: 'EVALSHA', without: '"mark"' },
     { cut: 'patches', at: '"mark"', without: '\0' },
   ])(
-    'by a cut while $cut is on its way: what is harmless goes again, a patch says that its outcome is unknown',
+    'by a disconnect while $cut is in flight: plain heartbeats are sent again, patches have an unknown outcome',
     async ({ at, without }) => {
       await using server = await startRedis();
       const admin = await server.client();
@@ -87,13 +87,14 @@ describe('5: a batch is interrupted', () => {
   );
 
   test.each(['v1', 'slotted'] as const)(
-    '12: by a cut while a patch is on its way: plain heartbeats in the same flight go again (%s)',
+    '12: by a disconnect while a patch is in flight: plain heartbeats of the same batch are sent again (%s)',
     async (layout) => {
       await using server = await startRedis();
       const admin = await server.client();
       await using proxy = await startProxy(server.port);
       await joinAll(await openClient({ url: server.url, layout }));
-      // A node that has not met the connections looks them up, and sends all of them together.
+      // A node without these connections in its cache looks them up, and sends all heartbeats
+      // together.
       const client = await openClient({ url: proxy.url, layout });
       let cuts = 0;
       proxy.watch = async (piece) => {
@@ -103,10 +104,10 @@ describe('5: a batch is interrupted', () => {
         }
         return piece;
       };
-      const beats = CONNS.map((connId, i) =>
+      const heartbeats = CONNS.map((connId, i) =>
         client.heartbeat({ connId, ...(i === 50 && { patchState: { mark: i } }) }),
       );
-      const results = await within(Promise.allSettled(beats), 10_000, 'every Promise');
+      const results = await within(Promise.allSettled(heartbeats), 10_000, 'every Promise');
       expect(cuts).toBe(1);
       const patch = results.splice(50, 1)[0];
       expect(patch).toMatchObject({ reason: { code: 'UNAVAILABLE', outcome: 'unknown' } });
@@ -114,14 +115,14 @@ describe('5: a batch is interrupted', () => {
     },
   );
 
-  test('by CLIENT KILL, again and again', async () => {
+  test('by CLIENT KILL, repeatedly', async () => {
     await using server = await startRedis();
     const admin = await server.client();
     const client = await openClient(server.url);
     await joinAll(client);
     const rounds: Promise<PromiseSettledResult<unknown>[]>[] = [];
     for (let round = 0; round < 5; round++) {
-      rounds.push(Promise.allSettled(beatAll(client, 600)));
+      rounds.push(Promise.allSettled(heartbeatAll(client, 600)));
       await admin.call('CLIENT', 'KILL', 'USER', 'default');
     }
     const results = (await within(Promise.all(rounds), 15_000, 'every Promise')).flat();
@@ -130,18 +131,18 @@ describe('5: a batch is interrupted', () => {
       expect(result.reason.code).toBe('UNAVAILABLE');
     }
     expect(codes(results)).toContain('ok');
-    // The client is as good as new.
+    // The client works as before.
     await eventually(() => client.heartbeatMany(CONNS.map((connId) => ({ connId }))));
     const after = await client.heartbeatMany(CONNS.map((connId) => ({ connId })));
     expect(after.filter((result) => result instanceof Error)).toEqual([]);
   });
 
-  test('by the end of the server: UNAVAILABLE, within the command timeout', async () => {
+  test('by a crash of the server: UNAVAILABLE, within the command timeout', async () => {
     const server = await startRedis();
     const client = await openClient({ url: server.url, limits: { commandTimeoutMs: 500 } });
     await joinAll(client);
     server.pause();
-    const settled = Promise.allSettled(beatAll(client, 2000));
+    const settled = Promise.allSettled(heartbeatAll(client, 2000));
     await new Promise(setImmediate);
     await server[Symbol.asyncDispose]();
     const seen = codes(await within(settled, 15_000, 'every Promise'));

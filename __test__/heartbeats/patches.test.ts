@@ -1,4 +1,4 @@
-// What a heartbeat with a patch costs: commands are counted, not time.
+// The cost of a heartbeat with a patch, in commands.
 import type { Redis } from 'ioredis';
 import { describe, expect, test } from 'vitest';
 import { openClient } from '../support/clients.js';
@@ -6,7 +6,7 @@ import { startRedis } from '../support/redis.js';
 
 const PATCHES = 50;
 
-/** How often each command was called since the counts were reset. */
+/** The number of calls of each command since the counts were reset. */
 async function commands(admin: Redis): Promise<Record<string, number>> {
   const stats = await admin.info('commandstats');
   const found = [...stats.matchAll(/^cmdstat_(\S+?):calls=(\d+)/gm)];
@@ -16,15 +16,15 @@ async function commands(admin: Redis): Promise<Record<string, number>> {
 describe.each(['v1', 'slotted'] as const)(
   '9.3 a patch of a small state is one call (%s)',
   (layout) => {
-    test('one after the other: one EVALSHA each, nothing else is asked', async () => {
+    test('one after the other: one EVALSHA for each, and no other command', async () => {
       await using server = await startRedis();
       const admin = await server.client();
       const client = await openClient({ url: server.url, layout, ttlMs: 600_000 });
       const { epoch } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
       await admin.config('RESETSTAT');
       for (let n = 1; n <= PATCHES; n++) {
-        const beat = { connId: 'c', epoch, patchState: { n } };
-        expect(await client.heartbeat(beat)).toEqual({ changed: true, epoch });
+        const heartbeat = { connId: 'c', epoch, patchState: { n } };
+        expect(await client.heartbeat(heartbeat)).toEqual({ changed: true, epoch });
       }
       const { evalsha, publish, spublish = 0, hgetall = 0, hmget } = await commands(admin);
       expect({ evalsha, events: publish, spublish, hgetall, hmget }).toEqual({
@@ -32,12 +32,12 @@ describe.each(['v1', 'slotted'] as const)(
         events: PATCHES,
         spublish: 0,
         hgetall: 0,
-        // Two in each script: who is there, and the state.
+        // Two in each script: the connection, and its state.
         hmget: 2 * PATCHES,
       });
     });
 
-    test('a heartbeat beside it that finds no connection costs one look more, once', async () => {
+    test('a concurrent heartbeat of a missing connection costs one more lookup, once', async () => {
       await using server = await startRedis();
       const admin = await server.client();
       const client = await openClient({ url: server.url, layout, ttlMs: 600_000 });

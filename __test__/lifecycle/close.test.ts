@@ -1,4 +1,4 @@
-// `close()`: drains, settles every Promise, is idempotent; what comes after it (spec 11.3).
+// `close()`: drains, settles every Promise, is idempotent; later calls reject (spec 11.3).
 import { PresenceClient } from 'rollcall';
 import { describe, expect, test } from 'vitest';
 import { openClient, rejection, type Untyped } from '../support/clients.js';
@@ -10,7 +10,7 @@ const IDS = { roomId: 'r', userId: 'u', connId: 'c' };
 describe.each(['redis', 'memory'] as const)('11.3 on %s: close()', (store) => {
   const url = async () => (store === 'redis' ? (await sharedDb()).url : 'memory://');
 
-  test('drains: what was asked for before it is done and settled', async () => {
+  test('drains: earlier calls are completed and settled', async () => {
     const shared = store === 'redis' ? await url() : 'memory://drained';
     const client = await openClient(shared);
     const other = await openClient(shared);
@@ -34,7 +34,7 @@ describe.each(['redis', 'memory'] as const)('11.3 on %s: close()', (store) => {
     await Promise.all(members.map(({ connId }) => other.leave(connId)));
   });
 
-  test('is idempotent, and every call of it waits for the same end', async () => {
+  test('is idempotent, and every call waits for the same end', async () => {
     const client = await openClient(await url());
     const first = client.close();
     expect(client.close()).toBe(first);
@@ -42,7 +42,7 @@ describe.each(['redis', 'memory'] as const)('11.3 on %s: close()', (store) => {
     await client.close();
   });
 
-  test('calls after it reject with CLOSED', async () => {
+  test('later calls reject with CLOSED', async () => {
     const client: Untyped = await openClient(await url());
     const stop = await client.subscribe(() => {});
     const closing = client.close();
@@ -65,12 +65,12 @@ describe.each(['redis', 'memory'] as const)('11.3 on %s: close()', (store) => {
       }
       await closing;
     }
-    // Harmless, so that clean-up code needs no order.
+    // Unsubscribing is harmless, so that clean-up code needs no order.
     await stop();
     expect(client.metrics().pendingCalls).toBe(0);
   });
 
-  test('may be called from a handler, and no handler is called after it', async () => {
+  test('can be called in a handler, and no handler is called afterwards', async () => {
     const shared = store === 'redis' ? await url() : 'memory://handlers';
     const client = await openClient(shared);
     const other = await openClient(shared);
@@ -106,7 +106,7 @@ describe.each(['redis', 'memory'] as const)('11.3 on %s: close()', (store) => {
 });
 
 describe('11.3: close() when Redis does not answer', () => {
-  test('settles every Promise within the command timeout, and itself', async () => {
+  test('settles every Promise within the command timeout, including its own', async () => {
     await using server = await startRedis();
     const client = await openClient({ url: server.url, limits: { commandTimeoutMs: 500 } });
     await client.join(IDS);
@@ -134,7 +134,7 @@ describe('11.3: close() when Redis does not answer', () => {
     }
   });
 
-  test('while Redis is away', async () => {
+  test('while Redis is down', async () => {
     const server = await startRedis();
     const client = await openClient({ url: server.url, limits: { commandTimeoutMs: 500 } });
     await client.subscribe(() => {});
@@ -145,7 +145,7 @@ describe('11.3: close() when Redis does not answer', () => {
     expect(await within(call, 100, 'the call')).toBe('UNAVAILABLE');
   });
 
-  test('leaves no connection behind at Redis', async () => {
+  test('closes all connections to Redis', async () => {
     await using server = await startRedis();
     const admin = await server.client();
     const count = async () =>

@@ -1,4 +1,4 @@
-// ROLLCALL_LOG: what the core does, as lines on stderr or in the logger that a client was given.
+// ROLLCALL_LOG: the core's log on stderr, or in the client's own logger.
 import { describe, expect, test } from 'vitest';
 import { startFixture } from '../support/process.js';
 import { sharedDb } from '../support/redis.js';
@@ -23,7 +23,7 @@ async function run(filter: string | undefined, logger: 'own' | 'none') {
 }
 
 describe('ROLLCALL_LOG', () => {
-  test('is not set: nothing is written', async () => {
+  test('not set: nothing is written', async () => {
     expect(await run(undefined, 'none')).toEqual({ stderr: '', logged: [] });
     expect(await run(undefined, 'own')).toEqual({ stderr: '', logged: [] });
   });
@@ -36,7 +36,7 @@ describe('ROLLCALL_LOG', () => {
     expect(stderr).not.toContain('TRACE');
   });
 
-  test('a level for a module is for that module only', async () => {
+  test('a level for a module applies to that module only', async () => {
     const { stderr } = await run('rollcall::heartbeat=trace', 'none');
     const lines = stderr.trim().split('\n');
     expect(lines).toContainEqual(
@@ -45,7 +45,7 @@ describe('ROLLCALL_LOG', () => {
     for (const line of lines) expect(line).toContain(' rollcall::heartbeat');
   });
 
-  test('a client’s own logger gets the events in place of stderr', async () => {
+  test('a client’s own logger gets the events instead of stderr', async () => {
     const { stderr, logged } = await run('debug', 'own');
     expect(stderr).toBe('');
     expect(logged).toContainEqual({
@@ -54,7 +54,7 @@ describe('ROLLCALL_LOG', () => {
     });
   });
 
-  test('no filter: one line says so, and all works', async () => {
+  test('an invalid filter: one line reports it, and the program works', async () => {
     const { stderr } = await run('rollcall=loud', 'none');
     expect(stderr).toMatch(/^rollcall: ROLLCALL_LOG is not a filter: [^\n]+\n$/);
   });

@@ -1,5 +1,5 @@
-// When a process with clients ends, and when it must not (spec 11.3; issue 2, "It must show" 4).
-// Each case is a real process: fixtures/program.mjs.
+// When a process with clients ends, and when it stays alive (spec 11.3). Each case is a real
+// process: fixtures/program.mjs.
 import { describe, expect, test } from 'vitest';
 import { openClient } from '../support/clients.js';
 import { type Fixture, startFixture } from '../support/process.js';
@@ -11,7 +11,7 @@ interface Message {
   text?: string;
 }
 
-/** Starting Node.js itself takes its time on a busy machine. */
+/** Starting Node.js takes time on a busy machine. */
 const END_MS = 8000;
 
 function start(name: string, url: string): Fixture<Message> {
@@ -45,7 +45,7 @@ describe.each(['redis', 'memory'] as const)('11.3 on %s: the process ends by its
     expect(program.stderr).toBe('');
   });
 
-  test('4: errors thrown and rejected in handlers end nothing and are logged', async () => {
+  test('4: errors and rejections in handlers do not end the process and are logged', async () => {
     await using program = start('throwingHandlers', await urlOf(store));
     const exit = await within(program.exited, END_MS, 'the end of the process');
     expect(exit, program.stderr).toEqual({ code: 0, signal: null });
@@ -56,13 +56,13 @@ describe.each(['redis', 'memory'] as const)('11.3 on %s: the process ends by its
     expect(logged.some((line) => line.includes('a thenable that throws'))).toBe(true);
   });
 
-  test('process.exit() in a handler, with calls on their way', async () => {
+  test('process.exit() in a handler, with calls in flight', async () => {
     await using program = start('exitInHandler', await urlOf(store));
     const exit = await within(program.exited, END_MS, 'the end of the process');
     expect(exit, program.stderr).toEqual({ code: 7, signal: null });
   });
 
-  test('an uncaught error, with calls on their way', async () => {
+  test('an uncaught error, with calls in flight', async () => {
     await using program = start('uncaught', await urlOf(store));
     const exit = await within(program.exited, END_MS, 'the end of the process');
     expect(exit, program.stderr).toEqual({ code: 1, signal: null });
@@ -70,12 +70,12 @@ describe.each(['redis', 'memory'] as const)('11.3 on %s: the process ends by its
   });
 });
 
-describe('11.3: what keeps the process alive', () => {
+describe('11.3: the process stays alive with', () => {
   test('an active subscription', async () => {
     const { url } = await sharedDb();
     await using program = start('subscribed', url);
     await program.message(({ at }) => at === 'subscribed');
-    // An idle one would end in this time (the tests above see it end).
+    // An idle process would end within this time (see the tests above).
     await expect(within(program.exited, 700, 'the end')).rejects.toThrow('not within');
     const client = await openClient(url);
     await client.join({ roomId: 'r', userId: 'u', connId: 'end' });
@@ -85,7 +85,7 @@ describe('11.3: what keeps the process alive', () => {
 
   test.each([
     ['a pending call', 'pending', 'left'],
-    ['a pending heartbeat', 'pendingHeartbeat', 'beaten'],
+    ['a pending heartbeat', 'pendingHeartbeat', 'refreshed'],
   ])('%s', async (_, name, done) => {
     await using server = await startRedis();
     await using program = start(name, server.url);
@@ -99,7 +99,7 @@ describe('11.3: what keeps the process alive', () => {
   });
 });
 
-test('issue 2, 4: ends within 2 s on process.exit() with calls pending', async () => {
+test('11.3: ends within 2 s on process.exit() with calls pending', async () => {
   await using server = await startRedis();
   await using program = start('exitWithPending', server.url);
   await program.message(({ at }) => at === 'ready');
@@ -108,7 +108,7 @@ test('issue 2, 4: ends within 2 s on process.exit() with calls pending', async (
   expect(await within(program.exited, 2000, 'the end')).toEqual({ code: 7, signal: null });
 });
 
-test('a client that is dropped without close is collected, and its connections close', async () => {
+test('a client that is dropped without close is collected, and its connections are closed', async () => {
   await using server = await startRedis();
   const admin = await server.client();
   const clients = async () =>
@@ -123,7 +123,7 @@ test('a client that is dropped without close is collected, and its connections c
   expect(await clients()).toBe(0);
   program.send('open');
   await program.message(({ at }) => at === 'opened', 15_000);
-  // The one with an open subscription stays, with its two connections, and hears.
+  // The client with an open subscription stays, with its two connections, and receives events.
   await eventually(async () => expect(await clients()).toBe(2), { timeoutMs: 10_000 });
   const client = await openClient(server.url);
   await client.join({ roomId: 'r', userId: 'u', connId: 'after' });
@@ -132,7 +132,7 @@ test('a client that is dropped without close is collected, and its connections c
   expect(await within(program.exited, END_MS, 'the end')).toEqual({ code: 0, signal: null });
 });
 
-test('clients in worker threads work, and workers may be terminated with calls in flight', async () => {
+test('clients in worker threads work, and workers can be terminated with calls in flight', async () => {
   const { url } = await sharedDb();
   await using program = startFixture<{ codes: number[]; joined: number }>(
     'lifecycle/fixtures/workers.mjs',
