@@ -1,4 +1,4 @@
-// Spec 6.8 for locks: the server's wall clock is moved while it runs, on each layout.
+// Spec 6.8 for locks: the server's wall clock changes while it runs, on each layout.
 import type { Redis } from 'ioredis';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { fired } from '../conformance/locks.js';
@@ -36,19 +36,19 @@ describe.skipIf(whyNoServerClock() !== undefined).each(['v1', 'slotted'] as cons
 
     const connect = () => openClient({ url: server.url, layout });
 
-    /** The key of the lock that ends so. */
+    /** The key of the lock with this ending. */
     async function keyOf(end: string): Promise<string> {
       const found = (await redis.keys('prs:*')).find((name) => name.endsWith(end));
       if (found === undefined) throw new Error(`no key of the lock ends with ${end}`);
       return found;
     }
 
-    test('6.8 the clock is set back: a dead waiter does not keep a free lock from those behind it', async () => {
+    test('6.8 the clock is set back: a dead waiter does not block a free lock for the waiters behind it', async () => {
       const client = await connect();
       const lock = await client.locks.acquire('l', ADA);
       const waiting = client.locks.acquire('l', { ...BOB, waitMs: 60_000 });
       await eventually(async () => expect(await redis.zcard(await keyOf(':queue'))).toBe(1));
-      // The waiter of a node that died just now, in front of all.
+      // The waiter of a node that has just died is the first in the queue.
       const [seconds = 0] = (await redis.time()).map(Number);
       await redis.zadd(await keyOf(':queue'), 1, '7 prs:lock_wake:dead');
       await redis.zadd(await keyOf(':living'), seconds * 1000 + 1_400, 'prs:lock_wake:dead');
@@ -57,7 +57,7 @@ describe.skipIf(whyNoServerClock() !== undefined).each(['v1', 'slotted'] as cons
       await (await waiting).release();
     });
 
-    test('6.8 the clock is set back: the lease of a dead holder does not last longer than its TTL', async () => {
+    test('6.8 the clock is set back: the lease of a dead holder lasts no longer than its TTL', async () => {
       const client = await connect();
       const dead = await client.locks.acquire('l', { ...ADA, ttlMs: 1_500, autoRenew: false });
       const waiting = client.locks.acquire('l', { ...BOB, waitMs: 60_000 });
@@ -68,7 +68,7 @@ describe.skipIf(whyNoServerClock() !== undefined).each(['v1', 'slotted'] as cons
       await next.release();
     });
 
-    test('6.8 the clock is set back and nobody asks for the lock: its end is found all the same', async () => {
+    test('6.8 the clock is set back and no client asks for the lock: its expiry is still detected', async () => {
       const client = await connect();
       const ended: string[] = [];
       await client.locks.subscribe(({ type }) => {
@@ -83,7 +83,7 @@ describe.skipIf(whyNoServerClock() !== undefined).each(['v1', 'slotted'] as cons
       const client = await connect();
       const lock = await client.locks.acquire('l', { ...ADA, ttlMs: 1_500 });
       clock.set(-HOUR_MS);
-      // Everybody who looks judges the lease anew.
+      // Every call for the lock evaluates the lease again.
       for (let renewals = 0, before = lock.expiresAt; renewals < 4; ) {
         const held = await client.locks.inspect('l');
         expect(held).toMatchObject({ ownerId: 'ada', fencingToken: lock.fencingToken });
@@ -102,7 +102,7 @@ describe.skipIf(whyNoServerClock() !== undefined).each(['v1', 'slotted'] as cons
       await lock.release();
     });
 
-    test('6.8 a failover to a server whose clock is 60 s behind: neither a dead holder nor a dead waiter keeps the lock', async () => {
+    test('6.8 a failover to a server whose clock is 60 s behind: neither a dead holder nor a dead waiter blocks the lock', async () => {
       await using pair = await startClockedPair(server, -60_000);
       const client = await openClient({ url: pair.url, layout });
       const dead = await client.locks.acquire('l', { ...ADA, ttlMs: 1_500, autoRenew: false });
@@ -124,7 +124,7 @@ describe.skipIf(whyNoServerClock() !== undefined).each(['v1', 'slotted'] as cons
       const next = await two.locks.acquire('l', { ...BOB, waitMs: 60_000 });
       expect(next.fencingToken).toBeGreaterThan(lock.fencingToken);
       expect(await fired(lock.lost)).toEqual(failure('LOCK_LOST'));
-      // Back again: what was given out is still outrun.
+      // The clock is corrected: later tokens are still greater than those assigned before.
       await next.release();
       clock.set(0);
       const last = await one.locks.acquire('l', ADA);

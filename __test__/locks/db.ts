@@ -1,9 +1,9 @@
-// The database that the tests of locks on one Redis have to themselves, and a client that looks into it.
+// A separate database for the lock tests on one Redis, and an ioredis client for it.
 import type { Redis } from 'ioredis';
 import { beforeEach } from 'vitest';
 import { type RedisServer, sharedDb } from '../support/redis.js';
 
-/** Before each test: a database that is empty, and a connection to it that ends with the test. */
+/** Before each test: an empty database, and a connection to it that ends with the test. */
 export function useSharedDb(
   take: (db: { server: RedisServer; url: string; redis: Redis }) => void,
 ): void {

@@ -1,4 +1,4 @@
-// Issue 5, "It must show" 5: many contenders in several processes, whose holders are killed.
+// Many contenders in several processes, whose holders are killed (spec 8.4, 8.5).
 import type { Metrics } from 'rollcall';
 import { expect, onTestFinished, test } from 'vitest';
 import { type Fixture, startFixture } from '../support/process.js';
@@ -16,9 +16,9 @@ const TTL_MS = 400;
 
 interface Grant {
   token: string;
-  /** Who was inside when it came in: nobody, if all is well. */
+  /** The holder that was recorded at the time of the grant: none, unless there is an error. */
   before: string;
-  /** Whether nobody had come in when it left. */
+  /** Whether the record was unchanged at the time of the release. */
   mine: boolean;
   lost: boolean;
 }
@@ -26,13 +26,13 @@ interface Grant {
 interface Message {
   ready?: boolean;
   holding?: string;
-  /** The lock was granted too late to be of use, and given back. */
+  /** The lock was granted too late to be useful, and was released. */
   refused?: string;
   grants?: Grant[];
   metrics?: Metrics;
 }
 
-test(`issue 5, 5: 32 contenders in 4 processes, ${GRANTS} grants, holders killed: one valid holder at a time, tokens grow, nobody is overtaken`, async () => {
+test(`8.4: 32 contenders in 4 processes, ${GRANTS} grants, holders killed: one valid holder at a time, tokens grow, locks are granted in order`, async () => {
   await using server = await startRedis();
   const redis = await server.client();
   const history = await History.of(server, 'l');
@@ -59,7 +59,7 @@ test(`issue 5, 5: 32 contenders in 4 processes, ${GRANTS} grants, holders killed
   };
   const alive = await Promise.all(Array.from({ length: PROCESSES }, start));
 
-  // Each in its part of the run, so that there is time between them.
+  // Each kill is in its own part of the run, so that there is time between them.
   const kills = Array.from({ length: KILLS }, (_, n) => {
     const part = GRANTS / KILLS;
     return Math.floor(part * n + random.int(0, part / 2));
@@ -96,12 +96,12 @@ test(`issue 5, 5: 32 contenders in 4 processes, ${GRANTS} grants, holders killed
   const grants = all.flatMap(({ messages }) => messages.flatMap((message) => message.grants ?? []));
   const lost = new Set(grants.filter((grant) => grant.lost).map((grant) => grant.token));
   for (const { token, before, mine } of grants) {
-    // Inside may still stand who died there, or who knew that it was no holder any more.
+    // The recorded holder may be a dead one, or one that knew of its loss.
     const excused = before === '' || killed.has(before) || lost.has(before);
     expect(excused, `${token} met ${before}`).toBe(true);
     expect(mine || lost.has(token), `${token} was joined`).toBe(true);
   }
-  // A waiter of a node that gives back what came too late leaves the queue without a grant.
+  // A waiter whose node releases a late grant leaves the queue without a grant.
   const refused = all.flatMap(({ messages }) => messages.filter((message) => message.refused));
   const takenOut = history.violations.filter((violation) => /taken out/.test(violation));
   if (takenOut.length > refused.length) expect(takenOut).toEqual([]);
@@ -111,6 +111,6 @@ test(`issue 5, 5: 32 contenders in 4 processes, ${GRANTS} grants, holders killed
     `${tokens.length} grants, ${killed.size} holders killed, ${history.pruned.length} dead waiters ` +
       `taken out, ${lost.size} leases that ended while inside, ${refused.length} that came too late`,
   );
-  // What stays is the token.
+  // Only the token stays.
   expect((await redis.keys('prs:*')).sort()).toEqual(['prs:{prs:lock:l}:token']);
 }, 120_000);

@@ -1,5 +1,4 @@
-// Issue 5, "It must show" 8, and spec 8.2: locks that are shared with implementations that know only
-// `prs:lock:<name>`.
+// Spec 8.2: locks that are shared with implementations that know only `prs:lock:<name>`.
 import type { Redis } from 'ioredis';
 import type { Lock } from 'rollcall';
 import { expect, test } from 'vitest';
@@ -20,7 +19,7 @@ useSharedDb((db) => {
   ({ url, redis } = db);
 });
 
-test('8.2 a lock of ours is seen by a plain GET: the owner’s id, with a TTL', async () => {
+test('8.2 a plain GET reads a lock of Rollcall: the owner’s id, with a TTL', async () => {
   const client = await openClient(url);
   const lock = await client.locks.acquire('l', { ...ADA, ttlMs: 5_000 });
   expect(await redis.get(KEY)).toBe('ada');
@@ -32,7 +31,7 @@ test('8.2 a lock of ours is seen by a plain GET: the owner’s id, with a TTL', 
   expect(await redis.get(KEY)).toBeNull();
 });
 
-test('8.3 the newest token is there for others, in decimal digits', async () => {
+test('8.3 other implementations can read the newest token, in decimal digits', async () => {
   const client = await openClient(url);
   for (let i = 0; i < 3; i++) {
     const lock = await client.locks.acquire('l', ADA);
@@ -45,7 +44,7 @@ test('8.3 the newest token is there for others, in decimal digits', async () => 
   expect(left).toBeLessThan(8 * 24 * 3600 * 1000);
 });
 
-test('issue 5, 8: a lock that is written by a plain SET blocks acquire until it expires', async () => {
+test('8.2: a lock written by a plain SET blocks acquire until it expires', async () => {
   const client = await openClient(url);
   await redis.set(KEY, 'bob', 'PX', 1_500);
   await expect(client.locks.acquire('l', ADA)).rejects.toEqual(
@@ -57,7 +56,7 @@ test('issue 5, 8: a lock that is written by a plain SET blocks acquire until it 
   await lock.release();
 });
 
-test('issue 5, 8: one that is deleted by its holder goes to the first waiter', async () => {
+test('8.2: after its holder deletes it, such a lock goes to the first waiter', async () => {
   const client = await openClient(url);
   await redis.set(KEY, 'bob');
   await expect(client.locks.acquire('l', ADA)).rejects.toEqual(
@@ -70,7 +69,7 @@ test('issue 5, 8: one that is deleted by its holder goes to the first waiter', a
   await (await next).release();
 });
 
-test('issue 5, 8: a plain SET guards metadata, and so does a lock of ours', async () => {
+test('8.2: a plain SET guards metadata, and so does a lock of Rollcall', async () => {
   const client = await openClient(url);
   const write = (actorUserId: string, lockName = 'l') =>
     client.metadata.set({ ...CHANNEL, data: [], options: { lockName }, actorUserId });
@@ -86,7 +85,7 @@ test('issue 5, 8: a plain SET guards metadata, and so does a lock of ours', asyn
 test.each([
   ['deletes', () => redis.del(KEY), null],
   ['overwrites', () => redis.set(KEY, 'bob', 'PX', 60_000), 'bob'],
-] as const)('8.5 lost fires when somebody %s the key', async (_, interfere, now) => {
+] as const)('8.5 lost fires when another client %s the key', async (_, interfere, now) => {
   const client = await openClient(url);
   const recorder = await recordLocks(client);
   const lock = await client.locks.acquire('l', { ...ADA, ttlMs: 300 });
@@ -95,14 +94,14 @@ test.each([
   await eventually(() => {
     expect(recorder.events.map(brief)).toEqual(['acquired l ada', 'revoked l ada']);
   });
-  // What is there now is not touched.
+  // The new value is not changed.
   await expect(lock.release()).rejects.toEqual(failure('LOCK_LOST'));
   await expect(lock.extend()).rejects.toEqual(failure('LOCK_LOST'));
   expect(await redis.get(KEY)).toBe(now);
   await recorder.stop();
 });
 
-test('8.2 a lock that others write for the same owner, after ours has ended, is not ours', async () => {
+test('8.2 a lock that others write for the same owner, after the lease has ended, is a different lock', async () => {
   const client = await openClient(url);
   const lock: Lock = await client.locks.acquire('l', { ...ADA, ttlMs: 50, autoRenew: false });
   await eventually(async () => expect(await redis.exists(KEY)).toBe(0), { intervalMs: 1 });
@@ -113,10 +112,11 @@ test('8.2 a lock that others write for the same owner, after ours has ended, is 
   expect(await redis.get(KEY)).toBe('ada');
 });
 
-test('8.2 a holder whose time is up on the server holds nothing, also where the key names its owner', async () => {
+test('8.2 a holder whose lease has ended on the server does not hold the lock, even if the key names its owner', async () => {
   const client = await openClient(url);
   const lock = await client.locks.acquire('l', { ...ADA, ttlMs: 60_000, autoRenew: false });
-  // As when the server's clock has jumped, and others have taken the lock for the same owner since.
+  // As after a jump of the server's clock, when others have since taken the lock for the same
+  // owner.
   await redis.hset('prs:{prs:lock:l}:holder', 'ends', 1);
   await redis.set(KEY, 'ada', 'PX', 60_000);
   await expect(lock.extend()).rejects.toEqual(failure('LOCK_LOST'));
@@ -124,7 +124,7 @@ test('8.2 a holder whose time is up on the server holds nothing, also where the 
   expect(await redis.get(KEY)).toBe('ada');
 });
 
-test('8.7 a lock of others can be revoked, and the event has no token', async () => {
+test('8.7 a lock of another implementation can be revoked, and the event has no token', async () => {
   const client = await openClient(url);
   const recorder = await recordLocks(client);
   await redis.set(KEY, 'b"ob');
@@ -148,7 +148,7 @@ test('a key of another type is CORRUPT_DATA', async () => {
   }
 });
 
-test('2 a key prefix of one’s own is before every key of a lock', async () => {
+test('2 a custom key prefix is prepended to every key of a lock', async () => {
   const client = await openClient({ url, keyPrefix: 'my:' });
   const lock = await client.locks.acquire('l', ADA);
   expect(await redis.get('my:lock:l')).toBe('ada');
@@ -158,7 +158,7 @@ test('2 a key prefix of one’s own is before every key of a lock', async () => 
   await lock.release();
 });
 
-test('4.5 what is no event of the lock is dropped and counted', async () => {
+test('4.5 messages that are not events of the lock are dropped and counted', async () => {
   const client = await openClient(url);
   const recorder = await recordLocks(client);
   const event = { type: 'acquired', name: 'm', ownerId: 'u', fencingToken: 1, ts: 1 };
@@ -171,7 +171,7 @@ test('4.5 what is no event of the lock is dropped and counted', async () => {
   await recorder.stop();
 });
 
-test('2.3 nothing but the token stays, whatever has happened', async () => {
+test('2.3 only the token stays, after every kind of use', async () => {
   const client = await openClient({ url, sweepIntervalMs: 20 });
   const other = await openClient(url);
   const lock = await client.locks.acquire('l', ADA);

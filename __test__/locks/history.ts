@@ -1,20 +1,20 @@
-// What Redis did to one lock, in its own order, as MONITOR tells it: who came when, who got the lock,
-// who was taken out of the queue. Checks that nobody overtook anybody who was living.
+// The history of one lock in the order of Redis, from MONITOR: arrivals, grants, and waiters
+// removed from the queue. Checks that no living waiter is overtaken.
 import type { Redis } from 'ioredis';
 import type { RedisServer } from '../support/redis.js';
 
-/** How long a node counts as living after it was heard of; as in src/lock/queued_lock.rs. */
+/** How long a node counts as living after its last sign of life; as in src/lock/queued_lock.rs. */
 const LEASE_MS = 1_500;
-/** Redis's own time within one script may differ from MONITOR's by this. */
+/** Redis's time within one script may differ from that of MONITOR by this amount. */
 const SLACK_MS = 20;
 
 export class History {
   grants = 0;
-  /** Waiters that were taken out of the queue because their node was not heard of. */
+  /** Waiters that were removed from the queue because their node gave no sign of life. */
   readonly pruned: string[] = [];
   readonly violations: string[] = [];
   readonly #queue = new Map<string, number>();
-  readonly #heard = new Map<string, number>();
+  readonly #lastSeen = new Map<string, number>();
   readonly #keys: { queue: string; living: string; holder: string };
   #leaving: { waiter: string; place: number } | undefined;
   #monitor: Redis | undefined;
@@ -44,9 +44,9 @@ export class History {
     if (name === 'zadd' && key === queue) {
       this.#queue.set(rest[1] ?? '', Number(rest[0]));
     } else if (name === 'zadd' && key === living) {
-      this.#heard.set(rest[1] ?? '', Number(rest[0]) - LEASE_MS);
+      this.#lastSeen.set(rest[1] ?? '', Number(rest[0]) - LEASE_MS);
     } else if (name === 'zrem' && key === queue) {
-      this.#settle(now);
+      this.#finish(now);
       const waiter = rest[0] ?? '';
       const place = this.#queue.get(waiter);
       if (place !== undefined) this.#leaving = { waiter, place };
@@ -55,7 +55,7 @@ export class History {
       const of = (field: string) => rest[rest.indexOf(field) + 1];
       this.#granted(now, `${of('number')} ${of('wake')}`);
     } else if (name === 'evalsha') {
-      this.#settle(now);
+      this.#finish(now);
     }
   }
 
@@ -70,17 +70,19 @@ export class History {
     }
   }
 
-  /** Who left the queue and did not get the lock was taken out. */
-  #settle(now: number): void {
+  /** A waiter that leaves the queue without the lock was removed. */
+  #finish(now: number): void {
     if (this.#leaving !== undefined) this.#prune(now, this.#leaving.waiter);
     this.#leaving = undefined;
   }
 
   #prune(now: number, waiter: string): void {
     this.pruned.push(waiter);
-    const heard = this.#heard.get(waiter.slice(waiter.indexOf(' ') + 1)) ?? 0;
-    if (now - heard < LEASE_MS - SLACK_MS) {
-      this.violations.push(`${waiter} was taken out ${now - heard} ms after it was heard of`);
+    const lastSeen = this.#lastSeen.get(waiter.slice(waiter.indexOf(' ') + 1)) ?? 0;
+    if (now - lastSeen < LEASE_MS - SLACK_MS) {
+      this.violations.push(
+        `${waiter} was removed ${now - lastSeen} ms after its last sign of life`,
+      );
     }
   }
 }

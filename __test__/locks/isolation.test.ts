@@ -1,4 +1,4 @@
-// Spec 6.7: a lock that cannot be processed, or a lock server that does not answer, costs no other lock.
+// Spec 6.7: a damaged lock, or a lock server that does not answer, affects no other lock.
 import type { Redis } from 'ioredis';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { fired } from '../conformance/locks.js';
@@ -8,7 +8,7 @@ import { type RedisServer, startRedis } from '../support/redis.js';
 import { eventually } from '../support/wait.js';
 
 const ADA = { ownerId: 'ada' };
-/** More than one look at the index takes. */
+/** More locks than one read of the index returns. */
 const SPOILED = 300;
 
 describe.each(['v1', 'slotted'] as const)('6.7 locks on %s', (layout) => {
@@ -25,7 +25,7 @@ describe.each(['v1', 'slotted'] as const)('6.7 locks on %s', (layout) => {
     await server[Symbol.asyncDispose]();
   });
 
-  /** Puts another type of value at the key of a lock that ends so. */
+  /** Writes another type of value to the keys of locks that match. */
   async function spoil(pattern: string): Promise<number> {
     const keys = await redis.keys(pattern);
     for (const key of keys) {
@@ -36,7 +36,7 @@ describe.each(['v1', 'slotted'] as const)('6.7 locks on %s', (layout) => {
   }
 
   test.each(['holder', 'lock', 'queue', 'living', 'token'])(
-    '6.7 locks whose key (%s) was overwritten do not keep the ends of others from being found',
+    '6.7 locks whose key (%s) was overwritten do not prevent the detection of other expiries',
     async (part) => {
       const client = await openClient({ url: server.url, layout, sweepIntervalMs: 100 });
       const names = Array.from({ length: SPOILED }, (_, i) => `spoiled${i}`);
@@ -61,7 +61,7 @@ describe.each(['v1', 'slotted'] as const)('6.7 locks on %s', (layout) => {
         },
         { name: 'sound' },
       );
-      // Passes of the reaper go on, and find the end of the lock that is sound.
+      // Passes of the reaper continue, and find the expiry of the intact lock.
       await eventually(
         async () => {
           await client.reapOnce();
@@ -69,7 +69,7 @@ describe.each(['v1', 'slotted'] as const)('6.7 locks on %s', (layout) => {
         },
         { timeoutMs: 20_000 },
       );
-      // Calls for a spoiled lock settle with a code that fits.
+      // Calls for a damaged lock settle with a suitable code.
       for (const call of [
         () => client.locks.acquire('spoiled0', ADA),
         () => client.locks.inspect('spoiled0'),
@@ -86,7 +86,7 @@ describe.each(['v1', 'slotted'] as const)('6.7 locks on %s', (layout) => {
     },
   );
 
-  test('6.7 the holder of a lock whose key was overwritten loses it, and no other', async () => {
+  test('6.7 the holder of a lock whose key was overwritten loses that lock, and no other', async () => {
     const client = await openClient({ url: server.url, layout });
     const spoiled = await client.locks.acquire('spoiled0', ADA);
     const sound = await client.locks.acquire('sound', ADA);
@@ -97,7 +97,7 @@ describe.each(['v1', 'slotted'] as const)('6.7 locks on %s', (layout) => {
     await sound.release();
   });
 
-  test('6.7 an index of the ends of locks that was overwritten fails no lock, and is written anew', async () => {
+  test('6.7 an overwritten index of lock expiries fails no lock, and is rebuilt', async () => {
     const client = await openClient({ url: server.url, layout });
     await redis.set('prs:lock_due', 'foreign');
     const lock = await client.locks.acquire('l', ADA);
@@ -108,7 +108,7 @@ describe.each(['v1', 'slotted'] as const)('6.7 locks on %s', (layout) => {
   });
 });
 
-test('6.7 one Redlock server that does not answer does not keep the others from finding the ends of locks', async () => {
+test('6.7 one Redlock server that does not answer does not prevent the others from detecting lock expiries', async () => {
   const servers = await Promise.all(Array.from({ length: 4 }, () => startRedis()));
   const [first, hung, ...others] = servers as [RedisServer, RedisServer, ...RedisServer[]];
   const client = await openClient({
@@ -121,8 +121,8 @@ test('6.7 one Redlock server that does not answer does not keep the others from 
   for (const redis of sides) {
     await eventually(async () => expect(await redis.exists('prs:lock:l')).toBe(0));
   }
-  // One pass, which does not wait for servers of locks. It finds the ends long before the hung server
-  // stops counting as connected.
+  // One pass, which does not wait for lock servers. It detects the expiries long before the hung
+  // server counts as disconnected.
   await client.reapOnce();
   for (const redis of sides) {
     await eventually(

@@ -1,5 +1,5 @@
-// Spec 8.1 and 8.9: what a call for a lock and a release may take, whatever does not answer. Nothing here
-// is measured: where a limit is not kept, a call waits for a minute.
+// Spec 8.1 and 8.9: time limits of acquire and release when a server does not answer. The tests
+// measure no times: when a limit is not kept, a call waits for a minute.
 import type { Redis } from 'ioredis';
 import type { RollcallError } from 'rollcall';
 import { beforeEach, expect, test } from 'vitest';
@@ -27,12 +27,12 @@ beforeEach(async () => {
   };
 });
 
-test('8.1 waitMs covers the time to subscribe: a subscriber connection that hangs delays no rejection', async () => {
+test('8.1 waitMs includes the time to subscribe: a subscriber connection that hangs delays no rejection', async () => {
   await using proxy = await startProxy(server.port);
   const client = await openClient({ url: proxy.url, ...SLOW });
   const holder = await openClient(server.url);
   const lock = await holder.locks.acquire('l', ADA);
-  // New connections come to nothing; the one for commands is there already.
+  // New connections hang; the connection for commands exists already.
   const nowhere = await startRedis();
   nowhere.pause();
   proxy.retarget({ host: nowhere.host, port: nowhere.port });
@@ -40,18 +40,18 @@ test('8.1 waitMs covers the time to subscribe: a subscriber connection that hang
     failure('LOCK_UNAVAILABLE', '"ada"'),
   );
   expect(await redis.exists('prs:{prs:lock:l}:queue')).toBe(0);
-  // Nor does it keep a waiter from the lock.
+  // A waiter still gets the lock.
   const next = client.locks.acquire('l', { ...BOB, waitMs: 60_000 });
   await eventually(async () => expect(await redis.zcard('prs:{prs:lock:l}:queue')).toBe(1));
   await lock.release();
   await (await next).release();
-  // Nor a close.
+  // And close still resolves.
   await client.close();
   nowhere.resume();
   await nowhere[Symbol.asyncDispose]();
 });
 
-test('8.1 waitMs covers the answer of Redis, and what was asked for is taken back', async () => {
+test('8.1 waitMs includes the answer of Redis, and the request is revoked', async () => {
   const client = await openClient({ url: server.url, ...SLOW });
   await client.locks.inspect('l');
   server.pause();
@@ -67,7 +67,7 @@ test('8.1 waitMs covers the answer of Redis, and what was asked for is taken bac
   });
 });
 
-test('8.9 a release that could not reach Redis is tried again in the background, and leaves the books', async () => {
+test('8.9 a release that could not reach Redis is retried in the background, and its record is then removed', async () => {
   await using proxy = await startProxy(server.port);
   const client = await openClient({ url: proxy.url, limits: { commandTimeoutMs: 300 } });
   const lock = await client.locks.acquire('l', { ...ADA, ttlMs: 600_000 });
@@ -85,7 +85,7 @@ test('8.9 a release that could not reach Redis is tried again in the background,
   expect(lock.lost.aborted).toBe(false);
 });
 
-test('8.9 a close does not wait for a release that is tried again', async () => {
+test('8.9 close does not wait for a release that is retried', async () => {
   await using proxy = await startProxy(server.port);
   const client = await openClient({ url: proxy.url, limits: { commandTimeoutMs: 300 } });
   const lock = await client.locks.acquire('l', { ...ADA, ttlMs: 600_000 });
@@ -94,11 +94,11 @@ test('8.9 a close does not wait for a release that is tried again', async () => 
   await client.close();
 });
 
-test('8.9 an extension of unknown outcome does not outlive the lease: the lock is given back', async () => {
+test('8.9 an extension of unknown outcome does not outlive the lease: the lock is released', async () => {
   await using proxy = await startProxy(server.port);
   const client = await openClient({ url: proxy.url, limits: { commandTimeoutMs: 300 } });
   const lock = await client.locks.acquire('l', { ...ADA, ttlMs: 3_000, autoRenew: false });
-  // Arrives; all answers are lost, of this try and of those after it.
+  // The request arrives; the answers to it and to its retries are lost.
   const lost = proxy.loseReplies(/EVALSHA[\s\S]*prs:lock:l\r\n/, 1);
   const extension = lock.extend(600_000).catch((thrown) => thrown);
   await lost;

@@ -1,4 +1,4 @@
-// Spec 8.5 and 12 for locks: answers that are lost, servers that stop, die, or come back empty.
+// Spec 8.5 and 12 for locks: lost answers, and servers that stop, crash, or return empty.
 import type { Redis } from 'ioredis';
 import { beforeEach, expect, test } from 'vitest';
 import { fired } from '../conformance/locks.js';
@@ -22,10 +22,10 @@ beforeEach(async () => {
   };
 });
 
-/** A call for the lock, on its way to the server. */
+/** A call for the lock that is in flight to the server. */
 const CALL = /EVALSHA[\s\S]*prs:lock:l\r\n/;
 
-test('12 an acquire whose answer is lost is sent again, and gets the same grant', async () => {
+test('12 an acquire with a lost answer is sent again, and gets the same grant', async () => {
   await using proxy = await startProxy(server.port);
   const client = await openClient(proxy.url);
   const lost = proxy.loseReplies(CALL);
@@ -37,7 +37,7 @@ test('12 an acquire whose answer is lost is sent again, and gets the same grant'
   await lock.release();
 });
 
-test('12 a release whose answer is lost is a release', async () => {
+test('12 a release with a lost answer succeeds', async () => {
   await using proxy = await startProxy(server.port);
   const client = await openClient(proxy.url);
   const lock = await client.locks.acquire('l', ADA);
@@ -48,21 +48,21 @@ test('12 a release whose answer is lost is a release', async () => {
   expect(lock.lost.aborted).toBe(false);
 });
 
-test('12 an acquire of unknown outcome leaves no lock that nobody holds', async () => {
+test('12 an acquire of unknown outcome leaves no lock without a holder', async () => {
   const client = await openClient({ url: server.url, limits: { commandTimeoutMs: 300 } });
   server.pause();
   const error = await client.locks.acquire('l', { ...ADA, ttlMs: 600_000 }).catch((e) => e);
   expect(error).toEqual(failure('TIMEOUT'));
   expect(error.outcome).toBe('unknown');
   server.resume();
-  // Long before its TTL: the server carries out what it was sent, and then what takes it back.
+  // Long before its TTL: the server runs the delayed acquire, and then the release.
   await eventually(async () => {
     expect(await redis.get('prs:{prs:lock:l}:token')).not.toBeNull();
     expect(await redis.exists('prs:lock:l')).toBe(0);
   });
 });
 
-test('8.5 lost fires when no renewal comes through, before the lock can be anybody else’s', async () => {
+test('8.5 lost fires when no renewal succeeds, before the lock can be granted to another client', async () => {
   const client = await openClient({ url: server.url, limits: { commandTimeoutMs: 500 } });
   const other = await openClient(server.url);
   const lock = await client.locks.acquire('l', { ...ADA, ttlMs: 2_000 });
@@ -77,7 +77,7 @@ test('8.5 lost fires when no renewal comes through, before the lock can be anybo
   await next.release();
 });
 
-test('8.5 a renewal that fails for a moment loses nothing', async () => {
+test('8.5 a renewal that fails temporarily does not lose the lock', async () => {
   const client = await openClient({ url: server.url, limits: { commandTimeoutMs: 500 } });
   const lock = await client.locks.acquire('l', { ...ADA, ttlMs: 4_000 });
   server.pause();
@@ -89,7 +89,7 @@ test('8.5 a renewal that fails for a moment loses nothing', async () => {
   await lock.release();
 });
 
-test('8.3 a server that comes back empty: the holder hears, and the token still grows', async () => {
+test('8.3 a server that returns empty: the holder is notified, and the token still grows', async () => {
   const client = await openClient(server.url);
   const lock = await client.locks.acquire('l', { ...ADA, ttlMs: 1_000 });
   const waiting = client.locks.acquire('l', { ownerId: 'bob', waitMs: 20_000 });
@@ -102,9 +102,9 @@ test('8.3 a server that comes back empty: the holder hears, and the token still 
   await next.release();
 });
 
-test('8.3 a clock that is set back: the stored token makes the next one greater', async () => {
+test('8.3 a clock that is set back: the next token is greater than the stored one', async () => {
   const client = await openClient(server.url);
-  // As a grant that was made when the clock was a day ahead.
+  // Like a grant made when the clock was a day ahead.
   const ahead = (Date.now() + 24 * 3600 * 1000) * 1000;
   await redis.set('prs:{prs:lock:l}:token', String(ahead));
   const lock = await client.locks.acquire('l', ADA);
@@ -112,7 +112,7 @@ test('8.3 a clock that is set back: the stored token makes the next one greater'
   await lock.release();
 });
 
-test('12 waiting goes on through an outage, and gives up with what is wrong', async () => {
+test('12 waiting continues during an outage, and ends with its cause', async () => {
   const client = await openClient({ url: server.url, limits: { commandTimeoutMs: 200 } });
   await redis.set('prs:lock:l', 'bob');
   const lasting = client.locks.acquire('l', { ...ADA, waitMs: 60_000 });

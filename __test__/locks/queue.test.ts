@@ -1,5 +1,5 @@
-// Spec 8.4 on Redis: who is told of what when a lock is let go, and what happens to waiters whose
-// process dies, or whose messages are lost.
+// Spec 8.4 on Redis: notifications after a release, and waiters whose process dies or whose
+// messages are lost.
 import type { Redis } from 'ioredis';
 import { expect, onTestFinished, test } from 'vitest';
 import { fired } from '../conformance/locks.js';
@@ -25,7 +25,7 @@ async function waiting(waiters: number): Promise<void> {
   });
 }
 
-test('8.4 a release wakes the next waiter and nobody else: no herd', async () => {
+test('8.4 a release wakes only the next waiter', async () => {
   const holder = await openClient(url);
   const client = await openClient(url);
   const lock = await holder.locks.acquire('l', ADA);
@@ -40,15 +40,15 @@ test('8.4 a release wakes the next waiter and nobody else: no herd', async () =>
   let calls = 0;
   monitor.on('monitor', (_time: string, [command = '', ...args]: string[]) => {
     if (/publish/i.test(command) && args[1]?.startsWith('turn')) turns.push(args[1]);
-    // Only acquire and release are called here, and both name the lock first.
+    // Only acquire and release are called here; both have the lock as their first key.
     if (/evalsha/i.test(command) && args[2] === 'prs:lock:l') calls++;
   });
   await lock.release();
   await Promise.all(all);
   await redis.ping();
   await eventually(() => turns.length >= 20);
-  // Each was told once; and beside one release and one acquire for each there is the refresh of the
-  // first in line, at most one in 0.4 s.
+  // Each waiter was notified once. Besides one release and one acquire for each, there is only the
+  // refresh of the first waiter, at most one in 0.4 s.
   expect(new Set(turns).size).toBe(20);
   expect(turns.length).toBeLessThanOrEqual(25);
   expect(calls).toBeLessThanOrEqual(20 + 21 + 25);
@@ -72,13 +72,13 @@ test('8.4 a waiter whose process is killed does not block the queue', async () =
   expect(await redis.keys('*')).toEqual(['prs:{prs:lock:l}:token']);
 });
 
-test('8.4 a wake that is lost is made good', async () => {
+test('8.4 a waiter gets the lock even if its wake-up message is lost', async () => {
   const holder = await openClient(url);
   const client = await openClient(url);
   const lock = await holder.locks.acquire('l', ADA);
   const next = client.locks.acquire('l', { ownerId: 'bob', waitMs: 20_000 });
   await waiting(1);
-  // Nobody may hear anything: the connections for messages are cut in the moment of the release.
+  // No client can receive messages: their connections are closed at the moment of the release.
   await eventually(async () => {
     expect(Number(await redis.call('CLIENT', 'KILL', 'TYPE', 'pubsub'))).toBeGreaterThan(0);
   });
@@ -86,18 +86,18 @@ test('8.4 a wake that is lost is made good', async () => {
   await (await next).release();
 });
 
-test('8.4 waiters that are not told of anything, because they may not subscribe, get the lock too', async () => {
-  await redis.call('ACL', 'SETUSER', 'deaf', 'on', '>pw', '~prs:*', '+@all', 'resetchannels');
+test('8.4 waiters without permission to subscribe get the lock, too', async () => {
+  await redis.call('ACL', 'SETUSER', 'noevents', 'on', '>pw', '~prs:*', '+@all', 'resetchannels');
   onTestFinished(async () => {
     const admin = await server.client();
-    await admin.call('ACL', 'DELUSER', 'deaf');
+    await admin.call('ACL', 'DELUSER', 'noevents');
     admin.disconnect();
   });
-  await redis.call('ACL', 'SETUSER', 'deaf', '&prs:{prs:lock:l}:lock_events');
+  await redis.call('ACL', 'SETUSER', 'noevents', '&prs:{prs:lock:l}:lock_events');
   const { pathname } = new URL(url);
-  const deaf = `redis://deaf:pw@${server.host}:${server.port}${pathname}`;
+  const withoutEvents = `redis://noevents:pw@${server.host}:${server.port}${pathname}`;
   const holder = await openClient(url);
-  const client = await openClient(deaf);
+  const client = await openClient(withoutEvents);
   const lock = await holder.locks.acquire('l', ADA);
   const next = client.locks.acquire('l', { ownerId: 'bob', waitMs: 20_000 });
   await waiting(1);
@@ -105,7 +105,7 @@ test('8.4 waiters that are not told of anything, because they may not subscribe,
   await (await next).release();
 });
 
-test('8.4 waiters that were taken out while they lived keep their places', async () => {
+test('8.4 living waiters that were removed keep their places', async () => {
   const holder = await openClient(url);
   const client = await openClient(url);
   const lock = await holder.locks.acquire('l', ADA);
@@ -117,7 +117,7 @@ test('8.4 waiters that were taken out while they lived keep their places', async
     return i;
   });
   await waiting(3);
-  // As a node that was not heard of for too long, and in whose absence the queue has moved on.
+  // Like a node without a sign of life for too long, while the queue has moved on.
   await redis.del('prs:{prs:lock:l}:queue', 'prs:{prs:lock:l}:living');
   const late = holder.locks.acquire('l', { ownerId: 'late', waitMs: 20_000 }).then(async (held) => {
     order.push('late');
@@ -129,10 +129,10 @@ test('8.4 waiters that were taken out while they lived keep their places', async
   expect(order).toEqual(['a', 'b', 'c', 'late']);
 });
 
-test('8.7 a revocation is heard of that came before anybody listened, or while nobody could', async () => {
+test('8.7 a holder is notified of a revocation that happened before it subscribed or while it was disconnected', async () => {
   const client = await openClient(url);
   const operator = await openClient(url);
-  // The first lock of a client: it begins to listen only now.
+  // The first lock of a client: it subscribes only now.
   const first = await client.locks.acquire('l', { ...ADA, ttlMs: 600_000 });
   await operator.locks.revoke('l');
   await within(fired(first.lost), 10_000, 'lost');
@@ -141,7 +141,7 @@ test('8.7 a revocation is heard of that came before anybody listened, or while n
   await within(fired(second.lost), 10_000, 'lost');
 });
 
-test('8.4 a waiter whose call failed asks again, also behind others of its node', async () => {
+test('8.4 a waiter whose call failed asks again, even behind others of its node', async () => {
   const holder = await openClient(url);
   const client = await openClient(url);
   const late = await openClient(url);
@@ -154,7 +154,7 @@ test('8.4 a waiter whose call failed asks again, also behind others of its node'
   };
   const all = [wait(client, 'first')];
   await waiting(1);
-  // The second one is refused, and the connection stays.
+  // The second call is refused, and the connection stays open.
   const before = (await redis.info('errorstats')).match(/errorstat_OOM:count=(\d+)/)?.[1] ?? '0';
   await redis.config('SET', 'maxmemory', '1');
   all.push(wait(client, 'second'));

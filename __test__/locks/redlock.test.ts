@@ -1,4 +1,4 @@
-// Spec 8.6 and issue 5, "It must show" 7: locks on a majority of five servers.
+// Spec 8.6: locks on a majority of five servers.
 import type { AcquireOptions, PresenceClient } from 'rollcall';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { fired } from '../conformance/locks.js';
@@ -20,7 +20,7 @@ const TOKEN = 'prs:{prs:lock:l}:token';
 let servers: RedisServer[];
 
 beforeAll(async () => {
-  // Their data outlive a kill, unless a test says otherwise.
+  // Their data survive a kill, unless a test says otherwise.
   servers = await Promise.all(Array.from({ length: 5 }, () => startRedis({ appendonly: true })));
 });
 
@@ -36,7 +36,7 @@ beforeEach(async () => {
   }
 });
 
-// Before the clients are closed: they give back what they hold.
+// Before the clients are closed: they release the locks that they hold.
 afterEach(() => {
   for (const server of servers) server.resume();
 });
@@ -45,10 +45,10 @@ function connect(options: object = {}): Promise<Client> {
   return openClient({ url: servers.map(({ url }) => url), ...options });
 }
 
-/** Gives up at once, for locks that are not to be had. */
+/** Options for a single attempt, for locks that cannot be acquired. */
 const IMPATIENT = { locks: { retryCount: 0 } };
 
-/** On how many servers that run something is stored. */
+/** The number of running servers that have the key. */
 async function count(key: string): Promise<number> {
   const found = await Promise.all(
     servers.map(async (server) => {
@@ -91,7 +91,7 @@ test('8.6 a lock is on all servers, with one token, and released on all', async 
   expect(await two.locks.inspect('l')).toBeNull();
 });
 
-test('issue 5, 7: with two servers down it works, also when they were down from the beginning', async () => {
+test('8.6: it works with two servers down, even if they were down from the start', async () => {
   const early = await connect();
   for (const server of pick(3, 4)) await server.kill();
   const late = await connect();
@@ -106,10 +106,11 @@ test('issue 5, 7: with two servers down it works, also when they were down from 
   }
 });
 
-test('issue 5, 7: with three down it fails within the retry budget, and leaves nothing behind', async () => {
+test('8.6: it fails with three servers down, within the retry budget, and leaves no keys', async () => {
   const client = await connect();
   for (const server of pick(2, 3, 4)) await server.kill();
-  // 3 more tries with 200 to 400 ms before each: what the message counts, no clock has to.
+  // 3 more attempts, with 200 to 400 ms before each: the message counts them, so no clock is
+  // needed.
   await expect(client.locks.acquire('l', ADA)).rejects.toEqual(
     failure(
       'LOCK_UNAVAILABLE',
@@ -121,31 +122,31 @@ test('issue 5, 7: with three down it fails within the retry budget, and leaves n
   await expect(client.locks.inspect('l')).rejects.toEqual(failure('UNAVAILABLE', '2 of 5'));
 });
 
-test('issue 5, 7: with three that do not answer it fails too, and nothing is left when they do', async () => {
+test('8.6: it fails with three servers that do not answer, and leaves no keys when they answer again', async () => {
   const client = await connect(IMPATIENT);
   for (const server of pick(2, 3, 4)) server.pause();
   await expect(client.locks.acquire('l', { ...ADA, ttlMs: 600_000 })).rejects.toEqual(
     failure('LOCK_UNAVAILABLE', '2 answered'),
   );
   for (const server of servers) server.resume();
-  // They carry out what they were sent, and then what takes it back: long before the TTL.
+  // They run the delayed request, and then the release: long before the TTL.
   await eventually(async () => expect(await count(KEY)).toBe(0));
   await (await client.locks.acquire('l', ADA)).release();
 });
 
-test('8.6 what a minority has granted is taken back', async () => {
+test('8.6 a grant of a minority is released', async () => {
   const client = await connect(IMPATIENT);
   for (const server of pick(0, 1, 2)) await set(server, KEY, 'bob');
   await expect(client.locks.acquire('l', ADA)).rejects.toEqual(
     failure('LOCK_UNAVAILABLE', '"bob"'),
   );
   for (const server of pick(3, 4)) expect(await server.dbsize()).toBe(0);
-  // A try that failed has used up no token, so it is in nobody's way.
+  // A failed attempt uses no token, so it affects no other client.
   expect(await count(TOKEN)).toBe(0);
   expect(await client.locks.inspect('l')).toMatchObject({ ownerId: 'bob', fencingToken: null });
 });
 
-test('8.6 waitMs goes on trying; a signal ends it', async () => {
+test('8.6 waitMs retries; a signal ends it', async () => {
   const [one, two] = [await connect(), await connect()];
   const lock = await one.locks.acquire('l', ADA);
   const controller = new AbortController();
@@ -178,31 +179,31 @@ test('8.5 and 8.6: lost fires when no majority renews the lock', async () => {
   await next.release();
 });
 
-test('8.6 servers that were down take part in the lock again with the next renewal', async () => {
+test('8.6 servers that were down join the lock again with the next renewal', async () => {
   const client = await connect();
   for (const server of pick(3, 4)) await server.kill();
   const lock = await client.locks.acquire('l', { ...ADA, ttlMs: 900 });
   for (const server of pick(3, 4)) await server.start();
   await eventually(async () => expect(await count(KEY)).toBe(5));
-  // So that others may go now.
+  // So that others can stop now.
   for (const server of pick(1, 2)) await server.kill();
   const before = lock.expiresAt;
   await eventually(() => lock.expiresAt > before + 900);
   await lock.release();
 });
 
-test('issue 5, 7: one that comes back empty, so that two hold the lock: the token tells them apart', async () => {
+test('8.6: a server that returns empty, so that two clients hold the lock: the token distinguishes them', async () => {
   const [one, two] = [await connect(), await connect()];
   for (const server of pick(3, 4)) await server.kill();
   const lock = await one.locks.acquire('l', { ...ADA, ttlMs: 600_000 });
   const [empty] = pick(2) as [RedisServer];
   await empty.flush();
   for (const server of pick(3, 4)) await server.start();
-  // Servers 2, 3 and 4 know nothing of it.
+  // Servers 2, 3 and 4 have no record of it.
   const next = await two.locks.acquire('l', { ...BOB, waitMs: 20_000 });
   expect(await count(KEY)).toBe(5);
   expect(next.fencingToken).toBeGreaterThan(lock.fencingToken);
-  // Where metadata is, the first lock still stands; but the newer token is known there.
+  // The server with the metadata still has the first lock, but it knows the newer token.
   await expect(
     one.metadata.set({
       ...CHANNEL,
@@ -215,10 +216,10 @@ test('issue 5, 7: one that comes back empty, so that two hold the lock: the toke
   await next.release();
 });
 
-test('issue 5, 7: one whose clock has jumped ahead: its lock ends early, its tokens are great', async () => {
+test('8.6: a server whose clock has jumped ahead: its lock ends early, its tokens are large', async () => {
   const [one, two] = [await connect(), await connect(IMPATIENT)];
   const [jumped] = pick(4) as [RedisServer];
-  // What its clock would have made of it: tokens an hour ahead, and keys that end before their time.
+  // The effect of its clock: tokens an hour ahead, and keys that expire too early.
   const ahead = (Date.now() + 3_600_000) * 1000;
   await set(jumped, TOKEN, String(ahead));
   const lock = await one.locks.acquire('l', { ...ADA, ttlMs: 600_000 });
@@ -226,20 +227,20 @@ test('issue 5, 7: one whose clock has jumped ahead: its lock ends early, its tok
   const redis = await jumped.client();
   await redis.del(KEY, 'prs:{prs:lock:l}:holder');
   redis.disconnect();
-  // One server is no majority.
+  // One server is not a majority.
   await expect(two.locks.acquire('l', BOB)).rejects.toEqual(failure('LOCK_UNAVAILABLE', '"ada"'));
   await lock.release();
-  // And the next majority knows how far the first has come, although that server is not part of it.
+  // The next majority also knows the first token, although that server is not part of it.
   await jumped.kill();
   const next = await two.locks.acquire('l', BOB);
   expect(next.fencingToken).toBeGreaterThan(ahead + 1);
   await next.release();
 });
 
-test('8.3 and 8.6: tokens grow from majority to majority, whichever two servers are down', async () => {
+test('8.3 and 8.6: tokens grow from majority to majority, for any two servers that are down', async () => {
   const random = createRandom(7);
   const client = await connect();
-  // So that the clocks are no help: each must learn from the one before.
+  // So that clocks do not help: each majority must learn the token from the previous one.
   const ahead = (Date.now() + 3_600_000) * 1000;
   await set(servers[0] as RedisServer, TOKEN, String(ahead));
   const tokens: number[] = [];
@@ -280,7 +281,7 @@ test('8.6 one holder at a time, with contenders in several clients', async () =>
   expect(tokens).toEqual([...new Set(tokens)].sort((a, b) => a - b));
 });
 
-test('8.7 revoke takes it away on all; there are no events', async () => {
+test('8.7 revoke ends the lock on all servers; there are no events', async () => {
   const [one, two] = [await connect(), await connect()];
   const lock = await one.locks.acquire('l', { ...ADA, ttlMs: 600 });
   expect(await two.locks.revoke('l')).toEqual({ ownerId: 'ada', fencingToken: lock.fencingToken });
@@ -290,7 +291,7 @@ test('8.7 revoke takes it away on all; there are no events', async () => {
   await expect(two.locks.subscribe(() => {})).rejects.toEqual(failure('UNSUPPORTED'));
 });
 
-test('8.6 locks can be on servers of their own; everything else is where url says', async () => {
+test('8.6 locks can be on separate servers; all other data are on the server of url', async () => {
   const urls = pick(1, 2, 3).map(({ url }) => url);
   const client = await openClient({ url: servers[0]?.url as string, locks: { urls } });
   const lock = await client.locks.acquire('l', ADA);
@@ -302,13 +303,13 @@ test('8.6 locks can be on servers of their own; everything else is where url say
 test.each([
   ['two servers', ['redis://127.0.0.1:1', 'redis://127.0.0.1:2'], 'at least 3'],
   ['one twice', ['redis://a:1', 'redis://b:1', 'redis://a:1'], 'twice'],
-  ['none', [], 'at least one'],
-  ['something else', ['redis://127.0.0.1:1', 5], 'url'],
+  ['an empty list', [], 'at least one'],
+  ['an invalid entry', ['redis://127.0.0.1:1', 5], 'url'],
 ] as const)('8.6 %s is refused', async (_, url, named) => {
   await expect(openClient({ url } as never)).rejects.toEqual(failure('INVALID_ARGUMENT', named));
 });
 
-test('6 a lock server that does not answer delays no pass of the reaper', async () => {
+test('6 a lock server that does not answer does not delay the reaper', async () => {
   const [main, ...others] = servers as [RedisServer, ...RedisServer[]];
   const client = await openClient({
     url: main.url,

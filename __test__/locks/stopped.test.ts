@@ -1,5 +1,5 @@
-// Issue 5, "It must show" 6: a process that is stopped past its TTL has lost its lock, and knows it
-// before it can write anything. (A JavaScript thread that is only busy keeps it: conformance, 8.5.)
+// A process that is stopped past its TTL has lost its lock, and is notified before it can write. (A
+// process with a busy JavaScript thread keeps its lock: conformance, 8.5.)
 import { expect, onTestFinished, test } from 'vitest';
 import { openClient } from '../support/clients.js';
 import { startFixture, untilStopped } from '../support/process.js';
@@ -23,9 +23,9 @@ async function startHolder(url: string) {
   return { child, token: holding };
 }
 
-// With the same owner's id only the fencing token tells the two grants apart.
+// With the same owner's id, only the fencing token distinguishes the two grants.
 test.each(['bob', 'ada'])(
-  '8.5 and issue 5, 6: SIGSTOP past the TTL: lost has fired when it wakes, and its fenced write is refused; next holder: %s',
+  '8.5: SIGSTOP past the TTL: lost has fired when it continues, and its fenced write is refused; next holder: %s',
   async (ownerId) => {
     const { url } = await sharedDb();
     const client = await openClient(url);
@@ -35,7 +35,7 @@ test.each(['bob', 'ada'])(
     const stopped = performance.now();
     const next = await client.locks.acquire('l', { ownerId, waitMs: 20_000 });
     expect(next.fencingToken).toBeGreaterThan(token);
-    // The fixture knows by the length of the pause that it was stopped.
+    // The length of the pause shows the fixture that it was stopped.
     while (performance.now() < stopped + 2 * TTL_MS) await next.extend();
     process.kill(child.pid, 'SIGCONT');
 
