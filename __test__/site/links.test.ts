@@ -1,5 +1,5 @@
-// `npm run links`: a link that leads nowhere is found. (In `npm run test:more`: the tools are installed
-// first where they are not.)
+// `npm run links` finds broken links. (In `npm run test:more`, because the tools may have to be
+// installed first.)
 import { execFile } from 'node:child_process';
 import { mkdtempSync, realpathSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -21,7 +21,7 @@ function links(text: string): Promise<{ code: unknown; output: string }> {
   });
 }
 
-test('files and headings have to exist; other sites are not looked at', async () => {
+test('files and headings must exist; links to other sites are not checked', async () => {
   const right = '# Page\n\n[a](other.md#a-part) [b](#page) [c](https://nowhere.invalid/x)\n';
   expect(await links(right)).toMatchObject({ code: 0 });
   const { code, output } = await links(`${right}\n[d](none.md) [e](other.md#none) [f](#none)\n`);

@@ -1,12 +1,12 @@
-// Clients for tests that look at the client itself: with a log that is kept, closed with the test.
+// Clients for tests of the client itself: with a recorded log, and closed with the test.
 import { type ClientOptions, type Logger, PresenceClient, RollcallError } from 'rollcall';
 import { expect, onTestFinished } from 'vitest';
 
-/** A client as JavaScript has it: what its methods take is not checked before they run. */
+/** A client as JavaScript uses it: arguments are not type-checked. */
 // biome-ignore lint/suspicious/noExplicitAny: tests put in what TypeScript would not let through
 export type Untyped = any;
 
-/** A logger that keeps what it gets, one text for each call. */
+/** A logger that records its calls, one text for each. */
 export function keepLog(): Logger & { readonly lines: string[] } {
   const lines: string[] = [];
   const keep =
@@ -31,7 +31,10 @@ export async function openClient(target: string | ClientOptions): Promise<Presen
   return client;
 }
 
-/** The error with which a call rejects; a call that resolves, or throws at once, fails the test. */
+/**
+ * The error with which a call rejects; a call that resolves, or throws synchronously, fails the
+ * test.
+ */
 export async function rejection(call: () => Promise<unknown>): Promise<RollcallError> {
   const promise = call();
   expect(promise).toBeInstanceOf(Promise);
@@ -45,7 +48,7 @@ export async function rejection(call: () => Promise<unknown>): Promise<RollcallE
   return error as RollcallError;
 }
 
-/** Everything that an error says anywhere: message, stack, causes, properties. */
+/** All texts of an error: message, stack, causes, properties. */
 export function everythingIn(error: unknown): string {
   const parts: string[] = [];
   for (let at = error; at instanceof Error; at = at.cause) {

@@ -1,5 +1,5 @@
-// Real Redis Clusters for tests: three masters, each with a replica, on free ports of the loopback,
-// ended with the test's process.
+// Real Redis Clusters for tests: three masters, each with a replica, on free ports of the loopback
+// interface. They end with the test's process.
 import { rmSync } from 'node:fs';
 import path from 'node:path';
 import type { Redis } from 'ioredis';
@@ -9,7 +9,7 @@ import { eventually } from './wait.js';
 
 export const SLOTS = 16_384;
 
-/** A node timeout for clusters that are not to fail over because the machine is busy: Redis's default. */
+/** A node timeout for clusters that must not fail over on a busy machine: Redis's default. */
 export const UNHURRIED_MS = 15_000;
 
 export interface ClusterOptions {
@@ -17,13 +17,13 @@ export interface ClusterOptions {
   masters?: number;
   /** Replicas of each master. Default 1. */
   replicas?: number;
-  /** After how long without an answer a master is given up. Milliseconds, default 1000. */
+  /** The node timeout, after which a master counts as failed. Milliseconds, default 1000. */
   nodeTimeoutMs?: number;
   /** Options of every server. */
   server?: RedisServerOptions;
 }
 
-/** A server as `CLUSTER NODES` tells of it. */
+/** A server in the output of `CLUSTER NODES`. */
 export interface NodeInfo {
   id: string;
   port: number;
@@ -44,12 +44,12 @@ export class RedisCluster implements AsyncDisposable {
   readonly #options: Required<ClusterOptions>;
   readonly #clients = new Map<RedisServer, Redis>();
 
-  /** Only {@link startCluster} makes one. */
+  /** Only {@link startCluster} creates clusters. */
   constructor(options: ClusterOptions) {
     this.#options = { masters: 3, replicas: 1, nodeTimeoutMs: 1000, server: {}, ...options };
   }
 
-  /** With all servers in it. */
+  /** A URL with all servers. */
   get url(): string {
     const hosts = this.servers.map((server) => `${server.host}:${server.port}`);
     return `redis-cluster://${hosts.join(',')}`;
@@ -64,7 +64,7 @@ export class RedisCluster implements AsyncDisposable {
         'cluster-config-file': 'nodes.conf',
         'cluster-node-timeout': nodeTimeoutMs,
         'cluster-port': await freePort(),
-        // A replica that has been cut off for a while may still take over: tests fail over often.
+        // A replica that was disconnected for a while may still take over: tests fail over often.
         'cluster-replica-validity-factor': 0,
         'repl-diskless-sync-delay': 0,
         'repl-ping-replica-period': 1,
@@ -75,8 +75,8 @@ export class RedisCluster implements AsyncDisposable {
   }
 
   /**
-   * Ends all servers and makes a new cluster at the same addresses: empty, with other node ids. Each
-   * master has the slots that the one before it had.
+   * Ends all servers and creates a new cluster at the same addresses: empty, with other node ids.
+   * Each master has the slots of its predecessor.
    */
   async rebuild(): Promise<void> {
     await Promise.all(this.servers.map((server) => server.kill()));
@@ -87,7 +87,7 @@ export class RedisCluster implements AsyncDisposable {
     await this.#form(1);
   }
 
-  /** `shift`: by how many places the slots are given to later masters. */
+  /** `shift`: the number of places by which slots are assigned to later masters. */
   async #form(shift = 0): Promise<void> {
     const { masters, replicas } = this.#options;
     const count = masters * (1 + replicas);
@@ -123,7 +123,10 @@ export class RedisCluster implements AsyncDisposable {
     await this.settled();
   }
 
-  /** Resolves when every running server sees a whole cluster, and every replica follows its master. */
+  /**
+   * Resolves when every running server sees a complete cluster, and every replica follows its
+   * master.
+   */
   async settled(timeoutMs = 20_000): Promise<void> {
     const { masters, replicas } = this.#options;
     await eventually(
@@ -150,7 +153,7 @@ export class RedisCluster implements AsyncDisposable {
     );
   }
 
-  /** A client of one server, with all rights. */
+  /** A client of one server, with all permissions. */
   async on(server: RedisServer): Promise<Redis> {
     const known = this.#clients.get(server);
     if (known?.status === 'ready') return known;
@@ -159,7 +162,7 @@ export class RedisCluster implements AsyncDisposable {
     return client;
   }
 
-  /** All servers, as one of them sees them. */
+  /** All servers, from the view of one of them. */
   async nodes(seenBy?: RedisServer): Promise<NodeInfo[]> {
     const server = seenBy ?? this.servers.find((one) => one.running);
     if (!server) throw new Error('no server is running');
@@ -229,7 +232,7 @@ export class RedisCluster implements AsyncDisposable {
     await Promise.all((await this.masters()).map(async (one) => (await this.on(one)).flushall()));
   }
 
-  /** Moves a slot to another master as `redis-cli --cluster reshard` does, keys and all. */
+  /** Moves a slot to another master, including its keys, like `redis-cli --cluster reshard`. */
   async moveSlot(slot: number, from: RedisServer, to: RedisServer, pauseMs = 0): Promise<void> {
     const [source, target] = [await this.on(from), await this.on(to)];
     const [fromId, toId] = [
@@ -244,16 +247,16 @@ export class RedisCluster implements AsyncDisposable {
       await source.call('MIGRATE', to.host, to.port, '', 0, 5000, 'KEYS', ...keys);
       if (pauseMs) await new Promise((resolve) => setTimeout(resolve, pauseMs));
     }
-    // The target first: it must know before the source forgets.
+    // The target first: it must know before the source gives up the slot.
     await target.call('CLUSTER', 'SETSLOT', slot, 'NODE', `${toId}`);
     await source.call('CLUSTER', 'SETSLOT', slot, 'NODE', `${toId}`);
     await this.agreed();
   }
 
   /**
-   * Resolves when all masters see the same. Before that, no other slot is to move: a target that has not
-   * heard of the source's newest epoch takes no newer one, what the source said before is held against
-   * it, and in the end each says that the other has the slot.
+   * Resolves when all masters have the same view. No other slot may move before that: a target that
+   * does not know the source's newest epoch would not take a newer one. The source's older claim
+   * would then win, and in the end each would name the other as the owner of the slot.
    */
   async agreed(): Promise<void> {
     await eventually(async () => {

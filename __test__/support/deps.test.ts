@@ -1,5 +1,5 @@
-// What may depend on what (scripts/deps.mjs, biome.json): a dependency that points outwards and a
-// circle of files are found.
+// The dependency rules (scripts/deps.mjs, biome.json) detect dependencies that point outwards and
+// cycles of files.
 import { execFile } from 'node:child_process';
 import { copyFileSync, mkdirSync, mkdtempSync, realpathSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -34,7 +34,7 @@ describe('modules of the core', () => {
   const check = (changes: Record<string, string>) =>
     checkDependencies(project({ ...FILES, ...changes }), 'src/lib.rs', LAYERS);
 
-  test('may use those further in; an export of a module inside is no use of it', () => {
+  test('may use inner modules; re-exporting an inner module is not a use', () => {
     expect(check({})).toEqual([]);
   });
 
@@ -42,7 +42,7 @@ describe('modules of the core', () => {
     ['use', 'use crate::{\n    model::Id,\n    client::Client,\n};\n', 1],
     ['a path in code', 'fn open() {\n    crate::client::open()\n}\n', 2],
     ['a path from the parent', 'fn open() { super::client::open() }\n', 1],
-  ])('must not use one further out: %s', (_, text, line) => {
+  ])('must not use an outer module: %s', (_, text, line) => {
     const problems = check({ 'src/lock.rs': text });
     expect(problems).toContain(
       `src/lock.rs:${line}: \`lock\` depends on \`client\`, which is further out`,
@@ -57,7 +57,7 @@ describe('modules of the core', () => {
     expect(problems).toEqual(['src/extra.rs: the module `extra` has no layer']);
   });
 
-  test('must not use each other in a circle', () => {
+  test('must not form a cycle', () => {
     const problems = check({ 'src/presence.rs': 'use super::lock;\n' });
     expect(problems).toEqual([]);
     const both = {
@@ -67,7 +67,7 @@ describe('modules of the core', () => {
     expect(check(both)).toEqual(['cycle: src/lock.rs:1 → src/presence.rs:1 → src/lock.rs']);
   });
 
-  test('are followed through what a module exports of those inside it', () => {
+  test('are followed through re-exports of inner modules', () => {
     const problems = check({
       'src/store/redis.rs': 'use crate::lock::Lock;\npub struct Redis;',
     });
@@ -77,7 +77,7 @@ describe('modules of the core', () => {
     ]);
   });
 
-  test('comments, texts and tests depend on nothing', () => {
+  test('comments, strings and tests do not count', () => {
     const text = `// use crate::client;
 const TEXT: &str = "use crate::client;";
 const RAW: &str = r#" " use crate::client; "#;
@@ -94,7 +94,7 @@ use crate::model;
 });
 
 describe('files of js/', () => {
-  /** What biome says of these files under this repository's rules. */
+  /** The output of biome for these files with the rules of this repository. */
   function lint(files: Record<string, string>): Promise<{ code: unknown; output: string }> {
     const folder = project({ '.gitignore': 'dist\n', ...files });
     copyFileSync(inRoot('biome.json'), path.join(folder, 'biome.json'));
@@ -106,7 +106,7 @@ describe('files of js/', () => {
     });
   }
 
-  test('must not import each other in a circle, not even types', async () => {
+  test('must not form an import cycle, not even of types', async () => {
     const { code, output } = await lint({
       'js/a.ts': "import type { B } from './b.js';\nexport type A = B | 1;\n",
       'js/b.ts': "import type { A } from './a.js';\nexport type B = A | 2;\n",

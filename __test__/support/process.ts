@@ -1,5 +1,5 @@
-// Child processes of tests: Node.js programs that talk to the test by IPC, and the guard that ends
-// every child (Redis servers too) when the test's own process ends, however it ends.
+// Child processes of tests: Node.js programs that talk to the test by IPC, and a guard that ends
+// every child (including Redis servers) when the test's process ends for any reason.
 import { type ChildProcess, fork, type Serializable } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { constants } from 'node:os';
@@ -10,7 +10,8 @@ const children = new Set<ChildProcess>();
 const folders = new Set<string>();
 
 process.once('exit', () => {
-  // SIGKILL: nothing can wait for a polite end any more, and a stopped process sees nothing else.
+  // SIGKILL: the test cannot wait for a regular end any more, and a stopped process handles no
+  // other signal.
   for (const child of children) child.kill('SIGKILL');
   for (const folder of folders) rmSync(folder, { recursive: true, force: true });
 });
@@ -18,13 +19,13 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.once(signal, () => process.exit(128 + constants.signals[signal]));
 }
 
-/** Ends `child` with this process, unless it has ended before. */
+/** Ends `child` together with this process, unless it has ended before. */
 export function endWithProcess(child: ChildProcess): void {
   children.add(child);
   child.once('exit', () => children.delete(child));
 }
 
-/** Removes `folder` with this process; gives a function that removes it at once. */
+/** Removes `folder` when this process ends; returns a function that removes it at once. */
 export function removeWithProcess(folder: string): () => void {
   folders.add(folder);
   return () => {
@@ -33,7 +34,7 @@ export function removeWithProcess(folder: string): () => void {
   };
 }
 
-/** Starts a server or a group of them; what does not get going is ended. */
+/** Starts a server or a group of servers; ends it if the start fails. */
 export async function started<Server extends AsyncDisposable & { start(): Promise<void> }>(
   server: Server,
 ): Promise<Server> {
@@ -64,13 +65,15 @@ export interface Fixture<M = unknown> extends AsyncDisposable {
   readonly pid: number;
   /** Resolves when it has ended. */
   readonly exited: Promise<Exit>;
-  /** Everything that it has sent so far, in order. */
+  /** All messages so far, in order. */
   readonly messages: readonly M[];
-  /** What it has printed so far. */
+  /** The output so far. */
   readonly stdout: string;
   readonly stderr: string;
   send(message: Serializable): void;
-  /** The first message, sent before or after this call, that fits. Rejects if it ends first. */
+  /**
+   * The first matching message, sent before or after this call. Rejects if the program ends first.
+   */
   message<T extends M>(fits: (message: M) => message is T, timeoutMs?: number): Promise<T>;
   message(fits: (message: M) => boolean, timeoutMs?: number): Promise<M>;
   /** Sends the signal (default SIGKILL) and waits for the end. */
@@ -78,8 +81,8 @@ export interface Fixture<M = unknown> extends AsyncDisposable {
 }
 
 /**
- * Starts a plain Node.js program (`.mjs` or `.cjs`) with an IPC channel: `process.send()` there
- * arrives here. A relative path counts from `__test__/`.
+ * Starts a plain Node.js program (`.mjs` or `.cjs`) with an IPC channel: its `process.send()`
+ * arrives here. A relative path starts at `__test__/`.
  */
 export function startFixture<M = unknown>(
   file: string,
@@ -88,7 +91,7 @@ export function startFixture<M = unknown>(
   const child = fork(path.resolve(import.meta.dirname, '..', file), args, {
     env: { ...process.env, ...env },
     execArgv,
-    // Structured clone: what a test compares must not go through JSON on its way.
+    // Structured clone, because JSON would change values that tests compare.
     serialization: 'advanced',
     silent: true,
   });
@@ -123,7 +126,7 @@ export function startFixture<M = unknown>(
 
   const message = (fits: (message: M) => boolean, timeoutMs = 10_000): Promise<M> => {
     const found = deferred<M>();
-    const look = () => {
+    const check = () => {
       const match = messages.find(fits);
       if (match !== undefined) found.resolve(match);
       else if (end) {
@@ -131,10 +134,10 @@ export function startFixture<M = unknown>(
         found.reject(new Error(`${file} ended (${how}) without it:\n${printed.stderr}`));
       }
     };
-    listeners.add(look);
-    look();
+    listeners.add(check);
+    check();
     return within(found.promise, timeoutMs, `a message from ${file}`).finally(() =>
-      listeners.delete(look),
+      listeners.delete(check),
     );
   };
   const kill = async (signal: NodeJS.Signals = 'SIGKILL') => {
@@ -163,7 +166,9 @@ export function startFixture<M = unknown>(
   };
 }
 
-/** A process that waits for a processor is not stopped at once; its other threads run on till then. */
+/**
+ * A process that waits for a processor is not stopped at once; until then its other threads run.
+ */
 export async function untilStopped(pid: number): Promise<void> {
   const threads = `/proc/${pid}/task`;
   if (!existsSync(threads)) return;

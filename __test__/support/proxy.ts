@@ -1,22 +1,22 @@
-// A TCP proxy between clients and a server that does what networks do: cuts connections, swallows
-// what is sent, holds it back, takes it to pieces, or loses the reply to a request that arrived.
+// A TCP proxy between clients and a server that simulates network faults: closes connections, drops
+// or delays data, splits it, or loses the reply to a request that arrived.
 import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { deferred } from './wait.js';
 
-/** A client's connection and the one to the server that stands for it. */
+/** A client's connection and the corresponding connection to the server. */
 interface Pair {
   client: Socket;
   server: Socket;
-  /** What the server says from now on is lost, and the connection ends with it. */
+  /** The server's further data are dropped, and the connection is closed. */
   loseReply: boolean;
 }
 
 /**
- * Asked about all that clients send, piece by piece. What it gives is sent on: the piece itself, or
- * another; as a Promise, when that resolves, and everything later of that connection waits. `connection` is
- * the same object for all pieces of one connection.
+ * Called for each piece of data from clients. The result is forwarded: the piece itself, or
+ * another. If it is a Promise, it is forwarded when it resolves, and later data of that connection
+ * wait. `connection` is the same object for all pieces of one connection.
  */
 export type Watch = (piece: Buffer, connection: object) => Buffer | Promise<Buffer>;
 
@@ -24,13 +24,13 @@ export class FaultProxy implements AsyncDisposable {
   readonly host = '127.0.0.1';
   port = 0;
   watch: Watch = (piece) => piece;
-  /** Milliseconds by which everything is late, in both directions. */
+  /** Milliseconds of delay for all data, in both directions. */
   delayMs = 0;
-  /** Whether everything goes byte by byte, in both directions. */
+  /** Whether data are sent byte by byte, in both directions. */
   splits = false;
-  /** Connections that have come so far. */
+  /** The number of connections so far. */
   accepted = 0;
-  /** Pieces that were swallowed so far. */
+  /** The number of dropped pieces so far. */
   swallowed = 0;
 
   readonly #pairs = new Set<Pair>();
@@ -40,7 +40,7 @@ export class FaultProxy implements AsyncDisposable {
   #refuses = false;
   #losing: { request: RegExp; times: number; done: () => void } | undefined;
 
-  /** Only {@link startProxy} makes one. */
+  /** Only {@link startProxy} creates proxies. */
   constructor(target: { host: string; port: number }) {
     this.#target = target;
   }
@@ -61,12 +61,12 @@ export class FaultProxy implements AsyncDisposable {
     return this.#pairs.size;
   }
 
-  /** New connections go elsewhere. */
+  /** New connections lead to another server. */
   retarget(target: { host: string; port: number }): void {
     this.#target = target;
   }
 
-  /** Ends all connections at once, as a reset. */
+  /** Closes all connections at once with a reset. */
   cut(): void {
     for (const { client, server } of this.#pairs) {
       client.resetAndDestroy();
@@ -74,23 +74,23 @@ export class FaultProxy implements AsyncDisposable {
     }
   }
 
-  /** Ends all connections, and every new one. */
+  /** Closes all connections, and every new one. */
   refuse(on: boolean): void {
     this.#refuses = on;
     if (on) this.cut();
   }
 
   /**
-   * Everything is taken and nothing arrives, also of new connections, as when a cable is pulled.
-   * What was swallowed is gone: off again, the connections of before still lead nowhere.
+   * Accepts all data and forwards none, including new connections, as with an unplugged cable.
+   * Dropped data are lost: after it is turned off, the existing connections stay dead.
    */
   blackhole(on: boolean): void {
     this.#swallows = on;
   }
 
   /**
-   * Lets the next `times` requests that match arrive, and ends their connections when the server
-   * has answered: the answer is lost. Resolves when that has happened.
+   * Forwards the next `times` matching requests, and closes their connections when the server has
+   * answered: the answer is lost. Resolves when all are done.
    */
   loseReplies(request: RegExp, times = 1): Promise<void> {
     const { promise, resolve } = deferred();
@@ -107,8 +107,9 @@ export class FaultProxy implements AsyncDisposable {
     const server = connect(this.#target.port, this.#target.host);
     const pair: Pair = { client, server, loseReply: false };
     this.#pairs.add(pair);
-    // Swallowed once, swallowed for ever: the other side's TCP would know that bytes are missing.
-    let deaf = false;
+    // A connection that has dropped data stays dead: the other side's TCP would detect missing
+    // bytes.
+    let dropping = false;
     for (const [from, to] of [
       [client, server],
       [server, client],
@@ -121,12 +122,12 @@ export class FaultProxy implements AsyncDisposable {
       });
       let before: Promise<unknown> = Promise.resolve();
       from.on('data', (piece: Buffer) => {
-        deaf ||= this.#swallows;
-        if (deaf) {
+        dropping ||= this.#swallows;
+        if (dropping) {
           this.swallowed += 1;
           return;
         }
-        // Late, not slow: pieces that come together also arrive together.
+        // Delayed, not slow: pieces that arrive together are also forwarded together.
         const arrives = performance.now() + this.delayMs;
         before = before.then(async () => {
           const now = from === client ? await this.watch(piece, pair) : piece;
@@ -166,7 +167,7 @@ export class FaultProxy implements AsyncDisposable {
     }
     for (let at = 0; at < piece.length && !to.destroyed; at++) {
       to.write(piece.subarray(at, at + 1));
-      // A turn of the event loop between any two, so that they are packets of their own.
+      // A turn of the event loop between two bytes, so that they are separate packets.
       await new Promise(setImmediate);
     }
   }

@@ -1,5 +1,5 @@
-// Randomness that can be repeated: every random choice of a test comes from here. The seed is
-// printed once per test file that uses it; ROLLCALL_SEED sets it.
+// Repeatable randomness: every random choice of a test uses it. The seed is printed once per test
+// file that uses it; ROLLCALL_SEED sets it.
 
 const fromEnv = process.env.ROLLCALL_SEED;
 
@@ -17,11 +17,11 @@ export interface Random {
   chance(probability: number): boolean;
   /** One of the items. */
   pick<T>(items: readonly T[]): T;
-  /** The items in another order; the given array stays as it is. */
+  /** The items in random order; the given array is not changed. */
   shuffle<T>(items: readonly T[]): T[];
 }
 
-/** The seed, for generators of others (fast-check). */
+/** The seed, for other generators (fast-check). */
 export function announcedSeed(): number {
   if (!announced) {
     announced = true;
@@ -30,9 +30,9 @@ export function announcedSeed(): number {
   return seed;
 }
 
-/** A generator (mulberry32). `stream` gives several of them in one test different sequences. */
+/** A generator (mulberry32). Different values of `stream` give different sequences in one test. */
 export function createRandom(stream = 0): Random {
-  // Streams are put far apart by an odd constant, so that neighbours do not overlap.
+  // An odd constant separates streams, so that neighbouring ones do not overlap.
   let state = (announcedSeed() + Math.imul(stream, 0x9e3779b1)) >>> 0;
   const next = () => {
     state = (state + 0x6d2b79f5) >>> 0;

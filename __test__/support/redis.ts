@@ -1,5 +1,5 @@
-// Real Redis servers for tests: each with a free port, a folder of its own and nothing of the
-// machine's configuration. No other server is ever talked to.
+// Real Redis servers for tests: each with a free port, its own folder, and no configuration of the
+// machine. Tests never connect to another server.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
@@ -16,9 +16,9 @@ export interface RedisServerOptions {
   requirepass?: string;
   /** ACL rules of further users by name, or of `default`: `{ alice: 'on >secret ~* &* +@all' }`. */
   users?: Record<string, string>;
-  /** Serves TLS only on its port, with a certificate by `server.tls.ca`, or with the given one. */
+  /** Serves only TLS on its port, with a certificate of `server.tls.ca`, or with the given one. */
   tls?: boolean | Certificates;
-  /** Writes every change to disk, so that data outlive `restart()` and `kill()`. */
+  /** Writes every change to disk, so that data survive `restart()` and `kill()`. */
   appendonly?: boolean;
   /** The `notify-keyspace-events` flags. */
   notifyKeyspaceEvents?: string;
@@ -26,16 +26,20 @@ export interface RedisServerOptions {
   config?: Record<string, string | number>;
   /** Added to the server's environment. */
   env?: Record<string, string>;
-  /** Another program than the machine's `redis-server`. */
+  /** A program other than the machine's `redis-server`. */
   program?: string;
 }
 
-/** The user as whom the harness itself connects, whatever the test does to the default user. */
+/**
+ * The user of the harness's own connections, independent of the test's changes to the default user.
+ */
 const ADMIN = { username: 'rollcall-harness', password: 'rollcall-harness' };
 const STARTUP_TIMEOUT_MS = 10_000;
 const PORT_ATTEMPTS = 5;
 
-/** Starts a server; it answers when this resolves, and ends with the test's process at the latest. */
+/**
+ * Starts a server; it answers when this resolves, and ends at the latest with the test's process.
+ */
 export async function startRedis(options: RedisServerOptions = {}): Promise<RedisServer> {
   const { tls } = options;
   return started(new RedisServer(options, tls === true ? await certificates() : tls || undefined));
@@ -43,11 +47,11 @@ export async function startRedis(options: RedisServerOptions = {}): Promise<Redi
 
 export class RedisServer implements AsyncDisposable {
   readonly host = '127.0.0.1';
-  /** Stays the same over `restart()`. */
+  /** Unchanged by `restart()`. */
   port = 0;
   /** The server's folder: data, socket, certificates. */
   readonly folder: string;
-  /** The path of its unix socket; there always is one. */
+  /** The path of its unix socket, which always exists. */
   readonly socketPath: string;
   /** In PEM; undefined without TLS. */
   readonly tls: { ca: string } | undefined;
@@ -59,7 +63,7 @@ export class RedisServer implements AsyncDisposable {
   #log = '';
   #admin: Redis | undefined;
 
-  /** Only {@link startRedis} makes one. */
+  /** Only {@link startRedis} creates servers. */
   constructor(options: RedisServerOptions, tls?: { ca: string; cert: string; key: string }) {
     this.#options = options;
     this.folder = mkdtempSync(path.join(shortTmpdir(), 'rollcall-test-'));
@@ -87,7 +91,9 @@ export class RedisServer implements AsyncDisposable {
     return this.urlFor();
   }
 
-  /** A URL with the given credentials and database; the default user's password unless told. */
+  /**
+   * A URL with the given credentials and database; by default, with the default user's password.
+   */
   urlFor({ username = '', password = this.#options.requirepass ?? '', db = 0 } = {}): string {
     const credentials =
       username || password
@@ -97,7 +103,7 @@ export class RedisServer implements AsyncDisposable {
     return `${scheme}://${credentials}${this.host}:${this.port}${db ? `/${db}` : ''}`;
   }
 
-  /** Starts it, or starts it again, on the same port and with the same folder. */
+  /** Starts it, or restarts it, on the same port and with the same folder. */
   async start(): Promise<void> {
     if (this.#process) throw new Error('the server is running');
     const portIsOurs = this.port !== 0;
@@ -107,20 +113,20 @@ export class RedisServer implements AsyncDisposable {
         await this.#launch();
         return;
       } catch (error) {
-        // Between our choice of the port and the server's start, another process may have got it.
+        // Another process may have taken the port in the meantime.
         const taken = /address already in use/i.test(this.#log);
         if (!taken || portIsOurs || attempt === PORT_ATTEMPTS) throw error;
       }
     }
   }
 
-  /** Ends it in an orderly way; with `appendonly`, everything is on disk. */
+  /** Shuts it down regularly; with `appendonly`, all data are on disk. */
   async stop(): Promise<void> {
     this.resume();
     await this.#end('SIGTERM');
   }
 
-  /** Ends it at once, as a crash would. */
+  /** Ends it at once, like a crash. */
   async kill(): Promise<void> {
     await this.#end('SIGKILL');
   }
@@ -130,7 +136,7 @@ export class RedisServer implements AsyncDisposable {
     await this.start();
   }
 
-  /** Stops its process where it is: connections stay open, nothing answers. */
+  /** Stops its process (SIGSTOP): connections stay open, but get no answers. */
   pause(): void {
     this.#process?.kill('SIGSTOP');
   }
@@ -140,8 +146,8 @@ export class RedisServer implements AsyncDisposable {
   }
 
   /**
-   * A connected client for looking at and preparing data. Closed with the server; it comes with
-   * all rights, by the unix socket.
+   * A connected client for reading and preparing data. It is closed with the server, and uses the
+   * unix socket with all permissions.
    */
   async client(db = 0): Promise<Redis> {
     const client = new Redis({
@@ -153,13 +159,13 @@ export class RedisServer implements AsyncDisposable {
     });
     this.#clients.add(client);
     client.on('end', () => this.#clients.delete(client));
-    // Whoever uses the client gets the error of the command; there is nothing to do here.
+    // The caller gets the error of each command, so it needs no handling here.
     client.on('error', () => {});
     await client.connect();
     return client;
   }
 
-  /** Keys in a database. */
+  /** The number of keys in a database. */
   async dbsize(db = 0): Promise<number> {
     return this.#on(db, (client) => client.dbsize());
   }
@@ -169,7 +175,7 @@ export class RedisServer implements AsyncDisposable {
     await this.#on(db ?? 0, (client) => (db === undefined ? client.flushall() : client.flushdb()));
   }
 
-  /** What the server has logged since its last start. */
+  /** The server's log since its last start. */
   get log(): string {
     return this.#log;
   }
@@ -181,7 +187,7 @@ export class RedisServer implements AsyncDisposable {
   }
 
   async #on<T>(db: number, use: (client: Redis) => Promise<T>): Promise<T> {
-    // One connection for all of the harness's own calls; a test may open many databases.
+    // One connection for all of the harness's own calls, because a test may open many databases.
     if (this.#admin?.status !== 'ready') this.#admin = await this.client();
     const admin = this.#admin;
     const [, result] = await Promise.all([admin.select(db), use(admin)]);
@@ -195,7 +201,7 @@ export class RedisServer implements AsyncDisposable {
     const configFile = path.join(this.folder, 'redis.conf');
     writeFileSync(configFile, this.#config());
     const child = spawn(program, [configFile], {
-      // The test runner recognises servers that were left behind by their working directory.
+      // The test runner recognizes leftover servers by their working directory.
       cwd: this.folder,
       env: { ...process.env, ...this.#options.env },
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -218,13 +224,13 @@ export class RedisServer implements AsyncDisposable {
     await Promise.race([this.#answers(), ended]);
   }
 
-  /** Resolves when it has loaded its data and answers. */
+  /** Resolves when the server has loaded its data and answers. */
   async #answers(): Promise<void> {
     const deadline = performance.now() + STARTUP_TIMEOUT_MS;
     const client = new Redis({
       path: this.socketPath,
       ...ADMIN,
-      // Until the socket is there; ioredis itself waits while the server loads its data.
+      // Waits for the socket; ioredis itself waits while the server loads its data.
       retryStrategy: () => (performance.now() < deadline && this.running ? 5 : null),
       maxRetriesPerRequest: null,
     });
@@ -262,11 +268,11 @@ export class RedisServer implements AsyncDisposable {
       ['dir', inFolder('data')],
       ['save', '""'],
       ['appendonly', appendonly ? 'yes' : 'no'],
-      // Every change, at once: what a test has seen acknowledged is there after a kill.
+      // Synchronously, so that every acknowledged change survives a kill.
       ['appendfsync', 'always'],
       ['databases', 16],
       ['daemonize', 'no'],
-      // Redis 6 does not know it.
+      // Redis 6 does not have this setting.
       ...(this.#options.program ? [] : [['enable-debug-command', 'local'] as [string, string]]),
       ['user', `${ADMIN.username} on >${ADMIN.password} ~* &* +@all`],
     ];
@@ -287,7 +293,9 @@ export class RedisServer implements AsyncDisposable {
   }
 }
 
-/** Paths of unix sockets are limited to about 100 bytes, which some temporary folders use up. */
+/**
+ * Paths of unix sockets are limited to about 100 bytes, and some temporary folders are too long.
+ */
 function shortTmpdir(): string {
   const folder = tmpdir();
   return folder.length > 60 ? '/tmp' : folder;
@@ -301,15 +309,15 @@ export async function freePort(): Promise<number> {
   const port = typeof address === 'object' && address ? address.port : 0;
   probe.close();
   await once(probe, 'close');
-  // Where a machine's own Redis would be; a test must not be able to meet it.
+  // The default port of a machine's own Redis; tests must never connect to it.
   return port === 6379 ? freePort() : port;
 }
 
 let shared: Promise<RedisServer> | undefined;
 
 /**
- * The server that the tests of one file share, with default options. It starts with the first
- * call and ends with the file: vitest runs each file in a process of its own.
+ * The server that the tests of one file share, with default options. It starts with the first call
+ * and ends with the file: vitest runs each file in a separate process.
  */
 export function sharedRedis(): Promise<RedisServer> {
   shared ??= startRedis();
@@ -318,7 +326,7 @@ export function sharedRedis(): Promise<RedisServer> {
 
 let nextDb = 0;
 
-/** The next database of the shared server, emptied: for a suite that wants to be alone. */
+/** The next database of the shared server, emptied: for a suite that needs its own database. */
 export async function sharedDb(): Promise<{ server: RedisServer; db: number; url: string }> {
   const server = await sharedRedis();
   const db = 1 + (nextDb++ % 15);

@@ -1,4 +1,4 @@
-// A Redis server with RedisJSON, one for each test process; or the reason why there is none.
+// A Redis server with RedisJSON, one for each test process, or the reason why there is none.
 import { locateRedisJson } from '../../scripts/lib/redisjson.mjs';
 import { type RedisServer, startRedis } from './redis.js';
 
@@ -11,7 +11,7 @@ if (noRedisJson) console.warn(`tests of RedisJSON are skipped: ${noRedisJson}`);
 let shared: Promise<RedisServer> | undefined;
 let nextDb = 0;
 
-/** An empty database of the shared server, as `sharedDb` gives one without the module. */
+/** An empty database of the shared server, like `sharedDb` without the module. */
 export async function jsonDb(): Promise<{ server: RedisServer; db: number; url: string }> {
   if (!('file' in found)) throw new Error(noRedisJson);
   shared ??= startRedis({ config: { loadmodule: found.file } });

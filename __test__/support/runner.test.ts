@@ -1,4 +1,4 @@
-// The test runner itself (scripts/): what is no success must not look like one.
+// Tests of the test runner itself (scripts/): a run that is not a success must never look like one.
 import { execFile } from 'node:child_process';
 import { chmodSync, mkdirSync, mkdtempSync, openSync, realpathSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -27,7 +27,7 @@ function newFolder(): string {
   return folder;
 }
 
-/** Runs one of fixtures/runs/ as `npm test` runs the JavaScript tests. */
+/** Runs one of fixtures/runs/ in the same way as `npm test` runs the JavaScript tests. */
 async function runFile(name: string) {
   const folder = newFolder();
   const env = { TMPDIR: folder, VITEST: '', VITEST_POOL_ID: '', VITEST_WORKER_ID: '' };
@@ -36,7 +36,7 @@ async function runFile(name: string) {
   return sum([tally, await sweepLeftovers(folder)]);
 }
 
-/** The exit code of a run with that tally, and what it prints. */
+/** The exit code of a run with that tally, and its output. */
 function reported(tally: ReturnType<typeof emptyTally>): { code: number; lines: string[] } {
   const print = vi.spyOn(console, 'log').mockImplementation(() => {});
   try {
@@ -48,7 +48,7 @@ function reported(tally: ReturnType<typeof emptyTally>): { code: number; lines: 
 }
 
 describe('a run of JavaScript tests', () => {
-  test('in which all tests pass passes', async () => {
+  test('passes if all tests pass', async () => {
     const { code, lines } = reported(await runFile('passes'));
     expect([code, lines]).toEqual([0, ['2 passed, 0 failed, 0 skipped']]);
   });
@@ -61,7 +61,7 @@ describe('a run of JavaScript tests', () => {
     ['loads-not', 0, ['loads-not.run.ts: on loading']],
     ['leaves', 1, ['left behind: ']],
     ['no-such-file', 0, ['vitest ended with exit code 1']],
-  ])('of %s.run.ts fails, and says why', async (name, passed, failures) => {
+  ])('of %s.run.ts fails, and prints the reason', async (name, passed, failures) => {
     const tally = await runFile(name);
     const { code, lines } = reported(tally);
     expect(tally.passed).toBe(passed);
@@ -72,18 +72,18 @@ describe('a run of JavaScript tests', () => {
     expect(code).toBe(1);
   });
 
-  test('of which somebody has chosen some by test.only fails', async () => {
+  test('fails if it contains test.only', async () => {
     const { code, lines } = reported(await runFile('only'));
     expect(lines).toContainEqual(expect.stringMatching(/^failed: only.run.ts.*only/));
     expect(code).toBe(1);
   });
 
-  test('whose process is killed fails', async () => {
+  test('fails if its process is killed', async () => {
     const { code, lines } = reported(await runFile('dies'));
     expect([code, lines.at(-1)]).toEqual([1, expect.stringMatching(/^0 passed, [1-9]/)]);
   });
 
-  test('in which nothing ran fails, and says why tests were skipped', async () => {
+  test('fails if no test ran, and prints why tests were skipped', async () => {
     const { code, lines } = reported(await runFile('skips'));
     expect(lines).toEqual([
       'skipped: skips.run.ts > by a condition (there is no such server here)',
@@ -106,7 +106,7 @@ describe('the reports of Rust’s runners', () => {
 error: test run failed
 `;
 
-  test('nextest: counts, and names what failed', () => {
+  test('nextest: counts, and names the failed tests', () => {
     const ignored = [{ name: 'rollcall slow', reason: 'takes an hour' }];
     expect(readNextest(NEXTEST, ignored)).toEqual({
       passed: 1,
@@ -116,12 +116,12 @@ error: test run failed
     });
   });
 
-  test('nextest: tests that a run did not come to have not passed', () => {
+  test('nextest: tests that did not run count as failed', () => {
     const { passed, failed } = readNextest('     Summary [ 1.0s] 5/7 tests run: 5 passed\n', []);
     expect([passed, failed]).toEqual([5, 2]);
   });
 
-  test('cargo test: counts over all programs, and names what failed or was ignored', () => {
+  test('cargo test: counts over all programs, and names the failed and ignored tests', () => {
     const output = `test a ... ok
 test b ... FAILED
 test c ... ignored, takes an hour
@@ -136,7 +136,7 @@ test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out
     });
   });
 
-  test('a runner that ends with an error and names no test has failed', () => {
+  test('a runner that ends with an error but names no test has failed', () => {
     const passed = { ...emptyTally(), passed: 3 };
     expect(withExitCode(passed, 0, 'it')).toEqual(passed);
     expect(withExitCode(passed, 101, 'it')).toEqual({
@@ -172,7 +172,7 @@ describe('.ci/run', () => {
   const npm = (test: string, more: string, checks = 'exit 0') =>
     `case "$2" in test) ${test};; test:more) ${more};; *) ${checks};; esac`;
 
-  test('sums up both parts of the tests, and the checks', async () => {
+  test('adds both parts of the tests, and the checks', async () => {
     const [code, lines] = await runCi({ npm: npm(CLOSING, CLOSING) });
     expect([code, lines.at(-1)]).toEqual([0, '22 passed, 0 failed, 4 skipped']);
   });

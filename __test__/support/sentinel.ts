@@ -1,4 +1,4 @@
-// A master, its replicas and the sentinels that watch them, all of them real processes.
+// A master, its replicas and the sentinels that monitor them, all as real processes.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, writeFileSync } from 'node:fs';
@@ -18,7 +18,7 @@ export interface SentinelOptions {
   password?: string;
   /** Password of the sentinels. */
   sentinelPassword?: string;
-  /** TLS to everybody. */
+  /** TLS for all of them. */
   tls?: boolean;
 }
 
@@ -81,7 +81,7 @@ export class SentinelGroup implements AsyncDisposable {
       { timeoutMs: 15_000 },
     );
     for (let i = 0; i < sentinels; i++) this.sentinels.push(await this.#startSentinel(i));
-    // They find each other, and the replicas, by what the master tells.
+    // They find each other, and the replicas, through the master.
     for (const { port } of this.sentinels) {
       const sentinel = await this.ask(port);
       await eventually(
@@ -113,7 +113,7 @@ export class SentinelGroup implements AsyncDisposable {
     return client;
   }
 
-  /** Where the master is by what the (first) sentinel says. */
+  /** The address of the master, from the (first) sentinel. */
   async master(): Promise<RedisServer> {
     this.#first ??= await this.ask();
     const found = await this.#first.call('SENTINEL', 'get-master-addr-by-name', MASTER);
@@ -123,7 +123,7 @@ export class SentinelGroup implements AsyncDisposable {
     return server;
   }
 
-  /** Resolves when there is a replica that the sentinels would let take over. */
+  /** Resolves when there is a replica that the sentinels would promote. */
   async ready(): Promise<void> {
     this.#first ??= await this.ask();
     const first = this.#first;
@@ -140,7 +140,7 @@ export class SentinelGroup implements AsyncDisposable {
     );
   }
 
-  /** Has the sentinels make another server the master. */
+  /** Lets the sentinels promote another server. */
   async failover(): Promise<void> {
     this.#first ??= await this.ask();
     const first = this.#first;
@@ -156,7 +156,7 @@ export class SentinelGroup implements AsyncDisposable {
         await ended;
       }
     }
-    // Their files are in the first server's folder.
+    // Their files are in the folder of the first server.
     for (const server of this.servers.toReversed()) await server[Symbol.asyncDispose]();
   }
 

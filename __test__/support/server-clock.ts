@@ -1,5 +1,5 @@
-// Redis servers whose wall clock tests move while they run (spec 6.8). A small library is compiled once
-// and loaded into the server; it adds what a file says to the machine's time.
+// Redis servers whose wall clock tests can change while they run (spec 6.8). A small library is
+// compiled once and loaded into the server; it adds an offset from a file to the machine's time.
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
@@ -22,9 +22,9 @@ import { eventually } from './wait.js';
 
 const SOURCE = path.join(import.meta.dirname, 'fixtures/server-clock.c');
 
-/** A wall clock for servers: that of the machine, moved by some milliseconds. */
+/** A wall clock for servers: that of the machine, plus an offset in milliseconds. */
 export class ServerClock {
-  /** For the environment of a server. */
+  /** The environment variables for a server. */
   readonly env: Record<string, string>;
   readonly #file: string;
 
@@ -36,16 +36,16 @@ export class ServerClock {
     this.env = { LD_PRELOAD: compiled(), ROLLCALL_TEST_CLOCK: this.#file };
   }
 
-  /** From now on the clock is that many milliseconds ahead of the machine's, or behind it. */
+  /** Sets the offset from the machine's clock in milliseconds; a negative one is behind it. */
   set(offsetMs: number): void {
     const bytes = Buffer.alloc(8);
     bytes.writeBigInt64LE(BigInt(offsetMs));
-    // Written in place: the server has the file mapped.
+    // Written in place, because the server has mapped the file.
     writeFileSync(this.#file, bytes, { flag: existsSync(this.#file) ? 'r+' : 'w' });
   }
 }
 
-/** Starts a server with a clock of its own. */
+/** Starts a server with its own clock. */
 export async function startClockedRedis(
   options: RedisServerOptions = {},
 ): Promise<{ server: RedisServer; clock: ServerClock }> {
@@ -53,15 +53,17 @@ export async function startClockedRedis(
   return { server: await startRedis({ ...options, env: clock.env }), clock };
 }
 
-/** A server at an address of its own, and a replica of it with another clock. */
+/** A server with its own address, and a replica of it with another clock. */
 export interface ClockedPair extends AsyncDisposable {
   /** Leads to the server, and after `failOver` to the former replica. */
   url: string;
-  /** Waits until the replica has what the server of `redis` has, and makes it the only server. */
+  /**
+   * Waits until the replica has all data of the server of `redis`, and makes it the only server.
+   */
   failOver(redis: Redis): Promise<void>;
 }
 
-/** Starts a replica of a server, with a clock that is so many milliseconds off. */
+/** Starts a replica of a server, with a clock offset in milliseconds. */
 export async function startClockedPair(
   server: RedisServer,
   offsetMs: number,
@@ -80,7 +82,7 @@ export async function startClockedPair(
   return {
     url: `redis://127.0.0.1:${proxy.port}`,
     failOver: async (redis) => {
-      // WAIT would wait for what `redis` itself has written, and others have written.
+      // WAIT waits only for writes of `redis` itself, and other clients have written, too.
       const written = await replicationOffset(redis, 'master');
       await eventually(
         async () => {
@@ -99,13 +101,13 @@ export async function startClockedPair(
   };
 }
 
-/** Up to which byte of the replication stream a server is. */
+/** The position of a server in the replication stream. */
 async function replicationOffset(redis: Redis, role: 'master' | 'slave'): Promise<number> {
   const info = await redis.info('replication');
   return Number(new RegExp(`${role}_repl_offset:(\\d+)`).exec(info)?.[1]);
 }
 
-/** Why servers cannot have a clock of their own here, if they cannot. */
+/** The reason why servers cannot have their own clock here, if there is one. */
 export function whyNoServerClock(): string | undefined {
   if (process.platform !== 'linux')
     return 'a server gets another clock by LD_PRELOAD, on Linux only';
@@ -119,7 +121,9 @@ export function whyNoServerClock(): string | undefined {
 
 let library: string | undefined;
 
-/** The library, compiled once for each version of its text. Rust has a C compiler to link with. */
+/**
+ * The library, compiled once for each version of its source. Rust needs a C compiler to link with.
+ */
 function compiled(): string {
   library ??= (() => {
     const version = createHash('sha256').update(readFileSync(SOURCE)).digest('hex').slice(0, 16);
@@ -127,9 +131,9 @@ function compiled(): string {
     const file = path.join(folder, `${version}.so`);
     if (!existsSync(file)) {
       mkdirSync(folder, { recursive: true });
-      const aside = `${file}.${process.pid}`;
-      execFileSync('cc', ['-O2', '-shared', '-fPIC', '-o', aside, SOURCE], { stdio: 'pipe' });
-      renameSync(aside, file);
+      const temporary = `${file}.${process.pid}`;
+      execFileSync('cc', ['-O2', '-shared', '-fPIC', '-o', temporary, SOURCE], { stdio: 'pipe' });
+      renameSync(temporary, file);
     }
     return file;
   })();

@@ -1,4 +1,4 @@
-// The harness itself: what the other tests rely on without looking.
+// Tests of the test harness itself.
 import { statSync } from 'node:fs';
 import { connect } from 'node:tls';
 import { Redis } from 'ioredis';
@@ -9,7 +9,7 @@ import { sharedDb, sharedRedis, startRedis } from './redis.js';
 import { startClockedRedis, whyNoServerClock } from './server-clock.js';
 import { deferred, eventually, within } from './wait.js';
 
-/** Whether a process is there (signal 0 only asks). */
+/** Whether a process exists (signal 0 only checks). */
 function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
@@ -63,7 +63,7 @@ describe('redis', () => {
     expect(await reply).toBe('PONG');
   });
 
-  test('asks for a password, by user', async () => {
+  test('requires a password, by user', async () => {
     await using server = await startRedis({
       requirepass: 'se cret',
       users: { alice: 'on >wonder ~a:* &* +@all' },
@@ -81,7 +81,7 @@ describe('redis', () => {
     expect(await server.dbsize()).toBe(2);
   });
 
-  test('serves TLS with a certificate that its CA vouches for', async () => {
+  test('serves TLS with a certificate of its CA', async () => {
     await using server = await startRedis({ tls: true });
     expect(server.url).toMatch(/^rediss:/);
     const { ca = '' } = server.tls ?? {};
@@ -95,7 +95,7 @@ describe('redis', () => {
     });
   });
 
-  test('takes further configuration', async () => {
+  test('accepts further configuration', async () => {
     await using server = await startRedis({
       notifyKeyspaceEvents: 'Ex',
       config: { maxmemory: '32mb' },
@@ -108,11 +108,11 @@ describe('redis', () => {
     ]);
   });
 
-  test('says why a server did not start', async () => {
+  test('reports why a server did not start', async () => {
     await expect(startRedis({ config: { 'no-such-option': 1 } })).rejects.toThrow('no-such-option');
   });
 
-  test('is shared within a file, with databases apart', async () => {
+  test('is shared within a file, with separate databases', async () => {
     const [one, two] = [await sharedDb(), await sharedDb()];
     expect(one.server).toBe(await sharedRedis());
     expect(two.server).toBe(one.server);
@@ -148,7 +148,7 @@ describe('process', () => {
 });
 
 describe('wait', () => {
-  test('eventually gives the first result that is not false', async () => {
+  test('eventually returns the first result that is not false', async () => {
     let calls = 0;
     expect(await eventually(() => ++calls >= 3 && calls, { intervalMs: 1 })).toBe(3);
   });
@@ -160,7 +160,7 @@ describe('wait', () => {
 });
 
 describe('random', () => {
-  test('gives the same sequence for the same stream, and another for another', () => {
+  test('returns the same sequence for the same stream, and different ones for different streams', () => {
     const draw = (stream: number) => {
       const random = createRandom(stream);
       return Array.from({ length: 20 }, () => random.int(0, 1000));
@@ -181,8 +181,8 @@ describe('random', () => {
 const noClock = whyNoServerClock();
 if (noClock !== undefined) console.log(`skipped: server clocks (${noClock})`);
 
-describe.skipIf(noClock !== undefined)('a server with a clock of its own', () => {
-  test('it is moved while the server runs, and TTLs follow it', async () => {
+describe.skipIf(noClock !== undefined)('a server with its own clock', () => {
+  test('the clock changes while the server runs, and TTLs follow it', async () => {
     const { server, clock } = await startClockedRedis();
     onTestFinished(() => server[Symbol.asyncDispose]());
     const redis = await server.client();

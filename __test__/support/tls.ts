@@ -1,5 +1,5 @@
-// Certificates for tests of TLS: made anew for each run, so that no private key is ever committed
-// and none runs out.
+// Certificates for TLS tests: created for each run, so that no private key is committed and none
+// expires.
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -16,7 +16,7 @@ export interface Certificates {
 let made: Promise<Certificates> | undefined;
 
 /**
- * A certificate authority, and a certificate by it for localhost, 127.0.0.1 and ::1, which clients
+ * A certificate authority, and a certificate of it for localhost, 127.0.0.1 and ::1, which clients
  * can use too.
  */
 export function certificates(): Promise<Certificates> {
@@ -54,15 +54,15 @@ async function make(): Promise<Certificates> {
 }
 
 /**
- * A certificate by `openssl`, for forms that the library above does not make.
+ * A certificate created by `openssl`, for forms that the library above does not support.
  *
- * @param form - `selfSigned`: it is its own `ca`, as `openssl req -x509` makes it; else signed by an
- * authority with a key on `curve`.
+ * @param form - `selfSigned`: it is its own `ca`, like one of `openssl req -x509`; otherwise an
+ * authority with a key on `curve` signs it.
  */
 export function opensslCertificates(form: {
   curve?: string;
   selfSigned?: boolean;
-  /** Extensions of the certificate; none makes it one of X.509 version 1. */
+  /** Extensions of the certificate; without any, it is an X.509 version 1 certificate. */
   extensions?: string[];
   commonName?: string;
   days?: number;
@@ -76,7 +76,7 @@ export function opensslCertificates(form: {
   const newKey = ['-newkey', 'ec', '-pkeyopt', `ec_paramgen_curve:${curve}`, '-nodes'];
   const days = ['-days', `${form.days ?? 2}`];
   try {
-    // With a configuration of its own: those of systems add extensions.
+    // With its own configuration: those of some systems add extensions.
     writeFileSync(file('req.cnf'), '[req]\ndistinguished_name=dn\n[dn]\n');
     writeFileSync(file('ext.cnf'), extensions.join('\n'));
     const config = ['-config', 'req.cnf'];

@@ -1,6 +1,6 @@
 // Waiting in tests: for a condition, or for a Promise that something else settles. Tests never
-// sleep for a fixed time in the hope that it was enough, and how long they wait goes by a clock that
-// a busy machine slows down with everything else.
+// sleep for a fixed time. Time limits use a clock that a busy machine slows down together with
+// everything else.
 import { setTimeout as delay } from 'node:timers/promises';
 
 const TICK_MS = 10;
@@ -13,8 +13,8 @@ export interface Clock {
 }
 
 /**
- * A clock of this process's own: it counts turns of a timer, and so stands still while the process
- * gets no processor. For upper bounds, which a busy machine must not break.
+ * A clock of this process: it counts turns of a timer, so it stops while the process gets no
+ * processor. For upper bounds that must hold on a busy machine.
  */
 export function startClock(): Clock {
   const start = ticks;
@@ -26,8 +26,8 @@ export function startClock(): Clock {
 }
 
 /**
- * How many times longer than on an idle machine everything takes, as far as this process has seen:
- * 1 or more. For upper bounds of what other processes do, by their own clocks.
+ * How much slower this machine is than an idle one, as far as this process has observed: 1 or more.
+ * For upper bounds on the work of other processes, by their own clocks.
  */
 export function slowness(): number {
   return Math.max(1, (performance.now() - began) / ((ticks + 1) * TICK_MS));
@@ -41,8 +41,8 @@ export interface EventuallyOptions {
 }
 
 /**
- * Calls `fn` until it neither throws nor gives `false`, and resolves to what it gave. When time is
- * up, rejects with the last try's error: write assertions into `fn`.
+ * Calls `fn` until it neither throws nor returns `false`, and resolves to its result. At the time
+ * limit it rejects with the last error: put assertions into `fn`.
  */
 export async function eventually<T>(
   fn: () => T | Promise<T>,
@@ -67,7 +67,10 @@ export interface Deferred<T> {
   reject: (reason: unknown) => void;
 }
 
-/** A Promise with its two ends (`Promise.withResolvers`, which Node 20 does not have). */
+/**
+ * A Promise with its resolve and reject functions (`Promise.withResolvers`, which Node 20 does not
+ * have).
+ */
 export function deferred<T = void>(): Deferred<T> {
   let resolve!: Deferred<T>['resolve'];
   let reject!: Deferred<T>['reject'];
@@ -78,7 +81,9 @@ export function deferred<T = void>(): Deferred<T> {
   return { promise, resolve, reject };
 }
 
-/** Rejects unless `promise` settles in time (of {@link startClock}); `what` is named in the message. */
+/**
+ * Rejects unless `promise` settles in time (of {@link startClock}); the message contains `what`.
+ */
 export async function within<T>(promise: Promise<T>, timeoutMs: number, what: string): Promise<T> {
   const clock = startClock();
   const late = deferred<never>();
