@@ -1,5 +1,5 @@
-// The package as users get it: packed, installed into an empty project outside the repository
-// where there is no Rust, used by `require`, `import` and TypeScript (issue 2, "What there is").
+// The package as users get it: packed, installed into an empty project outside the repository,
+// without Rust, and used by `require`, `import` and TypeScript.
 import { execFile } from 'node:child_process';
 import {
   cpSync,
@@ -31,14 +31,14 @@ const TSCONFIG = {
     strict: true,
     exactOptionalPropertyTypes: true,
     noUncheckedIndexedAccess: true,
-    // Our own declarations are looked at, too.
+    // So that the package's own declarations are checked, too.
     skipLibCheck: false,
     outDir: 'out',
     rootDir: '.',
   },
 };
 
-/** Everything that is not only a type. */
+/** All exports that are not only types. */
 const EXPORTS = [
   'ERROR_CODES',
   'HeartbeatBatcher',
@@ -61,7 +61,7 @@ let project: string;
 let tarball: string;
 
 async function npm(cwd: string, ...args: string[]): Promise<string> {
-  // The npm that runs the tests, if one does; nothing is asked of a registry.
+  // The npm that runs the tests, if there is one; nothing is requested from a registry.
   const cli = process.env.npm_execpath;
   const [program, ...first] = cli ? [process.execPath, cli] : ['npm'];
   const offline = ['--offline', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'];
@@ -69,7 +69,7 @@ async function npm(cwd: string, ...args: string[]): Promise<string> {
   return stdout;
 }
 
-/** Runs a program of the project where neither Rust nor anything else is on PATH. */
+/** Runs a program of the project with a PATH without Rust or other tools. */
 async function run(...args: string[]): Promise<string> {
   const { stdout } = await execute(process.execPath, args, {
     cwd: project,
@@ -78,7 +78,7 @@ async function run(...args: string[]): Promise<string> {
   return stdout;
 }
 
-/** What the compiler says of a project in the project. */
+/** The compiler's messages for a project in the test project. */
 async function compile(tsconfig: string): Promise<string> {
   const compiled = await execute(
     process.execPath,
@@ -88,8 +88,8 @@ async function compile(tsconfig: string): Promise<string> {
   return compiled.stdout;
 }
 
-/** The packages whose types the swap-in surface stands beside are the repository's. */
-function linkOthers(): void {
+/** Links the packages with the other types from the repository. */
+function linkTypePackages(): void {
   for (const name of ['socket.io', 'ioredis', 'redis', '@types']) {
     const place = path.join(project, 'node_modules', name);
     if (!existsSync(place)) symlinkSync(inRoot('node_modules', name), place);
@@ -102,7 +102,7 @@ beforeAll(async () => {
   mkdirSync(project);
   mkdirSync(path.join(folder, 'empty'));
   const remove = removeWithProcess(folder);
-  // `npm test` has built what is packed.
+  // `npm test` has built the package.
   const packed = await npm(inRoot(), 'pack', '--json', '--pack-destination', folder);
   tarball = path.join(folder, JSON.parse(packed)[0].filename);
   writeFileSync(path.join(project, 'package.json'), '{ "private": true }');
@@ -111,7 +111,7 @@ beforeAll(async () => {
 }, 60_000);
 
 describe('the package, installed into an empty project without Rust', () => {
-  test('holds what it needs and nothing else', async () => {
+  test('contains all necessary files and no others', async () => {
     const inPackage = (file: string) => path.join(project, 'node_modules/rollcall', file);
     for (const file of [
       'dist/index.js',
@@ -130,7 +130,7 @@ describe('the package, installed into an empty project without Rust', () => {
     expect(readJson('package.json').dependencies).toBeUndefined();
   });
 
-  test('has what README.md and docs/ link to', () => {
+  test('contains all files that README.md and docs/ link to', () => {
     const root = path.join(project, 'node_modules/rollcall');
     const pages = readdirSync(path.join(root, 'docs'), { recursive: true, encoding: 'utf8' })
       .filter((name) => name.endsWith('.md'))
@@ -172,7 +172,8 @@ describe('the package, installed into an empty project without Rust', () => {
     for (const file of ['types.mts', 'usage.mts', 'usage.cts']) {
       cpSync(path.join(import.meta.dirname, 'fixtures', file), path.join(project, file));
     }
-    // The compiler and Node's types are the repository's: nothing is asked of a registry.
+    // The compiler and the types of Node.js are those of the repository: nothing is requested from
+    // a registry.
     symlinkSync(inRoot('node_modules/@types'), path.join(project, 'node_modules/@types'));
     symlinkSync(
       inRoot('node_modules/undici-types'),
@@ -201,24 +202,24 @@ describe('the package, installed into an empty project without Rust', () => {
   }, 60_000);
 });
 
-describe('the swap-in surface, beside the types of socket.io, ioredis and redis', () => {
+describe('the legacy interface, with the types of socket.io, ioredis and redis', () => {
   test('10: TypeScript: strict, exact, both module systems; compiled and run', async () => {
-    const other = path.join(project, 'swap');
+    const other = path.join(project, 'compat');
     mkdirSync(other);
-    for (const file of ['swap.mts', 'swap.cts']) {
+    for (const file of ['compat.mts', 'compat.cts']) {
       cpSync(path.join(import.meta.dirname, 'fixtures', file), path.join(other, file));
     }
-    linkOthers();
+    linkTypePackages();
     const { compilerOptions } = TSCONFIG;
     writeFileSync(
       path.join(other, 'tsconfig.json'),
-      // The declarations of the others are not ours to check.
+      // The declarations of the other packages are not checked.
       JSON.stringify({ compilerOptions: { ...compilerOptions, skipLibCheck: true } }),
     );
-    expect(await compile('swap/tsconfig.json')).toBe('');
+    expect(await compile('compat/tsconfig.json')).toBe('');
     const { url } = await sharedRedis();
-    for (const file of ['swap.mjs', 'swap.cjs']) {
-      expect(JSON.parse(await run(`swap/out/${file}`, url))).toEqual({
+    for (const file of ['compat.mjs', 'compat.cjs']) {
+      expect(JSON.parse(await run(`compat/out/${file}`, url))).toEqual({
         joined: ['c'],
         changed: true,
         left: { roomId: 'r', userId: 'u' },
@@ -228,7 +229,7 @@ describe('the swap-in surface, beside the types of socket.io, ioredis and redis'
   }, 60_000);
 });
 
-describe('servers of the TypeScript implementation, of which only the import has changed', () => {
+describe('servers of the legacy implementation with only the import changed', () => {
   const SERVERS = ['server.mts', 'manual.mts', 'metadata.mts', 'optimized.cts', 'values.mts'];
 
   test('10: five strict and exact server files compile, and run on Redis', async () => {
@@ -237,7 +238,7 @@ describe('servers of the TypeScript implementation, of which only the import has
     for (const file of SERVERS) {
       cpSync(path.join(import.meta.dirname, 'fixtures/legacy', file), path.join(legacy, file));
     }
-    linkOthers();
+    linkTypePackages();
     const { compilerOptions } = TSCONFIG;
     writeFileSync(
       path.join(legacy, 'tsconfig.json'),
@@ -274,7 +275,7 @@ describe('servers of the TypeScript implementation, of which only the import has
   }, 60_000);
 });
 
-describe('what others say of the package', () => {
+describe('checks of the package by other tools', () => {
   test('publint', async () => {
     const bin = packageBin('publint', 'publint');
     const { stdout } = await execute(process.execPath, [bin, 'run', tarball, '--strict']);

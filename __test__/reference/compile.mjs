@@ -1,5 +1,5 @@
-// Compiles the reference service for processes that load it without a test runner around them: into
-// target/reference/, once for each version of its text.
+// Compiles the reference service for processes without a test runner: into target/reference/, once
+// for each version of its source.
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync } from 'node:fs';
@@ -16,20 +16,20 @@ export function compileReference() {
   const folder = path.join(parent, version.digest('hex').slice(0, 16));
   if (existsSync(folder)) return folder;
   mkdirSync(parent, { recursive: true });
-  // Compiled aside and then renamed: whoever finds the folder finds it whole.
-  const aside = mkdtempSync(`${folder}-`);
+  // Compiled into a temporary folder and then renamed, so that the final folder is always complete.
+  const temporary = mkdtempSync(`${folder}-`);
   execFileSync(process.execPath, [
     packageBin('typescript', 'tsc'),
     '--ignoreConfig',
     '--strict',
     '--skipLibCheck',
-    ...['--target', 'es2022', '--module', 'nodenext', '--types', 'node', '--outDir', aside],
+    ...['--target', 'es2022', '--module', 'nodenext', '--types', 'node', '--outDir', temporary],
     ...sources,
   ]);
   try {
-    renameSync(aside, folder);
+    renameSync(temporary, folder);
   } catch (error) {
-    // Another process was first.
+    // Another process was faster.
     if (!existsSync(folder)) throw error;
   }
   return folder;

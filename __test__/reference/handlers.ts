@@ -1,5 +1,6 @@
-// The socket protocol on the reference service: what a server that has not been swapped yet serves. Payloads
-// are read as its schemas do: numbers may be texts, unknown fields are ignored, and the rest is refused.
+// The socket protocol on the reference service, as a legacy server serves it. Payloads are
+// validated like its schemas do: text is accepted for numbers, unknown fields are ignored, and
+// other values are refused.
 import type { Server, Socket } from 'socket.io';
 import type {
   MetadataRefused,
@@ -153,7 +154,7 @@ function serve(socket: Socket, service: ReferencePresenceService): void {
   );
   metadata('getChannel', async (raw) => service.getChannelMetadata(readChannel(raw)));
   socket.on('disconnect', () => {
-    // Fails when the server has closed its Redis client by then.
+    // Fails if the server has closed its Redis client before.
     service.leave(connId).catch(() => {});
   });
 }

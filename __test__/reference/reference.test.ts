@@ -1,5 +1,5 @@
-// The stand-in for TypeScript nodes is what it is said to be: the layout of the specification, and the
-// weaknesses that a mixed fleet has to live with.
+// Checks the reference, which stands in for legacy nodes: it uses the layout of the specification,
+// and has the known weaknesses of the legacy implementation.
 import { Redis } from 'ioredis';
 import { beforeEach, expect, test } from 'vitest';
 import { sharedDb } from '../support/redis.js';

@@ -1,9 +1,9 @@
-// The stand-in for the servers that Rollcall replaces: presence and channel metadata in plain
-// TypeScript on ioredis, written from the tables of the specification. It is what an old node of a
-// mixed fleet does to Redis, and no better: it reads and then writes, a connection that moves stays
-// listed in its first room, every reaper announces the same dead connection, the last writer of
-// metadata wins. What it takes without complaint (`null`, texts for numbers, empty names), it takes as those
-// servers do. Not a part of the package; tests and the benchmark run it.
+// The reference: stands in for the legacy servers that Rollcall replaces. It implements presence
+// and channel metadata in plain TypeScript on ioredis, from the tables of the specification. It
+// behaves like a legacy node, including its weaknesses: it reads and then writes, a connection that
+// moves stays listed in its first room, every reaper announces the same dead connection, and the
+// last writer of metadata wins. It accepts the same invalid values (`null`, text for numbers, empty
+// names). It is not part of the package; tests and the benchmark run it.
 import type { Redis } from 'ioredis';
 
 export interface ReferenceOptions {
@@ -272,7 +272,7 @@ export class ReferencePresenceService {
     };
   }
 
-  /** Looks through every active room, all the time. */
+  /** Scans every active room periodically. */
   startReaper(): void {
     this.#reaper ??= setInterval(() => {
       this.#reap().catch((error) => this.#options.logger?.error('Reaper failed', error));
@@ -360,7 +360,9 @@ export class ReferencePresenceService {
     if (owner !== actorUserId) throw refuse('is held by a different user');
   }
 
-  /** The record, checked against what the caller expects; what is written later may differ. */
+  /**
+   * The record, checked against the caller's expectations; a later write may see another record.
+   */
   async #expected(params: ReferenceMetadataParams): Promise<ReferenceMetadata> {
     const current = await this.getChannelMetadata(params);
     const expected = params.options?.majorRevision;
@@ -405,7 +407,7 @@ export class ReferencePresenceService {
   }
 }
 
-/** The items with these keys, each once, in the order in which they are named. */
+/** The items with these keys, each once, in the order of the keys. */
 function pick(
   items: Record<string, StoredItem>,
   named: readonly { key: string }[],
@@ -418,7 +420,7 @@ function textOf(value: unknown): string {
   return value === undefined || value === null ? '' : String(value);
 }
 
-/** What it can make nothing of, it takes for nothing. */
+/** Invalid text counts as absent. */
 function parsed(text: string | undefined): Record<string, unknown> | null {
   try {
     const value = JSON.parse(text || 'null');
