@@ -1,5 +1,5 @@
-// Channel metadata as RedisJSON documents (9.4), beside what the conformance tests show: the document,
-// what is written of it, many writers, and servers without the module.
+// Channel metadata as RedisJSON documents (9.4), in addition to the conformance tests: the
+// document, the parts that are written, many writers, and servers without the module.
 import type { Redis } from 'ioredis';
 import { PresenceClient } from 'rollcall';
 import { beforeEach, describe, expect, test } from 'vitest';
@@ -15,7 +15,7 @@ test('9.4 a server without the module: UNSUPPORTED, when the client is opened', 
   await expect(opened).rejects.toEqual(failure('UNSUPPORTED', 'RedisJSON'));
 });
 
-test('9.4 the in-process store takes the option', async () => {
+test('9.4 the in-process store accepts the option', async () => {
   await using client = await PresenceClient.connect({ metadataStorage: 'json', logger: {} });
   await client.metadata.set({ ...CHANNEL, data: items({ a: '\ud800' }) }).catch(() => {});
   expect((await client.metadata.set({ ...CHANNEL, data: items({ a: '1' }) })).totalCount).toBe(1);
@@ -35,7 +35,7 @@ describe.skipIf(noRedisJson)('RedisJSON', () => {
   });
   const document = async () => JSON.parse((await redis.call('JSON.GET', KEY)) as string);
 
-  test('9.4 the document is { majorRevision, totalCount, items }, with an id that it keeps', async () => {
+  test('9.4 the document is { majorRevision, totalCount, items }, with a permanent id', async () => {
     const client = await store.connect();
     await client.metadata.set({ ...CHANNEL, data: items({ b: '1', a: '2' }) });
     const made = await document();
@@ -81,7 +81,7 @@ describe.skipIf(noRedisJson)('RedisJSON', () => {
       expect(commands.flat().join('').length).toBeLessThan(1_000);
       expect((await document()).items[key]).toEqual({ value: 'new', revision: 2 });
     }
-    // A key that no path can name, in a document with others.
+    // A key that no path can contain, in a document with others.
     await client.metadata.set({ ...CHANNEL, data: items({ 'a"\\\n$[*]': '1', b: '2' }) });
     await client.metadata.update({ ...CHANNEL, data: items({ 'a"\\\n$[*]': '3' }) });
     expect((await document()).items).toEqual({
@@ -90,7 +90,9 @@ describe.skipIf(noRedisJson)('RedisJSON', () => {
     });
   });
 
-  test('7.6 8000 updates by 16 writers of 4 nodes: none is lost', { timeout: 60_000 }, async () => {
+  test('7.6 8000 updates by 16 writers of 4 nodes: no update is lost', {
+    timeout: 60_000,
+  }, async () => {
     const nodes = await Promise.all([0, 1, 2, 3].map(() => store.connect()));
     const writers = Array.from({ length: 16 }, (_, i) => ({ node: nodes[i % 4], key: `w${i}` }));
     await nodes[0]?.metadata.set({ ...CHANNEL, data: writers.map(({ key }) => ({ key })) });
@@ -108,7 +110,7 @@ describe.skipIf(noRedisJson)('RedisJSON', () => {
       expect(found.items[key]).toEqual({ value: '500', revision: 501 });
   });
 
-  test('7.5 two nodes that know different records: the second sees the first', async () => {
+  test('7.5 two nodes with different cached records: the second sees the first one’s change', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     const recorder = await recordMetadata(one);
     await one.metadata.set({ ...CHANNEL, data: items({ a: '1' }) });
@@ -129,7 +131,7 @@ describe.skipIf(noRedisJson)('RedisJSON', () => {
     ]);
   });
 
-  test('9.4 what RedisJSON cannot hold is refused before anything is sent', async () => {
+  test('9.4 text that RedisJSON cannot store is refused before anything is sent', async () => {
     const client = await store.connect();
     for (const data of [[{ key: '\ud800' }], [{ key: 'a', value: 'x\udfff' }]]) {
       await expect(client.metadata.set({ ...CHANNEL, data })).rejects.toEqual(
@@ -139,7 +141,7 @@ describe.skipIf(noRedisJson)('RedisJSON', () => {
     expect(await redis.exists(KEY)).toBe(0);
   });
 
-  test('9.4 keys that hold something else: CORRUPT_DATA, and `set` replaces a document of another form', async () => {
+  test('9.4 keys of another type: CORRUPT_DATA, and `set` replaces a document of another form', async () => {
     const client = await store.connect();
     await redis.hset(KEY, 'items', '{}', 'majorRevision', 1);
     await expect(client.metadata.get(CHANNEL)).rejects.toEqual(failure('CORRUPT_DATA', 'doc'));

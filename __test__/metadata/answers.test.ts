@@ -1,5 +1,5 @@
-// Answers are bounded in bytes (spec 7.11): many calls that are answered with one large record do not
-// become one text, do not fill the memory and do not block the event loop.
+// Answers are bounded in bytes (spec 7.11): many calls that return one large record do not create
+// one huge text, do not fill the memory and do not block the event loop.
 import type { ChannelMetadata, PresenceClient, RollcallError } from 'rollcall';
 import { describe, expect, test } from 'vitest';
 import { openClient, type Untyped } from '../support/clients.js';
@@ -11,24 +11,24 @@ const CHANNEL = { channelType: 't', channelName: 'n' };
 const CALLS = 1000;
 const ITEMS = 9;
 const ITEM_BYTES = 100_000;
-/** A third of what all answers are together. */
+/** A third of the size of all answers together. */
 const MAX_GROWTH = (CALLS * ITEMS * ITEM_BYTES) / 3;
 const MAX_BLOCKED_MS = 1000;
 
-/** Watches the event loop and the memory until it is stopped. */
+/** Measures the event loop and the memory until it is stopped. */
 function watch(): { stop(): { blockedMs: number; grownBytes: number } } {
   const before = process.memoryUsage.rss();
   let [last, blockedMs, grownBytes] = [performance.now(), 0, 0];
-  const look = () => {
+  const sample = () => {
     const now = performance.now();
     blockedMs = Math.max(blockedMs, now - last);
     grownBytes = Math.max(grownBytes, process.memoryUsage.rss() - before);
     last = now;
   };
-  const timer = setInterval(look, 5);
+  const timer = setInterval(sample, 5);
   return {
     stop() {
-      look();
+      sample();
       clearInterval(timer);
       return { blockedMs, grownBytes };
     },
@@ -46,7 +46,7 @@ async function open(url: string | undefined): Promise<Client> {
   return client;
 }
 
-/** What a call came to, in few bytes: the records themselves would be the memory that is measured. */
+/** The result of a call in a few bytes: whole records would add to the measured memory. */
 function summary(record: ChannelMetadata | undefined): string {
   const lengths = Object.values(record?.metadata ?? {}).map(({ value }) => value.length);
   return `${record?.majorRevision} ${lengths.length} ${new Set(lengths).size} ${lengths[0]}`;
@@ -69,7 +69,7 @@ const KINDS: Record<string, (client: Client) => Promise<string>> = {
 
 describe.each(['redis', 'memory'])('7.11 answers on %s', (store) => {
   test.each(Object.keys(KINDS))(
-    `7.11 ${CALLS} %s for a record of 900 KB: each has its own result, and memory and event loop stay free`,
+    `7.11 ${CALLS} %s for a record of 900 KB: each has its own result, and memory and event loop stay bounded`,
     async (kind) => {
       const server = store === 'redis' ? await startRedis() : undefined;
       const client = await open(server?.url);
@@ -93,7 +93,7 @@ describe.each(['redis', 'memory'])('7.11 answers on %s', (store) => {
       expect([...results]).toEqual([WHOLE]);
       expect(grownBytes).toBeLessThan(MAX_GROWTH);
       expect(blockedMs).toBeLessThan(MAX_BLOCKED_MS);
-      // Heartbeats settle between the answers, not behind them all.
+      // Heartbeats settle between the answers, and not only after all of them.
       expect(beside).toBeGreaterThan(10);
       expect(client.metrics()).toMatchObject({ overloaded: 0, answerBytes: 0, pendingCalls: 0 });
     },

@@ -1,5 +1,5 @@
-// A record that others delete begins anew with revision 1. What a node remembers of the one before never
-// fits the new one, also when it has the same revision by chance.
+// A deleted record starts again with revision 1. The cache of a node never applies to the new
+// record, even if it has the same revision by chance.
 import { randomUUID } from 'node:crypto';
 import type { ClientOptions } from 'rollcall';
 import { describe, expect, test } from 'vitest';
@@ -15,7 +15,7 @@ const data = (values: Record<string, string>) =>
 
 interface Place {
   client: ClientOptions;
-  /** Deletes the record, as somebody else does. */
+  /** Deletes the record, like another application. */
   remove?(): Promise<number>;
 }
 
@@ -36,7 +36,7 @@ describe.each(Object.entries(STORES))('7.6 on %s', (name, open) => {
   const ways = name === 'memory' ? ['expired'] : ['deleted by others', 'expired'];
 
   test.skipIf(skipped).each(ways)(
-    '27: a record that was %s and made again with the same revision is another record',
+    '27: a record that was %s and created again with the same revision is a different record',
     async (way) => {
       const { client, remove } = await open();
       const [one, two] = [await openClient(client), await openClient(client)];
@@ -53,7 +53,7 @@ describe.each(Object.entries(STORES))('7.6 on %s', (name, open) => {
       await two.metadata.set({ ...CHANNEL, data: data({ a: 'new', b: 'new' }) });
       await two.metadata.update({ ...CHANNEL, data: data({ a: 'newer' }) });
 
-      // The same revision, 2: a conflict shows what is there, and so do changes and removals.
+      // The same revision, 2: a conflict, a change and a removal all return the new record.
       const refused = one.metadata.update({
         ...CHANNEL,
         data: data({ a: 'x' }),
@@ -74,7 +74,7 @@ describe.each(Object.entries(STORES))('7.6 on %s', (name, open) => {
     },
   );
 
-  test.skipIf(skipped)('27: … also where the first thing is a change of one item', async () => {
+  test.skipIf(skipped)('27: … even if the first call is a change of one item', async () => {
     const { client } = await open();
     const [one, two] = [await openClient(client), await openClient(client)];
     await one.metadata.set({
@@ -94,7 +94,7 @@ describe.each(Object.entries(STORES))('7.6 on %s', (name, open) => {
     expect(await two.metadata.get(CHANNEL)).toMatchObject(whole);
   });
 
-  test.skipIf(skipped)('27: 100 000 items with their times are one change', async () => {
+  test.skipIf(skipped)('27: 100 000 items with timestamps can be one change', async () => {
     const client = await openClient({
       ...(await open()).client,
       limits: { maxMetadataRecordBytes: 16 * 1024 * 1024, commandTimeoutMs: 30_000 },

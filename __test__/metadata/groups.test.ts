@@ -1,6 +1,6 @@
-// Spec 7.8: what comes while a commit is on its way forms the next one. The server is stopped
-// (SIGSTOP) while changes come, so that nothing here depends on who is faster. And what becomes of
-// groups when the server does not answer (spec 12), and of too many changes (spec 5.4).
+// Spec 7.8: changes that arrive during a commit form the next one. The server is stopped (SIGSTOP)
+// while changes arrive, so that no result depends on timing. The tests also cover groups when the
+// server does not answer (spec 12), and too many changes (spec 5.4).
 import type { ChannelMetadata, ClientOptions } from 'rollcall';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { CHANNEL, items } from '../conformance/metadata.js';
@@ -15,7 +15,7 @@ async function open(options: ClientOptions = {}) {
   return { server, client };
 }
 
-/** Makes changes while the server stands still; they are settled after that. */
+/** Makes changes while the server is stopped; they settle afterwards. */
 async function whileStopped<T>(server: RedisServer, change: () => Promise<T>[]) {
   server.pause();
   const changes = change();
@@ -33,7 +33,7 @@ function rejected(results: PromiseSettledResult<unknown>[]): Untyped[] {
 }
 
 describe('7.8 groups', () => {
-  test('7.8 changes that come while a commit is on its way form the next one', async () => {
+  test('7.8 changes that arrive while a commit is in flight form the next one', async () => {
     const { server, client } = await open();
     await client.metadata.set({ ...CHANNEL, data: items({ a: '0' }) });
     const events: number[] = [];
@@ -53,13 +53,13 @@ describe('7.8 groups', () => {
     );
     await eventually(() => expect(events).toEqual(revisions));
     const after = client.metrics();
-    // The first ones left at once, all others together.
+    // The first ones were sent at once, all others together.
     expect(after.metadataCommits - before.metadataCommits).toBeLessThanOrEqual(2);
     expect(after.metadataChanges - before.metadataChanges).toBe(100);
     expect(after.metadataRetries).toBe(before.metadataRetries);
   });
 
-  test('7.8 an uncontended change is one call of one script', async () => {
+  test('7.8 an uncontended change is one script call', async () => {
     const { server, client } = await open();
     await client.metadata.set({ ...CHANNEL, data: items({ a: '0' }) });
     const admin = await server.client();
@@ -67,7 +67,7 @@ describe('7.8 groups', () => {
       const stats = await admin.info('commandstats');
       const of = (name: string) =>
         Number(new RegExp(`cmdstat_${name}:calls=(\\d+)`).exec(stats)?.[1] ?? 0);
-      // What a script runs is counted too: one HMGET and one HSET each.
+      // Commands of scripts count too: one HMGET and one HSET each.
       return { evalsha: of('evalsha'), eval: of('eval'), hmget: of('hmget'), hset: of('hset') };
     };
     const before = await calls();
@@ -84,7 +84,7 @@ describe('7.8 groups', () => {
     admin.disconnect();
   });
 
-  test('7.8 one that fails fails alone', async () => {
+  test('7.8 a failing change of a group fails alone', async () => {
     const { server, client } = await open();
     const admin = await server.client();
     await admin.set('prs:lock:x', 'ada', 'PX', 60_000);
@@ -116,7 +116,7 @@ describe('7.8 groups', () => {
     admin.disconnect();
   });
 
-  test('7.8 groups of two nodes on one channel: each finds the other’s, and nothing is lost', async () => {
+  test('7.8 groups of two nodes on one channel: each sees the other’s, and no update is lost', async () => {
     const { server, client } = await open();
     const other = await openClient({ url: server.url });
     await client.metadata.set({ ...CHANNEL, data: items({ a: '0', b: '0' }) });
@@ -154,7 +154,7 @@ describe('7.8 groups', () => {
 });
 
 describe('5.4 the queue is bounded', () => {
-  test('13 maxQueue: beyond it OVERLOADED, at once, and what was taken is carried out', async () => {
+  test('13 maxQueue: above it OVERLOADED, at once, and accepted changes are applied', async () => {
     const { server, client } = await open({ limits: { maxQueue: 10 } });
     await client.metadata.set({ ...CHANNEL, data: items({ a: '0' }) });
     const results = await whileStopped<ChannelMetadata>(server, () =>
@@ -163,7 +163,7 @@ describe('5.4 the queue is bounded', () => {
       ),
     );
     const done = fulfilled(results);
-    // Ten wait, and up to ten are on their way.
+    // Ten wait, and up to ten are in flight.
     expect(done.length).toBeGreaterThanOrEqual(10);
     expect(done.length).toBeLessThanOrEqual(20);
     expect(done.map(({ majorRevision }) => majorRevision)).toEqual(done.map((_, i) => i + 2));
@@ -194,7 +194,7 @@ describe('5.4 the queue is bounded', () => {
 });
 
 describe('12 when the server does not answer', () => {
-  test('12 the whole group has an unknown outcome, what waited was not sent, and nothing runs twice', async () => {
+  test('12 the whole group has an unknown outcome, waiting changes were not sent, and nothing is applied twice', async () => {
     const { server, client } = await open({ limits: { commandTimeoutMs: 300 } });
     await client.metadata.set({ ...CHANNEL, data: items({ a: '0' }) });
     server.pause();
@@ -202,7 +202,7 @@ describe('12 when the server does not answer', () => {
       client.metadata.update({ ...CHANNEL, data: items({ a: `${i}` }) }),
     );
     const settled = await Promise.allSettled(first);
-    // What came right behind it waited as long as it did; this comes later.
+    // A change directly after it would have waited as long as the commit; this one comes later.
     const second = await Promise.allSettled([
       client.metadata.update({ ...CHANNEL, data: items({ a: 'later' }) }),
     ]);
@@ -220,20 +220,20 @@ describe('12 when the server does not answer', () => {
       }
     }
     server.resume();
-    // What had been sent may be carried out now; each at most once.
+    // The sent changes may be applied now; each at most once.
     await eventually(async () => {
       const { majorRevision, metadata } = await client.metadata.get(CHANNEL);
       expect(majorRevision).toBeLessThanOrEqual(1 + sent.length);
       expect(metadata.a?.revision).toBe(majorRevision);
     });
-    // And the channel goes on.
+    // The channel continues to work.
     const { majorRevision } = await client.metadata.get(CHANNEL);
     const after = await client.metadata.update({ ...CHANNEL, data: items({ a: 'after' }) });
     expect(after.majorRevision).toBeGreaterThan(majorRevision);
     expect(after.majorRevision).toBeLessThanOrEqual(2 + sent.length);
   });
 
-  test('12 a connection that breaks under a commit: unknown, not repeated; then it goes on', async () => {
+  test('12 a connection that breaks during a commit: unknown outcome, no retry; later changes work', async () => {
     const { server, client } = await open();
     await client.metadata.set({ ...CHANNEL, data: items({ a: '0' }) });
     server.pause();
@@ -245,7 +245,7 @@ describe('12 when the server does not answer', () => {
     expect(error).toMatchObject({ outcome: 'unknown' });
     expect(['UNAVAILABLE', 'TIMEOUT']).toContain(error.code);
     await server.start();
-    // It came back empty: what this node remembers is wrong, and is found to be.
+    // The server returned empty: this node's cached record is wrong, which the next change detects.
     const gone = await client.metadata
       .update({ ...CHANNEL, data: items({ a: '2' }) })
       .catch((caught: Untyped) => caught);

@@ -1,5 +1,5 @@
-// Spec 7.7, and the metadata side of 8.3: locks that guard changes, as TypeScript nodes write them
-// (issue 5, "It must show" 8), and fencing tokens. On Redis: what the keys hold is the contract.
+// Spec 7.7, and the metadata part of 8.3: locks that guard changes, in the format of legacy nodes,
+// and fencing tokens. On Redis, because the contents of the keys are part of the contract.
 import type { Redis } from 'ioredis';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { brief, CHANNEL, items, recordMetadata } from '../conformance/metadata.js';
@@ -14,7 +14,7 @@ describe('7.7 lockName', () => {
     const { server, db } = store.redis();
     redis = await server.client(db);
   });
-  // Before the store looks whether anything is left.
+  // Before the store checks that no keys are left.
   afterEach(async () => {
     const locks = await redis.keys('*lock:*');
     if (locks.length > 0) await redis.del(locks);
@@ -24,14 +24,14 @@ describe('7.7 lockName', () => {
   const lock = (owner: string, name = 'x', ttlMs = 10_000) =>
     redis.set(`prs:lock:${name}`, owner, 'PX', ttlMs);
 
-  /** Every kind of change, under the lock. */
+  /** Every kind of change under the lock. */
   function changes(client: Untyped, rest: { actorUserId?: string; fencingToken?: number }) {
     const change = { ...CHANNEL, options: { lockName: 'x' }, ...rest };
     return [
       () => client.metadata.set({ ...change, data: items({ a: 'set', b: '' }) }),
       () => client.metadata.update({ ...change, data: items({ a: 'updated' }) }),
       () => client.metadata.remove({ ...change, data: [{ key: 'b' }] }),
-      // Also where there is nothing to do, or something else is wrong.
+      // Also when there is nothing to change, or the call has other errors.
       () => client.metadata.remove({ ...change, data: [{ key: 'none' }] }),
       () => client.metadata.update({ ...change, data: [{ key: 'none' }] }),
       () => client.metadata.set({ ...change, options: { lockName: 'x', majorRevision: 77 } }),
@@ -75,7 +75,7 @@ describe('7.7 lockName', () => {
     expect((await client.metadata.get(CHANNEL)).majorRevision).toBe(1);
   });
 
-  test('7.7 issue 5, 8: a plain SET prs:lock:x user PX 10000 guards metadata', async () => {
+  test('7.7 a plain SET prs:lock:x user PX 10000 guards metadata', async () => {
     const client = await store.connect();
     await lock('ada');
     const [set, update, remove, nothing, missing, conflict] = changes(client, {
@@ -87,7 +87,7 @@ describe('7.7 lockName', () => {
     expect((await nothing()).majorRevision).toBe(3);
     await expect(missing()).rejects.toEqual(failure('METADATA_INVALID'));
     await expect(conflict()).rejects.toEqual(failure('METADATA_CONFLICT'));
-    // It is looked at by every change, and not only by the first.
+    // Every change checks it, not only the first.
     await lock('bob');
     await expect(update()).rejects.toEqual(failure('METADATA_LOCK', 'a different user'));
     await redis.del('prs:lock:x');
@@ -110,7 +110,8 @@ describe('7.7 lockName', () => {
     for (let i = 0; i < 50; i++) {
       await lock('ada');
       const writers = Array.from({ length: 4 }, () => client.metadata.update(change));
-      // In one step with its handing over, the revision is read: nobody may write after it.
+      // The script that transfers the lock reads the revision in one step: no later write of the
+      // old holder may succeed.
       const handedOver = redis.eval(
         "redis.call('SET', KEYS[1], 'bob') return redis.call('HGET', KEYS[2], 'majorRevision')",
         2,
@@ -127,7 +128,7 @@ describe('7.7 lockName', () => {
     }
   });
 
-  test('7.7 names and owners may hold anything', async () => {
+  test('7.7 names and owners may contain any characters', async () => {
     const client = await store.connect();
     for (const name of ['a:b', '{x}', 'a b', 'a\0b', '*', 'ä\u{1f600}', '"', 'x}:token']) {
       const change = { ...CHANNEL, options: { lockName: name }, actorUserId: name };
@@ -140,7 +141,7 @@ describe('7.7 lockName', () => {
     }
   });
 
-  test('7.7 a key that holds no lock is said to be corrupt, and harms no other change', async () => {
+  test('7.7 a key that is not a lock is reported as corrupt, and affects no other change', async () => {
     const client = await store.connect();
     await redis.hset('prs:lock:x', 'a', '1');
     const [guarded, free] = await Promise.allSettled([
@@ -161,7 +162,7 @@ describe('7.7 lockName', () => {
       fencingToken,
     });
 
-    test('8.3 a newer grant refuses it, also to the same user', async () => {
+    test('8.3 a token older than the newest grant is refused, even for the same user', async () => {
       const client = await store.connect();
       await lock('ada');
       await token(7);
@@ -178,7 +179,7 @@ describe('7.7 lockName', () => {
       );
     });
 
-    test('8.3 tokens are compared as numbers, and exactly', async () => {
+    test('8.3 tokens are compared exactly, as numbers', async () => {
       const client = await store.connect();
       await lock('ada');
       for (const [newest, fits, old] of [
@@ -192,13 +193,13 @@ describe('7.7 lockName', () => {
       }
     });
 
-    test('8.3 a lock that a TypeScript node wrote has none: then the owner is all that counts', async () => {
+    test('8.3 a lock of a legacy node has no token: then only the owner counts', async () => {
       const client = await store.connect();
       await lock('ada');
       expect((await client.metadata.set(guarded(1))).majorRevision).toBe(1);
     });
 
-    test('8.3 needs the name of the lock', async () => {
+    test('8.3 a token requires the name of the lock', async () => {
       const client = await store.connect();
       const change = { ...CHANNEL, actorUserId: 'ada', fencingToken: 1 };
       await expect(client.metadata.set(change)).rejects.toEqual(

@@ -1,5 +1,6 @@
-// Stored epochs that no join can count on from: a legacy node, or a Rollcall before 3.3 had its bound,
-// adopted 2^53 - 1 from a heartbeat. Joins ignore them, and fencing goes on with what they give.
+// Stored epochs without a successor: a legacy node, or a Rollcall version without the bound of 3.3,
+// adopted 2^53 - 1 from a heartbeat. Joins ignore such epochs, and fencing continues with the new
+// ones.
 import type { Redis } from 'ioredis';
 import { describe, expect, test } from 'vitest';
 import { openClient } from '../support/clients.js';
@@ -11,7 +12,7 @@ const LAYOUTS = {
   slotted: { conn: 'prs:{room:r}:conn:c', meta: 'prs:{room:r}:conn_meta' },
 } as const;
 const ADOPTED = ['9007199254740991', '9007199254740992'];
-/** On `slotted`, nobody but Rollcall writes epochs. */
+/** On `slotted`, only Rollcall writes epochs. */
 const CORRUPT = { v1: [...ADOPTED, '1e300', '-5', 'nan', 'none'], slotted: ADOPTED };
 
 async function open(layout: keyof typeof LAYOUTS) {
@@ -33,21 +34,24 @@ describe.each(['v1', 'slotted'] as const)('3.1, 3.3: a stored epoch is corrupt (
       'another user': { ...PLACE, userId: 'v' },
       'another room': { ...PLACE, roomId: 'q' },
     })) {
-      test(`${epoch}: a join to ${where} has an epoch that heartbeats accept, and fences`, async () => {
+      test(`${epoch}: a join to ${where} gets an epoch that heartbeats accept, and that fences`, async () => {
         const { redis, connect, keys } = await open(layout);
         const [owner, next] = [await connect(), await connect()];
         const before = (await owner.join(PLACE)).epoch;
         await store(redis, keys, epoch);
-        // By a node that knows the corrupt epoch, and by one that does not.
+        // By a node that has cached the corrupt epoch, and by one that has not.
         for (const node of [owner, next]) {
           const joined = await node.join(place);
           expect(joined.epoch).toBeGreaterThan(before);
           expect(joined.epoch).toBeLessThan(before + 24 * 60 * 60 * 1000);
           for (const client of [owner, next]) {
-            const beat = { connId: 'c', epoch: joined.epoch };
-            expect(await client.heartbeat(beat)).toEqual({ changed: false, epoch: joined.epoch });
+            const heartbeat = { connId: 'c', epoch: joined.epoch };
+            expect(await client.heartbeat(heartbeat)).toEqual({
+              changed: false,
+              epoch: joined.epoch,
+            });
           }
-          // Who has the corrupt epoch has lost the connection.
+          // A client with the corrupt epoch has lost the connection.
           const late = { connId: 'c', epoch: 2 ** 53 - 1 };
           await expect(next.heartbeat(late)).rejects.toMatchObject({
             code: layout === 'v1' ? 'INVALID_ARGUMENT' : 'CONNECTION_NOT_FOUND',
@@ -61,7 +65,7 @@ describe.each(['v1', 'slotted'] as const)('3.1, 3.3: a stored epoch is corrupt (
     }
   }
 
-  test('one that is far ahead and still has a next one is counted on from', async () => {
+  test('an epoch far ahead that has a successor is incremented', async () => {
     const { redis, connect, keys } = await open(layout);
     const [owner, next] = [await connect(), await connect()];
     await owner.join(PLACE);

@@ -1,5 +1,5 @@
-// Fleets of which some nodes run the TypeScript implementation: connections that only they wrote
-// (3.2, 3.3, 3.6, 3.8, 3.9, 6.5), and their events (section 4).
+// Legacy nodes beside Rollcall nodes: connections that only legacy nodes wrote (3.2, 3.3, 3.6, 3.8,
+// 3.9, 6.5), and their events (section 4).
 import type { Redis } from 'ioredis';
 import { describe, expect, test } from 'vitest';
 import {
@@ -16,7 +16,7 @@ import { eventually } from '../support/wait.js';
 import { foreignJoin, foreignLeave } from './foreign.js';
 import { checkIndices, readIndices } from './indices.js';
 
-describe('connections of TypeScript nodes', () => {
+describe('connections of legacy nodes', () => {
   const store = useStore('redis');
   let redis: Redis;
   useIoredis(store, (client) => {
@@ -35,7 +35,7 @@ describe('connections of TypeScript nodes', () => {
     await client.leave('c');
   });
 
-  test('3.8 a state that is no JSON object is shown as null, and other oddities harm nobody', async () => {
+  test('3.8 a state that is not a JSON object is returned as null, and other invalid data have no effect', async () => {
     const client = await store.connect();
     await foreignJoin(redis, { ...c, connId: 'good', state: { a: 1 } });
     for (const [connId, state] of [
@@ -48,7 +48,7 @@ describe('connections of TypeScript nodes', () => {
       await foreignJoin(redis, { ...c, connId });
       await redis.hset(`prs:conn:${connId}`, 'state', state);
     }
-    // A set entry without a hash, one whose key is of another type, one whose hash is half there.
+    // A set entry without a hash, one with a key of another type, and one with an incomplete hash.
     await redis.sadd('prs:{room:r}:conns', 'nohash', 'list', 'half');
     await redis.rpush('prs:conn:list', 'x');
     await redis.hset('prs:conn:half', 'user_id', 'u');
@@ -61,13 +61,13 @@ describe('connections of TypeScript nodes', () => {
       ['null', null],
       ['text', null],
     ]);
-    // A patch mends it.
+    // A patch repairs it.
     await client.heartbeat({ connId: 'text', patchState: { b: 2 } });
     expect(JSON.parse((await redis.hget('prs:conn:text', 'state')) ?? '')).toEqual({ b: 2 });
     await redis.flushdb();
   });
 
-  test('3.8 times and epochs that others wrote are shown as they are, near and far ones together', async () => {
+  test('3.8 times and epochs of legacy nodes are returned unchanged, in any range', async () => {
     const client = await store.connect();
     const expected = [];
     const numbers = [1_700_000_000_000, 0, 1, 2 ** 53 - 1, 2 ** 53, 1_800_000_000_001];
@@ -78,7 +78,7 @@ describe('connections of TypeScript nodes', () => {
       expected.push({ ...conn, state: {}, epoch });
       expect(byConn(await client.fetchRoomSnapshot('r'))).toStrictEqual(byConn(expected));
     }
-    // So large that what lies between is no exact number any more.
+    // So large that the difference is not an exact number.
     for (const entry of expected) {
       await redis.hset(`prs:conn:${entry.connId}`, 'last_seen_ms', `${2n ** 60n}`);
       entry.lastSeenMs = 2 ** 60;
@@ -87,13 +87,13 @@ describe('connections of TypeScript nodes', () => {
     await redis.flushdb();
   });
 
-  test('3.8, 9.2 compressed ones among others, which this client would not write', async () => {
+  test('3.8, 9.2 compressed states among others, which this client would not write', async () => {
     const packer = await store.connect({ stateCompression: { thresholdBytes: 10, codec: 'zstd' } });
     const client = await store.connect();
     const packed = { text: 'a'.repeat(500) };
     await foreignJoin(redis, { ...c, state: { plain: 1 } });
     await packer.join({ ...c, connId: 'packed', state: packed });
-    // The first time it finds that there are such, the second it knows.
+    // On the first read it detects compressed states, on the second it expects them.
     for (let i = 0; i < 2; i++) {
       const found = byConn(await client.fetchRoomSnapshot('r'));
       expect(found.map(({ state }) => state)).toStrictEqual([{ plain: 1 }, packed]);
@@ -102,7 +102,7 @@ describe('connections of TypeScript nodes', () => {
     await redis.flushdb();
   });
 
-  test('3.9 are in user presence, although nobody wrote prs:user:<id>:rooms', async () => {
+  test('3.9 are in user presence without prs:user:<id>:rooms', async () => {
     const client = await store.connect();
     const epochs = [
       await foreignJoin(redis, { ...c, state: { a: 1 }, lastSeenMs: 1_700_000_000_000 }),
@@ -121,7 +121,7 @@ describe('connections of TypeScript nodes', () => {
     expect((await client.getUserPresence('u')).rooms).toEqual(['r3']);
   });
 
-  test('3.3 take heartbeats: without epoch, with theirs, lower, higher; and patches', async () => {
+  test('3.3 accept heartbeats: without epoch, with their epoch, lower, higher; and patches', async () => {
     const client = await store.connect();
     const epoch = await foreignJoin(redis, { ...c, state: { a: 1 }, ttlMs: 5_000 });
     expect(await client.heartbeat({ connId: 'c' })).toStrictEqual({ changed: false, epoch });
@@ -139,7 +139,7 @@ describe('connections of TypeScript nodes', () => {
     await client.leave('c');
   });
 
-  test('3.4 a state that another node has changed under our hands is merged into, not overwritten', async () => {
+  test('3.4 a state that another node has changed in the meantime is merged, not overwritten', async () => {
     const client = await store.connect();
     await client.join({ ...c, state: { ours: 0, theirs: 0 } });
     for (let i = 1; i <= 20; i++) {
@@ -152,7 +152,7 @@ describe('connections of TypeScript nodes', () => {
     }
   });
 
-  test('3.6 leave by us, and nothing of them stays', async () => {
+  test('3.6 leave by a call of Rollcall, and leave no keys', async () => {
     const client = await store.connect();
     const recorder = await record(client);
     const epoch = await foreignJoin(redis, c);
@@ -170,7 +170,7 @@ describe('connections of TypeScript nodes', () => {
     ['another user', { roomId: 'r', userId: 'u2' }],
     ['another room and user', { roomId: 'r2', userId: 'u2' }],
   ] as const) {
-    test(`3.2 move to ${what} by our join`, async () => {
+    test(`3.2 move to ${what} by a join of Rollcall`, async () => {
       const client = await store.connect();
       const recorder = await record(client);
       const epoch = await foreignJoin(redis, { ...c, epoch: Date.now() + 1_000_000 });
@@ -183,14 +183,14 @@ describe('connections of TypeScript nodes', () => {
     });
   }
 
-  test('3.1 a rejoin by us in their place gets a higher epoch', async () => {
+  test('3.1 a rejoin by Rollcall in the same place gets a higher epoch', async () => {
     const client = await store.connect();
     const epoch = await foreignJoin(redis, { ...c, epoch: Date.now() + 1_000_000 });
     expect((await client.join(c)).epoch).toBe(epoch + 1);
     checkIndices(await readIndices(redis));
   });
 
-  test('6.5 are reaped, in rooms that only they wrote', async () => {
+  test('6.5 are reaped, in rooms that only legacy nodes wrote', async () => {
     const client = await store.connect({ ttlMs: 50 });
     const recorder = await record(await store.connect());
     const epochs = new Map<string, number>();
@@ -223,10 +223,10 @@ describe('connections of TypeScript nodes', () => {
     });
   });
 
-  // The index then has as many rooms as are active, so that comparing sizes shows nothing.
-  test('6.5 are reaped although another room of the same moment ended in their way', async () => {
+  // The index then has as many rooms as are active, so a comparison of sizes shows no difference.
+  test('6.5 are reaped, even if a legacy node ended another room at the same moment', async () => {
     const client = await store.connect({ ttlMs: 50, fallbackSweepMs: 50 });
-    // Ours, ended by a TypeScript node: our index of due rooms still has it.
+    // A Rollcall connection that a legacy node has removed: the due index still contains its room.
     await client.join({ ...c, roomId: 'ended', connId: 'gone' });
     await foreignLeave(redis, { ...c, roomId: 'ended', connId: 'gone' });
     await foreignJoin(redis, { ...c, ttlMs: 1, lastSeenMs: Date.now() - 1_000 });
@@ -234,13 +234,13 @@ describe('connections of TypeScript nodes', () => {
     await eventually(async () => {
       await client.reapOnce();
       expect(client.metrics().expired).toBe(1);
-      // Known: a TypeScript node that ends a connection of ours does not know of this key.
+      // A known limit: a legacy node that removes a Rollcall connection does not know this key.
       expect(await redis.keys('*')).toEqual(['prs:user:u:rooms']);
     });
     await redis.del('prs:user:u:rooms');
   });
 
-  test('6.1 with a longer TTL than ours they live as long as that', async () => {
+  test('6.1 with a longer TTL than this client’s, they live for that TTL', async () => {
     const client = await store.connect({ ttlMs: SHORT_TTL_MS });
     await foreignJoin(redis, { ...c, lastSeenMs: Date.now() - 5_000 });
     for (let i = 0; i < 3; i++) expect((await client.reapOnce()).expired).toBe(0);
@@ -249,14 +249,14 @@ describe('connections of TypeScript nodes', () => {
     await client.leave('c');
   });
 
-  test('6.5 a room without any connection is struck from active_rooms', async () => {
+  test('6.5 a room without connections is removed from active_rooms', async () => {
     const client = await store.connect();
     await redis.sadd('prs:active_rooms', 'empty');
     await client.reapOnce();
     expect(await redis.exists('prs:active_rooms')).toBe(0);
   });
 
-  test('6.1 what conn_meta cannot tell is removed all the same', async () => {
+  test('6.1 connections with an invalid entry in conn_meta are removed, too', async () => {
     const client = await store.connect({ ttlMs: SHORT_TTL_MS });
     for (const [connId, meta] of [
       ['missing', undefined],
@@ -272,11 +272,11 @@ describe('connections of TypeScript nodes', () => {
       await client.reapOnce();
       expect(await redis.exists('prs:{room:r}:conns', 'prs:{room:r}:last_seen')).toBe(0);
     });
-    // Whose they were nobody could tell.
+    // Their users are unknown.
     await redis.del('prs:user:u:conns', 'prs:{room:r}:members');
   });
 
-  test('4 their events are heard as they are, without a reason', async () => {
+  test('4 their events are received unchanged, without a reason', async () => {
     const client = await store.connect();
     const recorder = await record(client);
     const epoch = await foreignJoin(redis, { ...c, state: { a: [] } });

@@ -1,5 +1,5 @@
-// A TypeScript node of the fleet, as far as Redis can tell: writes presence in the reference's
-// layout (the table of spec section 2) by plain commands, and none of Rollcall's own keys.
+// A legacy node, from the point of view of Redis: writes presence in the layout of the reference
+// (the table of spec section 2) with plain commands, and none of Rollcall's own keys.
 import type { Redis } from 'ioredis';
 
 export interface ForeignConn {
@@ -9,7 +9,7 @@ export interface ForeignConn {
   epoch?: number;
   state?: unknown;
   ttlMs?: number;
-  /** When it was last seen; now unless told. */
+  /** The time of the last heartbeat; by default now. */
   lastSeenMs?: number;
 }
 
@@ -40,7 +40,7 @@ export async function foreignJoin(redis: Redis, conn: ForeignConn): Promise<numb
   return epoch;
 }
 
-/** A leave as the reference makes it: knows nothing of user rooms and the due index. */
+/** A leave of the reference, which does not know user rooms and the due index. */
 export async function foreignLeave(redis: Redis, conn: ForeignConn): Promise<void> {
   const { roomId, userId, connId, epoch = 0 } = conn;
   await redis

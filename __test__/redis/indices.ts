@@ -1,19 +1,19 @@
-// Reading all of Rollcall's keys in one atomic step, and checking that they agree with each other
-// (the table of spec section 2). Used by the tests of section 2 and of clause 3.7.
+// Reads all keys of Rollcall in one atomic step, and checks that they agree with each other (the
+// table of spec section 2). Used by the tests of section 2 and of clause 3.7.
 import type { Redis } from 'ioredis';
 import { expect } from 'vitest';
 
 export interface Indices {
-  /** By connection id, its hash. Only what has not expired. */
+  /** The hash of each connection that has not expired. */
   conns: Map<string, Record<string, string>>;
-  /** By room: what each of the room's keys holds. */
+  /** The contents of each room's keys. */
   rooms: Map<string, RoomIndices>;
-  /** By user. */
+  /** The contents of each user's keys. */
   users: Map<string, { conns: string[]; rooms: string[] }>;
   active: string[];
-  /** By room, the score in its shard of the due index. */
+  /** The score of each room in its shard of the due index. */
   due: Map<string, number>;
-  /** Keys that are none of these. */
+  /** All other keys. */
   others: string[];
 }
 
@@ -24,7 +24,7 @@ interface RoomIndices {
   connMeta: Map<string, { userId: string; epoch: number }>;
 }
 
-/** All keys with their contents; in Lua, so that nothing expires or changes in between. */
+/** All keys with their contents; in Lua, so that nothing changes or expires during the read. */
 const DUMP = `
 local dump = {}
 for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
@@ -102,7 +102,7 @@ export async function readIndices(redis: Redis, prefix = 'prs:'): Promise<Indice
     } else if (name === 'active_rooms') {
       indices.active = content;
     } else if (/^due:\d+$/.test(name)) {
-      // Marks go with the last room.
+      // Marks are removed with the last room.
       const rooms = pairs(content).filter(([, score]) => Number(score) < MARKS);
       expect(rooms.length, `rooms of ${key}`).toBeGreaterThan(0);
       for (const [id, score] of rooms) {
@@ -116,7 +116,9 @@ export async function readIndices(redis: Redis, prefix = 'prs:'): Promise<Indice
   return indices;
 }
 
-/** Entries of the due index with scores from here on are no rooms (`lua/include/marks.lua`). */
+/**
+ * Entries of the due index with scores from this value on are not rooms (`lua/include/marks.lua`).
+ */
 export const MARKS = 2 ** 52;
 
 const FIELDS = ['conn_id', 'epoch', 'last_seen_ms', 'room_id', 'state', 'user_id'];
@@ -126,14 +128,13 @@ function sorted(ids: Iterable<string>): string[] {
 }
 
 /**
- * Every index agrees with every other and with the hashes. Connections that have expired and were
- * not reaped yet may still be there: then in every index of their room, and they may be in those
- * of their user. Gives the connections that the rooms know, expired or not: `<room> <connection>
- * <user>`, sorted.
+ * Checks that every index agrees with every other and with the hashes. Connections that have
+ * expired but were not reaped may still be in every index of their room, and in those of their
+ * user. Returns the connections in the rooms, expired or not: `<room> <connection> <user>`, sorted.
  */
 export function checkIndices(indices: Indices): string[] {
   const known: string[] = [];
-  /** By user: what must be there, and what may. */
+  /** By user, the entries that must exist and those that may exist. */
   const live = new Ownership();
   const all = new Ownership();
   for (const [roomId, room] of indices.rooms) {
@@ -171,7 +172,7 @@ export function checkIndices(indices: Indices): string[] {
   return known.sort();
 }
 
-/** Whose connections are where. */
+/** The users and places of connections. */
 class Ownership {
   readonly users = new Map<string, { conns: string[]; rooms: string[] }>();
 
@@ -189,7 +190,7 @@ class Ownership {
   }
 }
 
-/** All of `must`, and nothing beyond `may`. */
+/** Contains all of `must`, and nothing outside of `may`. */
 function expectBetween(
   found: Iterable<string>,
   must: Iterable<string>,

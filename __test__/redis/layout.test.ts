@@ -1,5 +1,5 @@
-// Spec section 2: the keys in Redis, by exact names, types and fields, as TypeScript nodes read
-// them; who writes what is in redis/foreign.test.ts.
+// Spec section 2: the keys in Redis, by exact names, types and fields, as legacy nodes read them.
+// redis/foreign.test.ts tests data of legacy nodes.
 import type { Redis } from 'ioredis';
 import { describe, expect, test } from 'vitest';
 import { expired, SHORT_TTL_MS, useIoredis, useStore } from '../conformance/stores.js';
@@ -43,7 +43,7 @@ describe('2 keys', () => {
     expect(await redis.smembers('prs:user:u:rooms')).toEqual(['r']);
     expect(await redis.smembers('prs:active_rooms')).toEqual(['r']);
 
-    // Nothing else, but for our index of what is due, which begins with `prs:` too.
+    // No other keys, except Rollcall's due index, which also starts with `prs:`.
     const others = (await redis.keys('*')).filter(
       (key) => !/^prs:(conn:c|\{room:r\}:\w+|user:u:(conns|rooms)|active_rooms)$/.test(key),
     );
@@ -51,7 +51,7 @@ describe('2 keys', () => {
     checkIndices(await readIndices(redis));
   });
 
-  test('2 a heartbeat keeps hash and last_seen in step, and renews the TTL', async () => {
+  test('2 a heartbeat updates the hash and last_seen together, and renews the TTL', async () => {
     const client = await store.connect({ ttlMs: 60_000 });
     const { epoch, snapshot } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
     await redis.pexpire('prs:conn:c', 5_000);
@@ -100,17 +100,17 @@ describe('2 keys', () => {
     const { epoch } = await client.join({ roomId: 'r', userId: 'u', connId: 'c', state: { a: 1 } });
     await redis.pexpire('prs:conn:c', 100_000);
     const before = await readIndices(redis);
-    for (const beat of [{}, { patchState: { a: 2 } }]) {
-      const stale = client.heartbeat({ connId: 'c', epoch: epoch - 1, ...beat });
+    for (const heartbeat of [{}, { patchState: { a: 2 } }]) {
+      const stale = client.heartbeat({ connId: 'c', epoch: epoch - 1, ...heartbeat });
       await expect(stale).rejects.toMatchObject({ code: 'STALE_EPOCH' });
-      const gone = client.heartbeat({ connId: 'gone', ...beat });
+      const gone = client.heartbeat({ connId: 'gone', ...heartbeat });
       await expect(gone).rejects.toMatchObject({ code: 'CONNECTION_NOT_FOUND' });
     }
     expect(await readIndices(redis)).toEqual(before);
     expect(await redis.pttl('prs:conn:c')).toBeLessThanOrEqual(100_000);
   });
 
-  test('3.2 a move takes the connection out of every old index', async () => {
+  test('3.2 a move removes the connection from every old index', async () => {
     const client = await store.connect();
     await client.join({ roomId: 'r1', userId: 'u1', connId: 'c' });
     await client.join({ roomId: 'r1', userId: 'u1', connId: 'stays' });
@@ -122,7 +122,7 @@ describe('2 keys', () => {
     expect(indices.rooms.get('r1')?.members).toEqual(['u1']);
   });
 
-  test('3.6 the user stays a member as long as another connection of theirs is in the room', async () => {
+  test('3.6 the user stays a member while another of their connections is in the room', async () => {
     const client = await store.connect();
     for (const connId of ['a', 'b']) await client.join({ roomId: 'r', userId: 'u', connId });
     await client.join({ roomId: 'r2', userId: 'u', connId: 'c' });
@@ -134,14 +134,14 @@ describe('2 keys', () => {
     checkIndices(await readIndices(redis));
   });
 
-  test('3.7 a heartbeat that comes too late brings no hash and no entry back', async () => {
+  test('3.7 a late heartbeat restores no hash and no entry', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     const short = await store.connect({ ttlMs: SHORT_TTL_MS });
     const { epoch } = await one.join({ roomId: 'r', userId: 'u', connId: 'c' });
     await short.join({ roomId: 'r', userId: 'u', connId: 'd' });
     await two.leave('c');
     await expired(two, 'r', 'd');
-    // `one` still believes that `c` is there, `short` that `d` is.
+    // `one` has `c` in its cache, and `short` has `d`.
     await expect(one.heartbeat({ connId: 'c', epoch })).rejects.toThrow();
     await expect(one.heartbeat({ connId: 'c', patchState: { a: 1 } })).rejects.toThrow();
     await expect(short.heartbeat({ connId: 'd' })).rejects.toThrow();
@@ -150,7 +150,7 @@ describe('2 keys', () => {
     expect(await redis.keys('*')).toEqual([]);
   });
 
-  test('2 keyPrefix stands in front of every key and channel', async () => {
+  test('2 keyPrefix is prepended to every key and channel', async () => {
     const keyPrefix = 'app:p[*]:';
     const client = await store.connect({ keyPrefix });
     const plain = await store.connect();

@@ -1,5 +1,5 @@
-// Channel metadata in Redis (spec section 2): exact keys, types and fields, beside TypeScript nodes
-// that read and write the same records, and what is neither's.
+// Channel metadata in Redis (spec section 2): exact keys, types and fields, legacy nodes that read
+// and write the same records, and invalid data.
 import type { Redis } from 'ioredis';
 import { describe, expect, test } from 'vitest';
 import { brief, CHANNEL, items, recordMetadata } from '../conformance/metadata.js';
@@ -51,7 +51,7 @@ describe('metadata in Redis', () => {
     expect(await redis.keys('*')).toEqual([KEY]);
   });
 
-  test('7.10 the key has the TTL of the last change, and a TypeScript node leaves it', async () => {
+  test('7.10 the key has the TTL of the last change, and a legacy node keeps it', async () => {
     const client = await store.connect({ metadataTtlMs: 50_000 });
     const about = async (ttlMs: number) => {
       const left = await redis.pttl(KEY);
@@ -78,7 +78,7 @@ describe('metadata in Redis', () => {
     expect(await redis.pttl(KEY)).toBe(-1);
   });
 
-  test('2 an emptied record keeps its hash, for its revision; nothing else is left', async () => {
+  test('2 an emptied record keeps its hash, for its revision; no other keys are left', async () => {
     const client = await store.connect();
     await client.metadata.set({ ...CHANNEL, data: items({ a: '1' }) });
     await client.metadata.remove(CHANNEL);
@@ -93,7 +93,7 @@ describe('metadata in Redis', () => {
     expect(await redis.hget(KEY, 'theirs')).toBe('kept');
   });
 
-  test('2.1 every key that the script touches is in its KEYS, and the time is Redis’s own (3.1)', async () => {
+  test('2.1 every key that the script uses is in its KEYS, and the time is that of Redis (3.1)', async () => {
     const client = await store.connect();
     await client.metadata.get(CHANNEL);
     const { server, db } = store.redis();
@@ -134,7 +134,7 @@ describe('metadata in Redis', () => {
       'publish',
     ]);
     for (const [name, key] of ran) if (!/time/i.test(name ?? '')) expect(keys).toContain(key);
-    // No time of a node is sent.
+    // No node sends a time.
     for (const arg of call?.args.slice(3 + keys.length) ?? []) {
       for (const digits of arg.match(/\d{10,}/g) ?? []) {
         expect(Math.abs(Number(digits.slice(0, 13)) - before)).toBeGreaterThan(86_400_000);
@@ -143,7 +143,7 @@ describe('metadata in Redis', () => {
     await redis.del('prs:lock:x');
   });
 
-  test('7 `updated` is what JavaScript makes of the timestamp, on every kind of day', async () => {
+  test('7 `updated` equals JavaScript’s ISO form of the timestamp, on every kind of day', async () => {
     const { server, db } = store.redis();
     const client = await store.connect();
     const { timestamp, metadata } = await client.metadata.set({
@@ -152,7 +152,7 @@ describe('metadata in Redis', () => {
       options: { addTimestamp: true },
     });
     expect(metadata.a?.updated).toBe(new Date(timestamp).toISOString());
-    // The script's own arithmetic, over four centuries.
+    // The arithmetic of the script, over four centuries.
     const admin = await server.client(db);
     const days = Array.from({ length: 4_000 }, (_, i) => i * 36.53 * 86_400_000 + i * 7_654_321);
     const text = await import('node:fs/promises').then((fs) =>
@@ -169,7 +169,7 @@ describe('metadata in Redis', () => {
     admin.disconnect();
   });
 
-  describe('beside TypeScript nodes', () => {
+  describe('together with legacy nodes', () => {
     const reference = () =>
       new ReferencePresenceService(redis, {
         ttlMs: 60_000,
@@ -177,7 +177,7 @@ describe('metadata in Redis', () => {
         reaperLookbackMs: 120_000,
       });
 
-    test('2 each reads what the other wrote, and goes on from it', async () => {
+    test('2 each reads the other’s record, and continues from it', async () => {
       const client = await store.connect();
       const node = reference();
       const options = { addTimestamp: true, addUserId: true };
@@ -201,11 +201,11 @@ describe('metadata in Redis', () => {
       expect(brief(set)).toEqual({ major: 6, total: 1, items: { c: ['', 1] } });
     });
 
-    test('4 each hears the other’s events, in the same form', async () => {
+    test('4 each receives the other’s events, in the same form', async () => {
       const client = await store.connect();
       const node = reference();
-      const heard: Untyped[] = [];
-      const stop = await node.subscribeMetadata((event) => heard.push(event));
+      const received: Untyped[] = [];
+      const stop = await node.subscribeMetadata((event) => received.push(event));
       const recorder = await recordMetadata(client);
       const change = { ...CHANNEL, data: items({ a: '1' }), actorUserId: 'ada' };
       await node.setChannelMetadata(change);
@@ -213,20 +213,21 @@ describe('metadata in Redis', () => {
       const [theirs, ours] = (await recorder.settled()) as Untyped[];
       expect(ours).toEqual({ ...theirs, majorRevision: 2, timestamp: expect.any(Number) });
       expect(Object.keys(ours)).toEqual(Object.keys(theirs));
-      await eventually(() => expect(heard.slice(0, 2)).toEqual([theirs, ours]));
+      await eventually(() => expect(received.slice(0, 2)).toEqual([theirs, ours]));
       await stop();
     });
 
-    test('2 one revision that came twice with other items is told apart: the whole text is compared', async () => {
+    test('2 the same revision with other items is detected: the whole text is compared', async () => {
       const client = await store.connect();
       await client.metadata.set({ ...CHANNEL, data: items({ a: '1', b: '1' }) });
-      // A TypeScript node that had read revision 0 writes its own revision 1 on top of ours.
+      // A legacy node that had read revision 0 overwrites Rollcall's revision 1 with its own
+      // revision 1.
       await write(JSON.stringify({ a: { value: 'theirs', revision: 1 } }), 1);
       const updated = await client.metadata.update({ ...CHANNEL, data: items({ a: 'ours' }) });
       expect(brief(updated)).toEqual({ major: 2, total: 1, items: { a: ['ours', 2] } });
     });
 
-    test('7.2 what they stored in other forms is shown as stored, and kept', async () => {
+    test('7.2 items that they stored in other forms are returned unchanged, and kept', async () => {
       const client = await store.connect();
       const text =
         '{ "n": {"value": 1.0, "revision": 2, "extra": [1, {"deep": null}]}, "list": [1,2],\n' +
@@ -265,7 +266,7 @@ describe('metadata in Redis', () => {
       ]);
     });
 
-    test('2 missing fields are as nothing: the hash may be half there', async () => {
+    test('2 missing fields count as empty: the hash may be incomplete', async () => {
       const client = await store.connect();
       await redis.hset(KEY, 'majorRevision', '5');
       expect(brief(await client.metadata.get(CHANNEL))).toEqual({ major: 5, total: 0, items: {} });
@@ -283,34 +284,37 @@ describe('metadata in Redis', () => {
       ['cut short', '{"a":{"value":"1"', 3],
       ['an array', '[]', 3],
       ['no whole number as revision', '{}', 'seven'],
-    ])('12 %s: names the channel, harms no other, and set replaces it', async (_, text, major) => {
-      const client = await store.connect();
-      const other = { ...CHANNEL, channelName: 'other' };
-      await client.metadata.set({ ...other, data: items({ a: '1' }) });
-      await write(text, major);
-      const named = failure('CORRUPT_DATA', '"one" of type "doc"');
-      const calls = [
-        () => client.metadata.get(CHANNEL),
-        () => client.metadata.update({ ...CHANNEL, data: items({ a: '2' }) }),
-        () => client.metadata.remove(CHANNEL),
-        () => client.metadata.set({ ...CHANNEL, options: { majorRevision: 77 } }),
-      ];
-      for (const call of calls) await expect(call()).rejects.toEqual(named);
-      await client.metadata.update({ ...other, data: items({ a: '2' }) });
-      // In one group with others.
-      const [refused, set, updated] = await Promise.allSettled([
-        client.metadata.update({ ...CHANNEL, data: items({ a: '2' }) }),
-        client.metadata.set({ ...CHANNEL, data: items({ a: '3' }) }),
-        client.metadata.update({ ...CHANNEL, data: items({ a: '4' }) }),
-      ]);
-      expect(refused).toMatchObject({ reason: { code: 'CORRUPT_DATA' } });
-      // The revision goes on where it can be read.
-      const revision = typeof major === 'number' ? major + 1 : 1;
-      expect(set).toMatchObject({ value: { majorRevision: revision } });
-      expect(updated).toMatchObject({ value: { majorRevision: revision + 1 } });
-    });
+    ])(
+      '12 %s: the error names the channel, affects no other, and set replaces it',
+      async (_, text, major) => {
+        const client = await store.connect();
+        const other = { ...CHANNEL, channelName: 'other' };
+        await client.metadata.set({ ...other, data: items({ a: '1' }) });
+        await write(text, major);
+        const named = failure('CORRUPT_DATA', '"one" of type "doc"');
+        const calls = [
+          () => client.metadata.get(CHANNEL),
+          () => client.metadata.update({ ...CHANNEL, data: items({ a: '2' }) }),
+          () => client.metadata.remove(CHANNEL),
+          () => client.metadata.set({ ...CHANNEL, options: { majorRevision: 77 } }),
+        ];
+        for (const call of calls) await expect(call()).rejects.toEqual(named);
+        await client.metadata.update({ ...other, data: items({ a: '2' }) });
+        // In one group with changes of other channels.
+        const [refused, set, updated] = await Promise.allSettled([
+          client.metadata.update({ ...CHANNEL, data: items({ a: '2' }) }),
+          client.metadata.set({ ...CHANNEL, data: items({ a: '3' }) }),
+          client.metadata.update({ ...CHANNEL, data: items({ a: '4' }) }),
+        ]);
+        expect(refused).toMatchObject({ reason: { code: 'CORRUPT_DATA' } });
+        // The revision continues where it can be read.
+        const revision = typeof major === 'number' ? major + 1 : 1;
+        expect(set).toMatchObject({ value: { majorRevision: revision } });
+        expect(updated).toMatchObject({ value: { majorRevision: revision + 1 } });
+      },
+    );
 
-    test('12 a key of another type: names the channel', async () => {
+    test('12 a key of another type: the error names the channel', async () => {
       const client = await store.connect();
       await redis.set(KEY, 'text');
       const named = failure('CORRUPT_DATA', '"one" of type "doc"');
@@ -320,7 +324,7 @@ describe('metadata in Redis', () => {
     });
   });
 
-  describe('4.5 messages that are no events', () => {
+  describe('4.5 messages that are not events', () => {
     test('4.5 are dropped and counted', async () => {
       const client = await store.connect();
       const recorder = await recordMetadata(client);
@@ -351,11 +355,11 @@ describe('metadata in Redis', () => {
       const publish = (text: string) => redis.publish('prs:{chan:doc:one}:meta_events', text);
       for (const text of bad) await publish(text);
       await publish(JSON.stringify({ ...good, more: 1 }));
-      // Not of our layout: no type, or no name.
+      // Not in the layout of the channels: no type, or no name.
       await redis.publish('prs:{chan:doc}:meta_events', JSON.stringify(good));
       expect(await recorder.settled()).toEqual([{ ...good, more: 1 }]);
       expect(ofOne).toEqual([{ ...good, more: 1 }]);
-      // Each came twice, once for each kind of subscription; the last one by the pattern only.
+      // Each arrived twice, once for each kind of subscription; the last one only by the pattern.
       expect(client.metrics().eventsMalformed).toBe(2 * bad.length + 1);
     });
 
@@ -375,7 +379,7 @@ describe('metadata in Redis', () => {
       await eventually(async () => expect([await channels(), await patterns()]).toEqual([[], 0]));
     });
 
-    test('4.4 a gap is told, and what comes after it is heard', async () => {
+    test('4.4 a gap emits resync, and later events are received', async () => {
       const client = await store.connect();
       let resyncs = 0;
       client.on('resync', () => void resyncs++);

@@ -1,4 +1,5 @@
-// Spec 4.3, 4.4 and 4.5 on Redis: what a node subscribes to, gaps, and messages that are no events.
+// Spec 4.3, 4.4 and 4.5 on Redis: the subscriptions of a node, gaps, and messages that are not
+// events.
 import type { Redis } from 'ioredis';
 import { describe, expect, test } from 'vitest';
 import { brief, type Client, record, useIoredis, useStore } from '../conformance/stores.js';
@@ -14,12 +15,12 @@ describe('pub/sub', () => {
   const channels = async () => ((await redis.pubsub('CHANNELS')) as string[]).sort();
   const patterns = async () => (await redis.pubsub('NUMPAT')) as unknown as number;
 
-  /** Cuts the connections on which clients are subscribed; says how many. */
+  /** Closes the connections of subscribers; returns their number. */
   async function cut(): Promise<number> {
     return Number(await redis.call('CLIENT', 'KILL', 'TYPE', 'pubsub'));
   }
 
-  test('4.3 with a room only that room’s channel is subscribed to', async () => {
+  test('4.3 a subscription with a room subscribes only to that room’s channel', async () => {
     const client = await store.connect();
     expect([await channels(), await patterns()]).toEqual([[], 0]);
     const stops = [
@@ -37,7 +38,7 @@ describe('pub/sub', () => {
     await eventually(async () => expect(await channels()).toEqual([]));
   });
 
-  test('4.3 without a room it is one pattern, however many handlers there are', async () => {
+  test('4.3 a subscription without a room is one pattern, for any number of handlers', async () => {
     const client = await store.connect();
     const stops = [await client.subscribe(() => {}), await client.subscribe(() => {})];
     expect([await channels(), await patterns()]).toEqual([[], 1]);
@@ -47,7 +48,7 @@ describe('pub/sub', () => {
     await eventually(async () => expect(await patterns()).toBe(0));
   });
 
-  test('4.3 events of other rooms do not reach a node that follows one', async () => {
+  test('4.3 events of other rooms do not reach a node that subscribes to one', async () => {
     const [one, other] = [await store.connect(), await store.connect()];
     const recorder = await record(one, { roomId: 'r' });
     for (let i = 0; i < 100; i++) {
@@ -55,66 +56,66 @@ describe('pub/sub', () => {
     }
     await other.join({ roomId: 'r', userId: 'u', connId: 'c', snapshot: false });
     expect((await recorder.settled()).map(brief)).toEqual(['join c r u']);
-    // The marker of the test is a join and a leave.
+    // The marker of the test is one join and one leave.
     await eventually(() => expect(one.metrics().events).toBe(3));
   });
 
   describe('4.4 a gap', () => {
     async function counting(client: Client) {
-      const told: unknown[] = [];
-      client.on('resync', (event) => void told.push(event));
-      return told;
+      const resyncs: unknown[] = [];
+      client.on('resync', (event) => void resyncs.push(event));
+      return resyncs;
     }
 
-    test('4.4 is told to resync once, after the subscriptions are back', async () => {
+    test('4.4 emits resync once, after the subscriptions are restored', async () => {
       const client = await store.connect();
-      const told = await counting(client);
+      const resyncs = await counting(client);
       const second = await counting(client);
       const all = await record(client);
       const ofRoom = await record(client, { roomId: 'r' });
       for (let gap = 1; gap <= 3; gap++) {
         expect(await cut()).toBe(1);
-        await eventually(() => expect(told.length).toBe(gap));
-        // Who is told can rely on hearing all that comes from now on.
+        await eventually(() => expect(resyncs.length).toBe(gap));
+        // After `resync`, all further events are received.
         const connId = `c${gap}`;
         await client.join({ roomId: 'r', userId: 'u', connId });
         expect((await all.settled()).at(-1)).toMatchObject({ type: 'join', connId });
         expect((await ofRoom.settled()).at(-1)).toMatchObject({ type: 'join', connId });
-        expect(told.length).toBe(gap);
+        expect(resyncs.length).toBe(gap);
       }
-      expect(told).toStrictEqual(Array(3).fill({ reason: 'reconnected' }));
-      expect(second).toEqual(told);
+      expect(resyncs).toStrictEqual(Array(3).fill({ reason: 'reconnected' }));
+      expect(second).toEqual(resyncs);
       expect(client.metrics().resyncs).toBe(3);
       expect(await channels()).toEqual(['prs:{room:r}:events']);
       expect(await patterns()).toBe(1);
     });
 
-    test('4.4 is not told where nothing is subscribed, or the command connection broke', async () => {
+    test('4.4 emits nothing without a subscription, or when only the command connection broke', async () => {
       const client = await store.connect();
-      const told = await counting(client);
+      const resyncs = await counting(client);
       const recorder = await record(client);
       await redis.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
       await eventually(async () => {
         await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
       });
       await recorder.settled();
-      expect(told).toEqual([]);
+      expect(resyncs).toEqual([]);
     });
 
-    test('4.4 a handler that was removed is not told', async () => {
+    test('4.4 does not call a removed handler', async () => {
       const client = await store.connect();
-      const told: unknown[] = [];
-      const remove = client.on('resync', (event) => void told.push(event));
+      const resyncs: unknown[] = [];
+      const remove = client.on('resync', (event) => void resyncs.push(event));
       const still = await counting(client);
       await record(client);
       remove();
       await cut();
       await eventually(() => still.length === 1);
-      expect(told).toEqual([]);
+      expect(resyncs).toEqual([]);
     });
   });
 
-  describe('4.5 what is no event of the channel’s room', () => {
+  describe('4.5 a message that is not an event of the channel’s room', () => {
     const event = {
       type: 'join',
       roomId: 'r',
@@ -130,9 +131,9 @@ describe('pub/sub', () => {
       ['a number', '7'],
       ['null', 'null'],
       ['an array', JSON.stringify([event])],
-      ['JSON that is cut off', JSON.stringify(event).slice(0, -1)],
-      ['JSON and more', `${JSON.stringify(event)}{}`],
-      ['bytes that are no UTF-8', Buffer.from([0x7b, 0xff, 0xfe, 0x7d])],
+      ['truncated JSON', JSON.stringify(event).slice(0, -1)],
+      ['JSON with trailing text', `${JSON.stringify(event)}{}`],
+      ['bytes that are not UTF-8', Buffer.from([0x7b, 0xff, 0xfe, 0x7d])],
       ['another room', JSON.stringify({ ...event, roomId: 'r2' })],
       ['no room', JSON.stringify({ ...event, roomId: undefined })],
       ['a room that is a number', JSON.stringify({ ...event, roomId: 7 })],
@@ -146,7 +147,7 @@ describe('pub/sub', () => {
       ['a leave with a state', JSON.stringify({ ...event, type: 'leave' })],
     ];
 
-    test('4.5 is dropped and counted, for followers of all rooms and of one', async () => {
+    test('4.5 is dropped and counted, for subscribers of all rooms and of one', async () => {
       const [all, one] = [await store.connect(), await store.connect()];
       const recorders = [await record(all), await record(one, { roomId: 'r' })];
       for (const [i, [what, payload]] of bad.entries()) {
@@ -157,7 +158,7 @@ describe('pub/sub', () => {
           }
         });
       }
-      // A good one of another node comes through, with what it holds beyond the known.
+      // A valid event of another node is received, with unknown fields.
       const more = { ...event, extra: [1] };
       await redis.publish('prs:{room:r}:events', JSON.stringify(more));
       for (const recorder of recorders) {
@@ -174,8 +175,8 @@ describe('pub/sub', () => {
         `"state":${state}`,
       );
       await redis.publish('prs:{room:r}:events', payload);
-      const [heard] = await recorder.settled();
-      expect(JSON.stringify(heard?.state)).toBe(state);
+      const [received] = await recorder.settled();
+      expect(JSON.stringify(received?.state)).toBe(state);
       expect(({} as { polluted?: unknown }).polluted).toBeUndefined();
     });
   });

@@ -1,11 +1,11 @@
-// What the Lua scripts send to Redis, as MONITOR shows it: keys only from KEYS (2.1), Redis's own
-// time (3.1), no command whose cost grows with the room (3.6), the event within the step (3.10).
+// The commands of the Lua scripts, from MONITOR: keys only from KEYS (2.1), the time of Redis
+// (3.1), no command whose cost grows with the room (3.6), and the event in the same step (3.10).
 import { Redis } from 'ioredis';
 import { describe, expect, test } from 'vitest';
 import { expired, LONG_TTL_MS, SHORT_TTL_MS, useStore } from '../conformance/stores.js';
 import { eventually } from '../support/wait.js';
 
-/** A script call: its keys and arguments, and the commands that it ran. */
+/** A script call: its keys and arguments, and the commands of the script. */
 interface Call {
   keys: string[];
   args: string[];
@@ -15,7 +15,7 @@ interface Call {
 describe('scripts', () => {
   const store = useStore('redis');
 
-  /** The script calls that `act` makes. */
+  /** The script calls of `act`. */
   async function callsOf(act: () => Promise<unknown>): Promise<Call[]> {
     const { server, db } = store.redis();
     const marker = await server.client(db);
@@ -49,7 +49,7 @@ describe('scripts', () => {
     return calls;
   }
 
-  /** The key names, channels too, in a command that a script ran. */
+  /** The names of keys and channels in a command of a script. */
   function keysIn([name = '', ...args]: string[]): string[] {
     switch (name.toLowerCase()) {
       case 'time':
@@ -65,7 +65,7 @@ describe('scripts', () => {
     }
   }
 
-  /** Everything that presence does, moves, expiries and refusals included. */
+  /** Uses all operations of presence, including moves, expiries and refusals. */
   async function everything(): Promise<void> {
     const [one, two] = [await store.connect(), await store.connect()];
     const short = await store.connect({ ttlMs: SHORT_TTL_MS });
@@ -87,7 +87,7 @@ describe('scripts', () => {
     });
   }
 
-  test('2.1 every key that a script touches is in its KEYS', async () => {
+  test('2.1 every key that a script uses is in its KEYS', async () => {
     const calls = await callsOf(everything);
     const touched = new Set<string>();
     for (const { keys, ran } of calls) {
@@ -103,7 +103,7 @@ describe('scripts', () => {
     }
   });
 
-  test('3.1 the time is Redis’s own: no node sends one, and every script asks for it', async () => {
+  test('3.1 the time is that of Redis: no node sends one, and every script reads it', async () => {
     const known = new Set<string>();
     const client = await store.connect();
     const { server, db } = store.redis();
@@ -117,7 +117,7 @@ describe('scripts', () => {
       const { epoch } = await client.join({ roomId: 'r', userId: 'u', connId: 'c' });
       expect(epoch).toBeGreaterThanOrEqual(before);
       expect(epoch).toBeLessThanOrEqual(await clock());
-      // The epoch comes back as a fence; that much of a time a node does send.
+      // A node sends an epoch, which contains a time, only as a fence.
       known.add(String(epoch)).add(String(epoch + 1));
       await client.heartbeat({ connId: 'c', epoch });
       await client.heartbeat({ connId: 'c', patchState: { a: 1 } });
@@ -163,15 +163,15 @@ describe('scripts', () => {
     ];
     const shape = (calls: Call[]) =>
       calls.map(({ ran }) => ran.map(([name, ...rest]) => [name?.toLowerCase(), rest.length]));
-    // The same commands, each on as many things …
+    // The same commands, with the same number of arguments,
     expect(shape(large)).toEqual(shape(small));
     expect(large.length).toBe(1);
-    // … and none that would walk over all of a room's set, hash or zset.
+    // and no command that reads a room's whole set, hash or sorted set.
     const constant = new Set(
       'time hmget hget del set srem zrem hdel exists sintercard publish'.split(' '),
     );
     for (const [name = ''] of large[0]?.ran ?? []) expect(constant).toContain(name.toLowerCase());
-    // SINTERCARD walks over the smaller of two sets: it is given the user's one.
+    // SINTERCARD iterates over the smaller of two sets, which is the user's set.
     const cards = (large[0]?.ran ?? []).filter(([name]) => name?.toLowerCase() === 'sintercard');
     for (const card of cards) expect(card).toContain('prs:user:large 1:conns');
   });
@@ -196,11 +196,11 @@ describe('scripts', () => {
       if (events > 0) expect(names.some((name) => writes.test(name))).toBe(true);
       published += events;
     }
-    // 5 joins, 1 update, a leave for each join.
+    // 5 joins, 1 update, and a leave for each join.
     expect(published).toBe(6 + 1 + 6);
   });
 
-  test('3.5 no script is sent anything but the text of the state', async () => {
+  test('3.5 the state is sent to scripts only as text', async () => {
     const client = await store.connect({ ttlMs: LONG_TTL_MS });
     const state = { big: 2 ** 53 - 1, list: [], f: 1e308, z: 1, a: null };
     const calls = await callsOf(async () => {

@@ -1,5 +1,5 @@
-// Depth of nesting (spec 3.11): a state that is accepted can be encoded again by everybody who reads
-// it, and what others have nested deeper disturbs nobody.
+// Depth of nesting (spec 3.11): every reader can encode an accepted state again, and deeper states
+// of other nodes have no side effects.
 import { gzipSync } from 'node:zlib';
 import type { Redis } from 'ioredis';
 import { initPresence } from 'rollcall';
@@ -17,7 +17,7 @@ import {
 
 const IDS = { roomId: 'r', userId: 'u', connId: 'c' };
 
-/** A value whose arrays are nested so deep; 0 is a number. */
+/** A value with arrays nested `depth` levels deep; for 0 a number. */
 function nested(depth: number): AnyState {
   let value: unknown = 7;
   for (let level = 0; level < depth; level++) value = [value];
@@ -68,7 +68,7 @@ onEveryStorage('3.11 states of a client', (store) => {
     await client.leave('c');
   });
 
-  test('3.11 what JSON.stringify cannot write is INVALID_ARGUMENT', async () => {
+  test('3.11 a value that JSON.stringify cannot write is INVALID_ARGUMENT', async () => {
     const client = await store.connect();
     const cyclic: AnyState = { a: {} };
     cyclic.a.b = cyclic;
@@ -80,9 +80,11 @@ onEveryStorage('3.11 states of a client', (store) => {
       await expect(client.join({ ...IDS, state })).rejects.toEqual(
         failure('INVALID_ARGUMENT', message),
       );
-      const beat = { connId: 'c', patchState: state };
-      await expect(client.heartbeat(beat)).rejects.toEqual(failure('INVALID_ARGUMENT', message));
-      const [result] = await client.heartbeatMany([beat]);
+      const heartbeat = { connId: 'c', patchState: state };
+      await expect(client.heartbeat(heartbeat)).rejects.toEqual(
+        failure('INVALID_ARGUMENT', message),
+      );
+      const [result] = await client.heartbeatMany([heartbeat]);
       expect(result).toEqual(failure('INVALID_ARGUMENT', message));
     }
     await client.leave('c');
@@ -96,14 +98,14 @@ onEveryStorage('3.11 states of a client', (store) => {
   });
 });
 
-describe('3.11 what others have nested deeper', () => {
+describe('3.11 deeper states of other nodes', () => {
   const store = useStore('redis');
   let redis: Redis;
   useIoredis(store, (client) => {
     redis = client;
   });
 
-  test('3.11 a stored state that is too deep is null, counted, and left as it is', async () => {
+  test('3.11 a stored state that is too deep is returned as null, counted, and kept', async () => {
     const client = await store.connect({ stateCompression: {} });
     const depths = [128, 129, 4108, 100_000];
     for (const depth of depths) {
@@ -123,7 +125,7 @@ describe('3.11 what others have nested deeper', () => {
       const readable = byConn(found).filter(({ state }) => state !== null);
       expect(readable.map(({ connId }) => connId)).toEqual(['128', '128 gzip']);
       expect(found).toHaveLength(unreadable + 2);
-      // What sockets and logs do with it.
+      // As sockets and logs encode it.
       expect(() => JSON.stringify(found)).not.toThrow();
     }
     expect(client.metrics().statesUnreadable).toBe(2 * unreadable);
@@ -140,7 +142,7 @@ describe('3.11 what others have nested deeper', () => {
     for (const { connId } of await client.fetchRoomSnapshot('r')) await client.leave(connId);
   });
 
-  test('3.11 an event with a state that is too deep has null, one that is too deep elsewhere is dropped', async () => {
+  test('3.11 an event with a state that is too deep has a null state; an event that is too deep elsewhere is dropped', async () => {
     const client = await store.connect();
     const recorder = await record(client, { roomId: 'r' });
     const all = await record(client);
@@ -152,11 +154,11 @@ describe('3.11 what others have nested deeper', () => {
     for (const depth of [128, 140, 4108, 100_000]) await publish(deepText(depth));
     await publish('{}', `,"more":${deepText(100_000)}`);
     await publish('{"last":true}');
-    for (const heard of [recorder, all]) {
-      const states = (await heard.settled()).map(({ state }) => state);
+    for (const received of [recorder, all]) {
+      const states = (await received.settled()).map(({ state }) => state);
       expect(states).toEqual([JSON.parse(deepText(128)), null, null, null, { last: true }]);
     }
-    // Heard on the room's channel, and by the pattern.
+    // Received on the room's channel, and by the pattern.
     expect(client.metrics().statesUnreadable).toBe(6);
     expect(client.metrics().eventsMalformed).toBe(2);
   });
@@ -164,8 +166,8 @@ describe('3.11 what others have nested deeper', () => {
   test('3.11 an item of metadata that is too deep makes the record unreadable, and its event malformed', async () => {
     const client = await store.connect();
     const channel = { channelType: 't', channelName: 'n' };
-    const heard: AnyState[] = [];
-    const stop = await client.metadata.subscribe((event) => void heard.push(event));
+    const received: AnyState[] = [];
+    const stop = await client.metadata.subscribe((event) => void received.push(event));
     const item = (depth: number) => `{"value":${deepText(depth)},"revision":1}`;
     const key = 'prs:{chan:t:n}:meta';
     await redis.hset(key, { items: `{"k":${item(4108)}}`, totalCount: 1, majorRevision: 3 });
@@ -180,14 +182,14 @@ describe('3.11 what others have nested deeper', () => {
     expect(await client.metadata.set({ ...channel, data })).toMatchObject({ majorRevision: 4 });
     expect(await client.metadata.get(channel)).toMatchObject({ majorRevision: 4 });
     await stop();
-    expect(heard.map(({ majorRevision }) => majorRevision)).toEqual([4]);
+    expect(received.map(({ majorRevision }) => majorRevision)).toEqual([4]);
     expect(client.metrics().eventsMalformed).toBe(1);
     await redis.del(key);
   });
 });
 
-describe('3.11 the interface of the TypeScript implementation', () => {
-  test('3.11 sockets: refused in the acknowledgement, and a room with a deep state is answered', async () => {
+describe('3.11 the legacy interface', () => {
+  test('3.11 sockets: refused in the acknowledgement, and a snapshot of a room with a deep state succeeds', async () => {
     const redis = await ioredis();
     const sockets = await socketServer();
     const started = initPresence({ io: sockets.io, redis, logger: {} });
@@ -219,8 +221,8 @@ describe('3.11 the interface of the TypeScript implementation', () => {
     const service = serviceOn(await ioredis());
     await expect(service.join({ ...IDS, state: deep(129) })).rejects.toEqual(tooDeep('state', 129));
     await service.join(IDS);
-    const beat = { connId: 'c', patchState: deep(129) };
-    await expect(service.heartbeat(beat)).rejects.toEqual(tooDeep('patchState', 129));
+    const heartbeat = { connId: 'c', patchState: deep(129) };
+    await expect(service.heartbeat(heartbeat)).rejects.toEqual(tooDeep('patchState', 129));
     await service.leave('c');
   });
 });

@@ -1,4 +1,4 @@
-// States that cannot be read (9.2): shown as null, counted and logged; nobody else is disturbed.
+// Unreadable states (9.2): returned as null, counted and logged; other connections are unaffected.
 import { deflateSync, gzipSync } from 'node:zlib';
 import type { Redis } from 'ioredis';
 import { describe, expect, test } from 'vitest';
@@ -7,7 +7,7 @@ import { keepLog } from '../support/clients.js';
 import { createRandom } from '../support/random.js';
 import { DICTIONARY, largeState } from './large.js';
 
-describe('states that cannot be read', () => {
+describe('unreadable states', () => {
   const store = useStore('redis');
   let redis: Redis;
   useIoredis(store, (client) => {
@@ -20,21 +20,21 @@ describe('states that cannot be read', () => {
   const faults: [string, { state?: string | Buffer; compressed?: string }, RegExp][] = [
     ['a truncated gzip', { state: gzip(text).slice(0, 400), compressed: '1' }, /cut off/],
     [
-      'deflate that is no gzip',
+      'deflate data that are not gzip',
       { state: deflateSync(text).toString('base64'), compressed: '1' },
       /damaged/,
     ],
-    ['base64 that is none', { state: '*not base64*', compressed: '1' }, /no base64/],
-    ['gzip of what is no JSON', { state: gzip('hello'), compressed: '1' }, /no JSON/],
-    ['gzip of JSON that is no object', { state: gzip('[1]'), compressed: '1' }, /no JSON/],
-    ['JSON that is none', { state: '{"a":' }, /no JSON/],
+    ['invalid base64', { state: '*not base64*', compressed: '1' }, /no base64/],
+    ['gzip of text that is not JSON', { state: gzip('hello'), compressed: '1' }, /no JSON/],
+    ['gzip of JSON that is not an object', { state: gzip('[1]'), compressed: '1' }, /no JSON/],
+    ['invalid JSON', { state: '{"a":' }, /no JSON/],
     ['a number from the future', { state: 'whatever', compressed: '77' }, /does not know/],
-    ['zstd that is none', { state: 'whatever', compressed: '2' }, /damaged/],
+    ['invalid zstd data', { state: 'whatever', compressed: '2' }, /damaged/],
     ['more than the limit', { state: gzip(bomb), compressed: '1' }, /maxStateBytes/],
   ];
 
   test.each(['inline', 'separate'] as const)(
-    '9.2 %s: null, counted, logged once a kind',
+    '9.2 %s: null, counted, logged once for each kind',
     async (storage) => {
       const logger = keepLog();
       const client = await store.connect({ stateStorage: storage, logger });
@@ -80,7 +80,7 @@ describe('states that cannot be read', () => {
           what,
         ).not.toEqual([]);
       }
-      // Once for each kind of fault, however often it is met.
+      // Once for each kind of error, for any number of occurrences.
       const kinds = new Set(logger.lines.map((line) => line.replace(/connection "[^"]*"/, '')));
       expect(logger.lines).toHaveLength(kinds.size);
       expect(kinds.size).toBe(storage === 'inline' ? 5 : 6);
@@ -88,7 +88,7 @@ describe('states that cannot be read', () => {
     },
   );
 
-  test('9.2 a patch mends what is damaged, and leaves alone what a later version has written', async () => {
+  test('9.2 a patch repairs a damaged state, and keeps a state of a later version', async () => {
     for (const stateStorage of ['inline', 'separate'] as const) {
       const maker = await store.connect({ stateStorage });
       const client = await store.connect({ stateCompression: {} });
@@ -117,7 +117,7 @@ describe('states that cannot be read', () => {
     }
   });
 
-  test('9.2 without the dictionary a state is null and left alone, with it it is read', async () => {
+  test('9.2 without the dictionary a state is null and kept, with it it is read', async () => {
     const stateCompression = { codec: 'zstd', dictionaries: [DICTIONARY] } as const;
     const maker = await store.connect({ stateCompression });
     await maker.join({ roomId: 'r', userId: 'u', connId: 'c', state });
@@ -129,7 +129,7 @@ describe('states that cannot be read', () => {
     await expect(without.heartbeat({ connId: 'c', patchState: { a: 1 } })).rejects.toEqual(
       failure('CORRUPT_DATA', 'stateCompression.dictionaries'),
     );
-    // One that writes in another way, and has it for reading.
+    // A node with another codec that has the dictionary only for reading.
     const reader = await store.connect({ stateCompression: { dictionaries: [DICTIONARY] } });
     expect((await reader.fetchRoomSnapshot('r'))[0]?.state).toEqual(state);
     await reader.heartbeat({ connId: 'c', patchState: { a: 1 } });

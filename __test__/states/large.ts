@@ -1,5 +1,5 @@
-// States whose patches are written by transactions if they are separate, and the nodes of a fleet in which every one
-// stores them in another way.
+// Large states, whose patches are written by transactions if they are stored separately, and nodes
+// with every form of storage.
 import { readFileSync } from 'node:fs';
 import { Redis } from 'ioredis';
 import type { PresenceClient } from 'rollcall';
@@ -12,7 +12,7 @@ import type { Random } from '../support/random.js';
 /** Trained on states of all kinds of the benchmark's corpus (`benchmark/lib/train.mjs`). */
 export const DICTIONARY = readFileSync(new URL('fixtures/states.dict', import.meta.url));
 
-/** An object of about so many bytes of JSON, that compresses as states do. */
+/** An object of about `bytes` bytes of JSON that compresses like real states. */
 export function largeState(random: Random, bytes = 20_000): Untyped {
   const shapes = [];
   for (let size = 0; size < bytes; size += 90) {
@@ -27,7 +27,7 @@ export function largeState(random: Random, bytes = 20_000): Untyped {
   return { cursor: { x: 0, y: 0 }, shapes, tool: 'hand', ünïcode: '😀' };
 }
 
-/** The commands of the test's database that `act` makes others send, as MONITOR shows them. */
+/** The commands of other clients on the test's database during `act`, from MONITOR. */
 export async function commandsOf(
   store: StoreUnderTest,
   act: () => Promise<unknown>,
@@ -40,7 +40,7 @@ export async function commandsOf(
   monitor.on('monitor', (_time: string, args: string[], source: string, of: string) => {
     if (of !== String(db)) return;
     if (args[0]?.toLowerCase() === 'echo') waiting.get(args[1] ?? '')?.();
-    // What scripts run comes with the source "lua".
+    // Commands of scripts have the source "lua".
     else if (source !== 'lua') lines.push(args);
   });
   const passed = (mark: string) =>
@@ -60,7 +60,7 @@ export async function commandsOf(
   }
 }
 
-/** A TypeScript node on the test's database. */
+/** A legacy node on the test's database. */
 export async function referenceNode(
   store: StoreUnderTest,
 ): Promise<{ service: ReferencePresenceService; redis: Redis }> {

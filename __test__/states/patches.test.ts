@@ -1,6 +1,6 @@
-// Patches of large states (3.4, 3.7, 3.10, 9.3): of separate ones written by transactions that a script
-// lets through, of inline ones by heartbeat.lua; in one round trip, and never over what somebody else has
-// written.
+// Patches of large states (3.4, 3.7, 3.10, 9.3): separate states are written by a transaction that
+// a script permits, inline states by heartbeat.lua. A patch takes one round trip, and never
+// overwrites a change of another node.
 import type { Redis } from 'ioredis';
 import { PresenceClient } from 'rollcall';
 import { describe, expect, test } from 'vitest';
@@ -38,7 +38,7 @@ describe.each(Object.entries(STORAGES))('patches of large states [%s]', (name, o
     return client;
   }
 
-  test('9.3 a patch is one round trip, and no script is given a separate state', async () => {
+  test('9.3 a patch is one round trip, and no script receives a separate state', async () => {
     const client = await patching();
     if (name.startsWith('inline')) {
       const commands = await commandsOf(store, () =>
@@ -57,7 +57,7 @@ describe.each(Object.entries(STORAGES))('patches of large states [%s]', (name, o
       const check = commands.find(([command]) => command?.toUpperCase() === 'EVAL') ?? [];
       expect(check.slice(2).join('').length).toBeLessThan(200);
     }
-    // After a heartbeat without a patch it is one, too.
+    // Also after a heartbeat without a patch.
     await client.heartbeat({ connId: 'c' });
     const commands = await commandsOf(store, () =>
       client.heartbeat({ connId: 'c', patchState: { cursor: { x: 9 } } }),
@@ -65,13 +65,14 @@ describe.each(Object.entries(STORAGES))('patches of large states [%s]', (name, o
     expect(names(commands).filter((command) => command?.startsWith('EVAL'))).toHaveLength(1);
   });
 
-  test('2.2, 9.1 an inline state with a state_rev, and a leading zero in last_seen_ms, are what they were', async () => {
+  test('2.2, 9.1 an inline state with a state_rev, and a leading zero in last_seen_ms, are handled', async () => {
     if (!name.startsWith('inline')) return;
     const client = await patching();
     const [before] = await client.fetchRoomSnapshot('r');
     const asFound = { last_seen_ms: `0${Date.now()}`, state_rev: '7' };
     await redis.hset(HASH, asFound);
-    // One node remembers the connection, one finds it, and one stores what joins there in another way.
+    // One node has the connection in its cache, one does not, and one stores states in another
+    // form.
     const nodes = [
       client,
       await store.connect(options),
@@ -105,7 +106,7 @@ describe.each(Object.entries(STORAGES))('patches of large states [%s]', (name, o
     expect(await store.redis().server.dbsize(store.redis().db)).toBe(0);
   });
 
-  test('3.4, 3.10 each patch is the state after it, one update, and the time of Redis', async () => {
+  test('3.4, 3.10 each patch has one update event with the new state and the time of Redis', async () => {
     const client = await patching();
     const [entry] = await client.fetchRoomSnapshot('r');
     let text = JSON.stringify(entry?.state);
@@ -137,7 +138,7 @@ describe.each(Object.entries(STORAGES))('patches of large states [%s]', (name, o
     expect(Number(await redis.zscore('prs:{room:r}:last_seen', 'c'))).toBe(last);
   });
 
-  test('3.4 nodes that patch one state at once lose nothing, and no event is missing', async () => {
+  test('3.4 nodes that patch one state concurrently lose no patch, and no event is missing', async () => {
     const maker = await patching();
     const nodes = [maker, await store.connect(), await store.connect()];
     const recorder = await record(maker, { roomId: 'r' });
@@ -158,7 +159,7 @@ describe.each(Object.entries(STORAGES))('patches of large states [%s]', (name, o
     for (let n = 0; n < nodes.length; n++) {
       for (let i = 0; i < each; i++) expect(state[`node ${n} ${i}`]).toBe(i);
     }
-    // Every event holds what the ones before it did.
+    // Every event contains the changes of the earlier ones.
     for (const [i, event] of events.entries()) {
       const keys = Object.keys(event.state).filter((key) => key.startsWith('node'));
       expect(keys).toHaveLength(i + 1);
@@ -166,13 +167,13 @@ describe.each(Object.entries(STORAGES))('patches of large states [%s]', (name, o
     expect(events.at(-1)?.state).toEqual(state);
   });
 
-  test('3.4 what others wrote is seen, whatever they write', async () => {
+  test('3.4 changes of other nodes are seen, in every form', async () => {
     if (!name.startsWith('inline')) return;
     const client = await patching();
     const { service } = await referenceNode(store);
     const plain = await store.connect(STORAGES.inline);
     for (let i = 0; i < 6; i++) {
-      // Of the same length as what they overwrite.
+      // With the same length as the text that they overwrite.
       await client.heartbeat({ connId: 'c', patchState: { theirs: 1000 + i, ours: i } });
       if (name === 'inline') {
         await service.heartbeat({ connId: 'c', patchState: { theirs: 2000 + i } });
@@ -218,7 +219,7 @@ describe.each(Object.entries(STORAGES))('patches of large states [%s]', (name, o
     expect((await other.fetchRoomSnapshot('r'))[0]?.state).not.toHaveProperty('x');
   });
 
-  test('3.7 leaves that race patches leave nothing behind', async () => {
+  test('3.7 concurrent leaves and patches leave no keys', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     for (let i = 0; i < 40; i++) {
       await one.join({ ...c, state: largeState(random, 5_000) });
@@ -230,7 +231,7 @@ describe.each(Object.entries(STORAGES))('patches of large states [%s]', (name, o
     expect(await store.redis().server.dbsize(store.redis().db)).toBe(0);
   });
 
-  test('9.3 a server that has lost its scripts still looks before it writes', async () => {
+  test('9.3 a server that has lost its scripts still checks before it writes', async () => {
     const client = await patching();
     const other = await store.connect();
     await redis.script('FLUSH');
@@ -241,7 +242,7 @@ describe.each(Object.entries(STORAGES))('patches of large states [%s]', (name, o
     expect(entry?.state).toMatchObject({ other: 1, mine: 1 });
   });
 
-  test('9.3 a user that may not make transactions patches by scripts, and reads all the same', async () => {
+  test('9.3 a user without permission for transactions patches by scripts, and can read', async () => {
     const rules = 'on >secret ~prs:* &prs:* &prs:{room:*}:events';
     const rights = '+@read +@write +@pubsub +@connection +@scripting +info +time';
     await using server = await startRedis({

@@ -1,5 +1,5 @@
-// Where states are stored (9.1) and how they are compressed (9.2): keys, TTLs, and fleets in which
-// every node does it in another way.
+// Where states are stored (9.1) and how they are compressed (9.2): keys, TTLs, and nodes that all
+// use different options.
 import type { Redis } from 'ioredis';
 import { describe, expect, test } from 'vitest';
 import { merged } from '../conformance/states.js';
@@ -28,7 +28,7 @@ describe('storage of states', () => {
   const random = createRandom();
   const large = largeState(random);
 
-  test('9.1 separate: the state is in a key of its own, with the same TTL, and not in the hash', async () => {
+  test('9.1 separate: the state is in a separate key, with the same TTL, and not in the hash', async () => {
     const client = await store.connect({ stateStorage: 'separate' });
     for (const patchState of [undefined, { cursor: { x: 1, y: 1 } }, { more: 'x'.repeat(50) }]) {
       if (patchState) await client.heartbeat({ connId: 'c', patchState });
@@ -43,27 +43,27 @@ describe('storage of states', () => {
   });
 
   test.each(['inline', 'separate'])(
-    '9.1, 9.3 %s: heartbeats keep the TTL of the state and never move it',
+    '9.1, 9.3 %s: heartbeats renew the TTL of the state and never transfer the state',
     async (name) => {
       const client = await store.connect(STORAGES[name]);
       const { epoch } = await client.join({ ...c, state: large });
       const keys = name === 'separate' ? [HASH, KEY] : [HASH];
       const shorten = () => Promise.all(keys.map((key) => redis.pexpire(key, 5_000)));
-      const beats: [string, () => Promise<unknown>][] = [
+      const heartbeats: [string, () => Promise<unknown>][] = [
         ['one', () => client.heartbeat({ connId: 'c' })],
         ['with an epoch', () => client.heartbeat({ connId: 'c', epoch })],
         ['many', () => client.heartbeatMany([{ connId: 'c' }])],
         ['with a higher epoch', () => client.heartbeat({ connId: 'c', epoch: epoch + 1 })],
         ['a patch that changes nothing', () => client.heartbeat({ connId: 'c', patchState: {} })],
       ];
-      for (const [what, beat] of beats) {
+      for (const [what, heartbeat] of heartbeats) {
         await shorten();
-        const commands = await commandsOf(store, beat);
+        const commands = await commandsOf(store, heartbeat);
         for (const key of keys) expect(await redis.pttl(key), what).toBeGreaterThan(500_000);
         const sent = commands.flat().join('').length;
         if (what !== 'a patch that changes nothing') expect(sent, what).toBeLessThan(1_000);
       }
-      // By a node that has never heard of the connection.
+      // By a node without the connection in its cache.
       const other = await store.connect();
       await shorten();
       await other.heartbeat({ connId: 'c' });
@@ -95,12 +95,12 @@ describe('storage of states', () => {
     const hasty = await store.connect({ stateStorage: 'separate', ttlMs: SHORT_TTL_MS });
     await hasty.join({ ...c, state: large });
     await expired(hasty, 'r', 'c');
-    // A state that outlived its connection, as a heartbeat of a moment ago would leave it.
+    // A state that outlived its connection, for example after a concurrent heartbeat.
     await redis.set(KEY, '{}');
     await hasty.reapOnce();
     expect(await size()).toBe(0);
 
-    // A hash without a TTL is given one, and its state with it; then both are removed.
+    // A hash without a TTL and its state get one; then both are removed.
     await separate.join(c);
     await redis.persist(HASH);
     await redis.persist(KEY);
@@ -152,7 +152,7 @@ describe('storage of states', () => {
             expect(bytes?.toString()).toBe(text);
           }
           expect((await client.fetchRoomSnapshot('r'))[0]?.state).toEqual(state);
-          // Events carry the state as it is.
+          // Events contain the uncompressed state.
           expect((await recorder.settled()).at(-1)?.state).toEqual(state);
         }
         await client.join({ ...c, state: large });
@@ -164,7 +164,7 @@ describe('storage of states', () => {
     },
   );
 
-  test('9.2 gzip is what others read and write', async () => {
+  test('9.2 gzip is compatible with legacy nodes', async () => {
     const { gzipSync, gunzipSync } = await import('node:zlib');
     const client = await store.connect({ stateCompression: {} });
     await client.join({ ...c, state: large });
@@ -180,7 +180,7 @@ describe('storage of states', () => {
     expect((await client.fetchRoomSnapshot('r'))[0]?.state).toEqual({ ...theirs, by: 'us' });
   });
 
-  test('9.1, 9.2 a fleet of every storage and TypeScript nodes: all read and patch each other', async () => {
+  test('9.1, 9.2 nodes with every form of storage and legacy nodes: all read and patch each other’s states', async () => {
     const nodes: [string, Node][] = [];
     for (const [name, options] of Object.entries(STORAGES)) {
       nodes.push([name, await store.connect(options)]);
@@ -203,7 +203,7 @@ describe('storage of states', () => {
       await foreignJoin(redis, { ...c, connId: `reference ${size}`, state: theirs });
       expected.set(`reference ${size}`, theirs);
     }
-    // A restart with other options is a node that patches what another has made.
+    // A restart with other options is a node that patches states of another form.
     for (let round = 0; round < 2; round++) {
       for (const [connId, state] of expected) {
         for (const [name, node] of random.shuffle(nodes)) {
@@ -216,7 +216,7 @@ describe('storage of states', () => {
           expected.set(connId, JSON.parse(after));
         }
         if (connId.startsWith('reference') || connId.startsWith('inline ')) {
-          // Who stores it as they do, so that they can read it.
+          // Stored in the form of legacy nodes, so that they can read it.
           const plain = { plain: round };
           await watcher.heartbeat({ connId, patchState: plain });
           expected.set(connId, { ...(expected.get(connId) as object), ...plain });
@@ -238,7 +238,7 @@ describe('storage of states', () => {
       const last = new Map((await recorder.settled()).map((event) => [event.connId, event.state]));
       expect(Object.fromEntries(last)).toEqual(Object.fromEntries(expected));
     }
-    // Heartbeats of everybody for everybody keep everything alive.
+    // Heartbeats of every node keep every connection alive.
     for (const [, node] of nodes) {
       for (const connId of expected.keys()) await node.heartbeat({ connId });
     }
@@ -249,7 +249,7 @@ describe('storage of states', () => {
     for (const [, node] of nodes) expect(node.metrics().statesUnreadable).toBe(0);
   });
 
-  test('9.1 a TypeScript node that patches a connection whose state is separate: what it wrote counts', async () => {
+  test('9.1 a legacy node that patches a connection with a separate state: its state is used', async () => {
     const client = await store.connect({ stateStorage: 'separate' });
     const { service } = await referenceNode(store);
     await client.join({ ...c, state: large });
