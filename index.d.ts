@@ -1,131 +1,132 @@
 // The public types of Rollcall. Generated from js/ by `npm run types`; do not edit.
-/** How a lock is asked for. */
+/** Options of an acquire call. */
 interface AcquireOptions {
-    /** Who it is for: what `prs:lock:<name>` holds, as metadata guarded by the lock checks it. */
+    /** The owner: the value of `prs:lock:<name>`, which metadata guarded by the lock check. */
     ownerId: string;
     /**
-     * How long the lock is held without a renewal. Milliseconds, at least 10, default 10 000. It is how
-     * long others wait when this process dies.
+     * The lease time without a renewal. Milliseconds, at least 10, default 10 000. When this process
+     * dies, others wait for this time.
      */
     ttlMs?: number;
     /**
-     * How long the call may take in all: the time in the queue, and that for connecting, subscribing and
-     * the answers of Redis. Milliseconds, default 0: now or not at all, within `limits.commandTimeoutMs`.
-     * `Infinity`: until it is had, or `signal` ends it.
+     * The maximum duration of the call: the time in the queue, and that for connecting, subscribing
+     * and the answers of Redis. Milliseconds, default 0: a single attempt, within
+     * `limits.commandTimeoutMs`. `Infinity`: until the lock is acquired, or `signal` fires.
      */
     waitMs?: number;
     /**
-     * Whether the lock is renewed at every third of its TTL until it is released, also while the
+     * Whether the lock is renewed at every third of its TTL until it is released, even while the
      * JavaScript thread is busy. Default `true`.
      */
     autoRenew?: boolean;
     /**
-     * Ends the waiting: the call rejects with `LOCK_UNAVAILABLE`, whose `cause` is the signal's reason, and
-     * its place in the queue is free.
+     * Ends the waiting: the call rejects with `LOCK_UNAVAILABLE`, whose `cause` is the signal's
+     * reason, and leaves the queue.
      */
     signal?: AbortSignal;
 }
-/** A lock that is held. `await using` releases it. */
+/** A held lock. `await using` releases it. */
 interface Lock {
     readonly name: string;
     readonly ownerId: string;
     /**
-     * Greater than that of every grant of this name before. Whoever writes under the lock passes it on,
-     * so that a write that comes late can be refused.
+     * Greater than the token of every earlier grant of this name. Pass it along with writes under the
+     * lock, so that late writes can be refused.
      */
     readonly fencingToken: number;
     /**
-     * Until when the lock is certainly held, as it stands now: milliseconds since 1970 on this process's
-     * clock. Moves on with every renewal.
+     * The time until which the lock is certainly held: milliseconds since 1970 on this process's
+     * clock. Grows with every renewal.
      */
     readonly expiresAt: number;
     /**
-     * Fires when the lock is lost: not renewed in time, revoked, or taken by others. It does so before
-     * the lock can be anybody else's; its `reason` is a `LOCK_LOST` error. Looking at `aborted` checks
-     * the clock, so that it is right even where the process was stopped a moment ago. It does not fire
-     * for a release.
+     * Fires when the lock is lost: not renewed in time, revoked, or overwritten. It fires before the
+     * lock can be granted to another client; its `reason` is a `LOCK_LOST` error. Reading `aborted`
+     * checks the clock, so it is correct even directly after the process was stopped. It does not
+     * fire for a release.
      */
     readonly lost: AbortSignal;
     /**
-     * Gives the lock another TTL from now.
+     * Sets a new TTL, which starts now.
      *
-     * @param ttlMs - the TTL, for this time and for renewals after it. Default: the one it has.
-     * @throws `LOCK_LOST` if it is not held any more; then `lost` has fired.
+     * @param ttlMs - the TTL, for this lease and its later renewals. Default: the current one.
+     * @throws `LOCK_LOST` if it is not held any more; `lost` has then fired.
      */
     extend(ttlMs?: number): Promise<void>;
     /**
-     * Gives the lock up; the first in its queue gets it at once. The lock is not renewed from then on.
-     * Calling it again gives the same Promise.
+     * Releases the lock; the first waiter gets it at once. The lock is not renewed any more. A second
+     * call returns the same Promise.
      *
      * @throws `LOCK_LOST` if it was not held any more. `UNAVAILABLE` or `TIMEOUT` with
-     * `outcome: "unknown"` if Redis did not answer within `limits.commandTimeoutMs`: then the release is
-     * tried again in the background until the lease has ended, and there is nothing left to do.
+     * `outcome: "unknown"` if Redis did not answer within `limits.commandTimeoutMs`: the release is
+     * then
+     * retried in the background until the lease has ended, and no further action is needed.
      */
     release(): Promise<void>;
-    /** Releases it. That it was lost before is no error here: then it is gone, as wanted. */
+    /** Releases it. An earlier loss is not an error here, because the lock is then already free. */
     [Symbol.asyncDispose](): Promise<void>;
 }
-/** Who holds a lock. */
+/** The holder of a lock. */
 interface LockInspection {
     name: string;
     ownerId: string;
-    /** `null` for a lock that something other than Rollcall has written. */
+    /** `null` for a lock of an implementation other than Rollcall. */
     fencingToken: number | null;
-    /** How long it is still held unless it is renewed. Milliseconds; `null`: it never ends. */
+    /** The remaining time without a renewal. Milliseconds; `null`: it never ends. */
     ttlMs: number | null;
-    /** How many wait for it. */
+    /** The number of waiters. */
     waiters: number;
 }
-/** What was revoked. */
+/** A revoked lock. */
 interface RevokedLock {
     ownerId: string;
-    /** `null` for a lock that something other than Rollcall has written. */
+    /** `null` for a lock of an implementation other than Rollcall. */
     fencingToken: number | null;
 }
-/** Something happened to a lock. Each comes exactly once. */
+/** A change of a lock. Each is emitted exactly once. */
 interface LockEvent {
     /**
-     * `"acquired"`; `"released"` by its holder; `"expired"`: its time ran out; `"revoked"`: it was taken
-     * away, by `revoke` or by something that deleted or overwrote its key.
+     * `"acquired"`; `"released"` by its holder; `"expired"`: its TTL ended; `"revoked"`: by `revoke`,
+     * or because another program deleted or overwrote its key.
      */
     type: 'acquired' | 'released' | 'expired' | 'revoked';
     name: string;
     ownerId: string;
-    /** `null` for a lock that something other than Rollcall has written. */
+    /** `null` for a lock of an implementation other than Rollcall. */
     fencingToken: number | null;
-    /** When it was noticed: milliseconds since 1970, on Redis's clock. */
+    /** The time of detection: milliseconds since 1970, on Redis's clock. */
     ts: number;
 }
-/** Gets lock events. What it throws or rejects with is logged and disturbs nobody else. */
+/** Receives lock events. Exceptions and rejections are logged and affect no other handler. */
 type LockHandler = (event: LockEvent) => unknown;
 interface LockSubscribeOptions {
     /** Only events of this lock. */
     name?: string;
 }
 
-/** What has metadata. */
+/** Identifies a channel. */
 interface ChannelRef {
     channelName: string;
-    /** Must not hold a colon, unless it is declared in `channelTypesWithColon` of the client. */
+    /** Must not contain a colon, unless it is declared in `channelTypesWithColon` of the client. */
     channelType: string;
 }
 interface GetMetadata extends ChannelRef {
-    /** Who asks. Checked, and not used. */
+    /** The user that asks. Checked, and not used. */
     actorUserId?: string | undefined;
 }
-/** An item that a change names. */
+/** An item in a change. */
 interface MetadataItemInput {
     key: string;
-    /** Not given: `""` in `set`, the value that is there in `update`. */
+    /** Default: `""` in `set`, the current value in `update`. */
     value?: string | undefined;
     /**
-     * In `set`: the item's revision, if positive; else it is 1. In `update`: the revision that the item
-     * must have; not given or negative: any. With `upsert`, an item that does not exist has revision 0.
+     * In `set`: the item's revision, if positive; otherwise it is 1. In `update`: the revision that
+     * the item must have; absent or negative: any. With `upsert`, a missing item has revision 0.
      */
     revision?: number | undefined;
 }
 interface MetadataOptions {
-    /** The major revision that the record must have. Not given or negative: any. */
+    /** The major revision that the record must have. Absent or negative: any. */
     majorRevision?: number | undefined;
     /** The lock that `actorUserId` must hold, checked in the same atomic step as the write. */
     lockName?: string | undefined;
@@ -134,28 +135,28 @@ interface MetadataOptions {
     /** Whether the items get `authorUid`, from `actorUserId`. Default `false`. */
     addUserId?: boolean | undefined;
     /**
-     * How long the record lives after this change; then it is as one that never existed. Milliseconds, a
-     * whole number from 1. Each change decides anew. Default: the client's `metadataTtlMs`, and without
-     * it until the record is changed again.
+     * The TTL of the record after this change; an expired record behaves like one that never existed.
+     * Milliseconds, a whole number from 1. Each change sets the TTL again. Default: the client's
+     * `metadataTtlMs`, and without it no expiry until the next change.
      */
     ttlMs?: number | undefined;
 }
 interface UpdateMetadataOptions extends MetadataOptions {
-    /** Whether the record and the items that do not exist are created, with revision 1. Default `false`. */
+    /** Whether a missing record and missing items are created, with revision 1. Default `false`. */
     upsert?: boolean | undefined;
 }
 interface MetadataChange extends ChannelRef {
     options?: MetadataOptions | undefined;
-    /** Who makes the change; becomes `authorUid` of the event. */
+    /** The user that makes the change; the `authorUid` of the event. */
     actorUserId?: string | undefined;
     /**
-     * The fencing token of the caller's grant of `options.lockName`: the change is refused if the lock
-     * has been granted anew since.
+     * The fencing token of the caller's grant of `options.lockName`: the change is refused if the
+     * lock has been granted again since.
      */
     fencingToken?: number | undefined;
 }
 interface SetMetadata extends MetadataChange {
-    /** All items of the record. Default: none. Of several with one key the last counts. */
+    /** All items of the record. Default: none. Of several items with one key the last counts. */
     data?: readonly MetadataItemInput[] | undefined;
 }
 interface UpdateMetadata extends MetadataChange {
@@ -164,26 +165,29 @@ interface UpdateMetadata extends MetadataChange {
     data: readonly MetadataItemInput[];
 }
 interface RemoveMetadata extends MetadataChange {
-    /** The items to remove; only `key` is looked at. Default, and if empty: all. */
+    /** The items to remove; only `key` is used. Default, and if empty: all. */
     data?: readonly {
         key: string;
     }[] | undefined;
 }
-/** One item of a record. What other implementations stored in another form is as they stored it. */
+/**
+ * One item of a record. Items that other implementations stored in another form are returned
+ * unchanged.
+ */
 interface MetadataItem {
     value: string;
     /** Grows by one with every update of the item. */
     revision: number;
-    /** When it was last changed with `addTimestamp`: ISO 8601, on the server's clock. */
+    /** The time of its last change with `addTimestamp`: ISO 8601, on the server's clock. */
     updated?: string;
-    /** Who last changed it with `addUserId`. */
+    /** The user of its last change with `addUserId`. */
     authorUid?: string;
 }
 /** A channel's record. */
 interface ChannelMetadata extends ChannelRef {
-    /** When this was so: milliseconds since 1970, on the server's clock. */
+    /** The time of this answer: milliseconds since 1970, on the server's clock. */
     timestamp: number;
-    /** How many items there are. */
+    /** The number of items. */
     totalCount: number;
     /** Grows by one with every change; 0 for a channel that never had metadata, or whose record expired. */
     majorRevision: number;
@@ -192,22 +196,24 @@ interface ChannelMetadata extends ChannelRef {
 /** A channel's record has changed. */
 interface MetadataEvent extends ChannelRef {
     operation: 'set' | 'update' | 'remove';
-    /** The items that were set, changed, or removed; those as they were. */
+    /** The items that were set, changed, or removed (with their last values). */
     items: {
         key: string;
         value: string;
         revision: number;
     }[];
-    /** After the change. */
+    /** The revision after the change. */
     majorRevision: number;
     /** Milliseconds since 1970, on the server's clock. */
     timestamp: number;
     /** The change's `actorUserId`. */
     authorUid?: string;
 }
-/** Gets metadata events. What it throws or rejects with is logged and disturbs nobody else. */
+/** Receives metadata events. Exceptions and rejections are logged and affect no other handler. */
 type MetadataHandler = (event: MetadataEvent) => unknown;
-/** Both: events of this channel only; the node then follows only this channel in Redis. */
+/**
+ * With both: events of this channel only; the node then subscribes only to this channel in Redis.
+ */
 type MetadataSubscribeOptions = ChannelRef | {
     channelName?: never;
     channelType?: never;
@@ -217,17 +223,17 @@ type MetadataSubscribeOptions = ChannelRef | {
 declare const ERROR_CODES: readonly ['INVALID_ARGUMENT', 'CONNECTION_NOT_FOUND', 'STALE_EPOCH', 'METADATA_INVALID', 'METADATA_CONFLICT', 'METADATA_LOCK', 'LOCK_UNAVAILABLE', 'LOCK_LOST', 'OVERLOADED', 'RATE_LIMITED', 'FORBIDDEN', 'ROOM_FULL', 'TIMEOUT', 'UNAVAILABLE', 'PERMISSION', 'UNSUPPORTED', 'CLOSED', 'CORRUPT_DATA', 'INTERNAL'];
 /** A stable error code. */
 type ErrorCode = (typeof ERROR_CODES)[number];
-/** What every rejection of Rollcall is: an `Error` with a stable `code`. */
+/** All rejections of Rollcall are instances: an `Error` with a stable `code`. */
 declare class RollcallError extends Error {
     name: string;
-    /** What went wrong, for programs. */
+    /** The kind of failure, for programs. */
     readonly code: ErrorCode;
     /**
-     * `"unknown"` when the request may have been carried out although no answer came back (the
-     * connection broke after it was sent); absent when it was certainly not.
+     * `"unknown"` if the request may have been applied although there was no answer (the connection
+     * broke after it was sent); absent if it was certainly not applied.
      */
     readonly outcome?: 'unknown';
-    /** With `METADATA_CONFLICT`: the record as it is, so that no second read is needed. */
+    /** With `METADATA_CONFLICT`: the current record, so that no second read is needed. */
     readonly current?: ChannelMetadata;
     constructor(code: ErrorCode, message: string, options?: {
         cause?: unknown;
@@ -236,23 +242,23 @@ declare class RollcallError extends Error {
     });
 }
 type ErrorOptions = NonNullable<ConstructorParameters<typeof RollcallError>[2]>;
-/** A change of metadata that was refused: `METADATA_CONFLICT`, `METADATA_LOCK` or `METADATA_INVALID`. */
+/** A metadata change was refused: `METADATA_CONFLICT`, `METADATA_LOCK` or `METADATA_INVALID`. */
 declare class MetadataError extends RollcallError {
     name: string;
-    /** The order of the arguments is that of the TypeScript implementation. */
+    /** The arguments have the order of the legacy implementation. */
     constructor(message: string, code?: ErrorCode, options?: ErrorOptions);
 }
-/** `METADATA_CONFLICT`: the record or an item has another revision than was expected. */
+/** `METADATA_CONFLICT`: the record or an item has a different revision than expected. */
 declare class MetadataConflictError extends MetadataError {
     name: string;
     constructor(message: string, options?: ErrorOptions);
 }
-/** `METADATA_LOCK`: the lock is not held, or by somebody else. */
+/** `METADATA_LOCK`: the lock is not held, or another user holds it. */
 declare class MetadataLockError extends MetadataError {
     name: string;
     constructor(message: string, options?: ErrorOptions);
 }
-/** `METADATA_INVALID`: the record or an item does not exist, or nothing was named. */
+/** `METADATA_INVALID`: the record or an item does not exist, or no item was given. */
 declare class MetadataValidationError extends MetadataError {
     name: string;
     constructor(message: string, options?: ErrorOptions);
@@ -262,18 +268,18 @@ declare class MetadataValidationError extends MetadataError {
 type JsonObject = {
     [key: string]: unknown;
 };
-/** Any value, for states of which nothing more is known. */
+/** Any value, for states without a known type. */
 type DefaultState = JsonObject;
 /** One live connection in a room. */
 interface PresenceSnapshotEntry<State = DefaultState> {
     connId: string;
     userId: string;
     roomId: string;
-    /** `null` when what is stored is no JSON object (written by something else). */
+    /** `null` if the stored value is not a JSON object (another program wrote it). */
     state: State | null;
-    /** When the connection was last heard of: milliseconds since 1970, on Redis's clock. */
+    /** The time of the last heartbeat or join: milliseconds since 1970, on Redis's clock. */
     lastSeenMs: number;
-    /** Grows with every join of the connection; what carries an older one is refused. */
+    /** Grows with every join of the connection; calls with an older one are refused. */
     epoch: number;
 }
 /** All live connections of a user. */
@@ -287,7 +293,7 @@ interface PresenceEventBase {
     roomId: string;
     userId: string;
     connId: string;
-    /** When it happened: milliseconds since 1970, on Redis's clock. */
+    /** The time of the change: milliseconds since 1970, on Redis's clock. */
     ts: number;
     epoch: number;
 }
@@ -296,7 +302,7 @@ interface PresenceJoinEvent<State = DefaultState> extends PresenceEventBase {
     type: 'join';
     state: State | null;
 }
-/** A connection's state has changed; `state` is the whole new one. */
+/** A connection's state has changed; `state` is the whole new state. */
 interface PresenceUpdateEvent<State = DefaultState> extends PresenceEventBase {
     type: 'update';
     state: State | null;
@@ -306,16 +312,16 @@ interface PresenceLeaveEvent extends PresenceEventBase {
     type: 'leave';
     state: null;
     /**
-     * `"left"`: somebody called `leave`; `"timeout"`: no heartbeat came within the TTL;
-     * `"replaced"`: the connection joined another room, or under another user. Absent on events of
-     * servers that do not run Rollcall.
+     * `"left"`: `leave` was called; `"timeout"`: no heartbeat arrived within the TTL; `"replaced"`:
+     * the connection joined another room, or under another user. Absent in events of legacy servers
+     * (pure TypeScript).
      */
     reason?: 'left' | 'timeout' | 'replaced';
 }
 type PresenceEvent<State = DefaultState> = PresenceJoinEvent<State> | PresenceUpdateEvent<State> | PresenceLeaveEvent;
-/** Gets presence events. What it throws or rejects with is logged and disturbs nobody else. */
+/** Receives presence events. Exceptions and rejections are logged and affect no other handler. */
 type PresenceHandler<State = DefaultState> = (event: PresenceEvent<State>) => unknown;
-/** Ends a subscription. Once it has resolved, the handler is not called any more. */
+/** Ends a subscription. After it has resolved, the handler is not called any more. */
 type Unsubscribe = () => Promise<void>;
 interface JoinOptions<State = DefaultState> {
     roomId: string;
@@ -328,7 +334,7 @@ interface JoinOptions<State = DefaultState> {
 }
 interface JoinResult<State = DefaultState> {
     epoch: number;
-    /** The room after the join, this connection included; empty with `snapshot: false`. */
+    /** The room after the join, including this connection; empty with `snapshot: false`. */
     snapshot: PresenceSnapshotEntry<State>[];
 }
 /** Top-level keys to set; `null` stores `null`, `undefined` removes the key. */
@@ -338,9 +344,10 @@ type StatePatch<State = DefaultState> = {
 interface HeartbeatOptions<State = DefaultState> {
     connId: string;
     /**
-     * The epoch of the caller's join. An older one than the stored is refused (`STALE_EPOCH`). A newer one is
-     * adopted, if it is at most one day ahead of the server's time; with `layout: "slotted"`, where only joins
-     * give epochs, there is no such connection (`CONNECTION_NOT_FOUND`).
+     * The epoch of the caller's join. A heartbeat with an older epoch than the stored one is refused
+     * (`STALE_EPOCH`). A newer one is adopted, if it is at most one day ahead of the server's time;
+     * with `layout: "slotted"`, where only joins assign epochs, the call fails with
+     * `CONNECTION_NOT_FOUND`.
      */
     epoch?: number | undefined;
     patchState?: StatePatch<State> | undefined;
@@ -350,12 +357,13 @@ interface HeartbeatResult {
     changed: boolean;
     epoch: number;
 }
-/** One result of `heartbeatMany`: what the heartbeat came to, or the error it failed with. */
+/** One result of `heartbeatMany`: the result of the heartbeat, or its error. */
 type HeartbeatManyResult = HeartbeatResult | Error;
 interface LeaveCallOptions {
     /**
-     * The epoch of the caller's join. A connection with a newer one stays. Default: that of this client's own
-     * last join of the connection; none, if it never joined it or does not know how its last join ended.
+     * The epoch of the caller's join. A connection with a newer one stays. Default: the epoch of this
+     * client's own last join of the connection; none, if it never joined it or its last join has an
+     * unknown outcome.
      */
     epoch?: number | undefined;
 }
@@ -364,35 +372,36 @@ interface LeaveResult {
     userId: string;
 }
 interface SubscribeOptions {
-    /** Only events of this room; the node then follows only this room in Redis. */
+    /** Only events of this room; the node then subscribes only to this room in Redis. */
     roomId?: string;
 }
 interface EventsOptions extends SubscribeOptions {
     /** Ends the iteration. */
     signal?: AbortSignal;
-    /** Most events that wait to be taken; beyond it the iteration fails. Default 10 000. */
+    /** Maximum number of waiting events; above it the iteration fails. Default 10 000. */
     maxBuffered?: number;
 }
 interface ReapResult {
-    /** Rooms that were looked at. */
+    /** The number of inspected rooms. */
     rooms: number;
-    /** Connections that were removed, each with its `leave`. */
+    /** The number of removed connections, each with its `leave`. */
     expired: number;
     durationMs: number;
 }
 /**
- * Why events may have been missed. After a lost connection it comes when calls work again: `state` has said
- * `"connected"` before, and handlers have got the events from before the gap. On a cluster, where `state` is
- * that of all masters, it does not wait for masters that stay away. After an overflow it comes at once, and `state` does not change.
+ * Why events may have been missed. After a lost connection it is emitted when calls work again:
+ * `state` has been `"connected"` before, and handlers have received the events from before the gap.
+ * On a cluster, where `state` covers all masters, it does not wait for masters that stay down.
+ * After an overflow it is emitted at once, and `state` does not change.
  */
 interface ResyncEvent {
     /**
-     * `"reconnected"`: the subscription's connection was lost and is back; `"overflow"`: events came
-     * faster than the handlers took them, and were dropped.
+     * `"reconnected"`: the subscription's connection was lost and restored; `"overflow"`: events
+     * arrived faster than the handlers processed them, and were dropped.
      */
     reason: 'reconnected' | 'overflow';
 }
-/** The connection to Redis. */
+/** The state of the connection to Redis. */
 interface StateEvent {
     state: 'connected' | 'disconnected';
 }
@@ -401,63 +410,69 @@ interface ClientEvents {
     error: RollcallError;
     state: StateEvent;
 }
-/** Where Rollcall logs; `console` fits. Missing methods are skipped. */
+/** The target of Rollcall's log, for example `console`. Missing methods are skipped. */
 interface Logger {
     debug?(...args: unknown[]): void;
     info?(...args: unknown[]): void;
     warn?(...args: unknown[]): void;
     error?(...args: unknown[]): void;
 }
-/** Sizes in bytes of UTF-8, times in milliseconds. Beyond a limit: `INVALID_ARGUMENT`. */
+/** Sizes in bytes of UTF-8, times in milliseconds. Above a limit: `INVALID_ARGUMENT`. */
 interface Limits {
-    /** Longest id. Default 4096. */
+    /** Maximum length of an id. Default 4096. */
     maxIdBytes?: number;
-    /** Longest state as JSON. Default 1 MiB. */
+    /** Maximum length of a state as JSON. Default 1 MiB. */
     maxStateBytes?: number;
     /**
-     * How deep arrays and objects may be nested in a state, the state itself included; at most 1000.
-     * States that other nodes nested deeper are shown as `null`. Default 128.
+     * Maximum nesting of arrays and objects in a state, including the state itself; at most 1000.
+     * Deeper states of other nodes are returned as `null`. Default 128.
      */
     maxDepth?: number;
-    /** Longest key of a metadata item. Default 4096. */
+    /** Maximum length of the key of a metadata item. Default 4096. */
     maxMetadataKeyBytes?: number;
-    /** Longest value of a metadata item. Default 1 MiB. */
+    /** Maximum length of the value of a metadata item. Default 1 MiB. */
     maxMetadataValueBytes?: number;
-    /** Longest record of a channel: all its items as JSON. Default 8 MiB. */
+    /** Maximum length of a channel's record: all its items as JSON. Default 8 MiB. */
     maxMetadataRecordBytes?: number;
-    /** Most heartbeats in one batch, and most changes of one channel in one commit. Default 256. */
+    /**
+     * Maximum number of heartbeats in one batch, and of changes of one channel in one commit. Default
+     * 256.
+     */
     maxBatchSize?: number;
     /**
-     * Most heartbeats that are not settled, and most changes of metadata that are not; beyond it they
-     * reject with `OVERLOADED`. Default 100 000.
+     * Maximum number of pending heartbeats, and of pending metadata changes; above it they reject
+     * with `OVERLOADED`. Default 100 000.
      */
     maxQueue?: number;
-    /** How long a command may take. Default 2000. */
+    /** Timeout of a command. Default 2000. */
     commandTimeoutMs?: number;
-    /** How long connecting may take. Default 5000. */
+    /** Timeout of connecting. Default 5000. */
     connectTimeoutMs?: number;
-    /** Most events waiting for handlers; beyond it they are dropped and `resync` is told. Default 65 536. */
+    /**
+     * Maximum number of events that wait for handlers; when the queue is full, queued events are
+     * dropped and `resync` is emitted. Default 65 536.
+     */
     maxEventQueue?: number;
-    /** Most bytes of events waiting for handlers. Default 64 MiB. */
+    /** Maximum size of the events that wait for handlers, in bytes. Default 64 MiB. */
     maxEventQueueBytes?: number;
     /**
-     * Most calls that are not settled, heartbeats aside; beyond it they reject with `OVERLOADED`.
+     * Maximum number of pending calls, without heartbeats; above it they reject with `OVERLOADED`.
      * Default 100 000.
      */
     maxPendingCalls?: number;
     /**
-     * Most bytes that are in flight for these calls. Half of it is for what they send; beyond it they
-     * reject with `OVERLOADED`. Half is for answers: calls that read records, rooms or users wait as long
-     * as earlier answers take the room, and reject with `OVERLOADED` after five times `commandTimeoutMs`.
-     * Default 128 MiB.
+     * Maximum number of bytes in flight for these calls. Half of it is for requests; above it, calls
+     * reject with `OVERLOADED`. Half is for answers: calls that read records, rooms or users wait
+     * while earlier answers use the space, and reject with `OVERLOADED` after five times
+     * `commandTimeoutMs`. Default 128 MiB.
      */
     maxInFlightBytes?: number;
 }
-/** TLS to the Redis servers; texts are PEM. */
+/** TLS to the Redis servers; text is in PEM form. */
 interface TlsOptions {
     /**
-     * The certificates to trust in place of the system's and those of `NODE_EXTRA_CA_CERTS`: authorities,
-     * or the server's own.
+     * The trusted certificates, instead of those of the system and of `NODE_EXTRA_CA_CERTS`:
+     * authorities, or the server's own certificate.
      */
     ca?: string;
     /** Client certificate, for servers that ask for one. */
@@ -468,7 +483,7 @@ interface TlsOptions {
     /** `false` accepts any certificate. Default `true`. */
     rejectUnauthorized?: boolean;
 }
-/** How to talk to the sentinels of a `redis-sentinel://` URL. */
+/** The connections to the sentinels of a `redis-sentinel://` URL. */
 interface SentinelOptions {
     /** Credentials for the sentinels; those in the URL are for the Redis servers. */
     username?: string;
@@ -482,34 +497,34 @@ interface SentinelOptions {
  */
 interface QuorumOptions {
     /**
-     * The servers, at least three. Default: those of `url`, where that names several. For locks that
-     * guard metadata, `url` must be among them.
+     * The servers, at least three. Default: those of `url`, if it names several. For locks that guard
+     * metadata, `url` must be among them.
      */
     urls?: readonly string[];
-    /** By how much clocks may differ in their speed, as part of a TTL. Default 0.01. */
+    /** The maximum difference in the speed of clocks, as a fraction of a TTL. Default 0.01. */
     driftFactor?: number;
-    /** How often it is tried again when no majority grants the lock. Default 3. */
+    /** The number of retries when no majority grants the lock. Default 3. */
     retryCount?: number;
-    /** Pause before a try. Milliseconds, default 200. */
+    /** Pause before a retry. Milliseconds, default 200. */
     retryDelayMs?: number;
-    /** What a pause may be longer by, at random. Milliseconds, default 200. */
+    /** Maximum random addition to a pause. Milliseconds, default 200. */
     retryJitterMs?: number;
 }
-/** How states are compressed in Redis. Events and snapshots always carry them as they are. */
+/** The compression of states in Redis. Events and snapshots always carry uncompressed states. */
 interface StateCompression {
     /** States longer than this are compressed. Bytes of JSON, default 1024. */
     thresholdBytes?: number;
     /**
-     * `"gzip"` (default): base64 of gzip, which TypeScript servers with compression read.
-     * `"zstd"`: zstd with a dictionary for states, as bytes; smaller and several times faster, read by
-     * Rollcall alone.
+     * `"gzip"` (default): base64 of gzip, which legacy servers (pure TypeScript) with compression can
+     * read. `"zstd"`: zstd with a dictionary for states, as bytes; smaller and several times faster,
+     * readable only by Rollcall.
      */
     codec?: 'gzip' | 'zstd';
     /**
-     * Zstd dictionaries that were trained on states like yours (`zstd --train`), instead of the built-in
-     * one: they help with states of a few KB. `"zstd"` writes with the first; all of them can be read.
-     * Every client has to be given a dictionary before the first one writes with it; one that is missing
-     * makes a state `null` there. `INVALID_ARGUMENT` for what is no dictionary.
+     * Zstd dictionaries that were trained on states like yours (`zstd --train`), instead of the
+     * built-in one: they help with states of a few KB. `"zstd"` writes with the first; all of them
+     * can be read. Every client must have a dictionary before the first one writes with it; a client
+     * without it reads such a state as `null`. `INVALID_ARGUMENT` for an invalid dictionary.
      */
     dictionaries?: readonly Uint8Array[];
 }
@@ -527,47 +542,50 @@ interface ClientOptions {
      */
     url?: string | readonly string[];
     /**
-     * Makes the connections to the Redis servers TLS ones, whatever the scheme of the URL (`{}`: with the
-     * system's certificates). Refused beside `redis+unix://` and `memory://`.
+     * Uses TLS for the connections to the Redis servers, with any URL scheme (`{}`: with the system's
+     * certificates). Refused with `redis+unix://` and `memory://`.
      */
     tls?: TlsOptions;
     sentinel?: SentinelOptions;
     /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */
     ttlMs?: number;
-    /** Within what time of its TTL a dead connection is removed. Milliseconds, default 1000. */
+    /**
+     * Maximum delay between the end of a connection's TTL and its `leave` event. Milliseconds,
+     * default 1000.
+     */
     sweepIntervalMs?: number;
     /**
-     * What makes the reaper look. `"sweep"` (default): the clock. `"notifications"`: Redis's keyspace
-     * notifications, with a sweep every `fallbackSweepMs` behind them for what they missed. `"both"`:
-     * notifications, and a sweep every `sweepIntervalMs`. Flags of `notify-keyspace-events` that are
-     * set are kept; where `CONFIG` is forbidden the reaper says so in the log, once, and sweeps.
+     * The trigger of the reaper. `"sweep"` (default): the clock. `"notifications"`: Redis's keyspace
+     * notifications, with a sweep every `fallbackSweepMs` for lost notifications. `"both"`:
+     * notifications, and a sweep every `sweepIntervalMs`. Existing flags of `notify-keyspace-events`
+     * are kept; if `CONFIG` is forbidden, the reaper logs that once, and sweeps.
      */
     expiry?: 'sweep' | 'notifications' | 'both';
     /**
-     * Within what time the reaper finds what notifications missed. It checks that the indices of every
-     * room agree once in ten times as long, and with those of users when there is reason to, or every fourth
-     * time. Milliseconds, default 30 000.
+     * Maximum time until the reaper finds connections whose notifications were lost. In ten times
+     * this interval it checks once that the indices of every room agree, and compares them with those
+     * of users if there is a reason, or every fourth time. Milliseconds, default 30 000.
      */
     fallbackSweepMs?: number;
-    /** Shards of the index of due rooms; the same on every node. Default 10. */
+    /** Number of shards of the due index; the same on every node. Default 10. */
     shardCount?: number;
     /**
-     * How data are spread over keys; the same on every node. `"v1"`: as TypeScript nodes have them.
-     * `"slotted"`: everything of a room in one hash slot, see docs/internals/cluster.md. Default: `"slotted"` on a
-     * Redis Cluster, where `"v1"` is refused, and `"v1"` otherwise.
+     * The layout of data over keys; the same on every node. `"v1"`: the layout of legacy nodes (pure
+     * TypeScript). `"slotted"`: all data of a room in one hash slot, see docs/internals/cluster.md.
+     * Default: `"slotted"` on a Redis Cluster, where `"v1"` is refused, and `"v1"` otherwise.
      */
     layout?: 'v1' | 'slotted';
     /**
-     * How events are published on a Redis Cluster; the same on every node. `"sharded"`: to the servers of
-     * the room's slot only; `"plain"`: to every server. Default `"auto"`: sharded where all masters can
-     * do it (Redis 7).
+     * The publishing of events on a Redis Cluster; the same on every node. `"sharded"`: only to the
+     * servers of the room's slot; `"plain"`: to every server. Default `"auto"`: sharded if all
+     * masters support it (Redis 7).
      */
     pubsub?: 'auto' | 'sharded' | 'plain';
-    /** Start of every key and channel. Default `prs:`. */
+    /** Prefix of every key and channel. Default `prs:`. */
     keyPrefix?: string;
     /**
-     * Start of every channel, where it is not that of keys: servers that use ioredis with a
-     * `keyPrefix` have it before keys only. Default: `keyPrefix`.
+     * Prefix of every channel, if it differs from that of keys: servers that use ioredis with a
+     * `keyPrefix` prepend it only to keys. Default: `keyPrefix`.
      */
     channelPrefix?: string;
     /** How long a heartbeat waits for others to share its batch. Milliseconds, default 0. */
@@ -575,33 +593,33 @@ interface ClientOptions {
     /** Locks on a majority of several servers. */
     locks?: QuorumOptions;
     /**
-     * Where states are stored in Redis. `"inline"` (default): in the connection's hash, where
-     * TypeScript servers read them. `"separate"`: in a key of their own, so that patches of a large
-     * state move and rewrite less; for fleets in which every server runs Rollcall. A connection's
-     * state stays where its join has put it; servers with different settings read each other's.
+     * Where states are stored in Redis. `"inline"` (default): in the connection's hash, where legacy
+     * servers read them. `"separate"`: in a separate key, so that patches of a large state transfer
+     * and rewrite less; only if every server runs Rollcall. A connection's state stays where its join
+     * has stored it; servers with different settings read each other's states.
      */
     stateStorage?: 'inline' | 'separate';
     /** Which states are stored compressed. Default: none. */
     stateCompression?: StateCompression;
     /**
-     * How channel metadata are stored in Redis; the same on every node. `"hash"` (default): in a hash,
-     * where TypeScript servers read them. `"json"`: as RedisJSON documents `{ majorRevision, totalCount,
-     * items }` of which an update writes only the items that it changes; on a server without RedisJSON,
-     * `connect` rejects with `UNSUPPORTED`. RedisJSON cannot hold half of a surrogate pair: such keys
-     * and values are refused.
+     * How channel metadata are stored in Redis; the same on every node. `"hash"` (default): in a
+     * hash, where legacy servers read them. `"json"`: as RedisJSON documents `{ majorRevision,
+     * totalCount, items }`, of which an update writes only the changed items; on a server without
+     * RedisJSON, `connect` rejects with `UNSUPPORTED`. RedisJSON cannot store a lone surrogate: such
+     * keys and values are refused.
      */
     metadataStorage?: 'hash' | 'json';
     /**
-     * How long a record of channel metadata lives after a change without `options.ttlMs`; then it is as one
-     * that never existed. Milliseconds, a whole number from 1. Default: until it is changed again. The same
-     * on every node: the last change of a record decides.
+     * The TTL of a record of channel metadata after a change without `options.ttlMs`; an expired
+     * record behaves like one that never existed. Milliseconds, a whole number from 1. Default: no
+     * expiry until the next change. The same on every node: the last change of a record sets its TTL.
      */
     metadataTtlMs?: number;
     /**
-     * The channel types that hold a colon, such as `["doc:v2"]`; the same on every node. Default: none, and a
-     * `channelType` with a colon is refused, because `("a:b", "c")` and `("a", "b:c")` would have one key. For a
-     * declared type the key is that of the type; a channel of another type whose key would be the same is
-     * refused.
+     * The channel types that contain a colon, such as `["doc:v2"]`; the same on every node. Default:
+     * none, and a `channelType` with a colon is refused, because `("a:b", "c")` and `("a", "b:c")`
+     * would have one key. The key of a declared type contains it unchanged; a channel of another type
+     * with the same key is refused.
      */
     channelTypesWithColon?: readonly string[];
     limits?: Limits;
@@ -617,7 +635,7 @@ interface Summary {
     p99: number;
     max: number;
 }
-/** `client.metrics()`: counters since the client connected, gauges of now, distributions. */
+/** `client.metrics()`: counters since the client connected, current gauges, and distributions. */
 interface Metrics {
     joins: number;
     leaves: number;
@@ -627,11 +645,11 @@ interface Metrics {
     /** Heartbeats and calls that were refused with `OVERLOADED`. */
     overloaded: number;
     events: number;
-    /** Messages on our channels that were no events of ours. */
+    /** Invalid messages on Rollcall's channels. */
     eventsMalformed: number;
-    /** Stored states that could not be read, and were shown as `null`. */
+    /** Stored states that could not be read, and were returned as `null`. */
     statesUnreadable: number;
-    /** Events that were dropped because handlers did not take them in time. */
+    /** Events that were dropped because handlers were too slow. */
     eventsDropped: number;
     resyncs: number;
     disconnects: number;
@@ -640,37 +658,37 @@ interface Metrics {
     roomsSwept: number;
     /** Connections that this node's reaper removed. */
     expired: number;
-    /** Entries of indices that did not agree with the connections, and were put right. */
+    /** Index entries that did not agree with the connections, and were repaired. */
     repairs: number;
-    /** Times that the reaper could not look at a room: something else has written under its names. */
+    /** Rooms that the reaper could not inspect, because another program has written their keys. */
     roomsCorrupt: number;
-    /** Notifications of expired connections that came in. */
+    /** Received notifications of expired connections. */
     notifications: number;
     /** Changes of metadata that were written. */
     metadataChanges: number;
-    /** Commits of metadata that were sent, each with the changes of one channel that had come. */
+    /** Metadata commits that were sent, each with the waiting changes of one channel. */
     metadataCommits: number;
-    /** Commits that found another record than the one that they were computed on. */
+    /** Commits that found a different record than the one that they were computed from. */
     metadataRetries: number;
     /** Locks that were granted. */
     locksAcquired: number;
-    /** Calls for locks that failed, for whatever reason. */
+    /** Calls for locks that failed, for any reason. */
     locksUnavailable: number;
     locksReleased: number;
-    /** Locks that were lost: not renewed in time, revoked, or taken by others. */
+    /** Locks that were lost: not renewed in time, revoked, or overwritten. */
     locksLost: number;
-    /** Tries to renew a lock that failed; each is tried again. */
+    /** Failed attempts to renew a lock; each is retried. */
     lockRenewalsFailed: number;
     lockEvents: number;
     heartbeatQueue: number;
     knownConnections: number;
-    /** Changes of metadata that wait to be sent or are on their way. */
+    /** Metadata changes that wait or are in flight. */
     metadataQueue: number;
-    /** Calls that are not settled, heartbeats aside. */
+    /** Pending calls, without heartbeats. */
     pendingCalls: number;
     /** Bytes that these calls send. */
     requestBytes: number;
-    /** Bytes of records, rooms and users that are being read for calls or wait to be taken. */
+    /** Bytes of records, rooms and users that are being read for calls or wait in the queue. */
     answerBytes: number;
     locksHeld: number;
     /** Calls for locks that wait. */
@@ -678,41 +696,40 @@ interface Metrics {
     heartbeatLatencyMs: Summary;
     callLatencyMs: Summary;
     heartbeatBatchSize: Summary;
-    /** For passes that removed something: how long after its TTL the latest was removed. */
+    /** For passes with removals: the maximum delay after a TTL. */
     sweepLagMs: Summary;
     sweepDurationMs: Summary;
-    /** Changes in a commit of metadata. */
+    /** Number of changes in a metadata commit. */
     metadataGroupSize: Summary;
-    /** From the call for a lock to its grant. */
+    /** Time from the call for a lock to its grant. */
     lockWaitMs: Summary;
 }
 
-/** Named locks: leases with fencing tokens, served in order of arrival. `client.locks` is one. */
+/** Named locks: leases with fencing tokens, granted in order of arrival. `client.locks` is one. */
 declare class Locks {
     #private;
     /**
-     * Takes the lock, waiting for it up to `waitMs` in order of arrival among all nodes.
+     * Acquires the lock. Waits for it up to `waitMs`, in order of arrival among all nodes.
      *
-     * @throws `LOCK_UNAVAILABLE` when it is not to be had in time (the message says who holds it, and
-     * for how long), and when `signal` fires, with the signal's reason as its `cause`;
-     * `LOCK_LOST` when its lease was over before the call could resolve; `INVALID_ARGUMENT`,
+     * @throws `LOCK_UNAVAILABLE` if it cannot be acquired in time (the message contains the owner and
+     * the remaining time), and when `signal` fires, with the signal's reason as its `cause`;
+     * `LOCK_LOST` if its lease ended before the call could resolve; `INVALID_ARGUMENT`,
      * `UNAVAILABLE`, `TIMEOUT`, `PERMISSION`, `CORRUPT_DATA`, `CLOSED`
      */
     acquire(name: string, options: AcquireOptions): Promise<Lock>;
-    /** Who holds a lock, and how many wait for it; `null` if nobody holds it. */
+    /** The holder of a lock, and the number of waiters; `null` if it is not held. */
     inspect(name: string): Promise<LockInspection | null>;
     /**
-     * Takes a lock away from whoever holds it, for operators. The first in its queue gets it. The holder
-     * is told at once if its process can be reached; if not, only the fencing token keeps its writes
-     * out.
+     * Revokes a lock from its holder, for operators. The first waiter gets it. The holder is notified at
+     * once if its process can be reached; otherwise only the fencing token prevents its writes.
      *
-     * @returns what was revoked, or `null` if nobody held it.
+     * @returns the revoked lock, or `null` if it was not held.
      */
     revoke(name: string): Promise<RevokedLock | null>;
     /**
      * Calls `handler` for each event of all locks, or of one.
      *
-     * @returns what ends the subscription. An open subscription keeps the process alive.
+     * @returns a function that ends the subscription. An open subscription keeps the process alive.
      * @throws `UNSUPPORTED` for locks on several servers
      */
     subscribe(handler: LockHandler, options?: LockSubscribeOptions): Promise<Unsubscribe>;
@@ -720,12 +737,12 @@ declare class Locks {
 
 /**
  * The metadata of channels: a small versioned record of items for each. Every change is one atomic
- * step with its event; changes of one channel that come while others are on their way share it.
- * Writers that expect no revision never see a conflict, and none of their changes is lost.
+ * step with its event; changes of one channel that arrive while others are in flight share it.
+ * Writers without an expected revision never get a conflict, and no change is lost.
  *
- * Changes reject with `METADATA_CONFLICT` (the error's `current` is the record as it is),
- * `METADATA_LOCK`, `METADATA_INVALID`, `CORRUPT_DATA` (somebody else's text under our key),
- * `OVERLOADED`, and as everything does with `INVALID_ARGUMENT`, `UNAVAILABLE`, `TIMEOUT`,
+ * Changes reject with `METADATA_CONFLICT` (the error's `current` is the current record),
+ * `METADATA_LOCK`, `METADATA_INVALID`, `CORRUPT_DATA` (the key contains data of another program),
+ * `OVERLOADED`, and like all calls with `INVALID_ARGUMENT`, `UNAVAILABLE`, `TIMEOUT`,
  * `PERMISSION`, `CLOSED`.
  */
 declare class Metadata {
@@ -733,77 +750,79 @@ declare class Metadata {
     /** Replaces the whole record. */
     set(change: SetMetadata): Promise<ChannelMetadata>;
     /**
-     * Changes items that exist; each gets its next revision. With `options.upsert`, what does not exist is
-     * created.
+     * Changes existing items; each gets its next revision. With `options.upsert`, missing items and a
+     * missing record are created.
      *
-     * @throws `METADATA_INVALID` when the record or an item does not exist; then nothing is changed.
+     * @throws `METADATA_INVALID` if the record or an item does not exist; then nothing is changed.
      */
     update(change: UpdateMetadata): Promise<ChannelMetadata>;
-    /** Removes the named items, or all. With nothing to remove there is no new revision, and no event. */
+    /** Removes the given items, or all. If no item exists, there is no new revision and no event. */
     remove(change: RemoveMetadata): Promise<ChannelMetadata>;
-    /** The record; of a channel that is unknown, one without items and with major revision 0. */
+    /** The record; for an unknown channel, one without items and with major revision 0. */
     get(channel: GetMetadata): Promise<ChannelMetadata>;
     /**
-     * Calls `handler` for each metadata event of all channels, or of one. Resolves once Redis has
-     * confirmed the subscription. For a channel, events come in the order of its revisions.
+     * Calls `handler` for each metadata event of all channels, or of one. Resolves when Redis has
+     * confirmed the subscription. The events of a channel arrive in the order of its revisions.
      *
-     * @returns what ends the subscription. An open subscription keeps the process alive.
+     * @returns a function that ends the subscription. An open subscription keeps the process alive.
      */
     subscribe(handler: MetadataHandler, options?: MetadataSubscribeOptions): Promise<Unsubscribe>;
 }
 
 /**
- * Presence on Redis, or in the process. Make one with {@link PresenceClient.connect} and share it:
- * a client holds one connection for commands and, once something is subscribed, one for events.
+ * Presence on Redis, or in the process. Create one with {@link PresenceClient.connect} and share
+ * it: a client has one connection for commands and, after the first subscription, one for events.
  *
  * Every method that returns a Promise rejects with a {@link RollcallError}; none throws.
  */
 declare class PresenceClient<State extends object = DefaultState> {
     #private;
-    /** Named locks: leases with fencing tokens, on their own or to guard metadata. */
+    /** Named locks: leases with fencing tokens, used alone or to guard metadata. */
     readonly locks: Locks;
-    /** Channel metadata: a small versioned record of items per channel. */
+    /** Channel metadata: a small versioned record of items for each channel. */
     readonly metadata: Metadata;
     private constructor();
     /**
      * Connects to a store.
      *
      * @param target - a URL (`redis://`, `rediss://`, `redis+unix://`, `redis-sentinel://`,
-     * `redis-cluster://`, `memory://<name>`), those of several independent servers (see
-     * {@link ClientOptions.url}), or {@link ClientOptions}. Without one: an in-process store of the
-     * client's own.
-     * @throws `UNAVAILABLE` when nothing answers within `limits.connectTimeoutMs`, `PERMISSION` for a
-     * wrong password, `INVALID_ARGUMENT` for options that do not fit.
+     * `redis-cluster://`, `memory://<name>`), the URLs of several independent servers (see
+     * {@link ClientOptions.url}), or {@link ClientOptions}. Default: an in-process store for this
+     * client only.
+     * @throws `UNAVAILABLE` if no server answers within `limits.connectTimeoutMs`, `PERMISSION` for a
+     * wrong password, `INVALID_ARGUMENT` for invalid options.
      */
     static connect<State extends object = DefaultState>(target?: string | readonly string[] | ClientOptions): Promise<PresenceClient<State>>;
     /**
-     * Puts a connection into a room. If it is in another room, or under another user, it leaves
-     * there first, in the same atomic step.
+     * Adds a connection to a room. If it is in another room, or under another user, it leaves that
+     * place first, in the same atomic step.
      *
      * @returns its epoch, and the room's live connections (unless `snapshot: false`).
      * @throws `INVALID_ARGUMENT`, `UNAVAILABLE`, `TIMEOUT`, `PERMISSION`, `CLOSED`
      */
     join(options: JoinOptions<State>): Promise<JoinResult<State>>;
     /**
-     * Says that a connection is alive, and optionally changes its state. Costs the event loop next
-     * to nothing: heartbeats that come while others are on their way to Redis go together.
+     * Refreshes a connection, and optionally changes its state. The cost for the event loop is very
+     * small: heartbeats that arrive while others are in flight are sent in one batch.
      *
      * @throws `CONNECTION_NOT_FOUND` (expired or never joined: join again), `STALE_EPOCH`,
      * `INVALID_ARGUMENT`, `OVERLOADED`, `UNAVAILABLE`, `TIMEOUT`, `CLOSED`
      */
     heartbeat(options: HeartbeatOptions<State>): Promise<HeartbeatResult>;
     /**
-     * Heartbeats of many connections in one call.
+     * Sends heartbeats of many connections in one call.
      *
-     * @returns one result for each item, in order. An item that fails has its error as its result.
+     * @returns one result for each item, in order. The result of a failed item is its error.
      */
     heartbeatMany(items: readonly HeartbeatOptions<State>[]): Promise<HeartbeatManyResult[]>;
     /**
-     * Takes a connection out of its room, unless somebody has joined it since: with a lower epoch than the
-     * stored one, nothing happens. The epoch is {@link LeaveCallOptions.epoch}, or without it that of this
-     * client's own last join of the connection. A client that never joined it ends whatever is there.
+     * Removes a connection from its room, unless it has been joined again since: with a lower epoch
+     * than the stored one, nothing happens. The epoch is {@link LeaveCallOptions.epoch}, or by
+     * default that of this client's own last join of the connection. A client that never joined the
+     * connection removes it unconditionally.
      *
-     * @returns where it was, or `null` if it is unknown (it left, or its TTL ran out) or has a newer epoch.
+     * @returns its previous place, or `null` if it is unknown (it left, or its TTL ended) or has a
+     * newer epoch.
      * @throws `INVALID_ARGUMENT`, `UNAVAILABLE`, `TIMEOUT`, `PERMISSION`, `CLOSED`
      */
     leave(connId: string, options?: LeaveCallOptions): Promise<LeaveResult | null>;
@@ -811,82 +830,84 @@ declare class PresenceClient<State extends object = DefaultState> {
     getEpoch(connId: string): Promise<number | null>;
     /** The live connections of a room, in no particular order. */
     fetchRoomSnapshot(roomId: string): Promise<PresenceSnapshotEntry<State>[]>;
-    /** The live connections of a user, in whatever room. */
+    /** The live connections of a user, in all rooms. */
     getUserPresence(userId: string): Promise<UserPresence<State>>;
     /**
-     * Calls `handler` for each presence event of all rooms, or of one. Resolves once Redis has
-     * confirmed the subscription: what happens after that is not missed. For a room, events come in
-     * the order in which Redis applied the changes.
+     * Calls `handler` for each presence event of all rooms, or of one. Resolves when Redis has
+     * confirmed the subscription: no later event is missed. The events of a room arrive in the order
+     * in which Redis applied the changes.
      *
-     * @returns what ends the subscription. An open subscription keeps the process alive.
+     * @returns a function that ends the subscription. An open subscription keeps the process alive.
      */
     subscribe(handler: PresenceHandler<State>, options?: SubscribeOptions): Promise<Unsubscribe>;
     /**
-     * The presence events as an async iterable. The subscription begins with the first `next()` and
+     * The presence events as an async iterable. The subscription starts with the first `next()` and
      * ends with the loop, with `signal`, or with {@link close}.
      *
-     * @throws `OVERLOADED` when more than `maxBuffered` events wait to be taken.
+     * @throws `OVERLOADED` if more than `maxBuffered` events wait in the buffer.
      */
     events(options?: EventsOptions): AsyncGenerator<PresenceEvent<State>, void, undefined>;
     /**
-     * - `resync`: events may have been missed (once for each gap): fetch snapshots again. Calls work: it comes
-     *   after `state`;
-     * - `state`: the connection to Redis was lost or is back;
-     * - `error`: something failed that no call is there to tell of.
+     * Adds a handler for an event of the client:
      *
-     * @returns what removes the handler.
+     * - `resync`: events may have been missed (once for each gap): read snapshots again. Calls work: it
+     *   is emitted after `state`;
+     * - `state`: the connection to Redis was lost or restored;
+     * - `error`: a failure that belongs to no call.
+     *
+     * @returns a function that removes the handler.
      */
     on<Name extends keyof ClientEvents>(name: Name, handler: (event: ClientEvents[Name]) => unknown): () => void;
     /**
-     * Lets this node take part in removing dead connections: each within `sweepIntervalMs` of its
-     * TTL, with exactly one `leave`, however many nodes do so. Does not keep the process alive.
+     * Lets this node remove dead connections, each within `sweepIntervalMs` of its TTL and with
+     * exactly one `leave`, for any number of nodes. Does not keep the process alive.
      */
     startReaper(): Promise<void>;
     /**
-     * One full pass of the reaper, now. A part that cannot be processed (a master of a cluster is away, a
-     * room's keys hold other types) is logged and left to the next pass.
+     * Runs one full pass of the reaper. A part that cannot be processed (a master of a cluster is
+     * down, a room's keys have other types) is logged and left for the next pass.
      *
-     * @throws `UNAVAILABLE`, `TIMEOUT` if nothing at all could be processed.
+     * @throws `UNAVAILABLE`, `TIMEOUT` if nothing could be processed.
      */
     reapOnce(): Promise<ReapResult>;
     /** Counters, gauges and latencies of this client. */
     metrics(): Metrics;
     /**
-     * Sends what is waiting, settles every Promise, and closes the connections. Connections that
-     * this client has joined stay until they leave or their TTL runs out; locks that it holds are
-     * released, and whoever waits for one rejects. Calls after it reject with `CLOSED`; a second close
-     * waits for the first.
+     * Sends waiting calls, settles every Promise, and closes the connections. Connections that this
+     * client has joined stay until they leave or their TTL ends. Locks that it holds are released,
+     * and calls that wait for a lock reject. Later calls reject with `CLOSED`; a second close waits
+     * for the first.
      */
     close(): Promise<void>;
     [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** What events are emitted by; a Socket.IO server or namespace is one. */
+/** Emits events; a Socket.IO server or namespace is one. */
 interface RoomEmitter {
     to(room: string): {
         emit(event: string, payload: never): unknown;
     };
 }
 type Listener = (...args: any[]) => void;
-/** What of a socket is used; Socket.IO's is one. */
+/** The used part of a socket; a Socket.IO socket is one. */
 interface SocketLike {
     readonly id: string;
-    /** Is told `presenceRoomId` and `presenceUserId`, for the server's own handlers. */
+    /** Gets `presenceRoomId` and `presenceUserId`, for the server's own handlers. */
     readonly data?: any;
-    /** The rooms that it is in: one that it was in before is not left. */
+    /** The rooms of the socket: rooms from before a join are not left. */
     readonly rooms?: {
         has(room: string): boolean;
     };
-    /** Its namespace, to know the other sockets by. */
+    /** Its namespace, to look up other sockets. */
     readonly nsp?: object;
-    /** Whether it is one that broke and came back (connection state recovery). */
+    /** Whether it was recovered (connection state recovery). */
     readonly recovered?: boolean;
     join(room: string): unknown;
     leave(room: string): unknown;
     on(event: string, listener: Listener): unknown;
     off(event: string, listener: Listener): unknown;
 }
-/** What of a socket server is used; a Socket.IO server or namespace is one. */
+/** The used part of a socket server; a Socket.IO server or namespace is one. */
 interface SocketServerLike extends RoomEmitter {
     on(event: 'connection', listener: Listener): unknown;
     off(event: 'connection', listener: Listener): unknown;
@@ -901,84 +922,88 @@ interface SocketBridgeOptions {
     resyncEventName?: string | undefined;
 }
 interface Bridge {
-    /** Ends the bridge: once it has resolved, nothing more is emitted. */
+    /** Ends the bridge: after it has resolved, nothing is emitted. */
     stop(): Promise<void>;
 }
 
-/** What the calls for a channel's metadata take. */
+/** The arguments of calls for a channel's metadata. */
 interface ChannelMetadataParams extends ChannelRef {
-    /** The items that are set, changed or removed. */
+    /** The items to set, change or remove. */
     data?: readonly MetadataItemInput[] | undefined;
     options?: UpdateMetadataOptions | undefined;
-    /** Who makes the change. */
+    /** The user that makes the change. */
     actorUserId?: string | undefined;
 }
 
-/** Where and how to connect, as {@link ClientOptions} has it. */
+/** The server and the settings of the connection, as in {@link ClientOptions}. */
 type ConnectionSettings = Pick<ClientOptions, 'url' | 'tls' | 'sentinel' | 'keyPrefix' | 'channelPrefix'>;
-/** A client of `ioredis` or of `redis` (node-redis): what is read of it are its options. */
+/** A client of `ioredis` or of `redis` (node-redis); only its options are read. */
 interface RedisClientLike {
     readonly options?: object | undefined;
 }
-/** What says where Redis is. */
+/** Specifies the Redis server. */
 type RedisSource = string | RedisClientLike | ConnectionSettings;
 
-/** Options of the client that the TypeScript implementation does not have. */
+/** Options of the client that the legacy implementation does not have. */
 type ServiceClientOptions = Omit<ClientOptions, 'url' | 'tls' | 'sentinel' | 'ttlMs' | 'sweepIntervalMs' | 'logger'>;
 interface PresenceServiceOptions {
     /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */
     ttlMs?: number | undefined;
-    /** Within what time of its TTL a dead connection is removed. Milliseconds, default 3000. */
+    /**
+     * Maximum delay between the end of a connection's TTL and its removal. Milliseconds, default
+     * 3000.
+     */
     reaperIntervalMs?: number | undefined;
     /**
-     * Checked and not used: a connection is removed when its TTL has run out, for which nobody has to
+     * Checked and not used: a connection is removed when its TTL ends, so the reaper does not have to
      * look back.
      */
     reaperLookbackMs?: number | undefined;
     /** Default: `console` for info, warnings and errors. */
     logger?: Logger | undefined;
-    /** Further options of the client behind it. */
+    /** Further options of the underlying client. */
     client?: ServiceClientOptions | undefined;
 }
 /**
- * Presence with the interface of the TypeScript implementation. Takes over where and how the given
- * Redis client connects, and has connections of its own.
+ * Presence with the interface of the legacy implementation (pure TypeScript). Connects to the same
+ * server with the same settings as the given Redis client, with separate connections.
  *
- * The first call connects; a call that finds Redis away rejects, and the next one tries again. Every
+ * The first call connects; a call that cannot reach Redis rejects, and the next one retries. Every
  * method that returns a Promise rejects with a {@link RollcallError}.
  */
 declare class PresenceService<State extends object = DefaultState> {
     #private;
     /**
-     * @param redis - an ioredis client, a node-redis client (neither is used for commands, nor needs to
+     * @param redis - an ioredis client, a node-redis client (neither is used for commands, nor needs
+     * to
      * be connected), or a URL.
-     * @throws `INVALID_ARGUMENT` for options that do not fit, `UNSUPPORTED` for settings of the client
-     * that cannot be taken over.
+     * @throws `INVALID_ARGUMENT` for invalid options, `UNSUPPORTED` for settings of the client that
+     * Rollcall does not support.
      */
     constructor(redis: RedisSource, options?: PresenceServiceOptions);
     /**
-     * The client behind it, connected: for what the TypeScript implementation does not have (resync,
-     * users, locks, metrics).
+     * The underlying client, connected: for features that the legacy implementation does not have
+     * (resync, users, locks, metrics).
      */
     client(): Promise<PresenceClient<State>>;
     /**
-     * Puts a connection into a room; if it is in another one, it leaves there first.
+     * Adds a connection to a room; if it is in another one, it leaves that room first.
      *
-     * @returns the room's live connections, this one included.
+     * @returns the room's live connections, including this one.
      */
     join(options: Omit<JoinOptions<State>, 'snapshot'>): Promise<PresenceSnapshotEntry<State>[]>;
     /**
-     * Says that a connection is alive, and optionally changes its state.
+     * Refreshes a connection, and optionally changes its state.
      *
-     * @returns whether the state has changed; `false` also for a connection that is unknown (it expired:
+     * @returns whether the state has changed; also `false` for an unknown connection (it expired:
      * join again) and for an epoch that is older than the stored one.
      */
     heartbeat(options: HeartbeatOptions<State>): Promise<boolean>;
-    /** Heartbeats that wait to be sent. */
+    /** The number of waiting heartbeats. */
     heartbeatsWaiting(): number;
     /**
-     * Takes a connection out of its room. With an epoch, only a connection that has no newer one; without, only
-     * one that no other server has joined since this service did.
+     * Removes a connection from its room. With an epoch, a connection with a newer one stays;
+     * without, a connection that another server has joined since this service did stays.
      *
      * @returns `null` if it is unknown, or has been joined since.
      */
@@ -996,9 +1021,10 @@ declare class PresenceService<State extends object = DefaultState> {
      */
     setChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
     /**
-     * Changes items that exist.
+     * Changes existing items.
      *
-     * @throws {@link MetadataConflictError}, {@link MetadataLockError}, {@link MetadataValidationError}
+     * @throws {@link MetadataConflictError}, {@link MetadataLockError}, {@link
+     * MetadataValidationError}
      */
     updateChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
     /**
@@ -1007,36 +1033,37 @@ declare class PresenceService<State extends object = DefaultState> {
      * @throws {@link MetadataConflictError}, {@link MetadataLockError}
      */
     removeChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
-    /** A channel's record; of an unknown channel, one without items and with major revision 0. */
+    /** A channel's record; for an unknown channel, one without items and with major revision 0. */
     getChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
     /**
      * Emits every presence event to the sockets of its room, and every metadata event to those of the
-     * room that has the channel's name: `adapter.to(room).emit(event, payload)`. Where the adapter is a
-     * Socket.IO server, only to those of this process, because every process has a bridge; and when events may
-     * have been missed, every room that has sockets here gets `presence:resync` with a snapshot.
+     * room with the channel's name: `adapter.to(room).emit(event, payload)`. If the adapter is a
+     * Socket.IO server, it emits only to the sockets of this process, because every process has a
+     * bridge. When events may have been missed, every room with sockets here gets `presence:resync`
+     * with a snapshot.
      */
     createSocketBridge(adapter: RoomEmitter, options?: SocketBridgeOptions): Promise<Bridge>;
     /**
-     * Lets this node take part in removing dead connections: each with one `leave`, however many nodes
-     * do so. Goes on trying while Redis is away; failures are logged.
+     * Lets this node remove dead connections, each with one `leave`, for any number of nodes. Retries
+     * while Redis is down, and logs failures.
      */
     startReaper(): void;
     /**
-     * Ends the reaper and all subscriptions, and closes the connections. Connections that were joined
-     * stay until they leave or their TTL runs out. A call that comes later connects anew, as one to an
-     * ioredis client of the server would still be answered.
+     * Ends the reaper and all subscriptions, and closes the connections. Joined connections stay
+     * until they leave or their TTL ends. A later call reconnects, as a call with the server's own
+     * ioredis client would still be answered.
      */
     stop(): Promise<void>;
 }
 
-/** Where a part gets its work done: a service that the caller has, or Redis, with connections of its own. */
+/** What a part uses: an existing service, or Redis with separate connections. */
 type PartSource<State extends object = DefaultState> = RedisSource | PresenceService<State>;
 interface HeartbeatBatcherOptions {
     /** How long a connection lives without a heartbeat. Milliseconds. Ignored with a service, which has its own. */
     ttlMs?: number | undefined;
     /** How long a heartbeat waits for others. Milliseconds, default 0: batches form without waiting. */
     batchWindowMs?: number | undefined;
-    /** Most heartbeats in one batch. Default 256. */
+    /** Maximum number of heartbeats in one batch. Default 256. */
     maxBatchSize?: number | undefined;
     logger?: Logger | undefined;
 }
@@ -1046,13 +1073,13 @@ interface LuaHeartbeatExecutorOptions {
     logger?: Logger | undefined;
 }
 interface TransactionalMetadataOptions {
-    /** Checked and not used: a change is tried again as long as others change the record. */
+    /** Checked and not used: a change is retried as long as other changes conflict with it. */
     maxRetries?: number | undefined;
     /** Checked and not used. */
     retryDelayMs?: number | undefined;
     logger?: Logger | undefined;
 }
-/** What the classes share: a service, and whether it has to be ended with the part. */
+/** The common base of the classes: a service, and whether it ends with the part. */
 declare class Part<State extends object> {
     #private;
     protected readonly service: PresenceService<State>;
@@ -1062,21 +1089,21 @@ declare class Part<State extends object> {
     }, client?: ServiceClientOptions);
     protected ended(): Promise<never> | undefined;
     /**
-     * Calls that come later reject with `CLOSED`. Closes the connections, if they are its own; a service
-     * that was handed over goes on.
+     * Later calls reject with `CLOSED`. Closes the connections if they belong to the part; a service
+     * that was passed in stays open.
      */
     dispose(): Promise<void>;
 }
-/** Sends heartbeats that come together in one call. */
+/** Combines concurrent heartbeats in one call. */
 declare class HeartbeatBatcher<State extends object = DefaultState> extends Part<State> {
     /** @throws `INVALID_ARGUMENT`, `UNSUPPORTED` as the constructor of {@link PresenceService}. */
     constructor(source: PartSource<State>, options?: HeartbeatBatcherOptions);
     /** Whether the state has changed; `false` also for an unknown connection or a stale epoch. */
     heartbeat(options: HeartbeatOptions<State>): Promise<boolean>;
-    /** Heartbeats that wait to be sent. */
+    /** The number of waiting heartbeats. */
     getBufferSize(): number;
 }
-/** Carries out a heartbeat in one atomic step. */
+/** Runs a heartbeat in one atomic step. */
 declare class LuaHeartbeatExecutor<State extends object = DefaultState> extends Part<State> {
     /** @throws `INVALID_ARGUMENT`, `UNSUPPORTED` as the constructor of {@link PresenceService}. */
     constructor(source: PartSource<State>, options?: LuaHeartbeatExecutorOptions);
@@ -1087,7 +1114,7 @@ declare class LuaHeartbeatExecutor<State extends object = DefaultState> extends 
     /** Connects, which loads the scripts. */
     warmup(): Promise<void>;
 }
-/** Changes of metadata, of which every one is a transaction. */
+/** Changes of metadata, each of which is a transaction. */
 declare class TransactionalMetadataWrapper extends Part<DefaultState> {
     /** @throws `INVALID_ARGUMENT`, `UNSUPPORTED` as the constructor of {@link PresenceService}. */
     constructor(source: PartSource<any>, options?: TransactionalMetadataOptions);
@@ -1096,7 +1123,7 @@ declare class TransactionalMetadataWrapper extends Part<DefaultState> {
     removeChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
 }
 
-/** Limits for each socket; `Infinity` turns one off. */
+/** Limits for each socket; `Infinity` disables a limit. */
 interface SocketQuotas {
     /** Presence rooms at a time. In this protocol a socket is in one room at most. Default 1. */
     roomsPerSocket?: number | undefined;
@@ -1104,56 +1131,63 @@ interface SocketQuotas {
     joinsPerSecond?: number | undefined;
     /** Heartbeats, with or without a patch. Default 100. */
     patchesPerSecond?: number | undefined;
-    /** Requests for channel metadata, reading included. Default 20. */
+    /** Requests for channel metadata, including reads. Default 20. */
     metadataPerSecond?: number | undefined;
-    /** Size of all payloads, in bytes. A payload that is longer is never accepted. Default 2 MiB. */
+    /** Size of all payloads, in bytes. A longer payload is never accepted. Default 2 MiB. */
     bytesPerSecond?: number | undefined;
-    /** Requests that have not been answered yet, of all kinds. Default 128. */
+    /** Unanswered requests of all kinds. Default 128. */
     queuedPerSocket?: number | undefined;
 }
 
-/** What a socket wants to do. */
+/** The action that a socket requests. */
 type SocketAction = 'join' | 'heartbeat' | 'leave' | 'metadata:set' | 'metadata:update' | 'metadata:remove' | 'metadata:get';
 interface SocketRequest<Socket = SocketLike> {
     socket: Socket;
-    /** Who asks: what `identify` gave, or without it the user that joined on the socket or wants to. */
+    /**
+     * The user: the result of `identify`, or without it the user that joined or wants to join on the
+     * socket.
+     */
     userId: string | undefined;
     action: SocketAction;
-    /** The room to join, or the one that the socket is in. */
+    /** The room to join, or the room of the socket. */
     roomId?: string | undefined;
     /** The channel, for metadata. */
     channel?: {
         channelType: string;
         channelName: string;
     } | undefined;
-    /** The state of a join, the patch of a heartbeat, the items of a change of metadata; as they came. */
+    /**
+     * The state of a join, the patch of a heartbeat, or the items of a metadata change, unmodified.
+     */
     data?: unknown;
 }
 interface SocketPolicyOptions {
     /**
-     * Who is on a socket; asked at each join, and once for metadata before any join. With it, a `userId` in
-     * a payload may be left out, and has to agree otherwise. What is no id, a throw and a rejection refuse
-     * the request.
+     * Returns the user of a socket; called at each join, and once for metadata before any join. With
+     * it, a `userId` in a payload is optional, and must be equal otherwise. An invalid id, an
+     * exception and a rejection refuse the request.
      */
     identify?: ((socket: any) => string | Promise<string>) | undefined;
     /**
-     * Whether a request may be done; asked for every action of a socket. Anything but `true`, a throw and a
-     * rejection refuse it with `FORBIDDEN`.
+     * Whether a request is allowed; called for every action of a socket. Any value but `true`, an
+     * exception and a rejection refuse it with `FORBIDDEN`.
      */
     authorize?: ((request: SocketRequest<any>) => boolean | Promise<boolean>) | undefined;
-    /** How much one socket may ask for; beyond it `RATE_LIMITED`, for that socket alone. */
+    /** The limits for one socket; above them `RATE_LIMITED`, for that socket only. */
     quotas?: SocketQuotas | undefined;
 }
 
 /**
- * What the TypeScript implementation let be switched on. All are accepted; what they were for is how
- * Rollcall works anyway, so that only two of them change anything.
+ * Optimizations that the legacy implementation could enable. All are accepted; Rollcall always has
+ * them, so only two of them have an effect.
  */
 interface PresenceOptimizations {
     enableHeartbeatBatching?: boolean | undefined;
-    /** How long a heartbeat waits for others. Milliseconds, default 0: batches form without waiting. */
+    /**
+     * How long a heartbeat waits for others. Milliseconds, default 0: batches form without waiting.
+     */
     heartbeatBatchWindowMs?: number | undefined;
-    /** Most heartbeats in one batch. Default 256. */
+    /** Maximum number of heartbeats in one batch. Default 256. */
     heartbeatMaxBatchSize?: number | undefined;
     enableLuaHeartbeat?: boolean | undefined;
     enableLuaJoin?: boolean | undefined;
@@ -1167,14 +1201,17 @@ interface InitPresenceOptions extends SocketPolicyOptions {
     redis: RedisSource;
     /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */
     ttlMs?: number | undefined;
-    /** Within what time of its TTL a dead connection is removed. Milliseconds, default 3000. */
+    /**
+     * Maximum delay between the end of a connection's TTL and its removal. Milliseconds, default
+     * 3000.
+     */
     reaperIntervalMs?: number | undefined;
     /** Checked and not used. Default `2 × ttlMs`. */
     reaperLookbackMs?: number | undefined;
     logger?: Logger | undefined;
     /**
-     * Where events go: by default to the sockets of `io` that are in the room. `adapter` puts something
-     * else in its place; `false`: nowhere.
+     * The target of events: by default the sockets of `io` that are in the room. `adapter` replaces
+     * the target; `false` disables the bridge.
      */
     bridge?: boolean | (SocketBridgeOptions & {
         adapter?: RoomEmitter | undefined;
@@ -1187,28 +1224,29 @@ interface PresenceHandle<State extends object = DefaultState> {
     /** The service that the handlers use. */
     readonly service: PresenceService<State>;
     /**
-     * Resolves when this process is connected and its bridge gets events. Rejects if it never will be
-     * (settings that Redis refuses), or if it was disposed before.
+     * Resolves when this process is connected and its bridge gets events. Rejects if that is
+     * impossible (Redis refuses the settings), or if the handle is disposed before.
      */
     readonly ready: Promise<void>;
     /**
-     * Takes the connections of all sockets out of their rooms, ends bridge and reaper, and closes the
-     * connections to Redis, also while they are being made. What sockets ask for later is acknowledged with
-     * `CLOSED`, and calls reject with it. May come before or after `io.close()`.
+     * Removes the connections of all sockets from their rooms, ends bridge and reaper, and closes the
+     * connections to Redis, even while they are being opened. Later requests of sockets are
+     * acknowledged with `CLOSED`, and later calls reject with it. May be called before or after
+     * `io.close()`.
      */
     dispose(): Promise<void>;
     getHeartbeatBatcher(): HeartbeatBatcher<State>;
     getLuaHeartbeatExecutor(): LuaHeartbeatExecutor<State>;
     getTransactionalMetadata(): TransactionalMetadataWrapper;
 }
-/** The handle, at once; and a Promise of it, which is settled as `ready` is. */
+/** The handle, available at once; also a Promise of it, which settles like `ready`. */
 type StartingPresence<State extends object = DefaultState> = PresenceHandle<State> & Promise<PresenceHandle<State>>;
 /**
- * Serves presence to the sockets of a Socket.IO server: handlers, bridge and reaper. Does not block:
- * while Redis is away, it goes on trying.
+ * Serves presence to the sockets of a Socket.IO server: handlers, bridge and reaper. Does not
+ * block: while Redis is down, it retries.
  *
- * @returns the handle, which can be used at once; `await initPresence(…)` (or `.then`, as with the
- * TypeScript implementation) waits until it is `ready`.
+ * @returns the handle, which can be used at once; `await initPresence(…)` (or `.then`, as in the
+ * legacy implementation) waits until it is `ready`.
  */
 declare function initPresence<State extends object = DefaultState>(options: InitPresenceOptions): StartingPresence<State>;
 
@@ -1222,7 +1260,7 @@ declare const presenceKeys: {
     readonly roomConnectionsKey: (id: string) => string;
     /** Hash: connection id → `{"userId":…,"epoch":…}`. */
     readonly roomConnMetadataKey: (id: string) => string;
-    /** Sorted set: connection id → when it was last seen. */
+    /** Sorted set: connection id → time of the last heartbeat. */
     readonly roomLastSeenKey: (id: string) => string;
     /** Channel: the presence events of a room. */
     readonly roomEventsChannel: (id: string) => string;
@@ -1242,11 +1280,11 @@ declare const presenceKeys: {
     readonly lockKey: (id: string) => string;
 };
 
-/** What sends heartbeats: a `HeartbeatBatcher`, a `LuaHeartbeatExecutor`, or what a server has around one. */
+/** Sends heartbeats: a `HeartbeatBatcher`, a `LuaHeartbeatExecutor`, or a wrapper around one. */
 interface HeartbeatSender {
     heartbeat(options: HeartbeatOptions): Promise<boolean>;
 }
-/** What changes metadata: a `TransactionalMetadataWrapper`, or what a server has around one. */
+/** Changes metadata: a `TransactionalMetadataWrapper`, or a wrapper around one. */
 interface MetadataChanger {
     setChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
     updateChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
@@ -1256,12 +1294,15 @@ interface PresenceHandlersOptions extends SocketPolicyOptions {
     io: SocketServerLike;
     /** Not used: the service has its own connections. */
     redis?: unknown | undefined;
-    /** Gets failures that are not the client's. Default: `console`. */
+    /** Logs failures that the client did not cause. Default: `console`. */
     logger?: Logger | undefined;
-    /** Sends the heartbeats of the sockets, in place of the service; the executor goes before the batcher. */
+    /**
+     * Sends the heartbeats of the sockets instead of the service; the executor has precedence over
+     * the batcher.
+     */
     heartbeatBatcher?: HeartbeatSender | null | undefined;
     luaHeartbeatExecutor?: HeartbeatSender | null | undefined;
-    /** Makes the changes of metadata of the sockets, in place of the service. */
+    /** Makes the metadata changes of the sockets instead of the service. */
     transactionalMetadata?: MetadataChanger | null | undefined;
 }
 /**
@@ -1275,17 +1316,17 @@ interface PresenceHandlersOptions extends SocketPolicyOptions {
  * | `metadata:setChannel` `:updateChannel` `:removeChannel` `:getChannel` | `{ channelName, channelType, data?, options? }` | `{ ok: true, …record }` |
  *
  * Changes of metadata are made as the user that joined on the socket. A failure is acknowledged with
- * `{ ok: false, error, code? }`, one by another revision also with `current`, the record as it is. A socket
+ * `{ ok: false, error, code? }`, a revision conflict also with `current`, the current record. A socket
  * that disconnects leaves. The service's public methods are called, so that a subclass or a wrapper sees
- * every request. Listeners return a Promise that is settled when the request is done, and never rejects.
+ * every request. Listeners return a Promise that resolves when the request is done, and never rejects.
  *
- * @returns what takes the handlers away again, also from the sockets that are there.
+ * @returns a function that removes the handlers, including those of connected sockets.
  */
 declare function registerPresenceHandlers<State extends object = DefaultState>(options: PresenceHandlersOptions, service: PresenceService<State>): () => void;
 
-/** What `initPresence` takes. */
+/** The options of `initPresence`. */
 type PresenceInitOptions = InitPresenceOptions;
-/** What `initPresence` gives; the getters of a `PresenceHandle` never give `null`. */
+/** The result of `initPresence`; the getters of a `PresenceHandle` never return `null`. */
 interface PresenceRuntime {
     dispose(): Promise<void>;
     getHeartbeatBatcher(): HeartbeatBatcher | null;
@@ -1299,13 +1340,13 @@ interface PresenceLogger {
     warn(message: string, meta?: unknown): void;
     error(message: string, meta?: unknown): void;
 }
-/** What `registerPresenceHandlers` takes. */
+/** The options of `registerPresenceHandlers`. */
 type PresenceHandlerContext = PresenceHandlersOptions;
-/** What names a connection that leaves. */
+/** Identifies a connection that leaves. */
 interface LeaveOptions {
     connId: string;
 }
-/** What a room's `conn_meta` holds for each connection, as JSON. */
+/** The JSON value of each connection in a room's `conn_meta`. */
 interface PresenceConnectionMetadata {
     userId: string;
     epoch: number;
@@ -1326,7 +1367,7 @@ type PresenceEventHandler = (event: PresenceEventPayload) => void | Promise<void
 interface PresenceSocketRoomEmitter {
     emit(event: string, payload: PresenceEventPayload): unknown;
 }
-/** What a bridge emits by; a Socket.IO server is one. */
+/** The emitter of a bridge; a Socket.IO server is one. */
 interface PresenceSocketAdapter {
     to(roomId: string): PresenceSocketRoomEmitter;
 }

@@ -1,5 +1,5 @@
-// PresenceClient: the public class. Checks what only JavaScript can check, passes calls to the core
-// through the bridge, and gives events to handlers.
+// PresenceClient: the public class. Checks arguments that only JavaScript can check, passes calls
+// to the core through the bridge, and passes events to handlers.
 
 import { Dispatcher, FEEDS } from './dispatcher.js';
 import { invalid, RollcallError } from './errors.js';
@@ -61,21 +61,21 @@ const consoleLogger: Logger = {
   error: (...args) => console.error('[rollcall]', ...args),
 };
 
-// PresenceClient's constructor is not public; this is what `connect` passes to show who calls.
+// PresenceClient's constructor is not public; `connect` passes this value to identify itself.
 const INTERNAL = Symbol('PresenceClient.connect');
 
 /**
- * Presence on Redis, or in the process. Make one with {@link PresenceClient.connect} and share it:
- * a client holds one connection for commands and, once something is subscribed, one for events.
+ * Presence on Redis, or in the process. Create one with {@link PresenceClient.connect} and share
+ * it: a client has one connection for commands and, after the first subscription, one for events.
  *
  * Every method that returns a Promise rejects with a {@link RollcallError}; none throws.
  */
 export class PresenceClient<State extends object = DefaultState> {
   readonly #session: Session;
   readonly #dispatcher: Dispatcher<State>;
-  /** Named locks: leases with fencing tokens, on their own or to guard metadata. */
+  /** Named locks: leases with fencing tokens, used alone or to guard metadata. */
   readonly locks: Locks;
-  /** Channel metadata: a small versioned record of items per channel. */
+  /** Channel metadata: a small versioned record of items for each channel. */
   readonly metadata: Metadata;
 
   private constructor(internal: symbol, logger: Logger) {
@@ -92,11 +92,11 @@ export class PresenceClient<State extends object = DefaultState> {
    * Connects to a store.
    *
    * @param target - a URL (`redis://`, `rediss://`, `redis+unix://`, `redis-sentinel://`,
-   * `redis-cluster://`, `memory://<name>`), those of several independent servers (see
-   * {@link ClientOptions.url}), or {@link ClientOptions}. Without one: an in-process store of the
-   * client's own.
-   * @throws `UNAVAILABLE` when nothing answers within `limits.connectTimeoutMs`, `PERMISSION` for a
-   * wrong password, `INVALID_ARGUMENT` for options that do not fit.
+   * `redis-cluster://`, `memory://<name>`), the URLs of several independent servers (see
+   * {@link ClientOptions.url}), or {@link ClientOptions}. Default: an in-process store for this
+   * client only.
+   * @throws `UNAVAILABLE` if no server answers within `limits.connectTimeoutMs`, `PERMISSION` for a
+   * wrong password, `INVALID_ARGUMENT` for invalid options.
    */
   static async connect<State extends object = DefaultState>(
     target?: string | readonly string[] | ClientOptions,
@@ -124,8 +124,8 @@ export class PresenceClient<State extends object = DefaultState> {
   }
 
   /**
-   * Puts a connection into a room. If it is in another room, or under another user, it leaves
-   * there first, in the same atomic step.
+   * Adds a connection to a room. If it is in another room, or under another user, it leaves that
+   * place first, in the same atomic step.
    *
    * @returns its epoch, and the room's live connections (unless `snapshot: false`).
    * @throws `INVALID_ARGUMENT`, `UNAVAILABLE`, `TIMEOUT`, `PERMISSION`, `CLOSED`
@@ -152,8 +152,8 @@ export class PresenceClient<State extends object = DefaultState> {
   }
 
   /**
-   * Says that a connection is alive, and optionally changes its state. Costs the event loop next
-   * to nothing: heartbeats that come while others are on their way to Redis go together.
+   * Refreshes a connection, and optionally changes its state. The cost for the event loop is very
+   * small: heartbeats that arrive while others are in flight are sent in one batch.
    *
    * @throws `CONNECTION_NOT_FOUND` (expired or never joined: join again), `STALE_EPOCH`,
    * `INVALID_ARGUMENT`, `OVERLOADED`, `UNAVAILABLE`, `TIMEOUT`, `CLOSED`
@@ -168,9 +168,9 @@ export class PresenceClient<State extends object = DefaultState> {
   }
 
   /**
-   * Heartbeats of many connections in one call.
+   * Sends heartbeats of many connections in one call.
    *
-   * @returns one result for each item, in order. An item that fails has its error as its result.
+   * @returns one result for each item, in order. The result of a failed item is its error.
    */
   async heartbeatMany(items: readonly HeartbeatOptions<State>[]): Promise<HeartbeatManyResult[]> {
     if (!isArray(items)) {
@@ -195,11 +195,13 @@ export class PresenceClient<State extends object = DefaultState> {
   }
 
   /**
-   * Takes a connection out of its room, unless somebody has joined it since: with a lower epoch than the
-   * stored one, nothing happens. The epoch is {@link LeaveCallOptions.epoch}, or without it that of this
-   * client's own last join of the connection. A client that never joined it ends whatever is there.
+   * Removes a connection from its room, unless it has been joined again since: with a lower epoch
+   * than the stored one, nothing happens. The epoch is {@link LeaveCallOptions.epoch}, or by
+   * default that of this client's own last join of the connection. A client that never joined the
+   * connection removes it unconditionally.
    *
-   * @returns where it was, or `null` if it is unknown (it left, or its TTL ran out) or has a newer epoch.
+   * @returns its previous place, or `null` if it is unknown (it left, or its TTL ended) or has a
+   * newer epoch.
    * @throws `INVALID_ARGUMENT`, `UNAVAILABLE`, `TIMEOUT`, `PERMISSION`, `CLOSED`
    */
   async leave(connId: string, options: LeaveCallOptions = {}): Promise<LeaveResult | null> {
@@ -224,7 +226,7 @@ export class PresenceClient<State extends object = DefaultState> {
     return members;
   }
 
-  /** The live connections of a user, in whatever room. */
+  /** The live connections of a user, in all rooms. */
   async getUserPresence(userId: string): Promise<UserPresence<State>> {
     checkId('userId', userId);
     const connections: PresenceSnapshotEntry<State>[] = [];
@@ -234,11 +236,11 @@ export class PresenceClient<State extends object = DefaultState> {
   }
 
   /**
-   * Calls `handler` for each presence event of all rooms, or of one. Resolves once Redis has
-   * confirmed the subscription: what happens after that is not missed. For a room, events come in
-   * the order in which Redis applied the changes.
+   * Calls `handler` for each presence event of all rooms, or of one. Resolves when Redis has
+   * confirmed the subscription: no later event is missed. The events of a room arrive in the order
+   * in which Redis applied the changes.
    *
-   * @returns what ends the subscription. An open subscription keeps the process alive.
+   * @returns a function that ends the subscription. An open subscription keeps the process alive.
    */
   async subscribe(
     handler: PresenceHandler<State>,
@@ -256,10 +258,10 @@ export class PresenceClient<State extends object = DefaultState> {
   }
 
   /**
-   * The presence events as an async iterable. The subscription begins with the first `next()` and
+   * The presence events as an async iterable. The subscription starts with the first `next()` and
    * ends with the loop, with `signal`, or with {@link close}.
    *
-   * @throws `OVERLOADED` when more than `maxBuffered` events wait to be taken.
+   * @throws `OVERLOADED` if more than `maxBuffered` events wait in the buffer.
    */
   events(options: EventsOptions = {}): AsyncGenerator<PresenceEvent<State>, void, undefined> {
     return iterate<PresenceEvent<State>>(
@@ -270,12 +272,14 @@ export class PresenceClient<State extends object = DefaultState> {
   }
 
   /**
-   * - `resync`: events may have been missed (once for each gap): fetch snapshots again. Calls work: it comes
-   *   after `state`;
-   * - `state`: the connection to Redis was lost or is back;
-   * - `error`: something failed that no call is there to tell of.
+   * Adds a handler for an event of the client:
    *
-   * @returns what removes the handler.
+   * - `resync`: events may have been missed (once for each gap): read snapshots again. Calls work: it
+   *   is emitted after `state`;
+   * - `state`: the connection to Redis was lost or restored;
+   * - `error`: a failure that belongs to no call.
+   *
+   * @returns a function that removes the handler.
    */
   on<Name extends keyof ClientEvents>(
     name: Name,
@@ -290,18 +294,18 @@ export class PresenceClient<State extends object = DefaultState> {
   }
 
   /**
-   * Lets this node take part in removing dead connections: each within `sweepIntervalMs` of its
-   * TTL, with exactly one `leave`, however many nodes do so. Does not keep the process alive.
+   * Lets this node remove dead connections, each within `sweepIntervalMs` of its TTL and with
+   * exactly one `leave`, for any number of nodes. Does not keep the process alive.
    */
   async startReaper(): Promise<void> {
     await this.#session.call('startReaper');
   }
 
   /**
-   * One full pass of the reaper, now. A part that cannot be processed (a master of a cluster is away, a
-   * room's keys hold other types) is logged and left to the next pass.
+   * Runs one full pass of the reaper. A part that cannot be processed (a master of a cluster is
+   * down, a room's keys have other types) is logged and left for the next pass.
    *
-   * @throws `UNAVAILABLE`, `TIMEOUT` if nothing at all could be processed.
+   * @throws `UNAVAILABLE`, `TIMEOUT` if nothing could be processed.
    */
   async reapOnce(): Promise<ReapResult> {
     return (await this.#session.call('reapOnce')) as ReapResult;
@@ -313,10 +317,10 @@ export class PresenceClient<State extends object = DefaultState> {
   }
 
   /**
-   * Sends what is waiting, settles every Promise, and closes the connections. Connections that
-   * this client has joined stay until they leave or their TTL runs out; locks that it holds are
-   * released, and whoever waits for one rejects. Calls after it reject with `CLOSED`; a second close
-   * waits for the first.
+   * Sends waiting calls, settles every Promise, and closes the connections. Connections that this
+   * client has joined stay until they leave or their TTL ends. Locks that it holds are released,
+   * and calls that wait for a lock reject. Later calls reject with `CLOSED`; a second close waits
+   * for the first.
    */
   close(): Promise<void> {
     return this.#session.close();
@@ -345,7 +349,7 @@ function namesIn(options: object): string[] {
   }
 }
 
-/** What a heartbeat's options come to; throws what is wrong with them. */
+/** Checks the options of a heartbeat and converts them for the core. */
 function heartbeatArguments(options: HeartbeatOptions<object>): {
   connId: string;
   fence: number;
@@ -354,7 +358,7 @@ function heartbeatArguments(options: HeartbeatOptions<object>): {
   let connId: unknown, epoch: unknown, patchState: unknown;
   try {
     ({ connId, epoch, patchState } = options);
-    // `for … in` makes no list, which would be most of what a heartbeat costs here.
+    // `for … in` creates no array, which would be most of a heartbeat's cost here.
     for (const name in options) {
       if (name !== 'connId' && name !== 'epoch' && name !== 'patchState') {
         refuseUnknown('heartbeat', options, name, HEARTBEAT_FIELDS);

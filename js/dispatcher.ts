@@ -1,6 +1,6 @@
-// Who gets what the core hands over: the handlers of all rooms, channels and locks, of single ones, of the
-// client's own events. Held by the bridge, not by the client: a subscription goes on although nobody holds
-// the client any more.
+// Dispatches events from the core to handlers: those of all rooms, channels and locks, those of
+// single ones, and those of the client's own events. The bridge holds it, not the client: a
+// subscription continues even if the client object is no longer referenced.
 
 import { RollcallError } from './errors.js';
 import { Handlers } from './handlers.js';
@@ -20,7 +20,10 @@ export const FEEDS = {
   lock: 5,
 } as const;
 
-/** A channel as the core's feeds name it. Either id may hold a colon, so the length of the type comes first. */
+/**
+ * A channel's name in the core's feeds. Either id may contain a colon, so the length of the type
+ * comes first.
+ */
 export function channelKey({ channelType, channelName }: ChannelId): string {
   return `${Buffer.byteLength(channelType)}:${channelType}${channelName}`;
 }
@@ -49,7 +52,7 @@ export class Dispatcher<State> implements Sink {
     };
   }
 
-  /** Adds a handler of one room, or of all; returns what removes it. */
+  /** Adds a handler of one room, or of all; returns a function that removes it. */
   addPresence(
     roomId: string | undefined,
     handler: (event: PresenceEvent<State>) => unknown,
@@ -57,7 +60,10 @@ export class Dispatcher<State> implements Sink {
     return this.#rooms.add(roomId, handler);
   }
 
-  /** Adds a handler of one channel (its {@link channelKey}), or of all; returns what removes it. */
+  /**
+   * Adds a handler of one channel (its {@link channelKey}), or of all; returns a function that
+   * removes it.
+   */
   addMetadata(channel: string | undefined, handler: (event: MetadataEvent) => unknown): () => void {
     return this.#channels.add(channel, handler);
   }
@@ -121,7 +127,7 @@ export class Dispatcher<State> implements Sink {
   }
 }
 
-/** The handlers of one kind of event: those of everything, and those of single things by name. */
+/** The handlers of one kind of event: those of all sources, and those of single ones by name. */
 class Feeds<Event> {
   readonly all: Handlers<Event>;
   readonly #single = new Map<string, Handlers<Event>>();

@@ -1,5 +1,5 @@
-// The error classes. One table of codes, held to the core's by a test; everything that Rollcall
-// rejects with is made here.
+// The error classes. One table of codes, which a test compares with the core's; all errors of
+// Rollcall are created here.
 
 import type { ChannelMetadata } from './metadata-types.js';
 
@@ -29,17 +29,17 @@ export const ERROR_CODES = [
 /** A stable error code. */
 export type ErrorCode = (typeof ERROR_CODES)[number];
 
-/** What every rejection of Rollcall is: an `Error` with a stable `code`. */
+/** All rejections of Rollcall are instances: an `Error` with a stable `code`. */
 export class RollcallError extends Error {
   override name: string = 'RollcallError';
-  /** What went wrong, for programs. */
+  /** The kind of failure, for programs. */
   readonly code: ErrorCode;
   /**
-   * `"unknown"` when the request may have been carried out although no answer came back (the
-   * connection broke after it was sent); absent when it was certainly not.
+   * `"unknown"` if the request may have been applied although there was no answer (the connection
+   * broke after it was sent); absent if it was certainly not applied.
    */
   declare readonly outcome?: 'unknown';
-  /** With `METADATA_CONFLICT`: the record as it is, so that no second read is needed. */
+  /** With `METADATA_CONFLICT`: the current record, so that no second read is needed. */
   declare readonly current?: ChannelMetadata;
 
   constructor(
@@ -60,17 +60,17 @@ export class RollcallError extends Error {
 
 type ErrorOptions = NonNullable<ConstructorParameters<typeof RollcallError>[2]>;
 
-/** A change of metadata that was refused: `METADATA_CONFLICT`, `METADATA_LOCK` or `METADATA_INVALID`. */
+/** A metadata change was refused: `METADATA_CONFLICT`, `METADATA_LOCK` or `METADATA_INVALID`. */
 export class MetadataError extends RollcallError {
   override name: string = 'MetadataError';
 
-  /** The order of the arguments is that of the TypeScript implementation. */
+  /** The arguments have the order of the legacy implementation. */
   constructor(message: string, code: ErrorCode = 'METADATA_INVALID', options?: ErrorOptions) {
     super(code, message, options);
   }
 }
 
-/** `METADATA_CONFLICT`: the record or an item has another revision than was expected. */
+/** `METADATA_CONFLICT`: the record or an item has a different revision than expected. */
 export class MetadataConflictError extends MetadataError {
   override name: string = 'MetadataConflictError';
 
@@ -79,7 +79,7 @@ export class MetadataConflictError extends MetadataError {
   }
 }
 
-/** `METADATA_LOCK`: the lock is not held, or by somebody else. */
+/** `METADATA_LOCK`: the lock is not held, or another user holds it. */
 export class MetadataLockError extends MetadataError {
   override name: string = 'MetadataLockError';
 
@@ -88,7 +88,7 @@ export class MetadataLockError extends MetadataError {
   }
 }
 
-/** `METADATA_INVALID`: the record or an item does not exist, or nothing was named. */
+/** `METADATA_INVALID`: the record or an item does not exist, or no item was given. */
 export class MetadataValidationError extends MetadataError {
   override name: string = 'MetadataValidationError';
 
@@ -97,7 +97,7 @@ export class MetadataValidationError extends MetadataError {
   }
 }
 
-/** The codes whose errors have a class of their own. */
+/** The codes whose errors have their own class. */
 const CLASSES: {
   readonly [Code in ErrorCode]?: new (
     message: string,
@@ -109,7 +109,7 @@ const CLASSES: {
   METADATA_INVALID: MetadataValidationError,
 };
 
-/** An error as the core hands it over. */
+/** An error from the core. */
 export interface NativeErrorData {
   code: ErrorCode;
   message: string;
@@ -139,7 +139,7 @@ export function invalid(message: string, cause?: unknown): RollcallError {
   return new RollcallError('INVALID_ARGUMENT', message, { cause });
 }
 
-/** The error for a call that the core did not live through. It may have been carried out. */
+/** The error for a call during which the core failed. The call may have been applied. */
 export function internalError(cause: unknown): RollcallError {
   const message = 'Rollcall failed inside; please report this';
   return new RollcallError('INTERNAL', message, { cause, outcome: 'unknown' });

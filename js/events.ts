@@ -12,7 +12,7 @@ type Subscribe<Event> = (
   roomId: string | undefined,
 ) => Promise<Unsubscribe>;
 
-/** Subscribes when the iteration begins, unsubscribes when it ends, however it ends. */
+/** Subscribes when the iteration starts, and unsubscribes when it ends in any way. */
 export function iterate<Event>(
   subscribe: Subscribe<Event>,
   onClose: (ended: () => void) => () => void,
@@ -20,7 +20,7 @@ export function iterate<Event>(
 ): AsyncGenerator<Event, void, undefined> {
   const buffer = new Buffer<Event>();
   const events = run(buffer, subscribe, onClose, options);
-  // A generator's own `return` and `throw` wait for the `next` before them, which waits for an event.
+  // A generator's own `return` and `throw` wait for the pending `next`, which waits for an event.
   const finish = events.return.bind(events);
   events.return = (value) => {
     buffer.end();
@@ -34,7 +34,7 @@ export function iterate<Event>(
   return events;
 }
 
-/** Events that wait to be taken, and what the iteration waits for. */
+/** The waiting events, and the Promise that the iteration waits for. */
 class Buffer<Event> {
   ended = false;
   failure: Error | undefined;
@@ -65,7 +65,7 @@ class Buffer<Event> {
     return events;
   }
 
-  /** Resolves when there is something to take, or nothing more will come. */
+  /** Resolves when there is an event, or when the iteration has ended. */
   async filled(): Promise<void> {
     if (this.#events.length === 0 && !this.ended && this.failure === undefined) {
       await new Promise<void>((resolve) => {

@@ -1,5 +1,5 @@
-// Calling the users' handlers so that none can disturb another: what one throws or rejects with
-// goes to the logger (spec 4.1).
+// Calls the users' handlers so that none affects another: exceptions and rejections are logged
+// (spec 4.1).
 
 import { logError } from './log.js';
 import type { Logger } from './types.js';
@@ -21,8 +21,8 @@ export class Handlers<Event> {
   }
 
   /**
-   * Adds a handler and returns what removes it. One function that is added twice is called twice,
-   * as each has its own subscription.
+   * Adds a handler and returns a function that removes it. A function that is added twice is called
+   * twice, because each subscription is separate.
    */
   add(handler: (event: Event) => unknown): () => void {
     const own = (event: Event) => handler(event);
@@ -31,7 +31,7 @@ export class Handlers<Event> {
   }
 
   call(event: Event): void {
-    // A Set is safe to change while it is walked: a handler that was removed is not called.
+    // A Set can be changed during an iteration: a removed handler is not called.
     for (const handler of this.#handlers) {
       let result: unknown;
       try {
@@ -40,7 +40,7 @@ export class Handlers<Event> {
         this.#log('threw', error);
         continue;
       }
-      // Whatever may be a thenable; Promise.resolve also takes in a `then` that throws.
+      // The result may be any thenable; Promise.resolve also handles a `then` that throws.
       if (typeof result === 'object' && result !== null) {
         Promise.resolve(result).catch((error: unknown) => this.#log('rejected', error));
       }

@@ -1,23 +1,25 @@
-// Heartbeats on their way through the core: owns their Promises, gathers those of one turn of the
-// event loop into one crossing, and settles a batch of them in one loop. This is the hot path:
-// slots in plain arrays, no object of our own for a heartbeat.
+// Passes heartbeats to the core: owns their Promises, collects those of one turn of the event loop
+// for one crossing, and settles a batch of them in one loop. This is the hot path: slots are in
+// plain arrays, and a heartbeat allocates no object of its own.
 
 import type { NativeClient as Core } from '../binding/binding.js';
 import { errorFrom, internalError, type NativeErrorData, type RollcallError } from './errors.js';
 import type { HeartbeatManyResult, HeartbeatResult } from './types.js';
 
-/** Numbers for each heartbeat that crosses, either way. */
+/** The number of values for each heartbeat, in either direction. */
 const PER_ITEM = 3;
 /**
- * Heartbeats that one crossing takes at most. Not more, although a crossing could: when all that a
- * turn of the event loop asks for crossed together, it would go to the server together, come back
- * together and be asked for together again, and server and node would wait for each other in turns.
- * So the first are on their way while JavaScript still makes the others.
+ * The maximum number of heartbeats in one crossing. It could be higher. If all heartbeats of a turn
+ * crossed together, the server would answer them together, and server and node would wait for each
+ * other in alternation. With this limit the first ones are in flight while JavaScript creates the
+ * others.
  */
 const CROSSING = 128;
-/** Numbers before those of the settled heartbeats: how many, and whether there is more to drain. */
+/**
+ * The values before those of the settled heartbeats: their number, and whether more can be drained.
+ */
 const HEADER = 2;
-/** Settled heartbeats that the core hands over at most at one wake. */
+/** The maximum number of settled heartbeats that the core hands over at one wake-up. */
 const SETTLED = 1024;
 
 /** A patch as JSON texts: the keys to set, and an array of the keys to remove, or empty. */
@@ -33,15 +35,15 @@ export class Heartbeats {
   readonly #core: Core;
   readonly #ref: () => void;
   readonly #unref: () => void;
-  // By slot, which is the number that the core knows a heartbeat by. A slot has either the two
-  // functions of its own Promise, or its place in the results of many.
+  // By slot, which is the core's number of a heartbeat. A slot has either the two functions of its
+  // own Promise, or its index in the results of a `heartbeatMany`.
   readonly #resolve: (Resolve | undefined)[] = [];
   readonly #reject: (Reject | undefined)[] = [];
   readonly #many: (Many | undefined)[] = [];
   readonly #place: number[] = [];
   readonly #free: number[] = [];
-  // The functions of the Promise that is being made. One executor for all: a closure for each would be a
-  // twentieth of what a heartbeat costs the process.
+  // The functions of the Promise that is being created. One executor is shared by all: a closure
+  // for each would be a twentieth of the cost of a heartbeat.
   #newResolve: Resolve | undefined;
   #newReject: Reject | undefined;
   readonly #capture = (resolve: Resolve, reject: Reject): void => {
@@ -49,11 +51,13 @@ export class Heartbeats {
     this.#newReject = reject;
   };
   #pending = 0;
-  // What crosses at the end of this turn.
+  // The heartbeats that cross at the end of this turn.
   #ids = '';
   readonly #items = new Float64Array(PER_ITEM * CROSSING);
   #count = 0;
-  /** Where the core writes what has settled: the header, then the numbers of each. */
+  /**
+   * The buffer into which the core writes settled heartbeats: the header, then the values of each.
+   */
   readonly settled = new Float64Array(HEADER + PER_ITEM * SETTLED);
   readonly #flushLater = () => this.flush();
 
@@ -82,7 +86,7 @@ export class Heartbeats {
     });
   }
 
-  /** Sends what has gathered. */
+  /** Sends the collected heartbeats. */
   flush(): void {
     if (this.#count === 0) {
       return;
@@ -100,7 +104,7 @@ export class Heartbeats {
     }
   }
 
-  /** Takes in what the core has written into `settled`. */
+  /** Processes what the core has written into `settled`. */
   settle(): void {
     const settled = this.settled;
     const end = HEADER + PER_ITEM * (settled[0] as number);
@@ -118,7 +122,7 @@ export class Heartbeats {
     }
   }
 
-  /** The errors of those that failed. Without them they still settle. */
+  /** The errors of failed heartbeats. Without them the heartbeats still settle. */
   #takeErrors(): RollcallError[] {
     try {
       return (JSON.parse(this.#core.takeErrors()) as NativeErrorData[]).map(errorFrom);
@@ -127,7 +131,7 @@ export class Heartbeats {
     }
   }
 
-  /** Nothing more will come. */
+  /** Rejects everything that is pending. */
   end(error: Error): void {
     for (let slot = 0; slot < this.#resolve.length; slot++) {
       this.#settle(slot, error);
@@ -207,7 +211,7 @@ type AddOne = (
   patch: Patch | undefined,
 ) => void;
 
-/** The results of one `heartbeatMany`, as they come in. */
+/** Collects the results of one `heartbeatMany`. */
 export class Many {
   readonly #add: AddOne;
   readonly #results: HeartbeatManyResult[];
@@ -231,7 +235,7 @@ export class Many {
     }
   }
 
-  /** Resolves with one result for each place, when all are there. */
+  /** Resolves with one result for each index, when all have arrived. */
   results(): Promise<HeartbeatManyResult[]> {
     return this.#left === 0
       ? Promise.resolve(this.#results)

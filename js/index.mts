@@ -1,5 +1,5 @@
-// What `import … from "rollcall"` gives: the CommonJS module, so that there is one copy of every
-// class however a program loads it.
+// The ES module entry: re-exports the CommonJS module, so that there is one copy of every class for
+// both ways of loading.
 
 export type * from './index.js';
 export {

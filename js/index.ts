@@ -1,4 +1,4 @@
-// What `require("rollcall")` gives.
+// The CommonJS entry.
 
 export { PresenceClient } from './client.js';
 export type { Bridge as SocketBridge, SocketBridgeOptions } from './compat/bridge.js';

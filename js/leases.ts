@@ -1,17 +1,17 @@
-// The leases that this client holds, as JavaScript sees them: their `lost` signals, and until when
-// they are certainly ours. The core renews them and says when one is lost; but a process that was
-// stopped and goes on may run its own code before it hears of that. So everything that a client does
-// checks the clock first, which costs a comparison.
+// The leases of this client in JavaScript: their `lost` signals, and the time until which they are
+// certainly held. The core renews them and reports losses. A process that was stopped may run its
+// own code before it receives the report, so every call of a client checks the clock first, which
+// costs one comparison.
 
 import type { NativeClient } from '../binding/binding.js';
 import { RollcallError } from './errors.js';
 
-/** One lock from the call that asks for it to its end. */
+/** One lock from its acquire call to its end. */
 export interface Lease {
   readonly number: number;
   readonly name: string;
   readonly lost: AbortController;
-  /** Until when it is ours as far as we know, by `performance.now()`. */
+  /** The time until which it is known to be held, by `performance.now()`. */
   ends: number;
 }
 
@@ -19,7 +19,7 @@ const abortedOf = Object.getOwnPropertyDescriptor(AbortSignal.prototype, 'aborte
   this: AbortSignal,
 ) => boolean;
 
-/** Whether the signal has fired, without a look at the clock. */
+/** Whether the signal has fired, without a check of the clock. */
 export function hasFired(signal: AbortSignal): boolean {
   return abortedOf.call(signal);
 }
@@ -28,17 +28,17 @@ export class Leases {
   readonly #core: NativeClient;
   readonly #leases = new Map<number, Lease>();
   #numbers = 0;
-  /** The first time at which one of them may be over. */
+  /** The earliest time at which one of the leases may end. */
   #next = Number.POSITIVE_INFINITY;
 
   constructor(core: NativeClient) {
     this.#core = core;
   }
 
-  /** A lease that is to be asked for. */
+  /** Registers a lease before its lock is requested. */
   open(name: string): Lease {
     const lost = new AbortController();
-    // Whoever looks at it gets what is true now, not what was heard of last.
+    // Reading it returns the current state, not the last reported one.
     Object.defineProperty(lost.signal, 'aborted', {
       configurable: true,
       get: () => {
@@ -56,14 +56,14 @@ export class Leases {
     return lease;
   }
 
-  /** It is ours until `ends` of the core's clock. */
+  /** It is held until `ends` of the core's clock. */
   granted(lease: Lease, ends: number): void {
     lease.ends = ends + this.#offset();
     this.#next = Math.min(this.#next, lease.ends);
     this.check();
   }
 
-  /** Until when it is ours, as it stands now; by `performance.now()`. */
+  /** The time until which it is held, by `performance.now()`. */
   endsOf(lease: Lease): number {
     if (this.#leases.has(lease.number)) {
       this.#look(lease, performance.now());
@@ -71,14 +71,14 @@ export class Leases {
     return lease.ends;
   }
 
-  /** Has `lost` fired for every lease that is over. */
+  /** Fires `lost` for every lease that has ended. */
   check(): void {
     if (this.#next !== Number.POSITIVE_INFINITY && performance.now() >= this.#next) {
       this.#lookAtAll();
     }
   }
 
-  /** It was lost. Nothing happens if that is known. */
+  /** It was lost. Has no effect the second time. */
   lost(number: number, error: RollcallError): void {
     const lease = this.#leases.get(number);
     if (lease !== undefined) {
@@ -96,7 +96,7 @@ export class Leases {
     }
   }
 
-  /** The client is closed, and gives back what it holds. */
+  /** The client is closed, and releases its locks. */
   end(): void {
     for (const { number, name } of [...this.#leases.values()]) {
       this.lost(
@@ -119,7 +119,7 @@ export class Leases {
     }
   }
 
-  /** Asks the core, which may have renewed it. Once the core says that it is over, it is. */
+  /** Asks the core, which may have renewed it. If the core reports its end, it has ended. */
   #look(lease: Lease, now: number): void {
     const ends = this.#core.lockEnds(lease.number);
     if (ends < 0 && lease.ends === Number.POSITIVE_INFINITY) {
@@ -135,11 +135,12 @@ export class Leases {
   }
 
   /**
-   * From the core's clock to `performance.now()`. Asked every time: on some systems the one goes on
-   * while the machine sleeps, and the other does not.
+   * Converts the core's clock to `performance.now()`. Computed each time: on some systems only one
+   * of the clocks continues while the machine sleeps.
    */
   #offset(): number {
-    // Read in this order it may be too small, never too great: then leases end early, not late.
+    // In this order of reads the result may be too small, but never too large: leases end early,
+    // not late.
     return performance.now() - this.#core.lockClock();
   }
 }

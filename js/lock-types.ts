@@ -1,108 +1,109 @@
 // The public types of locks. No code.
 
-/** How a lock is asked for. */
+/** Options of an acquire call. */
 export interface AcquireOptions {
-  /** Who it is for: what `prs:lock:<name>` holds, as metadata guarded by the lock checks it. */
+  /** The owner: the value of `prs:lock:<name>`, which metadata guarded by the lock check. */
   ownerId: string;
   /**
-   * How long the lock is held without a renewal. Milliseconds, at least 10, default 10 000. It is how
-   * long others wait when this process dies.
+   * The lease time without a renewal. Milliseconds, at least 10, default 10 000. When this process
+   * dies, others wait for this time.
    */
   ttlMs?: number;
   /**
-   * How long the call may take in all: the time in the queue, and that for connecting, subscribing and
-   * the answers of Redis. Milliseconds, default 0: now or not at all, within `limits.commandTimeoutMs`.
-   * `Infinity`: until it is had, or `signal` ends it.
+   * The maximum duration of the call: the time in the queue, and that for connecting, subscribing
+   * and the answers of Redis. Milliseconds, default 0: a single attempt, within
+   * `limits.commandTimeoutMs`. `Infinity`: until the lock is acquired, or `signal` fires.
    */
   waitMs?: number;
   /**
-   * Whether the lock is renewed at every third of its TTL until it is released, also while the
+   * Whether the lock is renewed at every third of its TTL until it is released, even while the
    * JavaScript thread is busy. Default `true`.
    */
   autoRenew?: boolean;
   /**
-   * Ends the waiting: the call rejects with `LOCK_UNAVAILABLE`, whose `cause` is the signal's reason, and
-   * its place in the queue is free.
+   * Ends the waiting: the call rejects with `LOCK_UNAVAILABLE`, whose `cause` is the signal's
+   * reason, and leaves the queue.
    */
   signal?: AbortSignal;
 }
 
-/** A lock that is held. `await using` releases it. */
+/** A held lock. `await using` releases it. */
 export interface Lock {
   readonly name: string;
   readonly ownerId: string;
   /**
-   * Greater than that of every grant of this name before. Whoever writes under the lock passes it on,
-   * so that a write that comes late can be refused.
+   * Greater than the token of every earlier grant of this name. Pass it along with writes under the
+   * lock, so that late writes can be refused.
    */
   readonly fencingToken: number;
   /**
-   * Until when the lock is certainly held, as it stands now: milliseconds since 1970 on this process's
-   * clock. Moves on with every renewal.
+   * The time until which the lock is certainly held: milliseconds since 1970 on this process's
+   * clock. Grows with every renewal.
    */
   readonly expiresAt: number;
   /**
-   * Fires when the lock is lost: not renewed in time, revoked, or taken by others. It does so before
-   * the lock can be anybody else's; its `reason` is a `LOCK_LOST` error. Looking at `aborted` checks
-   * the clock, so that it is right even where the process was stopped a moment ago. It does not fire
-   * for a release.
+   * Fires when the lock is lost: not renewed in time, revoked, or overwritten. It fires before the
+   * lock can be granted to another client; its `reason` is a `LOCK_LOST` error. Reading `aborted`
+   * checks the clock, so it is correct even directly after the process was stopped. It does not
+   * fire for a release.
    */
   readonly lost: AbortSignal;
   /**
-   * Gives the lock another TTL from now.
+   * Sets a new TTL, which starts now.
    *
-   * @param ttlMs - the TTL, for this time and for renewals after it. Default: the one it has.
-   * @throws `LOCK_LOST` if it is not held any more; then `lost` has fired.
+   * @param ttlMs - the TTL, for this lease and its later renewals. Default: the current one.
+   * @throws `LOCK_LOST` if it is not held any more; `lost` has then fired.
    */
   extend(ttlMs?: number): Promise<void>;
   /**
-   * Gives the lock up; the first in its queue gets it at once. The lock is not renewed from then on.
-   * Calling it again gives the same Promise.
+   * Releases the lock; the first waiter gets it at once. The lock is not renewed any more. A second
+   * call returns the same Promise.
    *
    * @throws `LOCK_LOST` if it was not held any more. `UNAVAILABLE` or `TIMEOUT` with
-   * `outcome: "unknown"` if Redis did not answer within `limits.commandTimeoutMs`: then the release is
-   * tried again in the background until the lease has ended, and there is nothing left to do.
+   * `outcome: "unknown"` if Redis did not answer within `limits.commandTimeoutMs`: the release is
+   * then
+   * retried in the background until the lease has ended, and no further action is needed.
    */
   release(): Promise<void>;
-  /** Releases it. That it was lost before is no error here: then it is gone, as wanted. */
+  /** Releases it. An earlier loss is not an error here, because the lock is then already free. */
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** Who holds a lock. */
+/** The holder of a lock. */
 export interface LockInspection {
   name: string;
   ownerId: string;
-  /** `null` for a lock that something other than Rollcall has written. */
+  /** `null` for a lock of an implementation other than Rollcall. */
   fencingToken: number | null;
-  /** How long it is still held unless it is renewed. Milliseconds; `null`: it never ends. */
+  /** The remaining time without a renewal. Milliseconds; `null`: it never ends. */
   ttlMs: number | null;
-  /** How many wait for it. */
+  /** The number of waiters. */
   waiters: number;
 }
 
-/** What was revoked. */
+/** A revoked lock. */
 export interface RevokedLock {
   ownerId: string;
-  /** `null` for a lock that something other than Rollcall has written. */
+  /** `null` for a lock of an implementation other than Rollcall. */
   fencingToken: number | null;
 }
 
-/** Something happened to a lock. Each comes exactly once. */
+/** A change of a lock. Each is emitted exactly once. */
 export interface LockEvent {
   /**
-   * `"acquired"`; `"released"` by its holder; `"expired"`: its time ran out; `"revoked"`: it was taken
-   * away, by `revoke` or by something that deleted or overwrote its key.
+   * `"acquired"`; `"released"` by its holder; `"expired"`: its TTL ended; `"revoked"`: by `revoke`,
+   * or because another program deleted or overwrote its key.
    */
   type: 'acquired' | 'released' | 'expired' | 'revoked';
   name: string;
   ownerId: string;
-  /** `null` for a lock that something other than Rollcall has written. */
+  /** `null` for a lock of an implementation other than Rollcall. */
   fencingToken: number | null;
-  /** When it was noticed: milliseconds since 1970, on Redis's clock. */
+  /** The time of detection: milliseconds since 1970, on Redis's clock. */
   ts: number;
 }
 
-/** Gets lock events. What it throws or rejects with is logged and disturbs nobody else. */
+/** Receives lock events. Exceptions and rejections are logged and affect no other handler. */
 export type LockHandler = (event: LockEvent) => unknown;
 
 export interface LockSubscribeOptions {

@@ -1,4 +1,4 @@
-// `client.locks`: checks what only JavaScript can check, and gives locks a shape.
+// `client.locks`: checks arguments that only JavaScript can check, and creates the lock objects.
 
 import { type Dispatcher, FEEDS } from './dispatcher.js';
 import { RollcallError } from './errors.js';
@@ -27,7 +27,7 @@ import {
 const DEFAULT_TTL_MS = 10_000;
 const ACQUIRE_OPTIONS = ['ownerId', 'ttlMs', 'waitMs', 'autoRenew', 'signal'] as const;
 
-/** Named locks: leases with fencing tokens, served in order of arrival. `client.locks` is one. */
+/** Named locks: leases with fencing tokens, granted in order of arrival. `client.locks` is one. */
 export class Locks {
   readonly #session: Session;
   readonly #dispatcher: Pick<Dispatcher<never>, 'addLock'>;
@@ -39,11 +39,11 @@ export class Locks {
   }
 
   /**
-   * Takes the lock, waiting for it up to `waitMs` in order of arrival among all nodes.
+   * Acquires the lock. Waits for it up to `waitMs`, in order of arrival among all nodes.
    *
-   * @throws `LOCK_UNAVAILABLE` when it is not to be had in time (the message says who holds it, and
-   * for how long), and when `signal` fires, with the signal's reason as its `cause`;
-   * `LOCK_LOST` when its lease was over before the call could resolve; `INVALID_ARGUMENT`,
+   * @throws `LOCK_UNAVAILABLE` if it cannot be acquired in time (the message contains the owner and
+   * the remaining time), and when `signal` fires, with the signal's reason as its `cause`;
+   * `LOCK_LOST` if its lease ended before the call could resolve; `INVALID_ARGUMENT`,
    * `UNAVAILABLE`, `TIMEOUT`, `PERMISSION`, `CORRUPT_DATA`, `CLOSED`
    */
   async acquire(name: string, options: AcquireOptions): Promise<Lock> {
@@ -80,24 +80,24 @@ export class Locks {
       return new HeldLock(this.#session, lease, ownerId, fencingToken);
     } catch (error) {
       leases.forget(lease);
-      // Whatever the reason, nobody has the lock here. The core may have granted it, or do so yet.
+      // For any reason: no caller here has the lock, but the core may have granted it, or may still
+      // do so.
       this.#session.bridge.abandonLock(lease.number);
       throw error;
     }
   }
 
-  /** Who holds a lock, and how many wait for it; `null` if nobody holds it. */
+  /** The holder of a lock, and the number of waiters; `null` if it is not held. */
   async inspect(name: string): Promise<LockInspection | null> {
     checkId('name', name);
     return (await this.#session.call('lockInspect', name)) as LockInspection | null;
   }
 
   /**
-   * Takes a lock away from whoever holds it, for operators. The first in its queue gets it. The holder
-   * is told at once if its process can be reached; if not, only the fencing token keeps its writes
-   * out.
+   * Revokes a lock from its holder, for operators. The first waiter gets it. The holder is notified at
+   * once if its process can be reached; otherwise only the fencing token prevents its writes.
    *
-   * @returns what was revoked, or `null` if nobody held it.
+   * @returns the revoked lock, or `null` if it was not held.
    */
   async revoke(name: string): Promise<RevokedLock | null> {
     checkId('name', name);
@@ -107,7 +107,7 @@ export class Locks {
   /**
    * Calls `handler` for each event of all locks, or of one.
    *
-   * @returns what ends the subscription. An open subscription keeps the process alive.
+   * @returns a function that ends the subscription. An open subscription keeps the process alive.
    * @throws `UNSUPPORTED` for locks on several servers
    */
   async subscribe(handler: LockHandler, options: LockSubscribeOptions = {}): Promise<Unsubscribe> {
@@ -122,7 +122,7 @@ export class Locks {
     return this.#session.subscribe(feed, name ?? '', remove);
   }
 
-  /** The call's result, or a rejection when the signal fires before it. */
+  /** The call's result, or a rejection when the signal fires first. */
   #abortable(
     { name }: Lease,
     call: Promise<unknown>,
@@ -139,7 +139,7 @@ export class Locks {
   }
 }
 
-/** The error of a call that its caller's signal ended. A signal's reason can be anything. */
+/** The error of a call that its signal ended. A signal's reason can be any value. */
 function aborted(name: string, signal: AbortSignal): RollcallError {
   return new RollcallError(
     'LOCK_UNAVAILABLE',
@@ -212,12 +212,12 @@ class HeldLock implements Lock {
     try {
       await this.#call(() => this.#session.call('lockRelease', this.#lease.number));
     } finally {
-      // Also when it failed: the core does what is left.
+      // Also after a failure: the core completes the release.
       this.#leases.forget(this.#lease);
     }
   }
 
-  /** Rejects with the reason of `lost` if that has fired; has it fired if the core says so. */
+  /** Rejects with the reason of `lost` if it has fired; fires it if the core reports the loss. */
   async #call(call: () => Promise<unknown>): Promise<void> {
     this.lost.throwIfAborted();
     try {

@@ -1,4 +1,4 @@
-// Logging that cannot fail: a logger comes from the outside, and may throw or reject.
+// Logging that cannot fail: loggers are supplied by users, and may throw or reject.
 
 import type { Logger } from './types.js';
 
@@ -15,11 +15,11 @@ export function logWarning(logger: Logger, message: string): void {
 export function log(logger: Logger, level: Level, ...args: unknown[]): void {
   try {
     const result: unknown = logger[level]?.(...args);
-    // An asynchronous logger: its rejection would end the process.
+    // The rejection of an asynchronous logger would end the process.
     if (typeof result === 'object' && result !== null) {
       Promise.resolve(result).catch(() => {});
     }
   } catch {
-    // A logger that throws has nobody left to tell.
+    // An exception of the logger cannot be reported anywhere.
   }
 }

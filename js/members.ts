@@ -1,19 +1,19 @@
-// Members of rooms: what the core hands over, made into what applications get.
+// Converts members of rooms from the core's columns to the objects that applications get.
 import type { PresenceSnapshotEntry } from './types.js';
 
-/** A column for each field. One text stands for a column that is the same for all. */
+/** A column for each field. A single text stands for a column with equal values. */
 export type MemberColumns = [
   connIds: string[],
   userIds: string[] | string,
   roomIds: string[] | string,
   states: unknown[],
-  /** To be added to each of what follows. */
+  /** An offset for each of the following values. */
   base: number,
   lastSeen: number[],
   epochs: number[],
 ];
 
-/** Makes entries of the columns and appends them. */
+/** Converts columns to entries and appends them. */
 export function addMembers<State>(
   to: PresenceSnapshotEntry<State>[],
   columns: MemberColumns,

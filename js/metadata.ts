@@ -1,5 +1,5 @@
-// Channel metadata as `client.metadata`: checks what only JavaScript can check and passes calls to
-// the core as JSON text, in which a key named `__proto__` is a key like any other.
+// Channel metadata as `client.metadata`: checks arguments that only JavaScript can check and passes
+// calls to the core as JSON text, in which `__proto__` is an ordinary key.
 
 import { channelKey, type Dispatcher, FEEDS } from './dispatcher.js';
 import { invalid } from './errors.js';
@@ -31,7 +31,7 @@ import {
 type Operation = 'set' | 'update' | 'remove';
 
 const CHANNEL_FIELDS = ['channelName', 'channelType'] as const;
-/** Every call may say who makes it. */
+/** Every call accepts the user that makes it. */
 export const GET_FIELDS = [...CHANNEL_FIELDS, 'actorUserId'] as const;
 export const CHANGE_FIELDS = [...GET_FIELDS, 'data', 'options', 'fencingToken'] as const;
 export const OPTION_FIELDS = [
@@ -46,12 +46,12 @@ export const ITEM_FIELDS = ['key', 'value', 'revision'] as const;
 
 /**
  * The metadata of channels: a small versioned record of items for each. Every change is one atomic
- * step with its event; changes of one channel that come while others are on their way share it.
- * Writers that expect no revision never see a conflict, and none of their changes is lost.
+ * step with its event; changes of one channel that arrive while others are in flight share it.
+ * Writers without an expected revision never get a conflict, and no change is lost.
  *
- * Changes reject with `METADATA_CONFLICT` (the error's `current` is the record as it is),
- * `METADATA_LOCK`, `METADATA_INVALID`, `CORRUPT_DATA` (somebody else's text under our key),
- * `OVERLOADED`, and as everything does with `INVALID_ARGUMENT`, `UNAVAILABLE`, `TIMEOUT`,
+ * Changes reject with `METADATA_CONFLICT` (the error's `current` is the current record),
+ * `METADATA_LOCK`, `METADATA_INVALID`, `CORRUPT_DATA` (the key contains data of another program),
+ * `OVERLOADED`, and like all calls with `INVALID_ARGUMENT`, `UNAVAILABLE`, `TIMEOUT`,
  * `PERMISSION`, `CLOSED`.
  */
 export class Metadata {
@@ -70,21 +70,21 @@ export class Metadata {
   }
 
   /**
-   * Changes items that exist; each gets its next revision. With `options.upsert`, what does not exist is
-   * created.
+   * Changes existing items; each gets its next revision. With `options.upsert`, missing items and a
+   * missing record are created.
    *
-   * @throws `METADATA_INVALID` when the record or an item does not exist; then nothing is changed.
+   * @throws `METADATA_INVALID` if the record or an item does not exist; then nothing is changed.
    */
   update(change: UpdateMetadata): Promise<ChannelMetadata> {
     return this.#change('update', change);
   }
 
-  /** Removes the named items, or all. With nothing to remove there is no new revision, and no event. */
+  /** Removes the given items, or all. If no item exists, there is no new revision and no event. */
   remove(change: RemoveMetadata): Promise<ChannelMetadata> {
     return this.#change('remove', change);
   }
 
-  /** The record; of a channel that is unknown, one without items and with major revision 0. */
+  /** The record; for an unknown channel, one without items and with major revision 0. */
   async get(channel: GetMetadata): Promise<ChannelMetadata> {
     checkOptions('metadata.get', channel);
     const { channelName, channelType, actorUserId } = readFields(
@@ -101,10 +101,10 @@ export class Metadata {
   }
 
   /**
-   * Calls `handler` for each metadata event of all channels, or of one. Resolves once Redis has
-   * confirmed the subscription. For a channel, events come in the order of its revisions.
+   * Calls `handler` for each metadata event of all channels, or of one. Resolves when Redis has
+   * confirmed the subscription. The events of a channel arrive in the order of its revisions.
    *
-   * @returns what ends the subscription. An open subscription keeps the process alive.
+   * @returns a function that ends the subscription. An open subscription keeps the process alive.
    */
   async subscribe(
     handler: MetadataHandler,

@@ -1,16 +1,16 @@
-// The bridge to the core: numbers calls, owns their Promises, and takes in what the core hands
-// over, many things at one wake. Knows nothing of presence.
+// The bridge to the core: numbers calls, owns their Promises, and processes what the core hands
+// over, many items at one wake-up. It has no knowledge of presence.
 //
-// Lifetime: the core holds only a weak reference back (through `wake`), so a client that nobody
-// uses can be collected. While calls are pending or subscriptions are open the bridge is held by
-// `active`, and a timer keeps the process alive; otherwise neither does (spec 11.3).
+// Lifetime: the core has only a weak reference back (through `wake`), so an unused client can be
+// collected. While calls are pending or subscriptions are open, `active` holds the bridge and a
+// timer keeps the process alive; otherwise neither does (spec 11.3).
 
 import { type NativeClient as Core, NativeClient } from '../binding/binding.js';
 import { errorFrom, internalError, type NativeErrorData, type RollcallError } from './errors.js';
 import { Heartbeats } from './heartbeats.js';
 import { Leases } from './leases.js';
 
-/** What the bridge hands on. */
+/** Receives what the bridge passes on. */
 export interface Sink {
   event(feed: number, event: unknown): void;
   resync(reason: string): void;
@@ -19,15 +19,15 @@ export interface Sink {
 }
 
 interface Pending {
-  /** Takes a piece of an answer that comes in several. Must not throw. */
+  /** Takes a piece of an answer that arrives in several. Must not throw. */
   readonly take: ((piece: never) => void) | undefined;
   resolve(value: never): void;
   reject(error: Error): void;
 }
 
 /**
- * Answers of calls (0: a piece of one, more comes), notices, and events, among which a number says to which
- * feed those after it belong, and a text that some were missed.
+ * Answers of calls (0: a piece of one, more follows), notices, and events. Among the events, a
+ * number announces the feed of the following events, and a text announces missed events.
  */
 type Drained = [
   [number, unknown, (NativeErrorData | 0)?][],
@@ -35,7 +35,7 @@ type Drained = [
   unknown[],
 ];
 
-/** The methods that take a call's number first and answer under it. */
+/** The methods that take a call's number first and answer with it. */
 type Call = Exclude<
   keyof Core,
   | 'heartbeats'
@@ -55,12 +55,12 @@ type CallArgs<Name extends Call> =
   Parameters<Core[Name]> extends [number, ...infer Rest] ? Rest : never;
 
 /**
- * A drain with so much text is followed by other work of the event loop, even if nothing was left: parsing
- * it took a while.
+ * After a drain with this much text, other work of the event loop runs first, even if nothing is
+ * left: parsing the text took a while.
  */
 const LARGE_DRAIN = 256 * 1024;
 
-// The global function may be replaced by fake timers, which would stop everything.
+// The global function may be replaced by fake timers, which would stop all answers.
 const afterOtherWork = setImmediate;
 
 const active = new Set<Bridge>();
@@ -71,21 +71,21 @@ export class Bridge {
   readonly #sink: Sink;
   readonly #calls = new Map<number, Pending>();
   readonly #keepAlive: NodeJS.Timeout;
-  /** Heartbeats do not go through `call`: they are many. */
+  /** Heartbeats do not use `call`, because they are frequent. */
   readonly heartbeats: Heartbeats;
-  /** The locks that this client holds or asks for. */
+  /** The locks that this client holds or requests. */
   readonly leases: Leases;
   #nextCall = 0;
   #holds = 0;
   #ended = false;
-  /** Whether the next drain has been arranged. */
+  /** Whether the next drain is scheduled. */
   #comesAgain = false;
 
   constructor(sink: Sink) {
     this.#sink = sink;
     this.#core = new NativeClient(waker(new WeakRef(this)));
     this.leases = new Leases(this.#core);
-    // Does nothing but be there: referenced, it keeps the process alive.
+    // The timer does nothing: while it is referenced, it keeps the process alive.
     this.#keepAlive = setInterval(nothing, 2 ** 30);
     this.#keepAlive.unref();
     timers.register(this, this.#keepAlive);
@@ -115,7 +115,7 @@ export class Bridge {
     return this.#call(name, args);
   }
 
-  /** For answers of which pieces come before: `take` gets each at once. Gives what came last. */
+  /** For answers in several pieces: `take` gets each piece at once. Returns the last piece. */
   callInPieces<Name extends Call, Piece>(
     name: Name,
     take: (piece: Piece) => void,
@@ -144,12 +144,12 @@ export class Bridge {
     });
   }
 
-  /** Nobody wants this lock any more. */
+  /** Releases a lock that no caller needs any more. */
   abandonLock(number: number): void {
     try {
       this.#core.lockAbandon(number);
     } catch {
-      // The caller has an error already. The lock ends with its TTL.
+      // The caller already has an error. The lock ends with its TTL.
     }
   }
 
@@ -161,11 +161,11 @@ export class Bridge {
     }
   }
 
-  /** Nothing more will come: everything that is still pending fails, no handler is called. */
+  /** Nothing more will arrive: all pending calls fail, and no handler is called. */
   end(error: RollcallError): void {
     this.#ended = true;
     this.#failAll(error);
-    // Subscriptions that were never ended hold it no longer.
+    // Open subscriptions no longer hold the bridge.
     active.delete(this);
     clearInterval(this.#keepAlive);
   }
@@ -179,14 +179,14 @@ export class Bridge {
     this.heartbeats.end(error);
   }
 
-  /** Called by the core on this thread. Must not throw: nobody is there to catch it. */
+  /** Called by the core on this thread. Must not throw, because nothing would catch it. */
   drain(): void {
     if (!this.#comesAgain) {
       this.#drain();
     }
   }
 
-  /** One crossing for as much as there is, up to a bound. What is left comes after other work. */
+  /** One crossing for all waiting items, up to a bound. The rest follows after other work. */
   #drain(): void {
     const { settled } = this.heartbeats;
     settled[0] = 0;
@@ -199,7 +199,7 @@ export class Bridge {
     } catch (cause) {
       failure = { cause };
     }
-    // These have been handed over, whatever became of the rest.
+    // These were handed over, even if the rest fails.
     this.heartbeats.settle();
     try {
       drained = text === null ? undefined : JSON.parse(text);
@@ -222,8 +222,8 @@ export class Bridge {
   }
 
   /**
-   * What the core handed over did not arrive. The core hands it over again in smaller parts, and gives up
-   * the one that fails alone. Returns whether there is more to drain.
+   * The items of a drain did not arrive. The core hands them over again in smaller parts, and gives
+   * up a part that fails alone. Returns whether there is more to drain.
    */
   #drainFailed(cause: unknown): boolean {
     this.#sink.log('error', `Rollcall could not read what its core said: ${cause}`);
@@ -234,7 +234,7 @@ export class Bridge {
       }
       return givenUp !== null;
     } catch (error) {
-      // Who is to be told of what is lost.
+      // The sink must be notified of lost events.
       this.#failAll(internalError(error));
       return false;
     }
@@ -276,7 +276,7 @@ export class Bridge {
     }
     const pending = this.#settle(number);
     if (pending === undefined) {
-      // Nobody waits for it: whatever the call got goes back.
+      // No caller waits for it: the resources of the call are released.
       this.#core.unwanted(number);
     } else if (error === undefined) {
       pending.resolve(value as never);
@@ -285,7 +285,7 @@ export class Bridge {
     }
   }
 
-  /** Takes a call out that is about to be settled. */
+  /** Removes a call that is about to be settled. */
   #settle(number: number): Pending | undefined {
     const pending = this.#calls.get(number);
     if (pending !== undefined) {
@@ -308,8 +308,8 @@ export class Bridge {
   }
 }
 
-// These are made apart from the constructor: all closures of one scope hold what any of them holds,
-// and its others hold the bridge.
+// Created outside of the constructor: all closures of one scope keep everything alive that any of
+// them references, and the others there reference the bridge.
 
 function nothing(): void {}
 
@@ -317,5 +317,5 @@ function waker(bridge: WeakRef<Bridge>): () => void {
   return () => bridge.deref()?.drain();
 }
 
-/** The core's own list of codes, for the test that holds the tables together. */
+/** The core's own list of codes, for the test that compares the tables. */
 export { errorCodes as nativeErrorCodes } from '../binding/binding.js';

@@ -1,5 +1,5 @@
-// What every part of a client's surface shares: calls through the bridge that are refused once the
-// client is closed, and subscriptions. Knows nothing of what is called or subscribed.
+// The common part of a client's interface: calls through the bridge that are refused after the
+// client is closed, and subscriptions. It has no knowledge of the calls and feeds themselves.
 
 import { RollcallError } from './errors.js';
 import type { Bridge } from './native.js';
@@ -15,8 +15,8 @@ export class Session {
   }
 
   /**
-   * Throws `CLOSED` once the client is closed. Whatever a client does comes by here, and so no lease
-   * that is over goes unnoticed.
+   * Throws `CLOSED` after the client is closed. Every call of a client passes here, so that an
+   * ended lease is always detected.
    */
   checkOpen(): void {
     this.bridge.leases.check();
@@ -36,10 +36,10 @@ export class Session {
   };
 
   /**
-   * Subscribes to a feed. `remove` takes the handler out again that has been added for it.
+   * Subscribes to a feed. `remove` removes the handler that was added for it.
    *
-   * @returns what ends the subscription, once the store has confirmed it. An open one keeps the
-   * process alive.
+   * @returns a function that ends the subscription, after the store has confirmed it. An open
+   * subscription keeps the process alive.
    */
   async subscribe(feed: number, name: string, remove: () => void): Promise<Unsubscribe> {
     this.bridge.ref();
@@ -53,7 +53,7 @@ export class Session {
     let ended: Promise<void> | undefined;
     return () => {
       ended ??= (async () => {
-        // From here on the handler is not called, whatever is still on its way.
+        // From here on the handler is not called, even for events in transit.
         remove();
         try {
           if (this.#closing === undefined) {
@@ -67,7 +67,7 @@ export class Session {
     };
   }
 
-  /** Has `ended` called when the client is closed; returns what forgets it. */
+  /** Calls `ended` when the client is closed; returns a function that removes it. */
   onClose(ended: () => void): () => void {
     this.#onClose.add(ended);
     return () => this.#onClose.delete(ended);
@@ -82,7 +82,7 @@ export class Session {
       try {
         await this.bridge.call('close');
       } finally {
-        // However it ended, nothing keeps the process alive any more.
+        // After any kind of end, nothing keeps the process alive any more.
         this.bridge.end(closed());
       }
     })();

@@ -1,11 +1,11 @@
-// The public types: what calls take and give, events, options. No code.
+// The public types: arguments, results, events, options. No code.
 
 import type { RollcallError } from './errors.js';
 
 /** A JSON object. */
 export type JsonObject = { [key: string]: unknown };
 
-/** Any value, for states of which nothing more is known. */
+/** Any value, for states without a known type. */
 export type DefaultState = JsonObject;
 
 /** One live connection in a room. */
@@ -13,11 +13,11 @@ export interface PresenceSnapshotEntry<State = DefaultState> {
   connId: string;
   userId: string;
   roomId: string;
-  /** `null` when what is stored is no JSON object (written by something else). */
+  /** `null` if the stored value is not a JSON object (another program wrote it). */
   state: State | null;
-  /** When the connection was last heard of: milliseconds since 1970, on Redis's clock. */
+  /** The time of the last heartbeat or join: milliseconds since 1970, on Redis's clock. */
   lastSeenMs: number;
-  /** Grows with every join of the connection; what carries an older one is refused. */
+  /** Grows with every join of the connection; calls with an older one are refused. */
   epoch: number;
 }
 
@@ -33,7 +33,7 @@ interface PresenceEventBase {
   roomId: string;
   userId: string;
   connId: string;
-  /** When it happened: milliseconds since 1970, on Redis's clock. */
+  /** The time of the change: milliseconds since 1970, on Redis's clock. */
   ts: number;
   epoch: number;
 }
@@ -44,7 +44,7 @@ export interface PresenceJoinEvent<State = DefaultState> extends PresenceEventBa
   state: State | null;
 }
 
-/** A connection's state has changed; `state` is the whole new one. */
+/** A connection's state has changed; `state` is the whole new state. */
 export interface PresenceUpdateEvent<State = DefaultState> extends PresenceEventBase {
   type: 'update';
   state: State | null;
@@ -55,9 +55,9 @@ export interface PresenceLeaveEvent extends PresenceEventBase {
   type: 'leave';
   state: null;
   /**
-   * `"left"`: somebody called `leave`; `"timeout"`: no heartbeat came within the TTL;
-   * `"replaced"`: the connection joined another room, or under another user. Absent on events of
-   * servers that do not run Rollcall.
+   * `"left"`: `leave` was called; `"timeout"`: no heartbeat arrived within the TTL; `"replaced"`:
+   * the connection joined another room, or under another user. Absent in events of legacy servers
+   * (pure TypeScript).
    */
   reason?: 'left' | 'timeout' | 'replaced';
 }
@@ -67,10 +67,10 @@ export type PresenceEvent<State = DefaultState> =
   | PresenceUpdateEvent<State>
   | PresenceLeaveEvent;
 
-/** Gets presence events. What it throws or rejects with is logged and disturbs nobody else. */
+/** Receives presence events. Exceptions and rejections are logged and affect no other handler. */
 export type PresenceHandler<State = DefaultState> = (event: PresenceEvent<State>) => unknown;
 
-/** Ends a subscription. Once it has resolved, the handler is not called any more. */
+/** Ends a subscription. After it has resolved, the handler is not called any more. */
 export type Unsubscribe = () => Promise<void>;
 
 export interface JoinOptions<State = DefaultState> {
@@ -85,7 +85,7 @@ export interface JoinOptions<State = DefaultState> {
 
 export interface JoinResult<State = DefaultState> {
   epoch: number;
-  /** The room after the join, this connection included; empty with `snapshot: false`. */
+  /** The room after the join, including this connection; empty with `snapshot: false`. */
   snapshot: PresenceSnapshotEntry<State>[];
 }
 
@@ -97,9 +97,10 @@ export type StatePatch<State = DefaultState> = {
 export interface HeartbeatOptions<State = DefaultState> {
   connId: string;
   /**
-   * The epoch of the caller's join. An older one than the stored is refused (`STALE_EPOCH`). A newer one is
-   * adopted, if it is at most one day ahead of the server's time; with `layout: "slotted"`, where only joins
-   * give epochs, there is no such connection (`CONNECTION_NOT_FOUND`).
+   * The epoch of the caller's join. A heartbeat with an older epoch than the stored one is refused
+   * (`STALE_EPOCH`). A newer one is adopted, if it is at most one day ahead of the server's time;
+   * with `layout: "slotted"`, where only joins assign epochs, the call fails with
+   * `CONNECTION_NOT_FOUND`.
    */
   epoch?: number | undefined;
   patchState?: StatePatch<State> | undefined;
@@ -111,13 +112,14 @@ export interface HeartbeatResult {
   epoch: number;
 }
 
-/** One result of `heartbeatMany`: what the heartbeat came to, or the error it failed with. */
+/** One result of `heartbeatMany`: the result of the heartbeat, or its error. */
 export type HeartbeatManyResult = HeartbeatResult | Error;
 
 export interface LeaveCallOptions {
   /**
-   * The epoch of the caller's join. A connection with a newer one stays. Default: that of this client's own
-   * last join of the connection; none, if it never joined it or does not know how its last join ended.
+   * The epoch of the caller's join. A connection with a newer one stays. Default: the epoch of this
+   * client's own last join of the connection; none, if it never joined it or its last join has an
+   * unknown outcome.
    */
   epoch?: number | undefined;
 }
@@ -128,39 +130,40 @@ export interface LeaveResult {
 }
 
 export interface SubscribeOptions {
-  /** Only events of this room; the node then follows only this room in Redis. */
+  /** Only events of this room; the node then subscribes only to this room in Redis. */
   roomId?: string;
 }
 
 export interface EventsOptions extends SubscribeOptions {
   /** Ends the iteration. */
   signal?: AbortSignal;
-  /** Most events that wait to be taken; beyond it the iteration fails. Default 10 000. */
+  /** Maximum number of waiting events; above it the iteration fails. Default 10 000. */
   maxBuffered?: number;
 }
 
 export interface ReapResult {
-  /** Rooms that were looked at. */
+  /** The number of inspected rooms. */
   rooms: number;
-  /** Connections that were removed, each with its `leave`. */
+  /** The number of removed connections, each with its `leave`. */
   expired: number;
   durationMs: number;
 }
 
 /**
- * Why events may have been missed. After a lost connection it comes when calls work again: `state` has said
- * `"connected"` before, and handlers have got the events from before the gap. On a cluster, where `state` is
- * that of all masters, it does not wait for masters that stay away. After an overflow it comes at once, and `state` does not change.
+ * Why events may have been missed. After a lost connection it is emitted when calls work again:
+ * `state` has been `"connected"` before, and handlers have received the events from before the gap.
+ * On a cluster, where `state` covers all masters, it does not wait for masters that stay down.
+ * After an overflow it is emitted at once, and `state` does not change.
  */
 export interface ResyncEvent {
   /**
-   * `"reconnected"`: the subscription's connection was lost and is back; `"overflow"`: events came
-   * faster than the handlers took them, and were dropped.
+   * `"reconnected"`: the subscription's connection was lost and restored; `"overflow"`: events
+   * arrived faster than the handlers processed them, and were dropped.
    */
   reason: 'reconnected' | 'overflow';
 }
 
-/** The connection to Redis. */
+/** The state of the connection to Redis. */
 export interface StateEvent {
   state: 'connected' | 'disconnected';
 }
@@ -171,7 +174,7 @@ export interface ClientEvents {
   state: StateEvent;
 }
 
-/** Where Rollcall logs; `console` fits. Missing methods are skipped. */
+/** The target of Rollcall's log, for example `console`. Missing methods are skipped. */
 export interface Logger {
   debug?(...args: unknown[]): void;
   info?(...args: unknown[]): void;
@@ -179,57 +182,63 @@ export interface Logger {
   error?(...args: unknown[]): void;
 }
 
-/** Sizes in bytes of UTF-8, times in milliseconds. Beyond a limit: `INVALID_ARGUMENT`. */
+/** Sizes in bytes of UTF-8, times in milliseconds. Above a limit: `INVALID_ARGUMENT`. */
 export interface Limits {
-  /** Longest id. Default 4096. */
+  /** Maximum length of an id. Default 4096. */
   maxIdBytes?: number;
-  /** Longest state as JSON. Default 1 MiB. */
+  /** Maximum length of a state as JSON. Default 1 MiB. */
   maxStateBytes?: number;
   /**
-   * How deep arrays and objects may be nested in a state, the state itself included; at most 1000.
-   * States that other nodes nested deeper are shown as `null`. Default 128.
+   * Maximum nesting of arrays and objects in a state, including the state itself; at most 1000.
+   * Deeper states of other nodes are returned as `null`. Default 128.
    */
   maxDepth?: number;
-  /** Longest key of a metadata item. Default 4096. */
+  /** Maximum length of the key of a metadata item. Default 4096. */
   maxMetadataKeyBytes?: number;
-  /** Longest value of a metadata item. Default 1 MiB. */
+  /** Maximum length of the value of a metadata item. Default 1 MiB. */
   maxMetadataValueBytes?: number;
-  /** Longest record of a channel: all its items as JSON. Default 8 MiB. */
+  /** Maximum length of a channel's record: all its items as JSON. Default 8 MiB. */
   maxMetadataRecordBytes?: number;
-  /** Most heartbeats in one batch, and most changes of one channel in one commit. Default 256. */
+  /**
+   * Maximum number of heartbeats in one batch, and of changes of one channel in one commit. Default
+   * 256.
+   */
   maxBatchSize?: number;
   /**
-   * Most heartbeats that are not settled, and most changes of metadata that are not; beyond it they
-   * reject with `OVERLOADED`. Default 100 000.
+   * Maximum number of pending heartbeats, and of pending metadata changes; above it they reject
+   * with `OVERLOADED`. Default 100 000.
    */
   maxQueue?: number;
-  /** How long a command may take. Default 2000. */
+  /** Timeout of a command. Default 2000. */
   commandTimeoutMs?: number;
-  /** How long connecting may take. Default 5000. */
+  /** Timeout of connecting. Default 5000. */
   connectTimeoutMs?: number;
-  /** Most events waiting for handlers; beyond it they are dropped and `resync` is told. Default 65 536. */
+  /**
+   * Maximum number of events that wait for handlers; when the queue is full, queued events are
+   * dropped and `resync` is emitted. Default 65 536.
+   */
   maxEventQueue?: number;
-  /** Most bytes of events waiting for handlers. Default 64 MiB. */
+  /** Maximum size of the events that wait for handlers, in bytes. Default 64 MiB. */
   maxEventQueueBytes?: number;
   /**
-   * Most calls that are not settled, heartbeats aside; beyond it they reject with `OVERLOADED`.
+   * Maximum number of pending calls, without heartbeats; above it they reject with `OVERLOADED`.
    * Default 100 000.
    */
   maxPendingCalls?: number;
   /**
-   * Most bytes that are in flight for these calls. Half of it is for what they send; beyond it they
-   * reject with `OVERLOADED`. Half is for answers: calls that read records, rooms or users wait as long
-   * as earlier answers take the room, and reject with `OVERLOADED` after five times `commandTimeoutMs`.
-   * Default 128 MiB.
+   * Maximum number of bytes in flight for these calls. Half of it is for requests; above it, calls
+   * reject with `OVERLOADED`. Half is for answers: calls that read records, rooms or users wait
+   * while earlier answers use the space, and reject with `OVERLOADED` after five times
+   * `commandTimeoutMs`. Default 128 MiB.
    */
   maxInFlightBytes?: number;
 }
 
-/** TLS to the Redis servers; texts are PEM. */
+/** TLS to the Redis servers; text is in PEM form. */
 export interface TlsOptions {
   /**
-   * The certificates to trust in place of the system's and those of `NODE_EXTRA_CA_CERTS`: authorities,
-   * or the server's own.
+   * The trusted certificates, instead of those of the system and of `NODE_EXTRA_CA_CERTS`:
+   * authorities, or the server's own certificate.
    */
   ca?: string;
   /** Client certificate, for servers that ask for one. */
@@ -241,7 +250,7 @@ export interface TlsOptions {
   rejectUnauthorized?: boolean;
 }
 
-/** How to talk to the sentinels of a `redis-sentinel://` URL. */
+/** The connections to the sentinels of a `redis-sentinel://` URL. */
 export interface SentinelOptions {
   /** Credentials for the sentinels; those in the URL are for the Redis servers. */
   username?: string;
@@ -256,35 +265,35 @@ export interface SentinelOptions {
  */
 export interface QuorumOptions {
   /**
-   * The servers, at least three. Default: those of `url`, where that names several. For locks that
-   * guard metadata, `url` must be among them.
+   * The servers, at least three. Default: those of `url`, if it names several. For locks that guard
+   * metadata, `url` must be among them.
    */
   urls?: readonly string[];
-  /** By how much clocks may differ in their speed, as part of a TTL. Default 0.01. */
+  /** The maximum difference in the speed of clocks, as a fraction of a TTL. Default 0.01. */
   driftFactor?: number;
-  /** How often it is tried again when no majority grants the lock. Default 3. */
+  /** The number of retries when no majority grants the lock. Default 3. */
   retryCount?: number;
-  /** Pause before a try. Milliseconds, default 200. */
+  /** Pause before a retry. Milliseconds, default 200. */
   retryDelayMs?: number;
-  /** What a pause may be longer by, at random. Milliseconds, default 200. */
+  /** Maximum random addition to a pause. Milliseconds, default 200. */
   retryJitterMs?: number;
 }
 
-/** How states are compressed in Redis. Events and snapshots always carry them as they are. */
+/** The compression of states in Redis. Events and snapshots always carry uncompressed states. */
 export interface StateCompression {
   /** States longer than this are compressed. Bytes of JSON, default 1024. */
   thresholdBytes?: number;
   /**
-   * `"gzip"` (default): base64 of gzip, which TypeScript servers with compression read.
-   * `"zstd"`: zstd with a dictionary for states, as bytes; smaller and several times faster, read by
-   * Rollcall alone.
+   * `"gzip"` (default): base64 of gzip, which legacy servers (pure TypeScript) with compression can
+   * read. `"zstd"`: zstd with a dictionary for states, as bytes; smaller and several times faster,
+   * readable only by Rollcall.
    */
   codec?: 'gzip' | 'zstd';
   /**
-   * Zstd dictionaries that were trained on states like yours (`zstd --train`), instead of the built-in
-   * one: they help with states of a few KB. `"zstd"` writes with the first; all of them can be read.
-   * Every client has to be given a dictionary before the first one writes with it; one that is missing
-   * makes a state `null` there. `INVALID_ARGUMENT` for what is no dictionary.
+   * Zstd dictionaries that were trained on states like yours (`zstd --train`), instead of the
+   * built-in one: they help with states of a few KB. `"zstd"` writes with the first; all of them
+   * can be read. Every client must have a dictionary before the first one writes with it; a client
+   * without it reads such a state as `null`. `INVALID_ARGUMENT` for an invalid dictionary.
    */
   dictionaries?: readonly Uint8Array[];
 }
@@ -303,47 +312,50 @@ export interface ClientOptions {
    */
   url?: string | readonly string[];
   /**
-   * Makes the connections to the Redis servers TLS ones, whatever the scheme of the URL (`{}`: with the
-   * system's certificates). Refused beside `redis+unix://` and `memory://`.
+   * Uses TLS for the connections to the Redis servers, with any URL scheme (`{}`: with the system's
+   * certificates). Refused with `redis+unix://` and `memory://`.
    */
   tls?: TlsOptions;
   sentinel?: SentinelOptions;
   /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */
   ttlMs?: number;
-  /** Within what time of its TTL a dead connection is removed. Milliseconds, default 1000. */
+  /**
+   * Maximum delay between the end of a connection's TTL and its `leave` event. Milliseconds,
+   * default 1000.
+   */
   sweepIntervalMs?: number;
   /**
-   * What makes the reaper look. `"sweep"` (default): the clock. `"notifications"`: Redis's keyspace
-   * notifications, with a sweep every `fallbackSweepMs` behind them for what they missed. `"both"`:
-   * notifications, and a sweep every `sweepIntervalMs`. Flags of `notify-keyspace-events` that are
-   * set are kept; where `CONFIG` is forbidden the reaper says so in the log, once, and sweeps.
+   * The trigger of the reaper. `"sweep"` (default): the clock. `"notifications"`: Redis's keyspace
+   * notifications, with a sweep every `fallbackSweepMs` for lost notifications. `"both"`:
+   * notifications, and a sweep every `sweepIntervalMs`. Existing flags of `notify-keyspace-events`
+   * are kept; if `CONFIG` is forbidden, the reaper logs that once, and sweeps.
    */
   expiry?: 'sweep' | 'notifications' | 'both';
   /**
-   * Within what time the reaper finds what notifications missed. It checks that the indices of every
-   * room agree once in ten times as long, and with those of users when there is reason to, or every fourth
-   * time. Milliseconds, default 30 000.
+   * Maximum time until the reaper finds connections whose notifications were lost. In ten times
+   * this interval it checks once that the indices of every room agree, and compares them with those
+   * of users if there is a reason, or every fourth time. Milliseconds, default 30 000.
    */
   fallbackSweepMs?: number;
-  /** Shards of the index of due rooms; the same on every node. Default 10. */
+  /** Number of shards of the due index; the same on every node. Default 10. */
   shardCount?: number;
   /**
-   * How data are spread over keys; the same on every node. `"v1"`: as TypeScript nodes have them.
-   * `"slotted"`: everything of a room in one hash slot, see docs/internals/cluster.md. Default: `"slotted"` on a
-   * Redis Cluster, where `"v1"` is refused, and `"v1"` otherwise.
+   * The layout of data over keys; the same on every node. `"v1"`: the layout of legacy nodes (pure
+   * TypeScript). `"slotted"`: all data of a room in one hash slot, see docs/internals/cluster.md.
+   * Default: `"slotted"` on a Redis Cluster, where `"v1"` is refused, and `"v1"` otherwise.
    */
   layout?: 'v1' | 'slotted';
   /**
-   * How events are published on a Redis Cluster; the same on every node. `"sharded"`: to the servers of
-   * the room's slot only; `"plain"`: to every server. Default `"auto"`: sharded where all masters can
-   * do it (Redis 7).
+   * The publishing of events on a Redis Cluster; the same on every node. `"sharded"`: only to the
+   * servers of the room's slot; `"plain"`: to every server. Default `"auto"`: sharded if all
+   * masters support it (Redis 7).
    */
   pubsub?: 'auto' | 'sharded' | 'plain';
-  /** Start of every key and channel. Default `prs:`. */
+  /** Prefix of every key and channel. Default `prs:`. */
   keyPrefix?: string;
   /**
-   * Start of every channel, where it is not that of keys: servers that use ioredis with a
-   * `keyPrefix` have it before keys only. Default: `keyPrefix`.
+   * Prefix of every channel, if it differs from that of keys: servers that use ioredis with a
+   * `keyPrefix` prepend it only to keys. Default: `keyPrefix`.
    */
   channelPrefix?: string;
   /** How long a heartbeat waits for others to share its batch. Milliseconds, default 0. */
@@ -351,33 +363,33 @@ export interface ClientOptions {
   /** Locks on a majority of several servers. */
   locks?: QuorumOptions;
   /**
-   * Where states are stored in Redis. `"inline"` (default): in the connection's hash, where
-   * TypeScript servers read them. `"separate"`: in a key of their own, so that patches of a large
-   * state move and rewrite less; for fleets in which every server runs Rollcall. A connection's
-   * state stays where its join has put it; servers with different settings read each other's.
+   * Where states are stored in Redis. `"inline"` (default): in the connection's hash, where legacy
+   * servers read them. `"separate"`: in a separate key, so that patches of a large state transfer
+   * and rewrite less; only if every server runs Rollcall. A connection's state stays where its join
+   * has stored it; servers with different settings read each other's states.
    */
   stateStorage?: 'inline' | 'separate';
   /** Which states are stored compressed. Default: none. */
   stateCompression?: StateCompression;
   /**
-   * How channel metadata are stored in Redis; the same on every node. `"hash"` (default): in a hash,
-   * where TypeScript servers read them. `"json"`: as RedisJSON documents `{ majorRevision, totalCount,
-   * items }` of which an update writes only the items that it changes; on a server without RedisJSON,
-   * `connect` rejects with `UNSUPPORTED`. RedisJSON cannot hold half of a surrogate pair: such keys
-   * and values are refused.
+   * How channel metadata are stored in Redis; the same on every node. `"hash"` (default): in a
+   * hash, where legacy servers read them. `"json"`: as RedisJSON documents `{ majorRevision,
+   * totalCount, items }`, of which an update writes only the changed items; on a server without
+   * RedisJSON, `connect` rejects with `UNSUPPORTED`. RedisJSON cannot store a lone surrogate: such
+   * keys and values are refused.
    */
   metadataStorage?: 'hash' | 'json';
   /**
-   * How long a record of channel metadata lives after a change without `options.ttlMs`; then it is as one
-   * that never existed. Milliseconds, a whole number from 1. Default: until it is changed again. The same
-   * on every node: the last change of a record decides.
+   * The TTL of a record of channel metadata after a change without `options.ttlMs`; an expired
+   * record behaves like one that never existed. Milliseconds, a whole number from 1. Default: no
+   * expiry until the next change. The same on every node: the last change of a record sets its TTL.
    */
   metadataTtlMs?: number;
   /**
-   * The channel types that hold a colon, such as `["doc:v2"]`; the same on every node. Default: none, and a
-   * `channelType` with a colon is refused, because `("a:b", "c")` and `("a", "b:c")` would have one key. For a
-   * declared type the key is that of the type; a channel of another type whose key would be the same is
-   * refused.
+   * The channel types that contain a colon, such as `["doc:v2"]`; the same on every node. Default:
+   * none, and a `channelType` with a colon is refused, because `("a:b", "c")` and `("a", "b:c")`
+   * would have one key. The key of a declared type contains it unchanged; a channel of another type
+   * with the same key is refused.
    */
   channelTypesWithColon?: readonly string[];
   limits?: Limits;
@@ -395,7 +407,7 @@ export interface Summary {
   max: number;
 }
 
-/** `client.metrics()`: counters since the client connected, gauges of now, distributions. */
+/** `client.metrics()`: counters since the client connected, current gauges, and distributions. */
 export interface Metrics {
   joins: number;
   leaves: number;
@@ -405,11 +417,11 @@ export interface Metrics {
   /** Heartbeats and calls that were refused with `OVERLOADED`. */
   overloaded: number;
   events: number;
-  /** Messages on our channels that were no events of ours. */
+  /** Invalid messages on Rollcall's channels. */
   eventsMalformed: number;
-  /** Stored states that could not be read, and were shown as `null`. */
+  /** Stored states that could not be read, and were returned as `null`. */
   statesUnreadable: number;
-  /** Events that were dropped because handlers did not take them in time. */
+  /** Events that were dropped because handlers were too slow. */
   eventsDropped: number;
   resyncs: number;
   disconnects: number;
@@ -418,37 +430,37 @@ export interface Metrics {
   roomsSwept: number;
   /** Connections that this node's reaper removed. */
   expired: number;
-  /** Entries of indices that did not agree with the connections, and were put right. */
+  /** Index entries that did not agree with the connections, and were repaired. */
   repairs: number;
-  /** Times that the reaper could not look at a room: something else has written under its names. */
+  /** Rooms that the reaper could not inspect, because another program has written their keys. */
   roomsCorrupt: number;
-  /** Notifications of expired connections that came in. */
+  /** Received notifications of expired connections. */
   notifications: number;
   /** Changes of metadata that were written. */
   metadataChanges: number;
-  /** Commits of metadata that were sent, each with the changes of one channel that had come. */
+  /** Metadata commits that were sent, each with the waiting changes of one channel. */
   metadataCommits: number;
-  /** Commits that found another record than the one that they were computed on. */
+  /** Commits that found a different record than the one that they were computed from. */
   metadataRetries: number;
   /** Locks that were granted. */
   locksAcquired: number;
-  /** Calls for locks that failed, for whatever reason. */
+  /** Calls for locks that failed, for any reason. */
   locksUnavailable: number;
   locksReleased: number;
-  /** Locks that were lost: not renewed in time, revoked, or taken by others. */
+  /** Locks that were lost: not renewed in time, revoked, or overwritten. */
   locksLost: number;
-  /** Tries to renew a lock that failed; each is tried again. */
+  /** Failed attempts to renew a lock; each is retried. */
   lockRenewalsFailed: number;
   lockEvents: number;
   heartbeatQueue: number;
   knownConnections: number;
-  /** Changes of metadata that wait to be sent or are on their way. */
+  /** Metadata changes that wait or are in flight. */
   metadataQueue: number;
-  /** Calls that are not settled, heartbeats aside. */
+  /** Pending calls, without heartbeats. */
   pendingCalls: number;
   /** Bytes that these calls send. */
   requestBytes: number;
-  /** Bytes of records, rooms and users that are being read for calls or wait to be taken. */
+  /** Bytes of records, rooms and users that are being read for calls or wait in the queue. */
   answerBytes: number;
   locksHeld: number;
   /** Calls for locks that wait. */
@@ -456,11 +468,11 @@ export interface Metrics {
   heartbeatLatencyMs: Summary;
   callLatencyMs: Summary;
   heartbeatBatchSize: Summary;
-  /** For passes that removed something: how long after its TTL the latest was removed. */
+  /** For passes with removals: the maximum delay after a TTL. */
   sweepLagMs: Summary;
   sweepDurationMs: Summary;
-  /** Changes in a commit of metadata. */
+  /** Number of changes in a metadata commit. */
   metadataGroupSize: Summary;
-  /** From the call for a lock to its grant. */
+  /** Time from the call for a lock to its grant. */
   lockWaitMs: Summary;
 }

@@ -1,10 +1,10 @@
-// Checks of arguments that only JavaScript can make: types, well-formed strings, what becomes JSON.
-// Sizes and reserved names are checked in the core.
+// Checks of arguments that only JavaScript can make: types, well-formed strings, and JSON
+// conversion. The core checks sizes and reserved names.
 
 import { invalid, RollcallError } from './errors.js';
 import type { ClientOptions, Logger, StateCompression } from './types.js';
 
-/** A value as a message may show it: its type, or a short form of it. */
+/** A value as text for messages: its type, or a short form of it. */
 export function displayValue(value: unknown): string {
   if (value === null) {
     return 'null';
@@ -25,7 +25,7 @@ export function displayValue(value: unknown): string {
   }
 }
 
-/** `Array.isArray`, which throws for a revoked Proxy. */
+/** Like `Array.isArray`, which throws for a revoked Proxy. */
 export function isArray(value: unknown): value is readonly unknown[] {
   try {
     return Array.isArray(value);
@@ -41,8 +41,8 @@ export function checkOptions(what: string, options: unknown): asserts options is
 }
 
 /**
- * What a read of `options` threw, as an error that names the first of the fields that cannot be
- * read. Only then are they looked at one by one: reading them at once is the fast way.
+ * The error for a failed read of `options`; it names the first unreadable field. The fields are
+ * read one by one only after a failure, because reading them all at once is faster.
  */
 export function unreadable(options: object, fields: readonly string[], error: unknown): Error {
   const field = fields.find((name) => {
@@ -57,8 +57,8 @@ export function unreadable(options: object, fields: readonly string[], error: un
 }
 
 /**
- * Fields of an object that a caller made, each read once; one that throws is named. Not for heartbeats,
- * which are many.
+ * Fields of a caller's object, each read once; the error for a throwing getter names the field. Not
+ * used for heartbeats, which are frequent.
  *
  * @throws `INVALID_ARGUMENT` for a field that `what` does not have.
  */
@@ -80,7 +80,7 @@ export function readFields<Field extends string>(
   return values;
 }
 
-/** The same for callers of the legacy interface, which ignores what it does not know. */
+/** The same for callers of the legacy interface, which ignores unknown fields. */
 export function readKnown<Field extends string>(
   from: object,
   fields: readonly Field[],
@@ -96,7 +96,7 @@ export function readKnown<Field extends string>(
   return values;
 }
 
-/** A copy of an object that a caller made. */
+/** A copy of a caller's object. */
 export function copyOf<T extends object>(field: string, from: T): T {
   try {
     return { ...from };
@@ -105,7 +105,10 @@ export function copyOf<T extends object>(field: string, from: T): T {
   }
 }
 
-/** A field without a value counts as absent; any other that is not known would be dropped in silence. */
+/**
+ * Refuses unknown fields, which would be silently dropped. A field without a value counts as
+ * absent.
+ */
 export function refuseUnknown(
   what: string,
   from: object,
@@ -119,7 +122,7 @@ export function refuseUnknown(
   }
 }
 
-/** Items of a list that a caller made, each read once. A hole is an item too, and no good one. */
+/** Items of a caller's list, each read once. A hole is an invalid item. */
 export function readItems(field: string, list: readonly unknown[]): unknown[] {
   try {
     return Array.from({ length: list.length }, (_, place) => list[place]);
@@ -135,7 +138,7 @@ export function checkId(field: string, id: unknown): asserts id is string {
   if (id.length === 0) {
     throw invalid(`${field} must not be empty`);
   }
-  // Half a surrogate pair has no UTF-8 form: two such ids would make one key.
+  // A lone surrogate has no UTF-8 form: two such ids would have the same key.
   if (!id.isWellFormed()) {
     throw invalid(`${field} holds half a surrogate pair, which is no Unicode text`);
   }
@@ -147,7 +150,7 @@ export function checkText(field: string, text: unknown): asserts text is string 
   }
 }
 
-/** A revision that is expected or given; a negative one is as good as none. */
+/** An expected or given revision; a negative one counts as absent. */
 export function checkRevision(field: string, revision: unknown): number | undefined {
   if (revision === undefined) {
     return undefined;
@@ -164,7 +167,7 @@ export function checkWhole(field: string, number: unknown): asserts number is nu
   }
 }
 
-/** The epoch as the core takes it; -1 for none. */
+/** The epoch for the core; -1 for none. */
 export function checkEpoch(epoch: unknown): number {
   if (epoch === undefined) {
     return -1;
@@ -173,7 +176,7 @@ export function checkEpoch(epoch: unknown): number {
   return epoch;
 }
 
-/** Text that is there. */
+/** Text that is not empty. */
 export function checkName(field: string, text: unknown): asserts text is string {
   if (typeof text !== 'string' || text.length === 0) {
     throw invalid(`${field} must be a string that is not empty, got ${displayValue(text)}`);
@@ -203,7 +206,7 @@ export function checkCount(field: string, count: unknown): asserts count is numb
   }
 }
 
-/** How long to wait: a whole number from 0, or for ever. */
+/** A time to wait: a whole number from 0, or Infinity. */
 export function checkWait(field: string, wait: unknown): asserts wait is number {
   if (wait !== Number.POSITIVE_INFINITY && (!Number.isSafeInteger(wait) || (wait as number) < 0)) {
     throw invalid(`${field} must be a whole number from 0, or Infinity, got ${displayValue(wait)}`);
@@ -245,14 +248,14 @@ export function stateText(field: string, state: unknown): string {
     text = JSON.stringify(state);
   } catch (error) {
     if (error instanceof RangeError) {
-      // JSON.stringify overflows the stack at some thousand levels, far beyond any limit.
+      // JSON.stringify overflows the stack at some thousand levels, far above any limit.
       throw invalid(
         `${field} is nested too deep to be written as JSON, more than limits.maxDepth can allow; ` +
           `flatten it, or store nested data as text`,
         error,
       );
     }
-    // A cycle, a BigInt, a getter or toJSON that throws.
+    // A cycle, a BigInt, or a getter or toJSON that throws.
     throw invalid(`${field} cannot be written as JSON: ${messageOf(error)}`, error);
   }
   if (text === undefined || text[0] !== '{') {
@@ -261,7 +264,7 @@ export function stateText(field: string, state: unknown): string {
   return text;
 }
 
-/** A patch as the core takes it: keys to set as JSON object, keys to remove as JSON array or "". */
+/** A patch for the core: keys to set as a JSON object, keys to remove as a JSON array or "". */
 export function patchTexts(field: string, patch: unknown): { set: string; remove: string } {
   const set = stateText(field, patch);
   let removed: string[] | undefined;
@@ -278,7 +281,7 @@ export function patchTexts(field: string, patch: unknown): { set: string; remove
   return { set, remove: removed === undefined ? '' : JSON.stringify(removed) };
 }
 
-/** What was thrown, in a line. */
+/** A thrown value as one line of text. */
 export function messageOf(error: unknown): string {
   try {
     return error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error);
@@ -306,7 +309,7 @@ const TLS: Kind = {
   rejectUnauthorized: 'flag',
 };
 
-/** What each option may be. `logger`, a JavaScript object, is checked by itself. */
+/** The kind of each option. `logger`, a JavaScript object, is checked separately. */
 export const OPTION_KINDS: {
   readonly [Name in Exclude<keyof ClientOptions, 'logger'>]-?: Kind;
 } = {
@@ -372,7 +375,7 @@ export function optionsText(options: object): string {
   }
 }
 
-/** Several URLs: everything is on the first, locks are on a majority of all. */
+/** For several URLs: all data are on the first, and locks are on a majority of all. */
 function withOneUrl(options: { url?: unknown; locks?: object }): object {
   const { url, locks } = options;
   if (!Array.isArray(url)) {
@@ -384,7 +387,7 @@ function withOneUrl(options: { url?: unknown; locks?: object }): object {
   return { ...options, url: url[0], locks: url.length === 1 ? locks : { urls: url, ...locks } };
 }
 
-/** JSON has no bytes. */
+/** Converts bytes to base64, because JSON has no bytes. */
 function withBase64(options: { stateCompression?: StateCompression }): object {
   const { stateCompression } = options;
   if (stateCompression?.dictionaries === undefined) {

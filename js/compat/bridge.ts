@@ -1,5 +1,5 @@
-// The socket bridge: presence events go to the sockets of their room, metadata events to those of the
-// room that has the channel's name. After a gap in the events, each room gets a snapshot.
+// The socket bridge: presence events are emitted to the sockets of their room, metadata events to
+// those of the room with the channel's name. After a gap in the events, each room gets a snapshot.
 
 import type { PresenceClient } from '../client.js';
 import { invalid } from '../errors.js';
@@ -20,21 +20,21 @@ export interface SocketBridgeOptions {
 }
 
 export interface Bridge {
-  /** Ends the bridge: once it has resolved, nothing more is emitted. */
+  /** Ends the bridge: after it has resolved, nothing is emitted. */
   stop(): Promise<void>;
 }
 
-/** What of a service a bridge uses. */
+/** The methods of a service that a bridge uses. */
 export interface BridgedService<State extends object> {
   /**
-   * Gives the client of all subscriptions. It is asked once: after a `stop()` between two of them, another
-   * question would open a new client that nobody closes.
+   * Returns the client for all subscriptions. It is called once: after a `stop()` between two
+   * subscriptions, another call would open a new client that is never closed.
    */
   client(): Promise<PresenceClient<State>>;
   fetchRoomSnapshot(roomId: string): Promise<PresenceSnapshotEntry<State>[]>;
 }
 
-/** @param stopped fires when the service is stopped: nothing is read after it. */
+/** @param stopped fires when the service is stopped: nothing is read afterwards. */
 export async function bridge<State extends object>(
   service: BridgedService<State>,
   adapter: RoomEmitter,
@@ -111,8 +111,8 @@ function checkAdapter(adapter: unknown): asserts adapter is RoomEmitter {
 }
 
 /**
- * A Socket.IO server emits to the sockets of all processes, if it has an adapter that can; each
- * process has a bridge, so a socket would get an event once for each of them.
+ * With a suitable adapter, a Socket.IO server emits to the sockets of all processes. Each process
+ * has a bridge, so a socket would get an event once for each process.
  */
 function local(adapter: RoomEmitter): RoomEmitter {
   const { local } = adapter as { local?: RoomEmitter };

@@ -1,7 +1,7 @@
-// What the TypeScript implementation made of arguments and of stored items that are not quite what its types
-// say: texts where numbers are expected, `null`, empty names. Calls of a PresenceService mean what they
-// meant to it; what it would have stored as garbage is left for the client to refuse. Every call that
-// differs is listed in docs/guide/migrating-differences.md.
+// Conversions of arguments and stored items that do not quite match the types of the legacy
+// implementation: text for numbers, `null`, empty names. Calls of a PresenceService have the same
+// effect as there; values that it would have stored as garbage are left for the client to refuse.
+// docs/guide/migrating-differences.md lists every call that differs.
 
 import { CHANGE_FIELDS, ITEM_FIELDS, OPTION_FIELDS } from '../metadata.js';
 import type {
@@ -16,18 +16,19 @@ import { isArray, readItems, readKnown } from '../validate.js';
 
 type Fields = Record<string, unknown>;
 
-/** What the calls for a channel's metadata take. */
+/** The arguments of calls for a channel's metadata. */
 export interface ChannelMetadataParams extends ChannelRef {
-  /** The items that are set, changed or removed. */
+  /** The items to set, change or remove. */
   data?: readonly MetadataItemInput[] | undefined;
   options?: UpdateMetadataOptions | undefined;
-  /** Who makes the change. */
+  /** The user that makes the change. */
   actorUserId?: string | undefined;
 }
 
 /**
- * The fields that are known, each read once: other fields were ignored, which a client refuses. What is no
- * object, or cannot be read, is for the client to refuse.
+ * Copies the known fields and reads each once: the legacy implementation ignored other fields,
+ * which a client refuses. Values that are not objects, or cannot be read, are left for the client
+ * to refuse.
  */
 export function known<T>(from: T, fields: readonly string[]): T {
   if (typeof from !== 'object' || from === null || isArray(from)) {
@@ -40,12 +41,12 @@ export function known<T>(from: T, fields: readonly string[]): T {
   }
 }
 
-/** Whether {@link known} has read it: then it is an object of our own. (`NaN` is never what was given.) */
+/** Whether {@link known} has copied it. (`NaN` never equals the given value.) */
 export function isRead(values: unknown, given: unknown): values is Fields {
   return typeof values === 'object' && values !== null && values !== given;
 }
 
-/** A number, or what stands for one as in JavaScript's own comparisons. */
+/** A number, converted like in JavaScript's own comparisons. */
 export function numberOf(value: unknown): unknown {
   switch (typeof value) {
     case 'string':
@@ -57,7 +58,7 @@ export function numberOf(value: unknown): unknown {
   }
 }
 
-/** An epoch; what is below every epoch, or between two, is older than the next one. */
+/** An epoch: a negative number becomes 0, which is below every epoch; fractions are rounded down. */
 export function epochOf(value: unknown): unknown {
   const epoch = numberOf(value);
   return typeof epoch === 'number' && Number.isFinite(epoch)
@@ -72,7 +73,7 @@ export function changeOf(params: ChannelMetadataParams): ChannelMetadataParams {
     return params;
   }
   change.options = optionsOf(change.options);
-  // Nobody: an actor without a name owns no lock and is no author.
+  // An actor with an empty name is absent: it owns no lock and is no author.
   change.actorUserId = change.actorUserId === '' ? undefined : (change.actorUserId ?? undefined);
   change.data ??= undefined;
   if (isArray(change.data)) {
@@ -87,7 +88,7 @@ function optionsOf(given: unknown): unknown {
     return options;
   }
   options.majorRevision = numberOf(options.majorRevision);
-  // Without a name there is no lock to check.
+  // An empty name means that there is no lock to check.
   options.lockName = options.lockName === '' ? undefined : (options.lockName ?? undefined);
   options.addTimestamp = Boolean(options.addTimestamp);
   options.addUserId = Boolean(options.addUserId);
@@ -106,7 +107,9 @@ function itemOf(given: unknown): MetadataItemInput {
   return item as unknown as MetadataItemInput;
 }
 
-/** `null` is the empty text; numbers and flags are their texts. Objects are left to be refused. */
+/**
+ * `null` becomes the empty text; numbers and booleans become text. Objects are left to be refused.
+ */
 function textOf(value: unknown): unknown {
   switch (typeof value) {
     case 'number':
@@ -118,7 +121,7 @@ function textOf(value: unknown): unknown {
   }
 }
 
-/** Items that somebody stored in another form, as the TypeScript implementation read them. */
+/** Items that were stored in another form, as the legacy implementation read them. */
 export function recordOf(record: ChannelMetadata): ChannelMetadata {
   const { metadata } = record;
   for (const key of Object.keys(metadata)) {
@@ -136,7 +139,7 @@ export function recordOf(record: ChannelMetadata): ChannelMetadata {
   return record;
 }
 
-/** The same of an event, which others may have, too. */
+/** The same for an event, which other subscribers may share. */
 export function eventOf(event: MetadataEvent): MetadataEvent {
   if (event.items.every(isItem)) {
     return event;
@@ -163,7 +166,10 @@ function readItem({ value, revision, updated, authorUid }: Fields): MetadataItem
   };
 }
 
-/** An object whose `toString` is no function, as JSON can hold one, has neither a text nor a number. */
+/**
+ * An object whose `toString` is not a function, which JSON can contain, has neither text nor
+ * number.
+ */
 function orElse<T>(read: () => T, otherwise: T): T {
   try {
     return read();

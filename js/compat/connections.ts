@@ -1,35 +1,35 @@
-// What a service knows of the connections that it has joined, for the socket sessions: the epoch of a
-// join, joins and leaves that the server makes itself, and outcomes that a wrapper around the service
-// does not pass on.
+// The connections that a service has joined, for the socket sessions: the epoch of a join, joins
+// and leaves that the server makes itself, and results that a wrapper around the service does not
+// pass on.
 
 import type { RollcallError } from '../errors.js';
 import type { HeartbeatResult } from '../types.js';
 
-/** Where a connection is. */
+/** The place of a connection. */
 export interface Place {
   readonly roomId: string;
   readonly userId: string;
 }
 
-/** What is sent with a join. */
+/** The arguments of a join. */
 export interface Joining extends Place {
   readonly state: object | undefined;
 }
 
-/** Is notified of the calls that a service makes for one connection. */
+/** Gets the calls of a service for one connection. */
 export interface ConnectionWatcher {
-  /** A join is being sent; `epoch` resolves with that of the join, or rejects. */
+  /** A join is being sent; `epoch` resolves to its epoch, or rejects. */
   joining(joining: Joining, epoch: Promise<number>): void;
-  /** The connection has been taken out of its room. */
+  /** The connection has been removed from its room. */
   left(): void;
 }
 
-/** The method of a service by which a session watches a connection. */
+/** The service's method with which a session watches a connection. */
 export const WATCH = Symbol('rollcall.watch');
 
 /**
- * The field of a heartbeat's options in which the service puts what `heartbeat()` does not resolve to. A
- * symbol: a wrapper that spreads the options hands it on, and it is in no log and no JSON.
+ * The field of a heartbeat's options for the results that `heartbeat()` does not return. It is a
+ * symbol, so a wrapper that spreads the options passes it on, and it appears in no log and no JSON.
  */
 export const REPORT = Symbol('rollcall.report');
 
@@ -40,8 +40,8 @@ export interface HeartbeatReport {
 }
 
 /**
- * Joins that nobody watches and that are kept: those that a server makes before the handlers see the
- * socket, in a middleware or in a listener of its own. Beyond it, the oldest is forgotten.
+ * The maximum number of unwatched joins that are kept: joins that a server makes before the
+ * handlers see the socket, in a middleware or in its own listener. Above it, the oldest is dropped.
  */
 const MAX_UNWATCHED = 10_000;
 
@@ -49,7 +49,7 @@ export class WatchedConnections {
   readonly #watchers = new Map<string, Set<ConnectionWatcher>>();
   readonly #unwatched = new Map<string, { joining: Joining; epoch: Promise<number> }>();
 
-  /** Begins with a join that was made before. Returns what ends it. */
+  /** Starts with an earlier join, if there is one. Returns a function that stops watching. */
   watch(connId: string, watcher: ConnectionWatcher): () => void {
     const watchers = this.#watchers.get(connId) ?? new Set();
     this.#watchers.set(connId, watchers);
@@ -75,7 +75,7 @@ export class WatchedConnections {
       }
       return;
     }
-    // The caller has the rejection.
+    // The caller gets the rejection.
     epoch.catch(() => {});
     this.#unwatched.delete(connId);
     this.#unwatched.set(connId, { joining, epoch });

@@ -13,14 +13,16 @@ import type { RoomEmitter, SocketServerLike } from './socket-types.js';
 import { PresenceHandlers } from './sockets.js';
 
 /**
- * What the TypeScript implementation let be switched on. All are accepted; what they were for is how
- * Rollcall works anyway, so that only two of them change anything.
+ * Optimizations that the legacy implementation could enable. All are accepted; Rollcall always has
+ * them, so only two of them have an effect.
  */
 export interface PresenceOptimizations {
   enableHeartbeatBatching?: boolean | undefined;
-  /** How long a heartbeat waits for others. Milliseconds, default 0: batches form without waiting. */
+  /**
+   * How long a heartbeat waits for others. Milliseconds, default 0: batches form without waiting.
+   */
   heartbeatBatchWindowMs?: number | undefined;
-  /** Most heartbeats in one batch. Default 256. */
+  /** Maximum number of heartbeats in one batch. Default 256. */
   heartbeatMaxBatchSize?: number | undefined;
   enableLuaHeartbeat?: boolean | undefined;
   enableLuaJoin?: boolean | undefined;
@@ -35,14 +37,17 @@ export interface InitPresenceOptions extends SocketPolicyOptions {
   redis: RedisSource;
   /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */
   ttlMs?: number | undefined;
-  /** Within what time of its TTL a dead connection is removed. Milliseconds, default 3000. */
+  /**
+   * Maximum delay between the end of a connection's TTL and its removal. Milliseconds, default
+   * 3000.
+   */
   reaperIntervalMs?: number | undefined;
   /** Checked and not used. Default `2 × ttlMs`. */
   reaperLookbackMs?: number | undefined;
   logger?: Logger | undefined;
   /**
-   * Where events go: by default to the sockets of `io` that are in the room. `adapter` puts something
-   * else in its place; `false`: nowhere.
+   * The target of events: by default the sockets of `io` that are in the room. `adapter` replaces
+   * the target; `false` disables the bridge.
    */
   bridge?: boolean | (SocketBridgeOptions & { adapter?: RoomEmitter | undefined }) | undefined;
   optimizations?: PresenceOptimizations | undefined;
@@ -54,14 +59,15 @@ export interface PresenceHandle<State extends object = DefaultState> {
   /** The service that the handlers use. */
   readonly service: PresenceService<State>;
   /**
-   * Resolves when this process is connected and its bridge gets events. Rejects if it never will be
-   * (settings that Redis refuses), or if it was disposed before.
+   * Resolves when this process is connected and its bridge gets events. Rejects if that is
+   * impossible (Redis refuses the settings), or if the handle is disposed before.
    */
   readonly ready: Promise<void>;
   /**
-   * Takes the connections of all sockets out of their rooms, ends bridge and reaper, and closes the
-   * connections to Redis, also while they are being made. What sockets ask for later is acknowledged with
-   * `CLOSED`, and calls reject with it. May come before or after `io.close()`.
+   * Removes the connections of all sockets from their rooms, ends bridge and reaper, and closes the
+   * connections to Redis, even while they are being opened. Later requests of sockets are
+   * acknowledged with `CLOSED`, and later calls reject with it. May be called before or after
+   * `io.close()`.
    */
   dispose(): Promise<void>;
   getHeartbeatBatcher(): HeartbeatBatcher<State>;
@@ -69,16 +75,16 @@ export interface PresenceHandle<State extends object = DefaultState> {
   getTransactionalMetadata(): TransactionalMetadataWrapper;
 }
 
-/** The handle, at once; and a Promise of it, which is settled as `ready` is. */
+/** The handle, available at once; also a Promise of it, which settles like `ready`. */
 export type StartingPresence<State extends object = DefaultState> = PresenceHandle<State> &
   Promise<PresenceHandle<State>>;
 
 /**
- * Serves presence to the sockets of a Socket.IO server: handlers, bridge and reaper. Does not block:
- * while Redis is away, it goes on trying.
+ * Serves presence to the sockets of a Socket.IO server: handlers, bridge and reaper. Does not
+ * block: while Redis is down, it retries.
  *
- * @returns the handle, which can be used at once; `await initPresence(…)` (or `.then`, as with the
- * TypeScript implementation) waits until it is `ready`.
+ * @returns the handle, which can be used at once; `await initPresence(…)` (or `.then`, as in the
+ * legacy implementation) waits until it is `ready`.
  */
 export function initPresence<State extends object = DefaultState>(
   options: InitPresenceOptions,
@@ -158,7 +164,7 @@ export function initPresence<State extends object = DefaultState>(
     getTransactionalMetadata: () => transactional,
   };
   const starting = ready.then(() => handle);
-  // Who does not ask is told by the log.
+  // If the caller does not await `ready`, the log reports the failure.
   starting.catch(() => {});
   return Object.assign(starting, handle);
 }
@@ -188,7 +194,7 @@ const OPTIMIZATION_FIELDS = [
   'metadataMaxRetries',
 ] as const satisfies readonly (keyof PresenceOptimizations)[];
 
-/** The client's options with what of the optimizations is an option here. */
+/** The client's options, with the optimizations that are options of the client. */
 function clientOptions(
   optimizations: PresenceOptimizations,
   client: ServiceClientOptions,

@@ -1,10 +1,10 @@
-// `presenceKeys`: the names in Redis, for programs that look into it. They come from the core, where
-// alone they are spelled.
+// `presenceKeys`: the names in Redis, for programs that read the data directly. They come from the
+// core, which is the only place that defines them.
 
 import { presenceKey } from '../../binding/binding.js';
 import { checkName } from '../validate.js';
 
-/** A name that is made of one id. */
+/** A name with one id. */
 function of(kind: string, field: string): (id: string) => string {
   return (id) => {
     checkName(field, id);
@@ -12,7 +12,7 @@ function of(kind: string, field: string): (id: string) => string {
   };
 }
 
-/** A name that is made of a channel's type and name, whatever they hold. */
+/** A name with a channel's type and name, for any characters. */
 function ofChannel(kind: string): (channelType: string, channelName: string) => string {
   return (channelType, channelName) => {
     checkName('channelType', channelType);
@@ -31,7 +31,7 @@ export const presenceKeys = {
   roomConnectionsKey: of('roomConnections', 'roomId'),
   /** Hash: connection id → `{"userId":…,"epoch":…}`. */
   roomConnMetadataKey: of('roomConnMetadata', 'roomId'),
-  /** Sorted set: connection id → when it was last seen. */
+  /** Sorted set: connection id → time of the last heartbeat. */
   roomLastSeenKey: of('roomLastSeen', 'roomId'),
   /** Channel: the presence events of a room. */
   roomEventsChannel: of('roomEvents', 'roomId'),

@@ -1,10 +1,10 @@
-// ioredis-mock: a client of the tests of many servers, behind which there is no Redis. It is known by its
-// looks, as the real clients are.
+// ioredis-mock: the Redis client in the tests of many servers, without a Redis. It is recognized by
+// its shape, like the real clients.
 
-/** The names of its class in the versions of the last years. */
+/** The names of its class in recent versions. */
 const CLASSES: ReadonlySet<unknown> = new Set(['RedisMock', '_RedisMock']);
 
-/** Whether this is a client of ioredis-mock, or of a subclass of its. */
+/** Whether this is a client of ioredis-mock, or of a subclass. */
 export function isMock(redis: unknown): redis is { readonly options?: object } {
   if (typeof redis !== 'object' || redis === null) {
     return false;
@@ -16,14 +16,14 @@ export function isMock(redis: unknown): redis is { readonly options?: object } {
       }
     }
   } catch {
-    // A getter or a Proxy that throws is no mock.
+    // A getter or a Proxy that throws is not a mock.
   }
   return false;
 }
 
 /**
- * The in-process store in its place. Mocks of one address and database share their data, and so do the
- * services that are made from them.
+ * The URL of the in-process store for a mock. Mocks of one address and database share their data,
+ * and so do the services that use them.
  */
 export function mockUrl({ options = {} }: { readonly options?: object }): string {
   const { host, port, db, keyPrefix } = options as Record<string, unknown>;

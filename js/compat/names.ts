@@ -1,6 +1,6 @@
-// The type names of the TypeScript implementation, so that only the import of a server's file changes.
-// Where Rollcall's own type says more than the old one did, the name stands for what both have: code that
-// makes such a value, or takes one, compiles as before. No code.
+// The type names of the legacy implementation, so that only the import of a server's file changes.
+// Where Rollcall's own type is stricter, the name stands for the common part: code that creates or
+// accepts such a value compiles as before. No code.
 
 import type {
   ChannelMetadata,
@@ -17,10 +17,10 @@ import type {
 } from './parts.js';
 import type { PresenceHandlersOptions } from './sockets.js';
 
-/** What `initPresence` takes. */
+/** The options of `initPresence`. */
 export type PresenceInitOptions = InitPresenceOptions;
 
-/** What `initPresence` gives; the getters of a `PresenceHandle` never give `null`. */
+/** The result of `initPresence`; the getters of a `PresenceHandle` never return `null`. */
 export interface PresenceRuntime {
   dispose(): Promise<void>;
   getHeartbeatBatcher(): HeartbeatBatcher | null;
@@ -37,15 +37,15 @@ export interface PresenceLogger {
   error(message: string, meta?: unknown): void;
 }
 
-/** What `registerPresenceHandlers` takes. */
+/** The options of `registerPresenceHandlers`. */
 export type PresenceHandlerContext = PresenceHandlersOptions;
 
-/** What names a connection that leaves. */
+/** Identifies a connection that leaves. */
 export interface LeaveOptions {
   connId: string;
 }
 
-/** What a room's `conn_meta` holds for each connection, as JSON. */
+/** The JSON value of each connection in a room's `conn_meta`. */
 export interface PresenceConnectionMetadata {
   userId: string;
   epoch: number;
@@ -71,7 +71,7 @@ export interface PresenceSocketRoomEmitter {
   emit(event: string, payload: PresenceEventPayload): unknown;
 }
 
-/** What a bridge emits by; a Socket.IO server is one. */
+/** The emitter of a bridge; a Socket.IO server is one. */
 export interface PresenceSocketAdapter {
   to(roomId: string): PresenceSocketRoomEmitter;
 }

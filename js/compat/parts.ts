@@ -1,6 +1,6 @@
-// The parts that the TypeScript implementation could switch on, as classes that a server makes itself
-// or gets from `initPresence`. Here they are views of one PresenceService: batching, one round trip and
-// atomic changes are how it works anyway.
+// The parts that the legacy implementation could enable, as classes that a server creates or gets
+// from `initPresence`. Here they are views of one PresenceService, which always batches, uses one
+// round trip and makes atomic changes.
 
 import type { ErrorCode } from '../errors.js';
 import { RollcallError } from '../errors.js';
@@ -15,7 +15,7 @@ import {
 } from './service.js';
 import type { RedisSource } from './settings.js';
 
-/** Where a part gets its work done: a service that the caller has, or Redis, with connections of its own. */
+/** What a part uses: an existing service, or Redis with separate connections. */
 export type PartSource<State extends object = DefaultState> = RedisSource | PresenceService<State>;
 
 export interface HeartbeatBatcherOptions {
@@ -23,7 +23,7 @@ export interface HeartbeatBatcherOptions {
   ttlMs?: number | undefined;
   /** How long a heartbeat waits for others. Milliseconds, default 0: batches form without waiting. */
   batchWindowMs?: number | undefined;
-  /** Most heartbeats in one batch. Default 256. */
+  /** Maximum number of heartbeats in one batch. Default 256. */
   maxBatchSize?: number | undefined;
   logger?: Logger | undefined;
 }
@@ -35,14 +35,14 @@ export interface LuaHeartbeatExecutorOptions {
 }
 
 export interface TransactionalMetadataOptions {
-  /** Checked and not used: a change is tried again as long as others change the record. */
+  /** Checked and not used: a change is retried as long as other changes conflict with it. */
   maxRetries?: number | undefined;
   /** Checked and not used. */
   retryDelayMs?: number | undefined;
   logger?: Logger | undefined;
 }
 
-/** What the classes share: a service, and whether it has to be ended with the part. */
+/** The common base of the classes: a service, and whether it ends with the part. */
 class Part<State extends object> {
   protected readonly service: PresenceService<State>;
   readonly #own: boolean;
@@ -76,8 +76,8 @@ class Part<State extends object> {
   }
 
   /**
-   * Calls that come later reject with `CLOSED`. Closes the connections, if they are its own; a service
-   * that was handed over goes on.
+   * Later calls reject with `CLOSED`. Closes the connections if they belong to the part; a service
+   * that was passed in stays open.
    */
   async dispose(): Promise<void> {
     this.#disposed = true;
@@ -87,7 +87,7 @@ class Part<State extends object> {
   }
 }
 
-/** Sends heartbeats that come together in one call. */
+/** Combines concurrent heartbeats in one call. */
 export class HeartbeatBatcher<State extends object = DefaultState> extends Part<State> {
   /** @throws `INVALID_ARGUMENT`, `UNSUPPORTED` as the constructor of {@link PresenceService}. */
   constructor(source: PartSource<State>, options: HeartbeatBatcherOptions = {}) {
@@ -110,13 +110,13 @@ export class HeartbeatBatcher<State extends object = DefaultState> extends Part<
     return this.ended() ?? this.service.heartbeat(options);
   }
 
-  /** Heartbeats that wait to be sent. */
+  /** The number of waiting heartbeats. */
   getBufferSize(): number {
     return this.service.heartbeatsWaiting();
   }
 }
 
-/** Carries out a heartbeat in one atomic step. */
+/** Runs a heartbeat in one atomic step. */
 export class LuaHeartbeatExecutor<State extends object = DefaultState> extends Part<State> {
   /** @throws `INVALID_ARGUMENT`, `UNSUPPORTED` as the constructor of {@link PresenceService}. */
   constructor(source: PartSource<State>, options: LuaHeartbeatExecutorOptions = {}) {
@@ -142,11 +142,11 @@ export class LuaHeartbeatExecutor<State extends object = DefaultState> extends P
   }
 }
 
-/** Changes of metadata, of which every one is a transaction. */
+/** Changes of metadata, each of which is a transaction. */
 export class TransactionalMetadataWrapper extends Part<DefaultState> {
   /** @throws `INVALID_ARGUMENT`, `UNSUPPORTED` as the constructor of {@link PresenceService}. */
   constructor(
-    // biome-ignore lint/suspicious/noExplicitAny: metadata have nothing to do with states
+    // biome-ignore lint/suspicious/noExplicitAny: metadata do not depend on states
     source: PartSource<any>,
     options: TransactionalMetadataOptions = {},
   ) {

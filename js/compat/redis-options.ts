@@ -1,4 +1,4 @@
-// Reading the options of Redis libraries: what settings.ts and tls.ts share.
+// Helpers for reading the options of Redis libraries, used by settings.ts and tls.ts.
 
 import { RollcallError } from '../errors.js';
 import { checkName } from '../validate.js';

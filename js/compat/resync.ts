@@ -1,4 +1,4 @@
-// After a gap in the events, sockets get the rooms that they are in as they are now: one message for each
+// After a gap in the events, sockets get the current members of their rooms: one message for each
 // room that has sockets on this server.
 
 import { log } from '../log.js';
@@ -6,9 +6,12 @@ import type { Logger, PresenceEvent, PresenceSnapshotEntry } from '../types.js';
 import { untilDone } from './retry.js';
 import type { RoomEmitter } from './socket-types.js';
 
-/** Rooms that are read at a time. */
+/** The maximum number of rooms that are read at a time. */
 const AT_A_TIME = 8;
-/** Events of a room that wait while it is read; with more, it is read again. */
+/**
+ * The maximum number of events of a room that wait while it is read; above it, the room is read
+ * again.
+ */
 const MAX_HELD = 1000;
 
 export interface ResyncOptions<State> {
@@ -23,16 +26,16 @@ export interface ResyncOptions<State> {
 export class RoomResync<State> {
   readonly #options: ResyncOptions<State>;
   readonly #stop = new AbortController();
-  /** Rooms that have yet to be read. */
+  /** Rooms that have not been read yet. */
   readonly #waiting = new Set<string>();
-  /** Rooms that are being read, with the events that came meanwhile. */
+  /** Rooms that are being read, with the events that have arrived in the meantime. */
   readonly #held = new Map<string, PresenceEvent<State>[]>();
 
   constructor(options: ResyncOptions<State>) {
     this.#options = options;
   }
 
-  /** Sends all rooms that have sockets here. One that is being read already is read again. */
+  /** Sends all rooms that have sockets here. A room that is already being read is read again. */
   start(): void {
     for (const roomId of localRooms(this.#options.adapter)) {
       this.#waiting.add(roomId);
@@ -41,8 +44,8 @@ export class RoomResync<State> {
   }
 
   /**
-   * Whether the event has to wait: after the snapshot, and not before it, because a client that replaces
-   * what it has by the snapshot would lose it.
+   * Whether the event has to wait. It must follow the snapshot: a client that replaces its list by
+   * the snapshot would lose an earlier event.
    */
   holds(event: PresenceEvent<State>): boolean {
     const held = this.#held.get(event.roomId);
@@ -52,7 +55,7 @@ export class RoomResync<State> {
     if (held.length < MAX_HELD) {
       held.push(event);
     } else {
-      // The snapshot of a later read has all of them.
+      // The snapshot of a later read contains all of them.
       held.length = 0;
       this.#waiting.add(event.roomId);
     }
@@ -95,7 +98,7 @@ export class RoomResync<State> {
         logger,
       );
     } catch {
-      // It is logged. The sockets have at least the events.
+      // The failure is logged. The sockets still have the events.
     }
     const held = this.#held.get(roomId) ?? [];
     this.#held.delete(roomId);
@@ -114,7 +117,9 @@ interface NamespaceLike {
   readonly sockets?: NamespaceLike | { has(id: string): boolean };
 }
 
-/** The rooms of a Socket.IO server or namespace that have sockets on this server, but not those of ids. */
+/**
+ * The rooms of a Socket.IO server or namespace with sockets on this server, without private rooms.
+ */
 function localRooms(emitter: RoomEmitter): string[] {
   const given = emitter as NamespaceLike;
   // A server has its main namespace as `sockets`, a namespace its sockets by id.

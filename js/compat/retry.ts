@@ -1,4 +1,4 @@
-// Work that has to succeed some day: what a server starts with, while Redis may still be away.
+// Retries of work that must eventually succeed: the start of a server while Redis may be down.
 
 import { RollcallError } from '../errors.js';
 import { logError } from '../log.js';
@@ -7,8 +7,8 @@ import type { Logger } from '../types.js';
 const PAUSE_MS = 1000;
 
 /**
- * Tries until `work` has succeeded, or `stop` fires; a failure that is no matter of waiting ends it.
- * Failures are logged, the first of each kind. The pauses do not keep the process alive.
+ * Retries until `work` succeeds or `stop` fires; an error that a retry cannot fix ends it. Logs the
+ * first failure of each kind. The pauses do not keep the process alive.
  */
 export async function untilDone(
   what: string,

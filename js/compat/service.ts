@@ -1,4 +1,4 @@
-// PresenceService: the interface of the TypeScript implementation, on a PresenceClient.
+// PresenceService: the interface of the legacy implementation, on a PresenceClient.
 
 import { HEARTBEAT_FIELDS, JOIN_FIELDS, LEAVE_FIELDS, PresenceClient } from '../client.js';
 import { RollcallError } from '../errors.js';
@@ -47,7 +47,7 @@ import { untilDone } from './retry.js';
 import { connectionSettings, type RedisSource } from './settings.js';
 import type { RoomEmitter } from './socket-types.js';
 
-/** Options of the client that the TypeScript implementation does not have. */
+/** Options of the client that the legacy implementation does not have. */
 export type ServiceClientOptions = Omit<
   ClientOptions,
   'url' | 'tls' | 'sentinel' | 'ttlMs' | 'sweepIntervalMs' | 'logger'
@@ -56,24 +56,27 @@ export type ServiceClientOptions = Omit<
 export interface PresenceServiceOptions {
   /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */
   ttlMs?: number | undefined;
-  /** Within what time of its TTL a dead connection is removed. Milliseconds, default 3000. */
+  /**
+   * Maximum delay between the end of a connection's TTL and its removal. Milliseconds, default
+   * 3000.
+   */
   reaperIntervalMs?: number | undefined;
   /**
-   * Checked and not used: a connection is removed when its TTL has run out, for which nobody has to
+   * Checked and not used: a connection is removed when its TTL ends, so the reaper does not have to
    * look back.
    */
   reaperLookbackMs?: number | undefined;
   /** Default: `console` for info, warnings and errors. */
   logger?: Logger | undefined;
-  /** Further options of the client behind it. */
+  /** Further options of the underlying client. */
   client?: ServiceClientOptions | undefined;
 }
 
 /**
- * Presence with the interface of the TypeScript implementation. Takes over where and how the given
- * Redis client connects, and has connections of its own.
+ * Presence with the interface of the legacy implementation (pure TypeScript). Connects to the same
+ * server with the same settings as the given Redis client, with separate connections.
  *
- * The first call connects; a call that finds Redis away rejects, and the next one tries again. Every
+ * The first call connects; a call that cannot reach Redis rejects, and the next one retries. Every
  * method that returns a Promise rejects with a {@link RollcallError}.
  */
 export class PresenceService<State extends object = DefaultState> {
@@ -81,18 +84,19 @@ export class PresenceService<State extends object = DefaultState> {
   readonly #logger: Logger;
   readonly #connections = new WatchedConnections();
   #opening: Promise<PresenceClient<State>> | undefined;
-  /** The opened client: heartbeats do not wait for a Promise that has long been settled. */
+  /** The opened client, so that heartbeats do not wait for a Promise that has already settled. */
   #open: PresenceClient<State> | undefined;
-  /** Fires at the next stop: what was begun before it must not go on after it. */
+  /** Fires at the next stop: earlier work must not continue after it. */
   #stop = new AbortController();
   #reaping = false;
   #ended = false;
 
   /**
-   * @param redis - an ioredis client, a node-redis client (neither is used for commands, nor needs to
+   * @param redis - an ioredis client, a node-redis client (neither is used for commands, nor needs
+   * to
    * be connected), or a URL.
-   * @throws `INVALID_ARGUMENT` for options that do not fit, `UNSUPPORTED` for settings of the client
-   * that cannot be taken over.
+   * @throws `INVALID_ARGUMENT` for invalid options, `UNSUPPORTED` for settings of the client that
+   * Rollcall does not support.
    */
   constructor(redis: RedisSource, options: PresenceServiceOptions = {}) {
     checkOptions('PresenceService', options);
@@ -126,8 +130,8 @@ export class PresenceService<State extends object = DefaultState> {
   }
 
   /**
-   * The client behind it, connected: for what the TypeScript implementation does not have (resync,
-   * users, locks, metrics).
+   * The underlying client, connected: for features that the legacy implementation does not have
+   * (resync, users, locks, metrics).
    */
   client(): Promise<PresenceClient<State>> {
     if (this.#ended) {
@@ -155,9 +159,9 @@ export class PresenceService<State extends object = DefaultState> {
   }
 
   /**
-   * Puts a connection into a room; if it is in another one, it leaves there first.
+   * Adds a connection to a room; if it is in another one, it leaves that room first.
    *
-   * @returns the room's live connections, this one included.
+   * @returns the room's live connections, including this one.
    */
   async join(
     options: Omit<JoinOptions<State>, 'snapshot'>,
@@ -165,7 +169,7 @@ export class PresenceService<State extends object = DefaultState> {
     const joined = await this.#with((client) => {
       const fields = joinOf(options);
       const joining = client.join(fields);
-      // What could not be read is refused by the client.
+      // The client refuses values that could not be read.
       if (fields !== options && typeof fields.connId === 'string') {
         const { connId, roomId, userId, state } = fields;
         const epoch = joining.then((result) => result.epoch);
@@ -177,9 +181,9 @@ export class PresenceService<State extends object = DefaultState> {
   }
 
   /**
-   * Says that a connection is alive, and optionally changes its state.
+   * Refreshes a connection, and optionally changes its state.
    *
-   * @returns whether the state has changed; `false` also for a connection that is unknown (it expired:
+   * @returns whether the state has changed; also `false` for an unknown connection (it expired:
    * join again) and for an epoch that is older than the stored one.
    */
   heartbeat(options: HeartbeatOptions<State>): Promise<boolean> {
@@ -201,14 +205,14 @@ export class PresenceService<State extends object = DefaultState> {
     );
   }
 
-  /** Heartbeats that wait to be sent. */
+  /** The number of waiting heartbeats. */
   heartbeatsWaiting(): number {
     return this.#open?.metrics().heartbeatQueue ?? 0;
   }
 
   /**
-   * Takes a connection out of its room. With an epoch, only a connection that has no newer one; without, only
-   * one that no other server has joined since this service did.
+   * Removes a connection from its room. With an epoch, a connection with a newer one stays;
+   * without, a connection that another server has joined since this service did stays.
    *
    * @returns `null` if it is unknown, or has been joined since.
    */
@@ -225,7 +229,7 @@ export class PresenceService<State extends object = DefaultState> {
   }
 
   /**
-   * Notifies of what is done with a connection, from now on.
+   * Notifies a watcher of all later calls for a connection.
    *
    * @internal
    */
@@ -245,9 +249,9 @@ export class PresenceService<State extends object = DefaultState> {
 
   /** Calls `handler` for each metadata event of all channels. */
   async subscribeMetadata(handler: MetadataHandler): Promise<Unsubscribe> {
-    const hear: MetadataHandler = handler;
+    const onEvent: MetadataHandler = handler;
     checkHandler('handler', handler);
-    return this.#with((client) => client.metadata.subscribe((event) => hear(eventOf(event))));
+    return this.#with((client) => client.metadata.subscribe((event) => onEvent(eventOf(event))));
   }
 
   /**
@@ -260,9 +264,10 @@ export class PresenceService<State extends object = DefaultState> {
   }
 
   /**
-   * Changes items that exist.
+   * Changes existing items.
    *
-   * @throws {@link MetadataConflictError}, {@link MetadataLockError}, {@link MetadataValidationError}
+   * @throws {@link MetadataConflictError}, {@link MetadataLockError}, {@link
+   * MetadataValidationError}
    */
   updateChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
     return this.#with((client) => client.metadata.update(changeOf(params) as UpdateMetadata)).then(
@@ -279,24 +284,25 @@ export class PresenceService<State extends object = DefaultState> {
     return this.#with((client) => client.metadata.remove(changeOf(params))).then(recordOf);
   }
 
-  /** A channel's record; of an unknown channel, one without items and with major revision 0. */
+  /** A channel's record; for an unknown channel, one without items and with major revision 0. */
   getChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata> {
     return this.#with((client) => client.metadata.get(known(params, GET_FIELDS))).then(recordOf);
   }
 
   /**
    * Emits every presence event to the sockets of its room, and every metadata event to those of the
-   * room that has the channel's name: `adapter.to(room).emit(event, payload)`. Where the adapter is a
-   * Socket.IO server, only to those of this process, because every process has a bridge; and when events may
-   * have been missed, every room that has sockets here gets `presence:resync` with a snapshot.
+   * room with the channel's name: `adapter.to(room).emit(event, payload)`. If the adapter is a
+   * Socket.IO server, it emits only to the sockets of this process, because every process has a
+   * bridge. When events may have been missed, every room with sockets here gets `presence:resync`
+   * with a snapshot.
    */
   createSocketBridge(adapter: RoomEmitter, options: SocketBridgeOptions = {}): Promise<Bridge> {
     return bridge(this, adapter, options, this.#logger, this.#stop.signal);
   }
 
   /**
-   * Lets this node take part in removing dead connections: each with one `leave`, however many nodes
-   * do so. Goes on trying while Redis is away; failures are logged.
+   * Lets this node remove dead connections, each with one `leave`, for any number of nodes. Retries
+   * while Redis is down, and logs failures.
    */
   startReaper(): void {
     if (this.#reaping) {
@@ -310,7 +316,7 @@ export class PresenceService<State extends object = DefaultState> {
       signal,
       this.#logger,
     ).catch(() => {
-      // It is logged; a later call may try again.
+      // The failure is logged; a later call may retry.
       if (!signal.aborted) {
         this.#reaping = false;
       }
@@ -318,9 +324,9 @@ export class PresenceService<State extends object = DefaultState> {
   }
 
   /**
-   * Ends the reaper and all subscriptions, and closes the connections. Connections that were joined
-   * stay until they leave or their TTL runs out. A call that comes later connects anew, as one to an
-   * ioredis client of the server would still be answered.
+   * Ends the reaper and all subscriptions, and closes the connections. Joined connections stay
+   * until they leave or their TTL ends. A later call reconnects, as a call with the server's own
+   * ioredis client would still be answered.
    */
   async stop(): Promise<void> {
     this.#stop.abort();
@@ -334,7 +340,7 @@ export class PresenceService<State extends object = DefaultState> {
   }
 
   /**
-   * Stops for good: calls that come later reject with `CLOSED`.
+   * Stops permanently: later calls reject with `CLOSED`.
    *
    * @internal
    */
@@ -343,7 +349,7 @@ export class PresenceService<State extends object = DefaultState> {
     return this.stop();
   }
 
-  /** At once if there is a client: what the caller changes in its arguments later is not sent. */
+  /** Synchronously if there is a client, so that later changes of the arguments are not sent. */
   #with<T>(call: (client: PresenceClient<State>) => Promise<T>): Promise<T> {
     if (this.#open === undefined) {
       return this.client().then(call);
@@ -364,7 +370,7 @@ const SERVICE_FIELDS = [
   'client',
 ] as const satisfies readonly (keyof PresenceServiceOptions)[];
 
-/** The actor of a read was never looked at. */
+/** The legacy implementation ignores the actor of a read. */
 const GET_FIELDS = ['channelName', 'channelType'] as const;
 const LEGACY_JOIN_FIELDS = JOIN_FIELDS.filter((field) => field !== 'snapshot');
 
@@ -396,7 +402,7 @@ function reportOf(options: object): HeartbeatReport | undefined {
   try {
     return (options as { [REPORT]?: HeartbeatReport })[REPORT];
   } catch {
-    // A Proxy that throws; the client says so.
+    // A Proxy that throws; the client reports it.
     return undefined;
   }
 }

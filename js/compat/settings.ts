@@ -1,6 +1,6 @@
-// From what a server holds in its hands (an ioredis client, a node-redis client, a URL) to where and
-// how a PresenceClient connects. Only settings are read: the client is not used for commands, and may
-// never have been connected. Both libraries are known by their looks; neither is imported.
+// Derives the settings of a PresenceClient from an ioredis client, a node-redis client or a URL.
+// Only settings are read: the client is not used for commands, and may never have connected. Both
+// libraries are recognized by their shape; neither is imported.
 
 import { pathToFileURL } from 'node:url';
 import { invalid, RollcallError } from '../errors.js';
@@ -10,18 +10,18 @@ import { isMock, mockUrl } from './mock.js';
 import { type Fields, given, textOrNone, unsupported } from './redis-options.js';
 import { tlsOptions } from './tls.js';
 
-/** Where and how to connect, as {@link ClientOptions} has it. */
+/** The server and the settings of the connection, as in {@link ClientOptions}. */
 export type ConnectionSettings = Pick<
   ClientOptions,
   'url' | 'tls' | 'sentinel' | 'keyPrefix' | 'channelPrefix'
 >;
 
-/** A client of `ioredis` or of `redis` (node-redis): what is read of it are its options. */
+/** A client of `ioredis` or of `redis` (node-redis); only its options are read. */
 export interface RedisClientLike {
   readonly options?: object | undefined;
 }
 
-/** What says where Redis is. */
+/** Specifies the Redis server. */
 export type RedisSource = string | RedisClientLike | ConnectionSettings;
 
 const SETTINGS = [
@@ -33,8 +33,9 @@ const SETTINGS = [
 ] as const satisfies readonly (keyof ConnectionSettings)[];
 
 /**
- * Options of the clients that decide where a connection leads, and that Rollcall does not have. The
- * others that are not read here are about the client itself: its queues, retries and timeouts.
+ * Options of the clients that affect the target of a connection and that Rollcall does not support.
+ * All other options that are not read here concern only the client itself: its queues, retries and
+ * timeouts.
  */
 const REFUSED: Readonly<Record<string, string>> = {
   Connector: 'hand over a URL instead',
@@ -51,10 +52,10 @@ function refuse(path: string, options: Fields, refused: Readonly<Record<string, 
   }
 }
 
-/** The prefix of the layout, before which the clients' own prefixes are put. */
+/** The prefix of the layout; the clients' own prefixes are prepended to it. */
 const PREFIX = 'prs:';
 
-/** @throws `INVALID_ARGUMENT`, `UNSUPPORTED` for what cannot be taken over, saying what to do. */
+/** @throws `INVALID_ARGUMENT`, or `UNSUPPORTED` with an alternative for unsupported settings. */
 export function connectionSettings(redis: unknown): ConnectionSettings {
   try {
     return settingsOf(redis);
@@ -62,7 +63,7 @@ export function connectionSettings(redis: unknown): ConnectionSettings {
     if (error instanceof RollcallError) {
       throw error;
     }
-    // What a getter of the client threw can hold anything, a password too.
+    // An error from a getter of the client can contain anything, including a password.
     throw invalid('redis cannot be read: one of its options throws when it is looked at');
   }
 }
@@ -121,7 +122,7 @@ function ofIoredis(options: Fields): ConnectionSettings {
     return { url: socketUrl(options.path, login), ...prefix };
   }
   const tls = options.tls ? tlsOptions('tls', options.tls) : undefined;
-  // ioredis puts its TLS options over the others, also these two.
+  // ioredis gives its TLS options precedence over the others, including these two.
   const over = (tls === undefined ? {} : options.tls) as Fields;
   const { host, port } = { host: 'localhost', port: 6379, ...place(options), ...place(over) };
   const url = `${tls ? 'rediss' : 'redis'}://${userInfo(login)}${address(host, port)}${path(db)}`;
@@ -169,7 +170,7 @@ function clusterNode(field: string, node: unknown): Fields {
   if (typeof node !== 'string') {
     throw invalid(`${field} must be a URL, a port, or an object with host and port`);
   }
-  // Nothing of the text, nor of what its reader throws, may be told: both can hold a password.
+  // The message must contain neither the text nor the parser's error: both can contain a password.
   const malformed = () =>
     invalid(`${field} must have the form redis://user:password@host:6379, percent-encoded`);
   let url: URL;
@@ -219,7 +220,7 @@ function ofSentinels(options: Fields): ConnectionSettings {
     return address(host ?? '127.0.0.1', port ?? 26379);
   });
   const login = userInfo({ username, password });
-  // ioredis talks TLS to the master only if it is told so twice.
+  // ioredis uses TLS to the master only if two options enable it.
   const tls =
     options.enableTLSForSentinelMode && options.tls ? tlsOptions('tls', options.tls) : undefined;
   const sentinel: SentinelOptions = given({
@@ -257,7 +258,7 @@ function ofNodeRedis(options: Fields): ConnectionSettings {
   return given({ url: `${tls ? 'rediss' : 'redis'}://${userInfo(login)}${where}`, tls, ...prefix });
 }
 
-/** Both libraries put their prefix before keys, and before no channel. */
+/** Both libraries prepend their prefix to keys, and not to channels. */
 function prefixes(keyPrefix: unknown): Pick<ConnectionSettings, 'keyPrefix' | 'channelPrefix'> {
   if (keyPrefix === undefined || keyPrefix === null || keyPrefix === '') {
     return {};
@@ -272,7 +273,7 @@ interface Login {
   db?: unknown;
 }
 
-/** A user without a password is one that needs none (`nopass`), and another than `default`. */
+/** A user without a password needs none (`nopass`), and is not `default`. */
 function userInfo({ username, password }: Login): string {
   const user = textOrNone('username', username);
   const secret = textOrNone('password', password);
@@ -307,7 +308,7 @@ function socketUrl(file: unknown, login: Login): string {
   return `redis+unix://${pathToFileURL(file).pathname}?${query}`;
 }
 
-/** The host and port that are given. */
+/** The given host and port. */
 function place({ host, port }: Fields): Fields {
   return given({ host: host ?? undefined, port: port ?? undefined });
 }
@@ -317,7 +318,7 @@ function address(host: unknown, port: unknown): string {
   if (/[\s/@?#,[\]]/.test(host)) {
     throw invalid('redis.options.host is not the name or address of a host');
   }
-  // ioredis takes a port as text too.
+  // ioredis also accepts a port as text.
   const number = typeof port === 'string' && /^\d+$/.test(port) ? Number(port) : port;
   if (!Number.isInteger(number) || (number as number) < 1 || (number as number) > 65_535) {
     throw invalid('redis.options.port must be a whole number from 1 to 65535');

@@ -1,5 +1,5 @@
-// What a socket is told when a request fails: what is its own affair with the message, what is the
-// server's without.
+// The acknowledgement of a failed request: errors of the client's request with their message,
+// errors of the server without details.
 
 import { type ErrorCode, RollcallError } from '../errors.js';
 import type { ChannelMetadata } from '../metadata-types.js';
@@ -13,7 +13,7 @@ export interface Refusal {
   current?: ChannelMetadata;
 }
 
-/** Codes whose messages are for the client; others speak of the server's own affairs. */
+/** Codes whose messages are for the client; other messages describe internals of the server. */
 const CLIENTS_OWN: ReadonlySet<string> = new Set<ErrorCode>([
   'INVALID_ARGUMENT',
   'CONNECTION_NOT_FOUND',
@@ -39,7 +39,7 @@ export function refusalOf(error: unknown, log: () => void): Refusal {
     return current === undefined ? refusal : { ...refusal, current };
   }
   if (code === 'CLOSED') {
-    // A server that shuts down is no failure.
+    // A server that shuts down is not a failure.
     return { ok: false, error: 'Presence is closed on this server; connect again', code };
   }
   log();

@@ -1,4 +1,5 @@
-// Reading what sockets send. Payloads come from anybody: every field is checked before anything is done.
+// Parses payloads from sockets. Payloads are untrusted: every field is checked before anything is
+// done.
 
 import { invalid } from '../errors.js';
 import type { MetadataItemInput, UpdateMetadataOptions } from '../metadata-types.js';
@@ -20,7 +21,7 @@ import { numberOf } from './coerce.js';
 
 export interface JoinRequest {
   roomId: string;
-  /** Absent only where the server identifies its sockets itself. */
+  /** Absent only if the server identifies its sockets itself. */
   userId: string | undefined;
   state: object | undefined;
 }
@@ -43,7 +44,7 @@ export function readJoin(payload: unknown, identified: boolean): JoinRequest {
 }
 
 export function readHeartbeat(payload: unknown): HeartbeatRequest {
-  // A heartbeat needs no payload.
+  // The payload of a heartbeat is optional.
   const { patchState, epoch: given } = fieldsOf('presence:heartbeat', payload ?? {});
   const epoch = numberOf(given);
   checkEpoch(epoch);
@@ -54,8 +55,8 @@ export function readHeartbeat(payload: unknown): HeartbeatRequest {
 }
 
 /**
- * Stricter than the service, which takes what servers have always handed it: values are texts, flags are flags,
- * and numbers may be texts. The ids are checked by the client.
+ * Stricter than the service, which accepts everything that servers have always passed: values must
+ * be text, flags must be booleans, and numbers may be text. The client checks the ids.
  */
 export function readMetadata(event: string, payload: unknown): ChannelMetadataParams {
   const { channelName, channelType, data, options } = fieldsOf(event, payload);
@@ -85,7 +86,7 @@ function readItems(data: unknown): MetadataItemInput[] {
 
 function readOptions(options: unknown): UpdateMetadataOptions {
   checkOptions('options', options);
-  // How long a record lives is the server's own affair: `ttlMs` is an unknown field here.
+  // Only the server sets the TTL of a record: `ttlMs` is an unknown field here.
   const { majorRevision, lockName, addTimestamp, addUserId, upsert } = options as Record<
     string,
     unknown

@@ -1,4 +1,4 @@
-// Who a socket is, what it may do, and how much of it: asked before anything is done for a socket.
+// Identity, permissions and quotas of a socket, checked before each request is handled.
 
 import { RollcallError } from '../errors.js';
 import { logError } from '../log.js';
@@ -7,7 +7,7 @@ import { checkHandler } from '../validate.js';
 import { checkedQuotas, type Quotas, type SocketQuotas } from './socket-quotas.js';
 import type { SocketLike } from './socket-types.js';
 
-/** What a socket wants to do. */
+/** The action that a socket requests. */
 export type SocketAction =
   | 'join'
   | 'heartbeat'
@@ -19,32 +19,37 @@ export type SocketAction =
 
 export interface SocketRequest<Socket = SocketLike> {
   socket: Socket;
-  /** Who asks: what `identify` gave, or without it the user that joined on the socket or wants to. */
+  /**
+   * The user: the result of `identify`, or without it the user that joined or wants to join on the
+   * socket.
+   */
   userId: string | undefined;
   action: SocketAction;
-  /** The room to join, or the one that the socket is in. */
+  /** The room to join, or the room of the socket. */
   roomId?: string | undefined;
   /** The channel, for metadata. */
   channel?: { channelType: string; channelName: string } | undefined;
-  /** The state of a join, the patch of a heartbeat, the items of a change of metadata; as they came. */
+  /**
+   * The state of a join, the patch of a heartbeat, or the items of a metadata change, unmodified.
+   */
   data?: unknown;
 }
 
 export interface SocketPolicyOptions {
   /**
-   * Who is on a socket; asked at each join, and once for metadata before any join. With it, a `userId` in
-   * a payload may be left out, and has to agree otherwise. What is no id, a throw and a rejection refuse
-   * the request.
+   * Returns the user of a socket; called at each join, and once for metadata before any join. With
+   * it, a `userId` in a payload is optional, and must be equal otherwise. An invalid id, an
+   * exception and a rejection refuse the request.
    */
-  // biome-ignore lint/suspicious/noExplicitAny: whatever socket class the server has
+  // biome-ignore lint/suspicious/noExplicitAny: any socket class
   identify?: ((socket: any) => string | Promise<string>) | undefined;
   /**
-   * Whether a request may be done; asked for every action of a socket. Anything but `true`, a throw and a
-   * rejection refuse it with `FORBIDDEN`.
+   * Whether a request is allowed; called for every action of a socket. Any value but `true`, an
+   * exception and a rejection refuse it with `FORBIDDEN`.
    */
-  // biome-ignore lint/suspicious/noExplicitAny: whatever socket class the server has
+  // biome-ignore lint/suspicious/noExplicitAny: any socket class
   authorize?: ((request: SocketRequest<any>) => boolean | Promise<boolean>) | undefined;
-  /** How much one socket may ask for; beyond it `RATE_LIMITED`, for that socket alone. */
+  /** The limits for one socket; above them `RATE_LIMITED`, for that socket only. */
   quotas?: SocketQuotas | undefined;
 }
 
@@ -52,7 +57,7 @@ export const POLICY_FIELDS = ['identify', 'authorize', 'quotas'] as const;
 
 export class SocketPolicy {
   readonly quotas: Quotas;
-  /** Whether sockets are identified by the server. */
+  /** Whether the server identifies sockets. */
   readonly identifies: boolean;
   readonly #identify: SocketPolicyOptions['identify'];
   readonly #authorize: SocketPolicyOptions['authorize'];
@@ -73,7 +78,7 @@ export class SocketPolicy {
     this.#logger = logger;
   }
 
-  /** The user of a socket, as the server says; `undefined` if it does not identify sockets. */
+  /** The user of a socket, from the server; `undefined` if it does not identify sockets. */
   async identify(socket: SocketLike): Promise<string | undefined> {
     if (this.#identify === undefined) {
       return undefined;
@@ -90,7 +95,7 @@ export class SocketPolicy {
     return userId;
   }
 
-  /** The user that a payload speaks of, if the socket may speak for them. */
+  /** The user in a payload, if the socket may act for this user. */
   async userOf(socket: SocketLike, claimed: string | undefined): Promise<string> {
     const known = await this.identify(socket);
     if (known !== undefined && claimed !== undefined && claimed !== known) {
@@ -100,8 +105,8 @@ export class SocketPolicy {
   }
 
   /**
-   * Throws or rejects with `FORBIDDEN` if the request may not be done. Not asynchronous where nothing has
-   * to be waited for: heartbeats are many.
+   * Throws or rejects with `FORBIDDEN` if the request is not allowed. Synchronous if nothing has to
+   * be awaited, because heartbeats are frequent.
    */
   check(request: SocketRequest): void | Promise<void> {
     if (this.#authorize === undefined) {

@@ -1,32 +1,39 @@
-// Where a socket is in presence, as far as its server knows: from the joins and leaves that were made for
-// it, by its own requests or by the server itself, and from what came of them.
+// The presence of a socket, as far as its server knows: from joins and leaves by the socket's
+// requests or by the server itself, and from their results.
 
 import { RollcallError } from '../errors.js';
 import { isArray } from '../validate.js';
 import type { ConnectionWatcher, Joining, Place } from './connections.js';
 
 export class SocketPresence implements ConnectionWatcher {
-  /** Where it is, or may be. */
+  /** Its certain or possible place. */
   place: Place | undefined;
-  /** The epoch of its connection; `undefined` if it is not known. */
+  /** The epoch of its connection; `undefined` if it is unknown. */
   epoch: number | undefined;
-  /** Whether it may be in `place`, or in another, or nowhere: a join or a leave whose outcome is not known. */
+  /**
+   * Whether a join or leave has an unknown outcome: it may be in `place`, in another, or in none.
+   */
   doubt = false;
-  /** Whether it wants to be out of `place`: a heartbeat that is accepted does not say that it is in. */
+  /**
+   * Whether it has asked to leave `place`: an accepted heartbeat then does not confirm the place.
+   */
   leaving = false;
-  /** Changes with the place: answers to what was sent before say nothing of it. */
+  /** Changes with the place: answers to earlier requests do not apply to it. */
   generation = 0;
-  /** Joins that have begun so far: one that begins while a handler waits has been made by its call. */
+  /**
+   * The number of started joins: one that starts while a handler waits belongs to that handler's
+   * call.
+   */
   joinsBegun = 0;
-  /** The state as it was joined and patched, if it is to be kept. */
+  /** The joined and patched state, if it is to be kept. */
   #state: object | undefined;
   readonly #keepsState: boolean;
-  /** The first epoch of this socket's that its client may still know it by, if it was recovered since. */
+  /** The first epoch of this socket that its client may still use, if it was recovered since. */
   #since: number | undefined;
   readonly #joins = new Map<Promise<void>, Joining>();
   readonly #changed: (left: boolean) => void;
 
-  /** @param changed is called when the place is another one, or none any more. */
+  /** @param changed is called when the place changes or ends. */
   constructor(keepsState: boolean, changed: (left: boolean) => void) {
     this.#keepsState = keepsState;
     this.#changed = changed;
@@ -47,7 +54,7 @@ export class SocketPresence implements ConnectionWatcher {
     this.isNowhere();
   }
 
-  /** Whether joins are on their way. */
+  /** Whether joins are in flight. */
   get joinsPending(): boolean {
     return this.#joins.size > 0;
   }
@@ -62,7 +69,7 @@ export class SocketPresence implements ConnectionWatcher {
     this.#changed(false);
   }
 
-  /** A join has failed. Unless it is certain that nothing was done, it may have been made. */
+  /** A join has failed. Unless it certainly had no effect, it may have been applied. */
   mayBeIn({ roomId, userId, state }: Joining, error: unknown): void {
     if (!certain(error)) {
       this.#is({ roomId, userId }, undefined, true);
@@ -85,13 +92,13 @@ export class SocketPresence implements ConnectionWatcher {
     this.#since = undefined;
   }
 
-  /** A leave is being made: until it is known to be gone, the socket may be anywhere. */
+  /** A leave is in flight: until it is confirmed, the place is unknown. */
   isLeaving(): void {
     this.doubt = true;
     this.leaving = true;
   }
 
-  /** A heartbeat has been accepted. Returns whether it shows that a join without an answer was made. */
+  /** A heartbeat was accepted. Returns whether it confirms an unanswered join. */
   isAlive(epoch: number, patch: object | undefined): boolean {
     if (this.epoch === undefined || epoch > this.epoch) {
       this.epoch = epoch;
@@ -100,7 +107,7 @@ export class SocketPresence implements ConnectionWatcher {
       this.#state = { ...this.#state, ...patch };
     }
     if (this.place === undefined) {
-      // Somebody else has joined it, who is not watched.
+      // Another client has joined it, which is not watched.
       this.doubt = true;
       return false;
     }
@@ -115,15 +122,15 @@ export class SocketPresence implements ConnectionWatcher {
   /** A heartbeat with this epoch has failed. */
   mayBeDead(error: unknown, sent: number | undefined): void {
     if (isNotFound(error)) {
-      // It may join elsewhere.
+      // It may join another room.
       this.doubt = true;
     } else if (sent !== undefined && this.epoch !== undefined && !certain(error)) {
-      // A higher epoch may have been adopted; a leave with the old one would end nothing.
+      // A higher epoch may have been adopted; a leave with the old one would have no effect.
       this.epoch = Math.max(this.epoch, sent);
     }
   }
 
-  /** What a recovered socket goes on from: where it is, or is about to be. */
+  /** The state for the recovery of a socket: its current or pending place. */
   get recovery(): { joining: Joining; since: number | undefined } | undefined {
     const since = this.#since ?? this.epoch;
     const [pending] = [...this.#joins.values()].slice(-1);
@@ -136,12 +143,12 @@ export class SocketPresence implements ConnectionWatcher {
     return { joining: { ...this.place, state: this.#state }, since };
   }
 
-  /** It was joined again after a recovery, of which the client does not know. */
+  /** It was joined again after a recovery, which the client does not know. */
   isRecovered(since: number | undefined): void {
     this.#since = since;
   }
 
-  /** The epoch that a client means: one from before a recovery is the current one. */
+  /** The current epoch for an epoch of the client: one from before a recovery is converted. */
   current(epoch: number | undefined): number | undefined {
     const known =
       epoch !== undefined &&
@@ -153,7 +160,7 @@ export class SocketPresence implements ConnectionWatcher {
   }
 }
 
-/** Whether a call that failed with this has certainly changed nothing. */
+/** Whether a call that failed with this error certainly had no effect. */
 function certain(error: unknown): boolean {
   return (
     error instanceof RollcallError &&
@@ -165,7 +172,7 @@ export function isNotFound(error: unknown): boolean {
   return error instanceof RollcallError && error.code === 'CONNECTION_NOT_FOUND';
 }
 
-/** The epoch of a connection, by the snapshot after its join. */
+/** The epoch of a connection, from the snapshot after its join. */
 export function ownEpoch(snapshot: unknown, connId: string): number | undefined {
   const entry = isArray(snapshot)
     ? (snapshot as readonly { connId?: string; epoch?: number }[]).find(

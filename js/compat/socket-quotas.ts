@@ -1,9 +1,9 @@
-// What one socket may ask for. A socket that asks for more is refused; others are not affected.
+// Quotas of one socket. A socket that exceeds them is refused; others are not affected.
 
 import { invalid, RollcallError } from '../errors.js';
 import { checkOptions, displayValue, readFields } from '../validate.js';
 
-/** Limits for each socket; `Infinity` turns one off. */
+/** Limits for each socket; `Infinity` disables a limit. */
 export interface SocketQuotas {
   /** Presence rooms at a time. In this protocol a socket is in one room at most. Default 1. */
   roomsPerSocket?: number | undefined;
@@ -11,11 +11,11 @@ export interface SocketQuotas {
   joinsPerSecond?: number | undefined;
   /** Heartbeats, with or without a patch. Default 100. */
   patchesPerSecond?: number | undefined;
-  /** Requests for channel metadata, reading included. Default 20. */
+  /** Requests for channel metadata, including reads. Default 20. */
   metadataPerSecond?: number | undefined;
-  /** Size of all payloads, in bytes. A payload that is longer is never accepted. Default 2 MiB. */
+  /** Size of all payloads, in bytes. A longer payload is never accepted. Default 2 MiB. */
   bytesPerSecond?: number | undefined;
-  /** Requests that have not been answered yet, of all kinds. Default 128. */
+  /** Unanswered requests of all kinds. Default 128. */
   queuedPerSocket?: number | undefined;
 }
 
@@ -54,7 +54,7 @@ export function checkedQuotas(given: unknown): Quotas {
   return quotas;
 }
 
-/** The quotas by time that a request counts for. */
+/** The rate quotas that a request counts for. */
 export type Kind = 'joinsPerSecond' | 'patchesPerSecond' | 'metadataPerSecond';
 
 const SENT: Record<Kind, string> = {
@@ -63,7 +63,7 @@ const SENT: Record<Kind, string> = {
   metadataPerSecond: 'requests for metadata',
 };
 
-/** What one socket has left of its quotas. */
+/** The remaining quotas of one socket. */
 export class SocketBudget {
   readonly #quotas: Quotas;
   readonly #rates: Record<Kind, Bucket>;
@@ -122,7 +122,7 @@ function limited(message: string): RollcallError {
   return new RollcallError('RATE_LIMITED', message);
 }
 
-/** A token bucket that holds what flows in within a second. */
+/** A token bucket with a capacity of one second. */
 class Bucket {
   readonly #perSecond: number;
   #level: number;
@@ -133,7 +133,7 @@ class Bucket {
     this.#level = perSecond;
   }
 
-  /** Takes the amount and returns 0, or returns after how many milliseconds it is there. */
+  /** Takes the amount and returns 0, or returns the milliseconds until it is available. */
   take(amount: number, now: number): number {
     if (this.#perSecond === Number.POSITIVE_INFINITY) {
       return 0;
@@ -150,8 +150,8 @@ class Bucket {
 }
 
 /**
- * About how many bytes a payload has as JSON. Stops when it is more than `most`. Not recursive: a payload
- * may be nested deeper than the stack.
+ * The approximate size of a payload as JSON, in bytes. Stops above `most`. Not recursive, because a
+ * payload may be nested deeper than the stack allows.
  */
 export function sizeOf(payload: unknown, most: number): number {
   const left: unknown[] = [payload];

@@ -1,28 +1,29 @@
-// Socket.IO's connection state recovery: a socket that comes back has the id, the rooms and the `data` of
-// the one that broke, on any server that shares its adapter. What presence needs is left in `data`.
+// Socket.IO's connection state recovery: a socket that reconnects has the id, the rooms and the
+// `data` of the disconnected one, on any server that shares its adapter. The data for presence are
+// stored in `data`.
 
 import type { SocketLike } from './socket-types.js';
 
-/** Where a socket was, or was about to be, when its connection broke. */
+/** The current or pending place of a socket when its connection broke. */
 export interface Recovery {
   readonly roomId: string;
-  /** Absent if the client did not say, because the server identifies its sockets. */
+  /** Absent if the client did not send it, because the server identifies its sockets. */
   readonly userId: string | undefined;
   readonly state: object | undefined;
   /** The epoch that the client knows. */
   readonly since: number | undefined;
-  /** Whether Rollcall has put the socket into the room of the socket server. */
+  /** Whether Rollcall has added the socket to the room of the socket server. */
   readonly owned: boolean;
 }
 
 const FIELD = 'presenceRecovery';
 
-/** Whether a socket may be recovered: only then Socket.IO gives it a second, private id. */
+/** Whether a socket can be recovered: only then Socket.IO gives it a second, private id. */
 export function isRecoverable(socket: SocketLike): boolean {
   return (socket as { pid?: unknown }).pid !== undefined;
 }
 
-/** Has to be called when the socket disconnects, before Socket.IO stores its `data`. */
+/** Must be called when the socket disconnects, before Socket.IO stores its `data`. */
 export function leaveRecovery(socket: SocketLike, recovery: Recovery | undefined): void {
   const { data } = socket;
   if (typeof data === 'object' && data !== null) {
@@ -30,7 +31,7 @@ export function leaveRecovery(socket: SocketLike, recovery: Recovery | undefined
   }
 }
 
-/** Takes what the socket before this one has left. */
+/** Takes the recovery data that the previous socket has stored. */
 export function takeRecovery(socket: SocketLike): Recovery | undefined {
   const { data } = socket;
   if (socket.recovered !== true || typeof data !== 'object' || data === null) {

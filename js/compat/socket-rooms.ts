@@ -1,10 +1,10 @@
-// The rooms of the socket server into which Rollcall has put a socket. A room that the application has
-// put it into is never left, and the private room of another socket is never entered.
+// The rooms of the socket server that Rollcall has added a socket to. A room that the application
+// has added it to is never left, and the private room of another socket is never joined.
 
 import { forbidden } from './socket-policy.js';
 import type { SocketLike } from './socket-types.js';
 
-/** What is used of a Socket.IO namespace; a socket of something else has none. */
+/** The used part of a Socket.IO namespace; other socket servers have none. */
 interface NamespaceLike {
   readonly sockets?: { has(id: string): boolean };
   in?(room: string): { fetchSockets?(): Promise<readonly FoundSocket[]> };
@@ -17,13 +17,13 @@ interface FoundSocket {
   leave?(room: string): void;
 }
 
-/** How many sockets of these handlers are in each room: such a room is known to be nobody's own. */
+/** The number of these handlers' sockets in each room: such a room is known not to be private. */
 export type RoomCounts = Map<string, number>;
 
 export class SocketRooms {
   readonly #socket: SocketLike;
   readonly #counts: RoomCounts;
-  /** Those that Rollcall has put it into. */
+  /** The rooms that Rollcall has added it to. */
   readonly #own = new Set<string>();
 
   constructor(socket: SocketLike, counts: RoomCounts) {
@@ -32,10 +32,10 @@ export class SocketRooms {
   }
 
   /**
-   * Refuses a room that is the private one of another socket: whoever is in it hears what is sent to that
-   * socket alone. Sockets of other servers are asked for through the adapter, but only for a name that may
-   * be an id, and only if no socket of this server is in such a room yet: ids cannot be guessed, so that a
-   * room in use does not become one.
+   * Refuses a room that is the private room of another socket: its members receive messages for
+   * that socket only. Sockets of other servers are looked up through the adapter, but only for a
+   * name that may be an id, and only if no socket of this server is in the room yet. Ids cannot be
+   * guessed, so a room in use cannot become a private one.
    */
   async check(roomId: string): Promise<void> {
     const { id } = this.#socket;
@@ -54,8 +54,8 @@ export class SocketRooms {
   }
 
   /**
-   * Throws others out of this socket's private room who have joined presence in it while the socket was
-   * away: then its id was nobody's, and can be known.
+   * Removes others from this socket's private room that have joined presence in it while the socket
+   * was away: its id was free then, and may be known.
    */
   async reclaimPrivate(): Promise<void> {
     const { id } = this.#socket;
@@ -74,12 +74,12 @@ export class SocketRooms {
     return (await this.#namespace.in?.(room).fetchSockets?.()) ?? [];
   }
 
-  /** Whether Rollcall has put the socket into the room. */
+  /** Whether Rollcall has added the socket to the room. */
   owns(roomId: string): boolean {
     return this.#own.has(roomId);
   }
 
-  /** Enters a room. Returns whether the socket was not in it. */
+  /** Joins a room. Returns whether the socket was not in it before. */
   async enter(roomId: string): Promise<boolean> {
     if (this.#own.has(roomId) || this.#socket.rooms?.has(roomId)) {
       return false;
@@ -89,7 +89,7 @@ export class SocketRooms {
     return true;
   }
 
-  /** Counts a room as one of Rollcall's, into which a session before this one has put the socket. */
+  /** Counts a room as Rollcall's, because an earlier session has added the socket to it. */
   adopt(roomId: string): void {
     if (!this.#own.has(roomId)) {
       this.#own.add(roomId);
@@ -103,7 +103,7 @@ export class SocketRooms {
     }
   }
 
-  /** Leaves all rooms of Rollcall's but one. */
+  /** Leaves all of Rollcall's rooms except one. */
   async keepOnly(roomId: string | undefined): Promise<void> {
     for (const own of [...this.#own]) {
       if (own !== roomId) {
@@ -112,7 +112,10 @@ export class SocketRooms {
     }
   }
 
-  /** The socket has gone, and with it its rooms. A recovered socket has the same id: nothing may be left. */
+  /**
+   * The socket has ended, and so have its rooms. A recovered socket has the same id, so no room may
+   * be left.
+   */
   forgetAll(): void {
     for (const own of [...this.#own]) {
       this.#forget(own);

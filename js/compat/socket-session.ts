@@ -1,5 +1,5 @@
-// One socket: where it is in presence, and what it asks for. Its joins and leaves are done in turn; what
-// may have been done without an answer is remembered as such, and cleaned up (spec 3.12).
+// The session of one socket: its presence and its requests. Joins and leaves run in order; requests
+// of unknown outcome are recorded and cleaned up (spec 3.12).
 
 import { invalid, RollcallError } from '../errors.js';
 import { logError } from '../log.js';
@@ -17,10 +17,10 @@ import { type RoomCounts, SocketRooms } from './socket-rooms.js';
 import { Turns } from './socket-turns.js';
 import type { SocketLike } from './socket-types.js';
 
-/** What the sessions of a server share. */
+/** Shared by the sessions of a server. */
 export interface SessionContext {
   readonly service: PresenceService;
-  /** What sends heartbeats, and what changes metadata: the service, or what the server has handed over. */
+  /** The senders of heartbeats and metadata changes: the service, or the server's own parts. */
   readonly heartbeats: Pick<PresenceService, 'heartbeat'>;
   readonly metadata: Pick<PresenceService, MetadataChange>;
   readonly policy: SocketPolicy;
@@ -55,20 +55,22 @@ export class SocketSession {
   readonly #turns = new Turns();
   readonly #listeners: [event: string, listener: Listener][] = [];
   readonly #unwatch: (() => void) | undefined;
-  /** The join that is being done. */
+  /** The join in progress. */
   #asked: { roomId: string; userId: string | undefined; state: object | undefined } | undefined;
-  /** What this socket was recovered from, until a heartbeat shows that it is in presence again. */
+  /** The session that this socket was recovered from, until a heartbeat confirms its presence. */
   #recovered: Recovery | undefined;
-  /** Whether the socket is no more. Then its rooms and its `data` may already be a recovered socket's. */
+  /**
+   * Whether the socket has ended. Its rooms and its `data` may then belong to a recovered socket.
+   */
   #gone = false;
   #closing: Promise<void> | undefined;
-  /** The user that `identify` gave; asked once, for metadata. */
+  /** The result of `identify`; called once, for metadata. */
   #identified: Promise<string | undefined> | undefined;
-  /** Heartbeats whose authorization is waited for keep their order. */
+  /** Keeps the order of heartbeats that wait for authorization. */
   #inOrder: Promise<unknown> | undefined;
 
   /**
-   * @param onEnd is called when nothing more will come of it.
+   * @param onEnd is called when the session has ended.
    * @param before the session of the socket that this one was recovered from, if it was here.
    */
   constructor(
@@ -83,7 +85,7 @@ export class SocketSession {
     this.#rooms = new SocketRooms(socket, context.rooms);
     this.#budget = new SocketBudget(context.policy.quotas);
     this.#presence = new SocketPresence(isRecoverable(socket), (left) => this.#moved(left));
-    // A wrapper around a service may not have it.
+    // A wrapper around a service may not have this method.
     this.#unwatch = context.service[WATCH]?.(socket.id, this.#presence);
     this.#answer('presence:join', 'joinsPerSecond', (payload) => this.#join(payload));
     this.#answer('presence:leave', 'joinsPerSecond', () => this.#inTurn(() => this.#leave()));
@@ -114,7 +116,7 @@ export class SocketSession {
     }
   }
 
-  /** Takes the listeners away. */
+  /** Removes the listeners. */
   detach(): void {
     for (const [event, listener] of this.#listeners) {
       this.#socket.off(event, listener);
@@ -123,15 +125,15 @@ export class SocketSession {
   }
 
   /**
-   * Drops what waits, lets what is being done end, and takes the connection out of its room. What comes
-   * later is answered with `CLOSED`. Never rejects.
+   * Drops waiting requests, lets the running one end, and removes the connection from its room.
+   * Later requests are answered with `CLOSED`. Never rejects.
    */
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;
   }
 
-  /** Sends the leave at once if nothing is to be waited for: the service may be stopped next. */
+  /** Sends the leave synchronously if possible, because the service may be stopped next. */
   async #close(): Promise<void> {
     this.#turns.close(closed());
     if (this.#turns.busy) {
@@ -149,7 +151,7 @@ export class SocketSession {
     this.#onEnd();
   }
 
-  /** For a socket that may come back. */
+  /** For a socket that may be recovered. */
   #leaveRecovery(): void {
     if (!isRecoverable(this.#socket)) {
       return;
@@ -161,7 +163,10 @@ export class SocketSession {
     );
   }
 
-  /** @param before whose joins and leaves come first: an unknown outcome of theirs has no fence. */
+  /**
+   * @param before the session whose joins and leaves come first, because unknown outcomes of them
+   * have no fence.
+   */
   async #recover(before: SocketSession | undefined): Promise<void> {
     await before?.close();
     if (this.#recovered?.owned) {
@@ -170,7 +175,7 @@ export class SocketSession {
     await this.#rejoin();
   }
 
-  /** Joins where the socket was before it broke. A failure is tried again with the next heartbeat. */
+  /** Joins the place from before the disconnection. After a failure, the next heartbeat retries. */
   async #rejoin(): Promise<void> {
     const recovered = this.#recovered;
     if (recovered === undefined) {
@@ -183,7 +188,7 @@ export class SocketSession {
       logError(this.#context.logger, 'A recovered socket could not join again', error);
       if (error instanceof RollcallError && error.code === 'FORBIDDEN') {
         this.#recovered = undefined;
-        // A try before this one may have joined.
+        // An earlier attempt may have joined.
         await this.#leaveNow();
         this.#presence.isNowhere();
       }
@@ -226,7 +231,7 @@ export class SocketSession {
     const connId = this.#socket.id;
     const presence = this.#presence;
     const before = presence.place;
-    // Before the join: a socket hears of its own.
+    // Before the join, so that a socket receives its own event.
     const entered = await this.#rooms.enter(roomId);
     const begun = presence.joinsBegun;
     try {
@@ -236,7 +241,7 @@ export class SocketSession {
         state === undefined ? options : { ...options, state: state as DefaultState },
       );
       if (presence.joinsBegun === begun) {
-        // A wrapper that has another way of joining, or that does not let itself be watched.
+        // A wrapper that joins in another way, or that cannot be watched.
         presence.isIn(joining, ownEpoch(snapshot, connId) ?? (await this.#storedEpoch()));
       }
       if (!this.#gone) {
@@ -278,7 +283,7 @@ export class SocketSession {
     const connId = this.#socket.id;
     this.#presence.isLeaving();
     await (epoch === undefined ? service.leave(connId) : service.leave(connId, { epoch }));
-    // Otherwise the server has joined it anew meanwhile.
+    // Otherwise the server has joined it again in the meantime.
     if (this.#presence.joinsBegun === joinsBegun) {
       this.#presence.isNowhere();
     }
@@ -287,18 +292,18 @@ export class SocketSession {
   async #heartbeat(payload: unknown): Promise<Answer> {
     const request = readHeartbeat(payload);
     try {
-      return await this.#behind(() => this.#beat(request));
+      return await this.#behind(() => this.#sendHeartbeat(request));
     } catch (error) {
       if (!isNotFound(error) || this.#recovered === undefined) {
         throw error;
       }
-      // Joining again failed, or something that was on its way from before has taken it away.
+      // The repeated join failed, or an earlier request has removed the connection.
       await this.#turns.run(() => this.#rejoin());
-      return await this.#beat(request);
+      return await this.#sendHeartbeat(request);
     }
   }
 
-  async #beat({ patchState, epoch: given }: HeartbeatRequest): Promise<Answer> {
+  async #sendHeartbeat({ patchState, epoch: given }: HeartbeatRequest): Promise<Answer> {
     const { heartbeats, policy } = this.#context;
     const socket = this.#socket;
     const presence = this.#presence;
@@ -340,7 +345,7 @@ export class SocketSession {
     }
   }
 
-  /** The epoch after a heartbeat of which a wrapper handed on only whether it changed something. */
+  /** The epoch after a heartbeat for which a wrapper returned only whether it changed the state. */
   async #unreported(changed: boolean, epoch: number | undefined): Promise<number> {
     const known = this.#presence.epoch;
     if (changed && known !== undefined) {
@@ -381,7 +386,7 @@ export class SocketSession {
   ): Promise<Answer> {
     const { service, metadata, policy } = this.#context;
     const { place } = this.#presence;
-    const actor = place?.userId ?? (await this.#user()) ?? this.#told();
+    const actor = place?.userId ?? (await this.#user()) ?? this.#socketDataUser();
     const { channelType, channelName, data } = params;
     await policy.check({
       socket: this.#socket,
@@ -407,13 +412,13 @@ export class SocketSession {
     return this.#identified;
   }
 
-  /** The user that a middleware of the server has put into the socket's data, before any join. */
-  #told(): string | undefined {
+  /** The user that a middleware of the server has stored in the socket's data, before any join. */
+  #socketDataUser(): string | undefined {
     const userId: unknown = this.#socket.data?.presenceUserId;
     return typeof userId === 'string' && userId !== '' ? userId : undefined;
   }
 
-  /** Joins that the server makes itself come first, too. */
+  /** Joins that the server makes itself also come first. */
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
     return this.#turns.run(async () => {
       if (this.#presence.joinsPending) {
@@ -423,7 +428,7 @@ export class SocketSession {
     });
   }
 
-  /** What was sent behind a join belongs to it, and is begun before what was sent behind that. */
+  /** Requests sent after a join belong to it, and start before requests that follow them. */
   async #behind<T>(work: () => Promise<T>): Promise<T> {
     if (!this.#turns.busy && !this.#presence.joinsPending) {
       return work();
@@ -437,7 +442,7 @@ export class SocketSession {
     return begun;
   }
 
-  /** Resolves when this heartbeat and those before it may be done. */
+  /** Resolves when the earlier heartbeats and this one are authorized. */
   async #ordered(check: void | Promise<void>): Promise<void> {
     const both = Promise.allSettled([this.#inOrder, check]);
     this.#inOrder = both;
@@ -448,7 +453,10 @@ export class SocketSession {
     await check;
   }
 
-  /** Tells the server's own handlers where the socket is, and takes one that has left out of its rooms. */
+  /**
+   * Stores the socket's place for the server's own handlers, and removes a socket that has left
+   * from its rooms.
+   */
   #moved(left: boolean): void {
     if (this.#gone) {
       return;
@@ -471,7 +479,7 @@ export class SocketSession {
     }
   }
 
-  /** Listens for an event of the protocol, and acknowledges it if the client wants that. */
+  /** Listens for an event of the protocol, and acknowledges it if the client requests that. */
   #answer(event: string, kind: Kind, work: (payload: unknown) => Promise<Answer>): void {
     this.#listen(event, async (...args) => {
       const last = args.at(-1);
@@ -480,7 +488,7 @@ export class SocketSession {
       const log = (error: unknown) => logError(this.#context.logger, `${event} failed`, error);
       try {
         const answer = await this.#admitted(kind, args, () => work(payload));
-        // The encoder of the socket server throws here for what it cannot encode.
+        // The encoder of the socket server throws here for values that it cannot encode.
         acknowledge?.(answer);
       } catch (error) {
         try {
@@ -492,7 +500,7 @@ export class SocketSession {
     });
   }
 
-  /** @param args all that came, of which only the first is looked at. */
+  /** @param args all arguments, of which only the first is used. */
   async #admitted(kind: Kind, args: unknown[], work: () => Promise<Answer>): Promise<Answer> {
     this.#checkOpen();
     this.#budget.admit(kind, args);

@@ -1,4 +1,4 @@
-// Joins and leaves of a socket are done one after the other, in the order in which they came.
+// Runs the joins and leaves of a socket one after the other, in the order of their arrival.
 
 type Waiting = { start(): void; drop(error: Error): void };
 
@@ -8,12 +8,12 @@ export class Turns {
   readonly #idle: (() => void)[] = [];
   #closed: Error | undefined;
 
-  /** Whether something is being done. */
+  /** Whether work is running. */
   get busy(): boolean {
     return this.#running;
   }
 
-  /** Does `work` when all that came before it is done. Rejects with the reason once it is closed. */
+  /** Runs `work` after all earlier work. Rejects with the reason after it is closed. */
   run<T>(work: () => Promise<T>): Promise<T> {
     if (this.#closed !== undefined) {
       return Promise.reject(this.#closed);
@@ -26,7 +26,7 @@ export class Turns {
     });
   }
 
-  /** Drops what waits, and refuses what comes later. What is being done goes on. */
+  /** Drops waiting work, and refuses later work. Running work continues. */
   close(reason: Error): void {
     this.#closed ??= reason;
     for (const { drop } of this.#waiting.splice(0)) {
@@ -34,7 +34,7 @@ export class Turns {
     }
   }
 
-  /** Resolves when nothing is being done and nothing waits. */
+  /** Resolves when no work is running or waiting. */
   idle(): Promise<void> {
     return this.#running ? new Promise((resolve) => this.#idle.push(resolve)) : Promise.resolve();
   }

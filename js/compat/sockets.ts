@@ -1,4 +1,4 @@
-// The socket protocol of a server: a session for every socket that connects.
+// The socket protocol of a server: a session for every connected socket.
 
 import { invalid } from '../errors.js';
 import type { ChannelMetadata } from '../metadata-types.js';
@@ -10,12 +10,12 @@ import { POLICY_FIELDS, SocketPolicy, type SocketPolicyOptions } from './socket-
 import { METADATA_CHANGES, type SessionContext, SocketSession } from './socket-session.js';
 import type { SocketLike, SocketServerLike } from './socket-types.js';
 
-/** What sends heartbeats: a `HeartbeatBatcher`, a `LuaHeartbeatExecutor`, or what a server has around one. */
+/** Sends heartbeats: a `HeartbeatBatcher`, a `LuaHeartbeatExecutor`, or a wrapper around one. */
 export interface HeartbeatSender {
   heartbeat(options: HeartbeatOptions): Promise<boolean>;
 }
 
-/** What changes metadata: a `TransactionalMetadataWrapper`, or what a server has around one. */
+/** Changes metadata: a `TransactionalMetadataWrapper`, or a wrapper around one. */
 export interface MetadataChanger {
   setChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
   updateChannelMetadata(params: ChannelMetadataParams): Promise<ChannelMetadata>;
@@ -26,12 +26,15 @@ export interface PresenceHandlersOptions extends SocketPolicyOptions {
   io: SocketServerLike;
   /** Not used: the service has its own connections. */
   redis?: unknown | undefined;
-  /** Gets failures that are not the client's. Default: `console`. */
+  /** Logs failures that the client did not cause. Default: `console`. */
   logger?: Logger | undefined;
-  /** Sends the heartbeats of the sockets, in place of the service; the executor goes before the batcher. */
+  /**
+   * Sends the heartbeats of the sockets instead of the service; the executor has precedence over
+   * the batcher.
+   */
   heartbeatBatcher?: HeartbeatSender | null | undefined;
   luaHeartbeatExecutor?: HeartbeatSender | null | undefined;
-  /** Makes the changes of metadata of the sockets, in place of the service. */
+  /** Makes the metadata changes of the sockets instead of the service. */
   transactionalMetadata?: MetadataChanger | null | undefined;
 }
 
@@ -46,11 +49,11 @@ export interface PresenceHandlersOptions extends SocketPolicyOptions {
  * | `metadata:setChannel` `:updateChannel` `:removeChannel` `:getChannel` | `{ channelName, channelType, data?, options? }` | `{ ok: true, …record }` |
  *
  * Changes of metadata are made as the user that joined on the socket. A failure is acknowledged with
- * `{ ok: false, error, code? }`, one by another revision also with `current`, the record as it is. A socket
+ * `{ ok: false, error, code? }`, a revision conflict also with `current`, the current record. A socket
  * that disconnects leaves. The service's public methods are called, so that a subclass or a wrapper sees
- * every request. Listeners return a Promise that is settled when the request is done, and never rejects.
+ * every request. Listeners return a Promise that resolves when the request is done, and never rejects.
  *
- * @returns what takes the handlers away again, also from the sockets that are there.
+ * @returns a function that removes the handlers, including those of connected sockets.
  */
 export function registerPresenceHandlers<State extends object = DefaultState>(
   options: PresenceHandlersOptions,
@@ -64,9 +67,9 @@ export function registerPresenceHandlers<State extends object = DefaultState>(
 export class PresenceHandlers {
   readonly #io: SocketServerLike;
   readonly #context: SessionContext;
-  /** Those that have not ended yet. */
+  /** The sessions that have not ended. */
   readonly #sessions = new Set<SocketSession>();
-  /** The newest of each id: a recovered socket has that of the one that broke. */
+  /** The newest session of each id: a recovered socket has the id of the disconnected one. */
   readonly #byId = new Map<string, SocketSession>();
   readonly #onConnection: (socket: SocketLike) => void;
 
@@ -100,7 +103,7 @@ export class PresenceHandlers {
     io.on('connection', this.#onConnection);
   }
 
-  /** Takes the handlers away; connections stay until they leave or their TTL runs out. */
+  /** Removes the handlers; connections stay until they leave or their TTL ends. */
   detach(): void {
     this.#io.off('connection', this.#onConnection);
     for (const session of this.#sessions) {
@@ -111,8 +114,8 @@ export class PresenceHandlers {
   }
 
   /**
-   * Takes the connections of all sockets out of their rooms, those of sockets that have just disconnected
-   * included. Sockets that are there are answered with `CLOSED` from now on. Never rejects.
+   * Removes the connections of all sockets from their rooms, including sockets that have just
+   * disconnected. Connected sockets are answered with `CLOSED` from now on. Never rejects.
    */
   async close(): Promise<void> {
     this.#io.off('connection', this.#onConnection);
@@ -136,7 +139,7 @@ export class PresenceHandlers {
 
 const PARTS = ['heartbeatBatcher', 'luaHeartbeatExecutor', 'transactionalMetadata'] as const;
 
-/** A part that a server hands over, with these methods; `undefined` without one. */
+/** A part of the server with these methods; `undefined` without one. */
 function part(field: string, given: unknown, methods: readonly string[]): object | undefined {
   if (given === undefined || given === null) {
     return undefined;

@@ -1,11 +1,11 @@
-// From Node.js's TLS options, as ioredis and node-redis take them, to Rollcall's.
+// Converts Node.js's TLS options, as ioredis and node-redis accept them, to Rollcall's.
 
 import { invalid } from '../errors.js';
 import type { TlsOptions } from '../types.js';
 import { isArray } from '../validate.js';
 import { type Fields, given, textOrNone, unsupported } from './redis-options.js';
 
-/** Options that decide whom to trust or what to offer, and that Rollcall's TLS does not have. */
+/** Options that affect trust or the handshake, and that Rollcall's TLS does not support. */
 const REFUSED: Readonly<Record<string, string>> = {
   pfx: 'give cert and key in PEM form',
   passphrase: 'give key in PEM form without encryption',
@@ -27,11 +27,11 @@ const REFUSED: Readonly<Record<string, string>> = {
   lookup: 'hand over a URL instead',
 };
 
-/** Versions that Rollcall's range of TLS 1.2 and 1.3 lies within. */
+/** Versions within Rollcall's range of TLS 1.2 and 1.3. */
 const MIN_VERSIONS: readonly unknown[] = ['TLSv1', 'TLSv1.1', 'TLSv1.2'];
 const MAX_VERSIONS: readonly unknown[] = ['TLSv1.3'];
 
-/** What of Node's TLS options says whom to trust; what could not be honoured is refused. */
+/** The supported part of Node.js's TLS options; options that could not be honoured are refused. */
 export function tlsOptions(field: string, from: unknown): TlsOptions {
   if (typeof from !== 'object' || from === null) {
     return {};
@@ -64,7 +64,7 @@ function checkVersion(field: string, version: unknown, fitting: readonly unknown
   }
 }
 
-/** PEM as Node.js takes it: text, bytes, or a list of those. */
+/** PEM in the forms that Node.js accepts: text, bytes, or a list of those. */
 function pem(field: string, value: unknown): string | undefined {
   if (value === undefined || value === null) {
     return undefined;
