@@ -1,11 +1,11 @@
-// Completes package-lock.json with the optional packages of other platforms (a tool's binaries,
-// one package for each platform). npm leaves them out where the registry in use, such as a mirror
-// with one platform only, does not carry them, and then refuses the lockfile in `npm ci`.
-// Run it after any change of the dependencies:
+// Completes package-lock.json with the optional packages of other platforms (a tool's binaries, one
+// package for each platform). npm omits them if the registry in use does not carry them, for
+// example a mirror for one platform, and then refuses the lockfile in `npm ci`. Run it after any
+// change of the dependencies:
 //
 //   npm install --package-lock-only && node scripts/complete-lockfile.mjs
 //
-// The tools of the docs site have a lockfile of their own, in docs/.vitepress/.
+// The tools of the docs site have their own lockfile in docs/.vitepress/.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { inRoot } from './lib/paths.mjs';
 
@@ -35,7 +35,7 @@ const PROCESSORS = [
 ];
 const C_LIBRARIES = { gnu: 'glibc', gnueabihf: 'glibc', musl: 'musl', musleabihf: 'musl' };
 
-/** What such a package's own manifest would say, as far as npm needs it to skip the package. */
+/** The part of such a package's manifest that npm needs to skip the package. */
 function describe(name, version, dev) {
   const words = name.split(/[-/]/);
   const os = words.filter((word) => SYSTEMS.includes(word));
@@ -69,7 +69,7 @@ function complete(file) {
     }
   }
   Object.assign(packages, added);
-  // npm's own order, so that its next run changes nothing.
+  // In npm's own order, so that its next run changes nothing.
   lockfile.packages = Object.fromEntries(
     Object.entries(packages).sort(([a], [b]) => a.localeCompare(b, 'en')),
   );

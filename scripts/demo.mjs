@@ -1,11 +1,11 @@
-// `npm run demo`: does the set-up, then runs examples/demo/main.mjs with the arguments given.
+// `npm run demo`: runs the set-up, then examples/demo/main.mjs with the given arguments.
 import { inRoot } from './lib/paths.mjs';
 import { main, run } from './lib/run.mjs';
 import { findRedis, setUp } from './setup.mjs';
 
 main(async () => {
   await setUp();
-  // One process shows itself without Redis, so none is installed for it; several need one.
+  // One process works without Redis, so none is installed for it; several processes need one.
   const install = process.argv.some((arg) => arg.startsWith('--nodes'));
   const server = process.env.REDIS_URL ? undefined : await findRedis({ install });
   const { code } = await run(

@@ -1,11 +1,11 @@
-// `npm run deps`: fails if a module of the Rust core depends on one that is further out, or if files
-// of it depend on each other in a circle. The same for js/ is a part of `npm run lint` (biome.json:
-// noImportCycles, noRestrictedImports).
+// `npm run deps`: fails if a module of the Rust core depends on an outer module, or if its files
+// form a dependency cycle. For js/, `npm run lint` does the same (biome.json: noImportCycles,
+// noRestrictedImports).
 import { checkDependencies } from './lib/module-rules.mjs';
 import { root } from './lib/paths.mjs';
 import { main } from './lib/run.mjs';
 
-/** From the inside out. A module may use those of its own line and of the lines above. */
+/** From the inside out. A module may use modules of its own line and of the lines above. */
 const LAYERS = [
   ['failpoints', 'pause', 'offload', 'metrics'],
   ['model'],

@@ -1,6 +1,6 @@
-// `npm run docs`: serves the site of docs/ on this machine, and shows changes of the pages at once.
-// `npm run docs:build` builds it, into docs/.vitepress/dist/, and fails for a link that leads nowhere.
-// The pages of the API are generated from index.d.ts first.
+// `npm run docs`: serves the site of docs/ on this machine, and updates changed pages at once. `npm
+// run docs:build` builds it into docs/.vitepress/dist/, and fails for a broken link. The pages of
+// the API are first generated from index.d.ts.
 import { installDocsTools, vitepress, writeApiPages } from './lib/docs.mjs';
 import { main } from './lib/run.mjs';
 

@@ -1,6 +1,6 @@
-// `npm run links`: fails for a link in README.md, CONTRIBUTING.md, CHANGELOG.md or docs/ whose file or
-// heading does not exist. Only files are looked at, so it needs no network; links to other sites are
-// not followed. Arguments are files to check instead.
+// `npm run links`: fails for a link in README.md, CONTRIBUTING.md, CHANGELOG.md or docs/ whose file
+// or heading does not exist. It needs no network: links to other sites are not checked. Arguments
+// are files to check instead.
 import { docsTool, installDocsTools } from './lib/docs.mjs';
 import { listed } from './lib/paths.mjs';
 import { main, run } from './lib/run.mjs';

@@ -1,5 +1,6 @@
-// `node scripts/release-check.mjs <tag>`: fails, with what to do, if package.json is not ready for the
-// release that the tag names. The release workflow begins with it. `--manifest <file>` is another file.
+// `node scripts/release-check.mjs <tag>`: fails, with the action to take, if package.json is not
+// ready for the release with this tag. The release workflow starts with it. `--manifest <file>` is
+// another file.
 
 import { readFileSync } from 'node:fs';
 import path from 'node:path';

@@ -1,11 +1,12 @@
-// `npm run test:repeat`: runs the tests again and again, each time with another seed, and prints
-// what failed in which run. For finding tests that fail now and then.
+// `npm run test:repeat`: runs the tests repeatedly, each time with another seed, and prints the
+// failures of each run. For finding tests that fail rarely.
 //
 //   npm run test:repeat -- [--times=10] [--hogs=0] [arguments for scripts/test.mjs]
 //
 // Without further arguments each run is `npm test`; `--part=all` makes it `npm run test:all`, and
-// arguments for vitest (files, `-t`) choose tests. `--hogs` processes that never rest run beside it.
-// The output of each run goes to a file in target/repeat/, which is kept if the run failed.
+// arguments for vitest (files, `-t`) choose tests. `--hogs` sets the number of busy processes that
+// run in parallel. The output of each run goes to a file in target/repeat/, which is kept if the
+// run failed.
 import { spawn } from 'node:child_process';
 import { randomInt } from 'node:crypto';
 import { closeSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
@@ -14,12 +15,12 @@ import { inRoot } from './lib/paths.mjs';
 import { readClosingLine } from './lib/reports.mjs';
 import { main, onInterrupt, run, SetupError } from './lib/run.mjs';
 
-/** A run that takes longer hangs; it is ended and counts as failed. */
+/** A run that takes longer counts as hung: it is ended and counts as failed. */
 const MAX_RUN_MS = 60 * 60_000;
 
 const LOGS = inRoot('target', 'repeat');
 
-/** Keeps a processor busy for as long as this process is there, however that ends. */
+/** Keeps a processor busy while this process exists. */
 const HOG = `while (process.ppid === ${process.pid});`;
 
 function startHogs(count) {
@@ -33,7 +34,7 @@ function startHogs(count) {
   return end;
 }
 
-/** One run: what it counted, and the lines that say what failed or was left out. */
+/** One run: its counts, and the lines about failed and skipped tests. */
 async function runOnce(args, seed, file) {
   const output = openSync(file, 'w');
   try {
@@ -74,7 +75,7 @@ main(async () => {
   mkdirSync(LOGS, { recursive: true });
   const endHogs = startHogs(hogs);
   const began = Date.now();
-  /** How many runs each failure was seen in. */
+  /** The number of runs with each failure. */
   const seen = new Map();
   let bad = 0;
   try {
@@ -104,6 +105,6 @@ main(async () => {
   for (const [failure, runs] of [...seen].sort((a, b) => b[1] - a[1])) {
     console.log(`${runs} of ${times} runs: ${failure}`);
   }
-  console.log(`${times - bad} of ${times} runs clean, ${hogs} CPU hogs beside them`);
+  console.log(`${times - bad} of ${times} runs clean, with ${hogs} CPU hogs`);
   return bad === 0 && times > 0 ? 0 : 1;
 });

@@ -1,9 +1,9 @@
-// Brings a checkout into a state in which it runs: dependencies, addon, compiled façade, and on
-// request a redis-server. Used by the other scripts of this folder, and as a command:
+// Prepares a checkout: dependencies, addon, compiled façade, and on request a redis-server. Used by
+// the other scripts of this folder, and as a command:
 //
 //   node scripts/setup.mjs [--redis] [--debug] [--force]
 //
-// Everything here works before anything is installed: only Node.js's own modules are used.
+// This file works before anything is installed: it uses only Node.js's own modules.
 import { pathToFileURL } from 'node:url';
 import { buildAddon, buildDist } from './lib/build.mjs';
 import { installDependencies } from './lib/dependencies.mjs';
@@ -14,10 +14,10 @@ import { checkCargo, checkNode } from './lib/toolchain.mjs';
 export { findRedis };
 
 /**
- * Does whatever of the set-up has not been done yet.
+ * Runs the missing steps of the set-up.
  *
  * @param {{ debug?: boolean, force?: boolean }} [options] `debug`: an unoptimised addon; `force`:
- *   build even what looks current.
+ *   rebuild everything.
  */
 export async function setUp({ debug = false, force = false } = {}) {
   checkNode();
@@ -27,7 +27,9 @@ export async function setUp({ debug = false, force = false } = {}) {
   await buildDist({ force });
 }
 
-/** A redis-server's path, installed first if need be; throws with what to do where that fails. */
+/**
+ * The path of a redis-server, installed if necessary; throws with the action to take if that fails.
+ */
 export async function requireRedis() {
   const server = await findRedis({ install: true });
   if (server === undefined) throw new SetupError(NO_REDIS);

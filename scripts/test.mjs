@@ -1,14 +1,15 @@
-// The tests: does the set-up, runs the Rust and the JavaScript tests on Redis servers of their own,
-// and fails for every process that is left. The last line is `N passed, N failed, N skipped`.
+// Runs the tests: the set-up, then the Rust and the JavaScript tests on separate Redis servers.
+// Fails for every process that is left. The last line is `N passed, N failed, N skipped`.
 //
 //   node scripts/test.mjs [--part=contract|more|all] [--only=rust|js|redis8|faults|soak]
 //                         [arguments for vitest]
 //
-// There are two parts. `contract` (`npm test`) shows the contract: the Rust tests and vitest's
+// There are two parts. `contract` (`npm test`) tests the contract: the Rust tests and vitest's
 // project `rollcall`. `more` (`npm run test:more`) has the rest: vitest's projects `more` and
-// `faults`, those of `sizedTests` in their long form, and those of `ON_REDIS_8` on a Redis 8.
-// `npm run test:all` runs both. vitest.config.mts says which test belongs where. With arguments for
-// vitest, only vitest runs, on all projects unless `--project` is among the arguments.
+// `faults`, those of `sizedTests` in their long form, and those of `ON_REDIS_8` on a Redis 8. `npm
+// run test:all` runs both. vitest.config.mts defines which tests belong to which project. With
+// arguments for vitest, only vitest runs, on all projects unless `--project` is among the
+// arguments.
 //
 // `--only=faults` (`npm run test:faults`) runs the fault tests in their long form, with 100 000
 // cases for each property and a soak of a minute. `--only=soak` (`npm run test:soak`) runs the soak
@@ -31,7 +32,7 @@ import { requireRedis, setUp } from './setup.mjs';
 /** The long form of the fault tests, in both languages. */
 const LONG_FAULTS = { ROLLCALL_FAULTS: 'long', PROPTEST_CASES: '100000', NEXTEST_PROFILE: 'long' };
 
-/** Makes tests large whose size is a number of steps (`__test__/support/size.ts`). */
+/** Enlarges tests whose size is a number of steps (`__test__/support/size.ts`). */
 const LONG = { ROLLCALL_LONG: '1' };
 
 /** The files of the project `rollcall` with such tests. */
@@ -48,10 +49,12 @@ const ONLY = ['rust', 'js', 'redis8', 'faults', 'soak'];
 /** vitest's projects by part. */
 const PROJECTS = { contract: ['rollcall'], more: ['more', 'faults'], all: [] };
 
-/** What is run on Redis 8, too: all that a client does, on a single server and on a cluster. */
+/**
+ * The tests that also run on Redis 8: all uses of a client, on a single server and on a cluster.
+ */
 const ON_REDIS_8 = ['conformance', 'fleet', 'cluster'].map((folder) => `__test__/${folder}/`);
 
-/** Words of the names of the property tests. */
+/** Parts of the names of property tests. */
 const PROPERTIES = [
   'property',
   'quoted_as',
@@ -71,7 +74,7 @@ async function runOnRedis8(env, args) {
   return runJsTests({ ...env, REDIS_SERVER_BIN: found.file }, ['rollcall', 'more'], tests);
 }
 
-/** What is to be run, in order: titles, and functions that run it. */
+/** The steps to run, in order: titles, and functions that run them. */
 function plan({ part, only, args }) {
   const js =
     (projects, variables = {}, files = []) =>
@@ -89,7 +92,7 @@ function plan({ part, only, args }) {
       'Rust tests of properties': (env) => runRustTests({ ...env, ...LONG_FAULTS }, PROPERTIES),
     };
   }
-  // The arguments choose the tests; options of vitest can choose among its projects.
+  // The arguments choose the tests; vitest's options can choose among its projects.
   if (args.length > 0) return { 'JavaScript tests': js([]) };
   return {
     ...(part !== 'more' && { 'Rust tests': (env) => runRustTests(env) }),
@@ -125,13 +128,13 @@ main(async () => {
 
   checkNode();
   const redis = await requireRedis();
-  // Without these, the tests that need them say that they are skipped.
+  // Without these, the tests that need them report that they are skipped.
   const chromium = withJs && !contractAlone ? await findChromium() : undefined;
   if (withJs) await findFaketime();
-  // At the same time: each has stretches in which it keeps one processor busy at most.
+  // In parallel: each of them uses at most one processor for some of the time.
   await Promise.all([setUp(), ...(withRust ? [buildRustTests()] : [])]);
 
-  // All temporary files of the run are in here, which is also how its processes are recognised.
+  // All temporary files of the run are in this folder, which also identifies its processes.
   const folder = mkdtempSync(path.join(realpathSync(tmpdir()), 'rollcall-test-'));
   const cleanUp = () => {
     endLeftovers(findLeftovers(folder));

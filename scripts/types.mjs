@@ -1,5 +1,5 @@
 // `npm run types`: writes index.d.ts and index.d.mts, the public types, from js/. With `--check` it
-// writes nothing, and fails if they are not current.
+// writes nothing, and fails if they are outdated.
 import { existsSync } from 'node:fs';
 import { buildDist } from './lib/build.mjs';
 import { inRoot } from './lib/paths.mjs';
@@ -8,7 +8,7 @@ import { outdatedTypes, writeTypes } from './lib/types.mjs';
 import { setUp } from './setup.mjs';
 
 main(async () => {
-  // The compiler needs the types of an addon; whether that is current does not matter.
+  // The compiler needs the types of an addon; an outdated addon is sufficient.
   if (existsSync(inRoot('binding/binding.d.ts'))) await buildDist();
   else await setUp();
   if (!process.argv.includes('--check')) {

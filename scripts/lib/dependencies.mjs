@@ -1,18 +1,18 @@
-// Installing npm dependencies, when what is installed is not what the lockfile says.
+// Installs npm dependencies if they differ from the lockfile.
 import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { root } from './paths.mjs';
 import { runOrThrow, SetupError } from './run.mjs';
 
-/** @param {string} [folder] Where the package.json is whose dependencies are meant. */
+/** @param {string} [folder] The folder of the package.json. */
 export async function installDependencies(folder = root) {
   if (dependenciesAreCurrent(folder)) return;
   console.log('· installing npm dependencies');
-  // No dependency needs an install script on the platforms that we build for.
+  // No dependency needs an install script on the supported platforms.
   const args = ['ci', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'];
   if (folder !== root) args.push('--prefix', folder);
-  // Under `npm run`, the npm that runs us is the one to use; its path is also the only way to
-  // start npm without a shell on Windows.
+  // Under `npm run`, use the npm that runs this script; its path is also the only way to start npm
+  // without a shell on Windows.
   const npm = process.env.npm_execpath;
   if (npm?.endsWith('npm-cli.js')) await runOrThrow('npm ci', process.execPath, [npm, ...args]);
   else await runOrThrow('npm ci', 'npm', args);
@@ -24,8 +24,8 @@ export async function installDependencies(folder = root) {
 }
 
 /**
- * npm writes what it installed into `node_modules/.package-lock.json`; comparing that with the
- * lockfile is exact where time stamps are not (a checkout sets them anew).
+ * npm writes the installed packages to `node_modules/.package-lock.json`. A comparison with the
+ * lockfile is exact, unlike timestamps, which a checkout changes.
  */
 function dependenciesAreCurrent(folder) {
   const installedFile = path.join(folder, 'node_modules', '.package-lock.json');
@@ -35,7 +35,7 @@ function dependenciesAreCurrent(folder) {
   const fits = (name) => installed[name]?.integrity === wanted[name]?.integrity;
   return (
     Object.keys(installed).every(fits) &&
-    // Optional ones are for other platforms, as a rule.
+    // Optional packages are usually for other platforms.
     Object.keys(wanted).every((name) => name === '' || wanted[name].optional || fits(name))
   );
 }

@@ -1,5 +1,5 @@
-// The tools that build the site of docs/ and check links. They have a package.json of their own in
-// docs/.vitepress/, so that neither tests nor builds of the addon wait for them to be installed.
+// The tools that build the site of docs/ and check links. They have their own package.json in
+// docs/.vitepress/, so that tests and builds of the addon do not wait for their installation.
 import { installDependencies } from './dependencies.mjs';
 import { inRoot } from './paths.mjs';
 import { run, runOrThrow } from './run.mjs';

@@ -1,4 +1,4 @@
-// Finding libfaketime, by which tests give a process another clock, or installing it.
+// Finds or installs libfaketime, with which tests change the clock of a process.
 import { existsSync, readdirSync } from 'node:fs';
 import { installPackage } from './packages.mjs';
 
@@ -10,7 +10,7 @@ const PACKAGES = {
 };
 const FOLDERS = ['/usr/lib', '/usr/lib64', '/usr/local/lib'];
 
-/** The library, if it is on the machine. Synchronous, and changes nothing. */
+/** The library, if it is already installed. Synchronous, and changes nothing. */
 export function locateFaketime() {
   return FOLDERS.flatMap((folder) => [
     folder,
@@ -22,7 +22,10 @@ export function locateFaketime() {
     .find((file) => existsSync(file));
 }
 
-/** The library, installed if need be and if that needs no password; `undefined` where it cannot be. */
+/**
+ * The library, installed if necessary and if that needs no password; `undefined` if that is not
+ * possible.
+ */
 export async function findFaketime() {
   const found = locateFaketime();
   if (found !== undefined || process.platform !== 'linux') return found;

@@ -1,4 +1,4 @@
-// Running the JavaScript tests, with vitest.
+// Runs the JavaScript tests with vitest.
 import { rmSync } from 'node:fs';
 import path from 'node:path';
 import { inRoot, packageBin } from './paths.mjs';

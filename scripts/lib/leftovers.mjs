@@ -1,11 +1,11 @@
-// Finding and ending processes that a test run left behind.
+// Finds and ends processes that a test run left behind.
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { failure, sum } from './reports.mjs';
 import { read } from './run.mjs';
 
 /**
- * Processes that belong to the run whose temporary folder is given: by environment (all children
+ * Processes of the run with the given temporary folder: by environment (all children
  * of the run have it as TMPDIR), by working directory (Redis overwrites its environment with its
  * process title), or by command line.
  *
@@ -22,7 +22,7 @@ function listProc(folder) {
     .filter((name) => /^\d+$/.test(name))
     .flatMap((pid) => {
       const command = attempt(() => readFileSync(`/proc/${pid}/cmdline`, 'utf8')) ?? '';
-      // A process that has ended and only waits for its parent has no command line.
+      // An ended process that waits for its parent has no command line.
       if (command === '') return [];
       const traces = [
         command,
@@ -44,14 +44,14 @@ function listPs(folder) {
     });
 }
 
-/** Ends leftovers, by pid. SIGKILL: one that was stopped (SIGSTOP) would not see anything else. */
+/** Ends leftovers by pid. SIGKILL, because a stopped process (SIGSTOP) handles no other signal. */
 export function endLeftovers(leftovers) {
   for (const { pid } of leftovers) attempt(() => process.kill(pid, 'SIGKILL'));
 }
 
-/** Fails the run for every process that is still there shortly after the tests have ended. */
+/** Fails the run for every process that still exists shortly after the end of the tests. */
 export async function sweepLeftovers(folder) {
-  // A server that got its signal just now may take a moment to write its data and end.
+  // A server that has just received its signal may need a moment to write its data and end.
   const deadline = Date.now() + 3000;
   let leftovers = findLeftovers(folder);
   while (leftovers.length > 0 && Date.now() < deadline) {
@@ -62,7 +62,7 @@ export async function sweepLeftovers(folder) {
   return sum(leftovers.map(({ pid, command }) => failure(`left behind: ${pid} ${command}`)));
 }
 
-// Processes end while they are looked at, and others' may not be looked at.
+// Processes may end during the check, and those of other users may not be readable.
 function attempt(body) {
   try {
     return body();

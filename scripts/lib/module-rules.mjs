@@ -1,5 +1,5 @@
-// What the files of the Rust core may depend on: modules on those of their own layer and further in,
-// and no files on each other in a circle.
+// The dependency rules for the files of the Rust core: modules may use modules of their own layer
+// and of inner layers, and files may not form cycles.
 import { rustUses } from './rust-modules.mjs';
 
 /** The top-level module of a file, or `undefined` for the crate's root. */
@@ -7,7 +7,7 @@ function topModule(file, entry) {
   return file === entry ? undefined : file.split('/')[1].replace(/\.rs$/, '');
 }
 
-/** Every use of a module that is further out, or that no layer names. */
+/** Every use of an outer module, or of a module without a layer. */
 function outward(uses, entry, layers) {
   const layerOf = new Map(layers.flatMap((names, layer) => names.map((name) => [name, layer])));
   const problems = new Set();
@@ -27,7 +27,7 @@ function outward(uses, entry, layers) {
   return [...problems];
 }
 
-/** The shortest way from a node back to itself, as a list that begins and ends with it. */
+/** The shortest path from a node back to itself, as a list that starts and ends with it. */
 function shortestCycle(graph, start) {
   const cameFrom = new Map();
   const queue = [start];
@@ -46,7 +46,7 @@ function shortestCycle(graph, start) {
   return undefined;
 }
 
-/** For every node of a graph that is in a cycle, the shortest one; each once. */
+/** For every node in a cycle, the shortest cycle; each cycle once. */
 function shortestCycles(uses) {
   /** @type {Map<string, Map<string, number>>} The first line that uses it. */
   const graph = new Map();
@@ -66,7 +66,7 @@ function shortestCycles(uses) {
 }
 
 /**
- * What breaks the rules, in the crate whose root is the file `entry`.
+ * The violations of the rules in the crate with the root file `entry`.
  *
  * @param {string} root
  * @param {string} entry

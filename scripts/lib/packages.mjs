@@ -1,10 +1,10 @@
-// Programs of the system: finding one, and having the system's package manager install it. Never
-// starts a service, and never asks for a password.
+// Finds system programs, and installs them with the system's package manager. Never starts a
+// service, and never asks for a password.
 import { accessSync, chmodSync, constants, existsSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { read, run } from './run.mjs';
 
-/** Where package managers put programs without every PATH having it. */
+/** Folders in which package managers put programs, even if PATH does not contain them. */
 const USUAL_FOLDERS = [
   '/usr/bin',
   '/usr/local/bin',
@@ -15,7 +15,7 @@ const USUAL_FOLDERS = [
   '/opt/local/bin',
 ];
 
-/** In the order in which they are tried. `root`: needs to be root. */
+/** In the order of attempts. `root`: needs root permissions. */
 const MANAGERS = [
   { command: 'apt-get', root: true, install: installByApt },
   { command: 'dnf', root: true, install: (as, names) => as('dnf', ['install', '-y', ...names]) },
@@ -28,7 +28,7 @@ const MANAGERS = [
   { command: 'brew', root: false, install: (as, names) => as('brew', ['install', ...names]) },
 ];
 
-/** The first program of these names on PATH or where programs usually are. */
+/** The first program with one of these names on PATH or in the usual folders. */
 export function locate(names, moreFolders = USUAL_FOLDERS) {
   const folders = [...(process.env.PATH ?? '').split(path.delimiter), ...moreFolders];
   return names
@@ -46,13 +46,13 @@ export function isExecutable(file) {
 }
 
 /**
- * Has a package installed by whichever of the system's package managers can.
+ * Installs a package with any available package manager of the system.
  *
- * @param {string} what it is, for the log
- * @param {Partial<Record<'apt-get' | 'dnf' | 'apk' | 'pacman' | 'brew', string[]>>} packages what
- *   it is called at each; a manager without it is left out
- * @param {() => string | undefined} found looks for the program that the package brings
- * @returns {Promise<string | undefined>} what `found` gives in the end
+ * @param {string} what the name of the program, for the log
+ * @param {Partial<Record<'apt-get' | 'dnf' | 'apk' | 'pacman' | 'brew', string[]>>} packages its
+ * package names for each manager; a manager without an entry is skipped
+ * @param {() => string | undefined} found looks for the installed program
+ * @returns {Promise<string | undefined>} the result of `found` after the installation
  */
 export async function installPackage(what, packages, found) {
   for (const { command, root, install } of MANAGERS) {
@@ -72,32 +72,32 @@ export async function installPackage(what, packages, found) {
   return undefined;
 }
 
-/** What to put before a command that root is to run; `undefined` where that takes a password. */
+/** The prefix for a command that needs root; `undefined` if it would need a password. */
 function rootPrefix() {
   if (process.getuid?.() === 0) return [];
   return read('sudo', ['-n', 'true']) === undefined ? undefined : ['sudo', '-n'];
 }
 
 /**
- * Debian's packages start their services when they are installed and at every boot. The policy
- * script is Debian's own way to forbid the former; `update-rc.d … disable` undoes the latter.
+ * Debian's packages start their services at installation and at every boot. The policy script is
+ * Debian's way to prevent the former; `update-rc.d … disable` undoes the latter.
  */
 async function installByApt(as, names, prefix) {
   const policy = '/usr/sbin/policy-rc.d';
   const ownPolicy = !existsSync(policy) && (await forbidServices(as, prefix, policy));
   try {
-    const quiet = ['DEBIAN_FRONTEND=noninteractive', 'RUNLEVEL=1'];
+    const environment = ['DEBIAN_FRONTEND=noninteractive', 'RUNLEVEL=1'];
     const apt = (...args) =>
-      as('env', [...quiet, 'apt-get', '-qq', '-o', 'DPkg::Lock::Timeout=120', ...args]);
+      as('env', [...environment, 'apt-get', '-qq', '-o', 'DPkg::Lock::Timeout=120', ...args]);
     const install = () => apt('install', '-y', '--no-install-recommends', ...names);
-    // The package lists of a new machine are often empty or too old for what is to be had.
+    // The package lists of a new machine are often empty or outdated.
     if (!(await install())) {
       await apt('update');
       await install();
     }
     for (const name of names.filter((one) => existsSync(`/etc/init.d/${one}`))) {
       await as('update-rc.d', [name, 'disable']);
-      // A policy that was there before may have let it start; then it lets it stop as well.
+      // An existing policy may have let the service start; it then also allows to stop it.
       if (!ownPolicy) await as('invoke-rc.d', [name, 'stop']);
     }
   } finally {

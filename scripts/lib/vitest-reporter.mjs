@@ -1,5 +1,5 @@
-// A vitest reporter that writes the tally of a run to the file named by ROLLCALL_TALLY_FILE.
-// Vitest's own JSON report lacks the reason given to `ctx.skip`, and files that failed as a whole.
+// A vitest reporter that writes the tally of a run to the file in ROLLCALL_TALLY_FILE. Vitest's
+// JSON report lacks the reasons of `ctx.skip`, and files that failed as a whole.
 import { writeFileSync } from 'node:fs';
 
 /** The first line of an error, for the list of failures. */
@@ -22,10 +22,10 @@ export default class TallyReporter {
         if (state === 'passed') tally.passed++;
         else if (state === 'skipped')
           tally.skipped.push({ name, reason: note ?? test.options.mode });
-        // 'pending': the run was cut short before it.
+        // 'pending': the run was aborted before this test.
         else fail(name, errors);
       }
-      // What fails outside of any test: a file that does not load, a hook.
+      // Failures outside of any test: a file that does not load, a hook.
       for (const error of module.errors()) fail(file, [error]);
       for (const suite of module.children.allSuites()) {
         for (const error of suite.errors()) fail(`${file} > ${suite.fullName}`, [error]);

