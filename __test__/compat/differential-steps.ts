@@ -93,15 +93,15 @@ call(
   withEpoch((epoch) => epoch - 1, { n: 4 }),
 );
 call(
-  'heartbeat with an epoch of the day after tomorrow',
+  'heartbeat with an epoch two days ahead',
   withEpoch((epoch) => epoch + 2 * 86_400_000, { n: 5 }, 'c:1 }{'),
 );
-call('a stored state that is no JSON', async ({ redis, service }) => {
+call('a stored state that is not JSON', async ({ redis, service }) => {
   await service.join({ roomId: 'broken', userId: 'u', connId: 'b' });
   await redis.hset('prs:conn:b', 'state', 'no JSON');
   return service.fetchRoomSnapshot('broken');
 });
-call('a patch of a state that is no JSON', heartbeat({ connId: 'b', patchState: { a: 1 } }));
+call('a patch of a state that is not JSON', heartbeat({ connId: 'b', patchState: { a: 1 } }));
 call('join of a first room', join({ ...r1, roomId: 'm1', connId: 'm' }));
 call('join of another room', join({ ...r1, roomId: 'm2', connId: 'm' }));
 call('snapshot of the room that it left by that', method('fetchRoomSnapshot', 'm1'));
@@ -173,7 +173,7 @@ call(
   change('set', of('text'), data(item('m', 'x')), options({ majorRevision: '0' })),
 );
 call(
-  'set with a revision that is no number',
+  'set with a revision that is not a number',
   change('set', of('NaN'), data(item('m', 'x')), options({ majorRevision: Number.NaN })),
 );
 call('set of items to update', change('set', of('texts'), data(item('m', 'x'))));
@@ -183,7 +183,7 @@ call(
 );
 call('set with an item’s revision as text', change('set', of('item'), data(item('k', 'v', '7'))));
 call('set with a fraction as revision', change('set', of('half'), data(item('k', 'v', 1.5))));
-call('set with values that are no texts', change('set', data(item('n', 5), item('f', true))));
+call('set with values that are not text', change('set', data(item('n', 5), item('f', true))));
 call('set with null as value', change('set', data(item('n', null))));
 call('update with null as value', change('update', data(item('n', null))));
 call('set with an object as value', change('set', of('object'), data(item('o', {}))));
@@ -195,7 +195,10 @@ call(
   'set without a name of the actor',
   change('set', data(item('k', 'v')), options({ addUserId: true }), as('')),
 );
-call('set with flags that are no flags', change('set', options({ addUserId: 'yes' }), as('ada')));
+call(
+  'set with flags that are not booleans',
+  change('set', options({ addUserId: 'yes' }), as('ada')),
+);
 call('set under a lock without a name', change('set', options({ lockName: '' })));
 const locked = options({ lockName: 'l' });
 call('set under a lock that is not held', change('set', locked, as('ada')));
@@ -224,12 +227,12 @@ call(
   'update of items that were stored in other forms',
   change('update', of('stored'), data(item('n'), item('e', 'x'))),
 );
-call('get of items that are no JSON', async (world) => {
+call('get of items that are not JSON', async (world) => {
   const fields = { items: 'no JSON', totalCount: '1', majorRevision: '3' };
   await world.redis.hset('prs:{chan:doc:broken}:meta', fields);
   return change('get', of('broken'))(world);
 });
-call('set of items that are no JSON', change('set', of('broken'), data(item('a'))));
+call('set of items that are not JSON', change('set', of('broken'), data(item('a'))));
 call('set with a colon in the type', change('set', { channelType: 'a:b' }, data(item('a'))));
 
 export const SERVICE_CALLS: readonly Step<World>[] = calls;

@@ -132,7 +132,7 @@ onEveryStore('8 locks', (store) => {
     expect(await client.locks.inspect('l')).toBeNull();
   });
 
-  test('8.2 only the holder can extend or release: identified by its token, not by the owner’s id', async () => {
+  test('8.2 only the holder can extend or release: identified by its grant, not by the owner’s id', async () => {
     const [one, two] = [await store.connect(), await store.connect()];
     const old = await one.locks.acquire('l', { ...ADA, ttlMs: 60, autoRenew: false });
     await fired(old.lost);
@@ -149,7 +149,7 @@ onEveryStore('8 locks', (store) => {
     const [one, two] = [await store.connect(), await store.connect()];
     const old = await one.locks.acquire('l', { ...ADA, ttlMs: 60_000 });
     await two.locks.revoke('l');
-    // The owner is the same: only the token differs.
+    // The owner is the same: only the grant differs.
     const lock = await two.locks.acquire('l', { ...ADA, ttlMs: 600_000, autoRenew: false });
     const late = await Promise.allSettled([old.extend(1_000), old.release(), old.extend()]);
     for (const call of late) expect(call).toMatchObject({ reason: failure('LOCK_LOST') });

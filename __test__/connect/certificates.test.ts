@@ -105,7 +105,7 @@ describe('17, 20: an unacceptable certificate fails at once with the reason', ()
     ['another name', { commonName: 'elsewhere', extensions: [] }, 'localhost', /for another name/],
     ['a name in CN, for an address', {}, '127.0.0.1', /for another name/],
     [
-      'another name beside the right CN',
+      'another name in addition to the right CN',
       { extensions: ['subjectAltName=DNS:elsewhere'] },
       'localhost',
       /for another name/,

@@ -81,7 +81,7 @@ describe('1: kill -9, and a restart without data', () => {
       },
       { timeoutMs: CONVERGED_MS + GRACE_MS },
     );
-    console.log(`empty: told after ${Math.round(performance.now() - returned)} ms`);
+    console.log(`empty: resync after ${Math.round(performance.now() - returned)} ms`);
     await world.converged({ missing: Number.POSITIVE_INFINITY });
     for (const view of world.views) expect(view.describe()).toEqual([]);
   });

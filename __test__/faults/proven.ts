@@ -131,7 +131,7 @@ export function proven(
       onTestFinished(() => turnOff());
       if (!isOwn(without)) turnOff(without);
       const error = await body([without]).then(
-        () => (uncaught.length > 0 ? new Error(`nobody caught: ${uncaught[0]}`) : undefined),
+        () => (uncaught.length > 0 ? new Error(`uncaught: ${uncaught[0]}`) : undefined),
         (reason: unknown) => reason,
       );
       expect(error, `it holds without ${without}, so it shows nothing`).toBeInstanceOf(Error);

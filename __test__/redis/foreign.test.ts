@@ -1,4 +1,4 @@
-// Legacy nodes beside Rollcall nodes: connections that only legacy nodes wrote (3.2, 3.3, 3.6, 3.8,
+// Legacy nodes together with Rollcall nodes: connections that only legacy nodes wrote (3.2, 3.3, 3.6, 3.8,
 // 3.9, 6.5), and their events (section 4).
 import type { Redis } from 'ioredis';
 import { describe, expect, test } from 'vitest';

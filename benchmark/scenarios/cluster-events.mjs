@@ -42,31 +42,31 @@ async function writer(env) {
 
 async function follower(env) {
   const client = await connect(env);
-  let heard = 0;
+  let received = 0;
   let round;
   let finish;
   for (let i = 0; i < FOLLOWED; i++) {
     const roomId = `room-${(i * ROOMS) / FOLLOWED}`;
     const count = ({ type }) => {
-      if (type === 'update') heard++;
+      if (type === 'update') received++;
     };
     await client.subscribe(count, { roomId });
   }
   return {
     listen: async () => {
-      heard = 0;
+      received = 0;
       const end = new Promise((resolve) => {
         finish = resolve;
       });
       round = measure([], async () => {
         await end;
-        return { ops: heard };
+        return { ops: received };
       });
       round.catch(() => {});
     },
     result: async ({ expected }) => {
       // All writes are acknowledged; events that have not arrived within a second are lost.
-      for (let i = 0; heard < expected && i < 100; i++) {
+      for (let i = 0; received < expected && i < 100; i++) {
         await new Promise((resolve) => setTimeout(resolve, 10));
       }
       finish();

@@ -45,7 +45,7 @@ async function listener(env, subscribe) {
         heard = resolve;
       });
       const unsubscribe = await subscribe((event) => {
-        if (event.state.cursor.x === undefined) throw new Error('not an event of ours');
+        if (event.state.cursor.x === undefined) throw new Error('an unexpected event');
         if (++received === expected) heard();
       });
       finish = heard;

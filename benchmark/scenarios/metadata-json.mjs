@@ -75,7 +75,7 @@ async function changer(metadataStorage) {
 
 export default {
   name: 'metadata-json',
-  title: 'Channel metadata: RedisJSON beside the hash',
+  title: 'Channel metadata: RedisJSON compared with the hash',
   about:
     `One item of a record changed again and again, on ${CHANNELS} channels, one change of each in ` +
     'flight; per change. Every change is answered with the whole record.',

@@ -66,8 +66,8 @@ export default {
   title: 'Metadata of one channel',
   about:
     `A record of ${WRITERS} items (about 4 KB); each update changes one of them, gets the whole record ` +
-    'back, and is published. The scenario checks that no update is lost. Beside Rollcall: what plain ioredis needs ' +
-    'for that.',
+    'back, and is published. The scenario checks that no update is lost. Compared ' +
+    'with an implementation on plain ioredis.',
 
   subjects: {
     rollcall: (env) =>

@@ -100,7 +100,7 @@ export default {
   name: 'state',
   title: 'Large states: heartbeats and memory',
   about:
-    `Heartbeats without a patch, ${IN_FLIGHT} in flight, beside states of 100 bytes and of 60 KB. ` +
+    `Heartbeats without a patch, ${IN_FLIGHT} in flight, with states of 100 bytes and of 60 KB. ` +
     'Memory: MEMORY USAGE of all keys of a connection, for the states of the corpus (1.5 to 100 KB); ' +
     'its share of the keys of its room and user comes on top, and is the same in all forms. The own ' +
     'dictionary is of 8 KB, trained on 400 other states of each kind.',
