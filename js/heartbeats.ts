@@ -6,8 +6,10 @@ import type { NativeClient as Core } from '../binding/binding.js';
 import { errorFrom, internalError, type NativeErrorData, type RollcallError } from './errors.js';
 import type { HeartbeatManyResult, HeartbeatResult } from './types.js';
 
-/** The number of values for each heartbeat, in either direction. */
-const PER_ITEM = 3;
+/** The values of each heartbeat that crosses to the core: slot, epoch, and the lengths of its texts. */
+const PER_REQUEST = 5;
+/** The values of each heartbeat that the core settles. */
+const PER_RESULT = 3;
 /**
  * The maximum number of heartbeats in one crossing. It could be higher. If all heartbeats of a turn
  * crossed together, the server would answer them together, and server and node would wait for each
@@ -15,6 +17,8 @@ const PER_ITEM = 3;
  * others.
  */
 const CROSSING = 128;
+/** The characters of patches after which a crossing takes no further heartbeat. */
+const CROSSING_TEXT = 256 * 1024;
 /**
  * The values before those of the settled heartbeats: their number, and whether more can be drained.
  */
@@ -53,12 +57,13 @@ export class Heartbeats {
   #pending = 0;
   // The heartbeats that cross at the end of this turn.
   #ids = '';
-  readonly #items = new Float64Array(PER_ITEM * CROSSING);
+  #patches = '';
+  readonly #items = new Float64Array(PER_REQUEST * CROSSING);
   #count = 0;
   /**
    * The buffer into which the core writes settled heartbeats: the header, then the values of each.
    */
-  readonly settled = new Float64Array(HEADER + PER_ITEM * SETTLED);
+  readonly settled = new Float64Array(HEADER + PER_RESULT * SETTLED);
   readonly #flushLater = () => this.flush();
 
   constructor(core: Core, ref: () => void, unref: () => void) {
@@ -92,13 +97,15 @@ export class Heartbeats {
       return;
     }
     const ids = this.#ids;
-    const items = this.#items.subarray(0, PER_ITEM * this.#count);
+    const patches = this.#patches;
+    const items = this.#items.subarray(0, PER_REQUEST * this.#count);
     this.#ids = '';
+    this.#patches = '';
     this.#count = 0;
     try {
-      this.#core.heartbeats(ids, items);
+      this.#core.heartbeats(ids, patches, items);
     } catch (error) {
-      for (let at = 2; at < items.length; at += PER_ITEM) {
+      for (let at = 0; at < items.length; at += PER_REQUEST) {
         this.#settle(items[at] as number, internalError(error));
       }
     }
@@ -107,9 +114,9 @@ export class Heartbeats {
   /** Processes what the core has written into `settled`. */
   settle(): void {
     const settled = this.settled;
-    const end = HEADER + PER_ITEM * (settled[0] as number);
+    const end = HEADER + PER_RESULT * (settled[0] as number);
     let errors: readonly RollcallError[] | undefined;
-    for (let at = HEADER; at < end; at += PER_ITEM) {
+    for (let at = HEADER; at < end; at += PER_RESULT) {
       const slot = settled[at] as number;
       const outcome = settled[at + 1] as number;
       const value = settled[at + 2] as number;
@@ -155,27 +162,26 @@ export class Heartbeats {
   }
 
   #add(slot: number, connId: string, epoch: number, patch: Patch | undefined): void {
-    if (patch !== undefined) {
-      this.flush();
-      try {
-        this.#core.heartbeatPatch(slot, connId, epoch, patch.set, patch.remove);
-      } catch (error) {
-        this.#settle(slot, internalError(error));
-      }
-      return;
-    }
-    if (this.#count === CROSSING) {
+    if (this.#count === CROSSING || this.#patches.length > CROSSING_TEXT) {
       this.flush();
     }
     if (this.#count === 0) {
       queueMicrotask(this.#flushLater);
     }
-    const at = PER_ITEM * this.#count++;
+    const at = PER_REQUEST * this.#count++;
     const items = this.#items;
     this.#ids += connId;
-    items[at] = connId.length;
+    items[at] = slot;
     items[at + 1] = epoch;
-    items[at + 2] = slot;
+    items[at + 2] = connId.length;
+    if (patch === undefined) {
+      items[at + 3] = 0;
+      items[at + 4] = 0;
+    } else {
+      this.#patches += patch.set + patch.remove;
+      items[at + 3] = patch.set.length;
+      items[at + 4] = patch.remove.length;
+    }
   }
 
   #settle(slot: number, result: HeartbeatManyResult): void {

@@ -39,7 +39,6 @@ type Drained = [
 type Call = Exclude<
   keyof Core,
   | 'heartbeats'
-  | 'heartbeatPatch'
   | 'metrics'
   | 'drain'
   | 'takeErrors'

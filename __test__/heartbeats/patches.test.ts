@@ -32,8 +32,7 @@ describe.each(['v1', 'slotted'] as const)(
         events: PATCHES,
         spublish: 0,
         hgetall: 0,
-        // Two in each script: the connection, and its state.
-        hmget: 2 * PATCHES,
+        hmget: PATCHES,
       });
     });
 

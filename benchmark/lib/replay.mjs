@@ -20,8 +20,11 @@ export class Replay {
     return replay;
   }
 
-  /** Sends the commands repeatedly for `ms`; resolves to the number of answers. */
-  run(commands, { ms, inFlight }) {
+  /**
+   * Sends the commands repeatedly for `ms`; resolves to the number of answers. `whole`: ends after the last
+   * command, for commands that leave the server as they found it only together.
+   */
+  run(commands, { ms, inFlight, whole = false }) {
     const socket = this.#socket;
     return new Promise((resolve, reject) => {
       const until = performance.now() + ms;
@@ -52,7 +55,9 @@ export class Replay {
         }
         rest = bytes.subarray(count * FINE.length);
         answered += count;
+        const missing = whole ? (commands.length - (sent % commands.length)) % commands.length : 0;
         if (performance.now() < until) send(count);
+        else if (missing > 0) send(Math.min(count, missing));
         else if (answered === sent) end();
       };
       socket.on('data', take);

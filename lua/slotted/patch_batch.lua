@@ -16,16 +16,30 @@
 --           patch, '' when that is the same; the text of the event up to its state
 -- The last argument – the command that publishes: PUBLISH or SPUBLISH
 --
--- Returns the places (0-based) of the connections that were not written, because the epoch or the state is
---         another one, the state is compressed or in a key of its own, or the server refused a write.
---         heartbeat.lua has the reason for each.
+-- Returns the places (0-based) of the connections that were not written: the epoch or the state is another
+--         one, the state is compressed or in a key of its own, or the server refused the event or the
+--         room's last_seen. heartbeat.lua finds the reason for each.
 --
 -- Races: all checks and writes are one step. An epoch names one join of one connection, so an equal epoch also
 -- means the room and the user that the node remembers. The whole text of the state is compared, so writes by
 -- programs that know nothing of this script are seen.
--- @include publish_slotted
 local before_conns = 3 * ARGV[2]
-local function channels(room)
-  return { events = KEYS[ARGV[2] + room], slot_events = KEYS[2 * ARGV[2] + room] }
+local PUBLISH = ARGV[#ARGV]
+-- Of each room whose events go to two channels, whether the user may publish on the second one: no event is
+-- sent to one channel alone. Servers with sharded channels have acl_check_cmd.
+local may_publish = {}
+local function try_publish(room, text)
+  if PUBLISH == 'SPUBLISH' then
+    local slot_events = KEYS[2 * ARGV[2] + room]
+    if may_publish[room] == nil then
+      may_publish[room] = redis.acl_check_cmd(PUBLISH, slot_events, '')
+    end
+    if not may_publish[room] or type(redis.pcall(PUBLISH, KEYS[ARGV[2] + room], text)) ~= 'number' then
+      return false
+    end
+    redis.call(PUBLISH, slot_events, text)
+    return true
+  end
+  return type(redis.pcall(PUBLISH, KEYS[ARGV[2] + room], text)) == 'number'
 end
 -- @include patch_batch

@@ -13,16 +13,15 @@
 -- ARGV[7..] – three for each connection: the expected state, exactly as it is stored; the state after the
 --           patch, '' when that is the same; the text of the event up to its state
 --
--- Returns the places (0-based) of the connections that were not written, because the epoch or the state is
---         another one, the state is compressed or in a key of its own, or the server refused a write.
---         heartbeat.lua has the reason for each.
+-- Returns the places (0-based) of the connections that were not written: the epoch or the state is another
+--         one, the state is compressed or in a key of its own, or the server refused the event or the
+--         room's last_seen. heartbeat.lua finds the reason for each.
 --
 -- Races: all checks and writes are one step. An epoch names one join of one connection, so an equal epoch also
 -- means the room and the user that the node remembers. The whole text of the state is compared, so writes by
 -- programs that know nothing of this script are seen.
--- @include publish_v1
 local before_conns = 2 * ARGV[2]
-local function channels(room)
-  return { events = KEYS[ARGV[2] + room] }
+local function try_publish(room, text)
+  return type(redis.pcall('PUBLISH', KEYS[ARGV[2] + room], text)) == 'number'
 end
 -- @include patch_batch

@@ -3,10 +3,8 @@
 //! that patches apply in the order of the calls.
 
 use super::request::{Group, Waiting};
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use foldhash::HashMap;
+use std::{collections::VecDeque, sync::Arc};
 use tokio::time::Instant;
 
 #[derive(Default)]

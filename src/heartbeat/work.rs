@@ -9,8 +9,9 @@ use crate::{
     },
     store::{HeartbeatUpdate, StateWrite, Stored},
 };
+use foldhash::HashMap;
 use parking_lot::Mutex;
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 /// A group in flight.
 pub(super) struct Work {

@@ -2,7 +2,7 @@
 //! texts are forwarded unchanged.
 
 use crate::model::{
-    json::quote,
+    json::quote_into,
     presence::{Epoch, Place},
     state::State,
 };
@@ -54,15 +54,34 @@ pub fn presence_event(
         Change::Update(state) => ("update", state.as_str(), None),
         Change::Leave(reason) => ("leave", "null", Some(reason)),
     };
-    let (room, user, conn) = (quote(&place.room), quote(&place.user), quote(conn));
     let tail = reason.map_or(String::new(), |r| format!(r#","reason":"{}""#, r.as_str()));
-    let mut event = String::with_capacity(state.len() + room.len() + user.len() + conn.len() + 160);
-    write!(
-        event,
-        r#"{{"type":"{kind}","roomId":{room},"userId":{user},"connId":{conn},"state":{state},"ts":{ts},"epoch":{epoch}{tail}}}"#
-    )
-    .expect("a String takes any text");
+    let mut event = String::new();
+    head_into(&mut event, kind, place, conn, state.len() + 96);
+    write!(event, r#"{state},"ts":{ts},"epoch":{epoch}{tail}}}"#).expect("a String takes any text");
     event
+}
+
+/// The text of an update event up to its state. Replaces what `out` holds.
+pub fn update_head(out: &mut String, place: &Place, conn: &str) {
+    out.clear();
+    head_into(out, "update", place, conn, 0);
+}
+
+/// `more`: bytes that will follow.
+fn head_into(out: &mut String, kind: &str, place: &Place, conn: &str, more: usize) {
+    out.reserve(place.room.len() + place.user.len() + conn.len() + 64 + more);
+    out.push_str(r#"{"type":""#);
+    out.push_str(kind);
+    out.push('"');
+    for (name, id) in [
+        (r#","roomId":"#, &*place.room),
+        (r#","userId":"#, &*place.user),
+        (r#","connId":"#, conn),
+    ] {
+        out.push_str(name);
+        quote_into(out, id);
+    }
+    out.push_str(r#","state":"#);
 }
 
 #[derive(Debug, Deserialize)]

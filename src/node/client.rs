@@ -2,19 +2,19 @@
 //! result of a call goes to the inbox under the call's number.
 
 use super::{
+    heartbeats::{PER_REQUEST, requests},
     inbox::{Inbox, Reply, Undo, Value, Wake},
     logging, runtime,
 };
 use crate::{
     client::Client,
     failpoints::{failpoint, panic_point},
-    heartbeat::{ConnId, Request, ResultSink},
+    heartbeat::ResultSink,
     in_flight::{Call, InFlight},
     model::{
         error::{Error, Result},
         json::quote,
         presence::{Member, member_columns},
-        state::Patch,
     },
     options::Options,
     store::{EachPiece, Feed, Topic},
@@ -127,65 +127,27 @@ impl NativeClient {
         })
     }
 
-    /// Submits heartbeats without a patch. `conns` has the connection ids, concatenated. `items`
-    /// has three numbers for each: its length in UTF-16 units, the epoch (-1: none), and the
-    /// ticket.
+    /// Takes heartbeats. `conns` are the connection ids one after the other, `patches` the patches: of each,
+    /// the JSON text of the keys to set, and that of an array of keys to remove or nothing. `items` has five
+    /// numbers for each heartbeat: ticket, epoch (-1: none), and in UTF-16 units the lengths of the id, of
+    /// the keys to set (0: no patch) and of the keys to remove.
     #[napi(catch_unwind)]
-    pub fn heartbeats(&self, conns: String, items: &[f64]) {
+    pub fn heartbeats(&self, conns: String, patches: String, items: &[f64]) {
         panic_point!(CallPanic);
-        let conns: Arc<str> = conns.into();
-        let ascii = conns.len() as f64 == items.chunks_exact(3).map(|item| item[0]).sum::<f64>();
-        let mut requests = Vec::with_capacity(items.len() / 3);
-        let mut at = 0;
-        for item in items.chunks_exact(3) {
-            let units = item[0] as usize;
-            let end = at
-                + if ascii {
-                    units
-                } else {
-                    bytes_of(&conns[at..], units)
-                };
-            let conn = ConnId::within(&conns, at, end);
-            at = end.min(conns.len());
-            requests.push(Request {
-                conn,
-                epoch: (item[1] >= 0.0).then_some(item[1] as u64),
-                patch: None,
-                ticket: item[2] as u64,
-            });
-        }
-        self.submit(requests);
-    }
-
-    /// Submits one heartbeat with a patch. `set` is the JSON text of the keys to set. `remove` is
-    /// that of an array of keys to remove, or empty.
-    #[napi(catch_unwind)]
-    pub fn heartbeat_patch(
-        &self,
-        ticket: f64,
-        conn: String,
-        epoch: f64,
-        set: String,
-        remove: String,
-    ) {
-        panic_point!(CallPanic);
-        let ticket = ticket as u64;
-        let patch = self
-            .client()
-            .and_then(|client| {
-                let limits = client.limits();
-                limits.state("patchState", set.len() + remove.len())?;
-                limits.depth("patchState", &set)
-            })
-            .and_then(|()| Patch::parse("patchState", &set, &remove));
-        match patch {
-            Ok(patch) => self.submit(vec![Request {
-                conn: conn.as_str().into(),
-                epoch: (epoch >= 0.0).then_some(epoch as u64),
-                patch: Some(Box::new(patch)),
-                ticket,
-            }]),
-            Err(error) => self.inbox.settle(vec![(ticket, Err(Box::new(error)))]),
+        match self.client() {
+            Ok(client) => {
+                let (requests, refused) = requests(conns, &patches, items, client.limits());
+                if !refused.is_empty() {
+                    self.inbox.settle(refused);
+                }
+                client.heartbeats(requests);
+            }
+            Err(error) => self.inbox.settle(
+                items
+                    .chunks_exact(PER_REQUEST)
+                    .map(|item| (item[0] as u64, Err(Box::new(error.clone()))))
+                    .collect(),
+            ),
         }
     }
 
@@ -355,18 +317,6 @@ impl NativeClient {
         self.core.get().ok_or_else(Error::closed)
     }
 
-    fn submit(&self, requests: Vec<Request>) {
-        match self.client() {
-            Ok(client) => client.heartbeats(requests),
-            Err(error) => self.inbox.settle(
-                requests
-                    .into_iter()
-                    .map(|request| (request.ticket, Err(Box::new(error.clone()))))
-                    .collect(),
-            ),
-        }
-    }
-
     /// The client, and the registration of the call, unless the call is refused.
     fn admitted(&self, admission: Admission) -> Result<(&Arc<Client>, Call)> {
         let client = self.client()?;
@@ -533,18 +483,6 @@ fn topic(feed: u32, name: &str) -> Result<Topic> {
         .ok_or_else(|| Error::internal(format!("there is no feed {feed}")))?;
     feed.topic(name)
         .ok_or_else(|| Error::internal(format!("{name:?} names nothing of feed {}", feed.number())))
-}
-
-/// The number of bytes of the first `units` UTF-16 units of `text`.
-fn bytes_of(text: &str, units: usize) -> usize {
-    let mut left = units;
-    for (at, c) in text.char_indices() {
-        if left == 0 {
-            return at;
-        }
-        left = left.saturating_sub(c.len_utf16());
-    }
-    text.len()
 }
 
 /// The distinct rooms of a user's connections.

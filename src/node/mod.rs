@@ -3,6 +3,7 @@
 //! (`inbox.rs`). Only the façade in `js/` uses this interface.
 
 mod client;
+mod heartbeats;
 mod inbox;
 mod keys;
 mod locks;

@@ -8,10 +8,10 @@ use crate::{
     },
     store::Stored,
 };
+use foldhash::{HashMap, HashSet};
 use parking_lot::Mutex;
 use std::{
     cell::Cell,
-    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };

@@ -1,4 +1,5 @@
-//! Heartbeats: `heartbeat_batch.lua` for batches, `heartbeat.lua` for updates.
+//! Heartbeats: `heartbeat_batch.lua` for many plain ones, `heartbeat.lua` for one with a patch, another epoch or a
+//! place to check. `patches.rs` sends the patches that need nothing of that in batches.
 
 use crate::{
     failpoints::failpoint,
@@ -11,6 +12,7 @@ use crate::{
         BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate,
         redis::{
             presence::{
+                batch::{Batch, Item},
                 fields::{number, unknown_code},
                 rooms::Rooms,
                 states::Encoded,
@@ -21,7 +23,6 @@ use crate::{
     },
 };
 use redis::{Cmd, Value};
-use std::sync::Arc;
 
 /// A heartbeat and the place for its result.
 type Open<'a> = (
@@ -120,50 +121,22 @@ impl Rooms {
         width: usize,
         ttl_ms: u64,
     ) -> Cmd {
-        let mut rooms: Vec<(&Arc<str>, usize)> = Vec::new();
-        let (mut count, mut separate) = (0, 0);
-        let mut epochs = String::new();
-        let mut digits_of = itoa::Buffer::new();
-        for heartbeat in heartbeats.clone() {
-            match rooms.last_mut() {
-                Some((room, n))
-                    if Arc::ptr_eq(room, &heartbeat.room) || **room == heartbeat.room =>
-                {
-                    *n += 1
-                }
-                _ => rooms.push((&heartbeat.room, 1)),
-            }
-            count += 1;
-            separate += usize::from(heartbeat.separate);
-            epochs.push_str(digits_of.format(heartbeat.epoch));
-        }
-        let counts = two_bytes_each(rooms.iter().map(|(_, n)| *n));
-        let mut call = scripts::HEARTBEAT_BATCH.call(rooms.len() + count + separate);
-        for (room, _) in &rooms {
+        let batch = Batch::new(heartbeats.clone().map(|heartbeat| Item {
+            room: &heartbeat.room,
+            conn: &heartbeat.conn,
+            epoch: heartbeat.epoch,
+        }));
+        let separate = heartbeats.clone().filter(|heartbeat| heartbeat.separate);
+        let keys = batch.rooms.len() + batch.items.len() + separate.clone().count();
+        let mut call = scripts::HEARTBEAT_BATCH.call(keys);
+        for (room, _) in &batch.rooms {
             call.arg(self.keys.room_last_seen(room));
         }
-        let mut key = String::new();
-        let mut room = None;
-        let mut prefix = 0;
-        for heartbeat in heartbeats.clone() {
-            if room.is_none_or(|room| !Arc::ptr_eq(room, &heartbeat.room)) {
-                self.keys.conn_prefix(&heartbeat.room, &mut key);
-                room = Some(&heartbeat.room);
-                prefix = key.len();
-            }
-            key.truncate(prefix);
-            key.push_str(&heartbeat.conn);
-            call.arg(key.as_bytes());
-        }
-        for heartbeat in heartbeats.filter(|heartbeat| heartbeat.separate) {
+        batch.add_conn_keys(&mut call, &self.keys);
+        for heartbeat in separate {
             call.arg(self.keys.conn_state(&heartbeat.room, &heartbeat.conn));
         }
-        call.arg(ttl_ms)
-            .arg(rooms.len())
-            .arg(self.keys.id_in_conn())
-            .arg(epochs)
-            .arg(width)
-            .arg(counts);
+        batch.add_arguments(&mut call, &self.keys, width, ttl_ms);
         call
     }
 
@@ -173,6 +146,7 @@ impl Rooms {
         ttl_ms: u64,
     ) -> Vec<Result<HeartbeatOutcome>> {
         let mut results = self.patch_large(heartbeats, ttl_ms).await;
+        self.patch_batches(heartbeats, &mut results, ttl_ms).await;
         let (writes, others): (Vec<Open>, Vec<Open>) = heartbeats
             .iter()
             .zip(&mut results)
@@ -332,11 +306,6 @@ pub(in crate::store::redis) fn read_misses(value: Value) -> Result<Vec<BatchMiss
         }
         Ok(misses)
     })
-}
-
-/// Numbers as the script takes them, in two bytes each. `limits.maxBatchSize` is at most 2000.
-fn two_bytes_each(numbers: impl Iterator<Item = usize>) -> Vec<u8> {
-    numbers.flat_map(|n| (n as u16).to_be_bytes()).collect()
 }
 
 /// Decimal digits of the largest epoch.

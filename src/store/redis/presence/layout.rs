@@ -13,6 +13,7 @@ pub(in crate::store::redis) struct RoomScripts {
     pub join: &'static Script,
     pub leave: &'static Script,
     pub heartbeat: &'static Script,
+    pub patch_batch: &'static Script,
     pub reap: &'static Script,
     pub repair: &'static Script,
 }
@@ -40,7 +41,7 @@ pub(in crate::store::redis) trait LayoutCalls: Send + Sync {
     /// `reap.lua`, `repair.lua`: the indices of a connection's user, or of a member.
     fn add_user_indices(&self, keys: &mut Vec<String>, room: &str, user: &str);
 
-    /// `heartbeat.lua`: the channels of events besides the room's channel.
+    /// `heartbeat.lua`, `patch_batch.lua`: the channels of events besides the room's channel.
     fn add_event_channels(&self, keys: &mut Vec<String>, room: &str);
 
     /// The last argument of all these scripts.
@@ -58,6 +59,7 @@ impl LayoutCalls for V1Calls {
             join: &v1::JOIN,
             leave: &v1::LEAVE,
             heartbeat: &v1::HEARTBEAT,
+            patch_batch: &v1::PATCH_BATCH,
             reap: &v1::REAP,
             repair: &v1::REPAIR,
         }
@@ -112,6 +114,7 @@ impl LayoutCalls for SlottedCalls {
             join: &slotted::JOIN,
             leave: &slotted::LEAVE,
             heartbeat: &slotted::HEARTBEAT,
+            patch_batch: &slotted::PATCH_BATCH,
             reap: &slotted::REAP,
             repair: &slotted::REPAIR,
         }

@@ -53,13 +53,17 @@ impl Rooms {
         heartbeats: &[HeartbeatUpdate],
         ttl_ms: u64,
     ) -> Vec<Option<Result<HeartbeatOutcome>>> {
+        let mut results = vec![None; heartbeats.len()];
         // Each patch is sent separately, so that the server executes one while the next is
         // prepared.
-        let transactions = heartbeats.iter().map(async |heartbeat| {
-            let patch = self.as_patch(heartbeat)?;
-            self.patch(&patch, ttl_ms).await
-        });
-        futures_util::future::join_all(transactions).await
+        let transactions: Vec<_> = heartbeats
+            .iter()
+            .zip(&mut results)
+            .filter_map(|(heartbeat, result)| Some((self.as_patch(heartbeat)?, result)))
+            .map(async |(patch, result)| *result = self.patch(&patch, ttl_ms).await)
+            .collect();
+        futures_util::future::join_all(transactions).await;
+        results
     }
 
     async fn patch(&self, patch: &Patch<'_>, ttl_ms: u64) -> Option<Result<HeartbeatOutcome>> {

@@ -125,9 +125,14 @@ impl States {
         self.storage == Storage::Separate
     }
 
+    /// Whether a state of so many bytes is stored compressed.
+    pub fn compresses(&self, bytes: usize) -> bool {
+        self.reader.codecs.compresses(bytes)
+    }
+
     pub async fn encode(&self, state: &State) -> Encoded {
         let bytes = state.as_str().len();
-        if !self.reader.codecs.compresses(bytes) {
+        if !self.compresses(bytes) {
             return Encoded::default();
         }
         let (codecs, state) = (self.reader.codecs.clone(), state.clone());

@@ -58,6 +58,9 @@ impl ScriptClient {
         calls: Vec<(&'static Script, Cmd)>,
         repeat: Repeat,
     ) -> Vec<Result<Value>> {
+        if let [(script, call)] = &calls[..] {
+            return vec![self.call(script, call, repeat).await];
+        }
         let (scripts, calls): (Vec<_>, Vec<Cmd>) = calls.into_iter().unzip();
         let answers = self.commands.each(&calls, repeat).await;
         let mut results = Vec::with_capacity(calls.len());
