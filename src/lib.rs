@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod model;
 pub mod offload;
 pub mod options;
+pub mod pace;
 pub mod pause;
 pub mod presence;
 pub mod store;

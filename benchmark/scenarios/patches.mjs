@@ -168,7 +168,6 @@ export default {
     const replay = await start('replay');
     const ours = workers.find(({ subject }) => subject === 'rollcall');
     const results = {};
-    const limits = [];
     for (const inFlight of IN_FLIGHT) {
       const run = (ms) => (worker) => worker.call('patch', { inFlight, ms: scale.ms(ms) });
       await interleave(workers, 1, run(400));

@@ -1,9 +1,9 @@
 //! What waits for JavaScript: settled heartbeats, and messages (`messages.rs`). Filled from the core's
 //! threads, drained by the JavaScript thread, one wake for however much there is.
 //!
-//! A wake costs the JavaScript thread as much as ten events do, so events alone wake it at most once
-//! in [`EVENT_PAUSE`]: the first at once, those that follow closely together. Whatever else wakes it
-//! takes the events along.
+//! A wake costs the JavaScript thread as much as several events do. Events wake it at once, as long as
+//! they do so no more often than `EVENT_WAKE_INTERVAL` permits; beyond that rate, several share a
+//! wake. Any other wake delivers the events that wait, too.
 //!
 //! Races: `scheduled` is cleared before the queues are read, so whatever is put in later wakes
 //! again. When a drain leaves something, JavaScript is told so and comes again by itself, after other work
@@ -39,16 +39,13 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 pub use super::messages::{Reply, Undo, Value};
 
 /// Weak: it never keeps the process alive.
 pub type Wake = ThreadsafeFunction<(), (), (), Status, false, true>;
-
-/// Time between two wakes for events alone.
-const EVENT_PAUSE: Duration = Duration::from_millis(1);
 
 /// Numbers before those of the heartbeats in what a drain fills: how many there are, and whether there is
 /// more to drain.
@@ -243,39 +240,36 @@ impl Inbox {
         self.schedule();
     }
 
-    /// Wakes JavaScript for events, now or at the end of the pause.
+    /// Wakes JavaScript for events, now or when the next wake is permitted.
     fn schedule_events(&self, messages: &mut Messages) {
-        let now = Instant::now();
-        match messages.pause_ends {
-            Some(end) if now < end => {
-                if messages.pause_has_timer {
-                    return;
-                }
-                let Ok(runtime) = runtime() else {
-                    return self.schedule();
-                };
-                messages.pause_has_timer = true;
-                let this = self.this.clone();
-                runtime.spawn(async move {
-                    tokio::time::sleep_until(end.into()).await;
-                    if let Some(inbox) = this.upgrade() {
-                        inbox.end_pause();
-                    }
-                });
-            }
-            _ => {
-                messages.pause_ends = Some(now + EVENT_PAUSE);
-                self.schedule();
-            }
+        if self.scheduled.load(Ordering::Acquire) {
+            return;
         }
+        let Err(permitted) = messages.event_wakes.pace.take(Instant::now()) else {
+            return self.schedule();
+        };
+        if messages.event_wakes.has_timer {
+            return;
+        }
+        let Ok(runtime) = runtime() else {
+            return self.schedule();
+        };
+        messages.event_wakes.has_timer = true;
+        let this = self.this.clone();
+        // An event that comes later may wake JavaScript before: the timer has a resolution of 1 ms.
+        runtime.spawn(async move {
+            tokio::time::sleep_until(permitted.into()).await;
+            if let Some(inbox) = this.upgrade() {
+                inbox.wake_for_events();
+            }
+        });
     }
 
-    fn end_pause(&self) {
+    fn wake_for_events(&self) {
         let mut messages = self.messages.lock();
-        messages.pause_has_timer = false;
+        messages.event_wakes.has_timer = false;
         if messages.has_events() {
-            messages.pause_ends = Some(Instant::now() + EVENT_PAUSE);
-            self.schedule();
+            self.schedule_events(&mut messages);
         }
     }
 

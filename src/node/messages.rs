@@ -14,9 +14,10 @@ use crate::{
         json::quote,
         metadata::response::Response,
     },
+    pace::Pace,
     store::Feed,
 };
-use std::{collections::VecDeque, fmt::Write as _, time::Instant};
+use std::{collections::VecDeque, fmt::Write as _, time::Duration};
 
 /// Maximum numbers of events and bytes that one drain returns, so that a backlog does not block the
 /// JavaScript thread for long. A single message may be larger, and is then returned alone.
@@ -205,6 +206,27 @@ impl Queued {
     }
 }
 
+/// Average time between two wakes for events alone, when there are more.
+const EVENT_WAKE_INTERVAL: Duration = Duration::from_micros(200);
+/// Number of wakes for events alone that may follow each other faster.
+const EVENT_WAKE_BURST: u32 = 50;
+
+/// How often events wake JavaScript when nothing else does.
+pub(super) struct EventWakes {
+    pub pace: Pace,
+    /// Whether a timer will wake it when the next wake is permitted.
+    pub has_timer: bool,
+}
+
+impl Default for EventWakes {
+    fn default() -> Self {
+        EventWakes {
+            pace: Pace::new(EVENT_WAKE_INTERVAL, EVENT_WAKE_BURST),
+            has_timer: false,
+        }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Messages {
     answers: VecDeque<Answer>,
@@ -217,10 +239,7 @@ pub(super) struct Messages {
     handed_events: usize,
     /// Number of messages to deliver one by one, because one of them could not be delivered.
     one_by_one: usize,
-    /// Until this time, events do not wake JavaScript.
-    pub pause_ends: Option<Instant>,
-    /// Whether a timer will wake it at the end of the pause.
-    pub pause_has_timer: bool,
+    pub event_wakes: EventWakes,
 }
 
 /// The result that JavaScript gets after a failed drain.
