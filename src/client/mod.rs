@@ -25,8 +25,13 @@ use crate::{
     },
     offload::offload,
     options::Options,
-    presence::{self, directory::Directory, own_joins::OwnJoins},
-    store::{EachPiece, EventSink, Join, PresenceStore, Store, SweepSettings, Topic},
+    presence::{
+        self,
+        directory::Directory,
+        own_joins::OwnJoins,
+        readings::{EachMemberPiece, Readings},
+    },
+    store::{EventSink, Join, PresenceStore, Store, SweepSettings, Topic},
 };
 use parking_lot::Mutex;
 use sink::CountingSink;
@@ -34,7 +39,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -49,6 +54,7 @@ pub struct Client {
     presence: Arc<dyn PresenceStore>,
     directory: Arc<Directory>,
     own_joins: Arc<OwnJoins>,
+    readings: Readings,
     engine: Arc<Engine>,
     settle: Arc<dyn ResultSink>,
     reaper: Arc<Reaper>,
@@ -159,6 +165,7 @@ impl Client {
             presence,
             directory,
             own_joins,
+            readings: Readings::default(),
             engine,
             settle: callbacks,
             reaper,
@@ -189,7 +196,7 @@ impl Client {
         user: &str,
         conn: &str,
         state: &str,
-        snapshot: Option<EachPiece<'_>>,
+        snapshot: Option<EachMemberPiece<'_>>,
     ) -> Result<Epoch> {
         self.call(async {
             ids::check("roomId", room, &self.limits)?;
@@ -277,7 +284,7 @@ impl Client {
     }
 
     /// Reads the live connections of a room (spec 3.8) and passes them to `each` in pieces.
-    pub async fn room_snapshot(&self, room: &str, each: EachPiece<'_>) -> Result<()> {
+    pub async fn room_snapshot(&self, room: &str, each: EachMemberPiece<'_>) -> Result<()> {
         self.call(async {
             ids::check("roomId", room, &self.limits)?;
             let taken = self.room_for(("room", room)).await?;
@@ -306,15 +313,9 @@ impl Client {
         self.in_flight.reading(self.in_flight.expected(what)).await
     }
 
-    async fn read_room(&self, room: &str, each: EachPiece<'_>, _taken: Room) -> Result<()> {
-        let bytes = AtomicUsize::new(0);
-        let counted = |members: Vec<Member>| {
-            let piece = members.iter().map(Member::bytes).sum();
-            bytes.fetch_add(piece, Ordering::Relaxed);
-            each(members)
-        };
-        self.presence.room_snapshot(room, &counted).await?;
-        self.in_flight.learn(("room", room), bytes.into_inner());
+    async fn read_room(&self, room: &str, each: EachMemberPiece<'_>, _taken: Room) -> Result<()> {
+        let bytes = self.readings.read(&*self.presence, room, each).await?;
+        self.in_flight.learn(("room", room), bytes);
         Ok(())
     }
 

@@ -14,10 +14,11 @@ use crate::{
     model::{
         error::{Error, Result},
         json::quote,
-        presence::{Member, member_columns},
+        presence::Member,
     },
     options::Options,
-    store::{EachPiece, Feed, Topic},
+    presence::readings::{EachMemberPiece, MemberPiece, member_pieces},
+    store::{Feed, Topic},
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use napi::bindgen_prelude::{Float64ArraySlice, Function};
@@ -25,9 +26,6 @@ use napi_derive::napi;
 use once_cell::sync::OnceCell;
 use std::{panic::AssertUnwindSafe, sync::Arc};
 use tokio_util::task::TaskTracker;
-
-/// Approximate length of a piece of a snapshot. JavaScript parses it without a noticeable pause.
-const PIECE_BYTES: usize = 1024 * 1024;
 
 /// Whether a call can be refused because too much is in flight.
 pub(super) enum Admission {
@@ -121,7 +119,7 @@ impl NativeClient {
         let admission = Admission::of([&room, &user, &conn, &state]);
         self.call(call, admission, async move |client| {
             let each = pieces(call, inbox, client.in_flight().clone());
-            let snapshot: Option<EachPiece> = if snapshot { Some(&each) } else { None };
+            let snapshot: Option<EachMemberPiece> = if snapshot { Some(&each) } else { None };
             let epoch = client.join(&room, &user, &conn, &state, snapshot).await?;
             Ok(epoch.to_string())
         })
@@ -195,7 +193,10 @@ impl NativeClient {
         self.call(call, Admission::of([&user]), async move |client| {
             let (connections, _room) = client.user_connections(&user).await?;
             let rooms = rooms_json(&connections);
-            pieces(call, inbox, client.in_flight().clone())(connections).await;
+            let each = pieces(call, inbox, client.in_flight().clone());
+            for piece in member_pieces(&connections) {
+                each(piece).await;
+            }
             Ok(rooms)
         })
     }
@@ -417,31 +418,18 @@ impl NativeClient {
     }
 }
 
-/// Passes members to JavaScript in pieces that do not block it for long, as fast as it takes them.
+/// Passes pieces to JavaScript as fast as it takes them.
 fn pieces(
     number: f64,
     inbox: Arc<Inbox>,
     in_flight: Arc<InFlight>,
-) -> impl Fn(Vec<Member>) -> BoxFuture<'static, ()> + Send + Sync {
-    move |members| {
+) -> impl Fn(MemberPiece) -> BoxFuture<'static, ()> + Send + Sync {
+    move |piece| {
         let (inbox, in_flight) = (inbox.clone(), in_flight.clone());
         Box::pin(async move {
-            let mut rest = &members[..];
-            while !rest.is_empty() {
-                let mut bytes = 0;
-                let fits = |member: &&Member| {
-                    bytes += member.bytes();
-                    bytes <= PIECE_BYTES
-                };
-                let count = rest.iter().take_while(fits).count().max(1);
-                let (piece, others) = rest.split_at(count);
-                rest = others;
-                let bytes = piece.iter().map(Member::bytes).sum();
-                let Ok(room) = in_flight.piece(bytes).await else {
-                    // The client has been dropped.
-                    return;
-                };
-                inbox.piece(number, member_columns(piece), room);
+            // It fails if the client has been dropped.
+            if let Ok(room) = in_flight.piece(piece.bytes).await {
+                inbox.piece(number, piece.columns, room);
             }
         })
     }

@@ -110,7 +110,7 @@ impl Inbox {
 
     /// A piece of an answer, as JSON, so that JavaScript can take it in while others are read: its thread is
     /// not blocked by all of them in one.
-    pub fn piece(&self, number: f64, piece: String, room: Room) {
+    pub fn piece(&self, number: f64, piece: Arc<str>, room: Room) {
         self.put_answer(Answer::piece(number, piece, room));
     }
 

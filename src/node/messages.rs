@@ -17,7 +17,7 @@ use crate::{
     pace::Pace,
     store::Feed,
 };
-use std::{collections::VecDeque, fmt::Write as _, time::Duration};
+use std::{collections::VecDeque, fmt::Write as _, sync::Arc, time::Duration};
 
 /// Maximum numbers of events and bytes that one drain returns, so that a backlog does not block the
 /// JavaScript thread for long. A single message may be larger, and is then returned alone.
@@ -84,7 +84,7 @@ enum Content {
     /// The whole result, or the last part of it.
     Last(Result<Value>),
     /// A piece of the result, as JSON. More parts follow.
-    Piece(String),
+    Piece(Arc<str>),
 }
 
 pub(super) struct Answer {
@@ -118,7 +118,7 @@ impl Answer {
         }
     }
 
-    pub fn piece(number: f64, piece: String, room: Room) -> Self {
+    pub fn piece(number: f64, piece: Arc<str>, room: Room) -> Self {
         Answer {
             number,
             content: Content::Piece(piece),

@@ -2,6 +2,7 @@
 
 pub mod directory;
 pub mod own_joins;
+pub mod readings;
 
 use crate::{
     model::{
