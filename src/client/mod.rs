@@ -31,7 +31,7 @@ use crate::{
         own_joins::OwnJoins,
         readings::{EachMemberPiece, Readings},
     },
-    store::{EventSink, Join, PresenceStore, Store, SweepSettings, Topic},
+    store::{Join, PresenceStore, Sinks, Store, SweepSettings, Topic},
 };
 use parking_lot::Mutex;
 use sink::CountingSink;
@@ -85,13 +85,13 @@ impl Client {
         let metrics = Arc::new(Metrics::default());
         let due = Arc::new(Notify::new());
         let wakeups = Arc::new(WakeupRegistry::default());
-        let sink: Arc<dyn EventSink> = Arc::new(CountingSink {
+        let sinks = Sinks::new(Arc::new(CountingSink {
             callbacks: callbacks.clone(),
             metrics: metrics.clone(),
             due: due.clone(),
             wakeups: wakeups.clone(),
-        });
-        let store = open::store(&options, sink.clone()).await?;
+        }));
+        let store = open::store(&options, sinks.clone()).await?;
         let presence = store.clone().presence();
         let directory = Arc::new(Directory::default());
         let own_joins = Arc::new(OwnJoins::default());
@@ -119,7 +119,7 @@ impl Client {
             },
         );
         let locks = Locks::new(
-            open::backend(&options, &store, &wakeups, &sink).await?,
+            open::backend(&options, &store, &wakeups, &sinks).await?,
             &wakeups,
             callbacks.clone(),
             metrics.clone(),
@@ -139,7 +139,7 @@ impl Client {
             store: store.clone(),
             presence: presence.clone(),
             metrics: metrics.clone(),
-            sink,
+            notifications: sinks.notifications,
             expiry: options.expiry,
             sweep_interval: Duration::from_millis(options.sweep_interval_ms),
             fallback_interval: Duration::from_millis(options.fallback_sweep_ms),

@@ -9,7 +9,7 @@ use crate::{
     },
     options::Options,
     store::{
-        EventSink, LogLevel, Store,
+        LogLevel, Sinks, Store,
         memory::MemoryStore,
         redis::{
             PubSub, RedisStore, Settings, StorageOptions, presence::states::StateOptions,
@@ -19,7 +19,7 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
-pub(super) async fn store(options: &Options, sink: Arc<dyn EventSink>) -> Result<Arc<dyn Store>> {
+pub(super) async fn store(options: &Options, sinks: Sinks) -> Result<Arc<dyn Store>> {
     let memory = match options.url.as_deref() {
         None => Some(None),
         Some(url) => url.strip_prefix("memory://").map(Some),
@@ -28,9 +28,11 @@ pub(super) async fn store(options: &Options, sink: Arc<dyn EventSink>) -> Result
     // Checked on every store, although only Redis compresses, so that invalid options always fail.
     let codecs = Codecs::new(options.state_compression.as_ref())?;
     if let Some(name) = memory {
-        sink.log(LogLevel::Info, in_process_notice(name.is_some()));
+        sinks
+            .notifications
+            .log(LogLevel::Info, in_process_notice(name.is_some()));
         let name = name.filter(|name| !name.is_empty());
-        return Ok(Arc::new(MemoryStore::open(name, sink)));
+        return Ok(Arc::new(MemoryStore::open(name, sinks.events)));
     }
     let url = options.url.as_deref().unwrap_or_default();
     let target = Target::parse(url, options.tls.as_ref(), options.sentinel.as_ref())?;
@@ -62,7 +64,7 @@ pub(super) async fn store(options: &Options, sink: Arc<dyn EventSink>) -> Result
         keys,
         limits: &options.limits,
         storage,
-        sink,
+        sinks,
     };
     let store = RedisStore::open(target, options.pubsub, settings).await?;
     Ok(Arc::new(store))
@@ -107,7 +109,7 @@ pub(super) async fn backend(
     options: &Options,
     store: &Arc<dyn Store>,
     wakeups: &Arc<WakeupRegistry>,
-    sink: &Arc<dyn EventSink>,
+    sinks: &Sinks,
 ) -> Result<Arc<dyn LockBackend>> {
     if options.locks.urls.is_empty() {
         return Ok(Arc::new(QueuedLock::new(store.clone(), wakeups.clone())));
@@ -124,7 +126,7 @@ pub(super) async fn backend(
             keys: keys.clone(),
             limits: &options.limits,
             storage: StorageOptions::default(),
-            sink: sink.clone(),
+            sinks: sinks.clone(),
         };
         let store = RedisStore::begin(target, settings)?;
         Ok(Arc::new(store) as Arc<dyn Store>)

@@ -1,17 +1,25 @@
-//! What a client's store tells, counted, and passed on to whom it is for.
+//! What a client's store hands over, counted, and passed on to whom it is for.
 
 use crate::{
     heartbeat::ResultSink,
     lock::{LockLostListener, WakeupRegistry},
     metrics::{Metrics, count},
-    store::{ConnectionState, EventSink, Feed, LogLevel, lock::LockCall},
+    store::{ConnectionState, EventSink, Feed, LogLevel, StoreNotifications, lock::LockCall},
 };
 use std::sync::Arc;
 use tokio::sync::Notify;
 
 /// What leaves the core. Methods must not block; they are called from the core's threads.
-pub trait ClientCallbacks: EventSink + ResultSink + LockLostListener {}
-impl<T: EventSink + ResultSink + LockLostListener> ClientCallbacks for T {}
+pub trait ClientCallbacks: ResultSink + LockLostListener {
+    /// An event, as for [`EventSink::event`].
+    fn event(&self, feed: Feed, payload: &str) -> u64;
+    /// Events may have been missed from here on back to the last one.
+    fn gap(&self);
+    /// The connection to the store changed.
+    fn state(&self, state: ConnectionState, detail: &str);
+    /// Something for the log.
+    fn log(&self, level: LogLevel, message: &str);
+}
 
 /// Counts what passes.
 pub(super) struct CountingSink {
@@ -46,29 +54,30 @@ impl EventSink for CountingSink {
         self.callbacks.gap();
     }
 
-    fn expired(&self) {
-        count(&self.metrics.counters.notifications, 1);
-        self.due.notify_one();
+    fn malformed(&self) {
+        count(&self.metrics.counters.events_malformed, 1);
     }
 
     fn lock_call(&self, call: LockCall) {
         self.wakeups.call(call);
     }
+}
 
-    fn unreadable_state(&self) {
-        count(&self.metrics.counters.states_unreadable, 1);
-    }
-
-    fn malformed(&self) {
-        count(&self.metrics.counters.events_malformed, 1);
-        self.callbacks.malformed();
-    }
-
+impl StoreNotifications for CountingSink {
     fn state(&self, state: ConnectionState, detail: &str) {
         if state == ConnectionState::Disconnected {
             count(&self.metrics.counters.disconnects, 1);
         }
         self.callbacks.state(state, detail);
+    }
+
+    fn expired(&self) {
+        count(&self.metrics.counters.notifications, 1);
+        self.due.notify_one();
+    }
+
+    fn unreadable_state(&self) {
+        count(&self.metrics.counters.states_unreadable, 1);
     }
 
     fn log(&self, level: LogLevel, message: &str) {

@@ -9,7 +9,7 @@ use crate::{
         error::{Code, Error, Result},
         presence::Sweep,
     },
-    store::{EventSink, LogLevel, PresenceStore, Store, SweepSettings, Watch},
+    store::{LogLevel, PresenceStore, Store, StoreNotifications, SweepSettings, Watch},
 };
 use serde::Deserialize;
 use std::{
@@ -95,7 +95,7 @@ pub struct Reaper {
     /// Those that ended with nobody there to say so are told of in passing.
     pub locks: Arc<Locks>,
     pub metrics: Arc<Metrics>,
-    pub sink: Arc<dyn EventSink>,
+    pub notifications: Arc<dyn StoreNotifications>,
     pub expiry: Expiry,
     pub sweep_interval: Duration,
     pub fallback_interval: Duration,
@@ -134,7 +134,7 @@ impl Reaper {
     }
 
     fn log_part(&self, error: &Error) {
-        self.sink.log(
+        self.notifications.log(
             LogLevel::Warn,
             &format!("The reaper cannot process some of the rooms: {error}"),
         );
@@ -246,7 +246,7 @@ impl Reaper {
                     }
                     if sweep.corrupt > 0 && !corrupt {
                         corrupt = true;
-                        self.sink.log(
+                        self.notifications.log(
                             LogLevel::Warn,
                             "The reaper cannot look at some rooms: their keys hold values of other \
                              types; something else writes under the same key prefix",
@@ -263,7 +263,7 @@ impl Reaper {
                 }
                 Err(error) => {
                     if trouble.is_news(&error, self.is_known(&error)) {
-                        self.sink
+                        self.notifications
                             .log(LogLevel::Warn, &format!("The reaper cannot sweep: {error}"));
                     }
                     failing = true;
@@ -291,7 +291,7 @@ impl Reaper {
                 Ok(Watch::Notified) => return true,
                 Ok(Watch::Needless) => return false,
                 Ok(Watch::Refused) => {
-                    self.sink.log(
+                    self.notifications.log(
                         LogLevel::Warn,
                         "The server does not let this user set notify-keyspace-events (CONFIG), or \
                          hear its notifications; dead connections are found by sweeping alone",

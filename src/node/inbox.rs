@@ -18,6 +18,7 @@ use super::{
     runtime,
 };
 use crate::{
+    client::ClientCallbacks,
     heartbeat::{Outcome, ResultSink},
     in_flight::{Call, Room},
     lock::LockLostListener,
@@ -26,7 +27,7 @@ use crate::{
         json::quote,
         limits::Limits,
     },
-    store::{ConnectionState, EventSink, Feed, LogLevel, lock::LockCall},
+    store::{ConnectionState, Feed, LogLevel},
 };
 use napi::{
     Status,
@@ -309,7 +310,7 @@ impl Inbox {
     }
 }
 
-impl EventSink for Inbox {
+impl ClientCallbacks for Inbox {
     fn event(&self, feed: Feed, payload: &str) -> u64 {
         let most = self.most_events.load(Ordering::Relaxed);
         let most_bytes = self.most_event_bytes.load(Ordering::Relaxed);
@@ -328,12 +329,6 @@ impl EventSink for Inbox {
     fn gap(&self) {
         self.put(Messages::gap);
     }
-
-    fn malformed(&self) {}
-
-    fn expired(&self) {}
-
-    fn lock_call(&self, _: LockCall) {}
 
     fn state(&self, state: ConnectionState, detail: &str) {
         let notice = format!(r#"["state","{}",{}]"#, state.as_str(), quote(detail));

@@ -12,11 +12,13 @@ pub mod metadata;
 #[cfg(test)]
 pub(crate) mod noop_sink;
 pub mod redis;
+mod sink;
 
 pub use heartbeat::{
     BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatStore, HeartbeatUpdate, Located,
     StateEncoding, StateWrite, Stored,
 };
+pub use sink::{ConnectionState, EventSink, LogLevel, Sinks, StoreNotifications};
 
 use crate::model::{
     error::Result,
@@ -25,7 +27,7 @@ use crate::model::{
     state::State,
 };
 use futures_util::future::BoxFuture;
-use lock::{LockCall, LockStore};
+use lock::LockStore;
 use metadata::MetadataStore;
 use std::sync::Arc;
 
@@ -170,62 +172,6 @@ pub struct SweepSettings {
     pub settle_ms: u64,
 }
 
-/// Where a store hands over what it hears. Called in the order in which the store applied things;
-/// must not block.
-pub trait EventSink: Send + Sync + 'static {
-    /// An event, as the text that was published. `feed` says which kind of subscription it belongs
-    /// to: with a room and all rooms subscribed, an event comes once for each. Returns how many
-    /// events were dropped because too many wait to be taken; then the sink has told of the gap
-    /// itself.
-    fn event(&self, feed: Feed, payload: &str) -> u64;
-    /// Events may have been missed from here on back to the last one.
-    fn gap(&self);
-    /// Something on one of our channels that is no event of ours was dropped.
-    fn malformed(&self);
-    /// A stored state could not be read and is shown as `null`.
-    fn unreadable_state(&self) {}
-    /// A connection has expired, says the store: something may be due.
-    fn expired(&self);
-    /// Something about a claim of this node on a lock.
-    fn lock_call(&self, call: LockCall);
-    /// The connection to the store changed.
-    fn state(&self, state: ConnectionState, detail: &str);
-    /// Something for the log.
-    fn log(&self, level: LogLevel, message: &str);
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectionState {
-    Connected,
-    Disconnected,
-}
-
-impl ConnectionState {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ConnectionState::Connected => "connected",
-            ConnectionState::Disconnected => "disconnected",
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogLevel {
-    Info,
-    Warn,
-    Error,
-}
-
-impl LogLevel {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            LogLevel::Info => "info",
-            LogLevel::Warn => "warn",
-            LogLevel::Error => "error",
-        }
-    }
-}
-
 /// Takes a piece of a snapshot. Resolves when the next may be read: what takes the pieces may be slower than
 /// the store.
 pub type EachPiece<'a> = &'a (dyn Fn(Vec<Member>) -> BoxFuture<'static, ()> + Send + Sync);
@@ -271,7 +217,7 @@ pub trait Store: Send + Sync + 'static {
 
     fn locks(&self) -> &dyn LockStore;
 
-    /// Has the store tell the sink when a connection expires (spec 6.4).
+    /// Has the store notify when a connection expires (spec 6.4).
     fn watch_expirations(&self) -> BoxFuture<'_, Result<Watch>>;
 
     /// Events of this topic go to the sink once this resolves.

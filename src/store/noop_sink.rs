@@ -1,6 +1,6 @@
 //! A sink for tests that listen to nothing.
 
-use super::{ConnectionState, EventSink, Feed, LogLevel, lock::LockCall};
+use super::{EventSink, Feed, StoreNotifications};
 
 pub(crate) struct NoopSink;
 
@@ -9,9 +9,6 @@ impl EventSink for NoopSink {
         0
     }
     fn gap(&self) {}
-    fn malformed(&self) {}
-    fn expired(&self) {}
-    fn state(&self, _: ConnectionState, _: &str) {}
-    fn log(&self, _: LogLevel, _: &str) {}
-    fn lock_call(&self, _: LockCall) {}
 }
+
+impl StoreNotifications for NoopSink {}

@@ -5,6 +5,7 @@ use crate::{
     keys::{Keys, Layout},
     model::limits::Limits,
     store::{
+        Sinks,
         noop_sink::NoopSink,
         redis::{PubSub, RedisStore, Settings, StorageOptions, transport::config::Target},
     },
@@ -57,7 +58,7 @@ impl RedisServer {
                 keys: Keys::new("prs:", 1).with_layout(layout),
                 limits: &Limits::default(),
                 storage: StorageOptions::default(),
-                sink: Arc::new(NoopSink),
+                sinks: Sinks::new(Arc::new(NoopSink)),
             };
             match RedisStore::open(target, PubSub::default(), settings).await {
                 Ok(store) => return store,

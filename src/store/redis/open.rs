@@ -9,7 +9,7 @@ use crate::{
         metadata::{Channel, MetadataStorage},
     },
     store::{
-        EventSink, PresenceStore,
+        PresenceStore, Sinks,
         redis::{
             locks::{
                 Locks,
@@ -78,15 +78,15 @@ pub struct Settings<'a> {
     pub keys: Keys,
     pub limits: &'a Limits,
     pub storage: StorageOptions,
-    pub sink: Arc<dyn EventSink>,
+    pub sinks: Sinks,
 }
 
 impl Settings<'_> {
     /// The listener of the store. `wake_channel`: the channel for notifications about its claims on
     /// locks.
     fn listener(&self, db: i64, wake_channel: &str) -> Listener {
-        let (keys, sink) = (self.keys.clone(), self.sink.clone());
-        Listener::new(db, keys, wake_channel, self.limits, sink)
+        let (keys, sinks) = (self.keys.clone(), self.sinks.clone());
+        Listener::new(db, keys, wake_channel, self.limits, sinks)
     }
 
     /// Constructs the store. The layout is chosen only here.
@@ -104,10 +104,14 @@ impl Settings<'_> {
             room_scripts: layout.scripts(),
             layout,
             scripts: scripts.clone(),
-            states: States::new(self.storage.states, self.limits, self.sink.clone()),
+            states: States::new(
+                self.storage.states,
+                self.limits,
+                self.sinks.notifications.clone(),
+            ),
             clock: ServerClock::default(),
             transactions,
-            sink: self.sink,
+            notifications: self.sinks.notifications,
         };
         let (presence, ends): (Arc<dyn PresenceStore>, Box<dyn Ends>) = match keys.layout() {
             Layout::V1 => (
@@ -184,7 +188,7 @@ impl RedisStore {
                     }
                 })
             }),
-            sink: settings.sink.clone(),
+            notifications: settings.sinks.notifications.clone(),
         })
         .await?;
         let sharded = match pubsub {
@@ -246,7 +250,7 @@ impl RedisStore {
                     }
                 })
             }),
-            sink: settings.sink.clone(),
+            notifications: settings.sinks.notifications.clone(),
             role,
         };
         let store = move |link| {

@@ -13,9 +13,8 @@ use crate::{
         state::State,
     },
     store::{
-        BatchMiss, ConnectionState, EventSink, Feed, HeartbeatOutcome, HeartbeatRefresh,
-        HeartbeatUpdate, Join, Joined, Left, LogLevel, PresenceStore, StateWrite, Store, Topic,
-        heartbeat::HeartbeatStore, lock::LockCall,
+        BatchMiss, EventSink, Feed, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Join,
+        Joined, Left, PresenceStore, StateWrite, Store, Topic, heartbeat::HeartbeatStore,
     },
 };
 use futures_util::FutureExt;
@@ -64,11 +63,6 @@ impl EventSink for Recorder {
         0
     }
     fn gap(&self) {}
-    fn malformed(&self) {}
-    fn expired(&self) {}
-    fn lock_call(&self, _: LockCall) {}
-    fn state(&self, _: ConnectionState, _: &str) {}
-    fn log(&self, _: LogLevel, _: &str) {}
 }
 
 /// Everything in the store is done when its future is first polled, except for big sweeps.

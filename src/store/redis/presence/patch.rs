@@ -235,7 +235,7 @@ impl Rooms {
 
     fn give_up_transactions(&self, why: &str) {
         self.transactions.store(false, Ordering::Relaxed);
-        self.sink.log(
+        self.notifications.log(
             LogLevel::Warn,
             &format!("Patches of large states are written by scripts from here on, which is slower: {why}"),
         );

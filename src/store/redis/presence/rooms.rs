@@ -8,7 +8,7 @@ use crate::{
         presence::{Epoch, Member, Place},
     },
     store::{
-        EachPiece, EventSink, Join, Joined, Left, Located,
+        EachPiece, Join, Joined, Left, Located, StoreNotifications,
         redis::{
             presence::{
                 clock::ServerClock,
@@ -48,7 +48,7 @@ pub(in crate::store::redis) struct Rooms {
     /// Whether the server supports the transactions of `patch.rs` and the user has permission for
     /// them.
     pub transactions: Arc<AtomicBool>,
-    pub sink: Arc<dyn EventSink>,
+    pub notifications: Arc<dyn StoreNotifications>,
 }
 
 impl Rooms {

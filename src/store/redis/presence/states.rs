@@ -12,7 +12,7 @@ use crate::{
     },
     offload::offload,
     store::{
-        EventSink, LogLevel, StateEncoding, Stored,
+        LogLevel, StateEncoding, StoreNotifications, Stored,
         redis::presence::fields::{fields, number, utf8},
     },
 };
@@ -71,7 +71,7 @@ impl Encoded {
 pub struct States {
     storage: Storage,
     pub(super) reader: Reader,
-    sink: Arc<dyn EventSink>,
+    notifications: Arc<dyn StoreNotifications>,
     /// Whether a state was found that is compressed or under a separate key.
     met_others: AtomicBool,
     warned: Mutex<[Option<Instant>; Fault::ALL.len()]>,
@@ -104,7 +104,11 @@ impl Reader {
 const COMPRESSION_EFFORT: usize = 8;
 
 impl States {
-    pub fn new(options: StateOptions, limits: &Limits, sink: Arc<dyn EventSink>) -> Self {
+    pub fn new(
+        options: StateOptions,
+        limits: &Limits,
+        notifications: Arc<dyn StoreNotifications>,
+    ) -> Self {
         States {
             storage: options.storage,
             reader: Reader {
@@ -114,7 +118,7 @@ impl States {
                     depth: limits.max_depth,
                 },
             },
-            sink,
+            notifications,
             met_others: AtomicBool::new(false),
             warned: Mutex::default(),
         }
@@ -203,13 +207,13 @@ impl States {
     }
 
     fn warn_unreadable(&self, conn: &str, fault: Fault) {
-        self.sink.unreadable_state();
+        self.notifications.unreadable_state();
         let warned = &mut self.warned.lock()[fault as usize];
         if warned.is_some_and(|at| at.elapsed() < WARN_EVERY) {
             return;
         }
         *warned = Some(Instant::now());
-        self.sink.log(
+        self.notifications.log(
             LogLevel::Warn,
             &format!(
                 "The state of connection {} cannot be read and is shown as null: {fault}. \

@@ -225,7 +225,7 @@ impl SubscriberConnection {
             command_timeout: Duration::from_millis(self.limits.command_timeout_ms),
             on_push,
             prepare,
-            sink: self.shared.listener.sink.clone(),
+            notifications: self.shared.listener.sinks.notifications.clone(),
             role: Role::Subscriber,
         };
         if self.shared.lost.is_some() {

@@ -71,13 +71,13 @@ impl Gaps {
             }
         }
         if calls {
-            self.listener.sink.lock_call(LockCall::Gap);
+            self.listener.sinks.events.lock_call(LockCall::Gap);
         }
         if !events || failpoint!(Gaps) {
             return;
         }
         if failpoint!(GapsLast) {
-            return self.listener.sink.gap();
+            return self.listener.sinks.events.gap();
         }
         let mut state = self.state.lock();
         for server in servers {
@@ -126,7 +126,7 @@ impl Gaps {
             if let Some(cluster) = &self.cluster {
                 cluster.report_state();
             }
-            self.listener.sink.gap();
+            self.listener.sinks.events.gap();
         }
     }
 

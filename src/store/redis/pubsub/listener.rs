@@ -5,15 +5,12 @@ use crate::{
     keys::{Keys, slot_of},
     model::{event, json, limits::Limits, lock::is_lock_event, metadata::event::is_metadata_event},
     store::{
-        EventSink, Feed, LogLevel,
+        Feed, LogLevel, Sinks,
         redis::{expiry, locks, pubsub::dedup::MessageDedup},
     },
 };
 use redis::{PushInfo, PushKind, Value};
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Maximum bytes of an event beside its state: ids (escaped, at most six times as long), numbers,
 /// names.
@@ -24,7 +21,7 @@ const EVENT_DEPTH: usize = 3;
 
 pub struct Listener {
     pub keys: Keys,
-    pub sink: Arc<dyn EventSink>,
+    pub sinks: Sinks,
     most_event_bytes: usize,
     most_metadata_event_bytes: usize,
     /// Maximum nesting depth of values in events, for encoders that recurse.
@@ -39,15 +36,9 @@ pub struct Listener {
 }
 
 impl Listener {
-    pub fn new(
-        db: i64,
-        keys: Keys,
-        wake_channel: &str,
-        limits: &Limits,
-        sink: Arc<dyn EventSink>,
-    ) -> Self {
+    pub fn new(db: i64, keys: Keys, wake_channel: &str, limits: &Limits, sinks: Sinks) -> Self {
         Listener {
-            sink,
+            sinks,
             most_event_bytes: limits.max_state_bytes.saturating_add(EVENT_OVERHEAD),
             // An item is up to a third longer in an event than in a record.
             most_metadata_event_bytes: limits
@@ -66,7 +57,7 @@ impl Listener {
     /// Logs, once, that a server no longer allows notifications to be enabled.
     pub fn flags_are_refused(&self) {
         if !self.told_refusal.swap(true, Ordering::Relaxed) {
-            self.sink.log(
+            self.sinks.notifications.log(
                 LogLevel::Warn,
                 "The server does not let this user set notify-keyspace-events (CONFIG) \
                  any more; without notifications, dead connections are found within \
@@ -87,17 +78,17 @@ impl Listener {
         };
         if text(channel).is_some_and(|channel| channel == self.expired_channel) {
             if text(payload).is_some_and(|key| self.keys.is_conn(key)) {
-                self.sink.expired();
+                self.sinks.notifications.expired();
             }
             return;
         }
         let (Some(channel), Some(payload)) = (text(channel), text(payload)) else {
-            return self.sink.malformed();
+            return self.sinks.events.malformed();
         };
         if channel == self.wake_channel {
             return match locks::parse_call(payload) {
-                Some(call) => self.sink.lock_call(call),
-                None => self.sink.malformed(),
+                Some(call) => self.sinks.events.lock_call(call),
+                None => self.sinks.events.malformed(),
             };
         }
         // On a cluster, a message reaches all servers, and a sharded message the replicas of its
@@ -110,19 +101,19 @@ impl Listener {
             return;
         }
         let Some(feed) = self.feed(is_pattern, channel, payload) else {
-            return self.sink.malformed();
+            return self.sinks.events.malformed();
         };
         if !json::is_deeper(payload, self.max_depth.saturating_add(EVENT_DEPTH)) {
-            self.sink.event(feed, payload);
+            self.sinks.events.event(feed, payload);
             return;
         }
         // The event was written by a node without this limit, or with another one.
         match self.shallow(feed, payload) {
             Some(payload) => {
-                self.sink.unreadable_state();
-                self.sink.event(feed, &payload);
+                self.sinks.notifications.unreadable_state();
+                self.sinks.events.event(feed, &payload);
             }
-            None => self.sink.malformed(),
+            None => self.sinks.events.malformed(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Logs one line when a server or a part of a cluster becomes unreachable, and one when it is
 //! reachable again, whatever the number of links to it.
 
-use crate::store::{EventSink, LogLevel};
+use crate::store::{LogLevel, StoreNotifications};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 
@@ -17,11 +17,11 @@ struct State {
 
 impl Outage {
     /// A link failed to connect.
-    pub fn begin(&self, link: u64, sink: &dyn EventSink, why: &str) {
+    pub fn begin(&self, link: u64, notifications: &dyn StoreNotifications, why: &str) {
         let mut state = self.0.lock();
         state.away.insert(link);
         if !std::mem::replace(&mut state.logged, true) {
-            sink.log(LogLevel::Warn, &format!("Redis is away: {why}"));
+            notifications.log(LogLevel::Warn, &format!("Redis is away: {why}"));
         }
     }
 
@@ -31,11 +31,11 @@ impl Outage {
     }
 
     /// Logs the end of the outage if no link is still retrying.
-    pub fn log_end(&self, sink: &dyn EventSink, display: &str) {
+    pub fn log_end(&self, notifications: &dyn StoreNotifications, display: &str) {
         let mut state = self.0.lock();
         if state.logged && state.away.is_empty() {
             state.logged = false;
-            sink.log(LogLevel::Info, &format!("Redis is back: {display}"));
+            notifications.log(LogLevel::Info, &format!("Redis is back: {display}"));
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     failpoints::failpoint,
     model::error::{Code, Error, Result},
     store::{
-        EventSink,
+        StoreNotifications,
         redis::transport::{
             access::Access, address::Address, errors, info::info_field, outage::Outage,
             peers::Peers, tls::TlsContext,
@@ -131,10 +131,10 @@ impl Server {
     }
 
     /// A link is connected. On a cluster, the outage only ends when all masters are connected.
-    pub fn connected(&self, link: u64, sink: &dyn EventSink) {
+    pub fn connected(&self, link: u64, notifications: &dyn StoreNotifications) {
         self.outage.forget(link);
         if !matches!(self.route, Route::InCluster(_)) {
-            self.outage.log_end(sink, self.display());
+            self.outage.log_end(notifications, self.display());
         }
     }
 

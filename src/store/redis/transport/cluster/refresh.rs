@@ -113,7 +113,7 @@ impl Shared {
 
     /// Emits the connection state if it has changed. Returns whether all masters are connected.
     pub(in crate::store::redis) fn report_state(&self) -> bool {
-        let (sink, display) = (&self.settings.sink, &self.settings.nodes.display);
+        let (notifications, display) = (&self.settings.notifications, &self.settings.nodes.display);
         let mut whole = self.whole.lock();
         let is_whole = self.masters().iter().all(|link| link.is_live());
         if is_whole != std::mem::replace(&mut *whole, is_whole) {
@@ -122,11 +122,14 @@ impl Shared {
             } else {
                 ConnectionState::Disconnected
             };
-            sink.state(state, display);
+            notifications.state(state, display);
         }
         if is_whole {
             // A link that had failed may have been closed together with its server's removal.
-            self.settings.nodes.outage.log_end(&**sink, display);
+            self.settings
+                .nodes
+                .outage
+                .log_end(&**notifications, display);
         }
         is_whole
     }

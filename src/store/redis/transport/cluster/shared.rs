@@ -3,7 +3,7 @@
 use crate::{
     model::error::{Code, Error, Result},
     store::{
-        EventSink,
+        StoreNotifications,
         redis::transport::{
             address::Address,
             cluster::map::{Map, Succession},
@@ -29,7 +29,7 @@ pub struct Settings {
     pub connect_timeout: Duration,
     pub command_timeout: Duration,
     pub prepare: Prepare,
-    pub sink: Arc<dyn EventSink>,
+    pub notifications: Arc<dyn StoreNotifications>,
 }
 
 pub struct Shared {
@@ -73,7 +73,7 @@ impl Shared {
             command_timeout: settings.command_timeout,
             on_push: Arc::new(|_| {}),
             prepare: settings.prepare.clone(),
-            sink: settings.sink.clone(),
+            notifications: settings.notifications.clone(),
             role: Role::Calls,
         })
     }

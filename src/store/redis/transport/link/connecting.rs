@@ -72,20 +72,24 @@ impl Inner {
     /// Connects, and retries without limit. `again`: the connection replaces an earlier one.
     /// Returns the round of checks that the new connection satisfies.
     pub(in crate::store::redis) async fn connect_again(self: &Arc<Self>, again: bool) -> u64 {
-        let LinkConfig { server, sink, .. } = &self.config;
+        let LinkConfig {
+            server,
+            notifications,
+            ..
+        } = &self.config;
         let mut backoff = FIRST_BACKOFF;
         loop {
             match self.connect(again).await {
                 Ok(ready) => {
                     self.refused.send_replace(None);
-                    server.connected(self.number, &**sink);
+                    server.connected(self.number, &**notifications);
                     return self.put(ready);
                 }
                 Err(error) => {
                     self.remember(&error);
                     server
                         .outage
-                        .begin(self.number, &**sink, &error.to_string());
+                        .begin(self.number, &**notifications, &error.to_string());
                 }
             }
             // Jitter, so that many nodes do not reconnect at the same moment.

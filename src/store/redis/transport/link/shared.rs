@@ -3,7 +3,7 @@
 use crate::{
     model::error::{Error, Result},
     store::{
-        EventSink,
+        StoreNotifications,
         redis::transport::server::{Connected, Server},
     },
 };
@@ -40,7 +40,7 @@ pub struct LinkConfig {
     /// Receives push messages of the server. Must not block.
     pub on_push: Arc<dyn Fn(PushInfo) + Send + Sync>,
     pub prepare: Prepare,
-    pub sink: Arc<dyn EventSink>,
+    pub notifications: Arc<dyn StoreNotifications>,
     pub role: Role,
 }
 

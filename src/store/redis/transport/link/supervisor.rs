@@ -28,7 +28,7 @@ const PING_TIMEOUT: Duration = Duration::from_millis(2_000);
 /// round of checks that the first connection satisfies.
 pub async fn supervise(inner: Arc<Inner>, mut round: u64) {
     let reports_state = inner.config.role == Role::Client;
-    let (server, sink) = (&inner.config.server, &inner.config.sink);
+    let (server, notifications) = (&inner.config.server, &inner.config.notifications);
     let mut demoted_pause = FIRST_BACKOFF;
     loop {
         watch_until_broken(&inner, round).await;
@@ -38,7 +38,7 @@ pub async fn supervise(inner: Arc<Inner>, mut round: u64) {
         // The cause may have broken other connections that have not noticed it.
         server.peers.check();
         if reports_state {
-            sink.state(ConnectionState::Disconnected, server.display());
+            notifications.state(ConnectionState::Disconnected, server.display());
         }
         if failpoint!(Reconnect) {
             return;
@@ -52,7 +52,7 @@ pub async fn supervise(inner: Arc<Inner>, mut round: u64) {
         }
         round = inner.connect_again(true).await;
         if reports_state {
-            sink.state(ConnectionState::Connected, server.display());
+            notifications.state(ConnectionState::Connected, server.display());
         }
     }
 }
