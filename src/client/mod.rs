@@ -9,7 +9,7 @@ mod sink;
 pub use sink::ClientCallbacks;
 
 use crate::{
-    expiry::{self, Expiry, Reaper},
+    expiry::{self, Reaper},
     heartbeat::{self, Engine, Request, ResultSink},
     in_flight::{InFlight, Room},
     lock::{Locks, WakeupRegistry},
@@ -135,7 +135,7 @@ impl Client {
         ))
         .abort_handle();
         let reaper = Arc::new(Reaper {
-            locks: locks.clone(),
+            turn_listener: locks.clone(),
             store: store.clone(),
             presence: presence.clone(),
             metrics: metrics.clone(),
@@ -151,7 +151,6 @@ impl Client {
                 settle_ms: options.fallback_sweep_ms,
             },
             due,
-            ending_locks: tokio::sync::Mutex::new(()),
         });
         let in_flight = InFlight::new(&limits, metrics.clone());
         let metadata = Metadata::new(
@@ -409,20 +408,17 @@ impl Client {
         let mut task = self.reaper_task.lock();
         if task.is_none() {
             *task = Some(tokio::spawn(self.reaper.clone().run()).abort_handle());
-            // In other modes, passes are frequent enough to detect ended locks as well.
-            if self.reaper.expiry == Expiry::Notifications {
-                self.locks.watch(true);
-            }
         }
         Ok(())
     }
 
-    /// Runs one full pass of the reaper. Returns its result and its duration.
+    /// Runs one full pass of the reaper and one over locks that may have ended. Returns the result of
+    /// the reaper's and the duration of both. Locks never make it fail.
     pub async fn reap_once(&self) -> Result<(Sweep, Duration)> {
         self.call(async {
             let start = Instant::now();
-            let sweep = self.reaper.pass().await?;
-            Ok((sweep, start.elapsed()))
+            let (sweep, ()) = tokio::join!(self.reaper.pass(), self.locks.expire_once());
+            Ok((sweep?, start.elapsed()))
         })
         .await
     }

@@ -1,9 +1,12 @@
 //! The reaper: passes over what is due (spec section 6), at a pace that keeps a `leave` within
 //! `sweepIntervalMs` of the connection's TTL. `docs/internals/expiry.md` says how it works.
 
+mod turn;
+
+pub use turn::{Turn, TurnListener};
+
 use crate::{
     failpoints::failpoint,
-    lock::Locks,
     metrics::{Metrics, count},
     model::{
         error::{Code, Error, Result},
@@ -48,6 +51,8 @@ struct Pace {
     /// Others look so long after that: a fifth of the pause after the next one is due, so that a node that
     /// died in between costs no more than that; less than an interval from pass to pass even then.
     behind: Duration,
+    /// How long the answer of that look may take before this node no longer relies on the others.
+    answer: Duration,
 }
 
 impl Pace {
@@ -58,6 +63,7 @@ impl Pace {
             pause,
             serves,
             behind: pause - serves + pause / 5,
+            answer: interval / 20,
         }
     }
 }
@@ -92,8 +98,8 @@ impl Trouble {
 pub struct Reaper {
     pub store: Arc<dyn Store>,
     pub presence: Arc<dyn PresenceStore>,
-    /// Those that ended with nobody there to say so are told of in passing.
-    pub locks: Arc<Locks>,
+    /// What else is done once for all nodes.
+    pub turn_listener: Arc<dyn TurnListener>,
     pub metrics: Arc<Metrics>,
     pub notifications: Arc<dyn StoreNotifications>,
     pub expiry: Expiry,
@@ -102,7 +108,6 @@ pub struct Reaper {
     pub settings: SweepSettings,
     /// Told when something may be due at once: a notification, or a gap in them.
     pub due: Arc<Notify>,
-    pub ending_locks: tokio::sync::Mutex<()>,
 }
 
 impl Reaper {
@@ -111,17 +116,8 @@ impl Reaper {
     ///
     /// Fails only if nothing at all could be processed. What could not be is logged, and is part of the
     /// next pass.
-    pub async fn pass(self: &Arc<Self>) -> Result<Sweep> {
-        let look = self.look(true, Duration::ZERO);
-        let sweep = if self.locks.emits_events() {
-            let (sweep, ()) = tokio::join!(look, self.end_locks());
-            sweep
-        } else {
-            // Servers of their own, of which one may hang, and no end of theirs is announced.
-            let reaper = self.clone();
-            tokio::spawn(async move { reaper.end_locks().await });
-            look.await
-        }?;
+    pub async fn pass(&self) -> Result<Sweep> {
+        let sweep = self.look(true, Duration::ZERO).await?;
         if let Some(error) = sweep.failure.as_ref().filter(|error| !self.is_known(error)) {
             self.log_part(error);
         }
@@ -138,16 +134,6 @@ impl Reaper {
             LogLevel::Warn,
             &format!("The reaper cannot process some of the rooms: {error}"),
         );
-    }
-
-    /// Has the ends of locks announced whose holders have died: apart from the rooms, and one at a time, so
-    /// that a server of locks that does not answer holds up nothing else.
-    async fn end_locks(&self) {
-        let Ok(_one_at_a_time) = self.ending_locks.try_lock() else {
-            return;
-        };
-        // What fails is found again by the next look.
-        let _ = self.locks.settle().await;
     }
 
     /// A pass, unless another node has made one within the time that one serves all.
@@ -205,12 +191,17 @@ impl Reaper {
 
     /// Passes until the task is aborted, in turn with other nodes.
     pub async fn run(self: Arc<Self>) {
+        // Whatever becomes of the passes from here on.
+        self.turn_listener.turn(Turn::own());
         let watching = self.watch().await;
         let interval = match self.expiry {
             Expiry::Notifications if watching => self.fallback_interval,
             _ => self.sweep_interval,
         };
         let pace = Pace::new(interval);
+        // Passes behind notifications come too rarely to rely on those of others.
+        let relies_on_others = interval == self.sweep_interval;
+        let mut is_own_turn = true;
         // Looking for rooms of others costs a scan of all; often enough to be in time for most.
         let between_adoptions = self
             .sweep_interval
@@ -228,6 +219,7 @@ impl Reaper {
             } else {
                 pace.serves
             };
+            let mut served = false;
             let pause = match self.look(adopt, serves).await {
                 Ok(sweep) => {
                     failing = false;
@@ -239,10 +231,6 @@ impl Reaper {
                         // A pass that was left to others says nothing.
                         None if sweep.served_ms == 0 => part_trouble = Trouble::default(),
                         _ => {}
-                    }
-                    if sweep.served_ms == 0 {
-                        let reaper = self.clone();
-                        tokio::spawn(async move { reaper.end_locks().await });
                     }
                     if sweep.corrupt > 0 && !corrupt {
                         corrupt = true;
@@ -256,6 +244,7 @@ impl Reaper {
                         adopted = Some(Instant::now());
                     }
                     if sweep.served_ms > 0 {
+                        served = true;
                         Duration::from_millis(sweep.served_ms) + pace.behind
                     } else {
                         pace.pause
@@ -271,6 +260,13 @@ impl Reaper {
                     pace.pause.min(self.sweep_interval)
                 }
             };
+            if served && relies_on_others {
+                is_own_turn = false;
+                self.turn_listener.turn(Turn::other(pause, pace.answer));
+            } else if !std::mem::replace(&mut is_own_turn, true) {
+                // It has just fallen to this node.
+                self.turn_listener.turn(Turn::own());
+            }
             called_for = tokio::select! {
                 () = sleep(pause) => false,
                 () = self.due.notified() => {
@@ -278,11 +274,15 @@ impl Reaper {
                     true
                 }
             };
+            if is_own_turn {
+                // Before the pass, which may take long or fail.
+                self.turn_listener.turn(Turn::own());
+            }
         }
     }
 
     /// Asks the store to tell of expirations, if that is wanted.
-    async fn watch(self: &Arc<Self>) -> bool {
+    async fn watch(&self) -> bool {
         if self.expiry == Expiry::Sweep {
             return false;
         }

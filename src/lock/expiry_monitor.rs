@@ -1,10 +1,21 @@
-//! Keeping house: a lock whose holder died ends with nobody there to say so. Every node that uses
-//! locks looks now and then for such ends and has them told; one that listens to events of locks looks
-//! as often as it takes for the events to be in time. Each store has a task of its own, so that one that
-//! does not answer delays no other.
+//! Expiry of locks: a lock whose holder died ends with nobody there to say so. A node looks for such ends, has
+//! them announced and wakes the next waiter; how often depends on what the node does:
+//!
+//! - It uses locks: every [`RARELY`].
+//! - It follows events of locks: as often as it takes for the events to be in time.
+//! - Its reaper runs: once in each pass that this node makes for all nodes ([`Turn`]), and by its own clock when
+//!   no word of a pass comes for nine tenths of `sweepIntervalMs`. So a pass that fails or hangs delays no lock.
+//!
+//! What that costs an idle node, whose reaper runs and which follows no events: one call of `lock_due.lua` for each
+//! pass that it makes, so at most 4/3 in `sweepIntervalMs`, and none while another node makes the passes. With
+//! `expiry: "notifications"` passes come too rarely; each node then looks by its own clock, 10/9 calls in
+//! `sweepIntervalMs`.
+//!
+//! Each store has a task of its own, so that one that does not answer delays no other.
 
 use super::backend::LockBackend;
 use crate::{
+    expiry::Turn,
     model::error::{Error, Result},
     store::{
         Store,
@@ -23,13 +34,13 @@ use std::{
 use tokio::{
     sync::watch,
     task::AbortHandle,
-    time::{Instant, sleep},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 /// How often a node looks that only uses locks.
 const RARELY: Duration = Duration::from_secs(30);
-/// The shortest pause: ends that come together are told together.
+/// The shortest pause: ends that come together are announced together.
 const GATHER: Duration = Duration::from_millis(5);
 
 /// Lots of ended locks that one look takes.
@@ -42,56 +53,99 @@ const SET_BACK: Duration = Duration::from_millis(500);
 
 pub(super) struct ExpiryMonitor {
     interval: Duration,
-    watchers: watch::Sender<usize>,
+    reasons: watch::Sender<Reasons>,
+    uses_locks: AtomicBool,
     begun: AtomicBool,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
+/// Why this node looks for the ends of locks.
+#[derive(Clone, Copy, Default)]
+struct Reasons {
+    /// It has used locks or followed their events.
+    uses_locks: bool,
+    /// Subscriptions to events of locks.
+    followers: usize,
+    /// Its reaper runs.
+    turn: Option<Turn>,
+}
+
+impl Reasons {
+    /// When to look next. `last`: when the last look began, and in what time the next lease ends by what it
+    /// found.
+    fn next_look(
+        &self,
+        last: Option<(Instant, Option<Duration>)>,
+        interval: Duration,
+    ) -> Option<Instant> {
+        let Some((last, next_end)) = last else {
+            return Some(Instant::now());
+        };
+        let by_use = self.uses_locks.then_some(last + RARELY);
+        let by_events = (self.followers > 0)
+            .then(|| last + (interval / 2).min(next_end.unwrap_or(Duration::MAX)));
+        let by_turn = self.turn.map(|turn| match turn {
+            Turn::Own { since } if since > last => since,
+            Turn::Other { until } if until > last => until,
+            _ => last + interval * 9 / 10,
+        });
+        let next = [by_use, by_events, by_turn].into_iter().flatten().min();
+        next.map(|next| next.max(last + GATHER))
+    }
+}
+
 impl ExpiryMonitor {
-    /// `interval`: within what time of its end a lock is to be found.
+    /// `interval`: maximum delay between the end of a lease and its announcement.
     pub(super) fn new(interval: Duration) -> ExpiryMonitor {
         ExpiryMonitor {
             interval,
-            watchers: watch::Sender::new(0),
+            reasons: watch::Sender::default(),
+            uses_locks: AtomicBool::new(false),
             begun: AtomicBool::new(false),
             tasks: Mutex::default(),
         }
     }
 
-    pub(super) fn watch(&self, wanted: bool) {
-        self.watchers.send_modify(|watchers| {
-            *watchers = if wanted {
-                *watchers + 1
+    /// This node uses locks from now on.
+    pub(super) fn use_locks(&self, stores: &[Arc<dyn Store>], gone: &CancellationToken) {
+        if !self.uses_locks.swap(true, Ordering::Relaxed) {
+            self.reasons
+                .send_modify(|reasons| reasons.uses_locks = true);
+            self.begin(stores, gone);
+        }
+    }
+
+    /// There is one subscription more to events of locks, or one less.
+    pub(super) fn follow(&self, more: bool, stores: &[Arc<dyn Store>], gone: &CancellationToken) {
+        self.reasons.send_modify(|reasons| {
+            reasons.followers = if more {
+                reasons.followers + 1
             } else {
-                watchers.saturating_sub(1)
+                reasons.followers.saturating_sub(1)
             };
         });
+        self.use_locks(stores, gone);
+    }
+
+    /// The reaper of this node runs, and this is whose turn it is.
+    pub(super) fn reap(&self, turn: Turn, stores: &[Arc<dyn Store>], gone: &CancellationToken) {
+        self.reasons
+            .send_modify(|reasons| reasons.turn = Some(turn));
+        self.begin(stores, gone);
     }
 
     /// Begins, if it has not yet; ends with `gone`, or when the monitor is dropped.
-    pub(super) fn begin(&self, stores: &[Arc<dyn Store>], gone: &CancellationToken) {
+    fn begin(&self, stores: &[Arc<dyn Store>], gone: &CancellationToken) {
         if self.begun.swap(true, Ordering::Relaxed) {
             return;
         }
         let tasks = stores.iter().map(|store| {
-            let store = store.clone();
+            let work = run(store.clone(), self.reasons.subscribe(), self.interval);
             let gone = gone.clone();
-            let interval = self.interval;
-            let mut watchers = self.watchers.subscribe();
             let work = async move {
-                let mut clock = StoreClock::default();
-                loop {
-                    let next = look(&*store, Some(&mut clock)).await.unwrap_or_default();
-                    let pause = if *watchers.borrow() == 0 {
-                        RARELY
-                    } else {
-                        (interval / 2).min(next.unwrap_or(Duration::MAX))
-                    };
-                    tokio::select! {
-                        () = sleep(pause.max(GATHER)) => {}
-                        changed = watchers.changed() => if changed.is_err() { return },
-                        () = gone.cancelled() => return,
-                    }
+                tokio::select! {
+                    () = gone.cancelled() => {}
+                    () = work => {}
                 }
             };
             tokio::spawn(work).abort_handle()
@@ -106,15 +160,45 @@ impl ExpiryMonitor {
     }
 }
 
-/// Has the ends told that are due, on all stores at once. One that fails does not keep the others from
+/// Looks at one store, as often as there is reason to.
+async fn run(store: Arc<dyn Store>, mut reasons: watch::Receiver<Reasons>, interval: Duration) {
+    let mut clock = StoreClock::default();
+    let mut last = None;
+    loop {
+        let next = reasons.borrow_and_update().next_look(last, interval);
+        let is_time = async {
+            match next {
+                Some(next) => sleep_until(next).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = is_time => {}
+            // Another time may be the right one now.
+            changed = reasons.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+        }
+        let began = Instant::now();
+        let next_end = look(&*store, Some(&mut clock))
+            .await
+            .unwrap_or_else(|error| {
+                tracing::debug!(%error, "pass over ended locks failed");
+                None
+            });
+        last = Some((began, next_end));
+    }
+}
+
+/// Has the ends announced that are due, on all stores at once. One that fails does not keep the others from
 /// being processed.
-pub(super) async fn look_at_all(backend: &dyn LockBackend) -> Result<()> {
+pub(super) async fn look_at_all(backend: &dyn LockBackend) {
     // What is due, not more: the tasks see to clocks that are set back.
-    let looks = backend
-        .stores()
-        .iter()
-        .map(|store| async { look(&**store, None).await.map(drop) });
-    join_all(looks).await.into_iter().collect()
+    let looks = backend.stores().iter().map(|store| look(&**store, None));
+    for error in join_all(looks).await.into_iter().filter_map(Result::err) {
+        tracing::debug!(%error, "pass over ended locks failed");
+    }
 }
 
 /// The clock of a store as it was read last.
@@ -187,6 +271,66 @@ async fn settle(store: &dyn Store, first: Option<Due>, all: bool) -> Result<Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    fn in_turn(turn: Turn) -> Reasons {
+        Reasons {
+            turn: Some(turn),
+            ..Reasons::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn spec_6_7_a_pass_of_this_node_brings_a_look_and_without_word_of_one_the_clock_does() {
+        let last = Instant::now();
+        let next = |turn| {
+            in_turn(turn)
+                .next_look(Some((last, None)), INTERVAL)
+                .unwrap()
+                - last
+        };
+        tokio::time::advance(INTERVAL / 2).await;
+        let since = Instant::now();
+        assert_eq!(next(Turn::Own { since }), INTERVAL / 2);
+        assert_eq!(next(Turn::Own { since: last }), INTERVAL * 9 / 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn spec_6_3_a_node_leaves_ends_to_the_one_that_makes_passes_and_no_longer_than_that() {
+        let last = Instant::now();
+        let until = last + INTERVAL * 3;
+        let next = |last| in_turn(Turn::Other { until }).next_look(Some((last, None)), INTERVAL);
+        assert_eq!(next(last), Some(until));
+        assert_eq!(next(until), Some(until + INTERVAL * 9 / 10));
+        // Events have to be in time here, too.
+        let follows = Reasons {
+            followers: 1,
+            ..in_turn(Turn::Other { until })
+        };
+        let next = |due| follows.next_look(Some((last, due)), INTERVAL);
+        assert_eq!(next(None), Some(last + INTERVAL / 2));
+        assert_eq!(next(Some(INTERVAL / 4)), Some(last + INTERVAL / 4));
+        assert_eq!(next(Some(Duration::ZERO)), Some(last + GATHER));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_only_uses_locks_looks_rarely() {
+        let last = Instant::now();
+        let uses = Reasons {
+            uses_locks: true,
+            ..Reasons::default()
+        };
+        assert_eq!(uses.next_look(None, INTERVAL), Some(last));
+        assert_eq!(
+            uses.next_look(Some((last, None)), INTERVAL),
+            Some(last + RARELY)
+        );
+        assert_eq!(
+            Reasons::default().next_look(Some((last, None)), INTERVAL),
+            None
+        );
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_clock_that_is_set_back_is_noticed_and_one_that_is_slow_or_ahead_is_none() {

@@ -3,15 +3,17 @@
 //! somebody else's. `docs/internals/locks.md` says how it works.
 //!
 //! How a lock is come by is a [`LockBackend`]'s part: on one store by a fair queue (`queued_lock.rs`), on several
-//! servers by a majority (`quorum.rs`). When a lease ends with nobody there to say so, `expiry_monitor.rs` has it
-//! told.
+//! servers by a majority (`quorum.rs`). `renewal.rs` keeps a lock that is held. When a lease ends with nobody there
+//! to say so, `expiry_monitor.rs` has it announced.
 
 mod backend;
+mod errors;
 mod expiry_monitor;
 mod lease;
 mod options;
 mod queued_lock;
 mod quorum;
+mod renewal;
 #[cfg(test)]
 mod tests;
 mod wakeups;
@@ -23,6 +25,7 @@ pub use quorum::Quorum;
 pub use wakeups::WakeupRegistry;
 
 use crate::{
+    expiry::{Turn, TurnListener},
     metrics::{Metrics, count},
     model::{
         error::{Code, Error, Result},
@@ -33,7 +36,9 @@ use crate::{
     store::lock::{Claim, Holds, LockCall, Revoked},
 };
 use backend::may_pass;
-use lease::{Lease, Plan};
+use errors::{over, taken};
+use expiry_monitor::ExpiryMonitor;
+use lease::Lease;
 use once_cell::sync::Lazy;
 use parking_lot::Mutex;
 use std::{
@@ -44,7 +49,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The least TTL: less than that is used up by the way to the server and back.
@@ -52,8 +57,6 @@ pub const MIN_TTL_MS: u64 = 10;
 /// Ten years: what Redis takes as a TTL without overflow, and nobody needs more.
 pub const MAX_MS: u64 = 10 * 365 * 24 * 3600 * 1000;
 
-/// Pause between tries to renew a lease that failed.
-const RETRY: Duration = Duration::from_millis(100);
 /// Pause between tries to listen. Until one succeeds, waiters and renewals look by themselves.
 const LISTEN_PAUSE: Duration = Duration::from_millis(500);
 
@@ -100,7 +103,9 @@ pub struct Locks {
     closing: CancellationToken,
     /// Whether this node hears what it is told of its claims.
     listening: AtomicBool,
-    expiry_monitor: expiry_monitor::ExpiryMonitor,
+    expiry_monitor: ExpiryMonitor,
+    /// Held by the pass of [`Locks::expire_once`].
+    expiring: tokio::sync::Mutex<()>,
 }
 
 impl Locks {
@@ -126,7 +131,8 @@ impl Locks {
                 gone: CancellationToken::new(),
                 closing: CancellationToken::new(),
                 listening: AtomicBool::new(false),
-                expiry_monitor: expiry_monitor::ExpiryMonitor::new(sweep_interval),
+                expiry_monitor: ExpiryMonitor::new(sweep_interval),
+                expiring: tokio::sync::Mutex::default(),
             }
         })
     }
@@ -149,7 +155,8 @@ impl Locks {
         };
         let stop = self.closing.child_token();
         self.asking.lock().insert(claim.number, stop.clone());
-        self.expiry_monitor.begin(self.backend.stores(), &self.gone);
+        self.expiry_monitor
+            .use_locks(self.backend.stores(), &self.gone);
         let queues = request.wait_ms > 0;
         let wait_ms = match queues {
             true => request.wait_ms.min(MAX_MS),
@@ -262,13 +269,31 @@ impl Locks {
 
     /// That events of locks are wanted here, or not any more.
     pub fn watch(self: &Arc<Self>, wanted: bool) {
-        self.expiry_monitor.watch(wanted);
-        self.expiry_monitor.begin(self.backend.stores(), &self.gone);
+        self.expiry_monitor
+            .follow(wanted, self.backend.stores(), &self.gone);
     }
 
-    /// Has the ends of locks told that nobody was there to tell of, now.
-    pub async fn settle(&self) -> Result<()> {
-        expiry_monitor::look_at_all(&*self.backend).await.map(drop)
+    /// Has the ends of locks announced that are due now, for `reapOnce()`: one such pass at a time. What
+    /// fails is found again by the next one, and fails nothing else.
+    pub async fn expire_once(self: &Arc<Self>) {
+        let locks = self.clone();
+        let pass = async move {
+            if let Ok(_one_at_a_time) = locks.expiring.try_lock() {
+                expiry_monitor::look_at_all(&*locks.backend).await;
+            }
+        };
+        if self.emits_events() {
+            return pass.await;
+        }
+        // The servers are not those of presence, no end of theirs is announced, and one may hang: nobody
+        // waits for them.
+        let gone = self.gone.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = gone.cancelled() => {}
+                () = pass => {}
+            }
+        });
     }
 
     /// Whether the store announces what becomes of locks.
@@ -416,100 +441,12 @@ impl Locks {
             )
         })
     }
+}
 
-    /// Renews a lease until it ends.
-    async fn keep(self: Arc<Self>, lease: Arc<Lease>) {
-        loop {
-            let pause = match lease.plan() {
-                Plan::Ended => return,
-                Plan::Over => {
-                    self.lose(&lease, &over(&lease.claim));
-                    if lease.is_unsure() {
-                        // The server may have extended it, for longer than anybody holds it.
-                        let _ = self.give_back(&lease).await;
-                    }
-                    return;
-                }
-                Plan::Wait(until) => until,
-                Plan::Renew => {
-                    let until = lease.grant().until;
-                    let renewal = self.extend_lease(&lease, lease.ttl_ms());
-                    match timeout_at(until, renewal).await {
-                        Ok(Ok(Holds::Yes)) => continue,
-                        Ok(Ok(Holds::No(owner))) => {
-                            return self.lose(&lease, &taken(&lease.claim, owner));
-                        }
-                        Ok(Err(error)) if error.code == Code::LockLost => continue,
-                        Ok(Err(_)) => {
-                            count(&self.metrics.counters.lock_renewals_failed, 1);
-                            until.min(Instant::now() + RETRY)
-                        }
-                        Err(_) => continue,
-                    }
-                }
-            };
-            tokio::select! {
-                () = tokio::time::sleep_until(pause) => {}
-                () = lease.changed() => {}
-            }
-        }
-    }
-
-    /// Extends a lease that is not over; refused here, without a word to the server, if it is.
-    async fn extend_lease(&self, lease: &Lease, ttl_ms: u64) -> Result<Holds> {
-        let _turn = lease.turn().await;
-        if lease.is_over() {
-            return Err(over(&lease.claim));
-        }
-        if lease.is_ended() {
-            return Err(released(&lease.claim));
-        }
-        lease.about_to_extend(ttl_ms);
-        let (holds, until) = self
-            .backend
-            .extend(&lease.claim, lease.grant().token, ttl_ms)
-            .await
-            .inspect_err(|_| lease.extension_failed(ttl_ms))?;
-        if holds == Holds::Yes && !lease.extended(until, ttl_ms) {
-            return Err(over(&lease.claim));
-        }
-        Ok(holds)
-    }
-
-    /// Releases in the store. Where that takes longer than a call may, it goes on in the background until
-    /// the lease has ended there.
-    async fn give_back(&self, lease: &Lease) -> Result<Holds> {
-        // An extension that is on its way would come after it.
-        let _turn = lease.turn().await;
-        let answer_timeout = Duration::from_millis(self.limits.command_timeout_ms);
-        let Claim { name, .. } = &lease.claim;
-        self.backend
-            .release(&lease.claim, lease.grant().token, lease.latest(), answer_timeout)
-            .await
-            .map_err(|error| match may_pass(&error) {
-                true => Error {
-                    message: format!(
-                        "{}; lock {} is not renewed any more, and its release is tried again in the \
-                         background until its lease has ended",
-                        error.message,
-                        ids::display_id(name)
-                    ),
-                    // It may yet be carried out.
-                    outcome_unknown: true,
-                    ..error
-                },
-                false => error,
-            })
-    }
-
-    /// The lease is over although nobody released it: told once.
-    fn lose(&self, lease: &Arc<Lease>, error: &Error) {
-        if lease.lose() {
-            tracing::debug!(name = &*lease.claim.name, %error, "lock lost");
-            count(&self.metrics.counters.locks_lost, 1);
-            self.lost_listener.lock_lost(lease.claim.number, error);
-        }
-        self.held.lock().remove(&lease.claim.number);
+impl TurnListener for Locks {
+    fn turn(&self, turn: Turn) {
+        self.expiry_monitor
+            .reap(turn, self.backend.stores(), &self.gone);
     }
 }
 
@@ -520,33 +457,4 @@ fn check_ttl(ttl_ms: u64) -> Result<()> {
     Err(Error::invalid(format!(
         "ttlMs must be between {MIN_TTL_MS} and {MAX_MS}, got {ttl_ms}"
     )))
-}
-
-fn over(claim: &Claim) -> Error {
-    Error::new(
-        Code::LockLost,
-        format!(
-            "the lease of lock {} is over and was not renewed in time; acquire it again",
-            ids::display_id(&claim.name)
-        ),
-    )
-}
-
-fn released(claim: &Claim) -> Error {
-    let name = ids::display_id(&claim.name);
-    Error::new(Code::LockLost, format!("lock {name} has been released"))
-}
-
-fn taken(claim: &Claim, owner: Option<String>) -> Error {
-    let name = ids::display_id(&claim.name);
-    Error::new(
-        Code::LockLost,
-        match owner {
-            Some(owner) => format!(
-                "lock {name} was lost: it is held by {} now",
-                ids::display_id(&owner)
-            ),
-            None => format!("lock {name} was lost: it was taken away, or its time ran out"),
-        },
-    )
 }
