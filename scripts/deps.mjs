@@ -7,7 +7,7 @@ import { main } from './lib/run.mjs';
 
 /** From the inside out. A module may use modules of its own line and of the lines above. */
 const LAYERS = [
-  ['failpoints', 'pause', 'offload', 'metrics'],
+  ['failpoints', 'pace', 'pause', 'offload', 'metrics'],
   ['model'],
   ['keys', 'in_flight'],
   ['store'],

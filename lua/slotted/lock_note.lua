@@ -12,6 +12,8 @@
 -- if the caller dies in between. An overdue entry is being checked, and the check may remove it. The
 -- caller that acquires the lock therefore moves an overdue entry, and the check does not remove an
 -- entry that is no longer overdue.
+-- A result of a check may be old when it is written: the lock may have been acquired again, for a
+-- shorter time. An entry is therefore only moved to a later time if it is overdue.
 -- @include now
 -- @include integer
 -- How much longer the index lives than its last entry, if no node checks it (ms).
@@ -22,13 +24,11 @@ for i = 2, #ARGV, 2 do
   local name, left = ARGV[i], tonumber(ARGV[i + 1])
   local ends = tonumber(redis.call('ZSCORE', KEYS[1], name) or math.huge)
   longest = math.max(longest, left)
-  if taking then
+  if left >= 0 then
     if ends < now or ends > now + left then
       redis.call('ZADD', KEYS[1], integer(now + left), name)
     end
-  elseif left >= 0 then
-    redis.call('ZADD', KEYS[1], integer(now + left), name)
-  elseif ends < now then
+  elseif not taking and ends < now then
     redis.call('ZREM', KEYS[1], name)
   end
 end
