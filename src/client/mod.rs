@@ -115,6 +115,7 @@ impl Client {
                 },
                 queue: (&limits).into(),
                 max_state_bytes: limits.max_state_bytes,
+                max_depth: limits.max_depth,
                 timeout: Duration::from_millis(limits.command_timeout_ms),
             },
         );

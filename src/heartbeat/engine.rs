@@ -37,6 +37,7 @@ pub struct Settings {
     pub second_from: usize,
     pub queue: QueueLimits,
     pub max_state_bytes: usize,
+    pub max_depth: usize,
     /// Maximum time that the store may take for a heartbeat once it is sent, and maximum time that
     /// a heartbeat may wait to be sent after its window.
     pub timeout: Duration,

@@ -6,7 +6,7 @@ use super::{
     engine::Engine,
     merge,
     request::{Group, Outcome, Waiting},
-    work::{OpenTickets, Work},
+    work::{OpenTickets, Verdict, Work},
 };
 use crate::{
     model::{
@@ -113,7 +113,10 @@ impl Engine {
             .store
             .update_heartbeats(&heartbeats, self.settings.ttl_ms)
             .await;
+        let open_tickets = works.first().map(|work| work.open_tickets.clone());
         let mut open = Vec::new();
+        // Settled together, because each time takes locks and can wake JavaScript.
+        let mut results = Vec::with_capacity(works.len());
         for (mut work, outcome) in works.into_iter().zip(outcomes) {
             match outcome {
                 Err(error) => {
@@ -129,7 +132,7 @@ impl Engine {
                     if adopted {
                         self.own_joins.adopted(&work.group.conn, epoch);
                     }
-                    self.finish(work, epoch, encoding);
+                    self.finish(work, epoch, encoding, &mut results);
                 }
                 Ok(HeartbeatOutcome::Unknown) => {
                     self.directory.forget(&work.group.conn);
@@ -162,6 +165,9 @@ impl Engine {
                     open.push(work);
                 }
             }
+        }
+        if let Some(open_tickets) = open_tickets {
+            self.settle_of(&open_tickets, results);
         }
         open
     }
@@ -216,8 +222,15 @@ impl Engine {
         readable
     }
 
-    fn finish(&self, work: Work, epoch: Epoch, encoding: Option<Arc<StateEncoding>>) {
-        let outcomes: Vec<_> = work.results().collect();
+    /// Remembers what was written, and adds the results of the work to `results`.
+    fn finish(
+        &self,
+        work: Work,
+        epoch: Epoch,
+        encoding: Option<Arc<StateEncoding>>,
+        results: &mut Vec<(Waiting, Outcome)>,
+    ) {
+        let written = work.next.is_some();
         let stored = match work.next {
             Some(state) => Some(Stored { state, encoding }),
             None => work.base,
@@ -230,17 +243,14 @@ impl Engine {
             };
             self.directory.learn(&work.group.conn, &known);
         }
-        let results: Vec<(Waiting, Outcome)> = work
-            .group
-            .waiting
-            .into_iter()
-            .zip(outcomes)
-            .map(|(waiting, outcome)| {
-                let outcome = outcome.map(|changed| HeartbeatResult { changed, epoch });
-                (waiting, outcome.map_err(Box::new))
-            })
-            .collect();
-        self.settle_of(&work.open_tickets, results);
+        let outcomes = work.verdicts.into_iter().map(|verdict| match verdict {
+            Verdict::Accepted { changed } => Ok(HeartbeatResult {
+                changed: changed && written,
+                epoch,
+            }),
+            Verdict::Refused(error) => Err(Box::new(error)),
+        });
+        results.extend(work.group.waiting.into_iter().zip(outcomes));
     }
 
     fn settle_of(&self, open_tickets: &OpenTickets, results: Vec<(Waiting, Outcome)>) {

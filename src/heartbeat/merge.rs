@@ -4,7 +4,7 @@
 use super::work::{Verdict, Work};
 use crate::{
     model::{
-        error::{Error, Result},
+        error::Error,
         state::{PatchOutcome, State},
     },
     offload::offload,
@@ -83,15 +83,6 @@ impl Work {
                 Some(_) => verdict(outcomes.next(), max_state_bytes),
             })
             .collect();
-    }
-
-    /// The result of each heartbeat if the write succeeds.
-    pub(super) fn results(&self) -> impl Iterator<Item = Result<bool>> + '_ {
-        let written = self.next.is_some();
-        self.verdicts.iter().map(move |verdict| match verdict {
-            Verdict::Accepted { changed } => Ok(*changed && written),
-            Verdict::Refused(error) => Err(error.clone()),
-        })
     }
 }
 

@@ -38,7 +38,7 @@ use crate::model::error::{Code, Error};
 use batch::Batch;
 use busy::earliest;
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use request::Group;
+use request::{Group, Waiting};
 use std::sync::{Arc, atomic::Ordering};
 use tokio::time::{Instant, sleep_until};
 
@@ -160,9 +160,35 @@ impl Engine {
         );
     }
 
+    /// Refuses heartbeats with a patch that is not checked yet and is invalid.
+    fn refuse_invalid(&self, waiting: Vec<Waiting>) -> Vec<Waiting> {
+        let check = |waiting: &Waiting| match &waiting.request.patch {
+            None => Ok(()),
+            Some(patch) => patch.check("patchState", self.settings.max_depth),
+        };
+        let Some(first) = waiting.iter().position(|waiting| check(waiting).is_err()) else {
+            return waiting;
+        };
+        let mut refused = Vec::new();
+        let mut valid = Vec::with_capacity(waiting.len());
+        for (index, waiting) in waiting.into_iter().enumerate() {
+            match if index < first {
+                Ok(())
+            } else {
+                check(&waiting)
+            } {
+                Ok(()) => valid.push(waiting),
+                Err(error) => refused.push((waiting, Err(Box::new(error)))),
+            }
+        }
+        self.settle(refused);
+        valid
+    }
+
     fn next_batch(&self) -> Batch {
         let waiting = self.queue.lock().take(self.settings.max_batch);
         self.count_batch(waiting.len());
+        let waiting = self.refuse_invalid(waiting);
         let mut batch = Batch::sort(waiting, &self.directory);
         batch.full = self.busy.lock().claim(std::mem::take(&mut batch.full));
         batch

@@ -55,6 +55,7 @@ impl World {
                 second_from: 64,
                 queue: (&Limits::default()).into(),
                 max_state_bytes: 1 << 20,
+                max_depth: 64,
                 timeout: Duration::from_secs(60),
             },
         );

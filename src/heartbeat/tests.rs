@@ -185,6 +185,7 @@ impl World {
                 second_from: SECOND_FLIGHT_FROM,
                 queue: limits.into(),
                 max_state_bytes: limits.max_state_bytes,
+                max_depth: limits.max_depth,
                 timeout: match behaviour {
                     Behaviour::Patient => TIMEOUT * 1_000,
                     _ => TIMEOUT,

@@ -122,6 +122,9 @@ std::thread_local! {
     pub static BYTES_PARSED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
+/// Entries for which there is room at first.
+const USUAL_ENTRIES: usize = 8;
+
 /// The top-level entries of a text for which [`is_object`] is true.
 pub fn entries(object: &str) -> Vec<Entry<'_>> {
     #[cfg(test)]
@@ -130,7 +133,7 @@ pub fn entries(object: &str) -> Vec<Entry<'_>> {
         text: object,
         at: 0,
     };
-    let mut entries = Vec::new();
+    let mut entries = Vec::with_capacity(USUAL_ENTRIES);
     cursor.skip_space();
     cursor.at += 1; // {
     loop {

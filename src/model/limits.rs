@@ -139,14 +139,18 @@ impl Limits {
     /// Refuses JSON that is nested too deeply (spec 3.11). A patch is merged at the top level, so
     /// the result is nested no deeper than the deeper of state and patch.
     pub fn depth(&self, field: &str, text: &str) -> Result<()> {
-        if json::is_deeper(text, self.max_depth) {
-            return Err(Error::invalid(format!(
-                "{field} is nested {} levels deep, more than the limit of {} (limits.maxDepth); \
-                 flatten it, or store nested data as text",
-                json::depth(text),
-                self.max_depth
-            )));
-        }
-        Ok(())
+        check_depth(field, text, self.max_depth)
     }
+}
+
+/// Refuses JSON that is nested deeper than `max`.
+pub fn check_depth(field: &str, text: &str, max: usize) -> Result<()> {
+    if json::is_deeper(text, max) {
+        return Err(Error::invalid(format!(
+            "{field} is nested {} levels deep, more than the limit of {max} (limits.maxDepth); \
+             flatten it, or store nested data as text",
+            json::depth(text),
+        )));
+    }
+    Ok(())
 }

@@ -6,6 +6,7 @@ use crate::{
     model::{
         error::{Error, Result},
         json::{self, Entry},
+        limits,
     },
 };
 use foldhash::HashMap;
@@ -61,11 +62,8 @@ impl From<Arc<str>> for State {
 impl State {
     /// Parses a text from outside.
     pub fn parse(field: &str, text: &str) -> Result<State> {
-        if json::is_object(text) {
-            Ok(Arc::<str>::from(text).into())
-        } else {
-            Err(Error::invalid(format!("{field} must be a JSON object")))
-        }
+        check_object(field, text)?;
+        Ok(Arc::<str>::from(text).into())
     }
 
     /// A state from a text that was a state before.
@@ -168,12 +166,16 @@ pub enum PatchOutcome {
 /// One key of a patch: its index in [`Merge::keys`], and the entry to set, or `None` to remove it.
 type Edit<'a> = (usize, Option<Entry<'a>>);
 
+/// The number of keys up to which comparing all is faster than a hash.
+const FEW_KEYS: usize = 8;
+
 /// Patches that are being merged into a state.
 #[derive(Default)]
 struct Merge<'a> {
-    /// The keys that patches touch, by their decoded characters, and their indices in `keys`.
-    names: HashMap<Cow<'a, [u8]>, usize>,
+    /// The keys that patches touch.
     keys: Vec<Key<'a>>,
+    /// Their indices by their names, if there are more than [`FEW_KEYS`].
+    names: HashMap<Cow<'a, [u8]>, usize>,
     /// The number of appended keys.
     appended: usize,
     /// Bytes of all entries without separators, and the number of entries.
@@ -183,6 +185,8 @@ struct Merge<'a> {
 
 /// A key that a patch touches. JSON texts of other software may contain it more than once.
 struct Key<'a> {
+    /// Its decoded characters.
+    name: Cow<'a, [u8]>,
     in_base: usize,
     /// Bytes in the base: of the keys with their colons, and of the values.
     key_bytes: usize,
@@ -229,19 +233,36 @@ impl<'a> Merge<'a> {
         edits
     }
 
-    /// The index of a key in `keys`.
+    /// The index of a key in `keys`. The key is added if it is not there.
     fn key(&mut self, key: &'a str) -> usize {
-        let keys = &mut self.keys;
-        *self.names.entry(json::name(key)).or_insert_with(|| {
-            keys.push(Key {
-                in_base: 0,
-                key_bytes: 0,
-                value_bytes: 0,
-                value: None,
-                now: Now::Absent,
-            });
-            keys.len() - 1
-        })
+        let name = json::name(key);
+        if let Some(index) = self.index_of(&name) {
+            return index;
+        }
+        let index = self.keys.len();
+        self.keys.push(Key {
+            name,
+            in_base: 0,
+            key_bytes: 0,
+            value_bytes: 0,
+            value: None,
+            now: Now::Absent,
+        });
+        if index >= FEW_KEYS {
+            for (index, key) in self.keys.iter().enumerate().skip(self.names.len()) {
+                self.names.insert(key.name.clone(), index);
+            }
+        }
+        index
+    }
+
+    /// The index of the key with these characters in `keys`.
+    fn index_of(&self, name: &[u8]) -> Option<usize> {
+        if self.names.is_empty() {
+            self.keys.iter().position(|key| *key.name == *name)
+        } else {
+            self.names.get(name).copied()
+        }
     }
 
     /// Finds the touched keys in the base. Returns them in its order: the index of the entry, and
@@ -252,7 +273,7 @@ impl<'a> Merge<'a> {
         for (index, entry) in base.iter().enumerate() {
             let (key_bytes, value_bytes) = (entry.key.len() + 1, entry.value.len());
             self.bytes += key_bytes + value_bytes;
-            if let Some(&place) = self.names.get(&*json::name(entry.key)) {
+            if let Some(place) = self.index_of(&json::name(entry.key)) {
                 let key = &mut self.keys[place];
                 key.in_base += 1;
                 key.value = Some(entry.value).filter(|_| key.in_base == 1);
@@ -332,20 +353,44 @@ impl<'a> Merge<'a> {
     }
 }
 
+fn check_object(field: &str, text: &str) -> Result<()> {
+    match json::is_object(text) {
+        true => Ok(()),
+        false => Err(Error::invalid(format!("{field} must be a JSON object"))),
+    }
+}
+
 /// A heartbeat's changes of a state: keys to set (the text of a JSON object), and keys to remove
 /// (each as a JSON string).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Patch {
     set: Box<str>,
     remove: Vec<String>,
+    checked: bool,
 }
 
 impl Patch {
+    /// Keys to set whose text is checked later ([`Patch::check`]), on another thread.
+    pub fn unchecked(set: &str) -> Patch {
+        Patch {
+            set: set.into(),
+            remove: Vec::new(),
+            checked: false,
+        }
+    }
+
+    /// Refuses an unchecked text that is no JSON object, or is nested deeper than `max_depth`.
+    pub fn check(&self, field: &str, max_depth: usize) -> Result<()> {
+        if self.checked {
+            return Ok(());
+        }
+        limits::check_depth(field, &self.set, max_depth)?;
+        check_object(field, &self.set)
+    }
+
     /// `remove` is the text of a JSON array of strings, or empty.
     pub fn parse(field: &str, set: &str, remove: &str) -> Result<Patch> {
-        if !json::is_object(set) {
-            return Err(Error::invalid(format!("{field} must be a JSON object")));
-        }
+        check_object(field, set)?;
         let remove = if remove.is_empty() {
             Vec::new()
         } else {
@@ -358,6 +403,7 @@ impl Patch {
         Ok(Patch {
             set: set.into(),
             remove,
+            checked: true,
         })
     }
 
@@ -382,6 +428,21 @@ mod tests {
         assert_eq!(outcomes.len(), 1);
         assert!(after.is_none() || outcomes == [PatchOutcome::Changed]);
         after
+    }
+
+    #[test]
+    fn a_patch_of_many_keys_is_merged_like_patches_of_one_key_each() {
+        let object = |keys: std::ops::Range<usize>, value: &str| {
+            let entries: Vec<String> = keys.map(|key| format!(r#""k{key}":{value}"#)).collect();
+            format!("{{{}}}", entries.join(","))
+        };
+        let state = object(0..15, "1");
+        let mut expected = state.clone();
+        for key in 5..30 {
+            let patch = object(key..key + 1, "2");
+            expected = patched(&expected, &patch, "").unwrap();
+        }
+        assert_eq!(patched(&state, &object(5..30, "2"), ""), Some(expected));
     }
 
     #[test]

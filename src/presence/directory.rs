@@ -138,21 +138,19 @@ impl Directory {
     /// Stores what is known, unless the entry has a higher epoch: answers can overtake each other.
     pub fn learn(&self, conn: &str, known: &Known) {
         let now = self.now();
-        let mut inner = self.inner.lock();
-        let room = match inner.rooms.get(&known.place.room) {
-            Some(room) => room.clone(),
-            None => {
-                inner.rooms.insert(known.place.room.clone());
-                known.place.room.clone()
-            }
-        };
-        match inner.conns.get_mut(conn) {
+        let Inner { conns, rooms, .. } = &mut *self.inner.lock();
+        let room = &known.place.room;
+        match conns.get_mut(conn) {
             Some(old) if old.epoch > known.epoch => {}
-            Some(old) => *old = Entry::new(room, known, now),
+            Some(old) if old.room == *room => {
+                *old = Entry::new(old.room.clone(), known, now);
+            }
+            Some(old) => *old = Entry::new(shared_copy(room, rooms), known, now),
             None => {
-                inner
-                    .conns
-                    .insert(conn.into(), Entry::new(room, known, now));
+                conns.insert(
+                    conn.into(),
+                    Entry::new(shared_copy(room, rooms), known, now),
+                );
             }
         }
     }
@@ -227,6 +225,17 @@ impl Directory {
 
     fn now(&self) -> u32 {
         u32::try_from(self.born.elapsed().as_secs()).unwrap_or(u32::MAX)
+    }
+}
+
+/// The copy of a room name that all connections in it share.
+fn shared_copy(room: &Arc<str>, rooms: &mut HashSet<Arc<str>>) -> Arc<str> {
+    match rooms.get(room) {
+        Some(room) => room.clone(),
+        None => {
+            rooms.insert(room.clone());
+            room.clone()
+        }
     }
 }
 
