@@ -14,6 +14,7 @@ import { requireRedis, setUp } from '../scripts/setup.mjs';
 
 const RESULTS = inRoot('benchmark', 'results');
 const DOCUMENT = inRoot('docs', 'benchmarks.md');
+const COSTS = inRoot('docs', 'reference', 'what-it-costs.md');
 const FLAGS = ['--quick', '--long', '--list', '--no-setup'];
 
 function readArguments(args) {
@@ -133,7 +134,10 @@ main(async () => {
       results.push(result);
     }
     const written = folder === undefined ? results : report.writeSummary(folder, all);
-    if (folder === RESULTS) report.writeDocument(DOCUMENT, written);
+    if (folder === RESULTS) {
+      report.writeDocument(DOCUMENT, written);
+      report.writeCosts(COSTS, written);
+    }
     console.log('\n\n══ Targets');
     console.log(asText(cellsOfTargets(report.sortTargets(results)), 2));
     if (folder !== undefined) console.log(`\nwritten to ${path.relative('.', folder) || '.'}`);

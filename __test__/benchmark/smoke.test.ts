@@ -30,13 +30,21 @@ async function quickly(scenario: string) {
 test('a quick run of patches has a figure for each form and number in flight', async () => {
   const { read, remove } = await quickly('patches');
   const { tables, rounds } = JSON.parse(read('patches.json'));
-  expect(tables.map(({ title }: { title: string }) => title)).toEqual(
-    [1, 64, 256, 1000].map((inFlight) => `${inFlight} in flight`),
-  );
+  expect(tables.map(({ title }: { title: string }) => title)).toEqual([
+    ...[1, 64, 256, 1000].map((inFlight) => `${inFlight} in flight`),
+    '64 sockets, each 20 patches a second, open loop',
+    'The server’s limit, and heartbeatMany',
+  ]);
   for (const inFlight of [1, 64, 256, 1000]) {
     for (const subject of ['baseline', 'lua', 'rollcall', 'slotted']) {
       expect(rounds[inFlight][subject][0].opsPerSecond).toBeGreaterThan(0);
     }
+  }
+  for (const subject of ['lua', 'rollcall', 'slotted']) {
+    expect(rounds.cursors[subject][0].opsPerSecond).toBeGreaterThan(0);
+  }
+  for (const subject of ['rollcall', 'limit', 'single', 'many']) {
+    expect(rounds.beside[subject][0].opsPerSecond).toBeGreaterThan(0);
   }
   remove();
 });

@@ -1,8 +1,9 @@
 // Writes the results of a run: JSON and a chart for each scenario, the summary, and the generated
-// part of docs/benchmarks.md.
+// parts of docs/benchmarks.md and docs/reference/what-it-costs.md.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { chart } from './chart.mjs';
+import { costs } from './costs.mjs';
 import { machineLine } from './machine.mjs';
 import { asMarkdown, cellsOf, cellsOfTargets } from './table.mjs';
 
@@ -40,13 +41,22 @@ export function sortTargets(results) {
     .sort((a, b) => a.item.localeCompare(b.item, 'en', { numeric: true }));
 }
 
-/** Replaces the generated part of the document. */
+/** Replaces the generated part of docs/benchmarks.md. */
 export function writeDocument(file, results) {
+  replaceGenerated(file, sections(results).join('\n\n'));
+}
+
+/** Replaces the generated part of docs/reference/what-it-costs.md. */
+export function writeCosts(file, results) {
+  replaceGenerated(file, asMarkdown(costs(results), 3));
+}
+
+function replaceGenerated(file, content) {
   const text = readFileSync(file, 'utf8');
   const begin = text.indexOf(BEGIN);
   const end = text.indexOf(END);
   if (begin < 0 || end < begin) throw new Error(`${path.basename(file)} has lost its markers`);
-  const generated = `${BEGIN}\n\n${sections(results).join('\n\n')}\n\n`;
+  const generated = `${BEGIN}\n\n${content}\n\n`;
   writeFileSync(file, text.slice(0, begin) + generated + text.slice(end));
 }
 
