@@ -1,4 +1,4 @@
-//! What locks are come by through: a [`LockBackend`], and until when what it granted is certainly ours.
+//! [`LockBackend`]: acquires locks, and says until when a granted lock is certainly held.
 
 use crate::{
     model::{
@@ -19,35 +19,35 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// By how much two clocks may differ in their speed, as part of a TTL, and what is added for the
-/// milliseconds that clocks are read in.
+/// Maximum difference in speed between two clocks, as a fraction of a TTL. `DRIFT` is added because
+/// clocks are read in milliseconds.
 pub const DRIFT_FACTOR: f64 = 0.01;
 const DRIFT: Duration = Duration::from_millis(2);
 
 /// Pause between two tries to release a lock.
 const RELEASE_PAUSE: Duration = Duration::from_millis(100);
 
-/// A lock as it was granted.
+/// A lock that was granted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Grant {
     pub token: FencingToken,
-    /// Until when it is certainly ours, by this machine's monotonic clock.
+    /// Until when the lock is certainly held, by this machine's monotonic clock.
     pub until: Instant,
 }
 
-/// How long a call for a lock may take in all, whatever it waits for: a connection, a subscription, an
-/// answer, its turn.
+/// Total time limit of a call for a lock. It includes every wait: for a connection, a subscription,
+/// an answer, and the turn in the queue.
 #[derive(Clone, Copy, Debug)]
 pub struct WaitLimit {
     pub until: Instant,
-    /// Whether it waits while others hold the lock.
+    /// Whether the call waits while others hold the lock.
     pub queues: bool,
 }
 
-/// How locks are come by and kept: on one store, or on a majority of several.
+/// Acquires and keeps locks: on one store, or on a majority of several.
 pub trait LockBackend: Send + Sync + 'static {
-    /// Waits for the lock as long as `limit` says, or until `stop`. If it fails, nothing is left behind
-    /// that outlives the TTL.
+    /// Waits for the lock until `limit` ends or `stop` is cancelled. If it fails, it leaves nothing
+    /// in the store that outlives the TTL.
     fn acquire<'a>(
         &'a self,
         claim: &'a Claim,
@@ -56,7 +56,8 @@ pub trait LockBackend: Send + Sync + 'static {
         stop: &'a CancellationToken,
     ) -> BoxFuture<'a, Result<Grant>>;
 
-    /// Another TTL from now; the time of the answer's `Yes` is until when it is ours.
+    /// Extends the lease by another TTL from now. With `Yes`, the returned time is the new end of
+    /// the lease.
     fn extend<'a>(
         &'a self,
         claim: &'a Claim,
@@ -64,9 +65,9 @@ pub trait LockBackend: Send + Sync + 'static {
         ttl_ms: u64,
     ) -> BoxFuture<'a, Result<(Holds, Instant)>>;
 
-    /// Gives a lock up, also one of which it is not known whether it was granted. Where that fails it
-    /// is tried again in the background until `until`, when the lease has ended; the error of a call that
-    /// takes longer than `answer_timeout` says so.
+    /// Releases a lock, also one whose grant is uncertain. If the release fails, it is retried in
+    /// the background until `until`, when the lease has ended. If the call takes longer than
+    /// `answer_timeout`, it fails with an error that says so.
     fn release<'a>(
         &'a self,
         claim: &'a Claim,
@@ -79,24 +80,24 @@ pub trait LockBackend: Send + Sync + 'static {
 
     fn inspect<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Inspection>>>;
 
-    /// Has turns and losses told on the [`WakeupRegistry`](super::WakeupRegistry).
+    /// Subscribes to turns and losses, which go to the [`WakeupRegistry`](super::WakeupRegistry).
     fn listen(&self) -> BoxFuture<'_, Result<()>>;
 
-    /// Whether events of locks come from one place.
+    /// Whether one store emits all events of locks.
     fn emits_events(&self) -> bool;
 
     fn stores(&self) -> &[Arc<dyn Store>];
 
-    /// Ends what goes on in the background: the client is gone.
+    /// Ends background work, because the client is gone.
     fn end(&self);
 }
 
-/// Failures that pass by themselves.
+/// Whether the cause of a failure may pass without intervention.
 pub(super) fn may_pass(error: &Error) -> bool {
     matches!(error.code, Code::Unavailable | Code::Timeout)
 }
 
-/// A release that goes on by itself until its outcome is known or the lease has ended.
+/// A release that runs in the background until its outcome is known or the lease has ended.
 #[derive(Clone)]
 pub(super) struct Release {
     outcome: watch::Receiver<Option<Result<Holds>>>,
@@ -119,7 +120,8 @@ impl Release {
             let work = async {
                 loop {
                     let error = match store.locks().lock_release(&claim, token).await {
-                        // An earlier try has done it: until the lease is over nobody else could.
+                        // An earlier try has released the lock: nobody else could before the lease
+                        // was over.
                         Ok(Holds::No(_)) if unknown => return Ok(Holds::Yes),
                         Ok(holds) => return Ok(holds),
                         Err(error) => error,
@@ -140,7 +142,7 @@ impl Release {
         Release { outcome, failed }
     }
 
-    /// The outcome, if it comes in time. What went wrong so far is no outcome: it goes on.
+    /// The outcome, if it comes in time. Otherwise the last failure; the release continues.
     pub(super) async fn within(mut self, answer_timeout: Duration) -> Result<Holds> {
         let outcome = self.outcome.wait_for(Option::is_some);
         if let Ok(Ok(outcome)) = tokio::time::timeout(answer_timeout, outcome).await
@@ -154,8 +156,8 @@ impl Release {
     }
 }
 
-/// Until when a lease that was asked for at `sent` is certainly ours: the server counts from later
-/// on, and its clock may be a little faster than ours.
+/// Until when a lease that was requested at `sent` is certainly held. The server's TTL begins later
+/// than `sent`, and the server's clock may be slightly faster than this machine's clock.
 pub fn until(sent: Instant, ttl_ms: u64, drift_factor: f64) -> Instant {
     let ttl = Duration::from_millis(ttl_ms);
     sent + ttl.saturating_sub(ttl.mul_f64(drift_factor) + DRIFT)
@@ -171,7 +173,7 @@ mod tests {
         let ends = |ttl_ms, drift| until(sent, ttl_ms, drift).duration_since(sent).as_millis();
         assert_eq!(ends(10_000, DRIFT_FACTOR), 9_898);
         assert_eq!(ends(10_000, 0.5), 4_998);
-        // Too short to be of any use; never a time before it was asked for.
+        // Too short to be usable, but never a time before the request.
         assert_eq!(ends(1, DRIFT_FACTOR), 0);
     }
 }

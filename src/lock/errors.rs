@@ -1,4 +1,4 @@
-//! What callers are told of a lock that is not theirs any more.
+//! The errors that callers get for a lock that they no longer hold.
 
 use crate::{
     model::{

@@ -1,17 +1,19 @@
-//! Expiry of locks: a lock whose holder died ends with nobody there to say so. A node looks for such ends, has
-//! them announced and wakes the next waiter; how often depends on what the node does:
+//! Announces the ends of locks whose holder died. The holder of such a lock does not release it, so
+//! a node must look for it, have its end announced and wake the next waiter. How often a node looks
+//! depends on what it does:
 //!
 //! - It uses locks: every [`RARELY`].
-//! - It follows events of locks: as often as it takes for the events to be in time.
-//! - Its reaper runs: once in each pass that this node makes for all nodes ([`Turn`]), and by its own clock when
-//!   no word of a pass comes for nine tenths of `sweepIntervalMs`. So a pass that fails or hangs delays no lock.
+//! - It subscribes to lock events: often enough for the events to be in time.
+//! - Its reaper runs: once in each pass that this node makes for all nodes ([`Turn`]). If the node
+//!   learns of no pass for nine tenths of `sweepIntervalMs`, it looks by its own clock. So a pass
+//!   that fails or hangs delays no lock.
 //!
-//! What that costs an idle node, whose reaper runs and which follows no events: one call of `lock_due.lua` for each
-//! pass that it makes, so at most 4/3 in `sweepIntervalMs`, and none while another node makes the passes. With
-//! `expiry: "notifications"` passes come too rarely; each node then looks by its own clock, 10/9 calls in
-//! `sweepIntervalMs`.
+//! Cost for an idle node whose reaper runs and which does not subscribe to lock events: one call of
+//! `lock_due.lua` for each pass that it makes, so at most 4/3 calls in `sweepIntervalMs`. It makes
+//! no call while another node makes the passes. With `expiry: "notifications"`, passes come too
+//! rarely. Each node then looks by its own clock: 10/9 calls in `sweepIntervalMs`.
 //!
-//! Each store has a task of its own, so that one that does not answer delays no other.
+//! Each store has its own task, so a store that does not answer does not delay the others.
 
 use super::backend::LockBackend;
 use crate::{
@@ -39,17 +41,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How often a node looks that only uses locks.
+/// Interval between two looks of a node that only uses locks.
 const RARELY: Duration = Duration::from_secs(30);
-/// The shortest pause: ends that come together are announced together.
+/// Minimum time between two looks. Locks that end close together are announced together.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// Lots of ended locks that one look takes.
+/// Maximum number of batches of ended locks in one look.
 const MAX_ROUNDS: usize = 16;
-/// The same where all locks are looked at.
+/// Maximum number of batches in a look over all locks.
 const MAX_ROUNDS_OF_ALL: usize = 4_096;
-/// How far the server's clock may be behind what it said before until it counts as set back; two percent
-/// of the time since are added, for a clock that runs slower than ours.
+/// How far the server's clock may be behind its expected time before it counts as set back. Two
+/// percent of the time since the last reading are added, because the server's clock may be slower
+/// than this node's clock.
 const SET_BACK: Duration = Duration::from_millis(500);
 
 pub(super) struct ExpiryMonitor {
@@ -63,17 +66,17 @@ pub(super) struct ExpiryMonitor {
 /// Why this node looks for the ends of locks.
 #[derive(Clone, Copy, Default)]
 struct Reasons {
-    /// It has used locks or followed their events.
+    /// It has used locks or subscribed to their events.
     uses_locks: bool,
-    /// Subscriptions to events of locks.
+    /// Number of subscriptions to lock events.
     followers: usize,
-    /// Its reaper runs.
+    /// Which node makes the passes. `None` if the reaper of this node does not run.
     turn: Option<Turn>,
 }
 
 impl Reasons {
-    /// When to look next. `last`: when the last look began, and in what time the next lease ends by what it
-    /// found.
+    /// The time of the next look. `last`: when the last look began, and the time until the next
+    /// lease ends, as that look found it.
     fn next_look(
         &self,
         last: Option<(Instant, Option<Duration>)>,
@@ -107,7 +110,7 @@ impl ExpiryMonitor {
         }
     }
 
-    /// This node uses locks from now on.
+    /// Records that this node uses locks.
     pub(super) fn use_locks(&self, stores: &[Arc<dyn Store>], gone: &CancellationToken) {
         if !self.uses_locks.swap(true, Ordering::Relaxed) {
             self.reasons
@@ -116,7 +119,7 @@ impl ExpiryMonitor {
         }
     }
 
-    /// There is one subscription more to events of locks, or one less.
+    /// Counts a subscription to lock events that begins (`more`) or ends.
     pub(super) fn follow(&self, more: bool, stores: &[Arc<dyn Store>], gone: &CancellationToken) {
         self.reasons.send_modify(|reasons| {
             reasons.followers = if more {
@@ -128,14 +131,14 @@ impl ExpiryMonitor {
         self.use_locks(stores, gone);
     }
 
-    /// The reaper of this node runs, and this is whose turn it is.
+    /// Records that the reaper of this node runs, and which node makes the passes.
     pub(super) fn reap(&self, turn: Turn, stores: &[Arc<dyn Store>], gone: &CancellationToken) {
         self.reasons
             .send_modify(|reasons| reasons.turn = Some(turn));
         self.begin(stores, gone);
     }
 
-    /// Begins, if it has not yet; ends with `gone`, or when the monitor is dropped.
+    /// Starts the tasks once. They end when `gone` is cancelled or the monitor is dropped.
     fn begin(&self, stores: &[Arc<dyn Store>], gone: &CancellationToken) {
         if self.begun.swap(true, Ordering::Relaxed) {
             return;
@@ -161,7 +164,7 @@ impl ExpiryMonitor {
     }
 }
 
-/// Looks at one store, as often as there is reason to.
+/// Looks at one store, as often as `reasons` require.
 async fn run(store: Arc<dyn Store>, mut reasons: watch::Receiver<Reasons>, interval: Duration) {
     let mut clock = StoreClock::default();
     let mut last = None;
@@ -175,7 +178,7 @@ async fn run(store: Arc<dyn Store>, mut reasons: watch::Receiver<Reasons>, inter
         };
         tokio::select! {
             () = is_time => {}
-            // Another time may be the right one now.
+            // The time of the next look may have changed.
             changed = reasons.changed() => match changed {
                 Ok(()) => continue,
                 Err(_) => return,
@@ -192,25 +195,26 @@ async fn run(store: Arc<dyn Store>, mut reasons: watch::Receiver<Reasons>, inter
     }
 }
 
-/// Has the ends announced that are due, on all stores at once. One that fails does not keep the others from
-/// being processed.
+/// Has ended locks announced on all stores at the same time. A store that fails does not keep the
+/// others from being processed.
 pub(super) async fn look_at_all(backend: &dyn LockBackend) {
-    // What is due, not more: the tasks see to clocks that are set back.
+    // Only due locks: the tasks handle clocks that are set back.
     let looks = backend.stores().iter().map(|store| look(&**store, None));
     for error in join_all(looks).await.into_iter().filter_map(Result::err) {
         tracing::debug!(%error, "pass over ended locks failed");
     }
 }
 
-/// The clock of a store as it was read last.
+/// The last reading of a store's clock.
 #[derive(Default)]
 struct StoreClock {
     seen: Option<(u64, Instant)>,
 }
 
 impl StoreClock {
-    /// Whether entries of the index may lie further in the future than they can: nothing is known of
-    /// the clock yet, or it was set back (also by a failover to a server with another clock).
+    /// Whether entries of the index may lie further in the future than they can. This is the case
+    /// if the clock has not been read yet, or if it was set back, also by a failover to a server
+    /// with another clock.
     fn may_be_set_back(&mut self, server_ms: u64) -> bool {
         let now = Instant::now();
         let before = self.seen.replace((server_ms, now));
@@ -222,9 +226,9 @@ impl StoreClock {
     }
 }
 
-/// Gives when the next end is due, as far as is known.
+/// Returns the time until the next end is due, as far as it is known.
 async fn look(store: &dyn Store, clock: Option<&mut StoreClock>) -> Result<Option<Duration>> {
-    // One that is away is asked again the next time.
+    // A store that is not reachable is asked again at the next look.
     if !store.locks().reachable() {
         return Ok(None);
     }
@@ -233,7 +237,7 @@ async fn look(store: &dyn Store, clock: Option<&mut StoreClock>) -> Result<Optio
         .zip(first.server_ms)
         .is_some_and(|(clock, server_ms)| clock.may_be_set_back(server_ms));
     if set_back {
-        // Each look at a lock also corrects an end that is too far away.
+        // Each look at a lock also corrects an end that is too far in the future.
         settle(store, None, true).await?;
         return Ok(store.locks().lock_due(DueLook::default()).await?.next);
     }
@@ -242,7 +246,8 @@ async fn look(store: &dyn Store, clock: Option<&mut StoreClock>) -> Result<Optio
 
 async fn settle(store: &dyn Store, first: Option<Due>, all: bool) -> Result<Option<Duration>> {
     let mut look = DueLook { skip: 0, all };
-    // On slotted, the entry of a lock that is not held stays until its time: it must not come up for ever.
+    // On the layout `slotted`, the entry of a lock that is not held stays in the index until its
+    // time. `seen` keeps such an entry from being processed again in every round.
     let mut seen = HashSet::new();
     let mut failed: Option<Error> = None;
     let mut next = first;
@@ -266,7 +271,7 @@ async fn settle(store: &dyn Store, first: Option<Due>, all: bool) -> Result<Opti
         }
         for outcome in store.locks().lock_settle(&names).await {
             match outcome {
-                // It has left the index, does so with its new end, or is seen again.
+                // The lock has left the index, leaves it at its new end, or is filtered by `seen`.
                 Ok(false) => {}
                 Ok(true) => look.skip += usize::from(all),
                 Err(error) => {
@@ -276,7 +281,7 @@ async fn settle(store: &dyn Store, first: Option<Due>, all: bool) -> Result<Opti
             }
         }
     }
-    // So many end at once that the rest has to wait for its turn.
+    // More locks end at once than one look processes. The rest waits for the next look.
     failed.map_or(Ok(Some(Duration::ZERO)), Err)
 }
 
@@ -315,7 +320,7 @@ mod tests {
         let next = |last| in_turn(Turn::Other { until }).next_look(Some((last, None)), INTERVAL);
         assert_eq!(next(last), Some(until));
         assert_eq!(next(until), Some(until + INTERVAL * 9 / 10));
-        // Events have to be in time here, too.
+        // Lock events must be in time here too.
         let follows = Reasons {
             followers: 1,
             ..in_turn(Turn::Other { until })

@@ -1,5 +1,5 @@
-//! One lock that is held: until when it is ours, and whether it still is. What was judged to be over
-//! stays over, whatever answer comes late.
+//! One lock that is held: until when it is held, and whether it still is. Once a lease was found to
+//! be over, it stays over, even if a late answer extends it.
 
 use super::Grant;
 use crate::{failpoints::failpoint, store::lock::Claim};
@@ -14,7 +14,7 @@ pub(super) struct Lease {
     pub(super) claim: Claim,
     renews: bool,
     state: Mutex<State>,
-    /// Extending and releasing take turns.
+    /// Serializes extensions and releases.
     turn: tokio::sync::Mutex<()>,
     changed: Notify,
 }
@@ -23,17 +23,17 @@ struct State {
     grant: Grant,
     ttl_ms: u64,
     renew_at: Instant,
-    /// The latest time at which the server may still have it.
+    /// The latest time at which the server may still hold the lease.
     latest: Instant,
-    /// Whether an extension was sent of which nothing is known: the server may have it for longer.
+    /// Whether the outcome of an extension is unknown: the server may hold the lease for longer.
     unsure: bool,
-    /// Its time was found to be up.
+    /// The lease was found to be over.
     over: bool,
-    /// Nobody wants it any more, or wants to hear of its end.
+    /// The lease is not wanted any more, or its loss has been reported. Its end is not reported.
     ended: bool,
 }
 
-/// What is to be done for a lease now.
+/// The next action for a lease.
 #[derive(Debug)]
 pub(super) enum Plan {
     /// Nothing before this time.
@@ -70,7 +70,7 @@ impl Lease {
         self.state.lock().ttl_ms
     }
 
-    /// Whether its time is up. Once it was found to be, it is.
+    /// Whether the lease is over. Once it was found to be over, it stays over.
     pub(super) fn is_over(&self) -> bool {
         self.state.lock().is_over()
     }
@@ -90,7 +90,7 @@ impl Lease {
         }
     }
 
-    /// Resolves when there may be another plan.
+    /// Resolves when the plan may have changed.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -103,8 +103,9 @@ impl Lease {
         self.state.lock().ended
     }
 
-    /// Before another TTL is asked for. Of a shorter one, only that is certain from here on; a longer one
-    /// the server may have, whatever comes of the call.
+    /// Called before an extension is sent. From here on, only the shorter of the old and the new
+    /// end is certain. The server may hold the lease until the later one, whatever the outcome of
+    /// the call.
     pub(super) fn about_to_extend(&self, ttl_ms: u64) {
         let mut state = self.state.lock();
         let ends = Instant::now() + ttl(ttl_ms);
@@ -113,13 +114,13 @@ impl Lease {
         state.unsure = true;
     }
 
-    /// An extension has failed. It may have reached the server until now.
+    /// Records a failed extension. It may have reached the server at any time until now.
     pub(super) fn extension_failed(&self, ttl_ms: u64) {
         let mut state = self.state.lock();
         state.latest = state.latest.max(Instant::now() + ttl(ttl_ms));
     }
 
-    /// The server has extended it. Whether that still helps.
+    /// Records an extension by the server. Returns false if the lease was already over here.
     pub(super) fn extended(&self, until: Instant, ttl_ms: u64) -> bool {
         let mut state = self.state.lock();
         state.latest = state.latest.max(Instant::now() + ttl(ttl_ms));
@@ -135,28 +136,28 @@ impl Lease {
         true
     }
 
-    /// The latest time at which the server may still have it.
+    /// The latest time at which the server may still hold the lease.
     pub(super) fn latest(&self) -> Instant {
         self.state.lock().latest
     }
 
-    /// Whether the server may have it for longer than it is ours.
+    /// Whether the server may hold the lease for longer than this client.
     pub(super) fn is_unsure(&self) -> bool {
         self.state.lock().unsure
     }
 
-    /// It is over. Whether anybody is to be told.
+    /// Records that the lease is over. Returns whether its loss must be reported.
     pub(super) fn lose(&self) -> bool {
         let mut state = self.state.lock();
         state.over = true;
-        // Told once: whoever comes later finds it ended.
+        // The loss is reported once: later calls find the lease ended.
         let is_first = !std::mem::replace(&mut state.ended, true);
         drop(state);
         self.changed.notify_one();
         is_first
     }
 
-    /// It is not wanted any more; nobody is told of its end.
+    /// Records that the lease is not wanted any more. Its end is not reported.
     pub(super) fn end(&self) {
         self.state.lock().ended = true;
         self.changed.notify_one();
@@ -174,7 +175,7 @@ fn ttl(ttl_ms: u64) -> Duration {
     Duration::from_millis(ttl_ms)
 }
 
-/// Three tries in a TTL, so that one that is lost is not the end.
+/// Allows three tries in a TTL, so that one lost try does not end the lease.
 fn next_renewal(until: Instant) -> Instant {
     let now = Instant::now();
     now + until.saturating_duration_since(now) / 3
@@ -205,7 +206,7 @@ mod tests {
         assert!(!lease.is_over());
         tokio::time::advance(ttl(100)).await;
         assert!(lease.is_over());
-        // An answer that was on its way.
+        // A late answer.
         assert!(!lease.extended(Instant::now() + ttl(100), 100));
         assert!(lease.is_over());
         assert!(matches!(lease.plan(), Plan::Over));

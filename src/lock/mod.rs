@@ -1,10 +1,10 @@
-//! Locks (spec section 8): leases that are renewed here, so that a busy JavaScript thread does not
-//! lose them, and judged by this machine's monotonic clock, so that they end here before they can be
-//! somebody else's. `docs/internals/locks.md` says how it works.
+//! Locks (spec section 8). A lock is a lease. The core renews leases, so a busy JavaScript thread
+//! does not lose them. This machine's monotonic clock decides when a lease is over, so a lease ends
+//! here before another client can get the lock. `docs/internals/locks.md` describes the design.
 //!
-//! How a lock is come by is a [`LockBackend`]'s part: on one store by a fair queue (`queued_lock.rs`), on several
-//! servers by a majority (`quorum.rs`). `renewal.rs` keeps a lock that is held. When a lease ends with nobody there
-//! to say so, `expiry_monitor.rs` has it announced.
+//! A [`LockBackend`] acquires locks: on one store with a fair queue (`queued_lock.rs`), on several
+//! servers by a majority (`quorum.rs`). `renewal.rs` keeps a lock that is held. When the holder of
+//! a lease dies, `expiry_monitor.rs` has the end of the lease announced.
 
 mod backend;
 mod errors;
@@ -52,38 +52,39 @@ use std::{
 use tokio::time::{Instant, sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// The least TTL: less than that is used up by the way to the server and back.
+/// Minimum TTL: the round trip to the server uses up a shorter one.
 pub const MIN_TTL_MS: u64 = 10;
-/// Ten years: what Redis takes as a TTL without overflow, and nobody needs more.
+/// Ten years. Redis accepts this TTL without overflow, and no caller needs a longer one.
 pub const MAX_MS: u64 = 10 * 365 * 24 * 3600 * 1000;
 
-/// Pause between tries to listen. Until one succeeds, waiters and renewals look by themselves.
+/// Pause between two attempts to subscribe. Until one succeeds, waiters and renewals poll the
+/// store.
 const LISTEN_PAUSE: Duration = Duration::from_millis(500);
 
-/// A lock as it is asked for.
+/// A request for a lock.
 #[derive(Clone, Debug)]
 pub struct AcquireRequest {
-    /// Names the lock between the client and its caller.
+    /// Identifies the lock between the client and its caller.
     pub number: u64,
     pub name: Arc<str>,
     pub owner: Arc<str>,
     pub ttl_ms: u64,
-    /// When it was asked for: from then on `wait_ms` counts.
+    /// When the request was made. `wait_ms` counts from this time.
     pub since: Instant,
-    /// How long the call may take; 0: one try, which takes as long as a command may.
+    /// Maximum duration of the call. 0: one try, which takes at most as long as a command may.
     pub wait_ms: u64,
     pub renew: bool,
 }
 
-/// What begins when the process does: times are handed to JavaScript as milliseconds since then.
+/// Approximate start of the process. JavaScript gets times as milliseconds since then.
 static ORIGIN: Lazy<Instant> = Lazy::new(Instant::now);
 
-/// A time as JavaScript gets it.
+/// A time in the form in which JavaScript gets it.
 pub fn clock_ms(at: Instant) -> f64 {
     at.saturating_duration_since(*ORIGIN).as_secs_f64() * 1_000.0
 }
 
-/// Who is told that a lease is over although nobody released it. Called once for each.
+/// Is notified when a lease is over although nobody released it. Called once for each lease.
 pub trait LockLostListener: Send + Sync + 'static {
     fn lock_lost(&self, number: u64, error: &Error);
 }
@@ -93,15 +94,15 @@ pub struct Locks {
     lost_listener: Arc<dyn LockLostListener>,
     metrics: Arc<Metrics>,
     limits: Limits,
-    /// Claims that wait or are asked for, with what makes them stop.
+    /// Claims that wait or are being requested, each with the token that stops it.
     asking: Mutex<HashMap<u64, CancellationToken>>,
     held: Mutex<HashMap<u64, Arc<Lease>>>,
-    /// Renewals and what else goes on behind; cancelled as a whole when the client is gone.
+    /// Renewals and other background work. All of it is cancelled when the client is gone.
     tasks: TaskTracker,
     gone: CancellationToken,
-    /// No lock is waited for any more.
+    /// Cancelled when callers must not wait for locks any more.
     closing: CancellationToken,
-    /// Whether this node hears what it is told of its claims.
+    /// Whether this node has subscribed to the calls for its claims, or is about to.
     listening: AtomicBool,
     expiry_monitor: ExpiryMonitor,
     /// Held by the pass of [`Locks::expire_once`].
@@ -137,8 +138,8 @@ impl Locks {
         })
     }
 
-    /// Acquires (spec 8.1). Its first step is made when it is first polled: who asks first, waits in
-    /// front.
+    /// Acquires a lock (spec 8.1). The first poll of the future sends the first request, so callers
+    /// queue in the order of their first polls.
     pub async fn acquire(self: &Arc<Self>, request: AcquireRequest) -> Result<Grant> {
         ids::check("name", &request.name, &self.limits)?;
         ids::check("ownerId", &request.owner, &self.limits)?;
@@ -179,14 +180,15 @@ impl Locks {
             self.held.lock().insert(number, lease.clone());
             (grant, lease)
         });
-        // Only now: whoever abandons it finds it there until it is held.
+        // Removed only now: until the lock is in `held`, a caller that abandons it finds it in
+        // `asking`.
         self.asking.lock().remove(&number);
         let (grant, lease) =
             granted.inspect_err(|_| count(&self.metrics.counters.locks_unavailable, 1))?;
         count(&self.metrics.counters.locks_acquired, 1);
         self.metrics.lock_wait.record(request.since.elapsed());
         if stop.is_cancelled() {
-            // Nobody waits for it any more.
+            // The caller does not wait for the lock any more.
             self.abandon(number);
             return Err(Error::closed());
         }
@@ -195,8 +197,8 @@ impl Locks {
         Ok(grant)
     }
 
-    /// Nobody wants this lock any more: out of the queue with it, or back, if it has been granted. Of a
-    /// number that is not known, nothing.
+    /// Gives up a lock that its caller no longer wants: leaves the queue, or releases the lock if
+    /// it has been granted. An unknown number has no effect.
     pub fn abandon(self: &Arc<Self>, number: u64) {
         if let Some(stop) = self.asking.lock().get(&number) {
             stop.cancel();
@@ -210,7 +212,7 @@ impl Locks {
         }
     }
 
-    /// Another TTL from now, and for every renewal after it.
+    /// Sets another TTL, from now on and for every later renewal.
     pub async fn extend(self: &Arc<Self>, number: u64, ttl_ms: Option<u64>) -> Result<Grant> {
         let lease = self.lease(number)?;
         let ttl_ms = ttl_ms.unwrap_or_else(|| lease.ttl_ms());
@@ -225,9 +227,9 @@ impl Locks {
         }
     }
 
-    /// Gives the lock up. `LOCK_LOST` if it was not this client's any more. Whatever comes of it, the lock
-    /// is not renewed any more and not among those held; a release that could not reach the store is
-    /// tried again in the background until the lease has ended (spec 8.9).
+    /// Releases the lock. Fails with `LOCK_LOST` if this client no longer held it. In any case, the
+    /// lock is no longer renewed and no longer counts as held. If a release cannot reach the store,
+    /// it is retried in the background until the lease has ended (spec 8.9).
     pub async fn release(self: &Arc<Self>, number: u64) -> Result<()> {
         let lease = self.lease(number)?;
         let was_over = lease.is_over();
@@ -248,8 +250,8 @@ impl Locks {
         }
     }
 
-    /// Until when the lease is ours by [`clock_ms`]; negative if it is over. Once it was said that a
-    /// lease is over, it is.
+    /// The time until which this client holds the lease, by [`clock_ms`]; negative if it is over.
+    /// Once this has reported that a lease is over, the lease stays over.
     pub fn lease_ends(&self, number: u64) -> f64 {
         match self.held.lock().get(&number) {
             Some(lease) if !lease.is_over() => clock_ms(lease.grant().until),
@@ -267,14 +269,14 @@ impl Locks {
         self.backend.inspect(name).await
     }
 
-    /// That events of locks are wanted here, or not any more.
+    /// Adds (`wanted`) or removes a subscription to lock events.
     pub fn watch(self: &Arc<Self>, wanted: bool) {
         self.expiry_monitor
             .follow(wanted, self.backend.stores(), &self.gone);
     }
 
-    /// Has the ends of locks announced that are due now, for `reapOnce()`: one such pass at a time. What
-    /// fails is found again by the next one, and fails nothing else.
+    /// Has locks announced that have ended, for `reapOnce()`. Only one such pass runs at a time.
+    /// The next pass finds what fails, and a failure affects nothing else.
     pub async fn expire_once(self: &Arc<Self>) {
         let locks = self.clone();
         let pass = async move {
@@ -285,8 +287,8 @@ impl Locks {
         if self.emits_events() {
             return pass.await;
         }
-        // The servers are not those of presence, no end of theirs is announced, and one may hang: nobody
-        // waits for them.
+        // These servers do not store presence and do not announce the ends of locks, and one of
+        // them may hang. So the caller does not wait for them.
         let gone = self.gone.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -296,12 +298,12 @@ impl Locks {
         });
     }
 
-    /// Whether the store announces what becomes of locks.
+    /// Whether the store emits events of locks.
     pub fn emits_events(&self) -> bool {
         self.backend.emits_events()
     }
 
-    /// Whether events of locks can be had at all.
+    /// Fails if events of locks are not available.
     pub fn check_tells(&self) -> Result<()> {
         if self.emits_events() {
             return Ok(());
@@ -321,12 +323,12 @@ impl Locks {
         self.asking.lock().len()
     }
 
-    /// Whoever waits for a lock waits no more.
+    /// Ends all waits for locks.
     pub fn stop_waiting(&self) {
         self.closing.cancel();
     }
 
-    /// Gives back every lock that is held.
+    /// Releases every lock that is held.
     pub async fn close(self: &Arc<Self>) {
         self.stop_waiting();
         let held: Vec<_> = self.held.lock().drain().map(|(_, lease)| lease).collect();
@@ -347,14 +349,14 @@ impl Locks {
         }
     }
 
-    /// Ends everything at once: the client is gone without a close.
+    /// Ends everything at once, because the client is gone without a `close`.
     pub fn drop_all(&self) {
         self.closing.cancel();
         self.gone.cancel();
         self.backend.end();
     }
 
-    /// What the store tells this node of a claim (see [`WakeupRegistry`]).
+    /// Handles a call from the store for a claim of this node (see [`WakeupRegistry`]).
     fn called(self: &Arc<Self>, call: LockCall) {
         match call {
             LockCall::Lost(number) => {
@@ -368,8 +370,8 @@ impl Locks {
         }
     }
 
-    /// Has the node told of turns and losses, from its first lock on. Nobody waits for that: without it
-    /// they are found all the same, only later.
+    /// Subscribes to turns and losses, from the first lock on. Callers do not wait for the
+    /// subscription: without it, turns and losses are still found, only later.
     fn listen(self: &Arc<Self>) {
         if !self.backend.emits_events() || self.listening.swap(true, Ordering::Relaxed) {
             return;
@@ -398,7 +400,7 @@ impl Locks {
         });
     }
 
-    /// Calls may have been missed: looks at every lock that is held, whether it still is.
+    /// Checks every held lock in the store, because calls may have been missed.
     fn look_at_held(self: &Arc<Self>) {
         let held: Vec<_> = self.held.lock().values().cloned().collect();
         for lease in held {
@@ -408,7 +410,8 @@ impl Locks {
                     return;
                 };
                 if found.as_ref().and_then(|found| found.token) != Some(lease.grant().token) {
-                    // Whoever took it away without a word: its end is to be told, too.
+                    // The lock may have been removed without an event. Settling it announces its
+                    // end.
                     for store in locks.backend.stores() {
                         let _ = store
                             .locks()

@@ -1,23 +1,23 @@
-//! Options of locks on several servers, as they come from JavaScript, with their defaults and checks.
+//! Options of locks on several servers, as JavaScript passes them, with defaults and checks.
 
 use super::DRIFT_FACTOR;
 use crate::model::error::{Error, Result};
 use serde::Deserialize;
 use std::collections::HashSet;
 
-/// How locks on several servers are come by. Times are in milliseconds.
+/// Options of locks on several servers. Times are in milliseconds.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct QuorumOptions {
-    /// The servers; none: locks are where everything else is.
+    /// The servers. If there are none, locks are on the same server as all other data.
     pub urls: Vec<String>,
-    /// By how much clocks may differ in their speed, as part of a TTL. Default 0.01.
+    /// Maximum difference in speed between two clocks, as a fraction of a TTL. Default 0.01.
     pub drift_factor: f64,
-    /// How often it is tried again. Default 3.
+    /// Maximum number of retries. Default 3.
     pub retry_count: u32,
-    /// Pause before a try. Default 200.
+    /// Pause before a retry. Default 200.
     pub retry_delay_ms: u64,
-    /// What a pause may be longer by, at random. Default 200.
+    /// Maximum random time that is added to a pause. Default 200.
     pub retry_jitter_ms: u64,
 }
 
@@ -33,7 +33,7 @@ impl Default for QuorumOptions {
     }
 }
 
-/// The fewest servers: of two, one that is down leaves no majority.
+/// Minimum number of servers: if one of two is down, no majority is left.
 const MIN_SERVERS: usize = 3;
 
 impl QuorumOptions {

@@ -1,5 +1,5 @@
-//! Waiting in line for a lock on one store. The queue is in the store, in order of arrival whatever
-//! the node; of a node's own waiters for a lock, the first looks after the place of all.
+//! Waits for a lock on one store. The queue is in the store, in order of arrival across all nodes.
+//! Of a node's own waiters for a lock, the first keeps the places of all.
 
 use super::{
     DRIFT_FACTOR, Grant, LockBackend, WaitLimit, WakeupRegistry,
@@ -33,46 +33,48 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// For how long a node counts as living after it was heard of. One that is killed delays those behind
-/// it by that; one that does not get a processor for as long loses its turn, but not its place.
+/// How long a node counts as alive after its last call. If a node is killed, the waiters behind it
+/// are delayed by this time. A node that gets no CPU time for this long loses its turn, but not its
+/// place in the queue.
 const LEASE: Duration = Duration::from_millis(1_500);
-/// How often a node is heard of; also how late a wake is made good that was lost.
+/// Interval at which a node calls. It also bounds the delay of a lost wake-up.
 const REFRESH: Duration = Duration::from_millis(400);
 /// Pause after a call that failed.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How much longer than it may a call that gives up takes at most, to leave the queue and to say who has
-/// the lock. Where that takes longer it goes on in the background.
+/// How much longer than its limit a call that gives up may take to leave the queue and to find who
+/// holds the lock. After that, the work continues in the background.
 const LEAVING: Duration = Duration::from_millis(100);
-/// The same where nobody waits for the answer, and a client that closes loses its connections next.
+/// The same limit if the caller does not wait for the answer. A closing client loses its
+/// connections afterwards.
 const CLOSING: Duration = Duration::from_secs(2);
 
-/// One store's locks.
+/// The locks of one store.
 pub struct QueuedLock {
     stores: [Arc<dyn Store>; 1],
     wakeups: Arc<WakeupRegistry>,
     /// This node's waiters for each lock, in the order in which they asked.
     waiting: Mutex<HashMap<Arc<str>, Vec<Arc<Waiter>>>>,
     listening: OnceCell<()>,
-    /// The client is gone.
+    /// Cancelled when the client is gone.
     gone: CancellationToken,
 }
 
-/// What a waiter was told last.
+/// The last answer that a waiter got.
 #[derive(Default)]
 struct LastAnswer {
     failed: Option<Error>,
-    /// It has a place in the queue.
+    /// The waiter has a place in the queue.
     queued: bool,
-    /// It was refused, and nothing is left of it.
+    /// The store refused the request and keeps nothing of it.
     refused: bool,
 }
 
-/// One waiter.
+/// A caller that waits for a lock.
 struct Waiter {
     number: u64,
-    /// Something has happened: look again.
+    /// Notified when the waiter should ask the store again.
     stir: Arc<Notify>,
-    /// Its entry in the queue may be gone.
+    /// Its entry in the queue may have been removed.
     lost_place: AtomicBool,
 }
 
@@ -121,7 +123,7 @@ impl QueuedLock {
                 None => unanswered(claim, Code::Timeout).with_unknown_outcome(),
             },
         };
-        // It may have been carried out, or have a place in the queue.
+        // The request may have been carried out, or may have a place in the queue.
         let until = Instant::now() + Duration::from_millis(ttl_ms);
         let answer_timeout = match error.code {
             Code::Closed => CLOSING,
@@ -132,7 +134,7 @@ impl QueuedLock {
             .within(answer_timeout)
             .await
         {
-            // Nothing is held: the outcome is known now.
+            // Nothing is held, so the outcome is known now.
             Ok(_) => Err(Error {
                 outcome_unknown: false,
                 ..error
@@ -141,7 +143,7 @@ impl QueuedLock {
         }
     }
 
-    /// Asks until the lock is granted or there is no use in asking again.
+    /// Asks the store until the lock is granted or there is no use in asking again.
     async fn wait_in_line(
         &self,
         claim: &Claim,
@@ -209,14 +211,14 @@ impl QueuedLock {
         }
     }
 
-    /// Why the lock was not to be had in time.
+    /// The reason why the lock was not granted in time.
     async fn still_held(&self, claim: &Claim) -> Error {
         match self.store().locks().lock_inspect(&claim.name).await {
             Ok(Some(held)) => unavailable(
                 claim,
                 Some(&held.owner),
                 held.ttl_left_ms,
-                // The one that gives up is among them.
+                // The waiter that gives up is among them.
                 held.waiters.saturating_sub(1),
             ),
             Ok(None) => unavailable(claim, None, None, 0),
@@ -230,7 +232,7 @@ impl QueuedLock {
     }
 }
 
-/// The call was over before Redis had answered.
+/// The call ended before Redis answered.
 fn unanswered(claim: &Claim, code: Code) -> Error {
     Error::new(
         code,
@@ -319,7 +321,7 @@ impl LockBackend for QueuedLock {
         Box::pin(async {
             let listen = async || {
                 self.store().subscribe(&Topic::LockCalls).await?;
-                // What was told before was not heard.
+                // Calls before the subscription were missed.
                 self.wakeups.call(LockCall::Gap);
                 Ok(())
             };
@@ -340,7 +342,7 @@ impl LockBackend for QueuedLock {
     }
 }
 
-/// A waiter in line, for as long as this lives.
+/// A waiter that is registered until this guard is dropped.
 struct WaiterGuard<'a> {
     queued_lock: &'a QueuedLock,
     name: Arc<str>,
@@ -367,9 +369,10 @@ impl<'a> WaiterGuard<'a> {
         }
     }
 
-    /// Resolves when the store should be asked again: when told to, or after `pause` for the first of
-    /// this node's waiters, which keeps the place of all, and for one whose call `failed`: it may have no
-    /// place that could be kept.
+    /// Resolves when the store should be asked again: when the waiter is notified, or after `pause`
+    /// in two cases. The first of this node's waiters asks after `pause` because it keeps the
+    /// places of all. A waiter whose call `failed` does so because it may have no place that could
+    /// be kept.
     async fn stirred(&self, pause: Duration, failed: bool) {
         if self.waiter.lost_place.swap(false, Ordering::Relaxed) {
             return;
@@ -390,8 +393,8 @@ impl<'a> WaiterGuard<'a> {
         first.is_some_and(|first| first.number == self.waiter.number)
     }
 
-    /// The store had not heard of this node for so long that its other waiters may be out of the
-    /// queue: each takes its place again, which it remembers.
+    /// Wakes this node's other waiters. The store had not heard of this node for so long that they
+    /// may be out of the queue. Each waiter remembers its place and takes it again.
     fn others_lost_their_place(&self) {
         for waiter in self
             .queued_lock
@@ -418,7 +421,7 @@ impl Drop for WaiterGuard<'_> {
         };
         waiters.retain(|waiter| waiter.number != self.waiter.number);
         match waiters.first() {
-            // It looks after the others now.
+            // This waiter keeps the places of the others now.
             Some(first) => first.stir.notify_one(),
             None => {
                 waiting.remove(&self.name);

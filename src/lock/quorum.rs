@@ -1,5 +1,6 @@
-//! Locks on a majority of several independent servers (spec 8.6): the Redlock algorithm, with fencing
-//! tokens that also grow from majority to majority. `docs/internals/locks.md` says what that is worth.
+//! Locks on a majority of several independent servers (spec 8.6): the Redlock algorithm, with
+//! fencing tokens that also grow from one majority to the next. `docs/internals/locks.md` describes
+//! the guarantees.
 
 use super::{Grant, LockBackend, QuorumOptions, WaitLimit, backend::Release, until};
 use crate::{
@@ -22,41 +23,41 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// How long one server may take to answer before it counts as down: a small part of the TTL, so that
-/// those that are up are asked while there is time.
+/// Limits of the time that one server has to answer before it counts as down. The time is a tenth
+/// of the TTL, so that the other servers are asked while there is time left.
 const MIN_ANSWER_TIMEOUT: Duration = Duration::from_millis(50);
 const MAX_ANSWER_TIMEOUT: Duration = Duration::from_millis(1_000);
-/// The same for calls that have no TTL.
+/// The same time for calls that have no TTL.
 const ANSWER_TIMEOUT: Duration = MAX_ANSWER_TIMEOUT;
-/// How often it is looked at whether a server is still there that was asked.
+/// Interval at which a pending call checks that its server is still reachable.
 const LOOK: Duration = Duration::from_millis(10);
-/// Pause between two looks at who is connected.
+/// Pause between two checks of which servers are connected.
 const CONNECTING: Duration = Duration::from_millis(5);
-/// How long the other servers have to connect, once a majority has.
+/// How long the other servers have to connect after a majority has connected.
 const OTHERS: Duration = Duration::from_millis(250);
-/// How much longer than it may a call that gives up takes at most, to give back what it was granted. Where
-/// that takes longer it goes on in the background.
+/// How much longer than its limit a call that gives up may take to release what it was granted.
+/// After that, the release continues in the background.
 const LEAVING: Duration = Duration::from_millis(100);
 
 pub struct Quorum {
     stores: Vec<Arc<dyn Store>>,
     options: QuorumOptions,
-    /// The client is gone.
+    /// Cancelled when the client is gone.
     gone: CancellationToken,
 }
 
-/// What the servers came to in one try.
+/// The result of one try on all servers.
 struct Try {
     granted: usize,
     answered: usize,
-    /// The token that is greater than all that any server knows of.
+    /// A token that is greater than all tokens that the servers reported.
     token: FencingToken,
-    /// Who the others say has it.
+    /// The owner of the lock, as a server that refused it reported.
     owner: Option<String>,
 }
 
 impl Quorum {
-    /// `stores` are on servers of their own.
+    /// Each of `stores` is on its own server.
     pub fn new(stores: Vec<Arc<dyn Store>>, options: QuorumOptions) -> Quorum {
         Quorum {
             stores,
@@ -65,8 +66,9 @@ impl Quorum {
         }
     }
 
-    /// Resolves when all servers can be reached, or a majority can and the others have had a moment
-    /// more; or after `most`, with as many as there are then.
+    /// Resolves when all servers are reachable. If a majority is reachable, the others get
+    /// `OTHERS` to connect. After `most` it resolves in any case, with the servers that are
+    /// reachable then.
     pub async fn connected(&self, most: Duration) {
         let mut deadline = Instant::now() + most;
         let mut enough = false;
@@ -87,8 +89,8 @@ impl Quorum {
         self.stores.len() / 2 + 1
     }
 
-    /// Asks every server that can be reached, all at once; in their order, `None` for one that did
-    /// not answer in time or failed.
+    /// Sends a request to all reachable servers at the same time. Returns the answers in the order
+    /// of the servers; `None` for a server that is not reachable, failed or did not answer in time.
     async fn request<'a, T: 'a>(
         &'a self,
         answer_timeout: Duration,
@@ -101,7 +103,7 @@ impl Quorum {
         .await
     }
 
-    /// One try: a majority grants the lock, and knows the token that it was granted with.
+    /// Tries once. It succeeds if a majority grants the lock and a majority stores the token.
     async fn try_once(&self, claim: &Claim, ttl_ms: u64) -> std::result::Result<Grant, Try> {
         let sent = Instant::now();
         let answer_timeout = answer_timeout(ttl_ms);
@@ -129,18 +131,19 @@ impl Quorum {
                     tried.token = tried.token.max(token).max(stored + 1);
                 }
                 Taken::Held { owner, stored, .. } => {
-                    // It has refused, but what it knows counts.
+                    // The server refused, but the new token must still be greater than the one it
+                    // stores.
                     tried.token = tried.token.max(stored + 1);
                     tried.owner = tried.owner.or(owner);
                 }
-                // Nobody has asked to wait.
+                // The request does not ask to wait.
                 Taken::Waiting { .. } => {}
             }
         }
         if tried.granted < self.majority() {
             return Err(tried);
         }
-        // Also those that are not part of this majority: the next one may be made of them.
+        // Servers outside this majority also get the token: the next majority may include them.
         let raised = self
             .request(answer_timeout, |store| {
                 store.locks().lock_raise(claim, tried.token)
@@ -176,7 +179,7 @@ impl Quorum {
             () = sleep_until(limit.until), if limit.queues => Ok(()),
         };
         let answer_timeout = match granted {
-            // Nobody waits for the answer.
+            // The caller does not wait for the answer.
             Err(_) => answer_timeout(ttl_ms),
             Ok(()) => LEAVING,
         };
@@ -193,7 +196,7 @@ impl Quorum {
         Err(self.unavailable(claim, &tried, tries))
     }
 
-    /// With a `waitMs`, tries until that is over; without, as often as `retryCount` says.
+    /// With a `waitMs`, tries until the limit ends. Without one, retries up to `retryCount` times.
     async fn try_again(
         &self,
         claim: &Claim,
@@ -214,15 +217,15 @@ impl Quorum {
             }
             *last = Some((tried, tries));
             sleep(self.pause()?).await;
-            // What is still to be taken back must not meet what the next try is granted: a server that
-            // has just come back gets that first.
+            // A pending release must not remove what the next try is granted. A server that has
+            // just come back may receive the new request before the old release.
             tidying.cancel();
         }
         Err(Error::internal("a lock was tried for too often to count"))
     }
 
-    /// Takes back what a minority has granted. A server that does not answer is told in the
-    /// background, until what it may have has ended with the TTL.
+    /// Releases what a minority has granted. If a server does not answer, the release is retried in
+    /// the background until the grant on that server has ended with its TTL.
     async fn clean_up(
         &self,
         claim: &Claim,
@@ -259,7 +262,7 @@ impl Quorum {
         self.stores.iter().map(begin).collect()
     }
 
-    /// The outcomes on the servers that can be reached.
+    /// The outcomes on the servers that are reachable.
     async fn released(&self, releases: &[Release], answer_timeout: Duration) -> Vec<Option<Holds>> {
         join_all(self.stores.iter().zip(releases).map(|(store, release)| {
             let outcome = release.clone().within(answer_timeout);
@@ -280,7 +283,8 @@ impl Quorum {
         let mut answers = self
             .released(&releases, answer_timeout.min(ANSWER_TIMEOUT))
             .await;
-        // The others decide: one that is away now may be back before the call has to answer.
+        // The remaining servers decide: one that is away now may be back before the call must
+        // answer.
         let left = deadline.saturating_duration_since(Instant::now());
         let mut late: FuturesUnordered<_> = releases
             .into_iter()
@@ -293,8 +297,9 @@ impl Quorum {
             if verdict.is_ok() {
                 return verdict;
             }
-            // A majority does not have it any more, and it is not known that it was lost before: some
-            // may have come back without it since the last renewal.
+            // A majority does not hold the lock any more. It is not known that the lock was lost
+            // before this release: some servers may have come back without it since the last
+            // renewal.
             if answers.iter().flatten().count() >= self.majority() {
                 return Ok(Holds::Yes);
             }
@@ -350,13 +355,13 @@ impl Quorum {
         let until = until(sent, ttl_ms, self.options.drift_factor);
         let verdict = self.verdict(&answers)?;
         if matches!(verdict, Holds::No(_)) {
-            // A minority has extended what nobody holds any more.
+            // A minority has extended a lock that nobody holds any more.
             self.clean_up(claim, ttl_ms, Duration::ZERO, &self.gone)
                 .await;
         }
         if verdict == Holds::Yes {
-            // Servers that were down, or have lost the lock, take part in the next renewal. In this one
-            // they do not count: somebody else may have had the lock there meanwhile.
+            // Servers that were down or have lost the lock take part in the next renewal. They do
+            // not count in this one: another client may have had the lock there in the meantime.
             let take = Take {
                 ttl_ms,
                 token: Token::Agreed(token),
@@ -366,7 +371,7 @@ impl Quorum {
             join_all(again.map(|(store, answer)| {
                 let free = matches!(answer, Some(Holds::No(None)));
                 let call = free.then(|| store.locks().lock_take(claim, &take));
-                // What came of it the next renewal will tell.
+                // The next renewal learns the outcome.
                 async move { self::answer(&**store, answer_timeout, call?).await }
             }))
             .await;
@@ -374,7 +379,8 @@ impl Quorum {
         Ok((verdict, until))
     }
 
-    /// What a majority says; an error of unknown outcome, if it takes those that did not answer.
+    /// The verdict of a majority. Fails with an unknown outcome if servers that did not answer
+    /// could decide it.
     fn verdict(&self, answers: &[Option<Holds>]) -> Result<Holds> {
         let count =
             |wanted: fn(&Option<Holds>) -> bool| answers.iter().filter(|a| wanted(a)).count();
@@ -426,7 +432,8 @@ impl Quorum {
             .into_values()
             .find(|found| found.len() >= self.majority());
         Ok(held.and_then(|mut found| {
-            // As long as a majority has it. One that never ends has no TTL.
+            // The lock is held as long as a majority of servers holds it. A grant without a TTL
+            // never ends.
             found.sort_by_key(|one| std::cmp::Reverse(one.ttl_left_ms.unwrap_or(u64::MAX)));
             let token = found.iter().filter_map(|one| one.token).max();
             let last = found.into_iter().nth(self.majority() - 1)?;
@@ -451,7 +458,7 @@ impl Quorum {
     }
 }
 
-/// What a call comes to. A connection that breaks is not waited for until it is back.
+/// The result of a call. If the connection breaks, this does not wait until it is restored.
 async fn answer<T>(
     store: &dyn Store,
     answer_timeout: Duration,
@@ -511,7 +518,8 @@ impl LockBackend for Quorum {
         Box::pin(self.do_inspect(name))
     }
 
-    /// Nothing is told: a loss on one server is not the loss of the majority. The renewal will find it.
+    /// Subscribes to nothing: a loss on one server is not the loss of the majority. A renewal finds
+    /// a loss.
     fn listen(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(std::future::ready(Ok(())))
     }

@@ -1,4 +1,4 @@
-//! What becomes of a lock that is held: it is renewed until it ends, extended, given back or lost.
+//! Renewal, extension, release and loss of a lock that is held.
 
 use super::{
     Locks,
@@ -17,7 +17,7 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
-/// Pause between tries to renew a lease that failed.
+/// Pause before a failed renewal is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
 impl Locks {
@@ -29,7 +29,7 @@ impl Locks {
                 Plan::Over => {
                     self.lose(&lease, &over(&lease.claim));
                     if lease.is_unsure() {
-                        // The server may have extended it, for longer than anybody holds it.
+                        // The server may have extended the lease. It would then outlast its holder.
                         let _ = self.give_back(&lease).await;
                     }
                     return;
@@ -59,7 +59,7 @@ impl Locks {
         }
     }
 
-    /// Extends a lease that is not over; refused here, without a word to the server, if it is.
+    /// Extends a lease that is not over. If it is over, fails without a call to the server.
     pub(super) async fn extend_lease(&self, lease: &Lease, ttl_ms: u64) -> Result<Holds> {
         let _turn = lease.turn().await;
         if lease.is_over() {
@@ -80,10 +80,10 @@ impl Locks {
         Ok(holds)
     }
 
-    /// Releases in the store. Where that takes longer than a call may, it goes on in the background until
-    /// the lease has ended there.
+    /// Releases the lock in the store. If that takes longer than a command may take, the release
+    /// continues in the background until the lease has ended in the store.
     pub(super) async fn give_back(&self, lease: &Lease) -> Result<Holds> {
-        // An extension that is on its way would come after it.
+        // An extension in progress would arrive after the release.
         let _turn = lease.turn().await;
         let answer_timeout = Duration::from_millis(self.limits.command_timeout_ms);
         let Claim { name, .. } = &lease.claim;
@@ -98,7 +98,7 @@ impl Locks {
                         error.message,
                         ids::display_id(name)
                     ),
-                    // It may yet be carried out.
+                    // The release may still be carried out.
                     outcome_unknown: true,
                     ..error
                 },
@@ -106,7 +106,7 @@ impl Locks {
             })
     }
 
-    /// The lease is over although nobody released it: told once.
+    /// Handles a lease that is over although nobody released it. The listener is notified once.
     pub(super) fn lose(&self, lease: &Arc<Lease>, error: &Error) {
         if lease.lose() {
             tracing::debug!(name = &*lease.claim.name, %error, "lock lost");

@@ -1,4 +1,4 @@
-//! Races of a lock between its caller and what grants it.
+//! Races between the caller of a lock and the grant.
 
 use super::{AcquireRequest, LockLostListener, Locks, QueuedLock, WakeupRegistry};
 use crate::{
@@ -12,7 +12,7 @@ impl LockLostListener for NoopSink {
     fn lock_lost(&self, _: u64, _: &Error) {}
 }
 
-/// Whoever gives up may do so at any moment between the grant and the news of it.
+/// A caller can give up at any moment between the grant and the moment it learns of the grant.
 #[test]
 fn spec_8_1_a_lock_that_is_abandoned_as_it_is_granted_is_given_back() {
     const ROUNDS: u64 = 20_000;
@@ -39,7 +39,7 @@ fn spec_8_1_a_lock_that_is_abandoned_as_it_is_granted_is_given_back() {
             owner: "ada".into(),
             ttl_ms: 600_000,
             since: tokio::time::Instant::now(),
-            // The one before may be on its way back.
+            // The release of the previous lock may still be in progress.
             wait_ms: 60_000,
             renew: true,
         };

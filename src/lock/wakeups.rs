@@ -1,5 +1,5 @@
-//! Where what the store tells this node arrives: it stirs the claims that wait, and has lost ones
-//! end. Made before the store, which calls it from its own threads.
+//! Receives the store's calls for claims of this node. A call wakes a claim that waits, or ends one
+//! that is lost. The registry is created before the store, which calls it from its own threads.
 
 use super::Locks;
 use crate::store::lock::LockCall;
@@ -19,7 +19,7 @@ pub struct WakeupRegistry {
 
 impl WakeupRegistry {
     pub(super) fn belongs_to(&self, locks: Weak<Locks>) {
-        // A board is made for one client.
+        // A registry belongs to one client, so it is set only once.
         let _ = self.locks.set(locks);
     }
 
@@ -31,7 +31,7 @@ impl WakeupRegistry {
         self.waiting.lock().remove(&number);
     }
 
-    /// Takes a call in. Does not block.
+    /// Handles a call. Does not block.
     pub fn call(&self, call: LockCall) {
         match call {
             LockCall::Turn(number) => {
