@@ -1,5 +1,6 @@
-//! The reaper: passes over what is due (spec section 6), at a pace that keeps a `leave` within
-//! `sweepIntervalMs` of the connection's TTL. `docs/internals/expiry.md` says how it works.
+//! The reaper: makes passes over connections that are due (spec section 6). Its interval keeps the
+//! delay of a `leave` after the connection's TTL within `sweepIntervalMs`.
+//! `docs/internals/expiry.md` describes the design.
 
 mod turn;
 
@@ -21,35 +22,36 @@ use std::{
 };
 use tokio::{sync::Notify, time::sleep};
 
-/// What makes the reaper look (spec 6.4).
+/// What triggers the passes of the reaper (spec 6.4).
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Expiry {
-    /// The clock.
+    /// A timer.
     #[default]
     Sweep,
-    /// Keyspace notifications; the clock slowly behind them.
+    /// Keyspace notifications, and a slow timer as a fallback.
     Notifications,
-    /// Both.
+    /// Keyspace notifications, and a timer at the usual interval.
     Both,
 }
 
-/// The indices of every room are compared with each other once in so many `fallbackSweepMs`.
+/// Number of `fallbackSweepMs` between two comparisons of the indices of a room.
 pub const CHECK_EVERY: u64 = 10;
 
-/// Notifications that come within this time are answered by one pass.
+/// Notifications within this time cause one pass.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// How nodes take turns.
+/// The timing by which nodes share the passes.
 struct Pace {
-    /// What dies right after a pass waits for the next one: three quarters of the interval to wait, the
-    /// rest to work.
+    /// Pause between two passes: three quarters of the interval. A connection that dies right after
+    /// a pass waits for the next one, and the rest of the interval is for the work of that pass.
     pause: Duration,
-    /// For how long a pass serves all. Less than the pause: whoever made a pass makes the next one, unless
-    /// it is late.
+    /// How long a pass serves all nodes. It is less than `pause`, so the node that made a pass
+    /// makes the next one, unless it is late.
     serves: Duration,
-    /// Others look so long after that: a fifth of the pause after the next one is due, so that a node that
-    /// died in between costs no more than that; less than an interval from pass to pass even then.
+    /// Other nodes look this long after `serves` has ended: a fifth of `pause` after the next pass
+    /// is due. If the node that makes the passes died in between, the delay is no more than that.
+    /// Even then, the time from pass to pass is less than an interval.
     behind: Duration,
     /// How long the answer of that look may take before this node no longer relies on the others.
     answer: Duration,
@@ -68,11 +70,11 @@ impl Pace {
     }
 }
 
-/// For how long the reaper may fail before the log says so, where the log may say soon that the store is
-/// away, or it may be back.
+/// How long the reaper may fail before this is logged, in cases where the log may soon report that
+/// the store is away, or the store may soon be back.
 const PASSING_TROUBLE: Duration = Duration::from_millis(5_000);
 
-/// Passes that have failed, one after the other.
+/// Consecutive passes that have failed.
 #[derive(Default)]
 struct Trouble {
     since: Option<Instant>,
@@ -80,10 +82,11 @@ struct Trouble {
 }
 
 impl Trouble {
-    /// Whether it should be logged now that another one has failed; once. `is_known`: the log says why.
+    /// Whether the failure of another pass should be logged now. It is logged once. `is_known`: the
+    /// log already says why.
     fn is_news(&mut self, error: &Error, is_known: bool) -> bool {
         if is_known {
-            // When the store is back, it may take a moment until it serves.
+            // When the store is back, it may take a moment until it serves requests.
             self.since = None;
             return false;
         }
@@ -98,7 +101,7 @@ impl Trouble {
 pub struct Reaper {
     pub store: Arc<dyn Store>,
     pub presence: Arc<dyn PresenceStore>,
-    /// What else is done once for all nodes.
+    /// Work other than passes that is done once for all nodes.
     pub turn_listener: Arc<dyn TurnListener>,
     pub metrics: Arc<Metrics>,
     pub notifications: Arc<dyn StoreNotifications>,
@@ -106,16 +109,17 @@ pub struct Reaper {
     pub sweep_interval: Duration,
     pub fallback_interval: Duration,
     pub settings: SweepSettings,
-    /// Told when something may be due at once: a notification, or a gap in them.
+    /// Notified when something may be due at once: after an expiry notification, or a gap in the
+    /// notifications.
     pub due: Arc<Notify>,
 }
 
 impl Reaper {
-    /// One full pass: all that is due is looked at, and rooms that only other nodes wrote are taken
-    /// in.
+    /// Makes one full pass: processes everything that is due, and adds rooms that only legacy nodes
+    /// wrote.
     ///
-    /// Fails only if nothing at all could be processed. What could not be is logged, and is part of the
-    /// next pass.
+    /// Fails only if nothing at all could be processed. A part that could not be processed is
+    /// logged, and is retried in the next pass.
     pub async fn pass(&self) -> Result<Sweep> {
         let sweep = self.look(true, Duration::ZERO).await?;
         if let Some(error) = sweep.failure.as_ref().filter(|error| !self.is_known(error)) {
@@ -124,7 +128,7 @@ impl Reaper {
         Ok(sweep)
     }
 
-    /// Whether the log says already why a pass has failed: the store, or a part of it, is away.
+    /// Whether the log already says why a pass has failed: the store, or a part of it, is away.
     fn is_known(&self, error: &Error) -> bool {
         error.code == Code::Unavailable && !self.store.all_reachable()
     }
@@ -136,7 +140,7 @@ impl Reaper {
         );
     }
 
-    /// A pass, unless another node has made one within the time that one serves all.
+    /// Makes a pass, unless another node has made one within `serves`.
     async fn look(&self, adopt: bool, serves: Duration) -> Result<Sweep> {
         if failpoint!(Reaping) {
             return Ok(Sweep::default());
@@ -189,9 +193,9 @@ impl Reaper {
         }
     }
 
-    /// Passes until the task is aborted, in turn with other nodes.
+    /// Makes passes until the task is aborted. Nodes share the passes.
     pub async fn run(self: Arc<Self>) {
-        // Whatever becomes of the passes from here on.
+        // Before the first pass, because the listener must start even if passes hang or fail.
         self.turn_listener.turn(Turn::own());
         let watching = self.watch().await;
         let interval = match self.expiry {
@@ -199,10 +203,11 @@ impl Reaper {
             _ => self.sweep_interval,
         };
         let pace = Pace::new(interval);
-        // Passes behind notifications come too rarely to rely on those of others.
+        // With notifications, passes come too rarely to rely on those of other nodes.
         let relies_on_others = interval == self.sweep_interval;
         let mut is_own_turn = true;
-        // Looking for rooms of others costs a scan of all; often enough to be in time for most.
+        // Adoption scans all active rooms, so it is done rarely, but often enough to be in time for
+        // most rooms.
         let between_adoptions = self
             .sweep_interval
             .max(Duration::from_millis(self.settings.ttl_ms / 4));
@@ -210,7 +215,8 @@ impl Reaper {
         let mut failing = false;
         let (mut trouble, mut part_trouble) = (Trouble::default(), Trouble::default());
         let mut corrupt = false;
-        // The first pass comes in any case, and so does one that something calls for.
+        // The first pass is made even if another node has just made one, and so is a pass after a
+        // notification.
         let mut called_for = true;
         loop {
             let adopt = adopted.is_none_or(|at| at.elapsed() >= between_adoptions);
@@ -228,7 +234,7 @@ impl Reaper {
                         Some(error) if part_trouble.is_news(error, self.is_known(error)) => {
                             self.log_part(error);
                         }
-                        // A pass that was left to others says nothing.
+                        // A pass that another node made says nothing about failures.
                         None if sweep.served_ms == 0 => part_trouble = Trouble::default(),
                         _ => {}
                     }
@@ -264,7 +270,7 @@ impl Reaper {
                 is_own_turn = false;
                 self.turn_listener.turn(Turn::other(pause, pace.answer));
             } else if !std::mem::replace(&mut is_own_turn, true) {
-                // It has just fallen to this node.
+                // This node has just taken over the passes.
                 self.turn_listener.turn(Turn::own());
             }
             called_for = tokio::select! {
@@ -281,7 +287,7 @@ impl Reaper {
         }
     }
 
-    /// Asks the store to tell of expirations, if that is wanted.
+    /// Has the store notify of expirations, if the options ask for it. Returns whether it does.
     async fn watch(&self) -> bool {
         if self.expiry == Expiry::Sweep {
             return false;
@@ -300,7 +306,7 @@ impl Reaper {
                 }
                 Err(error) if error.code == Code::Closed => return false,
                 Err(_) => {
-                    // The server is away: sweep as well as it goes, and ask again.
+                    // The server is away: sweep as far as possible, and ask again.
                     let _ = self.pass().await;
                     sleep(self.sweep_interval).await;
                 }
