@@ -1,9 +1,8 @@
-//! What Rollcall asks of a store: a dozen atomic operations, implemented on Redis
-//! (`store/redis/`) and in the process (`store/memory/`), and held to one conformance suite.
+//! The store interface: a dozen atomic operations, implemented on Redis (`store/redis/`) and in the
+//! process (`store/memory/`). One conformance suite tests both.
 //!
-//! An operation is atomic with its event (spec 3.10). It knows nothing of retries, batching or
-//! what the node remembers: that is the capabilities' part (`presence/`, `heartbeat/`, `expiry/`,
-//! `metadata/`).
+//! An operation and its event are one atomic step (spec 3.10). A store does not retry, batch or
+//! cache. The modules above it do (`presence/`, `heartbeat/`, `expiry/`, `metadata/`).
 
 pub mod heartbeat;
 pub mod lock;
@@ -31,19 +30,19 @@ use lock::LockStore;
 use metadata::MetadataStore;
 use std::sync::Arc;
 
-/// A connection that is to join.
+/// The parameters of a join.
 #[derive(Clone, Debug)]
 pub struct Join {
     pub conn: Arc<str>,
     pub place: Place,
     pub state: State,
     pub ttl_ms: u64,
-    /// The new epoch is at least this: one more than the highest that the caller has seen, 0 if
-    /// none. Keeps epochs growing although the store has forgotten the connection.
+    /// Minimum of the new epoch: one more than the highest epoch that the caller has seen, or 0 if
+    /// it has seen none. Epochs then grow even if the store has forgotten the connection.
     pub floor: Epoch,
 }
 
-/// What a join came to.
+/// The outcome of a join.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Joined {
     Joined {
@@ -51,37 +50,37 @@ pub enum Joined {
         /// How the state is stored.
         encoding: Option<Arc<StateEncoding>>,
     },
-    /// The connection is in this place; nothing was written, call again with it.
+    /// The connection is in this place. Nothing was written; call again with this place.
     Elsewhere(Place),
-    /// The clock has not come to the epoch that the join would get. Nothing was written, call again
-    /// in so many ms.
+    /// The store's clock has not reached the epoch that the join would get. Nothing was written;
+    /// call again after `wait_ms`.
     Early { wait_ms: u64 },
 }
 
-/// What a leave came to.
+/// The outcome of a leave.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Left {
     Left,
-    /// The clock has not passed the connection's epoch: a join that follows at once would get the
-    /// same epoch again. Nothing was written, call again in so many ms.
+    /// The store's clock has not passed the connection's epoch, so a join that follows at once
+    /// would get the same epoch again. Nothing was written; call again after `wait_ms`.
     Early {
         wait_ms: u64,
     },
     Unknown,
     /// The stored epoch is higher than the fence. Nothing was written.
     Newer,
-    /// The connection is in this place; nothing was written, call again with it.
+    /// The connection is in this place. Nothing was written; call again with this place.
     Elsewhere(Place),
 }
 
-/// Which events a subscription gets.
+/// The events that a subscription gets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Topic {
     /// Presence events of every room.
     AllRooms,
     /// Presence events of one room.
     Room(Arc<str>),
-    /// Expirations of connections, as the store notices them.
+    /// Expirations of connections, as the store detects them.
     Expirations,
     /// Metadata events of every channel.
     AllChannels,
@@ -91,11 +90,11 @@ pub enum Topic {
     AllLocks,
     /// Events of one lock.
     Lock(Arc<str>),
-    /// What this node is told of its own claims on locks.
+    /// Calls for this node's own claims on locks.
     LockCalls,
 }
 
-/// A kind of subscription whose events go to JavaScript, which knows it by its number.
+/// A kind of subscription whose events go to JavaScript. JavaScript identifies it by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feed {
     /// Presence events of every room.
@@ -123,13 +122,13 @@ impl Feed {
         Feed::Lock,
     ];
 
-    /// Its number; `js/dispatcher.ts` has the same.
+    /// The number of the feed; `js/dispatcher.ts` has the same numbers.
     pub fn number(self) -> u8 {
         self as u8
     }
 
-    /// What is to be subscribed to for this feed. `name`: the room, `<bytes of the type>:<type><name>` of
-    /// the channel, or the lock, for a feed of single ones; `None` if that is no name.
+    /// The topic of this feed. `name`: the room, `<bytes of the type>:<type><name>` of the channel,
+    /// or the lock, if the feed is for single ones. Returns `None` if `name` is not valid.
     pub fn topic(self, name: &str) -> Option<Topic> {
         Some(match self {
             Feed::AllRooms => Topic::AllRooms,
@@ -146,46 +145,48 @@ impl Feed {
     }
 }
 
-/// Whether a store tells of expirations.
+/// Whether a store notifies of expirations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Watch {
-    /// It does, from now on.
+    /// It does from now on.
     Notified,
-    /// It may not be asked to.
+    /// The server does not permit it.
     Refused,
     /// It does not, and sweeping is as good.
     Needless,
 }
 
-/// How a sweep goes about it. Times are in milliseconds.
+/// Parameters of a sweep. Times are in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct SweepSettings {
     pub ttl_ms: u64,
-    /// For how long one node's sweep serves all: there is none in that time. 0 to sweep in any case.
+    /// How long one node's sweep serves all nodes: no other sweep runs in that time. 0: sweep in
+    /// any case.
     pub serves_ms: u64,
-    /// For how long a node keeps a room in which something may be dead; then it is anybody's again.
+    /// How long a node keeps a room in which something may be dead. After that, any node can take
+    /// the room.
     pub claim_ms: u64,
     /// Time between two checks of whether a room's indices agree.
     pub check_ms: u64,
-    /// Time between two looks for what an operation of several steps has left half way, in layouts that
-    /// have such.
+    /// Time between two searches for operations of several steps that were interrupted, in layouts
+    /// that have such operations.
     pub settle_ms: u64,
 }
 
-/// Takes a piece of a snapshot. Resolves when the next may be read: what takes the pieces may be slower than
-/// the store.
+/// Takes a piece of a snapshot. The future resolves when the next piece may be read, because the
+/// consumer of the pieces may be slower than the store.
 pub type EachPiece<'a> = &'a (dyn Fn(Vec<Member>) -> BoxFuture<'static, ()> + Send + Sync);
 
 /// The atomic operations of presence.
 pub trait PresenceStore: HeartbeatStore {
-    /// Joins (spec 3.1, 3.2). `previous`: where the connection is, if the caller knows.
+    /// Joins (spec 3.1, 3.2). `previous`: the place of the connection, if the caller knows it.
     fn join<'a>(
         &'a self,
         join: &'a Join,
         previous: Option<&'a Place>,
     ) -> BoxFuture<'a, Result<Joined>>;
 
-    /// Leaves (spec 3.6) a place, unless the stored epoch is higher than `fence`.
+    /// Leaves a place (spec 3.6), unless the stored epoch is higher than `fence`.
     fn leave<'a>(
         &'a self,
         conn: &'a str,
@@ -193,19 +194,20 @@ pub trait PresenceStore: HeartbeatStore {
         fence: Option<Epoch>,
     ) -> BoxFuture<'a, Result<Left>>;
 
-    /// The live connections of a room (spec 3.8), in pieces as they are read: what is done with the first
-    /// need not wait for the last. An error can come after some.
+    /// Reads the live connections of a room (spec 3.8), and passes pieces on as they are read, so
+    /// that the first piece can be processed before the last is read. An error can come after some
+    /// pieces.
     fn room_snapshot<'a>(&'a self, room: &'a str, each: EachPiece<'a>)
     -> BoxFuture<'a, Result<()>>;
 
-    /// The live connections of a user, in whatever room (spec 3.9).
+    /// The live connections of a user in all rooms (spec 3.9).
     fn user_connections<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<Vec<Member>>>;
 
-    /// Removes what is due now (spec 6.1), publishing `leave` with reason `timeout` for each; unless
-    /// another node has just done so.
+    /// Removes what is due now (spec 6.1), and publishes `leave` with reason `timeout` for each
+    /// connection. Does nothing if another node has just swept.
     fn sweep<'a>(&'a self, settings: &'a SweepSettings) -> BoxFuture<'a, Result<Sweep>>;
 
-    /// Takes rooms that no node of ours has made under the reaper's care (spec 6.5).
+    /// Adds rooms that only legacy nodes wrote to those that are reaped (spec 6.5).
     fn adopt(&self, ttl_ms: u64) -> BoxFuture<'_, Result<Sweep>>;
 }
 
@@ -217,15 +219,15 @@ pub trait Store: Send + Sync + 'static {
 
     fn locks(&self) -> &dyn LockStore;
 
-    /// Has the store notify when a connection expires (spec 6.4).
+    /// Makes the store notify when a connection expires (spec 6.4).
     fn watch_expirations(&self) -> BoxFuture<'_, Result<Watch>>;
 
-    /// Events of this topic go to the sink once this resolves.
+    /// Subscribes to a topic. Its events go to the sink once this resolves.
     fn subscribe<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<()>>;
 
     fn unsubscribe<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<()>>;
 
-    /// Whether all of its servers can be reached now.
+    /// Whether all servers of the store are reachable now.
     fn all_reachable(&self) -> bool;
 
     /// Ends connections and tasks.

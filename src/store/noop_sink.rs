@@ -1,4 +1,4 @@
-//! A sink for tests that listen to nothing.
+//! A sink for tests that do not need events.
 
 use super::{EventSink, Feed, StoreNotifications};
 

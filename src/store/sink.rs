@@ -1,37 +1,38 @@
-//! What a store hands over: events for whoever subscribed ([`EventSink`]), and notifications about the store
-//! itself ([`StoreNotifications`]). Methods are called on the store's threads and must not block.
+//! The output of a store: events for subscriptions ([`EventSink`]), and notifications about the
+//! store itself ([`StoreNotifications`]). Methods are called on the store's threads and must not
+//! block.
 
 use super::{Feed, lock::LockCall};
 use std::sync::Arc;
 
-/// Takes what comes in on subscriptions, in the order in which the store applied it.
+/// Receives the messages of subscriptions, in the order in which the store applied them.
 pub trait EventSink: Send + Sync + 'static {
-    /// An event, as the text that was published. `feed` says which kind of subscription it belongs
-    /// to: with a room and all rooms subscribed, an event comes once for each. Returns how many
-    /// events were dropped because too many wait to be taken; then the sink has reported the gap
-    /// itself.
+    /// An event, as the text that was published. `feed` is the kind of its subscription: if both a
+    /// room and all rooms are subscribed, an event comes once for each. Returns the number of
+    /// events that were dropped because too many wait to be taken. In that case, the sink has
+    /// reported the gap itself.
     fn event(&self, feed: Feed, payload: &str) -> u64;
-    /// Events may have been missed from here on back to the last one.
+    /// Events between the last one and this call may have been missed.
     fn gap(&self);
-    /// A message on one of our channels that is no event of ours was dropped.
+    /// A message on a channel of Rollcall was dropped because it is not a valid event.
     fn malformed(&self) {}
-    /// Something about a claim of this node on a lock.
+    /// A call for a claim of this node on a lock.
     fn lock_call(&self, _call: LockCall) {}
 }
 
-/// Takes what a store reports about itself and its data.
+/// Receives what a store reports about itself and its data.
 pub trait StoreNotifications: Send + Sync + 'static {
     /// The connection to the store changed.
     fn state(&self, _state: ConnectionState, _detail: &str) {}
-    /// A connection has expired, says the store: something may be due.
+    /// The store reports that a connection has expired, so something may be due.
     fn expired(&self) {}
-    /// A stored state could not be read and is shown as `null`.
+    /// A stored state could not be read and is returned as `null`.
     fn unreadable_state(&self) {}
-    /// Something for the log.
+    /// A message for the log.
     fn log(&self, _level: LogLevel, _message: &str) {}
 }
 
-/// Where a store hands over what it hears: both parts.
+/// Both sinks of a store.
 #[derive(Clone)]
 pub struct Sinks {
     pub events: Arc<dyn EventSink>,
@@ -39,7 +40,7 @@ pub struct Sinks {
 }
 
 impl Sinks {
-    /// One sink for both.
+    /// Uses one sink for both.
     pub fn new(sink: Arc<impl EventSink + StoreNotifications>) -> Sinks {
         Sinks {
             events: sink.clone(),

@@ -1,4 +1,4 @@
-//! Tests of the in-process store: the world they happen in. `joining.rs`: sections 3.1 to 3.9;
+//! Tests of the in-process store, and their shared helpers. `joining.rs`: sections 3.1 to 3.9;
 //! `expiring.rs`: expiry, sharing, topics; `random.rs`: random steps in any order and race (3.7).
 
 mod expiring;
@@ -65,7 +65,7 @@ impl EventSink for Recorder {
     fn gap(&self) {}
 }
 
-/// Everything in the store is done when its future is first polled, except for big sweeps.
+/// Every operation of the store is done when its future is first polled, except for large sweeps.
 fn now<T>(future: impl Future<Output = T>) -> T {
     future
         .now_or_never()
@@ -82,7 +82,7 @@ fn snapshot(store: &MemoryStore, room: &str) -> Result<Vec<Member>> {
     Ok(all.into_inner())
 }
 
-/// A store with a clock of its own and handles on it that listen to all rooms.
+/// A store with its own clock. Its handles subscribe to all rooms.
 struct World {
     clock: Arc<AtomicU64>,
     core: Arc<Core>,
@@ -118,7 +118,7 @@ impl World {
         join(&self.store, conn, room, user, "{}", |ms| self.pass(ms))
     }
 
-    /// Leaves as the presence layer does: again, when the clock has passed the epoch.
+    /// Leaves as the presence layer does: calls again after the clock has passed the epoch.
     fn leave(&self, conn: &str, place: &Place) -> Left {
         leave(&self.store, conn, place, |ms| self.pass(ms))
     }
@@ -170,7 +170,7 @@ fn try_join(
     now(store.join(&join, previous))
 }
 
-/// Joins as the presence layer does: again, with the place that the store answered.
+/// Joins as the presence layer does: calls again with the place that the store answered.
 fn join<T>(
     store: &MemoryStore,
     conn: &str,
@@ -264,7 +264,7 @@ fn parse(text: &str) -> Event {
     serde_json::from_str(text).unwrap()
 }
 
-/// "join c r u +0": the epoch relative to the start of the test.
+/// Formats an event as "join c r u +0". The epoch is relative to the start of the test.
 fn short(text: &str) -> String {
     let event = parse(text);
     let reason = event

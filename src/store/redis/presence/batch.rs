@@ -1,4 +1,4 @@
-//! What calls of `heartbeat_batch.lua` and `patch_batch.lua` have in common: connections, sorted by room.
+//! The connections of a call of `heartbeat_batch.lua` or `patch_batch.lua`, sorted by room.
 
 use crate::{keys::Keys, model::presence::Epoch};
 use redis::Cmd;

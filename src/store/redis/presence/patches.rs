@@ -1,6 +1,6 @@
 //! Patches of states that are stored as their text in the connection's hash, many in one call of
-//! `patch_batch.lua`. `heartbeat.lua` takes what is left: states of another form, epochs and places that are
-//! not known, and what the script did not write.
+//! `patch_batch.lua`. `heartbeat.lua` processes the rest: states of another form, unknown epochs
+//! and places, and patches that the script did not write.
 
 use crate::{
     model::{error::Result, event, presence::Epoch, state::State},
@@ -20,14 +20,14 @@ use crate::{
 use redis::{Cmd, Value};
 use std::sync::Arc;
 
-/// Connections in one call at most: the server runs nothing else meanwhile.
+/// Maximum number of connections in one call: the server runs nothing else during the call.
 const MAX_ITEMS: usize = 256;
-/// Bytes of states in one call at most, unless a single patch has more.
+/// Maximum size of the states in one call, in bytes, unless a single patch is larger.
 const MAX_BYTES: usize = 256 * 1024;
 
 /// A patch that a batch can take.
 struct Patch<'a> {
-    /// Its place among the heartbeats.
+    /// Its index among the heartbeats.
     index: usize,
     heartbeat: &'a HeartbeatUpdate,
     epoch: Epoch,
@@ -46,8 +46,8 @@ impl Patch<'_> {
 }
 
 impl Rooms {
-    /// Sends what batches can take of the heartbeats without a result, and fills in the results of those that
-    /// were written.
+    /// Sends the heartbeats without a result that a batch can take, and fills in the results of
+    /// those that were written.
     pub(super) async fn patch_batches(
         &self,
         heartbeats: &[HeartbeatUpdate],
@@ -60,11 +60,12 @@ impl Rooms {
                 patches.extend(self.as_batched(index, heartbeat));
             }
         }
-        // The script takes epochs of one length. Others are not from the clock, and rare.
+        // The script takes epochs of one length. Epochs of another length are not from the clock,
+        // and rare.
         let width = patches.first().map_or(0, |patch| digits(patch.epoch));
         patches.retain(|patch| digits(patch.epoch) == width);
         patches.sort_by(|a, b| a.room().cmp(b.room()));
-        // A second run of a write would find its own work and not write it.
+        // A repeated write would find its own result as the stored state, and would not write it.
         let (writes, checks): (Vec<Patch>, Vec<Patch>) =
             patches.into_iter().partition(|patch| patch.next.is_some());
         let (written, checked) = tokio::join!(
@@ -76,7 +77,7 @@ impl Rooms {
         }
     }
 
-    /// The heartbeat as a patch that a batch can take, if it is one.
+    /// Returns the heartbeat as a patch, if a batch can take it.
     fn as_batched<'a>(&self, index: usize, heartbeat: &'a HeartbeatUpdate) -> Option<Patch<'a>> {
         let write = heartbeat.write.as_ref()?;
         let next = write.next.as_ref();
@@ -91,7 +92,7 @@ impl Rooms {
         })
     }
 
-    /// The results of those that were written or failed, with their places.
+    /// Returns the results of those that were written or failed, with their indices.
     async fn send_patches(
         &self,
         patches: &[Patch<'_>],
@@ -135,8 +136,8 @@ impl Rooms {
         results
     }
 
-    /// Splits patches, which are sorted by room, into those of single calls. On a cluster, each call is of one
-    /// room.
+    /// Splits patches, which are sorted by room, into the patches of single calls. On a cluster,
+    /// each call is for one room.
     fn split_patches<'a, 'b>(&self, patches: &'a [Patch<'b>]) -> Vec<&'a [Patch<'b>]> {
         let by_room = self.scripts.commands.is_cluster();
         let (mut count, mut bytes) = (0, 0);
@@ -191,7 +192,7 @@ impl Rooms {
     }
 }
 
-/// The places of those that were not written.
+/// The indices of those that were not written.
 fn read_missed(value: Value) -> Result<Vec<usize>> {
     scripts::read(value, |reply| {
         let places = reply.integers()?;
