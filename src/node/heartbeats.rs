@@ -1,5 +1,5 @@
-//! Heartbeats as they cross from JavaScript: texts that hold the ids and patches of many, and numbers that say
-//! where each begins.
+//! Decodes heartbeats from JavaScript: texts that contain the ids and patches of many heartbeats,
+//! and numbers with the lengths of their parts.
 
 use crate::{
     heartbeat::{ConnId, Outcome, Request},
@@ -7,14 +7,15 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// Numbers for each heartbeat: ticket, epoch (-1: none), and in UTF-16 units the lengths of the id, of the keys
-/// to set (0: no patch) and of the keys to remove.
+/// Number of values for each heartbeat: ticket, epoch (-1: none), and in UTF-16 units the lengths
+/// of the id, of the keys to set (0: no patch) and of the keys to remove.
 pub(super) const PER_REQUEST: usize = 5;
 
-/// Patches of up to so many bytes are checked by the engine. Larger ones would keep the core's thread busy.
+/// Maximum size of a patch, in bytes, that the engine checks later. A larger patch would keep the
+/// core's thread busy.
 const MAX_DEFERRED: usize = 4 * 1024;
 
-/// The heartbeats, and the outcomes of those whose patch is refused.
+/// Returns the heartbeats, and the outcomes of those whose patch is refused.
 pub(super) fn requests(
     conns: String,
     patches: &str,
@@ -57,16 +58,16 @@ fn read_patch(set: &str, remove: &str, limits: &Limits) -> Result<Patch> {
     Patch::parse("patchState", set, remove)
 }
 
-/// Cuts a text into parts whose lengths are given in UTF-16 units.
+/// Splits a text into parts whose lengths are in UTF-16 units.
 struct Cursor<'a> {
     text: &'a str,
     at: usize,
-    /// Each unit is a byte.
+    /// Whether each UTF-16 unit is one byte.
     ascii: bool,
 }
 
 impl<'a> Cursor<'a> {
-    /// `units`: the length of the whole text.
+    /// `units`: the length of the whole text in UTF-16 units.
     fn new(text: &'a str, units: f64) -> Self {
         Cursor {
             text,
@@ -75,7 +76,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The bytes of the next part: from, to.
+    /// The start and end of the next part, in bytes.
     fn next(&mut self, units: f64) -> (usize, usize) {
         let (start, units) = (self.at, units as usize);
         let bytes = if self.ascii {
@@ -88,7 +89,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// How many bytes the first `units` UTF-16 units of `text` are.
+/// The length in bytes of the first `units` UTF-16 units of `text`.
 fn bytes_of(text: &str, units: usize) -> usize {
     let mut left = units;
     for (at, c) in text.char_indices() {

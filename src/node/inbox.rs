@@ -1,17 +1,17 @@
-//! What waits for JavaScript: settled heartbeats, and messages (`messages.rs`). Filled from the core's
-//! threads, drained by the JavaScript thread, one wake for however much there is.
+//! Settled heartbeats and messages (`messages.rs`) that wait for JavaScript. The core's threads
+//! fill the inbox, and the JavaScript thread drains it. One wake-up is enough for all that waits.
 //!
-//! A wake costs the JavaScript thread as much as several events do. Events wake it at once, as long as
-//! they do so no more often than `EVENT_WAKE_INTERVAL` permits; beyond that rate, several share a
-//! wake. Any other wake delivers the events that wait, too.
+//! A wake-up costs the JavaScript thread as much as several events. Events wake it at once as long
+//! as the rate of such wake-ups is within `EVENT_WAKE_INTERVAL`. Beyond that rate, several events
+//! share a wake-up. Any other wake-up also delivers the events that wait.
 //!
-//! Races: `scheduled` is cleared before the queues are read, so whatever is put in later wakes
-//! again. When a drain leaves something, JavaScript is told so and comes again by itself, after other work
-//! of its event loop; `scheduled` is set then. A wake from here would not do: Node.js runs up to a thousand
-//! wakes in a row before it looks at timers.
+//! Races: a drain clears `scheduled` before it reads the queues, so an item that is added later
+//! causes another wake-up. If a drain leaves items, it reports so. JavaScript then drains again by
+//! itself, after other work of its event loop, and `scheduled` is set. A wake-up from here would be
+//! wrong: Node.js runs up to a thousand wake-ups in a row before it checks timers.
 //!
-//! Events are bounded; when JavaScript does not take them in time they are dropped as a
-//! whole and the gap is told, so memory stays bounded while a handler blocks (spec 4.4).
+//! The number of events is bounded. If JavaScript does not take them in time, all of them are
+//! dropped and the gap is reported, so memory stays bounded while a handler blocks (spec 4.4).
 
 use super::{
     messages::{Answer, DRAIN_BYTES, Failed, Messages, error_json},
@@ -45,18 +45,18 @@ use std::{
 
 pub use super::messages::{Reply, Undo, Value};
 
-/// Weak: it never keeps the process alive.
+/// A weak function: it does not keep the process alive.
 pub type Wake = ThreadsafeFunction<(), (), (), Status, false, true>;
 
-/// Numbers before those of the heartbeats in what a drain fills: how many there are, and whether there is
-/// more to drain.
+/// Number of values before the heartbeats in the output of a drain: the number of heartbeats, and
+/// whether there is more to drain.
 const HEADER: usize = 2;
-/// Numbers of one heartbeat.
+/// Number of values of one heartbeat.
 const PER_HEARTBEAT: usize = 3;
 
 pub struct Inbox {
     wake: Wake,
-    /// For the timer that ends a pause.
+    /// For the timer that delays a wake-up.
     this: Weak<Inbox>,
     scheduled: AtomicBool,
     abandoned: AtomicBool,
@@ -69,7 +69,7 @@ pub struct Inbox {
 #[derive(Default)]
 struct SettledHeartbeats {
     settled: VecDeque<(u64, Outcome)>,
-    /// How many have been settled in all, and handed over.
+    /// Total number of heartbeats that have been settled, and that have been handed over.
     put_in: u64,
     taken_out: u64,
     errors: Vec<Error>,
@@ -97,7 +97,7 @@ impl Inbox {
             .store(limits.max_event_queue_bytes, Ordering::Relaxed);
     }
 
-    /// Nobody will drain any more. What answers carry goes back.
+    /// Discards all items, because nothing will drain them. Discarded answers undo their calls.
     pub fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
         *self.heartbeats.lock() = SettledHeartbeats::default();
@@ -109,25 +109,25 @@ impl Inbox {
         self.put_answer(Answer::last(number, result, call));
     }
 
-    /// A piece of an answer, as JSON, so that JavaScript can take it in while others are read: its thread is
-    /// not blocked by all of them in one.
+    /// Adds a piece of an answer, as JSON. JavaScript can process it while other pieces are read,
+    /// and its thread is not blocked by all of them at once.
     pub fn piece(&self, number: f64, piece: Arc<str>, room: Room) {
         self.put_answer(Answer::piece(number, piece, room));
     }
 
-    /// Answers come after the heartbeats that were settled before them: the one to `close` ends whatever is
-    /// still pending.
+    /// Adds an answer. It comes after the heartbeats that were settled before it, because the
+    /// answer to `close` ends all heartbeats that are still pending.
     fn put_answer(&self, answer: Answer) {
         let after = self.heartbeats.lock().put_in;
         self.put(|messages| messages.answer(answer, after));
     }
 
-    /// Takes out what waits. Settled heartbeats go into `out`: their number, whether there is more to drain
-    /// (JavaScript then comes again by itself), and three numbers for each. The rest comes back as JSON
-    /// text, if there is any: `[calls, notices, events]`, where a call is `[number, value]`,
-    /// `[number, null, error]` or, with more to come, `[number, piece, 0]`, and among the events, in the
-    /// order in which they came, a number says to which feed those after it belong, and a text that some were
-    /// missed.
+    /// Takes out the items that wait. Settled heartbeats go into `out`: their number, whether there
+    /// is more to drain (JavaScript then drains again by itself), and three values for each. The
+    /// rest is returned as JSON text, if there is any: `[calls, notices, events]`. A call is
+    /// `[number, value]`, `[number, null, error]` or, if more pieces follow, `[number, piece, 0]`.
+    /// The events are in the order in which they came. Among them, a number is the feed of the
+    /// events after it, and a text says that some events were missed.
     pub fn drain(&self, out: &mut [f64]) -> Option<String> {
         self.scheduled.store(false, Ordering::Release);
         let (settled, more_settled) = self.drain_heartbeats(out);
@@ -141,7 +141,8 @@ impl Inbox {
         text
     }
 
-    /// How many have been handed over in all, and whether some are left.
+    /// Returns the total number of heartbeats that have been handed over, and whether some are
+    /// left.
     fn drain_heartbeats(&self, out: &mut [f64]) -> (u64, bool) {
         let mut heartbeats = self.heartbeats.lock();
         let SettledHeartbeats {
@@ -182,7 +183,7 @@ impl Inbox {
         header[0] = count as f64;
         *taken_out += count;
         if settled.is_empty() && settled.capacity() > 16 * 1024 {
-            // A burst must not keep its memory for ever.
+            // The queue must not keep the memory of a burst.
             *settled = VecDeque::new();
         }
         (*taken_out, !settled.is_empty())
@@ -194,23 +195,24 @@ impl Inbox {
         format!("[{}]", errors.join(","))
     }
 
-    /// JavaScript has what the last drain handed over.
+    /// JavaScript has received what the last drain handed over.
     pub fn taken(&self) {
         self.messages.lock().taken();
     }
 
-    /// Nobody waits for the answer to this call, which the last drain handed over.
+    /// The caller does not wait any more for the answer to this call, which the last drain handed
+    /// over.
     pub fn unwanted(&self, number: f64) {
         let answer = self.messages.lock().take_unwanted(number);
-        // Without the lock: what it carries goes back now.
+        // The lock is released before this drop, which undoes the call.
         drop(answer);
     }
 
-    /// The last drain did not arrive. If JavaScript is to come again, which it then does by itself: the
-    /// numbers of the calls whose answers are given up.
+    /// The output of the last drain did not arrive. If JavaScript must drain again, which it then
+    /// does by itself, returns the numbers of the calls whose answers are given up.
     pub fn failed(&self) -> Option<Vec<f64>> {
         let (failed, given_up) = self.messages.lock().failed();
-        // Without the lock: what it carries goes back now.
+        // The lock is released before this drop, which undoes the calls.
         drop(given_up);
         match failed {
             Failed::Nothing => {
@@ -228,7 +230,7 @@ impl Inbox {
         }
     }
 
-    /// JavaScript comes without being woken.
+    /// JavaScript drains again without a wake-up.
     fn comes_again(&self) {
         self.scheduled.store(true, Ordering::Release);
     }
@@ -241,7 +243,7 @@ impl Inbox {
         self.schedule();
     }
 
-    /// Wakes JavaScript for events, now or when the next wake is permitted.
+    /// Wakes JavaScript for events, now or when the next wake-up is permitted.
     fn schedule_events(&self, messages: &mut Messages) {
         if self.scheduled.load(Ordering::Acquire) {
             return;
@@ -257,7 +259,8 @@ impl Inbox {
         };
         messages.event_wakes.has_timer = true;
         let this = self.this.clone();
-        // An event that comes later may wake JavaScript before: the timer has a resolution of 1 ms.
+        // An event that comes later may wake JavaScript earlier, because the timer has a resolution
+        // of 1 ms.
         runtime.spawn(async move {
             tokio::time::sleep_until(permitted.into()).await;
             if let Some(inbox) = this.upgrade() {
@@ -276,7 +279,7 @@ impl Inbox {
 
     fn schedule(&self) {
         if !self.scheduled.swap(true, Ordering::AcqRel) {
-            // It fails only when the environment is going away, and then nobody waits.
+            // The call fails only when the environment shuts down. Nothing waits then.
             self.wake.call((), ThreadsafeFunctionCallMode::NonBlocking);
         }
     }
