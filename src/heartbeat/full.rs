@@ -69,7 +69,7 @@ impl Engine {
         }
     }
 
-    /// Fills in what the directory knows of the connections.
+    /// Fills in the cached data of the connections from the directory.
     fn load_cached(&self, groups: Vec<Group>, open_tickets: &OpenTickets) -> Vec<Work> {
         let mut works: Vec<Work> = groups
             .into_iter()
@@ -222,7 +222,7 @@ impl Engine {
         readable
     }
 
-    /// Remembers what was written, and adds the results of the work to `results`.
+    /// Caches what was written, and adds the results of the work to `results`.
     fn finish(
         &self,
         work: Work,

@@ -2,13 +2,13 @@
 //! the next batch. A timer is only used if `batchWindowMs` is set.
 //!
 //! `engine.rs` has the shared parts. `queue.rs` accepts heartbeats and bounds their number.
-//! `batch.rs` sorts a batch into what one script call refreshes and what needs an update. `full.rs`
-//! sends updates (patches, unknown places, other epochs). `busy.rs` parks heartbeats that wait for
-//! an earlier heartbeat of their connection.
+//! `batch.rs` sorts a batch into heartbeats that one script call refreshes and heartbeats that need
+//! an update. `full.rs` sends updates (patches, unknown places, other epochs). `busy.rs` parks
+//! heartbeats that wait for an earlier heartbeat of their connection.
 //!
-//! Each heartbeat has a deadline that counts from its arrival. One that is not sent within
-//! [`Settings::queue_timeout`] fails, wherever it waits. One that is sent has [`Settings::timeout`]
-//! more, for all its round trips together.
+//! Each heartbeat has a deadline that counts from its arrival. A heartbeat that is not sent within
+//! [`Settings::queue_timeout`] fails, in the queue and while it is parked. A heartbeat that is sent
+//! has [`Settings::timeout`] more, for all its round trips together.
 //!
 //! Shared structures and their races:
 //! - The JavaScript thread fills the queue and the engine's task empties it, under one lock.
