@@ -1,9 +1,9 @@
-//! A rate limit with bursts, for actions that can be deferred: the generic cell rate algorithm
-//! (ITU-T I.371), which keeps one time in place of a count of tokens.
+//! A rate limit with bursts, for actions that can be deferred. It is the generic cell rate
+//! algorithm (ITU-T I.371), which stores one time instead of a count of tokens.
 
 use std::time::{Duration, Instant};
 
-/// Permits an action each `interval` on average, and `burst` of them at once after a rest.
+/// Permits an action each `interval` on average, and `burst` actions at once after a pause.
 #[derive(Debug)]
 pub struct Pace {
     interval: Duration,
@@ -53,7 +53,7 @@ mod tests {
         assert_eq!(pace.take(start), Err(start + INTERVAL));
         assert_eq!(pace.take(start + INTERVAL), Ok(()));
         assert_eq!(pace.take(start + INTERVAL), Err(start + 2 * INTERVAL));
-        // A rest permits no more than a burst.
+        // A pause permits no more than one burst.
         let later = start + 100 * INTERVAL;
         let permitted = (0..10).filter(|_| pace.take(later).is_ok()).count();
         assert_eq!(permitted, 3);

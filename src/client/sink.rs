@@ -1,4 +1,4 @@
-//! What a client's store hands over, counted, and passed on to whom it is for.
+//! Counts the events and notifications of a client's store, and passes them on.
 
 use crate::{
     heartbeat::ResultSink,
@@ -9,19 +9,19 @@ use crate::{
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// What leaves the core. Methods must not block; they are called from the core's threads.
+/// The callbacks of the core. Methods are called on the core's threads and must not block.
 pub trait ClientCallbacks: ResultSink + LockLostListener {
     /// An event, as for [`EventSink::event`].
     fn event(&self, feed: Feed, payload: &str) -> u64;
-    /// Events may have been missed from here on back to the last one.
+    /// Events between the last one and this call may have been missed.
     fn gap(&self);
     /// The connection to the store changed.
     fn state(&self, state: ConnectionState, detail: &str);
-    /// Something for the log.
+    /// A message for the log.
     fn log(&self, level: LogLevel, message: &str);
 }
 
-/// Counts what passes.
+/// Counts events and notifications.
 pub(super) struct CountingSink {
     pub callbacks: Arc<dyn ClientCallbacks>,
     pub metrics: Arc<Metrics>,
@@ -49,7 +49,7 @@ impl EventSink for CountingSink {
     fn gap(&self) {
         count(&self.metrics.counters.resyncs, 1);
         tracing::debug!("events may have been missed; resync");
-        // Notifications may be among what was missed.
+        // Notifications of expirations may have been missed too.
         self.due.notify_one();
         self.callbacks.gap();
     }

@@ -1,13 +1,15 @@
-//! Readings of rooms that several callers share. When many connections join a room at once, as after a deploy, each
-//! wants a snapshot of it.
+//! Readings of rooms that several callers share. When many connections join a room at once, as
+//! after a deploy, each wants a snapshot of it.
 //!
-//! A reading must begin after the call that it answers, so that a caller sees its own join. So a caller never takes
-//! part in a reading that has begun: it waits until that ends. The next reading is for all that wait.
+//! A reading must begin after the call that it answers, so that a caller sees its own join. So a
+//! caller never takes part in a reading that has begun: it waits until that ends. The next reading
+//! is for all that wait.
 //!
-//! Races: callers register before they wait for their turn. The caller that gets the turn and is still registered
-//! leads: it takes all registrations, reads, and passes the pieces on. A caller that is no longer registered has been
-//! served, or is served by what it has received. If the leader is dropped, its callers notice that no more pieces
-//! come: those without a piece register again, the others fail.
+//! Races: callers register before they wait for their turn. The caller that gets the turn and is
+//! still registered leads: it takes all registrations, reads, and passes the pieces on. A caller
+//! that is no longer registered has been served, or is served by what it has received. If the
+//! leader is dropped, its callers notice that no more pieces come: those without a piece register
+//! again, the others fail.
 
 use crate::{
     model::{
@@ -25,7 +27,8 @@ use std::sync::{
 };
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
-/// Size of the text of a piece, about: what JavaScript parses without a noticeable pause.
+/// Approximate size of the text of a piece. JavaScript parses such a piece without a noticeable
+/// pause.
 const PIECE_BYTES: usize = 1024 * 1024;
 
 /// Members of a room or connections of a user, as JavaScript gets them.
@@ -84,7 +87,7 @@ struct RoomEntry {
     readings: Arc<RoomReadings>,
 }
 
-/// The readings that are under way or wanted, by room.
+/// The readings that are in progress or requested, by room.
 #[derive(Default)]
 pub struct Readings {
     rooms: Mutex<HashMap<Box<str>, RoomEntry>>,
@@ -92,8 +95,8 @@ pub struct Readings {
 }
 
 impl Readings {
-    /// Reads a room. `each` gets all live connections that were in it when the call was made and stay in it.
-    /// Returns the memory that they take, about.
+    /// Reads a room. `each` gets all live connections that were in it when the call was made and
+    /// stay in it. Returns the approximate memory that they take.
     pub async fn read(
         &self,
         store: &dyn PresenceStore,
@@ -103,7 +106,8 @@ impl Readings {
         let used = RoomUse::of(self, room);
         loop {
             let (number, mut parts) = self.register(&used.readings);
-            // Only the receipt of a part competes with the turn: a piece that was received is passed on.
+            // Only `recv` is cancelled by the turn, so a piece that was received is always passed
+            // on.
             let first = tokio::select! {
                 biased;
                 part = parts.recv() => part,
@@ -210,7 +214,7 @@ async fn lead(
     let bytes = AtomicUsize::new(0);
     let send = |part: &dyn Fn() -> Part| {
         for other in others {
-            // It fails if the caller is gone.
+            // This fails if the caller is gone.
             let _ = other.parts.send(part());
         }
     };
