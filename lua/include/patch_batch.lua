@@ -1,8 +1,9 @@
--- The steps of a batch of patches, on every layout. The script that includes this has defined
--- `try_publish(room, text)`, which sends an event of the i-th room and returns whether it may, and
--- `before_conns`, the number of keys before those of the connections.
+-- The steps of a batch of patches, on every layout. The script that includes this file defines
+-- `try_publish(room, text)` and `before_conns` first. `try_publish` publishes an event of the room with this
+-- number (1-based), and returns false if the server refuses it. `before_conns` is the number of keys before
+-- those of the connections.
 --
--- Every argument, every call and every table costs the server; Redis hashes each string that Lua gets.
+-- Every argument, call and table costs time on the server. Redis hashes each string that Lua gets.
 -- @include now
 -- @include integer
 local call, pcall, sub, byte, unpack = redis.call, redis.pcall, string.sub, string.byte, unpack
@@ -13,8 +14,8 @@ local expires = integer(now + tonumber(args[1]))
 local between = ',"ts":' .. seen .. ',"epoch":'
 local missed = {}
 local key, arg, at = before_conns, 7, 1
--- The arguments of a ZADD, and the connections that it adds. One table for all rooms: entries beyond n
--- belong to another room.
+-- The arguments of a ZADD, and the connections that it adds. All rooms share these tables, so entries beyond
+-- n belong to another room.
 local add, added = {}, {}
 
 for room = 1, tonumber(args[2]) do
@@ -31,10 +32,11 @@ for room = 1, tonumber(args[2]) do
       if after == '' then
         call('HSET', conn, 'last_seen_ms', seen)
       else
-        -- First, because a server that is out of memory refuses it as long as the script has written nothing.
+        -- Before the event: a server that is out of memory refuses a write only while the script has written
+        -- nothing.
         call('HSET', conn, 'last_seen_ms', seen, 'state', after)
         if not try_publish(room, args[arg + 2] .. after .. between .. epoch .. '}') then
-          -- No change without its event.
+          -- A change must not be stored without its event.
           call('HSET', conn, 'state', before)
           written = false
         end

@@ -1,5 +1,5 @@
--- patch_batch: patches the states of many connections whose epoch and state the node knows; the hot path of
--- patches (layout slotted).
+-- patch_batch: patches the states of many connections whose epoch and state the node knows; the common
+-- case of patches (layout slotted).
 --
 -- KEYS[1..R]      – prs:{room}:last_seen of each of the R rooms
 -- KEYS[R+1..2R]   – prs:{room}:events (channel) of each of the R rooms
@@ -11,22 +11,22 @@
 --           key
 -- ARGV[4] – the expected epochs of all connections, one after the other, all of one length
 -- ARGV[5] – that length
--- ARGV[6] – how many of the connections each room has: two bytes for each, the higher first
+-- ARGV[6] – the number of connections of each room: two bytes for each, the higher byte first
 -- ARGV[7..] – three for each connection: the expected state, exactly as it is stored; the state after the
 --           patch, '' when that is the same; the text of the event up to its state
 -- The last argument – the command that publishes: PUBLISH or SPUBLISH
 --
--- Returns the places (0-based) of the connections that were not written: the epoch or the state is another
---         one, the state is compressed or in a key of its own, or the server refused the event or the
+-- Returns the indices (0-based) of the connections that were not written: the epoch or the state differs,
+--         the state is compressed or in a key of its own, or the server refused the event or the
 --         room's last_seen. heartbeat.lua finds the reason for each.
 --
 -- Races: all checks and writes are one step. An epoch names one join of one connection, so an equal epoch also
 -- means the room and the user that the node remembers. The whole text of the state is compared, so writes by
--- programs that know nothing of this script are seen.
+-- programs that do not use this script are detected too.
 local before_conns = 3 * ARGV[2]
 local PUBLISH = ARGV[#ARGV]
--- Of each room whose events go to two channels, whether the user may publish on the second one: no event is
--- sent to one channel alone. Servers with sharded channels have acl_check_cmd.
+-- Whether the Redis user may publish on the second channel, for each room whose events go to two channels. An
+-- event must not be sent to one of the channels alone. Servers with sharded channels have acl_check_cmd.
 local may_publish = {}
 local function try_publish(room, text)
   if PUBLISH == 'SPUBLISH' then

@@ -1,5 +1,5 @@
--- patch_batch: patches the states of many connections whose epoch and state the node knows; the hot path of
--- patches.
+-- patch_batch: patches the states of many connections whose epoch and state the node knows; the common
+-- case of patches.
 --
 -- KEYS[1..R]      – prs:{room}:last_seen of each of the R rooms
 -- KEYS[R+1..2R]   – prs:{room}:events (channel) of each of the R rooms
@@ -9,17 +9,17 @@
 -- ARGV[3] – where the connId begins in a connection's key (1-based)
 -- ARGV[4] – the expected epochs of all connections, one after the other, all of one length
 -- ARGV[5] – that length
--- ARGV[6] – how many of the connections each room has: two bytes for each, the higher first
+-- ARGV[6] – the number of connections of each room: two bytes for each, the higher byte first
 -- ARGV[7..] – three for each connection: the expected state, exactly as it is stored; the state after the
 --           patch, '' when that is the same; the text of the event up to its state
 --
--- Returns the places (0-based) of the connections that were not written: the epoch or the state is another
---         one, the state is compressed or in a key of its own, or the server refused the event or the
+-- Returns the indices (0-based) of the connections that were not written: the epoch or the state differs,
+--         the state is compressed or in a key of its own, or the server refused the event or the
 --         room's last_seen. heartbeat.lua finds the reason for each.
 --
 -- Races: all checks and writes are one step. An epoch names one join of one connection, so an equal epoch also
 -- means the room and the user that the node remembers. The whole text of the state is compared, so writes by
--- programs that know nothing of this script are seen.
+-- programs that do not use this script are detected too.
 local before_conns = 2 * ARGV[2]
 local function try_publish(room, text)
   return type(redis.pcall('PUBLISH', KEYS[ARGV[2] + room], text)) == 'number'
