@@ -207,7 +207,7 @@ impl Queued {
 }
 
 /// Average time between two wakes for events alone, when there are more.
-const EVENT_WAKE_INTERVAL: Duration = Duration::from_micros(200);
+const EVENT_WAKE_INTERVAL: Duration = Duration::from_micros(250);
 /// Number of wakes for events alone that may follow each other faster.
 const EVENT_WAKE_BURST: u32 = 50;
 
