@@ -4,6 +4,7 @@ import type { Redis } from 'ioredis';
 import { PresenceClient } from 'rollcall';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { openClient, rejection, type Untyped } from '../support/clients.js';
+import { commandCalls } from '../support/command-stats.js';
 import { type RedisServer, sharedRedis } from '../support/redis.js';
 import { REFUSED } from './refused.js';
 import { METADATA_REFUSED } from './refused-metadata.js';
@@ -20,12 +21,8 @@ beforeAll(async () => {
 
 /** The number of calls of each command, without commands that the client sends by itself. */
 async function commands(): Promise<Record<string, number>> {
-  const counts: Record<string, number> = {};
-  for (const line of (await admin.info('commandstats')).split('\r\n')) {
-    const found = /^cmdstat_([^:]+):calls=(\d+)/.exec(line);
-    if (found?.[1] && !/^(ping|info|select)$/.test(found[1])) counts[found[1]] = Number(found[2]);
-  }
-  return counts;
+  const { ping, info, select, ...others } = await commandCalls(admin);
+  return others;
 }
 
 describe('12: invalid arguments reject, and the message names the field', () => {

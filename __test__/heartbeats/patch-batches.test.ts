@@ -4,13 +4,13 @@ import type { Redis } from 'ioredis';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { openClient, type Untyped } from '../support/clients.js';
 import { startCluster } from '../support/cluster.js';
+import { commandCalls } from '../support/command-stats.js';
 import { startRedis } from '../support/redis.js';
 
 const LAYOUTS = ['v1', 'slotted'] as const;
 
 async function calls(admin: Redis, name: string): Promise<number> {
-  const stats = await admin.info('commandstats');
-  return Number(new RegExp(`^cmdstat_${name}:calls=(\\d+)`, 'm').exec(stats)?.[1] ?? 0);
+  return (await commandCalls(admin))[name] ?? 0;
 }
 
 async function open(layout: (typeof LAYOUTS)[number], url?: string) {

@@ -1,17 +1,10 @@
 // The cost of a heartbeat with a patch, in commands.
-import type { Redis } from 'ioredis';
 import { describe, expect, test } from 'vitest';
 import { openClient } from '../support/clients.js';
+import { commandCalls } from '../support/command-stats.js';
 import { startRedis } from '../support/redis.js';
 
 const PATCHES = 50;
-
-/** The number of calls of each command since the counts were reset. */
-async function commands(admin: Redis): Promise<Record<string, number>> {
-  const stats = await admin.info('commandstats');
-  const found = [...stats.matchAll(/^cmdstat_(\S+?):calls=(\d+)/gm)];
-  return Object.fromEntries(found.map(([, name, calls]) => [name, Number(calls)]));
-}
 
 describe.each(['v1', 'slotted'] as const)(
   '9.3 a patch of a small state is one call (%s)',
@@ -26,7 +19,7 @@ describe.each(['v1', 'slotted'] as const)(
         const heartbeat = { connId: 'c', epoch, patchState: { n } };
         expect(await client.heartbeat(heartbeat)).toEqual({ changed: true, epoch });
       }
-      const { evalsha, publish, spublish = 0, hgetall = 0, hmget } = await commands(admin);
+      const { evalsha, publish, spublish = 0, hgetall = 0, hmget } = await commandCalls(admin);
       expect({ evalsha, events: publish, spublish, hgetall, hmget }).toEqual({
         evalsha: PATCHES,
         events: PATCHES,
@@ -44,7 +37,7 @@ describe.each(['v1', 'slotted'] as const)(
       await admin.config('RESETSTAT');
       const late = client.heartbeat({ connId: 'c', epoch: epoch - 1, patchState: { n: 1 } });
       await expect(late).rejects.toMatchObject({ code: 'STALE_EPOCH' });
-      expect((await commands(admin)).evalsha).toBe(1);
+      expect((await commandCalls(admin)).evalsha).toBe(1);
     });
   },
 );

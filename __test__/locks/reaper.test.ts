@@ -7,6 +7,7 @@ import { brief } from '../conformance/locks.js';
 import { failure, LONG_TTL_MS, record } from '../conformance/stores.js';
 import { leavesOf, MARGIN_MS } from '../expiry/expiry.js';
 import { openClient } from '../support/clients.js';
+import { commandCalls } from '../support/command-stats.js';
 import { type Fixture, startFixture } from '../support/process.js';
 import { type RedisServer, startRedis } from '../support/redis.js';
 import { eventually, slowness } from '../support/wait.js';
@@ -188,8 +189,7 @@ test('6.3 a node that holds a lock and makes the passes is killed: another annou
 describe('6.3 what an idle fleet costs Redis for locks', () => {
   /** How often a command was called: only `lock_due.lua` calls ZRANGE here, and `sweep_due.lua` SCARD. */
   async function calls(command: 'zrange' | 'scard'): Promise<number> {
-    const stats = await redis.info('commandstats');
-    return Number(new RegExp(`cmdstat_${command}:calls=(\\d+)`).exec(stats)?.[1] ?? 0);
+    return (await commandCalls(redis))[command] ?? 0;
   }
 
   async function startNodes(count: number, options: object = {}) {

@@ -5,6 +5,7 @@ import type { ChannelMetadata, ClientOptions } from 'rollcall';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { CHANNEL, items } from '../conformance/metadata.js';
 import { openClient, type Untyped } from '../support/clients.js';
+import { commandCalls } from '../support/command-stats.js';
 import { type RedisServer, startRedis } from '../support/redis.js';
 import { eventually } from '../support/wait.js';
 
@@ -64,9 +65,8 @@ describe('7.8 groups', () => {
     await client.metadata.set({ ...CHANNEL, data: items({ a: '0' }) });
     const admin = await server.client();
     const calls = async () => {
-      const stats = await admin.info('commandstats');
-      const of = (name: string) =>
-        Number(new RegExp(`cmdstat_${name}:calls=(\\d+)`).exec(stats)?.[1] ?? 0);
+      const counts = await commandCalls(admin);
+      const of = (name: string) => counts[name] ?? 0;
       // Commands of scripts count too: one HMGET and one HSET each.
       return { evalsha: of('evalsha'), eval: of('eval'), hmget: of('hmget'), hset: of('hset') };
     };

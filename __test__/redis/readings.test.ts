@@ -2,14 +2,14 @@
 import type { Redis } from 'ioredis';
 import { expect, test } from 'vitest';
 import { openClient } from '../support/clients.js';
+import { commandCalls } from '../support/command-stats.js';
 import { startRedis } from '../support/redis.js';
 
 const MEMBERS = 200;
 const JOINS = 16;
 
 async function readings(admin: Redis): Promise<number> {
-  const stats = await admin.info('commandstats');
-  return Number(/^cmdstat_smembers:calls=(\d+)/m.exec(stats)?.[1] ?? 0);
+  return (await commandCalls(admin)).smembers ?? 0;
 }
 
 test.each(['v1', 'slotted'] as const)(
