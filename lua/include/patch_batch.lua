@@ -5,13 +5,12 @@
 --
 -- Every argument, call and table costs time on the server. Redis hashes each string that Lua gets.
 -- @include now
--- @include integer
+-- @include event
 local call, pcall, sub, byte, unpack = redis.call, redis.pcall, string.sub, string.byte, unpack
 local keys, args = KEYS, ARGV
 local id_at, epochs, width, counts = tonumber(args[3]), args[4], tonumber(args[5]), args[6]
 local seen = integer(now)
 local expires = integer(now + tonumber(args[1]))
-local between = ',"ts":' .. seen .. ',"epoch":'
 local missed = {}
 local key, arg, at = before_conns, 7, 1
 -- The arguments of a ZADD, and the connections that it adds. All rooms share these tables, so entries beyond
@@ -35,7 +34,7 @@ for room = 1, tonumber(args[2]) do
         -- Before the event: a server that is out of memory refuses a write only while the script has written
         -- nothing.
         call('HSET', conn, 'last_seen_ms', seen, 'state', after)
-        if not try_publish(room, args[arg + 2] .. after .. between .. epoch .. '}') then
+        if not try_publish(room, args[arg + 2] .. after .. event_tail(seen, epoch)) then
           -- A change must not be stored without its event.
           call('HSET', conn, 'state', before)
           written = false
