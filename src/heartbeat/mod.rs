@@ -166,17 +166,13 @@ impl Engine {
             None => Ok(()),
             Some(patch) => patch.check("patchState", self.settings.max_depth),
         };
-        let Some(first) = waiting.iter().position(|waiting| check(waiting).is_err()) else {
+        if waiting.iter().all(|waiting| check(waiting).is_ok()) {
             return waiting;
-        };
+        }
         let mut refused = Vec::new();
         let mut valid = Vec::with_capacity(waiting.len());
-        for (index, waiting) in waiting.into_iter().enumerate() {
-            match if index < first {
-                Ok(())
-            } else {
-                check(&waiting)
-            } {
+        for waiting in waiting {
+            match check(&waiting) {
                 Ok(()) => valid.push(waiting),
                 Err(error) => refused.push((waiting, Err(Box::new(error)))),
             }

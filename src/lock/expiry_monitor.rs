@@ -58,7 +58,6 @@ const SET_BACK: Duration = Duration::from_millis(500);
 pub(super) struct ExpiryMonitor {
     interval: Duration,
     reasons: watch::Sender<Reasons>,
-    uses_locks: AtomicBool,
     begun: AtomicBool,
     tasks: Mutex<Vec<AbortHandle>>,
 }
@@ -104,7 +103,6 @@ impl ExpiryMonitor {
         ExpiryMonitor {
             interval,
             reasons: watch::Sender::default(),
-            uses_locks: AtomicBool::new(false),
             begun: AtomicBool::new(false),
             tasks: Mutex::default(),
         }
@@ -112,9 +110,10 @@ impl ExpiryMonitor {
 
     /// Records that this node uses locks.
     pub(super) fn use_locks(&self, stores: &[Arc<dyn Store>], gone: &CancellationToken) {
-        if !self.uses_locks.swap(true, Ordering::Relaxed) {
-            self.reasons
-                .send_modify(|reasons| reasons.uses_locks = true);
+        let is_first = self
+            .reasons
+            .send_if_modified(|reasons| !std::mem::replace(&mut reasons.uses_locks, true));
+        if is_first {
             self.begin(stores, gone);
         }
     }
