@@ -7,22 +7,53 @@ import type { NativeClient } from '../binding/binding.js';
 import { RollcallError } from './errors.js';
 
 /** One lock from its acquire call to its end. */
-export interface Lease {
+export class Lease {
   readonly number: number;
   readonly name: string;
-  readonly lost: AbortController;
   /** The time until which it is known to be held, by `performance.now()`. */
-  ends: number;
+  ends = Number.POSITIVE_INFINITY;
+  /** Why it was lost. A lease that was released is not lost. */
+  lossReason: RollcallError | undefined;
+  readonly #leases: Leases;
+  /** Created when it is read first: a controller costs as much as the rest of a lock. */
+  #lost: AbortController | undefined;
+
+  constructor(leases: Leases, number: number, name: string) {
+    this.#leases = leases;
+    this.number = number;
+    this.name = name;
+  }
+
+  get lost(): AbortSignal {
+    if (this.#lost === undefined) {
+      const lost = new AbortController();
+      const { signal } = lost;
+      // Reading it returns the current state, not the last reported one.
+      Object.defineProperty(signal, 'aborted', {
+        configurable: true,
+        get: () => {
+          this.#leases.check();
+          return abortedOf.call(signal);
+        },
+      });
+      this.#lost = lost;
+      if (this.lossReason !== undefined) {
+        lost.abort(this.lossReason);
+      }
+    }
+    return this.#lost.signal;
+  }
+
+  /** Fires `lost`. */
+  lose(reason: RollcallError): void {
+    this.lossReason = reason;
+    this.#lost?.abort(reason);
+  }
 }
 
 const abortedOf = Object.getOwnPropertyDescriptor(AbortSignal.prototype, 'aborted')?.get as (
   this: AbortSignal,
 ) => boolean;
-
-/** Whether the signal has fired, without a check of the clock. */
-export function hasFired(signal: AbortSignal): boolean {
-  return abortedOf.call(signal);
-}
 
 export class Leases {
   readonly #core: NativeClient;
@@ -37,21 +68,7 @@ export class Leases {
 
   /** Registers a lease before its lock is requested. */
   open(name: string): Lease {
-    const lost = new AbortController();
-    // Reading it returns the current state, not the last reported one.
-    Object.defineProperty(lost.signal, 'aborted', {
-      configurable: true,
-      get: () => {
-        this.check();
-        return hasFired(lost.signal);
-      },
-    });
-    const lease: Lease = {
-      number: ++this.#numbers,
-      name,
-      lost,
-      ends: Number.POSITIVE_INFINITY,
-    };
+    const lease = new Lease(this, ++this.#numbers, name);
     this.#leases.set(lease.number, lease);
     return lease;
   }
@@ -84,7 +101,7 @@ export class Leases {
     if (lease !== undefined) {
       this.forget(lease);
       lease.ends = Math.min(lease.ends, performance.now());
-      lease.lost.abort(error);
+      lease.lose(error);
     }
   }
 

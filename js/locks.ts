@@ -2,7 +2,7 @@
 
 import { type Dispatcher, FEEDS } from './dispatcher.js';
 import { RollcallError } from './errors.js';
-import { displayValue, hasFired, type Lease, type Leases } from './leases.js';
+import { displayValue, type Lease, type Leases } from './leases.js';
 import type {
   AcquireOptions,
   Lock,
@@ -74,8 +74,8 @@ export class Locks {
         signal,
       )) as [number, number];
       leases.granted(lease, ends);
-      if (hasFired(lease.lost.signal)) {
-        throw lease.lost.signal.reason;
+      if (lease.lossReason !== undefined) {
+        throw lease.lossReason;
       }
       return new HeldLock(this.#session, lease, ownerId, fencingToken);
     } catch (error) {
@@ -172,14 +172,14 @@ class HeldLock implements Lock {
 
   get lost(): AbortSignal {
     this.#leases.check();
-    return this.#lease.lost.signal;
+    return this.#lease.lost;
   }
 
   async extend(ttlMs?: number): Promise<void> {
     if (ttlMs !== undefined) {
       checkCount('ttlMs', ttlMs);
     }
-    if (this.#released !== undefined && !hasFired(this.#lease.lost.signal)) {
+    if (this.#released !== undefined && this.#lease.lossReason === undefined) {
       const name = JSON.stringify(this.name);
       throw new RollcallError('LOCK_LOST', `lock ${name} has been released; acquire it again`);
     }
@@ -219,7 +219,10 @@ class HeldLock implements Lock {
 
   /** Rejects with the reason of `lost` if it has fired; fires it if the core reports the loss. */
   async #call(call: () => Promise<unknown>): Promise<void> {
-    this.lost.throwIfAborted();
+    this.#leases.check();
+    if (this.#lease.lossReason !== undefined) {
+      throw this.#lease.lossReason;
+    }
     try {
       await call();
     } catch (error) {

@@ -26,8 +26,8 @@ local call, sub, byte, unpack = redis.call, string.sub, string.byte, unpack
 -- @include now
 local rooms, id_at = tonumber(ARGV[2]), tonumber(ARGV[3])
 local epochs, width, counts = ARGV[4], tonumber(ARGV[5]), ARGV[6]
-local seen = string.format('%.0f', now)
-local expires = string.format('%.0f', now + tonumber(ARGV[1]))
+local seen = string.format('%d', now)
+local expires = string.format('%d', now + tonumber(ARGV[1]))
 local exceptions = {}
 local keys, key, at = KEYS, rooms, 1
 -- The arguments of a ZADD. One table is used for all rooms; elements after n belong to an earlier

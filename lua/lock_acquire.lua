@@ -44,16 +44,16 @@ if unreadable or not tonumber(stored) then
 end
 
 local function grant(token)
-  local ends = now + tonumber(ttl)
+  local ends, record_ttl = integer(now + ttl), integer(ttl + kept)
   redis.call('SET', KEYS[1], owner, 'PX', ttl)
   redis.call('HSET', KEYS[3], 'by', by, 'owner', owner, 'json', owner_json, 'token', token,
-    'ends', integer(ends), 'wake', wake, 'number', number, 'ttl', ttl)
+    'ends', ends, 'wake', wake, 'number', number, 'ttl', ttl)
   -- The record outlives the lock, so that its end can be published.
-  redis.call('PEXPIRE', KEYS[3], tonumber(ttl) + tonumber(kept))
+  redis.call('PEXPIRE', KEYS[3], record_ttl)
   if mode ~= 'ask' then
-    redis.call('SET', KEYS[2], token, 'PX', tonumber(ttl) + tonumber(kept))
+    redis.call('SET', KEYS[2], token, 'PX', record_ttl)
   end
-  indexed(name, integer(ends))
+  indexed(name, ends)
   return { GRANTED, token, stored }
 end
 
@@ -72,7 +72,9 @@ if not held_by then
     if not tonumber(mode) then
       token = integer(math.max(tonumber(stored) + 1, micros))
     end
-    leave_queue(waiter)
+    if first then
+      leave_queue(waiter)
+    end
     local granted = grant(token)
     emit('acquired', name_json, owner_json, token)
     return granted

@@ -1,14 +1,19 @@
 // One heartbeat at a time: Rollcall compared with the same script call through ioredis.
+import { PresenceClient } from 'rollcall';
 import { connectIoredis, connectRollcall } from '../lib/connect.mjs';
 import { CROWD, heartbeaters } from '../lib/heartbeaters.mjs';
 import { closedLoop } from '../lib/load.mjs';
 import { measure } from '../lib/measure.mjs';
-import { joinAll, people } from '../lib/population.mjs';
+import { joinAll, people, TTL_MS } from '../lib/population.mjs';
 import { argumentsOf, startRecorder } from '../lib/record.mjs';
 import { medians, ratio } from '../lib/statistics.mjs';
 import { atMost, times } from '../lib/targets.mjs';
 
-const LABELS = { rollcall: 'Rollcall', bare: 'bare EVALSHA through ioredis' };
+const LABELS = {
+  rollcall: 'Rollcall',
+  bare: 'bare EVALSHA through ioredis',
+  memory: 'Rollcall, in process: without Redis',
+};
 
 const COLUMNS = [
   { key: 'heartbeatLatencyP50', label: 'P50 ms', digits: 4 },
@@ -22,10 +27,22 @@ const COLUMNS = [
 export default {
   name: 'latency',
   title: 'One heartbeat at a time',
-  about: 'Sequential heartbeats: by Rollcall, and as the EVALSHA that Rollcall sends for one.',
+  about:
+    'Sequential heartbeats: by Rollcall, and as the EVALSHA that Rollcall sends for one. A heartbeat of the ' +
+    'in-process store shows what the way from the JavaScript thread to the core and back takes.',
 
   subjects: {
     rollcall: heartbeaters.rollcall,
+    async memory(env) {
+      const client = await PresenceClient.connect({ url: 'memory://', ttlMs: TTL_MS });
+      const list = people(CROWD);
+      await joinAll(client, list);
+      const control = connectIoredis(env);
+      const heartbeat = ({ connId, epoch }) => client.heartbeat({ connId, epoch });
+      return {
+        heartbeat: (load) => measure(control, () => closedLoop(heartbeat, list, load)),
+      };
+    },
     async bare(env) {
       const recorder = await startRecorder(env.port);
       const client = await connectRollcall({ ...env, port: recorder.port });
@@ -48,7 +65,7 @@ export default {
   },
 
   async run({ start, interleave, scale }) {
-    const workers = [await start('rollcall'), await start('bare')];
+    const workers = [await start('rollcall'), await start('bare'), await start('memory')];
     const runFor = (ms) => (worker) => worker.call('heartbeat', { inFlight: 1, ms: scale.ms(ms) });
     await interleave(workers, 1, runFor(500));
     const results = await interleave(workers, scale.rounds(7), runFor(1000));

@@ -5,10 +5,12 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { connectIoredis, connectRollcall } from '../lib/connect.mjs';
 import { measure } from '../lib/measure.mjs';
 import { median, medians, ratio } from '../lib/statistics.mjs';
-import { atMost, part } from '../lib/targets.mjs';
+import { atLeast, atMost, part, times } from '../lib/targets.mjs';
 
 /** Contenders run in separate processes and share this database. */
 const MEETING_DB = 63;
+/** Uncontended locks that are acquired and released at a time. */
+const IN_FLIGHT = [1, 64];
 const TTL_MS = 10_000;
 const RETRY_MS = 50;
 const LABELS = { rollcall: 'Rollcall', polling: `SET NX, again every ${RETRY_MS} ms` };
@@ -44,17 +46,21 @@ async function contender(env, open) {
       return held;
     },
     clock: now,
-    alone: ({ ms }) =>
+    /** `inFlight` locks without contention: each is acquired and released repeatedly. */
+    uncontended: ({ ms, inFlight }) =>
       measure(control, async () => {
         const end = performance.now() + ms;
         const times = [];
-        let last = performance.now();
-        while (last < end) {
-          await (await alone('alone'))();
-          const done = performance.now();
-          times.push(done - last);
-          last = done;
-        }
+        const take = async (name) => {
+          let last = performance.now();
+          while (last < end) {
+            await (await alone(name))();
+            const done = performance.now();
+            times.push(done - last);
+            last = done;
+          }
+        };
+        await Promise.all(Array.from({ length: inFlight }, (_, i) => take(`alone-${i}`)));
         return { ops: times.length, pairP50: median(times) };
       }),
   };
@@ -125,14 +131,21 @@ export default {
           turns: times.length / (ms / 1000),
         };
       };
-    const alone =
-      (ms) =>
+    const uncontended =
+      (ms, inFlight) =>
       ({ subject }) =>
-        pairs[subject][0].call('alone', { ms });
+        pairs[subject][0].call('uncontended', { ms, inFlight });
     await interleave(subjects, 1, handoff(scale.ms(500)));
     const passed = await interleave(subjects, scale.rounds(5), handoff(scale.ms(2000)));
-    await interleave(subjects, 1, alone(scale.ms(300)));
-    const taken = await interleave(subjects, scale.rounds(5), alone(scale.ms(1000)));
+    const taken = {};
+    for (const inFlight of IN_FLIGHT) {
+      await interleave(subjects, 1, uncontended(scale.ms(300), inFlight));
+      taken[inFlight] = await interleave(
+        subjects,
+        scale.rounds(5),
+        uncontended(scale.ms(1000), inFlight),
+      );
+    }
     const rows = (results) =>
       Object.entries(LABELS).map(([subject, label]) => ({
         label,
@@ -149,8 +162,8 @@ export default {
           ],
           rows: rows(passed),
         },
-        {
-          title: 'without contention',
+        ...IN_FLIGHT.map((inFlight) => ({
+          title: `without contention, ${inFlight} at a time`,
           columns: [
             { key: 'pairP50', label: 'acquire + release P50 ms', digits: 3 },
             { key: 'opsPerSecond', label: 'pairs/s' },
@@ -158,8 +171,8 @@ export default {
             { key: 'nodeCpuMicros', label: 'Node CPU µs' },
             { key: 'redisCpuMicros', label: 'Redis CPU µs' },
           ],
-          rows: rows(taken),
-        },
+          rows: rows(taken[inFlight]),
+        })),
       ],
       targets: [
         atMost(
@@ -176,6 +189,22 @@ export default {
           ratio(passed.rollcall, passed.polling, 'handoffP50'),
           part,
         ),
+        ...IN_FLIGHT.flatMap((inFlight) => [
+          atLeast(
+            'locks c',
+            `pairs of acquire and release a second, ${inFlight} at a time, relative to SET NX`,
+            1,
+            ratio(taken[inFlight].rollcall, taken[inFlight].polling, 'opsPerSecond'),
+            times,
+          ),
+          atMost(
+            'locks d',
+            `Node CPU of a pair, ${inFlight} at a time, relative to SET NX`,
+            1,
+            ratio(taken[inFlight].rollcall, taken[inFlight].polling, 'nodeCpuMicros'),
+            part,
+          ),
+        ]),
       ],
       charts: [
         {
@@ -184,7 +213,7 @@ export default {
           groups: rows(passed).map(({ label, values }) => ({ label, values: [values.handoffP50] })),
         },
       ],
-      rounds: { handoff: passed, alone: taken },
+      rounds: { handoff: passed, uncontended: taken },
     };
   },
 };

@@ -130,7 +130,7 @@ impl QueuedLock {
             _ => LEAVING,
         };
         match self
-            .begin_release(claim, 0, until)
+            .begin_release(claim, until)
             .within(answer_timeout)
             .await
         {
@@ -226,9 +226,10 @@ impl QueuedLock {
         }
     }
 
-    fn begin_release(&self, claim: &Claim, token: FencingToken, until: Instant) -> Release {
+    /// One store saves each token when it grants it, so there is no token to pass.
+    fn begin_release(&self, claim: &Claim, until: Instant) -> Release {
         let store = self.stores[0].clone();
-        Release::begin(store, claim.clone(), token, until, self.gone.clone())
+        Release::begin(store, claim.clone(), 0, until, self.gone.clone())
     }
 }
 
@@ -299,14 +300,11 @@ impl LockBackend for QueuedLock {
     fn release<'a>(
         &'a self,
         claim: &'a Claim,
-        token: FencingToken,
+        _token: FencingToken,
         until: Instant,
         answer_timeout: Duration,
     ) -> BoxFuture<'a, Result<Holds>> {
-        Box::pin(
-            self.begin_release(claim, token, until)
-                .within(answer_timeout),
-        )
+        Box::pin(self.begin_release(claim, until).within(answer_timeout))
     }
 
     fn revoke<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Revoked>>> {
