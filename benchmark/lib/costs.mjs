@@ -93,7 +93,7 @@ const OPERATIONS = [
     load: ALONE,
     other: 'SET NX PX, compare-and-delete',
     scenario: 'locks',
-    table: 'without contention',
+    table: 'without contention, 1 at a time',
     rows: [OURS, 'SET NX, again every 50 ms'],
     latency: 'pairP50',
   },
@@ -118,10 +118,10 @@ export function costs(results) {
   const head = ['operation', 'load', 'beside it'];
   for (const [label] of [...COLUMNS, ['median ms']]) head.push(label, 'ioredis');
   const rows = OPERATIONS.flatMap((one) => {
-    const table = results
-      .find(({ scenario }) => scenario === one.scenario)
-      ?.tables.find(({ title }) => title === one.table);
-    if (table === undefined) return [];
+    const result = results.find(({ scenario }) => scenario === one.scenario);
+    if (result === undefined) return [];
+    const table = result.tables.find(({ title }) => title === one.table);
+    if (table === undefined) throw new Error(`${one.scenario}: no table ${one.table}`);
     const [ours, other] = one.rows.map((label) => {
       const row = table.rows.find((row) => row.label === label);
       if (row === undefined) throw new Error(`${one.scenario}, ${one.table}: no row ${label}`);
