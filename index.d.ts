@@ -277,7 +277,11 @@ interface PresenceSnapshotEntry<State = DefaultState> {
     roomId: string;
     /** `null` if the stored value is not a JSON object (another program wrote it). */
     state: State | null;
-    /** The time of the last heartbeat or join: milliseconds since 1970, on Redis's clock. */
+    /**
+     * The time of the last heartbeat or join: milliseconds since 1970, on Redis's clock. With
+     * `liveness: "node"`, the time of the reading: the connection's node held its lease within
+     * `nodeLeaseMs` before.
+     */
     lastSeenMs: number;
     /** Grows with every join of the connection; calls with an older one are refused. */
     epoch: number;
@@ -312,9 +316,10 @@ interface PresenceLeaveEvent extends PresenceEventBase {
     type: 'leave';
     state: null;
     /**
-     * `"left"`: `leave` was called; `"timeout"`: no heartbeat arrived within the TTL; `"replaced"`:
-     * the connection joined another room, or under another user. Absent in events of legacy servers
-     * (pure TypeScript).
+     * `"left"`: `leave` was called; `"timeout"`: no heartbeat arrived within the TTL, or with
+     * `liveness: "node"`, the node's lease ended, the node was closed, or `idleTimeoutMs` passed;
+     * `"replaced"`: the connection joined another room, or under another user. Absent in events of
+     * legacy servers (pure TypeScript).
      */
     reason?: 'left' | 'timeout' | 'replaced';
 }
@@ -547,8 +552,45 @@ interface ClientOptions {
      */
     tls?: TlsOptions;
     sentinel?: SentinelOptions;
-    /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */
+    /**
+     * How long a connection lives without a heartbeat. Not used with `liveness: "node"`. Milliseconds,
+     * default 30 000.
+     */
     ttlMs?: number;
+    /**
+     * What keeps the connections of this client alive. `"heartbeat"` (default): their heartbeats.
+     * `"node"`: the client itself, for servers that know when a client disconnects. It holds one lease
+     * in Redis and answers for all connections that it joins. They need no heartbeats, and an idle
+     * connection costs Redis only memory. They live until they leave, or until the lease ends because
+     * the process ended or was cut off from Redis; then they leave with reason `"timeout"`. The client
+     * must be referenced as long as it has connections. Clients of both kinds can share rooms, also
+     * with legacy servers (pure TypeScript).
+     */
+    liveness?: 'heartbeat' | 'node';
+    /**
+     * With `liveness: "node"`: the length of the lease, which is renewed three times in this period.
+     * After a crash, connections leave when it has passed; an outage of Redis that is longer may end
+     * them too. Milliseconds, default 10 000.
+     */
+    nodeLeaseMs?: number;
+    /**
+     * With `liveness: "node"`: the lease is not renewed any more when the JavaScript thread has been
+     * blocked for this long. Milliseconds, default 30 000.
+     */
+    nodeWatchdogMs?: number;
+    /**
+     * With `liveness: "node"`: how long connections stay in Redis if all Rollcall nodes have crashed,
+     * so that none of them can remove the connections. They are refreshed three times in this period.
+     * Milliseconds, default 3 600 000.
+     */
+    nodeBackstopMs?: number;
+    /**
+     * With `liveness: "node"`, where it is refused otherwise: a connection without a heartbeat for
+     * this long leaves with reason `"timeout"`, up to a fifth of this time later. For clients that
+     * send heartbeats and may disappear without a disconnection that the server notices.
+     * Milliseconds, a whole number from 1. Default: no such limit.
+     */
+    idleTimeoutMs?: number;
     /**
      * Maximum delay between the end of a connection's TTL and its `leave` event. Milliseconds,
      * default 1000.
@@ -660,6 +702,10 @@ interface Metrics {
     expired: number;
     /** Index entries that did not agree with the connections, and were repaired. */
     repairs: number;
+    /** Times that this node lost its lease (`liveness: "node"`). */
+    nodeLeasesLost: number;
+    /** Connections that the store had lost, and that this node joined again. */
+    connectionsRestored: number;
     /** Rooms that the reaper could not inspect, because another program has written their keys. */
     roomsCorrupt: number;
     /** Received notifications of expired connections. */
@@ -803,7 +849,8 @@ declare class PresenceClient<State extends object = DefaultState> {
     join(options: JoinOptions<State>): Promise<JoinResult<State>>;
     /**
      * Refreshes a connection, and optionally changes its state. The cost for the event loop is very
-     * small: heartbeats that arrive while others are in flight are sent in one batch.
+     * small: heartbeats that arrive while others are in flight are sent in one batch. With `liveness:
+     * "node"`, a heartbeat without a patch of this client's own connection is not sent at all.
      *
      * @throws `CONNECTION_NOT_FOUND` (expired or never joined: join again), `STALE_EPOCH`,
      * `INVALID_ARGUMENT`, `OVERLOADED`, `UNAVAILABLE`, `TIMEOUT`, `CLOSED`
@@ -874,9 +921,9 @@ declare class PresenceClient<State extends object = DefaultState> {
     metrics(): Metrics;
     /**
      * Sends waiting calls, settles every Promise, and closes the connections. Connections that this
-     * client has joined stay until they leave or their TTL ends. Locks that it holds are released,
-     * and calls that wait for a lock reject. Later calls reject with `CLOSED`; a second close waits
-     * for the first.
+     * client has joined stay until they leave or their TTL ends; with `liveness: "node"` they leave
+     * now, with reason `"timeout"`. Locks that it holds are released, and calls that wait for a lock
+     * reject. Later calls reject with `CLOSED`; a second close waits for the first.
      */
     close(): Promise<void>;
     [Symbol.asyncDispose](): Promise<void>;
@@ -945,10 +992,22 @@ interface RedisClientLike {
 type RedisSource = string | RedisClientLike | ConnectionSettings;
 
 /** Options of the client that the legacy implementation does not have. */
-type ServiceClientOptions = Omit<ClientOptions, 'url' | 'tls' | 'sentinel' | 'ttlMs' | 'sweepIntervalMs' | 'logger'>;
+type ServiceClientOptions = Omit<ClientOptions, 'url' | 'tls' | 'sentinel' | 'ttlMs' | 'liveness' | 'nodeLeaseMs' | 'nodeWatchdogMs' | 'sweepIntervalMs' | 'logger'>;
 interface PresenceServiceOptions {
-    /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */
+    /**
+     * How long a connection lives without a heartbeat. Not used with `liveness: "node"`. Milliseconds,
+     * default 30 000.
+     */
     ttlMs?: number | undefined;
+    /**
+     * With `"node"`, connections need no heartbeats: they live until they leave, or until this server
+     * ends or is cut off from Redis. See {@link ClientOptions.liveness}. Default `"heartbeat"`.
+     */
+    liveness?: ClientOptions['liveness'] | undefined;
+    /** See {@link ClientOptions.nodeLeaseMs}. Milliseconds, default 10 000. */
+    nodeLeaseMs?: number | undefined;
+    /** See {@link ClientOptions.nodeWatchdogMs}. Milliseconds, default 30 000. */
+    nodeWatchdogMs?: number | undefined;
     /**
      * Maximum delay between the end of a connection's TTL and its removal. Milliseconds, default
      * 3000.
@@ -1050,8 +1109,8 @@ declare class PresenceService<State extends object = DefaultState> {
     startReaper(): void;
     /**
      * Ends the reaper and all subscriptions, and closes the connections. Joined connections stay
-     * until they leave or their TTL ends. A later call reconnects, as a call with the server's own
-     * ioredis client would still be answered.
+     * until they leave or their TTL ends; with `liveness: "node"` they leave now. A later call
+     * reconnects, as a call with the server's own ioredis client would still be answered.
      */
     stop(): Promise<void>;
 }
@@ -1199,8 +1258,21 @@ interface InitPresenceOptions extends SocketPolicyOptions {
     io: SocketServerLike;
     /** An ioredis client, a node-redis client, or a URL. */
     redis: RedisSource;
-    /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */
+    /**
+     * How long a connection lives without a heartbeat. Not used with `liveness: "node"`. Milliseconds,
+     * default 30 000.
+     */
     ttlMs?: number | undefined;
+    /**
+     * With `"node"`, sockets need not send heartbeats: a socket is present until it leaves or
+     * disconnects, or until this server ends or is cut off from Redis. See
+     * {@link ClientOptions.liveness}. Default `"heartbeat"`.
+     */
+    liveness?: ClientOptions['liveness'] | undefined;
+    /** See {@link ClientOptions.nodeLeaseMs}. Milliseconds, default 10 000. */
+    nodeLeaseMs?: number | undefined;
+    /** See {@link ClientOptions.nodeWatchdogMs}. Milliseconds, default 30 000. */
+    nodeWatchdogMs?: number | undefined;
     /**
      * Maximum delay between the end of a connection's TTL and its removal. Milliseconds, default
      * 3000.
@@ -1298,7 +1370,8 @@ interface PresenceHandlersOptions extends SocketPolicyOptions {
     logger?: Logger | undefined;
     /**
      * Sends the heartbeats of the sockets instead of the service; the executor has precedence over
-     * the batcher.
+     * the batcher. If the service has `liveness: "node"`, create it from that service: with
+     * connections of its own it would make the sockets depend on their heartbeats.
      */
     heartbeatBatcher?: HeartbeatSender | null | undefined;
     luaHeartbeatExecutor?: HeartbeatSender | null | undefined;

@@ -9,6 +9,7 @@ import { Locks } from './locks.js';
 import { addMembers, type MemberColumns } from './members.js';
 import { Metadata } from './metadata.js';
 import { Bridge } from './native.js';
+import type { OwnershipOptions } from './owned-connections.js';
 import { Session } from './session.js';
 import type {
   ClientEvents,
@@ -42,6 +43,7 @@ import {
   displayValue,
   isArray,
   optionsText,
+  ownershipOptions,
   patchTexts,
   readFields,
   readItems,
@@ -78,12 +80,12 @@ export class PresenceClient<State extends object = DefaultState> {
   /** Channel metadata: a small versioned record of items for each channel. */
   readonly metadata: Metadata;
 
-  private constructor(internal: symbol, logger: Logger) {
+  private constructor(internal: symbol, logger: Logger, ownership: OwnershipOptions | undefined) {
     if (internal !== INTERNAL) {
       throw invalid('use PresenceClient.connect(…) in place of new PresenceClient(…)');
     }
     this.#dispatcher = new Dispatcher(logger);
-    this.#session = new Session(new Bridge(this.#dispatcher));
+    this.#session = new Session(new Bridge(this.#dispatcher, ownership));
     this.locks = new Locks(this.#session, this.#dispatcher);
     this.metadata = new Metadata(this.#session, this.#dispatcher);
   }
@@ -111,15 +113,18 @@ export class PresenceClient<State extends object = DefaultState> {
       throw unreadable(given, namesIn(given), error);
     }
     checkLogger(logger);
-    return PresenceClient.#open<State>(optionsText(options), logger);
+    const text = optionsText(options);
+    return PresenceClient.#open<State>(text, logger, ownershipOptions(options));
   }
 
   static async #open<State extends object>(
     options: string,
     logger: Logger,
+    ownership: OwnershipOptions | undefined,
   ): Promise<PresenceClient<State>> {
-    const client = new PresenceClient<State>(INTERNAL, logger);
+    const client = new PresenceClient<State>(INTERNAL, logger, ownership);
     await client.#session.call('connect', options, logger !== consoleLogger);
+    client.#session.bridge.owned?.start();
     return client;
   }
 
@@ -139,21 +144,25 @@ export class PresenceClient<State extends object = DefaultState> {
     const text = stateText('state', state);
     const withSnapshot = checkFlag('snapshot', snapshot, true);
     const members: PresenceSnapshotEntry<State>[] = [];
-    const epoch = await this.#session.callInPieces(
-      'join',
-      (piece: MemberColumns) => addMembers(members, piece),
-      roomId,
-      userId,
-      connId,
-      text,
-      withSnapshot,
-    );
-    return { epoch: epoch as number, snapshot: members };
+    const send = () =>
+      this.#session.callInPieces(
+        'join',
+        (piece: MemberColumns) => addMembers(members, piece),
+        roomId,
+        userId,
+        connId,
+        text,
+        withSnapshot,
+      ) as Promise<number>;
+    const { owned } = this.#session.bridge;
+    const epoch = await (owned === undefined ? send() : owned.join(connId, send));
+    return { epoch, snapshot: members };
   }
 
   /**
    * Refreshes a connection, and optionally changes its state. The cost for the event loop is very
-   * small: heartbeats that arrive while others are in flight are sent in one batch.
+   * small: heartbeats that arrive while others are in flight are sent in one batch. With `liveness:
+   * "node"`, a heartbeat without a patch of this client's own connection is not sent at all.
    *
    * @throws `CONNECTION_NOT_FOUND` (expired or never joined: join again), `STALE_EPOCH`,
    * `INVALID_ARGUMENT`, `OVERLOADED`, `UNAVAILABLE`, `TIMEOUT`, `CLOSED`
@@ -208,7 +217,9 @@ export class PresenceClient<State extends object = DefaultState> {
     checkId('connId', connId);
     checkOptions('leave', options);
     const fence = checkEpoch(readFields('leave', options, LEAVE_FIELDS).epoch);
-    return (await this.#session.call('leave', connId, fence)) as LeaveResult | null;
+    const send = () => this.#session.call('leave', connId, fence) as Promise<LeaveResult | null>;
+    const { owned } = this.#session.bridge;
+    return owned === undefined ? send() : owned.leave(connId, fence, send);
   }
 
   /** The epoch of a connection; `null` if it is unknown. */
@@ -313,14 +324,17 @@ export class PresenceClient<State extends object = DefaultState> {
 
   /** Counters, gauges and latencies of this client. */
   metrics(): Metrics {
-    return this.#session.bridge.metrics() as Metrics;
+    const { bridge } = this.#session;
+    const metrics = bridge.metrics() as Metrics;
+    metrics.heartbeats += bridge.owned?.answered ?? 0;
+    return metrics;
   }
 
   /**
    * Sends waiting calls, settles every Promise, and closes the connections. Connections that this
-   * client has joined stay until they leave or their TTL ends. Locks that it holds are released,
-   * and calls that wait for a lock reject. Later calls reject with `CLOSED`; a second close waits
-   * for the first.
+   * client has joined stay until they leave or their TTL ends; with `liveness: "node"` they leave
+   * now, with reason `"timeout"`. Locks that it holds are released, and calls that wait for a lock
+   * reject. Later calls reject with `CLOSED`; a second close waits for the first.
    */
   close(): Promise<void> {
     return this.#session.close();

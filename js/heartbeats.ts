@@ -2,8 +2,9 @@
 // for one crossing, and settles a batch of them in one loop. This is the hot path: slots are in
 // plain arrays, and a heartbeat allocates no object of its own.
 
-import type { NativeClient as Core } from '../binding/binding.js';
+import type { NativeClient } from '../binding/binding.js';
 import { errorFrom, internalError, type NativeErrorData, type RollcallError } from './errors.js';
+import type { OwnedConnections, PendingOwnership } from './owned-connections.js';
 import type { HeartbeatManyResult, HeartbeatResult } from './types.js';
 
 /** The values of each heartbeat that crosses to the core: slot, epoch, and the lengths of its texts. */
@@ -36,15 +37,17 @@ type Resolve = (value: HeartbeatResult) => void;
 type Reject = (error: Error) => void;
 
 export class Heartbeats {
-  readonly #core: Core;
+  readonly #core: NativeClient;
   readonly #ref: () => void;
   readonly #unref: () => void;
+  readonly #owned: OwnedConnections | undefined;
   // By slot, which is the core's number of a heartbeat. A slot has either the two functions of its
   // own Promise, or its index in the results of a `heartbeatMany`.
   readonly #resolve: (Resolve | undefined)[] = [];
   readonly #reject: (Reject | undefined)[] = [];
   readonly #many: (Many | undefined)[] = [];
   readonly #place: number[] = [];
+  readonly #ownership: (PendingOwnership | undefined)[] = [];
   readonly #free: number[] = [];
   // The functions of the Promise that is being created. One executor is shared by all: a closure
   // for each would be a twentieth of the cost of a heartbeat.
@@ -66,13 +69,24 @@ export class Heartbeats {
   readonly settled = new Float64Array(HEADER + PER_RESULT * SETTLED);
   readonly #flushLater = () => this.flush();
 
-  constructor(core: Core, ref: () => void, unref: () => void) {
+  /** @param owned answers the heartbeats that do not have to be sent. */
+  constructor(
+    core: NativeClient,
+    owned: OwnedConnections | undefined,
+    ref: () => void,
+    unref: () => void,
+  ) {
     this.#core = core;
+    this.#owned = owned;
     this.#ref = ref;
     this.#unref = unref;
   }
 
   one(connId: string, epoch: number, patch: Patch | undefined): Promise<HeartbeatResult> {
+    const owned = this.#answer(connId, epoch, patch);
+    if (owned !== -1) {
+      return Promise.resolve({ changed: false, epoch: owned });
+    }
     const promise = new Promise<HeartbeatResult>(this.#capture);
     const slot = this.#take();
     this.#resolve[slot] = this.#newResolve;
@@ -84,6 +98,11 @@ export class Heartbeats {
   /** Heartbeats that share one Promise. */
   many(count: number): Many {
     return new Many(count, (many, place, connId, epoch, patch) => {
+      const owned = this.#answer(connId, epoch, patch);
+      if (owned !== -1) {
+        many.settle(place, { changed: false, epoch: owned });
+        return;
+      }
       const slot = this.#take();
       this.#many[slot] = many;
       this.#place[slot] = place;
@@ -145,6 +164,13 @@ export class Heartbeats {
     }
   }
 
+  /** The epoch of a connection that this node answers for; -1: the heartbeat must be sent. */
+  #answer(connId: string, epoch: number, patch: Patch | undefined): number {
+    return this.#owned === undefined || patch !== undefined
+      ? -1
+      : this.#owned.answer(connId, epoch);
+  }
+
   #take(): number {
     if (this.#pending++ === 0) {
       this.#ref();
@@ -158,6 +184,7 @@ export class Heartbeats {
     this.#reject.push(undefined);
     this.#many.push(undefined);
     this.#place.push(0);
+    this.#ownership.push(undefined);
     return slot;
   }
 
@@ -167,6 +194,9 @@ export class Heartbeats {
     }
     if (this.#count === 0) {
       queueMicrotask(this.#flushLater);
+    }
+    if (this.#owned !== undefined) {
+      this.#ownership[slot] = this.#owned.heartbeating(connId, epoch);
     }
     const at = PER_REQUEST * this.#count++;
     const items = this.#items;
@@ -201,6 +231,15 @@ export class Heartbeats {
       }
     } else {
       return;
+    }
+    const ownership = this.#ownership[slot];
+    if (ownership !== undefined) {
+      this.#ownership[slot] = undefined;
+      if (result instanceof Error) {
+        this.#owned?.failed(ownership, result);
+      } else {
+        this.#owned?.succeeded(ownership, result.epoch);
+      }
     }
     this.#free.push(slot);
     if (--this.#pending === 0) {

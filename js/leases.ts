@@ -4,6 +4,7 @@
 // costs one comparison.
 
 import type { NativeClient } from '../binding/binding.js';
+import { coreClockOffset } from './core-clock.js';
 import { RollcallError } from './errors.js';
 
 /** One lock from its acquire call to its end. */
@@ -75,7 +76,7 @@ export class Leases {
 
   /** It is held until `ends` of the core's clock. */
   granted(lease: Lease, ends: number): void {
-    lease.ends = ends + this.#offset();
+    lease.ends = ends + coreClockOffset(this.#core);
     this.#next = Math.min(this.#next, lease.ends);
     this.check();
   }
@@ -142,23 +143,13 @@ export class Leases {
     if (ends < 0 && lease.ends === Number.POSITIVE_INFINITY) {
       return;
     }
-    const known = ends < 0 ? ends : ends + this.#offset();
+    const known = ends < 0 ? ends : ends + coreClockOffset(this.#core);
     if (known <= now) {
       const message = `lock ${displayValue(lease.name)} was not renewed in time; acquire it again`;
       this.lost(lease.number, new RollcallError('LOCK_LOST', message));
     } else {
       lease.ends = known;
     }
-  }
-
-  /**
-   * Converts the core's clock to `performance.now()`. Computed each time: on some systems only one
-   * of the clocks continues while the machine sleeps.
-   */
-  #offset(): number {
-    // In this order of reads the result may be too small, but never too large: leases end early,
-    // not late.
-    return performance.now() - this.#core.lockClock();
   }
 }
 

@@ -5,10 +5,11 @@
 // collected. While calls are pending or subscriptions are open, `active` holds the bridge and a
 // timer keeps the process alive; otherwise neither does (spec 11.3).
 
-import { type NativeClient as Core, NativeClient } from '../binding/binding.js';
-import { errorFrom, internalError, type NativeErrorData, type RollcallError } from './errors.js';
+import { NativeClient } from '../binding/binding.js';
+import { errorFrom, internalError, type NativeErrorData, RollcallError } from './errors.js';
 import { Heartbeats } from './heartbeats.js';
 import { Leases } from './leases.js';
+import { OwnedConnections, type OwnershipOptions } from './owned-connections.js';
 
 /** Receives what the bridge passes on. */
 export interface Sink {
@@ -37,7 +38,7 @@ type Drained = [
 
 /** The methods that take a call's number first and answer with it. */
 type Call = Exclude<
-  keyof Core,
+  keyof NativeClient,
   | 'heartbeats'
   | 'metrics'
   | 'drain'
@@ -48,10 +49,11 @@ type Call = Exclude<
   | 'lockAbandon'
   | 'lockEnds'
   | 'lockClock'
+  | 'nodeLease'
 >;
 
 type CallArgs<Name extends Call> =
-  Parameters<Core[Name]> extends [number, ...infer Rest] ? Rest : never;
+  Parameters<NativeClient[Name]> extends [number, ...infer Rest] ? Rest : never;
 
 /**
  * After a drain with this much text, other work of the event loop runs first, even if nothing is
@@ -66,7 +68,7 @@ const active = new Set<Bridge>();
 const timers = new FinalizationRegistry<NodeJS.Timeout>((timer) => clearInterval(timer));
 
 export class Bridge {
-  readonly #core: Core;
+  readonly #core: NativeClient;
   readonly #sink: Sink;
   readonly #calls = new Map<number, Pending>();
   readonly #keepAlive: NodeJS.Timeout;
@@ -74,13 +76,16 @@ export class Bridge {
   readonly heartbeats: Heartbeats;
   /** The locks that this client holds or requests. */
   readonly leases: Leases;
+  /** The connections that this node answers for, with `liveness: "node"`. */
+  readonly owned: OwnedConnections | undefined;
   #nextCall = 0;
   #holds = 0;
   #ended = false;
   /** Whether the next drain is scheduled. */
   #comesAgain = false;
 
-  constructor(sink: Sink) {
+  /** @param ownership is given with `liveness: "node"`. */
+  constructor(sink: Sink, ownership: OwnershipOptions | undefined) {
     this.#sink = sink;
     this.#core = new NativeClient(waker(new WeakRef(this)));
     this.leases = new Leases(this.#core);
@@ -88,8 +93,17 @@ export class Bridge {
     this.#keepAlive = setInterval(nothing, 2 ** 30);
     this.#keepAlive.unref();
     timers.register(this, this.#keepAlive);
+    this.owned =
+      ownership &&
+      new OwnedConnections(
+        this.#core,
+        ownership,
+        (connId, epoch) => this.call('leaveIdle', connId, epoch),
+        (error) => this.#leaveIdleFailed(error),
+      );
     this.heartbeats = new Heartbeats(
       this.#core,
+      this.owned,
       () => this.ref(),
       () => this.unref(),
     );
@@ -149,6 +163,13 @@ export class Bridge {
       this.#core.lockAbandon(number);
     } catch {
       // The caller already has an error. The lock ends with its TTL.
+    }
+  }
+
+  #leaveIdleFailed(error: unknown): void {
+    // After `close`, the core removes the connections of this node.
+    if (!(error instanceof RollcallError && error.code === 'CLOSED')) {
+      this.#sink.log('warn', `Idle connections could not be removed, which is retried: ${error}`);
     }
   }
 
@@ -226,6 +247,8 @@ export class Bridge {
    */
   #drainFailed(cause: unknown): boolean {
     this.#sink.log('error', `Rollcall could not read what its core said: ${cause}`);
+    // Notices about connections may be among what is given up.
+    this.owned?.forget();
     try {
       const givenUp = this.#core.drainFailed();
       for (const number of givenUp ?? []) {
@@ -240,6 +263,11 @@ export class Bridge {
   }
 
   #take([calls, notices, events]: Drained): void {
+    // First, and before `taken`: handlers may send heartbeats, and until `taken` the core reports
+    // that a lost lease is not held.
+    for (const [kind, first, second] of notices) {
+      this.#ownershipNotice(kind, first, second ?? '');
+    }
     for (const [number, value, error] of calls) {
       try {
         this.#answer(number, value, error);
@@ -292,6 +320,16 @@ export class Bridge {
       this.unref();
     }
     return pending;
+  }
+
+  #ownershipNotice(kind: string, first: string, second: string): void {
+    if (kind === 'dispossessed') {
+      this.owned?.dispossessed(first, Number(second));
+    } else if (kind === 'restored') {
+      this.owned?.restored(first, Number(second));
+    } else if (kind === 'leaseLost') {
+      this.owned?.leaseLost();
+    }
   }
 
   #notice(kind: string, first: string, second: string): void {

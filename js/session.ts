@@ -79,6 +79,7 @@ export class Session {
         ended();
       }
       this.bridge.leases.end();
+      this.bridge.owned?.end();
       try {
         await this.bridge.call('close');
       } finally {

@@ -15,7 +15,11 @@ export interface PresenceSnapshotEntry<State = DefaultState> {
   roomId: string;
   /** `null` if the stored value is not a JSON object (another program wrote it). */
   state: State | null;
-  /** The time of the last heartbeat or join: milliseconds since 1970, on Redis's clock. */
+  /**
+   * The time of the last heartbeat or join: milliseconds since 1970, on Redis's clock. With
+   * `liveness: "node"`, the time of the reading: the connection's node held its lease within
+   * `nodeLeaseMs` before.
+   */
   lastSeenMs: number;
   /** Grows with every join of the connection; calls with an older one are refused. */
   epoch: number;
@@ -55,9 +59,10 @@ export interface PresenceLeaveEvent extends PresenceEventBase {
   type: 'leave';
   state: null;
   /**
-   * `"left"`: `leave` was called; `"timeout"`: no heartbeat arrived within the TTL; `"replaced"`:
-   * the connection joined another room, or under another user. Absent in events of legacy servers
-   * (pure TypeScript).
+   * `"left"`: `leave` was called; `"timeout"`: no heartbeat arrived within the TTL, or with
+   * `liveness: "node"`, the node's lease ended, the node was closed, or `idleTimeoutMs` passed;
+   * `"replaced"`: the connection joined another room, or under another user. Absent in events of
+   * legacy servers (pure TypeScript).
    */
   reason?: 'left' | 'timeout' | 'replaced';
 }
@@ -317,8 +322,45 @@ export interface ClientOptions {
    */
   tls?: TlsOptions;
   sentinel?: SentinelOptions;
-  /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */
+  /**
+   * How long a connection lives without a heartbeat. Not used with `liveness: "node"`. Milliseconds,
+   * default 30 000.
+   */
   ttlMs?: number;
+  /**
+   * What keeps the connections of this client alive. `"heartbeat"` (default): their heartbeats.
+   * `"node"`: the client itself, for servers that know when a client disconnects. It holds one lease
+   * in Redis and answers for all connections that it joins. They need no heartbeats, and an idle
+   * connection costs Redis only memory. They live until they leave, or until the lease ends because
+   * the process ended or was cut off from Redis; then they leave with reason `"timeout"`. The client
+   * must be referenced as long as it has connections. Clients of both kinds can share rooms, also
+   * with legacy servers (pure TypeScript).
+   */
+  liveness?: 'heartbeat' | 'node';
+  /**
+   * With `liveness: "node"`: the length of the lease, which is renewed three times in this period.
+   * After a crash, connections leave when it has passed; an outage of Redis that is longer may end
+   * them too. Milliseconds, default 10 000.
+   */
+  nodeLeaseMs?: number;
+  /**
+   * With `liveness: "node"`: the lease is not renewed any more when the JavaScript thread has been
+   * blocked for this long. Milliseconds, default 30 000.
+   */
+  nodeWatchdogMs?: number;
+  /**
+   * With `liveness: "node"`: how long connections stay in Redis if all Rollcall nodes have crashed,
+   * so that none of them can remove the connections. They are refreshed three times in this period.
+   * Milliseconds, default 3 600 000.
+   */
+  nodeBackstopMs?: number;
+  /**
+   * With `liveness: "node"`, where it is refused otherwise: a connection without a heartbeat for
+   * this long leaves with reason `"timeout"`, up to a fifth of this time later. For clients that
+   * send heartbeats and may disappear without a disconnection that the server notices.
+   * Milliseconds, a whole number from 1. Default: no such limit.
+   */
+  idleTimeoutMs?: number;
   /**
    * Maximum delay between the end of a connection's TTL and its `leave` event. Milliseconds,
    * default 1000.
@@ -432,6 +474,10 @@ export interface Metrics {
   expired: number;
   /** Index entries that did not agree with the connections, and were repaired. */
   repairs: number;
+  /** Times that this node lost its lease (`liveness: "node"`). */
+  nodeLeasesLost: number;
+  /** Connections that the store had lost, and that this node joined again. */
+  connectionsRestored: number;
   /** Rooms that the reaper could not inspect, because another program has written their keys. */
   roomsCorrupt: number;
   /** Received notifications of expired connections. */

@@ -2,6 +2,7 @@
 // conversion. The core checks sizes and reserved names.
 
 import { invalid, RollcallError } from './errors.js';
+import type { OwnershipOptions } from './owned-connections.js';
 import type { ClientOptions, Logger, StateCompression } from './types.js';
 
 /** A value as text for messages: its type, or a short form of it. */
@@ -317,6 +318,11 @@ export const OPTION_KINDS: {
   tls: TLS,
   sentinel: { username: 'text', password: 'text', tls: TLS },
   ttlMs: 'count',
+  liveness: ['heartbeat', 'node'],
+  nodeLeaseMs: 'count',
+  nodeWatchdogMs: 'count',
+  nodeBackstopMs: 'count',
+  idleTimeoutMs: 'count',
   sweepIntervalMs: 'count',
   expiry: ['sweep', 'notifications', 'both'],
   fallbackSweepMs: 'count',
@@ -366,13 +372,46 @@ export const OPTION_KINDS: {
  */
 export function optionsText(options: object): string {
   try {
-    checkKinds('', options, OPTION_KINDS);
-    return JSON.stringify(withBase64(withOneUrl(options)));
+    checkOptionKinds(options);
+    return JSON.stringify(withBase64(withOneUrl(withoutIdleTimeout(options))));
   } catch (error) {
     throw error instanceof RollcallError
       ? error
       : invalid(`the options cannot be read: ${messageOf(error)}`, error);
   }
+}
+
+/** Checks the types of some of the client's options, as `connect` does for all. */
+export function checkOptionKinds(options: object): void {
+  checkKinds('', options, OPTION_KINDS);
+}
+
+/**
+ * The options for the connections that this node answers for, of options whose types are checked.
+ * `undefined` if heartbeats keep connections alive.
+ */
+export function ownershipOptions({
+  liveness,
+  nodeWatchdogMs,
+  idleTimeoutMs,
+}: Pick<ClientOptions, 'liveness' | 'nodeWatchdogMs' | 'idleTimeoutMs'>):
+  | OwnershipOptions
+  | undefined {
+  if (idleTimeoutMs !== undefined) {
+    checkCount('idleTimeoutMs', idleTimeoutMs);
+    if (liveness !== 'node') {
+      throw invalid(
+        'idleTimeoutMs needs liveness: "node"; set that too, or leave out idleTimeoutMs: without ' +
+          '"node", a connection without heartbeats ends after ttlMs',
+      );
+    }
+  }
+  return liveness === 'node' ? { nodeWatchdogMs, idleTimeoutMs } : undefined;
+}
+
+/** The core does not have this option: JavaScript knows when a heartbeat has arrived. */
+function withoutIdleTimeout({ idleTimeoutMs: _, ...options }: { idleTimeoutMs?: unknown }): object {
+  return options;
 }
 
 /** For several URLs: all data are on the first, and locks are on a majority of all. */

@@ -7,7 +7,8 @@
 -- ARGV[1] – ttl (ms)   ARGV[2] – R
 -- ARGV[3] – position of the connId in a connection's key (1-based). On the layout slotted, where
 --           rooms are part of these keys: 0 or less, relative to the length of the room's key
--- ARGV[4] – the expected epochs of all connections, concatenated; all have the same length
+-- ARGV[4] – the expected epochs of all connections, concatenated; all have the same length. They begin
+--           with '+' for connections with an owner (include/owner.lua): all or none
 -- ARGV[5] – that length
 -- ARGV[6] – number of connections of each room, in two bytes each, high byte first
 --
@@ -24,10 +25,12 @@
 -- docs/decisions/0003-form-of-the-heartbeat-script.md has measurements.
 local call, sub, byte, unpack = redis.call, string.sub, string.byte, unpack
 -- @include now
+-- @include owned_score
 local rooms, id_at = tonumber(ARGV[2]), tonumber(ARGV[3])
 local epochs, width, counts = ARGV[4], tonumber(ARGV[5]), ARGV[6]
 local seen = string.format('%d', now)
 local expires = string.format('%d', now + tonumber(ARGV[1]))
+local score = sub(epochs, 1, 1) == '+' and owned_score(expires) or seen
 local exceptions = {}
 local keys, key, at = KEYS, rooms, 1
 -- The arguments of a ZADD. One table is used for all rooms; elements after n belong to an earlier
@@ -47,7 +50,7 @@ for room = 1, rooms do
       -- has not written anything, and connections must not expire because of that.
       call('PEXPIREAT', conn, expires)
       call('HSET', conn, 'last_seen_ms', seen)
-      add[n + 1] = seen
+      add[n + 1] = score
       add[n + 2] = sub(conn, id_at)
       n = n + 2
     else
@@ -57,7 +60,7 @@ for room = 1, rooms do
     at = at + width
   end
   if n == 3 then
-    call('ZADD', keys[room], seen, add[3])
+    call('ZADD', keys[room], score, add[3])
   elseif n > 1 then
     add[1] = keys[room]
     call('ZADD', unpack(add, 1, n))

@@ -9,9 +9,10 @@
 -- Returns {state, wait, connId, conn_meta, …}
 -- state: EMPTY: nothing is left of the room; UNSETTLED: its outbox has entries that are not applied;
 -- UNEQUAL: its indices differ in size; otherwise SOUND.
--- wait: time in ms until a connection in it can be due (0: now; -1: the room is empty).
--- Then the connections that were last seen longer ago than the ttl, or in the future, with the raw
--- conn_meta ('' if missing).
+-- wait: time in ms until a connection in it can be due (0: now; -1: the room is empty). If all of them
+-- have owners: OWNED plus that time.
+-- Then the connections that were last seen longer ago than the ttl, or in the future, and those with
+-- owners whose TTL has ended, with the raw conn_meta ('' if missing).
 --
 -- Races: nothing is written. The reply has no times of this server, because other servers have other
 -- clocks.
@@ -35,8 +36,12 @@ elseif conns ~= seen or conns ~= metas or members == 0 or members > conns then
 end
 local ttl = tonumber(ARGV[1])
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
-local wait = first and math.max(first + ttl - now, 0) or -1
-if wait > 0 and redis.call('ZCOUNT', KEYS[1], '(' .. integer(now), '+inf') > 0 then
+local wait = -1
+if first then
+  wait = tonumber(first) < OWNED and math.max(first + ttl - now, 0)
+    or math.max(owned_due(first, now) - now, OWNED)
+end
+if first and redis.call('ZCOUNT', KEYS[1], '(' .. integer(now), owned_score(now)) > 0 then
   wait = 0
 end
 local answer = { state, integer(wait) }

@@ -6,7 +6,8 @@
 //
 // There are two parts. `contract` (`npm test`) tests the contract: the Rust tests and vitest's
 // project `rollcall`. `more` (`npm run test:more`) has the rest: vitest's projects `more` and
-// `faults`, those of `sizedTests` in their long form, and those of `ON_REDIS_8` on a Redis 8. `npm
+// `faults`, those of `sizedTests` in their long form, the conformance tests with `liveness: "node"`,
+// and those of `ON_REDIS_8` on a Redis 8. `npm
 // run test:all` runs both. vitest.config.mts defines which tests belong to which project. With
 // arguments for vitest, only vitest runs, on all projects unless `--project` is among the
 // arguments.
@@ -45,6 +46,10 @@ function sizedTests() {
 
 const PARTS = ['contract', 'more', 'all'];
 const ONLY = ['rust', 'js', 'redis8', 'faults', 'soak'];
+
+/** The conformance tests, with nodes that answer for their connections (spec section 14). */
+const OF_NODES = { ROLLCALL_LIVENESS: 'node' };
+const CONFORMANCE = ['__test__/conformance/'];
 
 /** vitest's projects by part. */
 const PROJECTS = { contract: ['rollcall'], more: ['more', 'faults'], all: [] };
@@ -99,6 +104,7 @@ function plan({ part, only, args }) {
     'JavaScript tests': js(PROJECTS[part]),
     ...(part !== 'contract' && {
       'JavaScript tests, long form': js(['rollcall'], LONG, sizedTests()),
+      'conformance tests with liveness: "node"': js(['rollcall'], OF_NODES, CONFORMANCE),
       ...redis8,
     }),
   };

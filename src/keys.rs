@@ -367,6 +367,33 @@ impl Keys {
         join(&self.channel_prefix, &["lock_wake:", node])
     }
 
+    /// The record of a node that answers for connections.
+    pub fn node(&self, id: &str) -> String {
+        self.join(&["{node:", id, "}"])
+    }
+
+    /// The connections that a node answers for.
+    pub fn node_conns(&self, id: &str) -> String {
+        self.join(&["{node:", id, "}:conns"])
+    }
+
+    /// The index of nodes by when they have to be looked at.
+    pub fn nodes(&self) -> String {
+        self.join(&["nodes"])
+    }
+
+    /// The channel on which a node is notified that it does not own a connection any more.
+    pub fn node_calls(&self, id: &str) -> String {
+        join(&self.channel_prefix, &["node_calls:", id])
+    }
+
+    /// Whether this is such a channel.
+    pub fn is_node_calls(&self, channel: &str) -> bool {
+        channel
+            .strip_prefix(&*self.channel_prefix)
+            .is_some_and(|rest| rest.starts_with("node_calls:"))
+    }
+
     /// The other keys of a lock have the same slot as the lock itself, so that one script can use
     /// all of them. On `v1`, this is not so for names that contain braces.
     fn lock_part(&self, name: &str, part: &str) -> String {

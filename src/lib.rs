@@ -10,6 +10,7 @@ pub mod failpoints;
 pub mod heartbeat;
 pub mod in_flight;
 pub mod keys;
+pub mod liveness;
 pub mod lock;
 pub mod metadata;
 pub mod metrics;

@@ -65,6 +65,10 @@ counters! {
     rooms_swept,
     /// Connections that the reaper removed.
     expired,
+    /// Number of times that this node lost its lease (`liveness: "node"`).
+    node_leases_lost,
+    /// Connections that the store had lost and that this node joined again.
+    connections_restored,
     /// Index entries that did not match the connections and were corrected.
     repairs,
     /// Number of times that the reaper could not inspect a room because of keys of another type.

@@ -4,6 +4,7 @@
 use crate::{
     expiry::Expiry,
     keys::{DEFAULT_SHARD_COUNT, Layout},
+    liveness::LivenessMode,
     lock::QuorumOptions,
     model::{
         codec::Compression,
@@ -30,6 +31,17 @@ pub struct Options {
     pub sentinel: Option<SentinelOptions>,
     /// How long a connection lives without a heartbeat. Default 30 000.
     pub ttl_ms: u64,
+    /// What keeps connections alive. Default: heartbeats.
+    pub liveness: LivenessMode,
+    /// With `liveness: "node"`: how long this node's connections live after it has died. Default
+    /// 10 000.
+    pub node_lease_ms: u64,
+    /// With `liveness: "node"`: how long the JavaScript thread may be blocked. After that, the node
+    /// counts as dead. Default 30 000.
+    pub node_watchdog_ms: u64,
+    /// With `liveness: "node"`: how long connections live after all nodes have died. Default
+    /// 3 600 000.
+    pub node_backstop_ms: u64,
     /// Maximum delay between the end of a connection's TTL and its `leave` event. Default 1000.
     pub sweep_interval_ms: u64,
     /// What starts a pass of the reaper: `sweep` (default), `notifications` or `both`.
@@ -73,6 +85,10 @@ impl Default for Options {
             tls: None,
             sentinel: None,
             ttl_ms: 30_000,
+            liveness: LivenessMode::default(),
+            node_lease_ms: 10_000,
+            node_watchdog_ms: 30_000,
+            node_backstop_ms: 3_600_000,
             sweep_interval_ms: 1_000,
             expiry: Expiry::default(),
             fallback_sweep_ms: 30_000,
@@ -117,6 +133,14 @@ impl Options {
             ("ttlMs", self.ttl_ms, 1, MAX_MS),
             ("sweepIntervalMs", self.sweep_interval_ms, 2, MAX_MS),
             ("fallbackSweepMs", self.fallback_sweep_ms, 1, MAX_MS),
+            ("nodeLeaseMs", self.node_lease_ms, 100, 600_000),
+            ("nodeWatchdogMs", self.node_watchdog_ms, 100, MAX_MS),
+            (
+                "nodeBackstopMs",
+                self.node_backstop_ms,
+                self.node_lease_ms.saturating_mul(3),
+                MAX_MS,
+            ),
             ("shardCount", u64::from(self.shard_count), 1, 1024),
             ("batchWindowMs", self.batch_window_ms, 0, 60_000),
         ] {

@@ -6,7 +6,7 @@ import { expect, test } from 'vitest';
 import type { Untyped } from '../support/clients.js';
 import { eventually } from '../support/wait.js';
 import { brief, CHANNEL, items, recordMetadata } from './metadata.js';
-import { failure, onEveryMetadataStore } from './stores.js';
+import { failure, keysBesideNodes, onEveryMetadataStore } from './stores.js';
 
 const ISO = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
 
@@ -350,7 +350,9 @@ onEveryMetadataStore('7.4 get', (store) => {
     }
     if (store.name === 'redis') {
       const { server, db } = store.redis();
-      expect(await server.dbsize(db)).toBe(0);
+      const redis = await server.client(db);
+      expect(await keysBesideNodes(redis)).toBe(0);
+      redis.disconnect();
     }
   });
 

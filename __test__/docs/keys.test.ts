@@ -38,6 +38,8 @@ function generic(name: string): string {
   return ids
     .replace(/^prs:due:\d+$/, 'prs:due:<shard>')
     .replace(/^prs:lock_wake:.+$/, 'prs:lock_wake:<node>')
+    .replace(/\{node:[0-9a-f]+\}/, '{node:<id>}')
+    .replace(/^prs:node_calls:.+$/, 'prs:node_calls:<id>')
     .replace(/\{slot:[0-9a-f]+\}/, '{slot:<n>}')
     .replace(/^__keyevent@\d+__/, '__keyevent@<db>__');
 }
@@ -60,8 +62,9 @@ async function listen(servers: RedisServer[]): Promise<Set<string>> {
 
 /** Calls every method of a client. */
 async function work(url: string, isCluster: boolean): Promise<void> {
-  const open = () =>
+  const open = (liveness: 'heartbeat' | 'node' = 'heartbeat') =>
     PresenceClient.connect({
+      liveness,
       url,
       ttlMs: 60_000,
       stateStorage: 'separate',
@@ -93,6 +96,9 @@ async function work(url: string, isCluster: boolean): Promise<void> {
   await lock.release();
   await (await waiting).release();
   await client.leave(connId);
+  await using node = await open('node');
+  await node.join({ roomId, userId, connId });
+  await node.leave(connId);
   await Promise.all(ends.map((end) => end()));
 }
 

@@ -3,10 +3,9 @@
 import type { Redis } from 'ioredis';
 import type { PresenceLeaveEvent } from 'rollcall';
 import { expect, test } from 'vitest';
-import { startCluster } from '../support/cluster.js';
 import { type Fixture, startFixture } from '../support/process.js';
-import { startRedis } from '../support/redis.js';
 import { eventually, slowness, within } from '../support/wait.js';
+import { PLACES } from './places.js';
 
 interface Message {
   joined?: number;
@@ -21,36 +20,7 @@ const TTL_MS = 2000;
 /** The sweep interval is 1 s; the rest is tolerance for a busy machine. */
 const LATEST_MS = TTL_MS + 1500;
 
-/** The location of the data. */
-interface Place extends AsyncDisposable {
-  url: string;
-  /** A client of each server that has keys. */
-  admins: Redis[];
-}
-
-async function oneRedis(): Promise<Place> {
-  const server = await startRedis();
-  return {
-    url: server.url,
-    admins: [await server.client()],
-    [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
-  };
-}
-
-async function ofCluster(): Promise<Place> {
-  const cluster = await startCluster();
-  return {
-    url: cluster.url,
-    admins: await Promise.all((await cluster.masters()).map((one) => cluster.on(one))),
-    [Symbol.asyncDispose]: () => cluster[Symbol.asyncDispose](),
-  };
-}
-
-test.each([
-  { title: 'v1', layout: 'v1', open: oneRedis },
-  { title: 'slotted', layout: 'slotted', open: oneRedis },
-  { title: 'a cluster', layout: 'slotted', open: ofCluster },
-])(
+test.each(PLACES)(
   '6.1: one of three servers is killed: the others receive 200 leaves, in time, once [$title]',
   {
     timeout: 40_000,

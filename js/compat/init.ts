@@ -1,7 +1,7 @@
 // initPresence: everything that a Socket.IO server needs, in one call.
 
 import { RollcallError } from '../errors.js';
-import type { DefaultState, Logger } from '../types.js';
+import type { ClientOptions, DefaultState, Logger } from '../types.js';
 import { checkCount, checkFlag, checkOptions, copyOf, readKnown } from '../validate.js';
 import { BRIDGE_OPTION_FIELDS, type SocketBridgeOptions } from './bridge.js';
 import { HeartbeatBatcher, LuaHeartbeatExecutor, TransactionalMetadataWrapper } from './parts.js';
@@ -35,8 +35,21 @@ export interface InitPresenceOptions extends SocketPolicyOptions {
   io: SocketServerLike;
   /** An ioredis client, a node-redis client, or a URL. */
   redis: RedisSource;
-  /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */
+  /**
+   * How long a connection lives without a heartbeat. Not used with `liveness: "node"`. Milliseconds,
+   * default 30 000.
+   */
   ttlMs?: number | undefined;
+  /**
+   * With `"node"`, sockets need not send heartbeats: a socket is present until it leaves or
+   * disconnects, or until this server ends or is cut off from Redis. See
+   * {@link ClientOptions.liveness}. Default `"heartbeat"`.
+   */
+  liveness?: ClientOptions['liveness'] | undefined;
+  /** See {@link ClientOptions.nodeLeaseMs}. Milliseconds, default 10 000. */
+  nodeLeaseMs?: number | undefined;
+  /** See {@link ClientOptions.nodeWatchdogMs}. Milliseconds, default 30 000. */
+  nodeWatchdogMs?: number | undefined;
   /**
    * Maximum delay between the end of a connection's TTL and its removal. Milliseconds, default
    * 3000.
@@ -94,6 +107,9 @@ export function initPresence<State extends object = DefaultState>(
     io,
     redis,
     ttlMs = 30_000,
+    liveness,
+    nodeLeaseMs,
+    nodeWatchdogMs,
     reaperIntervalMs = 3_000,
     reaperLookbackMs,
     logger,
@@ -109,6 +125,9 @@ export function initPresence<State extends object = DefaultState>(
   const bridgeOptions = typeof bridge === 'boolean' ? {} : readKnown(bridge, BRIDGE_FIELDS);
   const service = new PresenceService<State>(redis, {
     ttlMs,
+    liveness,
+    nodeLeaseMs,
+    nodeWatchdogMs,
     reaperIntervalMs,
     ...(reaperLookbackMs === undefined ? {} : { reaperLookbackMs }),
     logger,
@@ -173,6 +192,9 @@ const INIT_FIELDS = [
   'io',
   'redis',
   'ttlMs',
+  'liveness',
+  'nodeLeaseMs',
+  'nodeWatchdogMs',
   'reaperIntervalMs',
   'reaperLookbackMs',
   'logger',

@@ -21,6 +21,7 @@ import {
   checkCount,
   checkHandler,
   checkLogger,
+  checkOptionKinds,
   checkOptions,
   copyOf,
   readKnown,
@@ -43,6 +44,7 @@ import {
   WatchedConnections,
 } from './connections.js';
 import { isMock, MOCK_NOTICE } from './mock.js';
+import { given } from './redis-options.js';
 import { untilDone } from './retry.js';
 import { connectionSettings, type RedisSource } from './settings.js';
 import type { RoomEmitter } from './socket-types.js';
@@ -50,12 +52,32 @@ import type { RoomEmitter } from './socket-types.js';
 /** Options of the client that the legacy implementation does not have. */
 export type ServiceClientOptions = Omit<
   ClientOptions,
-  'url' | 'tls' | 'sentinel' | 'ttlMs' | 'sweepIntervalMs' | 'logger'
+  | 'url'
+  | 'tls'
+  | 'sentinel'
+  | 'ttlMs'
+  | 'liveness'
+  | 'nodeLeaseMs'
+  | 'nodeWatchdogMs'
+  | 'sweepIntervalMs'
+  | 'logger'
 >;
 
 export interface PresenceServiceOptions {
-  /** How long a connection lives without a heartbeat. Milliseconds, default 30 000. */
+  /**
+   * How long a connection lives without a heartbeat. Not used with `liveness: "node"`. Milliseconds,
+   * default 30 000.
+   */
   ttlMs?: number | undefined;
+  /**
+   * With `"node"`, connections need no heartbeats: they live until they leave, or until this server
+   * ends or is cut off from Redis. See {@link ClientOptions.liveness}. Default `"heartbeat"`.
+   */
+  liveness?: ClientOptions['liveness'] | undefined;
+  /** See {@link ClientOptions.nodeLeaseMs}. Milliseconds, default 10 000. */
+  nodeLeaseMs?: number | undefined;
+  /** See {@link ClientOptions.nodeWatchdogMs}. Milliseconds, default 30 000. */
+  nodeWatchdogMs?: number | undefined;
   /**
    * Maximum delay between the end of a connection's TTL and its removal. Milliseconds, default
    * 3000.
@@ -102,12 +124,17 @@ export class PresenceService<State extends object = DefaultState> {
     checkOptions('PresenceService', options);
     const {
       ttlMs = 30_000,
+      liveness,
+      nodeLeaseMs,
+      nodeWatchdogMs,
       reaperIntervalMs = 3_000,
       reaperLookbackMs,
       logger,
       client = {},
-    } = readKnown(options, SERVICE_FIELDS);
+    } = readKnown(options, SERVICE_FIELDS) as PresenceServiceOptions;
     checkCount('ttlMs', ttlMs);
+    const ownership = given({ liveness, nodeLeaseMs, nodeWatchdogMs });
+    checkOptionKinds(ownership);
     checkCount('reaperIntervalMs', reaperIntervalMs);
     if (reaperLookbackMs !== undefined) {
       checkCount('reaperLookbackMs', reaperLookbackMs);
@@ -123,6 +150,7 @@ export class PresenceService<State extends object = DefaultState> {
     this.#options = {
       ...copyOf('client', client),
       ...connectionSettings(redis),
+      ...ownership,
       ttlMs,
       sweepIntervalMs: Math.max(2, reaperIntervalMs),
       ...(logger === undefined ? {} : { logger }),
@@ -325,8 +353,8 @@ export class PresenceService<State extends object = DefaultState> {
 
   /**
    * Ends the reaper and all subscriptions, and closes the connections. Joined connections stay
-   * until they leave or their TTL ends. A later call reconnects, as a call with the server's own
-   * ioredis client would still be answered.
+   * until they leave or their TTL ends; with `liveness: "node"` they leave now. A later call
+   * reconnects, as a call with the server's own ioredis client would still be answered.
    */
   async stop(): Promise<void> {
     this.#stop.abort();
@@ -364,6 +392,9 @@ export class PresenceService<State extends object = DefaultState> {
 
 const SERVICE_FIELDS = [
   'ttlMs',
+  'liveness',
+  'nodeLeaseMs',
+  'nodeWatchdogMs',
   'reaperIntervalMs',
   'reaperLookbackMs',
   'logger',

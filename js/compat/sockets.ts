@@ -30,7 +30,8 @@ export interface PresenceHandlersOptions extends SocketPolicyOptions {
   logger?: Logger | undefined;
   /**
    * Sends the heartbeats of the sockets instead of the service; the executor has precedence over
-   * the batcher.
+   * the batcher. If the service has `liveness: "node"`, create it from that service: with
+   * connections of its own it would make the sockets depend on their heartbeats.
    */
   heartbeatBatcher?: HeartbeatSender | null | undefined;
   luaHeartbeatExecutor?: HeartbeatSender | null | undefined;
@@ -103,7 +104,10 @@ export class PresenceHandlers {
     io.on('connection', this.#onConnection);
   }
 
-  /** Removes the handlers; connections stay until they leave or their TTL ends. */
+  /**
+   * Removes the handlers. Connections stay until they leave or their TTL ends; with `liveness:
+   * "node"`, until the service is stopped.
+   */
   detach(): void {
     this.#io.off('connection', this.#onConnection);
     for (const session of this.#sessions) {

@@ -1,6 +1,7 @@
 -- @include now
 -- @include event
 -- @include leave_room
+-- @include owner
 -- The arguments that reap and repair share: a room (ARGV[1..3]) and connections of it, each with six
 -- arguments. Include room_v1 or room_slotted before this.
 local room, room_json, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -44,12 +45,13 @@ local function time_left(conn_key, state_key, last_seen)
 end
 
 -- look_again: reads a candidate again. Returns its remaining lifetime in this room (ms; nil if it
--- does not live here) and the number of corrected hashes without a TTL (0 or 1). Sets c.hash_room and
--- c.hash_user from its hash.
+-- does not live here) and the number of corrected hashes without a TTL (0 or 1). Sets c.hash_room,
+-- c.hash_user and c.owner from its hash.
 local function look_again(c)
   -- A key of another type is not a connection. An error reply has no fields, so it counts as missing.
-  local hash = redis.pcall('HMGET', c.key, 'room_id', 'user_id', 'last_seen_ms')
+  local hash = redis.pcall('HMGET', c.key, 'room_id', 'user_id', 'last_seen_ms', 'epoch', 'node')
   c.hash_room, c.hash_user, c.last_seen = hash[1], hash[2], hash[3]
+  c.owner = owner_of(hash[4], hash[5])
   if c.hash_room ~= room then
     return nil, 0
   end

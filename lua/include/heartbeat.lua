@@ -1,7 +1,10 @@
 -- The steps of a heartbeat, for all layouts. The including script has defined `at`, the keys for
--- events, and `may_adopt`: whether the epoch of a heartbeat may be higher than the stored one.
+-- events; `may_adopt`: whether the epoch of a heartbeat may be higher than the stored one; and, for the
+-- node that answers for the connection from now on, `owner_is_dead()`, `add_to_owner(room)` and
+-- `released(room, now)`: it has no owner any more.
 -- @include now
 -- @include event
+-- @include owner
 local REFRESHED = 0
 local UNKNOWN = 1
 local STALE = 2
@@ -9,14 +12,17 @@ local ELSEWHERE = 3
 local CONFLICT = 4
 local AHEAD = 5
 local UNISSUED = 6
+local LOST = 7
+local UNCLAIMED = 8
 
 local MAX_AHEAD_MS = 86400000
 
 local conn, user, room = ARGV[1], ARGV[2], ARGV[3]
 local given, after = tonumber(ARGV[8]), ARGV[13]
 local stored = ARGV[14] == '' and after or ARGV[14]
+local node, calls = ARGV[16], ARGV[18]
 
-local found = redis.call('HMGET', KEYS[1], 'epoch', 'room_id', 'user_id')
+local found = redis.call('HMGET', KEYS[1], 'epoch', 'room_id', 'user_id', 'node')
 if not found[1] or not found[2] or not found[3] then
   return { UNKNOWN }
 end
@@ -33,6 +39,15 @@ if adopted and not may_adopt then
 end
 if adopted and given > now + MAX_AHEAD_MS then
   return { AHEAD, integer(now + MAX_AHEAD_MS) }
+end
+local owner = owner_of(found[1], found[4])
+if node ~= '' and node ~= owner then
+  if ARGV[17] == '' then
+    return { UNCLAIMED }
+  end
+  if owner_is_dead() then
+    return { LOST }
+  end
 end
 local separate, rev = false, '0'
 if ARGV[9] == '1' then
@@ -77,12 +92,27 @@ end
 redis.call('PEXPIRE', KEYS[5], ARGV[7])
 if adopted then
   epoch = given
-  redis.call('HSET', KEYS[1], 'epoch', integer(epoch))
   redis.call('HSET', KEYS[3], conn, '{"userId":' .. ARGV[5] .. ',"epoch":' .. integer(epoch) .. '}')
 end
-redis.call('ZADD', KEYS[2], seen, conn)
+if adopted or node ~= owner then
+  redis.call('HSET', KEYS[1], 'epoch', (node == '' and '' or '+') .. integer(epoch))
+end
+if node ~= owner then
+  if node == '' then
+    redis.call('HDEL', KEYS[1], 'node')
+    released(room, seen)
+  else
+    redis.call('HSET', KEYS[1], 'node', node)
+    add_to_owner(room)
+  end
+  if owner ~= '' then
+    dispossess(owner, calls, found[1], conn)
+  end
+end
+redis.call('ZADD', KEYS[2], node == '' and seen or owned_score(now + ARGV[7]), conn)
 if after ~= '' then
   publish(at, presence_event(
     'update', ARGV[6], ARGV[5], ARGV[4], after, now, epoch))
 end
-return { REFRESHED, integer(epoch), seen, rev, adopted and '1' or '0' }
+return { REFRESHED, integer(epoch), seen, rev, adopted and '1' or '0',
+  owner ~= '' and node == '' and '1' or '0' }

@@ -6,11 +6,15 @@
 -- Every argument, call and table costs time on the server. Redis hashes each string that Lua gets.
 -- @include now
 -- @include event
+-- @include owned_score
 local call, pcall, sub, byte, unpack = redis.call, redis.pcall, string.sub, string.byte, unpack
 local keys, args = KEYS, ARGV
 local id_at, epochs, width, counts = tonumber(args[3]), args[4], tonumber(args[5]), args[6]
 local seen = integer(now)
 local expires = integer(now + tonumber(args[1]))
+-- The epochs of connections with an owner begin with '+': all or none.
+local digits_from = sub(epochs, 1, 1) == '+' and 1 or 0
+local score = digits_from == 1 and owned_score(expires) or seen
 local missed = {}
 local key, arg, at = before_conns, 7, 1
 -- The arguments of a ZADD, and the connections that it adds. All rooms share these tables, so entries beyond
@@ -34,7 +38,7 @@ for room = 1, tonumber(args[2]) do
         -- Before the event: a server that is out of memory refuses a write only while the script has written
         -- nothing.
         call('HSET', conn, 'last_seen_ms', seen, 'state', after)
-        if not try_publish(room, args[arg + 2] .. after .. event_tail(seen, epoch)) then
+        if not try_publish(room, args[arg + 2] .. after .. event_tail(seen, sub(epoch, 1 + digits_from))) then
           -- A change must not be stored without its event.
           call('HSET', conn, 'state', before)
           written = false
@@ -45,7 +49,7 @@ for room = 1, tonumber(args[2]) do
       call('PEXPIREAT', conn, expires)
       n = n + 1
       added[n] = key
-      add[2 * n] = seen
+      add[2 * n] = score
       add[2 * n + 1] = sub(conn, id_at)
     else
       missed[#missed + 1] = key - before_conns - 1

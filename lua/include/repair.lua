@@ -18,8 +18,10 @@ for i = 0, conns - 1 do
   if left then
     if string.sub(lives, i + 1, i + 1) == '1' and c.hash_user == c.user then
       local meta = '{"userId":' .. c.user_json .. ',"epoch":' .. c.epoch .. '}'
+      local score = c.owner == '' and integer(math.min(tonumber(c.last_seen) or 0, now))
+        or owned_score(now + left)
       repairs = repairs + redis.call('SADD', at.conns, c.conn) + redis.call('SADD', at.members, c.user)
-        + redis.call('ZADD', at.last_seen, 'NX', integer(math.min(tonumber(c.last_seen) or 0, now)), c.conn)
+        + redis.call('ZADD', at.last_seen, 'NX', score, c.conn)
         + redis.call('HSETNX', at.conn_meta, c.conn, meta)
         + add_member(c.user_conns, c.conn)
         + reindex(c)

@@ -3,8 +3,8 @@
 -- KEYS[1] – the shard of the due index
 --
 -- ARGV[1] – '1' if entries may only be added or lowered
--- ARGV[2..] – for each room: roomId, time in ms until a connection in it can be due; -1 if the room
---             is gone
+-- ARGV[2..] – for each room: roomId, time in ms until a connection in it can be due, as room_inspect.lua
+--             returns it; -1 if the room is gone
 --
 -- Returns how many rooms had no entry before.
 --

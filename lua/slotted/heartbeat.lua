@@ -13,10 +13,12 @@
 --            missing one); its `compressed` ('' for none); '1' if it is in KEYS[5], '0' if in the hash
 -- ARGV[13] – with a patch: the state after it, '' if it is unchanged
 -- ARGV[14..15] – its stored form, '' if it is stored as it is; its `compressed`, '' for none
--- ARGV[16] – the publish command: PUBLISH or SPUBLISH
+-- ARGV[16] – the node that answers for the connection from now on, '' for none
+-- ARGV[17] – not empty if the node has claimed the connection   ARGV[18] – what the names of the channels of nodes begin with
+-- ARGV[19] – the publish command: PUBLISH or SPUBLISH
 --
 -- Returns {REFRESHED, epoch, now, state_rev after it ('0' unless the state is in KEYS[5]), '1' if a
---         higher epoch was adopted, else '0'}
+--         higher epoch was adopted, else '0', '1' if it had an owner and has none now, else '0'}
 --      or {UNKNOWN}: no such connection
 --      or {STALE, epoch}: the caller's epoch is older than the stored one
 --      or {ELSEWHERE, roomId, userId, epoch}: the connection is in another place
@@ -26,6 +28,8 @@
 --         highest that a heartbeat may have: one day ahead of the clock
 --      or {UNISSUED, epoch}: the caller's epoch is higher than this stored one, and no join has it
 --         here
+--      or {LOST}: never on this layout
+--      or {UNCLAIMED}: the node has to claim the connection first (node_claim.lua)
 -- Only REFRESHED has written anything.
 --
 -- Races: all checks and writes are one step. Of two patches of one connection, the second finds
@@ -39,4 +43,16 @@
 -- @include publish_slotted
 local at = { events = KEYS[4], slot_events = KEYS[6] }
 local may_adopt = false
+
+-- The due index is in another slot; the node writes it afterwards.
+local function released()
+end
+
+-- node_claim.lua has checked the node, and has added the connection to those of the node.
+local function owner_is_dead()
+  return false
+end
+
+local function add_to_owner()
+end
 -- @include heartbeat

@@ -14,7 +14,9 @@
 -- ARGV[9] – the epoch that the join gets
 -- ARGV[10] – the stored state, '' if it is the text   ARGV[11] – its `compressed`, '' for none
 -- ARGV[12] – '1' to store it in KEYS[8], '0' in the hash
--- ARGV[13..] – for each place to leave first: userId, roomId, both as JSON strings, '' if the
+-- ARGV[13] – the node that answers for the connection, '' for none   ARGV[14] – the number of the join
+--            within that node   ARGV[15] – what the names of the channels of nodes begin with
+-- ARGV[16..] – for each place to leave first: userId, roomId, both as JSON strings, '' if the
 --              connection lives there, else the conn_meta that an expired one left behind, its epoch
 -- ARGV[#ARGV] – the publish command: PUBLISH or SPUBLISH
 --
@@ -56,5 +58,13 @@ local function index_join(_, user, conn, epoch, replaced)
     redis.call('HSET', at.outbox, replaced .. ':' .. conn, '=' .. user)
   end
   redis.call('HSET', at.outbox, integer(epoch) .. ':' .. conn, '+' .. user)
+end
+
+-- node_claim.lua has checked the node, and has added the connection to those of the node.
+local function owner_is_dead()
+  return false
+end
+
+local function add_to_owner()
 end
 -- @include join

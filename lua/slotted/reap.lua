@@ -8,7 +8,8 @@
 --             prs:{room}:user:<userId>
 --
 -- ARGV[1] – roomId   ARGV[2] – roomId as JSON string   ARGV[3] – ttl (ms)
--- ARGV[4..] – for each candidate: connId, connId as JSON string, userId, userId as JSON string
+-- ARGV[4] – a node that was declared dead: only its connections are removed; '' for none
+-- ARGV[5..] – for each candidate: connId, connId as JSON string, userId, userId as JSON string
 --             ('' if the user is unknown), epoch, raw conn_meta as it was read ('' if missing)
 -- ARGV[#ARGV] – the publish command: PUBLISH or SPUBLISH
 --

@@ -9,7 +9,8 @@
 --             prs:user:<userId>:conns, prs:user:<userId>:rooms
 --
 -- ARGV[1] – roomId   ARGV[2] – roomId as JSON string   ARGV[3] – ttl (ms)
--- ARGV[4..] – for each candidate: connId, connId as JSON string, userId, userId as JSON string
+-- ARGV[4] – a node that was declared dead: only its connections are removed; '' for none
+-- ARGV[5..] – for each candidate: connId, connId as JSON string, userId, userId as JSON string
 --             ('' if the user is unknown), epoch, raw conn_meta as it was read ('' if missing)
 --
 -- Returns {removed, lag, mended, rescored}: number of removed connections; the longest delay of a
@@ -26,14 +27,15 @@
 if redis.call('EXISTS', at.conns) == 1 then
   local until_limit = integer(limit)
   if redis.call('ZCOUNT', at.last_seen, '-inf', until_limit) > old
-    or redis.call('ZCOUNT', at.last_seen, '(' .. integer(now), '+inf') > 0 then
+    or redis.call('ZCOUNT', at.last_seen, '(' .. integer(now), owned_score(now)) > 0 then
     -- There are more candidates than this call was given, so the room is due again at once.
     oldest = limit
   end
   local first = redis.call('ZRANGEBYSCORE', at.last_seen, '(' .. until_limit, '+inf',
     'WITHSCORES', 'LIMIT', 0, 1)
   if first[2] then
-    oldest = math.min(oldest, first[2])
+    local score = tonumber(first[2])
+    oldest = math.min(oldest, score < OWNED and score or tonumber(owned_due(score, now)))
   end
   if oldest < math.huge then
     redis.call('ZADD', at.due, integer(oldest), room)

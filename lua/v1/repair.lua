@@ -40,6 +40,7 @@ if redis.call('EXISTS', at.conns) == 0 then
   forget_room(at.active, at.due, room)
 else
   local oldest = redis.call('ZRANGE', at.last_seen, 0, 0, 'WITHSCORES')[2]
-  redis.call('ZADD', at.due, 'LT', oldest or integer(now), room)
+  local is_owned = oldest and tonumber(oldest) >= OWNED
+  redis.call('ZADD', at.due, 'LT', is_owned and owned_due(oldest, now) or oldest or integer(now), room)
 end
 return { repairs, removed }

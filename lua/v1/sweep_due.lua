@@ -19,6 +19,7 @@
 -- @include allow_write_on_oom
 -- @include size
 -- @include forget_room
+-- @include impossible
 local TAKEN = 0
 local PASS = 1
 
@@ -50,13 +51,7 @@ for shard = 2, #KEYS do
   end
   if indexed > 0 and left > 0 then
     local rooms = call('ZRANGEBYSCORE', KEYS[shard], '-inf', limit, 'LIMIT', 0, left)
-    if #rooms < left then
-      local ahead = call('ZRANGEBYSCORE', KEYS[shard], string.format('(%.0f', latest), BELOW_MARKS,
-        'LIMIT', 0, left - #rooms)
-      for i = 1, #ahead do
-        rooms[#rooms + 1] = ahead[i]
-      end
-    end
+    add_impossible(rooms, KEYS[shard], latest, left)
     if #rooms > 0 then
       left = left - #rooms
       table.insert(rooms, 1, shard - 2)

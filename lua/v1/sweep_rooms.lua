@@ -18,6 +18,7 @@
 -- the entry again (ZADD LT).
 -- @include now
 -- @include allow_write_on_oom
+-- @include owner
 -- Numbers are passed as text. Converting each argument in Lua would cost a tenth of the time.
 local call, sub = redis.call, string.sub
 local limit = now - tonumber(ARGV[1])
@@ -25,14 +26,15 @@ local taken_until = limit + tonumber(ARGV[2])
 -- The latest possible time of an entry: that of a join now, or of a room that was claimed just now.
 local latest = now + tonumber(ARGV[2])
 local id_from, id_to = tonumber(ARGV[3]), tonumber(ARGV[4])
--- Times in the future: the server's clock was set back, or a legacy node's clock is ahead.
-local from_future = string.format('(%.0f', now)
+-- Times in the future: the server's clock was set back, or a legacy node's clock is ahead. In the same
+-- range are connections with owners whose TTL has ended.
+local from_future, owned_until = '(' .. integer(now), OWNED + now
 local shards = #ARGV - 4
 
 -- is_due: whether a room's entry says that the room has to be checked.
 local function is_due(entry)
   local at = tonumber(entry)
-  return not at or at <= limit or at > latest
+  return not at or at <= limit or at > latest and at <= owned_until
 end
 
 allow_write_on_oom(KEYS[1])
@@ -53,8 +55,8 @@ for shard = 1, shards do
       local oldest = redis.pcall('ZRANGE', KEYS[key], '0', '0', 'WITHSCORES')[2]
       local seen = tonumber(oldest)
       local later_at
-      if seen and seen > limit and call('ZCOUNT', KEYS[key], from_future, '+inf') == 0 then
-        later_at = oldest
+      if seen and seen > limit and call('ZCOUNT', KEYS[key], from_future, owned_score(now)) == 0 then
+        later_at = seen < OWNED and oldest or owned_due(seen, now)
       elseif entries[i] or oldest then
         later_at = taken_until
         local index = key - shards - 1

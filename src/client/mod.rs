@@ -1,44 +1,39 @@
 //! The client: one store, the connection directory, the heartbeat engine, the reaper and the lock
 //! manager, with one lifetime. `src/node/` exposes it to JavaScript; Rust tests use it directly.
-//! `open.rs` opens the store and the lock backend that the options ask for. `sink.rs` counts and
-//! forwards what the store emits.
+//! `connections.rs` has the calls for connections and rooms. `open.rs` opens the store and the lock
+//! backend that the options ask for. `sink.rs` counts and forwards what the store emits.
 
+mod connections;
 mod open;
 mod sink;
 
-pub use sink::ClientCallbacks;
+pub use sink::{ClientCallbacks, LivenessNotice};
 
 use crate::{
     expiry::{self, Reaper},
-    heartbeat::{self, Engine, Request, ResultSink},
-    in_flight::{InFlight, Room},
+    heartbeat::{self, Engine, ResultSink},
+    in_flight::InFlight,
+    liveness::{DeadNodes, Liveness, LivenessMode, Node, NodeSettings},
     lock::{Locks, WakeupRegistry},
     metadata::Metadata,
-    metrics::{Gauges, Metrics, MetricsValues, count},
+    metrics::{Gauges, Metrics, MetricsValues},
     model::{
         error::{Error, Result},
         ids,
         limits::Limits,
         metadata::{Channel, ColonTypes, MetadataStorage, change::Change, response::Response},
-        presence::{Epoch, Member, Place, Sweep},
-        state::State,
+        presence::Sweep,
     },
-    offload::offload,
     options::Options,
-    presence::{
-        self,
-        directory::Directory,
-        own_joins::OwnJoins,
-        readings::{EachMemberPiece, Readings},
-    },
-    store::{Join, PresenceStore, Sinks, Store, SweepSettings, Topic},
+    presence::{directory::Directory, own_joins::OwnJoins, readings::Readings},
+    store::{PresenceStore, Sinks, Store, SweepSettings, Topic},
 };
 use parking_lot::Mutex;
-use sink::CountingSink;
+use sink::{CountingSink, LivenessNotices};
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -67,7 +62,7 @@ pub struct Client {
     metrics: Arc<Metrics>,
     in_flight: Arc<InFlight>,
     limits: Limits,
-    ttl_ms: u64,
+    liveness: Liveness,
     /// The number of subscriptions of each topic in this client. The store subscribes to each topic
     /// once.
     topics: tokio::sync::Mutex<HashMap<Topic, usize>>,
@@ -77,6 +72,7 @@ pub struct Client {
     engine_task: Mutex<Option<JoinHandle<()>>>,
     reaper_task: Mutex<Option<AbortHandle>>,
     upkeep_task: AbortHandle,
+    lease_task: Option<AbortHandle>,
 }
 
 impl Client {
@@ -85,27 +81,51 @@ impl Client {
         let metrics = Arc::new(Metrics::default());
         let due = Arc::new(Notify::new());
         let wakeups = Arc::new(WakeupRegistry::default());
-        let sinks = Sinks::new(Arc::new(CountingSink {
+        let sink = Arc::new(CountingSink {
             callbacks: callbacks.clone(),
             metrics: metrics.clone(),
             due: due.clone(),
             wakeups: wakeups.clone(),
-        }));
+            node: OnceLock::new(),
+        });
+        let sinks = Sinks::new(sink.clone());
         let store = open::store(&options, sinks.clone()).await?;
         let presence = store.clone().presence();
         let directory = Arc::new(Directory::default());
         let own_joins = Arc::new(OwnJoins::default());
         let limits = options.limits.clone();
+        let node = match options.liveness {
+            LivenessMode::Heartbeat => None,
+            LivenessMode::Node => {
+                let node = Node::new(
+                    store.clone(),
+                    presence.clone(),
+                    directory.clone(),
+                    Arc::new(LivenessNotices(callbacks.clone())),
+                    sinks.notifications.clone(),
+                    metrics.clone(),
+                    NodeSettings {
+                        lease: Duration::from_millis(options.node_lease_ms),
+                        watchdog: Duration::from_millis(options.node_watchdog_ms),
+                        backstop: Duration::from_millis(options.node_backstop_ms),
+                        max_wait: Duration::from_millis(limits.command_timeout_ms),
+                    },
+                )?;
+                let _ = sink.node.set(Arc::downgrade(&node));
+                Some(node)
+            }
+        };
+        let liveness = Liveness::new(options.ttl_ms, node);
         let by_room = presence.refreshes_by_room();
         let max_batch = limits.max_batch_size * if by_room { heartbeat::BY_ROOM } else { 1 };
         let engine = Engine::new(
             presence.clone(),
             directory.clone(),
             own_joins.clone(),
+            liveness.clone(),
             metrics.clone(),
             callbacks.clone(),
             heartbeat::Settings {
-                ttl_ms: options.ttl_ms,
                 window: Duration::from_millis(options.batch_window_ms),
                 max_batch,
                 second_from: if by_room {
@@ -135,7 +155,16 @@ impl Client {
             options.ttl_ms,
         ))
         .abort_handle();
+        let lease_task = liveness
+            .node()
+            .map(|node| tokio::spawn(node.clone().run()).abort_handle());
         let reaper = Arc::new(Reaper {
+            dead_nodes: DeadNodes::new(
+                presence.clone(),
+                metrics.clone(),
+                Duration::from_millis(options.node_lease_ms),
+                Duration::from_millis(options.sweep_interval_ms),
+            ),
             turn_listener: locks.clone(),
             store: store.clone(),
             presence: presence.clone(),
@@ -177,7 +206,7 @@ impl Client {
             metrics,
             in_flight,
             limits,
-            ttl_ms: options.ttl_ms,
+            liveness,
             topics: tokio::sync::Mutex::default(),
             calls: TaskTracker::new(),
             closed: AtomicBool::new(false),
@@ -185,138 +214,8 @@ impl Client {
             engine_task: Mutex::new(Some(engine_task)),
             reaper_task: Mutex::new(None),
             upkeep_task,
+            lease_task,
         })
-    }
-
-    /// Joins `conn` to a room (spec 3.1). `snapshot` receives the members of the room after the
-    /// join.
-    pub async fn join(
-        &self,
-        room: &str,
-        user: &str,
-        conn: &str,
-        state: &str,
-        snapshot: Option<EachMemberPiece<'_>>,
-    ) -> Result<Epoch> {
-        self.call(async {
-            ids::check("roomId", room, &self.limits)?;
-            ids::check("userId", user, &self.limits)?;
-            ids::check_conn("connId", conn, &self.limits)?;
-            self.limits.state("state", state.len())?;
-            self.limits.depth("state", state)?;
-            // Reserved before the join, so that nothing is written when there is no memory for the
-            // snapshot.
-            let room_taken = match &snapshot {
-                Some(_) => Some(self.room_for(("room", room)).await?),
-                None => None,
-            };
-            let mut join = Join {
-                conn: conn.into(),
-                place: Place::new(room, user),
-                state: offload(state.len(), {
-                    let state = state.to_owned();
-                    move || State::parse("state", &state)
-                })
-                .await?,
-                ttl_ms: self.ttl_ms,
-                floor: 0,
-            };
-            let epoch =
-                presence::join(&*self.presence, &self.directory, &self.own_joins, &mut join)
-                    .await?;
-            count(&self.metrics.counters.joins, 1);
-            if let (Some(each), Some(taken)) = (snapshot, room_taken) {
-                // The join is done. If the room cannot be read, the caller does not get its epoch,
-                // so the outcome is unknown to it.
-                let read = self.read_room(room, each, taken).await;
-                read.map_err(Error::with_unknown_outcome)?;
-            }
-            Ok(epoch)
-        })
-        .await
-    }
-
-    /// Queues heartbeats. Each is settled through the result sink exactly once.
-    pub fn heartbeats(&self, requests: Vec<Request>) {
-        let check = |request: &Request| ids::check_conn("connId", &request.conn, &self.limits);
-        if requests.iter().all(|request| check(request).is_ok()) {
-            return self.engine.submit(requests);
-        }
-        let mut refused = Vec::new();
-        let fitting = requests
-            .into_iter()
-            .filter_map(|request| match check(&request) {
-                Ok(()) => Some(request),
-                Err(error) => {
-                    refused.push((request.ticket, Err(Box::new(error))));
-                    None
-                }
-            })
-            .collect();
-        self.settle.settle(refused);
-        self.engine.submit(fitting);
-    }
-
-    /// Leaves the room. Returns `None` if the connection is unknown, or if its stored epoch is
-    /// higher than `epoch`. The default for `epoch` is the epoch of this client's last join of the
-    /// connection (spec 3.6).
-    pub async fn leave(&self, conn: &str, epoch: Option<Epoch>) -> Result<Option<Place>> {
-        self.call(async {
-            ids::check_conn("connId", conn, &self.limits)?;
-            let (store, own_joins) = (&*self.presence, &self.own_joins);
-            let left = presence::leave(store, &self.directory, own_joins, conn, epoch).await?;
-            if left.is_some() {
-                count(&self.metrics.counters.leaves, 1);
-            }
-            Ok(left)
-        })
-        .await
-    }
-
-    /// The epoch of a connection; `None` if it is unknown.
-    pub async fn epoch(&self, conn: &str) -> Result<Option<Epoch>> {
-        self.call(async {
-            ids::check_conn("connId", conn, &self.limits)?;
-            let located = presence::locate(&*self.presence, conn).await?;
-            Ok(located.map(|located| located.epoch))
-        })
-        .await
-    }
-
-    /// Reads the live connections of a room (spec 3.8) and passes them to `each` in pieces.
-    pub async fn room_snapshot(&self, room: &str, each: EachMemberPiece<'_>) -> Result<()> {
-        self.call(async {
-            ids::check("roomId", room, &self.limits)?;
-            let taken = self.room_for(("room", room)).await?;
-            self.read_room(room, each, taken).await
-        })
-        .await
-    }
-
-    /// The live connections of a user (spec 3.9), and the reservation for the memory that they
-    /// take.
-    pub async fn user_connections(&self, user: &str) -> Result<(Vec<Member>, Room)> {
-        self.call(async {
-            ids::check("userId", user, &self.limits)?;
-            let mut taken = self.room_for(("user", user)).await?;
-            let connections = self.presence.user_connections(user).await?;
-            let bytes = connections.iter().map(Member::bytes).sum();
-            taken.resize(bytes);
-            self.in_flight.learn(("user", user), bytes);
-            Ok((connections, taken))
-        })
-        .await
-    }
-
-    /// Reserves memory for reading the connections of a room or of a user.
-    async fn room_for(&self, what: (&str, &str)) -> Result<Room> {
-        self.in_flight.reading(self.in_flight.expected(what)).await
-    }
-
-    async fn read_room(&self, room: &str, each: EachMemberPiece<'_>, _taken: Room) -> Result<()> {
-        let bytes = self.readings.read(&*self.presence, room, each).await?;
-        self.in_flight.learn(("room", room), bytes);
-        Ok(())
     }
 
     /// Changes a channel's metadata (spec section 7). The change is queued before this function
@@ -475,6 +374,13 @@ impl Client {
                 }
                 self.calls.close();
                 self.calls.wait().await;
+                if let Some(task) = &self.lease_task {
+                    task.abort();
+                }
+                if let Some(node) = self.liveness.node() {
+                    node.end().await;
+                }
+                // This also closes the store.
                 self.locks.close().await;
                 self.upkeep_task.abort();
                 self.store.close().await;
@@ -509,6 +415,9 @@ impl Drop for Client {
             task.abort();
         }
         self.upkeep_task.abort();
+        if let Some(task) = &self.lease_task {
+            task.abort();
+        }
         self.locks.drop_all();
     }
 }

@@ -2,11 +2,16 @@
 
 use crate::{
     heartbeat::ResultSink,
+    liveness::{Node, NodeListener},
     lock::{LockLostListener, WakeupRegistry},
     metrics::{Metrics, count},
-    store::{ConnectionState, EventSink, Feed, LogLevel, StoreNotifications, lock::LockCall},
+    model::presence::Epoch,
+    store::{
+        ConnectionState, EventSink, Feed, LogLevel, StoreNotifications, lock::LockCall,
+        node::Dispossessed,
+    },
 };
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::Notify;
 
 /// The callbacks of the core. Methods are called on the core's threads and must not block.
@@ -19,6 +24,36 @@ pub trait ClientCallbacks: ResultSink + LockLostListener {
     fn state(&self, state: ConnectionState, detail: &str);
     /// A message for the log.
     fn log(&self, level: LogLevel, message: &str);
+    /// A notice about the connections that this node answers for.
+    fn liveness(&self, notice: LivenessNotice<'_>);
+}
+
+/// A notice about the connections that this node answers for.
+#[derive(Clone, Copy, Debug)]
+pub enum LivenessNotice<'a> {
+    /// This node does not own the connection with this epoch any more.
+    Dispossessed(&'a str, Epoch),
+    /// The connection was joined again, and has this epoch now.
+    Restored(&'a str, Epoch),
+    /// The node was declared dead, and owns nothing any more.
+    LeaseLost,
+}
+
+/// Passes the notices of a node on.
+pub(super) struct LivenessNotices(pub Arc<dyn ClientCallbacks>);
+
+impl NodeListener for LivenessNotices {
+    fn dispossessed(&self, conn: &str, epoch: Epoch) {
+        self.0.liveness(LivenessNotice::Dispossessed(conn, epoch));
+    }
+
+    fn restored(&self, conn: &str, epoch: Epoch) {
+        self.0.liveness(LivenessNotice::Restored(conn, epoch));
+    }
+
+    fn lease_lost(&self) {
+        self.0.liveness(LivenessNotice::LeaseLost);
+    }
 }
 
 /// Counts events and notifications.
@@ -28,6 +63,14 @@ pub(super) struct CountingSink {
     /// Wakes the reaper.
     pub due: Arc<Notify>,
     pub wakeups: Arc<WakeupRegistry>,
+    /// Set when the client is complete.
+    pub node: OnceLock<Weak<Node>>,
+}
+
+impl CountingSink {
+    fn node(&self) -> Option<Arc<Node>> {
+        self.node.get()?.upgrade()
+    }
 }
 
 impl EventSink for CountingSink {
@@ -61,12 +104,20 @@ impl EventSink for CountingSink {
     fn lock_call(&self, call: LockCall) {
         self.wakeups.call(call);
     }
+
+    fn dispossessed(&self, connection: Option<Dispossessed>) {
+        if let Some(node) = self.node() {
+            node.handle(connection);
+        }
+    }
 }
 
 impl StoreNotifications for CountingSink {
     fn state(&self, state: ConnectionState, detail: &str) {
         if state == ConnectionState::Disconnected {
             count(&self.metrics.counters.disconnects, 1);
+        } else if let Some(node) = self.node() {
+            node.reconnected();
         }
         self.callbacks.state(state, detail);
     }

@@ -8,6 +8,7 @@ pub use turn::{Turn, TurnListener};
 
 use crate::{
     failpoints::failpoint,
+    liveness::DeadNodes,
     metrics::{Metrics, count},
     model::{
         error::{Code, Error, Result},
@@ -101,6 +102,8 @@ impl Trouble {
 pub struct Reaper {
     pub store: Arc<dyn Store>,
     pub presence: Arc<dyn PresenceStore>,
+    /// Part of every pass: nodes that have died.
+    pub dead_nodes: Arc<DeadNodes>,
     /// Work other than passes that is done once for all nodes.
     pub turn_listener: Arc<dyn TurnListener>,
     pub metrics: Arc<Metrics>,
@@ -121,7 +124,10 @@ impl Reaper {
     /// Fails only if nothing at all could be processed. A part that could not be processed is
     /// logged, and is retried in the next pass.
     pub async fn pass(&self) -> Result<Sweep> {
-        let sweep = self.look(true, Duration::ZERO).await?;
+        let mut sweep = self.look(true, Duration::ZERO).await?;
+        if let Err(error) = self.dead_nodes.pass_once(&mut sweep).await {
+            sweep.fail(error);
+        }
         if let Some(error) = sweep.failure.as_ref().filter(|error| !self.is_known(error)) {
             self.log_part(error);
         }
@@ -153,6 +159,11 @@ impl Reaper {
                 ..self.settings
             };
             let mut sweep = self.presence.sweep(&settings).await?;
+            if sweep.served_ms == 0
+                && let Err(error) = self.dead_nodes.pass().await
+            {
+                sweep.fail(error);
+            }
             if sweep.unindexed && adopt && !failpoint!(Adopting) {
                 sweep += self.presence.adopt(self.settings.ttl_ms).await?;
             }

@@ -7,11 +7,11 @@ use super::{
 };
 use crate::{
     model::{
-        error::Error,
+        error::{Error, Result},
         presence::{Epoch, HeartbeatResult},
     },
     presence::directory::{Directory, Look},
-    store::HeartbeatRefresh,
+    store::{BatchMiss, HeartbeatRefresh},
 };
 use std::{collections::HashMap, sync::Arc};
 
@@ -90,10 +90,11 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub fn sort(waiting: Vec<Waiting>, directory: &Directory) -> Batch {
+    /// `takes_over`: this node answers for its connections.
+    pub fn sort(waiting: Vec<Waiting>, directory: &Directory, takes_over: bool) -> Batch {
         let mut batch = Batch::default();
         let mut strangers: HashMap<Arc<str>, Vec<Waiting>> = HashMap::new();
-        let mut known: Vec<(HeartbeatRefresh, OneOrMore)> = Vec::with_capacity(waiting.len());
+        let mut known: Vec<(HeartbeatRefresh, OneOrMore, bool)> = Vec::with_capacity(waiting.len());
         directory.in_batch(|look| {
             for one in waiting {
                 match look(&one.request.conn, known.len()) {
@@ -102,6 +103,7 @@ impl Batch {
                         room,
                         epoch,
                         separate,
+                        owned,
                     } => {
                         let heartbeat = HeartbeatRefresh {
                             conn,
@@ -109,7 +111,7 @@ impl Batch {
                             epoch,
                             separate,
                         };
-                        known.push((heartbeat, OneOrMore::One(one)));
+                        known.push((heartbeat, OneOrMore::One(one), owned));
                     }
                     Look::Again(index) => known[index].1.push(one),
                     Look::Unknown => match strangers.get_mut(&*one.request.conn) {
@@ -127,13 +129,16 @@ impl Batch {
         let mut order: Vec<(usize, usize)> = known
             .iter()
             .enumerate()
-            .map(|(index, (heartbeat, _))| (heartbeat.room.as_ptr().addr(), index))
+            .map(|(index, (heartbeat, ..))| (heartbeat.room.as_ptr().addr(), index))
             .collect();
         order.sort_unstable();
         let mut known: Vec<_> = known.into_iter().map(Some).collect();
         batch.plain = Plain::with_capacity(known.len());
-        for (heartbeat, waiting) in order.iter().filter_map(|(_, index)| known[*index].take()) {
-            if is_plain(&waiting, heartbeat.epoch) {
+        for (heartbeat, waiting, owned) in
+            order.iter().filter_map(|(_, index)| known[*index].take())
+        {
+            // A node that answers for connections takes over those of others by an update.
+            if (owned || !takes_over) && is_plain(&waiting, heartbeat.epoch) {
                 batch.plain.heartbeats.push(heartbeat);
                 batch.plain.waiting.push(waiting);
             } else {
@@ -186,10 +191,11 @@ impl Engine {
             heartbeats,
             waiting,
         } = plain;
-        let answer = self
-            .store
-            .refresh_heartbeats(&heartbeats, self.settings.ttl_ms)
-            .await;
+        let answer = match self.liveness.node() {
+            // This node answers for them, so there is nothing to send.
+            Some(node) => node.held().await.map(|()| self.not_owned(&heartbeats)),
+            None => self.refresh(&heartbeats).await,
+        };
         let mut results: Vec<(Waiting, Outcome)> = Vec::with_capacity(waiting.len());
         let mut misses = Vec::new();
         match answer {
@@ -216,7 +222,7 @@ impl Engine {
                         Some(miss) => {
                             let error = match miss.stored {
                                 Ok(Some(_)) => {
-                                    self.directory.forget(&heartbeat.conn);
+                                    self.directory.remove(&heartbeat.conn);
                                     misses.push(Group {
                                         conn: heartbeat.conn.clone(),
                                         waiting: waiting.into(),
@@ -224,7 +230,7 @@ impl Engine {
                                     continue;
                                 }
                                 Ok(None) => {
-                                    self.directory.forget(&heartbeat.conn);
+                                    self.directory.remove(&heartbeat.conn);
                                     Error::not_found(&heartbeat.conn)
                                 }
                                 Err(error) => error,
@@ -239,6 +245,30 @@ impl Engine {
         }
         self.settle(results);
         misses
+    }
+}
+
+impl Engine {
+    async fn refresh(&self, heartbeats: &[HeartbeatRefresh]) -> Result<Vec<BatchMiss>> {
+        let lifetime = self.liveness.lifetime().await?;
+        self.store.refresh_heartbeats(heartbeats, &lifetime).await
+    }
+
+    /// The heartbeats of connections that this node has stopped owning meanwhile.
+    fn not_owned(&self, heartbeats: &[HeartbeatRefresh]) -> Vec<BatchMiss> {
+        let owned = |heartbeat: &HeartbeatRefresh| {
+            let owned = self.directory.owned(&heartbeat.conn);
+            owned.is_some_and(|owned| owned.epoch == heartbeat.epoch)
+        };
+        heartbeats
+            .iter()
+            .enumerate()
+            .filter(|(_, heartbeat)| !owned(heartbeat))
+            .map(|(index, heartbeat)| BatchMiss {
+                index,
+                stored: Ok(Some(heartbeat.epoch)),
+            })
+            .collect()
     }
 }
 

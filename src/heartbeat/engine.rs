@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     failpoints::{failpoint, panic_point},
+    liveness::Liveness,
     metrics::{Metrics, count},
     model::error::{Code, Error},
     presence::{directory::Directory, own_joins::OwnJoins},
@@ -30,7 +31,6 @@ use tokio::{
 /// Settings of the engine.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    pub ttl_ms: u64,
     pub window: Duration,
     pub max_batch: usize,
     /// Queue length from which a second batch is sent before the first is answered.
@@ -59,6 +59,7 @@ pub struct Engine {
     pub(super) store: Arc<dyn HeartbeatStore>,
     pub(super) directory: Arc<Directory>,
     pub(super) own_joins: Arc<OwnJoins>,
+    pub(super) liveness: Liveness,
     pub(super) metrics: Arc<Metrics>,
     pub(super) settle: Arc<dyn ResultSink>,
     pub(super) settings: Settings,
@@ -73,6 +74,7 @@ impl Engine {
         store: Arc<dyn HeartbeatStore>,
         directory: Arc<Directory>,
         own_joins: Arc<OwnJoins>,
+        liveness: Liveness,
         metrics: Arc<Metrics>,
         settle: Arc<dyn ResultSink>,
         settings: Settings,
@@ -81,6 +83,7 @@ impl Engine {
             store,
             directory,
             own_joins,
+            liveness,
             metrics,
             settle,
             settings,

@@ -10,12 +10,12 @@ use super::{
 };
 use crate::{
     model::{
-        error::{Code, Error},
+        error::{Code, Error, Result},
         ids,
         presence::{Epoch, HeartbeatResult},
     },
     presence::directory::Known,
-    store::{HeartbeatOutcome, HeartbeatUpdate, StateEncoding, Stored},
+    store::{HeartbeatOutcome, HeartbeatUpdate, Lifetime, StateEncoding, Stored},
 };
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -109,10 +109,20 @@ impl Engine {
     /// Sends works whose patches are merged. Returns those that are not settled.
     async fn send(&self, works: Vec<Work>) -> Vec<Work> {
         let heartbeats: Vec<HeartbeatUpdate> = works.iter().filter_map(Work::heartbeat).collect();
-        let outcomes = self
-            .store
-            .update_heartbeats(&heartbeats, self.settings.ttl_ms)
-            .await;
+        let lifetime = match self.liveness.lifetime().await {
+            Ok(lifetime) => lifetime,
+            Err(error) => {
+                for work in works {
+                    self.fail(work, &error);
+                }
+                return Vec::new();
+            }
+        };
+        let outcomes = self.store.update_heartbeats(&heartbeats, &lifetime).await;
+        let owner_lost = |outcome: &Result<_>| matches!(outcome, Ok(HeartbeatOutcome::OwnerLost));
+        if outcomes.iter().any(owner_lost) {
+            self.liveness.owner_lost(&lifetime).await;
+        }
         let open_tickets = works.first().map(|work| work.open_tickets.clone());
         let mut open = Vec::new();
         // Settled together, because each time takes locks and can wake JavaScript.
@@ -128,19 +138,25 @@ impl Engine {
                     epoch,
                     adopted,
                     encoding,
+                    ..
                 }) => {
                     if adopted {
                         self.own_joins.adopted(&work.group.conn, epoch);
+                        self.directory.adopted(&work.group.conn, epoch);
                     }
-                    self.finish(work, epoch, encoding, &mut results);
+                    self.finish(work, epoch, encoding, &lifetime, &mut results);
+                }
+                Ok(HeartbeatOutcome::OwnerLost | HeartbeatOutcome::Unclaimed) => {
+                    work.expected_epoch = None;
+                    open.push(work);
                 }
                 Ok(HeartbeatOutcome::Unknown) => {
-                    self.directory.forget(&work.group.conn);
+                    self.directory.remove(&work.group.conn);
                     let error = Error::not_found(&work.group.conn);
                     self.fail(work, &error);
                 }
                 Ok(HeartbeatOutcome::Stale { stored }) => {
-                    self.directory.forget(&work.group.conn);
+                    self.directory.outdated(&work.group.conn, stored);
                     let given = work.epoch.unwrap_or_default();
                     let error = Error::stale(&work.group.conn, given, stored);
                     open.extend(self.fail_some(work, |epoch| epoch < stored, &error));
@@ -175,7 +191,9 @@ impl Engine {
     /// Looks up place and state of connections that the directory does not know well enough.
     async fn look_up(&self, works: Vec<Work>) -> Vec<Work> {
         let (mut ready, unknown): (Vec<Work>, Vec<Work>) = works.into_iter().partition(|work| {
-            work.place.is_some() && (work.base.is_some() || !work.group.has_patch())
+            work.place.is_some()
+                && (work.base.is_some()
+                    || !(work.group.has_patch() || self.liveness.node().is_some()))
         });
         if unknown.is_empty() {
             return ready;
@@ -228,6 +246,7 @@ impl Engine {
         work: Work,
         epoch: Epoch,
         encoding: Option<Arc<StateEncoding>>,
+        lifetime: &Lifetime,
         results: &mut Vec<(Waiting, Outcome)>,
     ) {
         let written = work.next.is_some();
@@ -242,6 +261,14 @@ impl Engine {
                 stored,
             };
             self.directory.learn(&work.group.conn, &known);
+            if !self.liveness.keeps(&work.group.conn, epoch, lifetime) {
+                // This node was declared dead since, and the connection with it.
+                self.directory.remove(&work.group.conn);
+                let error = Error::not_found(&work.group.conn);
+                let refused = work.group.waiting.into_iter();
+                results.extend(refused.map(|one| (one, Err(Box::new(error.clone())))));
+                return;
+            }
         }
         let outcomes = work.verdicts.into_iter().map(|verdict| match verdict {
             Verdict::Accepted { changed } => Ok(HeartbeatResult {

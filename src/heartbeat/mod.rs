@@ -185,7 +185,7 @@ impl Engine {
         let waiting = self.queue.lock().take(self.settings.max_batch);
         self.count_batch(waiting.len());
         let waiting = self.refuse_invalid(waiting);
-        let mut batch = Batch::sort(waiting, &self.directory);
+        let mut batch = Batch::sort(waiting, &self.directory, self.liveness.node().is_some());
         batch.full = self.busy.lock().claim(std::mem::take(&mut batch.full));
         batch
     }

@@ -3,16 +3,18 @@
 use super::{Engine, Outcome, Request, ResultSink, Settings};
 use crate::{
     keys::Layout,
+    liveness::Liveness,
     metadata::tests::redis::RedisServer,
     metrics::Metrics,
     model::{
+        event::Reason,
         limits::Limits,
         presence::{Epoch, HeartbeatResult, Place},
         state::{Patch, State},
     },
     pause::{pause, pauses},
     presence::{self, directory::Directory, own_joins::OwnJoins},
-    store::{Join, PresenceStore, Store, redis::RedisStore},
+    store::{Join, Lifetime, PresenceStore, Store, redis::RedisStore},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
@@ -46,10 +48,10 @@ impl World {
             store.clone(),
             Arc::clone(&directory),
             Arc::clone(&own_joins),
+            Liveness::new(600_000, None),
             Arc::new(Metrics::default()),
             Arc::new(Results(sender)),
             Settings {
-                ttl_ms: 600_000,
                 window: Duration::ZERO,
                 max_batch: 256,
                 second_from: 64,
@@ -75,12 +77,13 @@ impl World {
             conn: conn.into(),
             place: Place::new("r", "u"),
             state: State::empty(),
-            ttl_ms: 600_000,
+            lifetime: Lifetime::of_heartbeats(600_000),
             floor: 0,
         };
         presence::join(&*self.store, &self.directory, &self.own_joins, &mut join)
             .await
             .unwrap()
+            .expect("no node answers for it")
     }
 
     async fn patch(&mut self, conn: &str, n: u64) -> Outcome {
@@ -115,9 +118,17 @@ async fn spec_5_1_no_patch_pauses_before_or_after_it_is_answered() {
         world.patch("nobody", 21).await.unwrap_err();
         assert_eq!(pauses() - before, 0, "{layout:?}");
 
-        presence::leave(&*world.store, &world.directory, &world.own_joins, "c", None)
-            .await
-            .unwrap();
+        presence::leave(
+            &*world.store,
+            &world.directory,
+            &world.own_joins,
+            "c",
+            None,
+            None,
+            Reason::Left,
+        )
+        .await
+        .unwrap();
         world.engine.stop();
         world.connection.close().await;
     }

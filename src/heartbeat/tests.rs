@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    liveness::Liveness,
     model::json::BYTES_PARSED,
     model::{
         error::Result as StoreResult,
@@ -12,7 +13,7 @@ use crate::{
     offload::MAX_INLINE_BYTES,
     presence::{self, directory::Directory, own_joins::OwnJoins},
     store::{
-        BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Join, Located,
+        BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Join, Lifetime, Located,
         heartbeat::HeartbeatStore, memory::MemoryStore, noop_sink::NoopSink,
     },
 };
@@ -78,15 +79,15 @@ impl HeartbeatStore for TestStore {
     fn refresh_heartbeats<'a>(
         &'a self,
         heartbeats: &'a [HeartbeatRefresh],
-        ttl_ms: u64,
+        lifetime: &'a Lifetime,
     ) -> BoxFuture<'a, StoreResult<Vec<BatchMiss>>> {
-        Box::pin(self.answer(self.memory.refresh_heartbeats(heartbeats, ttl_ms), Err))
+        Box::pin(self.answer(self.memory.refresh_heartbeats(heartbeats, lifetime), Err))
     }
 
     fn update_heartbeats<'a>(
         &'a self,
         heartbeats: &'a [HeartbeatUpdate],
-        ttl_ms: u64,
+        lifetime: &'a Lifetime,
     ) -> BoxFuture<'a, Vec<StoreResult<HeartbeatOutcome>>> {
         let conflict = || HeartbeatOutcome::Conflict {
             stored: State::empty().into(),
@@ -95,7 +96,7 @@ impl HeartbeatStore for TestStore {
             Behaviour::Conflicts(_) => {
                 Box::pin(async move { heartbeats.iter().map(|_| Ok(conflict())).collect() })
             }
-            _ => self.memory.update_heartbeats(heartbeats, ttl_ms),
+            _ => self.memory.update_heartbeats(heartbeats, lifetime),
         };
         let failed = move |error: Error| heartbeats.iter().map(|_| Err(error.clone())).collect();
         Box::pin(self.answer(answer, failed))
@@ -164,7 +165,7 @@ impl World {
                 conn: format!("c{i}").into(),
                 place: Place::new("r", "u"),
                 state: State::parse("state", state).unwrap(),
-                ttl_ms: 1_000_000,
+                lifetime: Lifetime::of_heartbeats(1_000_000),
                 floor: 0,
             };
             presence::join(&memory, &directory, &OwnJoins::default(), &mut join)
@@ -176,10 +177,10 @@ impl World {
             Arc::new(TestStore { memory, behaviour }),
             directory,
             Arc::default(),
+            Liveness::new(1_000_000, None),
             Arc::default(),
             results.clone(),
             Settings {
-                ttl_ms: 1_000_000,
                 window,
                 max_batch: limits.max_batch_size,
                 second_from: SECOND_FLIGHT_FROM,

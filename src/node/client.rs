@@ -36,7 +36,7 @@ pub(super) enum Admission {
 }
 
 impl Admission {
-    fn of<const N: usize>(texts: [&str; N]) -> Admission {
+    pub(super) fn of<const N: usize>(texts: [&str; N]) -> Admission {
         Admission::Bounded(texts.iter().map(|text| text.len()).sum())
     }
 
@@ -51,7 +51,7 @@ impl Admission {
 #[napi]
 pub struct NativeClient {
     core: Arc<OnceCell<Arc<Client>>>,
-    inbox: Arc<Inbox>,
+    pub(super) inbox: Arc<Inbox>,
     /// Calls of JavaScript that have not ended. They are counted when they are made. The runtime
     /// may start tasks in another order, and a close must not overtake earlier calls.
     calls: TaskTracker,

@@ -14,11 +14,11 @@
 //! dropped and the gap is reported, so memory stays bounded while a handler blocks (spec 4.4).
 
 use super::{
-    messages::{Answer, DRAIN_BYTES, Failed, Messages, error_json},
+    messages::{Answer, DRAIN_BYTES, Failed, LEASE_LOST, Messages, error_json},
     runtime,
 };
 use crate::{
-    client::ClientCallbacks,
+    client::{ClientCallbacks, LivenessNotice},
     heartbeat::{Outcome, ResultSink},
     in_flight::{Call, Room},
     lock::LockLostListener,
@@ -208,6 +208,11 @@ impl Inbox {
         drop(answer);
     }
 
+    /// Whether JavaScript does not know yet that this node has lost a lease.
+    pub fn has_lease_loss(&self) -> bool {
+        self.messages.lock().has_lease_loss()
+    }
+
     /// The output of the last drain did not arrive. If JavaScript must drain again, which it then
     /// does by itself, returns the numbers of the calls whose answers are given up.
     pub fn failed(&self) -> Option<Vec<f64>> {
@@ -340,5 +345,18 @@ impl ClientCallbacks for Inbox {
 
     fn log(&self, level: LogLevel, message: &str) {
         self.log_event(level.as_str(), message);
+    }
+
+    fn liveness(&self, notice: LivenessNotice<'_>) {
+        let notice = match notice {
+            LivenessNotice::Dispossessed(conn, epoch) => {
+                format!(r#"["dispossessed",{},"{epoch}"]"#, quote(conn))
+            }
+            LivenessNotice::Restored(conn, epoch) => {
+                format!(r#"["restored",{},"{epoch}"]"#, quote(conn))
+            }
+            LivenessNotice::LeaseLost => LEASE_LOST.to_owned(),
+        };
+        self.put(|messages| messages.notice(notice));
     }
 }

@@ -189,6 +189,9 @@ enum Handed {
     Notice(String),
 }
 
+/// The notice that this node has lost its lease.
+pub(super) const LEASE_LOST: &str = r#"["leaseLost","",""]"#;
+
 /// Messages for handlers, in order of arrival.
 enum Queued {
     Event(Feed, Box<str>),
@@ -232,6 +235,8 @@ pub(super) struct Messages {
     answers: VecDeque<Answer>,
     notices: VecDeque<String>,
     notice_bytes: usize,
+    /// Number of `LEASE_LOST` among the notices and what was handed over.
+    lease_losses: usize,
     events: VecDeque<Queued>,
     event_bytes: usize,
     handed: Vec<Handed>,
@@ -261,7 +266,13 @@ impl Messages {
 
     pub fn notice(&mut self, notice: String) {
         self.notice_bytes += notice.len();
+        self.lease_losses += usize::from(notice == LEASE_LOST);
         self.notices.push_back(notice);
+    }
+
+    /// Whether JavaScript does not know yet that this node has lost a lease.
+    pub fn has_lease_loss(&self) -> bool {
+        self.lease_losses > 0
     }
 
     /// Adds a notice that may be dropped.
@@ -413,8 +424,9 @@ impl Messages {
     pub fn taken(&mut self) {
         self.handed_events = 0;
         for handed in self.handed.drain(..) {
-            if let Handed::Answer(mut answer) = handed {
-                answer.undo = None;
+            match handed {
+                Handed::Answer(mut answer) => answer.undo = None,
+                Handed::Notice(notice) => self.lease_losses -= usize::from(notice == LEASE_LOST),
             }
         }
     }
@@ -455,7 +467,12 @@ impl Messages {
                 Some(Handed::Answer(answer)) => {
                     (Failed::GivenUp(Some(answer.number)), Some(answer))
                 }
-                _ => (Failed::GivenUp(None), None),
+                Some(Handed::Notice(notice)) => {
+                    // JavaScript forgets what it owns when notices are lost.
+                    self.lease_losses -= usize::from(notice == LEASE_LOST);
+                    (Failed::GivenUp(None), None)
+                }
+                None => (Failed::GivenUp(None), None),
             },
             several => {
                 self.one_by_one = several;

@@ -6,6 +6,7 @@ mod client;
 mod heartbeats;
 mod inbox;
 mod keys;
+mod liveness;
 mod locks;
 mod logging;
 mod messages;

@@ -36,6 +36,10 @@ fn the_documented_defaults_are_those_of_the_code() {
         tls,
         sentinel,
         ttl_ms,
+        liveness,
+        node_lease_ms,
+        node_watchdog_ms,
+        node_backstop_ms,
         sweep_interval_ms,
         expiry,
         fallback_sweep_ms,
@@ -83,6 +87,9 @@ fn the_documented_defaults_are_those_of_the_code() {
     } = Compression::default();
     for (option, value) in [
         ("ttlMs", ttl_ms as f64),
+        ("nodeLeaseMs", node_lease_ms as f64),
+        ("nodeWatchdogMs", node_watchdog_ms as f64),
+        ("nodeBackstopMs", node_backstop_ms as f64),
         ("sweepIntervalMs", sweep_interval_ms as f64),
         ("fallbackSweepMs", fallback_sweep_ms as f64),
         ("shardCount", f64::from(shard_count)),
@@ -119,6 +126,10 @@ fn the_documented_defaults_are_those_of_the_code() {
     assert_eq!(
         serde_json::from_str::<Expiry>(&named("expiry")).ok(),
         Some(expiry)
+    );
+    assert_eq!(
+        serde_json::from_str::<LivenessMode>(&named("liveness")).ok(),
+        Some(liveness)
     );
     assert_eq!(
         serde_json::from_str::<PubSub>(&named("pubsub")).ok(),

@@ -45,6 +45,13 @@ struct Entry {
     /// When the entry was last used, in seconds since the directory was created.
     touched: Cell<u32>,
     epoch: Epoch,
+    /// The number with which this node became the owner of the connection; 0 if it is not.
+    number: u64,
+    /// The epoch with which this node became the owner. It is lower than `epoch` if the node has
+    /// joined the connection again because the store had lost it.
+    since: Epoch,
+    /// A write of unknown outcome: the state may be another one by now.
+    unsure: Cell<bool>,
     /// The last batch that contained the connection, and its index in that batch.
     batch: Cell<(u32, u32)>,
 }
@@ -71,7 +78,21 @@ impl Entry {
             user_len: u32::try_from(user.len()).unwrap_or(u32::MAX),
             touched: Cell::new(now),
             epoch: known.epoch,
+            number: 0,
+            since: known.epoch,
+            unsure: Cell::new(false),
             batch: Cell::new((0, 0)),
+        }
+    }
+
+    fn owned(&self, conn: &Arc<str>) -> OwnedConnection {
+        OwnedConnection {
+            conn: conn.clone(),
+            room: self.room.clone(),
+            epoch: self.epoch,
+            since: self.since,
+            number: self.number,
+            separate: self.separate,
         }
     }
 
@@ -85,11 +106,36 @@ impl Entry {
             },
             epoch: self.epoch,
             stored: match &self.large_state {
+                _ if self.unsure.get() => None,
                 Some(stored) => Some(Stored::clone(stored)),
                 None => (!state.is_empty()).then(|| State::from_known(state).into()),
             },
         }
     }
+
+    /// The state as this node last knew it.
+    fn state(&self) -> State {
+        let at = (self.user_len as usize).min(self.text.len());
+        match &self.large_state {
+            Some(stored) => stored.state.clone(),
+            None if self.text.len() == at => State::empty(),
+            None => State::from_known(&self.text[at..]),
+        }
+    }
+}
+
+/// A connection that this node answers for.
+#[derive(Clone, Debug)]
+pub struct OwnedConnection {
+    pub conn: Arc<str>,
+    pub room: Arc<str>,
+    pub epoch: Epoch,
+    /// The epoch with which this node became the owner.
+    pub since: Epoch,
+    /// The number with which this node became the owner.
+    pub number: u64,
+    /// Whether its state is stored under a separate key.
+    pub separate: bool,
 }
 
 pub struct Directory {
@@ -106,6 +152,8 @@ pub enum Look {
         epoch: Epoch,
         /// Whether its state is stored under a separate key.
         separate: bool,
+        /// Whether this node owns it.
+        owned: bool,
     },
     /// The connection is already in the batch, at this index.
     Again(usize),
@@ -142,10 +190,18 @@ impl Directory {
         let room = &known.place.room;
         match conns.get_mut(conn) {
             Some(old) if old.epoch > known.epoch => {}
-            Some(old) if old.room == *room => {
-                *old = Entry::new(old.room.clone(), known, now);
+            Some(old) => {
+                let room = match old.room == *room {
+                    true => old.room.clone(),
+                    false => shared_copy(room, rooms),
+                };
+                let (number, since) = match old.epoch == known.epoch {
+                    true => (old.number, old.since),
+                    false => (0, known.epoch),
+                };
+                *old = Entry::new(room, known, now);
+                (old.number, old.since) = (number, since);
             }
-            Some(old) => *old = Entry::new(shared_copy(room, rooms), known, now),
             None => {
                 conns.insert(
                     conn.into(),
@@ -155,7 +211,31 @@ impl Directory {
         }
     }
 
+    /// What is known may be wrong, because the outcome of a write is unknown. Of a connection that
+    /// this node owns, only the state is in doubt.
     pub fn forget(&self, conn: &str) {
+        let mut inner = self.inner.lock();
+        match inner.conns.get(conn) {
+            Some(entry) if entry.number > 0 => entry.unsure.set(true),
+            _ => drop(inner.conns.remove(conn)),
+        }
+    }
+
+    /// The store has another epoch than a caller, `stored`. What is known stays if it is of that
+    /// epoch.
+    pub fn outdated(&self, conn: &str, stored: Epoch) {
+        let mut inner = self.inner.lock();
+        if inner
+            .conns
+            .get(conn)
+            .is_some_and(|entry| entry.epoch != stored)
+        {
+            inner.conns.remove(conn);
+        }
+    }
+
+    /// The connection is gone, or another one by now.
+    pub fn remove(&self, conn: &str) {
         self.inner.lock().conns.remove(conn);
     }
 
@@ -194,9 +274,118 @@ impl Directory {
                     room: entry.room.clone(),
                     epoch: entry.epoch,
                     separate: entry.separate,
+                    owned: entry.number > 0,
                 }
             }
         });
+    }
+
+    /// Records that this node owns a connection with this epoch, since the call with this number.
+    pub fn own(&self, conn: &str, epoch: Epoch, number: u64) {
+        if let Some(entry) = self.inner.lock().conns.get_mut(conn)
+            && entry.epoch >= epoch
+        {
+            // Of joins at the same time, the store keeps the highest number.
+            let is_owner = entry.epoch == epoch || entry.number > 0;
+            entry.number = if is_owner {
+                entry.number.max(number)
+            } else {
+                0
+            };
+        }
+    }
+
+    /// Records that this node has joined a connection again that it has owned since the epoch
+    /// `since`.
+    pub fn restored(&self, conn: &str, since: Epoch) {
+        if let Some(entry) = self.inner.lock().conns.get_mut(conn) {
+            entry.since = since;
+        }
+    }
+
+    /// The epoch that a caller means by `epoch`: its own connection may have got a higher one when
+    /// this node joined it again.
+    pub fn current_epoch(&self, conn: &str, epoch: Epoch) -> Epoch {
+        match self.inner.lock().conns.get(conn) {
+            Some(entry) if entry.number > 0 && (entry.since..entry.epoch).contains(&epoch) => {
+                entry.epoch
+            }
+            _ => epoch,
+        }
+    }
+
+    /// This node stops owning a connection, because it leaves. Returns the number with which it
+    /// became the owner; 0 if it was not. `fence`: the connection stays if its epoch is higher.
+    pub fn let_go(&self, conn: &str, fence: Option<Epoch>) -> u64 {
+        let mut inner = self.inner.lock();
+        match inner.conns.get_mut(conn) {
+            Some(entry) if fence.is_none_or(|fence| entry.epoch <= fence) => {
+                std::mem::take(&mut entry.number)
+            }
+            _ => 0,
+        }
+    }
+
+    /// The leave of a connection has failed, so this node still owns it.
+    pub fn keep(&self, conn: &str, number: u64) {
+        if let Some(entry) = self.inner.lock().conns.get_mut(conn)
+            && entry.number == 0
+        {
+            entry.number = number;
+        }
+    }
+
+    /// A heartbeat of this node has raised the connection's epoch.
+    pub fn adopted(&self, conn: &str, epoch: Epoch) {
+        if let Some(entry) = self.inner.lock().conns.get_mut(conn)
+            && entry.epoch < epoch
+        {
+            (entry.epoch, entry.since) = (epoch, epoch);
+        }
+    }
+
+    /// Whether this node owns the connection: its room, its epoch and the number.
+    pub fn owned(&self, conn: &str) -> Option<OwnedConnection> {
+        let inner = self.inner.lock();
+        let (conn, entry) = inner.conns.get_key_value(conn)?;
+        (entry.number > 0).then(|| entry.owned(conn))
+    }
+
+    /// The state, as this node last knew it, of a connection that it owns.
+    pub fn owned_state(&self, conn: &str) -> Option<State> {
+        let inner = self.inner.lock();
+        let entry = inner.conns.get(conn)?;
+        (entry.number > 0).then(|| entry.state())
+    }
+
+    /// All connections that this node owns, sorted by room.
+    pub fn all_owned(&self) -> Vec<OwnedConnection> {
+        let inner = self.inner.lock();
+        let owned = inner.conns.iter().filter(|(_, entry)| entry.number > 0);
+        let mut owned: Vec<_> = owned.map(|(conn, entry)| entry.owned(conn)).collect();
+        drop(inner);
+        owned.sort_unstable_by(|a, b| a.room.cmp(&b.room));
+        owned
+    }
+
+    /// This node does not own the connection with this epoch any more. Returns it if it did.
+    pub fn disown(&self, conn: &str, epoch: Epoch) -> Option<OwnedConnection> {
+        let mut inner = self.inner.lock();
+        let entry = inner.conns.get(conn)?;
+        if entry.number == 0 || entry.epoch != epoch {
+            return None;
+        }
+        let (conn, entry) = inner.conns.remove_entry(conn)?;
+        Some(entry.owned(&conn))
+    }
+
+    /// Forgets all connections that this node owns. Returns how many there were.
+    pub fn disown_all(&self) -> usize {
+        let mut inner = self.inner.lock();
+        let before = inner.conns.len();
+        inner.conns.retain(|_, entry| entry.number == 0);
+        inner.rooms.retain(is_in_use);
+        before - inner.conns.len()
     }
 
     pub fn len(&self) -> usize {
@@ -208,15 +397,16 @@ impl Directory {
     }
 
     /// Removes connections that were not used for `unused`: they have expired, or live on another
-    /// node. Without this, sockets that vanish would stay in memory.
+    /// node. Without this, sockets that vanish would stay in memory. Connections that this node owns
+    /// stay.
     pub fn prune(&self, unused: Duration) {
         let now = self.now();
         let unused = u32::try_from(unused.as_secs()).unwrap_or(u32::MAX).max(1);
         let mut inner = self.inner.lock();
         let before = inner.conns.len();
-        inner
-            .conns
-            .retain(|_, entry| now.saturating_sub(entry.touched.get()) <= unused);
+        inner.conns.retain(|_, entry| {
+            entry.number > 0 || now.saturating_sub(entry.touched.get()) <= unused
+        });
         if inner.conns.len() < before / 2 {
             inner.conns.shrink_to_fit();
         }

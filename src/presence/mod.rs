@@ -7,10 +7,11 @@ pub mod readings;
 use crate::{
     model::{
         error::{Code, Error, Result},
+        event::Reason,
         presence::{Epoch, Place, epoch_after},
     },
     pause::pause,
-    store::{Join, Joined, Left, Located, PresenceStore, Stored},
+    store::{Join, Joined, Leave, Left, Located, PresenceStore, Stored},
 };
 use directory::{Directory, Known};
 use own_joins::OwnJoins;
@@ -20,13 +21,14 @@ use std::time::Duration;
 /// runs. Each means that another client moved the same connection in between.
 const MAX_ROUNDS: usize = 32;
 
-/// Joins a room, and leaves the room that the connection was in before (spec 3.1, 3.2).
+/// Joins a room, and leaves the room that the connection was in before (spec 3.1, 3.2). Returns
+/// `None` if the node that should own the connection was declared dead.
 pub async fn join(
     store: &dyn PresenceStore,
     directory: &Directory,
     own: &OwnJoins,
     join: &mut Join,
-) -> Result<Epoch> {
+) -> Result<Option<Epoch>> {
     let known = directory.get(&join.conn);
     let newest = known.as_ref().map_or(0, |known| known.epoch);
     join.floor = known.as_ref().map_or(0, |known| epoch_after(known.epoch));
@@ -45,17 +47,18 @@ pub async fn join(
                 if epoch <= newest {
                     // Joins ignore the epoch that was known (it is out of range), so the entry is
                     // replaced.
-                    directory.forget(&join.conn);
+                    directory.remove(&join.conn);
                     own.forget(&join.conn);
                 }
                 directory.learn(&join.conn, &known);
                 own.joined(&join.conn, epoch);
-                return Ok(epoch);
+                return Ok(Some(epoch));
             }
             Joined::Elsewhere(place) => {
                 moves += 1;
                 previous = Some(place);
             }
+            Joined::OwnerLost => return Ok(None),
             Joined::Early { wait_ms } => pause(Duration::from_millis(wait_ms)).await,
         }
     }
@@ -70,15 +73,21 @@ fn forget_unknown(own: &OwnJoins, conn: &str, error: &Error) {
 
 /// Leaves the room that the connection is in. Returns `None` if the connection is unknown, or if it
 /// was joined with a newer epoch than `fence` (spec 3.6). The default for `fence` is the epoch of
-/// this client's own last join.
+/// this client's own last join. `node`: the node that calls, if it answers for connections.
 pub async fn leave(
     store: &dyn PresenceStore,
     directory: &Directory,
     own: &OwnJoins,
     conn: &str,
     fence: Option<Epoch>,
+    node: Option<&str>,
+    reason: Reason,
 ) -> Result<Option<Place>> {
-    let fence = fence.or_else(|| own.epoch(conn));
+    let fence = fence
+        .map(|fence| directory.current_epoch(conn, fence))
+        .or_else(|| own.epoch(conn));
+    // Before it is sent, so that it is not joined again meanwhile.
+    let number = directory.let_go(conn, fence);
     let mut place = match directory.get(conn) {
         Some(known) => known.place,
         None => match locate(store, conn).await? {
@@ -88,17 +97,34 @@ pub async fn leave(
     };
     let mut moves = 0;
     while moves < MAX_ROUNDS {
-        match store.leave(conn, &place, fence).await? {
+        let leave = Leave {
+            conn,
+            place: &place,
+            fence,
+            node,
+            number,
+            reason,
+        };
+        let left = store.leave(&leave).await;
+        match left.inspect_err(|_| directory.keep(conn, number))? {
             Left::Left => {
-                directory.forget(conn);
+                directory.remove(conn);
                 return Ok(Some(place));
             }
             Left::Early { wait_ms } => pause(Duration::from_millis(wait_ms)).await,
-            Left::Unknown => {
-                directory.forget(conn);
+            Left::Unknown | Left::Newer => {
+                // It may have joined again meanwhile.
+                if directory.owned(conn).is_none() {
+                    directory.remove(conn);
+                }
+                if let Some(node) = node.filter(|_| number > 0) {
+                    // Others have ended it or taken it over. This node still has an entry of it.
+                    let _ = store
+                        .forget_connections(node, &[(conn.into(), number)])
+                        .await;
+                }
                 return Ok(None);
             }
-            Left::Newer => return Ok(None),
             Left::Elsewhere(actual) => {
                 moves += 1;
                 place = actual;

@@ -117,9 +117,9 @@ impl OwnJoins {
 mod tests {
     use super::*;
     use crate::{
-        model::{presence::Place, state::State},
+        model::{event::Reason, presence::Place, state::State},
         presence::{self, directory::Directory},
-        store::{Join, memory::MemoryStore, noop_sink::NoopSink},
+        store::{Join, Lifetime, memory::MemoryStore, noop_sink::NoopSink},
     };
 
     #[tokio::test]
@@ -131,7 +131,7 @@ mod tests {
                 conn: conn.into(),
                 place: Place::new("r", "u"),
                 state: State::empty(),
-                ttl_ms: 600_000,
+                lifetime: Lifetime::of_heartbeats(600_000),
                 floor: 0,
             };
             presence::join(&store, &directory, &own, &mut join)
@@ -140,7 +140,7 @@ mod tests {
         }
         let epoch = |conn| own.epoch(conn).unwrap();
         let moved = epoch("moved");
-        presence::leave(&store, &directory, &own, "left", None)
+        presence::leave(&store, &directory, &own, "left", None, None, Reason::Left)
             .await
             .unwrap();
         // Another client has joined this connection since.
@@ -148,7 +148,7 @@ mod tests {
             conn: "moved".into(),
             place: Place::new("q", "u"),
             state: State::empty(),
-            ttl_ms: 600_000,
+            lifetime: Lifetime::of_heartbeats(600_000),
             floor: moved + 1,
         };
         presence::join(

@@ -241,7 +241,7 @@ mod tests {
     use super::*;
     use crate::{
         model::{presence::Place, state::State},
-        store::{Join, memory::MemoryStore, noop_sink::NoopSink},
+        store::{Join, Lifetime, memory::MemoryStore, noop_sink::NoopSink},
     };
     use std::future::pending;
 
@@ -252,7 +252,7 @@ mod tests {
                 conn: format!("c{number}").as_str().into(),
                 place: Place::new("r", "u"),
                 state: State::empty(),
-                ttl_ms: 600_000,
+                lifetime: Lifetime::of_heartbeats(600_000),
                 floor: 0,
             };
             store.join(&join, None).await.unwrap();

@@ -1,5 +1,6 @@
 //! The operations on a store for heartbeats, and how a store represents states.
 
+use super::Lifetime;
 use crate::model::{
     codec::Fault,
     error::Result,
@@ -136,6 +137,8 @@ pub enum HeartbeatOutcome {
         epoch: Epoch,
         /// The heartbeat raised the connection's epoch to its own.
         adopted: bool,
+        /// The connection had an owner, and has none now.
+        released: bool,
         /// How the state is stored now, if the update wrote or checked one.
         encoding: Option<Arc<StateEncoding>>,
     },
@@ -154,6 +157,11 @@ pub enum HeartbeatOutcome {
     Unissued {
         stored: Epoch,
     },
+    /// The node that should own the connection from now on was declared dead, or has no record.
+    OwnerLost,
+    /// The node has to claim the connection before it can become its owner. Only between the parts
+    /// of a store.
+    Unclaimed,
     /// The stored state is `stored`, which differs from the expected one.
     Conflict {
         stored: Stored,
@@ -171,11 +179,12 @@ pub struct Located {
 /// The atomic operations of heartbeats.
 pub trait HeartbeatStore: Send + Sync + 'static {
     /// Refreshes a batch of connections (spec 3.3), which must be sorted by room. Safe to run
-    /// twice.
+    /// twice. With an owner in `lifetime`, it refreshes connections that have owners only, and
+    /// without one, only those that have none; others are misses.
     fn refresh_heartbeats<'a>(
         &'a self,
         heartbeats: &'a [HeartbeatRefresh],
-        ttl_ms: u64,
+        lifetime: &'a Lifetime,
     ) -> BoxFuture<'a, Result<Vec<BatchMiss>>>;
 
     /// Whether the store splits a batch into one call for each room. Large batches then cost the
@@ -184,11 +193,11 @@ pub trait HeartbeatStore: Send + Sync + 'static {
         false
     }
 
-    /// Applies updates one by one, in order.
+    /// Applies updates one by one, in order. Connections get the owner in `lifetime`, or none.
     fn update_heartbeats<'a>(
         &'a self,
         heartbeats: &'a [HeartbeatUpdate],
-        ttl_ms: u64,
+        lifetime: &'a Lifetime,
     ) -> BoxFuture<'a, Vec<Result<HeartbeatOutcome>>>;
 
     /// Looks connections up. Returns one result for each, in order; `None` if the connection is

@@ -8,6 +8,7 @@ pub mod heartbeat;
 pub mod lock;
 pub mod memory;
 pub mod metadata;
+pub mod node;
 #[cfg(test)]
 pub(crate) mod noop_sink;
 pub mod redis;
@@ -17,10 +18,12 @@ pub use heartbeat::{
     BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatStore, HeartbeatUpdate, Located,
     StateEncoding, StateWrite, Stored,
 };
+pub use node::{Lifetime, NodeStore, Owner};
 pub use sink::{ConnectionState, EventSink, LogLevel, Sinks, StoreNotifications};
 
 use crate::model::{
     error::Result,
+    event::Reason,
     metadata::Channel,
     presence::{Epoch, Member, Place, Sweep},
     state::State,
@@ -36,7 +39,7 @@ pub struct Join {
     pub conn: Arc<str>,
     pub place: Place,
     pub state: State,
-    pub ttl_ms: u64,
+    pub lifetime: Lifetime,
     /// Minimum of the new epoch: one more than the highest epoch that the caller has seen, or 0 if
     /// it has seen none. Epochs then grow even if the store has forgotten the connection.
     pub floor: Epoch,
@@ -55,6 +58,9 @@ pub enum Joined {
     /// The store's clock has not reached the epoch that the join would get. Nothing was written;
     /// call again after `wait_ms`.
     Early { wait_ms: u64 },
+    /// The node that should own the connection was declared dead, or has no record. Nothing was
+    /// written.
+    OwnerLost,
 }
 
 /// The outcome of a leave.
@@ -92,6 +98,8 @@ pub enum Topic {
     Lock(Arc<str>),
     /// Calls for this node's own claims on locks.
     LockCalls,
+    /// Messages for the node with this id about its connections.
+    NodeCalls(Arc<str>),
 }
 
 /// A kind of subscription whose events go to JavaScript. JavaScript identifies it by its number.
@@ -173,12 +181,46 @@ pub struct SweepSettings {
     pub settle_ms: u64,
 }
 
+/// A leave.
+#[derive(Clone, Debug)]
+pub struct Leave<'a> {
+    pub conn: &'a str,
+    pub place: &'a Place,
+    /// The connection stays if the stored epoch is higher.
+    pub fence: Option<Epoch>,
+    /// The node that calls, if it answers for connections.
+    pub node: Option<&'a str>,
+    /// The number with which that node became the owner of the connection; 0 if it did not.
+    pub number: u64,
+    /// With `Timeout`, the connection leaves only if `node` owns it with the epoch `fence`.
+    pub reason: Reason,
+}
+
+impl<'a> Leave<'a> {
+    /// The leave of a connection that a newer join replaces.
+    pub fn replaced(conn: &'a str, place: &'a Place, node: Option<&'a str>) -> Leave<'a> {
+        Leave {
+            conn,
+            place,
+            fence: None,
+            node,
+            number: 0,
+            reason: Reason::Replaced,
+        }
+    }
+
+    /// The connection leaves only if its stored epoch is lower than this.
+    pub fn below(&self) -> Option<Epoch> {
+        self.fence.map(|fence| fence.saturating_add(1))
+    }
+}
+
 /// Takes a piece of a snapshot. The future resolves when the next piece may be read, because the
 /// consumer of the pieces may be slower than the store.
 pub type EachPiece<'a> = &'a (dyn Fn(Vec<Member>) -> BoxFuture<'static, ()> + Send + Sync);
 
 /// The atomic operations of presence.
-pub trait PresenceStore: HeartbeatStore {
+pub trait PresenceStore: HeartbeatStore + NodeStore {
     /// Joins (spec 3.1, 3.2). `previous`: the place of the connection, if the caller knows it.
     fn join<'a>(
         &'a self,
@@ -186,13 +228,8 @@ pub trait PresenceStore: HeartbeatStore {
         previous: Option<&'a Place>,
     ) -> BoxFuture<'a, Result<Joined>>;
 
-    /// Leaves a place (spec 3.6), unless the stored epoch is higher than `fence`.
-    fn leave<'a>(
-        &'a self,
-        conn: &'a str,
-        place: &'a Place,
-        fence: Option<Epoch>,
-    ) -> BoxFuture<'a, Result<Left>>;
+    /// Leaves a place (spec 3.6).
+    fn leave<'a>(&'a self, leave: &'a Leave<'a>) -> BoxFuture<'a, Result<Left>>;
 
     /// Reads the live connections of a room (spec 3.8), and passes pieces on as they are read, so
     /// that the first piece can be processed before the last is read. An error can come after some

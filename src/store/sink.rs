@@ -2,7 +2,7 @@
 //! store itself ([`StoreNotifications`]). Methods are called on the store's threads and must not
 //! block.
 
-use super::{Feed, lock::LockCall};
+use super::{Feed, lock::LockCall, node::Dispossessed};
 use std::sync::Arc;
 
 /// Receives the messages of subscriptions, in the order in which the store applied them.
@@ -18,6 +18,8 @@ pub trait EventSink: Send + Sync + 'static {
     fn malformed(&self) {}
     /// A call for a claim of this node on a lock.
     fn lock_call(&self, _call: LockCall) {}
+    /// This node does not own a connection any more. `None`: such messages may have been missed.
+    fn dispossessed(&self, _connection: Option<Dispossessed>) {}
 }
 
 /// Receives what a store reports about itself and its data.

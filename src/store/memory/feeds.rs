@@ -2,7 +2,7 @@
 
 use crate::{
     model::metadata::Channel,
-    store::{EventSink, Feed, Topic, lock::LockCall},
+    store::{EventSink, Feed, Topic, lock::LockCall, node::Dispossessed},
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -75,6 +75,17 @@ impl Feeds {
         let listening = self.0.get(&Topic::LockCalls);
         if let Some(sink) = listening.and_then(|sinks| sinks.get(&handle)) {
             sink.lock_call(call);
+        }
+    }
+
+    /// Notifies a node that it does not own a connection any more, if it has subscribed. Only its
+    /// own handle subscribes to the topic, because the topic contains its id.
+    pub(super) fn dispossess(&self, node: &Arc<str>, connection: impl FnOnce() -> Dispossessed) {
+        if let Some(sinks) = self.0.get(&Topic::NodeCalls(node.clone())) {
+            let connection = connection();
+            for sink in sinks.values() {
+                sink.dispossessed(Some(connection.clone()));
+            }
         }
     }
 

@@ -9,6 +9,7 @@ mod clock;
 mod feeds;
 mod lock;
 mod metadata;
+mod nodes;
 mod presence;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use self::{
     feeds::{Feeds, HandleId},
     lock::Locks,
     metadata::Metadata,
+    nodes::Nodes,
     presence::Presence,
 };
 use crate::{
@@ -25,14 +27,16 @@ use crate::{
         error::{Error, Result},
         lock::{FencingToken, Inspection},
         metadata::{Channel, change::LockState, record},
-        presence::{Epoch, Member, Place, Sweep},
+        presence::{Member, Place, Sweep},
     },
     store::{
         BatchMiss, EachPiece, EventSink, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Join,
-        Joined, Left, Located, PresenceStore, Store, SweepSettings, Topic, Watch,
+        Joined, Leave, Left, Lifetime, Located, NodeStore, PresenceStore, Store, SweepSettings,
+        Topic, Watch,
         heartbeat::HeartbeatStore,
         lock::{Claim, Due, DueLook, Holds, LockStore, Revoked, Take, Taken},
         metadata::{Commit, Committed, MetadataStore},
+        node::{Lease, NodeLook, Removal, Renewal},
     },
 };
 use futures_util::future::BoxFuture;
@@ -46,7 +50,7 @@ use std::{
     },
 };
 
-/// Maximum number of connections that a sweep removes before it releases the mutex.
+/// Maximum number of connections that are removed before the mutex is released.
 const REAPED_AT_A_TIME: usize = 256;
 
 /// Number of members of a room that are passed to the caller at once.
@@ -67,6 +71,7 @@ struct Core {
 #[derive(Default)]
 struct Data {
     presence: Presence,
+    nodes: Nodes,
     locks: Locks,
     metadata: Metadata,
     feeds: Feeds,
@@ -177,11 +182,13 @@ impl MemoryStore {
         }
     }
 
-    /// Whether there are no connections, subscriptions or index entries.
+    /// Whether there are no connections, nodes, subscriptions or index entries.
     #[cfg(test)]
     fn is_empty(&self) -> bool {
-        self.step(|data, _| data.presence.is_empty() && data.feeds.is_empty())
-            .unwrap_or(true)
+        self.step(|data, _| {
+            data.presence.is_empty() && data.nodes.is_empty() && data.feeds.is_empty()
+        })
+        .unwrap_or(true)
     }
 }
 
@@ -195,22 +202,22 @@ impl HeartbeatStore for MemoryStore {
     fn refresh_heartbeats<'a>(
         &'a self,
         heartbeats: &'a [HeartbeatRefresh],
-        ttl_ms: u64,
+        lifetime: &'a Lifetime,
     ) -> BoxFuture<'a, Result<Vec<BatchMiss>>> {
         Box::pin(async move {
-            self.step(|data, now| data.presence.refresh_heartbeats(now, heartbeats, ttl_ms))
+            self.step(|data, now| data.presence.refresh_heartbeats(now, heartbeats, lifetime))
         })
     }
 
     fn update_heartbeats<'a>(
         &'a self,
         heartbeats: &'a [HeartbeatUpdate],
-        ttl_ms: u64,
+        lifetime: &'a Lifetime,
     ) -> BoxFuture<'a, Vec<Result<HeartbeatOutcome>>> {
         let heartbeat = move |heartbeat| {
             self.step(|data, now| {
                 data.presence
-                    .update_heartbeats(&data.feeds, now, heartbeat, ttl_ms)
+                    .update_heartbeats(&data.feeds, &data.nodes, now, heartbeat, lifetime)
             })
         };
         Box::pin(async move { heartbeats.iter().map(heartbeat).collect() })
@@ -222,6 +229,61 @@ impl HeartbeatStore for MemoryStore {
     }
 }
 
+impl NodeStore for MemoryStore {
+    fn renew_lease<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Renewal>> {
+        Box::pin(async move { self.step(|data, now| data.nodes.renew(now, lease)) })
+    }
+
+    /// Every record has the length of its own lease, so the caller's is not needed.
+    fn due_nodes(&self, _lease_ms: u64) -> BoxFuture<'_, Result<Vec<Arc<str>>>> {
+        Box::pin(async move { self.step(|data, now| data.nodes.due(now)) })
+    }
+
+    fn look_at_node<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<NodeLook>> {
+        Box::pin(async move { self.step(|data, now| data.nodes.look(now, node)) })
+    }
+
+    fn end_lease<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.step(|data, now| data.nodes.end(now, node)) })
+    }
+
+    /// No operation takes more than one step, so no join can come late. The record therefore ends
+    /// with the last connection, and joins of the node are refused because it has none.
+    fn remove_connections<'a>(
+        &'a self,
+        node: &'a str,
+        _ended: bool,
+        sweep: &'a mut Sweep,
+    ) -> BoxFuture<'a, Result<Removal>> {
+        Box::pin(async move {
+            self.step(|data, now| {
+                if !data.nodes.is_dead(now, node) {
+                    return Removal::Done;
+                }
+                let removed = data
+                    .presence
+                    .reap_owned(&data.feeds, now, node, REAPED_AT_A_TIME);
+                sweep.expired += removed as u64;
+                if removed == REAPED_AT_A_TIME {
+                    return Removal::More { after_ms: 0 };
+                }
+                data.nodes.remove(node);
+                Removal::Done
+            })
+        })
+    }
+
+    /// The step that ends an ownership also removes the connection from those of the node, so there
+    /// is nothing to forget.
+    fn forget_connections<'a>(
+        &'a self,
+        _node: &'a str,
+        _connections: &'a [(Arc<str>, u64)],
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.step(|_, _| ()) })
+    }
+}
+
 impl PresenceStore for MemoryStore {
     fn join<'a>(
         &'a self,
@@ -229,19 +291,15 @@ impl PresenceStore for MemoryStore {
         previous: Option<&'a Place>,
     ) -> BoxFuture<'a, Result<Joined>> {
         Box::pin(async move {
-            self.step(|data, now| data.presence.join(&data.feeds, now, join, previous))
+            self.step(|data, now| {
+                data.presence
+                    .join(&data.feeds, &data.nodes, now, join, previous)
+            })
         })
     }
 
-    fn leave<'a>(
-        &'a self,
-        conn: &'a str,
-        place: &'a Place,
-        fence: Option<Epoch>,
-    ) -> BoxFuture<'a, Result<Left>> {
-        Box::pin(async move {
-            self.step(|data, now| data.presence.leave(&data.feeds, now, conn, place, fence))
-        })
+    fn leave<'a>(&'a self, leave: &'a Leave<'a>) -> BoxFuture<'a, Result<Left>> {
+        Box::pin(async move { self.step(|data, now| data.presence.leave(&data.feeds, now, leave)) })
     }
 
     fn room_snapshot<'a>(

@@ -4,8 +4,11 @@
 //! An expired connection behaves like an expired Redis hash: lookups do not find it, but it stays
 //! in the indices, and its `leave` is not published, until a sweep or a join of the same id removes
 //! it.
+//!
+//! The index of the connections of each node is exact: it changes in the step that changes the
+//! owner. So a node needs no numbers to tell its ownerships of one connection apart.
 
-use super::feeds::Feeds;
+use super::{feeds::Feeds, nodes::Nodes};
 use crate::{
     model::{
         event::{Change, Reason, presence_event},
@@ -13,12 +16,12 @@ use crate::{
         state::State,
     },
     store::{
-        BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Join, Joined, Left,
-        Located, Stored,
+        BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Join, Joined, Leave, Left,
+        Lifetime, Located, Stored, node::Dispossessed,
     },
 };
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, hash_map},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -28,6 +31,8 @@ const MAX_WAIT_MS: u64 = 5;
 /// The sequence number of a join, which orders snapshots.
 type JoinNumber = u64;
 type InJoinOrder = BTreeMap<JoinNumber, Arc<str>>;
+/// The connections of each room, user or owner.
+type Index = HashMap<Arc<str>, InJoinOrder>;
 
 /// One connection. A clone copies pointers, not text.
 #[derive(Clone)]
@@ -39,6 +44,8 @@ pub(super) struct Entry {
     last_seen_ms: u64,
     expires_at: u64,
     joined: JoinNumber,
+    /// The node that answers for it. `None`: heartbeats keep it alive.
+    owner: Option<Arc<str>>,
 }
 
 impl Entry {
@@ -56,6 +63,39 @@ impl Entry {
             due.insert((expires_at, self.joined), conn);
         }
         self.expires_at = expires_at;
+    }
+
+    /// Makes `owner` the owner from now on. Notifies the former one with the epoch that it owned,
+    /// so this must come before the epoch changes.
+    fn give_to(&mut self, owner: Option<&Arc<str>>, owned: &mut Index, feeds: &Feeds) {
+        if let Some(former) = &self.owner {
+            remove_from(owned, former, self.joined);
+            self.dispossess(feeds);
+        }
+        if let Some(owner) = owner {
+            add_to(owned, owner, self.joined, &self.conn);
+        }
+        self.owner = owner.cloned();
+    }
+
+    /// Notifies the owner that it does not own the connection any more.
+    fn dispossess(&self, feeds: &Feeds) {
+        if let Some(owner) = &self.owner {
+            feeds.dispossess(owner, || Dispossessed {
+                conn: self.conn.clone(),
+                epoch: self.epoch,
+            });
+        }
+    }
+
+    /// A copy for a caller that reads it now. The lease of an owner has not ended, so the
+    /// connection counts as seen at this time.
+    fn read(&self, now: u64) -> Entry {
+        let mut copy = self.clone();
+        if copy.owner.is_some() {
+            copy.last_seen_ms = now;
+        }
+        copy
     }
 
     fn stored(&self) -> Stored {
@@ -87,8 +127,10 @@ type Due = BTreeMap<(u64, JoinNumber), Arc<str>>;
 #[derive(Default)]
 pub(super) struct Presence {
     conns: HashMap<Arc<str>, Entry>,
-    rooms: HashMap<Arc<str>, InJoinOrder>,
-    users: HashMap<Arc<str>, InJoinOrder>,
+    rooms: Index,
+    users: Index,
+    /// The connections of each node that owns any.
+    owned: Index,
     due: Due,
     joins: JoinNumber,
 }
@@ -100,10 +142,15 @@ impl Presence {
     pub(super) fn join(
         &mut self,
         feeds: &Feeds,
+        nodes: &Nodes,
         now: u64,
         join: &Join,
         previous: Option<&Place>,
     ) -> Joined {
+        let owner = owner_in(&join.lifetime);
+        if owner.is_some_and(|owner| !nodes.lives(now, owner)) {
+            return Joined::OwnerLost;
+        }
         let before = self.conns.get(&join.conn);
         let epoch = now
             .max(join.floor)
@@ -112,16 +159,22 @@ impl Presence {
             return Joined::Early { wait_ms };
         }
         if let Some(before) = before {
-            let moves = before.place != join.place;
-            if !before.is_live(now) {
-                self.depart(feeds, now, &join.conn, Reason::Timeout);
-            } else if !moves {
-                self.remove(&join.conn);
+            let leaves = if !before.is_live(now) {
+                Some(Reason::Timeout)
+            } else if before.place == join.place {
+                None
             } else if previous == Some(&before.place) {
-                self.depart(feeds, now, &join.conn, Reason::Replaced);
+                Some(Reason::Replaced)
             } else {
                 return Joined::Elsewhere(before.place.clone());
+            };
+            if before.owner.as_ref() != owner {
+                before.dispossess(feeds);
             }
+            match leaves {
+                Some(reason) => self.depart(feeds, now, &join.conn, reason),
+                None => self.remove(&join.conn),
+            };
         }
         self.joins += 1;
         let entry = Entry {
@@ -130,8 +183,9 @@ impl Presence {
             state: join.state.clone(),
             epoch,
             last_seen_ms: now,
-            expires_at: now.saturating_add(join.ttl_ms),
+            expires_at: now.saturating_add(join.lifetime.ttl_ms),
             joined: self.joins,
+            owner: owner.cloned(),
         };
         feeds.publish(&entry.place.room, || {
             entry.event(Change::Join(&entry.state), now)
@@ -144,22 +198,27 @@ impl Presence {
     }
 
     /// `leave.lua`.
-    pub(super) fn leave(
-        &mut self,
-        feeds: &Feeds,
-        now: u64,
-        conn: &str,
-        place: &Place,
-        fence: Option<Epoch>,
-    ) -> Left {
-        match self.live(conn, now) {
+    pub(super) fn leave(&mut self, feeds: &Feeds, now: u64, leave: &Leave<'_>) -> Left {
+        let reason = leave.reason;
+        match self.live(leave.conn, now) {
             None => Left::Unknown,
-            Some(entry) if fence.is_some_and(|fence| entry.epoch > fence) => Left::Newer,
-            Some(entry) if entry.place != *place => Left::Elsewhere(entry.place.clone()),
+            Some(entry) if leave.fence.is_some_and(|fence| entry.epoch > fence) => Left::Newer,
+            Some(entry) if entry.place != *leave.place => Left::Elsewhere(entry.place.clone()),
+            // A node ends connections by itself only if it owns them.
+            Some(entry)
+                if reason == Reason::Timeout
+                    && (entry.owner.as_deref() != leave.node
+                        || leave.fence.is_some_and(|fence| entry.epoch < fence)) =>
+            {
+                Left::Newer
+            }
             Some(entry) => match (entry.epoch + 1).saturating_sub(now) {
-                wait_ms @ 1..=MAX_WAIT_MS => Left::Early { wait_ms },
+                wait_ms @ 1..=MAX_WAIT_MS if reason == Reason::Left => Left::Early { wait_ms },
                 _ => {
-                    self.depart(feeds, now, conn, Reason::Left);
+                    if entry.owner.as_deref() != leave.node {
+                        entry.dispossess(feeds);
+                    }
+                    self.depart(feeds, now, leave.conn, reason);
                     Left::Left
                 }
             },
@@ -172,8 +231,9 @@ impl Presence {
         &mut self,
         now: u64,
         heartbeats: &[HeartbeatRefresh],
-        ttl_ms: u64,
+        lifetime: &Lifetime,
     ) -> Vec<BatchMiss> {
+        let owned = lifetime.owner.is_some();
         let mut misses = Vec::new();
         for (index, heartbeat) in heartbeats.iter().enumerate() {
             match self
@@ -181,8 +241,8 @@ impl Presence {
                 .get_mut(&heartbeat.conn)
                 .filter(|entry| entry.is_live(now))
             {
-                Some(entry) if entry.epoch == heartbeat.epoch => {
-                    entry.refresh(&mut self.due, now, ttl_ms);
+                Some(entry) if entry.epoch == heartbeat.epoch && entry.owner.is_some() == owned => {
+                    entry.refresh(&mut self.due, now, lifetime.ttl_ms);
                 }
                 other => misses.push(BatchMiss {
                     index,
@@ -197,9 +257,10 @@ impl Presence {
     pub(super) fn update_heartbeats(
         &mut self,
         feeds: &Feeds,
+        nodes: &Nodes,
         now: u64,
         heartbeat: &HeartbeatUpdate,
-        ttl_ms: u64,
+        lifetime: &Lifetime,
     ) -> HeartbeatOutcome {
         let Some(entry) = self
             .conns
@@ -221,6 +282,11 @@ impl Presence {
         if adopted.is_some_and(|given| given > max) {
             return HeartbeatOutcome::Ahead { max };
         }
+        let owner = owner_in(lifetime);
+        let is_taken = entry.owner.as_ref() != owner;
+        if is_taken && owner.is_some_and(|owner| !nodes.lives(now, owner)) {
+            return HeartbeatOutcome::OwnerLost;
+        }
         if let Some(write) = &heartbeat.write
             && write.base.state != entry.state
         {
@@ -228,8 +294,11 @@ impl Presence {
                 stored: entry.stored(),
             };
         }
+        if is_taken {
+            entry.give_to(owner, &mut self.owned, feeds);
+        }
         entry.epoch = adopted.unwrap_or(entry.epoch);
-        entry.refresh(&mut self.due, now, ttl_ms);
+        entry.refresh(&mut self.due, now, lifetime.ttl_ms);
         if let Some(next) = heartbeat
             .write
             .as_ref()
@@ -240,6 +309,7 @@ impl Presence {
         }
         HeartbeatOutcome::Refreshed {
             epoch: entry.epoch,
+            released: false,
             adopted: adopted.is_some(),
             encoding: None,
         }
@@ -264,7 +334,8 @@ impl Presence {
     }
 
     /// Removes at most `most` connections that expired at `until` or before, and adds their rooms
-    /// to `rooms`. Returns how many were removed.
+    /// to `rooms`. Returns how many were removed. Owners are notified: a living one has failed to
+    /// refresh the connection.
     pub(super) fn reap(
         &mut self,
         feeds: &Feeds,
@@ -280,11 +351,27 @@ impl Presence {
         {
             let conn = conn.clone();
             if let Some(gone) = self.depart(feeds, now, &conn, Reason::Timeout) {
+                gone.dispossess(feeds);
                 rooms.insert(gone.place.room);
             }
             removed += 1;
         }
         removed
+    }
+
+    /// Removes at most `most` connections of a dead node. Returns how many were removed. The node
+    /// is not notified, because it has lost all of them.
+    pub(super) fn reap_owned(&mut self, feeds: &Feeds, now: u64, node: &str, most: usize) -> usize {
+        let owned = self.owned.get(node).into_iter();
+        let conns: Vec<Arc<str>> = owned
+            .flat_map(BTreeMap::values)
+            .take(most)
+            .cloned()
+            .collect();
+        for conn in &conns {
+            self.depart(feeds, now, conn, Reason::Timeout);
+        }
+        conns.len()
     }
 
     fn live(&self, conn: &str, now: u64) -> Option<&Entry> {
@@ -294,20 +381,17 @@ impl Presence {
     fn live_of(&self, index: Option<&InJoinOrder>, now: u64) -> Vec<Entry> {
         let conns = index.into_iter().flat_map(BTreeMap::values);
         conns
-            .filter_map(|conn| self.live(conn, now).cloned())
+            .filter_map(|conn| Some(self.live(conn, now)?.read(now)))
             .collect()
     }
 
     fn insert(&mut self, entry: Entry) {
         let (conn, joined) = (&entry.conn, entry.joined);
-        self.rooms
-            .entry(entry.place.room.clone())
-            .or_default()
-            .insert(joined, conn.clone());
-        self.users
-            .entry(entry.place.user.clone())
-            .or_default()
-            .insert(joined, conn.clone());
+        add_to(&mut self.rooms, &entry.place.room, joined, conn);
+        add_to(&mut self.users, &entry.place.user, joined, conn);
+        if let Some(owner) = &entry.owner {
+            add_to(&mut self.owned, owner, joined, conn);
+        }
         self.due.insert((entry.expires_at, joined), conn.clone());
         self.conns.insert(entry.conn.clone(), entry);
     }
@@ -322,16 +406,10 @@ impl Presence {
     fn remove(&mut self, conn: &str) -> Option<Entry> {
         let gone = self.conns.remove(conn)?;
         self.due.remove(&(gone.expires_at, gone.joined));
-        for (index, id) in [
-            (&mut self.rooms, &gone.place.room),
-            (&mut self.users, &gone.place.user),
-        ] {
-            if let hash_map::Entry::Occupied(mut conns) = index.entry(id.clone()) {
-                conns.get_mut().remove(&gone.joined);
-                if conns.get().is_empty() {
-                    conns.remove();
-                }
-            }
+        remove_from(&mut self.rooms, &gone.place.room, gone.joined);
+        remove_from(&mut self.users, &gone.place.user, gone.joined);
+        if let Some(owner) = &gone.owner {
+            remove_from(&mut self.owned, owner, gone.joined);
         }
         Some(gone)
     }
@@ -341,6 +419,7 @@ impl Presence {
         self.conns.is_empty()
             && self.rooms.is_empty()
             && self.users.is_empty()
+            && self.owned.is_empty()
             && self.due.is_empty()
     }
 
@@ -348,10 +427,10 @@ impl Presence {
     /// exactly these.
     #[cfg(test)]
     pub(super) fn audit(&self, now: u64) -> Vec<(String, String, String, Epoch, bool)> {
-        let of = |index: &HashMap<Arc<str>, InJoinOrder>, id: &str, entry: &Entry| {
+        let of = |index: &Index, id: &str, entry: &Entry| {
             index.get(id).and_then(|conns| conns.get(&entry.joined)) == Some(&entry.conn)
         };
-        let count = |index: &HashMap<Arc<str>, InJoinOrder>| {
+        let count = |index: &Index| {
             assert!(index.values().all(|conns| !conns.is_empty()));
             index.values().map(BTreeMap::len).sum::<usize>()
         };
@@ -365,8 +444,17 @@ impl Presence {
                 of(&self.users, &entry.place.user, entry),
                 "{conn} is not its user's"
             );
+            assert!(
+                entry
+                    .owner
+                    .iter()
+                    .all(|owner| of(&self.owned, owner, entry)),
+                "{conn} is not its owner's"
+            );
             assert_eq!(self.due.get(&(entry.expires_at, entry.joined)), Some(conn));
         }
+        let owned = self.conns.values().filter(|entry| entry.owner.is_some());
+        assert_eq!(count(&self.owned), owned.count());
         let indexed = [count(&self.rooms), count(&self.users), self.due.len()];
         assert_eq!(indexed, [self.conns.len(); 3]);
         let text = |id: &Arc<str>| id.to_string();
@@ -382,4 +470,26 @@ impl Presence {
         });
         all.collect()
     }
+}
+
+fn add_to(index: &mut Index, id: &Arc<str>, joined: JoinNumber, conn: &Arc<str>) {
+    index
+        .entry(id.clone())
+        .or_default()
+        .insert(joined, conn.clone());
+}
+
+/// Removes a connection from an index, and its room, user or owner with the last one.
+fn remove_from(index: &mut Index, id: &str, joined: JoinNumber) {
+    if let Some(conns) = index.get_mut(id) {
+        conns.remove(&joined);
+        if conns.is_empty() {
+            index.remove(id);
+        }
+    }
+}
+
+/// The node that answers for connections with this lifetime.
+fn owner_in(lifetime: &Lifetime) -> Option<&Arc<str>> {
+    lifetime.owner.as_ref().map(|owner| &owner.node)
 }

@@ -58,7 +58,7 @@ fn spec_6_1_a_shorter_ttl_makes_a_connection_due_earlier() {
     let epoch = world.join("c", "r", "u");
     now(world
         .store
-        .refresh_heartbeats(&[plain("c", "r", epoch)], 10))
+        .refresh_heartbeats(&[plain("c", "r", epoch)], &Lifetime::of_heartbeats(10)))
     .unwrap();
     world.pass(10);
     assert_eq!(world.sweep().expired, 1);

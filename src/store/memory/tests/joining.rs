@@ -24,13 +24,7 @@ fn spec_3_1_the_snapshot_of_a_join_holds_the_joined_too_in_join_order() {
     }
     world.join("elsewhere", "r2", "u");
     let place = Place::new("r", "v");
-    let join = Join {
-        floor: 0,
-        conn: "d".into(),
-        place,
-        state: text(r#"{"x":[]}"#),
-        ttl_ms: TTL,
-    };
+    let join = join_of("d", place, r#"{"x":[]}"#, by_heartbeats());
     let Joined::Joined { epoch, .. } = now(world.store.join(&join, None)).unwrap() else {
         panic!("not joined");
     };
@@ -171,7 +165,10 @@ fn spec_3_3_a_batch_refreshes_equal_epochs_and_returns_the_others() {
         plain("d", "r", epochs[3]),
     ];
     assert_eq!(
-        now(world.store.refresh_heartbeats(&heartbeats, TTL)).unwrap(),
+        now(world
+            .store
+            .refresh_heartbeats(&heartbeats, &by_heartbeats()))
+        .unwrap(),
         [
             BatchMiss {
                 index: 1,
@@ -190,7 +187,10 @@ fn spec_3_3_a_batch_refreshes_equal_epochs_and_returns_the_others() {
     world.pass(1);
     assert_eq!(world.in_room("r"), ["a", "d"]);
     assert_eq!(
-        now(world.store.refresh_heartbeats(&heartbeats[1..2], TTL)).unwrap(),
+        now(world
+            .store
+            .refresh_heartbeats(&heartbeats[1..2], &by_heartbeats()))
+        .unwrap(),
         [BatchMiss {
             index: 0,
             stored: Ok(None)
@@ -299,7 +299,7 @@ fn spec_3_1_a_leave_waits_until_the_clock_has_passed_the_epoch() {
     let world = World::new();
     let place = Place::new("r", "u");
     let epoch = world.join("c", "r", "u");
-    let early = now(world.store.leave("c", &place, None)).unwrap();
+    let early = try_leave(&world.store, "c", &place);
     assert_eq!(early, Left::Early { wait_ms: 1 });
     assert_eq!(world.leave("c", &place), Left::Left);
     assert!(world.join("c", "r", "u") > epoch);
@@ -319,7 +319,7 @@ fn spec_3_7_a_late_heartbeat_brings_nobody_back() {
         );
         let plain = now(world
             .store
-            .refresh_heartbeats(&[plain("c", "r", epoch)], TTL))
+            .refresh_heartbeats(&[plain("c", "r", epoch)], &by_heartbeats()))
         .unwrap();
         (full, plain.first().map(|miss| miss.stored.clone()))
     };
@@ -376,7 +376,7 @@ fn spec_3_8_a_snapshot_leaves_out_what_has_expired() {
         [Ok(None)]
     ));
     assert_eq!(
-        now(world.store.leave("old", &Place::new("r", "u"), None)).unwrap(),
+        try_leave(&world.store, "old", &Place::new("r", "u")),
         Left::Unknown
     );
 }

@@ -1,20 +1,25 @@
 //! Tests of the in-process store, and their shared helpers. `joining.rs`: sections 3.1 to 3.9;
-//! `expiring.rs`: expiry, sharing, topics; `random.rs`: random steps in any order and race (3.7).
+//! `expiring.rs`: expiry, sharing, topics; `nodes.rs`: nodes that answer for connections;
+//! `random.rs`: random steps in any order and race (3.7).
 
 mod expiring;
 mod joining;
+mod nodes;
 mod random;
 
 use super::{Clock, Core, MemoryStore, NAMED, REAPED_AT_A_TIME};
 use crate::{
     model::{
         error::{Code, Result},
+        event::Reason,
         presence::{Epoch, Member, Place, Sweep},
         state::State,
     },
     store::{
         BatchMiss, EventSink, Feed, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Join,
-        Joined, Left, PresenceStore, StateWrite, Store, Topic, heartbeat::HeartbeatStore,
+        Joined, Leave, Left, Lifetime, NodeStore, Owner, PresenceStore, StateWrite, Store, Topic,
+        heartbeat::HeartbeatStore,
+        node::{Dispossessed, Lease, NodeLook, Removal, Renewal},
     },
 };
 use futures_util::FutureExt;
@@ -38,10 +43,14 @@ const SETTINGS: crate::store::SweepSettings = crate::store::SweepSettings {
     settle_ms: TTL,
 };
 const START: u64 = 1_700_000_000_000;
+/// The length of the lease of a node, and how long its record is kept.
+const LEASE: u64 = 40;
+const KEPT: u64 = 1_000;
 
 #[derive(Default)]
 struct Recorder {
     heard: Mutex<Vec<(Feed, String)>>,
+    gone: Mutex<Vec<Dispossessed>>,
 }
 
 impl Recorder {
@@ -55,6 +64,15 @@ impl Recorder {
     fn take_with_feeds(&self) -> Vec<(Feed, String)> {
         std::mem::take(&mut *self.heard.lock())
     }
+
+    /// The connections that the node does not own any more, as "c +0": with the epoch that it
+    /// owned, relative to the start of the test.
+    fn take_gone(&self) -> Vec<String> {
+        let gone = std::mem::take(&mut *self.gone.lock());
+        gone.into_iter()
+            .map(|Dispossessed { conn, epoch }| format!("{conn} +{}", epoch - START))
+            .collect()
+    }
 }
 
 impl EventSink for Recorder {
@@ -63,6 +81,9 @@ impl EventSink for Recorder {
         0
     }
     fn gap(&self) {}
+    fn dispossessed(&self, connection: Option<Dispossessed>) {
+        self.gone.lock().extend(connection);
+    }
 }
 
 /// Every operation of the store is done when its future is first polled, except for large sweeps.
@@ -143,15 +164,69 @@ impl World {
 
 fn leave<T>(store: &MemoryStore, conn: &str, place: &Place, pass: impl Fn(u64) -> T) -> Left {
     loop {
-        match now(store.leave(conn, place, None)).unwrap() {
+        match try_leave(store, conn, place) {
             Left::Early { wait_ms } => drop(pass(wait_ms)),
             other => return other,
         }
     }
 }
 
+fn try_leave(store: &MemoryStore, conn: &str, place: &Place) -> Left {
+    let leave = Leave {
+        conn,
+        place,
+        fence: None,
+        node: None,
+        number: 0,
+        reason: Reason::Left,
+    };
+    now(store.leave(&leave)).unwrap()
+}
+
 fn text(state: &str) -> State {
     State::parse("state", state).unwrap()
+}
+
+fn by_heartbeats() -> Lifetime {
+    Lifetime::of_heartbeats(TTL)
+}
+
+fn by_node(node: &str) -> Lifetime {
+    Lifetime {
+        ttl_ms: TTL,
+        owner: Some(Owner {
+            node: node.into(),
+            number: 1,
+        }),
+    }
+}
+
+fn renew(store: &MemoryStore, node: &str, begins: bool) -> Renewal {
+    let lease = Lease {
+        node: node.into(),
+        lease_ms: LEASE,
+        kept_ms: KEPT,
+        begins,
+    };
+    now(store.renew_lease(&lease)).unwrap()
+}
+
+/// Ends a lease and removes the connections of the node. Returns how many.
+fn end_node(store: &MemoryStore, node: &str) -> u64 {
+    now(store.end_lease(node)).unwrap();
+    let mut sweep = Sweep::default();
+    while now(store.remove_connections(node, false, &mut sweep)).unwrap() != Removal::Done {}
+    sweep.expired
+}
+
+fn join_of(conn: &str, place: Place, state: &str, lifetime: Lifetime) -> Join {
+    Join {
+        floor: 0,
+        conn: conn.into(),
+        place,
+        state: text(state),
+        lifetime,
+    }
 }
 
 fn try_join(
@@ -160,14 +235,7 @@ fn try_join(
     place: Place,
     previous: Option<&Place>,
 ) -> Result<Joined> {
-    let join = Join {
-        floor: 0,
-        conn: conn.into(),
-        place,
-        state: State::empty(),
-        ttl_ms: TTL,
-    };
-    now(store.join(&join, previous))
+    now(store.join(&join_of(conn, place, "{}", by_heartbeats()), previous))
 }
 
 /// Joins as the presence layer does: calls again with the place that the store answered.
@@ -179,20 +247,19 @@ fn join<T>(
     state: &str,
     pass: impl Fn(u64) -> T,
 ) -> Epoch {
-    let place = Place::new(room, user);
-    let join = Join {
-        floor: 0,
-        conn: conn.into(),
-        place,
-        state: text(state),
-        ttl_ms: TTL,
-    };
+    let join = join_of(conn, Place::new(room, user), state, by_heartbeats());
+    join_anyway(store, &join, pass).expect("the connection has no owner")
+}
+
+/// As `join`. `None`: the owner that the connection should get is lost.
+fn join_anyway<T>(store: &MemoryStore, join: &Join, pass: impl Fn(u64) -> T) -> Option<Epoch> {
     let mut previous = None;
     loop {
-        match now(store.join(&join, previous.as_ref())).unwrap() {
-            Joined::Joined { epoch, .. } => return epoch,
+        match now(store.join(join, previous.as_ref())).unwrap() {
+            Joined::Joined { epoch, .. } => return Some(epoch),
             Joined::Elsewhere(place) => previous = Some(place),
             Joined::Early { wait_ms } => drop(pass(wait_ms)),
+            Joined::OwnerLost => return None,
         }
     }
 }
@@ -210,13 +277,22 @@ fn heartbeat(
         epoch,
         write,
     };
-    now(store.update_heartbeats(&[heartbeat], TTL))
+    update(store, heartbeat, &by_heartbeats())
+}
+
+fn update(
+    store: &MemoryStore,
+    heartbeat: HeartbeatUpdate,
+    lifetime: &Lifetime,
+) -> HeartbeatOutcome {
+    now(store.update_heartbeats(&[heartbeat], lifetime))
         .remove(0)
         .unwrap()
 }
 
 fn refreshed(epoch: Epoch) -> HeartbeatOutcome {
     HeartbeatOutcome::Refreshed {
+        released: false,
         epoch,
         adopted: false,
         encoding: None,
@@ -225,6 +301,7 @@ fn refreshed(epoch: Epoch) -> HeartbeatOutcome {
 
 fn adopted(epoch: Epoch) -> HeartbeatOutcome {
     HeartbeatOutcome::Refreshed {
+        released: false,
         epoch,
         adopted: true,
         encoding: None,

@@ -2,13 +2,15 @@
 
 use super::*;
 
-/// One step of a random run. There are few connections, rooms and users, so that steps conflict.
+/// One step of a random run. There are few connections, rooms, users and nodes, so that steps
+/// conflict.
 #[derive(Clone, Debug)]
 enum Op {
     Join {
         conn: u8,
         room: u8,
         user: u8,
+        node: Option<u8>,
     },
     Leave {
         conn: u8,
@@ -18,8 +20,13 @@ enum Op {
         conn: u8,
         more: u64,
         patch: bool,
+        node: Option<u8>,
     },
     Batch,
+    /// A node dies, and its connections are removed.
+    Death {
+        node: u8,
+    },
     Sweep,
     Pass {
         ms: u64,
@@ -27,12 +34,15 @@ enum Op {
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
+    let node = || prop::option::of(0..2u8);
     prop_oneof![
-        6 => (0..5u8, 0..3u8, 0..2u8).prop_map(|(conn, room, user)| Op::Join { conn, room, user }),
+        6 => (0..5u8, 0..3u8, 0..2u8, node())
+            .prop_map(|(conn, room, user, node)| Op::Join { conn, room, user, node }),
         3 => (0..5u8).prop_map(|conn| Op::Leave { conn }),
-        4 => (0..5u8, 0..2u64, any::<bool>())
-            .prop_map(|(conn, more, patch)| Op::Heartbeat { conn, more, patch }),
+        4 => (0..5u8, 0..2u64, any::<bool>(), node())
+            .prop_map(|(conn, more, patch, node)| Op::Heartbeat { conn, more, patch, node }),
         1 => Just(Op::Batch),
+        1 => (0..2u8).prop_map(|node| Op::Death { node }),
         2 => Just(Op::Sweep),
         2 => (1..=TTL).prop_map(|ms| Op::Pass { ms }),
     ]
@@ -40,6 +50,18 @@ fn any_op() -> impl Strategy<Value = Op> {
 
 fn all_conns() -> Vec<Arc<str>> {
     (0..5).map(|i| format!("c{i}").into()).collect()
+}
+
+fn node_id(node: u8) -> String {
+    format!("n{node}")
+}
+
+/// The lifetime of a connection of this node, whose lease it begins or renews.
+fn lifetime(store: &MemoryStore, node: Option<u8>) -> Lifetime {
+    node.map_or_else(by_heartbeats, |node| {
+        renew(store, &node_id(node), true);
+        by_node(&node_id(node))
+    })
 }
 
 /// What a node may do between two reads of the store. Each step advances the clock, so that epochs
@@ -50,22 +72,28 @@ fn run(store: &MemoryStore, clock: &AtomicU64, op: &Op) -> Option<(String, Epoch
     let id = |conn: &u8| format!("c{conn}");
     let locate = |conn: &str| now(store.locate(&[conn.into()])).remove(0).unwrap();
     match op {
-        Op::Join { conn, room, user } => {
-            join(
-                store,
-                &id(conn),
-                &format!("r{room}"),
-                &format!("u{user}"),
-                "{}",
-                pass,
-            );
+        Op::Join {
+            conn,
+            room,
+            user,
+            node,
+        } => {
+            let place = Place::new(&format!("r{room}"), &format!("u{user}"));
+            let join = join_of(&id(conn), place, "{}", lifetime(store, *node));
+            // In a race, the node may have died again.
+            join_anyway(store, &join, pass);
         }
         Op::Leave { conn } => {
             if let Some(at) = locate(&id(conn)) {
                 leave(store, &id(conn), &at.place, pass);
             }
         }
-        Op::Heartbeat { conn, more, patch } => {
+        Op::Heartbeat {
+            conn,
+            more,
+            patch,
+            node,
+        } => {
             let at = locate(&id(conn))?;
             let base = at.stored.state.as_str().to_owned();
             let next = if base == "{}" { r#"{"a":1}"# } else { "{}" };
@@ -74,7 +102,13 @@ fn run(store: &MemoryStore, clock: &AtomicU64, op: &Op) -> Option<(String, Epoch
             } else {
                 None
             };
-            let beaten = heartbeat(store, &id(conn), &at.place, Some(at.epoch + more), write);
+            let heartbeat = HeartbeatUpdate {
+                conn: id(conn).into(),
+                place: at.place,
+                epoch: Some(at.epoch + more),
+                write,
+            };
+            let beaten = update(store, heartbeat, &lifetime(store, *node));
             if let HeartbeatOutcome::Refreshed { epoch, .. } = beaten {
                 return Some((id(conn), epoch));
             }
@@ -89,7 +123,12 @@ fn run(store: &MemoryStore, clock: &AtomicU64, op: &Op) -> Option<(String, Epoch
                     at.unwrap().map(|at| plain(conn, &at.place.room, at.epoch))
                 })
                 .collect();
-            now(store.refresh_heartbeats(&heartbeats, TTL)).unwrap();
+            for lifetime in [by_heartbeats(), by_node("n0")] {
+                now(store.refresh_heartbeats(&heartbeats, &lifetime)).unwrap();
+            }
+        }
+        Op::Death { node } => {
+            end_node(store, &node_id(*node));
         }
         Op::Sweep => {
             now(store.sweep(&SETTINGS)).unwrap();
@@ -186,6 +225,9 @@ fn finish(world: &World, replay: &mut Replay) {
         .iter()
         .for_each(|text| replay.apply(text));
     assert!(replay.present.is_empty());
+    for node in 0..2 {
+        assert_eq!(end_node(&world.store, &node_id(node)), 0);
+    }
     now(world.store.unsubscribe(&Topic::AllRooms)).unwrap();
     assert!(world.store.is_empty());
 }
@@ -241,7 +283,9 @@ proptest! {
                     for op in ops {
                         // No event shows an adopted epoch, so heartbeats do not raise it.
                         let op = match op.clone() {
-                            Op::Heartbeat { conn, patch, .. } => Op::Heartbeat { conn, more: 0, patch },
+                            Op::Heartbeat { conn, patch, node, .. } => {
+                                Op::Heartbeat { conn, more: 0, patch, node }
+                            }
                             op => op,
                         };
                         run(&store, clock, &op);

@@ -66,6 +66,15 @@ pub(in crate::store::redis) fn skip_corrupt_part(sweep: &mut Sweep, of_a_part: R
     }
 }
 
+/// Which candidates `reap.lua` removes.
+#[derive(Clone, Copy)]
+pub(in crate::store::redis) enum Reap<'a> {
+    /// Those whose TTL has ended. `ttl_ms`: of connections that heartbeats keep alive.
+    Expired { ttl_ms: u64 },
+    /// Those of a node that was declared dead.
+    DeadNode(&'a str),
+}
+
 /// The result of `reap.lua` in a room.
 pub(in crate::store::redis) struct Reaped {
     /// Number of connections removed.
@@ -154,13 +163,13 @@ impl Rooms {
     pub(in crate::store::redis) async fn reap<'a>(
         &self,
         reaps: &[(&'a str, Vec<Candidate>)],
-        ttl_ms: u64,
+        which: Reap<'_>,
         sweep: &mut Sweep,
     ) -> Vec<(&'a str, Option<Reaped>)> {
         let script = self.room_scripts.reap;
         let calls = reaps
             .iter()
-            .map(|(room, candidates)| self.reap_call(room, candidates, ttl_ms))
+            .map(|(room, candidates)| self.reap_call(room, candidates, which))
             .collect();
         let answers = self.scripts.call_all(script, calls, Repeat::Never).await;
         let rooms = reaps.iter().map(|(room, _)| *room);
@@ -176,14 +185,18 @@ impl Rooms {
             .collect()
     }
 
-    fn reap_call(&self, room: &str, candidates: &[Candidate], ttl_ms: u64) -> Cmd {
+    fn reap_call(&self, room: &str, candidates: &[Candidate], which: Reap<'_>) -> Cmd {
+        let (ttl_ms, dead_node) = match which {
+            Reap::Expired { ttl_ms } => (ttl_ms, ""),
+            Reap::DeadNode(node) => (0, node),
+        };
         let metas: Vec<_> = candidates.iter().map(Candidate::parsed).collect();
         let mut keys = self.room_keys(room);
         for (candidate, meta) in candidates.iter().zip(&metas) {
             self.add_connection_keys(&mut keys, room, &candidate.conn, &meta.user);
         }
         let mut call = self.room_scripts.reap.call_with(&keys);
-        call.arg(room).arg(quote(room)).arg(ttl_ms);
+        call.arg(room).arg(quote(room)).arg(ttl_ms).arg(dead_node);
         for (candidate, meta) in candidates.iter().zip(&metas) {
             call.arg(&candidate.conn)
                 .arg(quote(&candidate.conn))

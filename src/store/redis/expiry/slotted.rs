@@ -8,7 +8,7 @@ use crate::{
     store::{
         SweepSettings,
         redis::{
-            expiry::{Look, ROOMS_AT_A_TIME, Reaped, skip_corrupt_part},
+            expiry::{Look, ROOMS_AT_A_TIME, Reap, Reaped, skip_corrupt_part},
             presence::{
                 fields::utf8,
                 slotted::{Slotted, outbox::Settled},
@@ -160,7 +160,11 @@ impl Slotted {
                     }
                 }
             }
-            for (room, reaped) in self.rooms.reap(&reaps, ttl_ms, sweep).await {
+            for (room, reaped) in self
+                .rooms
+                .reap(&reaps, Reap::Expired { ttl_ms }, sweep)
+                .await
+            {
                 let Some(Reaped { removed, rescored }) = reaped else {
                     later.push((room, ttl));
                     continue;

@@ -8,8 +8,8 @@ use crate::{
         SweepSettings,
         redis::{
             expiry::{
-                CONNECTIONS_AT_A_TIME, ROOMS_AT_A_TIME, check::USERS_EVERY, integers, skip_corrupt,
-                skip_corrupt_part,
+                CONNECTIONS_AT_A_TIME, ROOMS_AT_A_TIME, Reap, check::USERS_EVERY, integers,
+                skip_corrupt, skip_corrupt_part,
             },
             presence::v1::V1,
             scripts::{self, sweep_due},
@@ -221,7 +221,10 @@ impl V1 {
                 skip_corrupt_part(sweep, look);
             }
             // If no connection of a page was dead, the room is left to the new time of its entry.
-            let done = self.rooms.reap(&reaps, ttl_ms, sweep).await;
+            let done = self
+                .rooms
+                .reap(&reaps, Reap::Expired { ttl_ms }, sweep)
+                .await;
             let full = reaps
                 .iter()
                 .zip(done)

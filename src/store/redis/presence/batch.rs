@@ -1,6 +1,6 @@
 //! The connections of a call of `heartbeat_batch.lua` or `patch_batch.lua`, sorted by room.
 
-use crate::{keys::Keys, model::presence::Epoch};
+use crate::{keys::Keys, model::presence::Epoch, store::Lifetime};
 use redis::Cmd;
 use std::sync::Arc;
 
@@ -50,10 +50,16 @@ impl<'a> Batch<'a> {
     }
 
     /// The arguments that both scripts begin with. `width`: the length of all epochs, in digits.
-    pub fn add_arguments(&self, call: &mut Cmd, keys: &Keys, width: usize, ttl_ms: u64) {
+    pub fn add_arguments(&self, call: &mut Cmd, keys: &Keys, width: usize, lifetime: &Lifetime) {
+        // The stored epoch of a connection with an owner begins with '+'.
+        let owned = lifetime.owner.is_some();
+        let width = width + usize::from(owned);
         let mut epochs = String::with_capacity(width * self.items.len());
         let mut digits = itoa::Buffer::new();
         for item in &self.items {
+            if owned {
+                epochs.push('+');
+            }
             epochs.push_str(digits.format(item.epoch));
         }
         // Two bytes are enough: `limits.maxBatchSize` is 2000 at most.
@@ -62,7 +68,7 @@ impl<'a> Batch<'a> {
             .iter()
             .flat_map(|(_, n)| (*n as u16).to_be_bytes())
             .collect();
-        call.arg(ttl_ms)
+        call.arg(lifetime.ttl_ms)
             .arg(self.rooms.len())
             .arg(keys.id_in_conn())
             .arg(epochs)

@@ -40,6 +40,24 @@ pub(in crate::store::redis) fn number(bytes: &[u8]) -> Epoch {
         .unwrap_or_else(|_| text.parse::<f64>().map_or(0, |x| x as Epoch))
 }
 
+/// What the score of a connection with an owner is added to (`lua/include/owner.lua`).
+const OWNED: u64 = 1 << 51;
+
+/// A time in ms as the score of a connection with an owner.
+pub(in crate::store::redis) fn owned_score(ms: u64) -> u64 {
+    OWNED.saturating_add(ms)
+}
+
+/// Whether an epoch, as it is stored, says that the connection has an owner.
+pub(in crate::store::redis) fn is_owned(epoch: &[u8]) -> bool {
+    epoch.first() == Some(&b'+')
+}
+
+/// An epoch as it is stored. Those of connections with owners begin with '+'.
+pub(in crate::store::redis) fn stored_epoch(epoch: Epoch, owned: bool) -> String {
+    format!("{}{epoch}", if owned { "+" } else { "" })
+}
+
 pub(in crate::store::redis) fn unknown_code(script: &str, code: i64) -> redis::RedisError {
     redis::RedisError::from((
         redis::ErrorKind::UnexpectedReturnType,

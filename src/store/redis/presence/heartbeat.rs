@@ -9,7 +9,7 @@ use crate::{
         presence::{Epoch, Place},
     },
     store::{
-        BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate,
+        BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Lifetime,
         redis::{
             presence::{
                 batch::{Batch, Item},
@@ -37,12 +37,12 @@ impl Rooms {
     pub(in crate::store::redis) async fn refresh_isolated(
         &self,
         heartbeats: &[HeartbeatRefresh],
-        ttl_ms: u64,
+        lifetime: &Lifetime,
     ) -> Result<Vec<BatchMiss>> {
         let mut misses = Vec::new();
         let mut parts = vec![(0, heartbeats.len())];
         while let Some((start, end)) = parts.pop() {
-            match self.refresh_part(&heartbeats[start..end], ttl_ms).await {
+            match self.refresh_part(&heartbeats[start..end], lifetime).await {
                 Ok(found) => misses.extend(found.into_iter().map(|found| BatchMiss {
                     index: found.index + start,
                     ..found
@@ -65,7 +65,7 @@ impl Rooms {
     async fn refresh_part(
         &self,
         heartbeats: &[HeartbeatRefresh],
-        ttl_ms: u64,
+        lifetime: &Lifetime,
     ) -> Result<Vec<BatchMiss>> {
         let width = heartbeats
             .first()
@@ -75,7 +75,7 @@ impl Rooms {
             .all(|heartbeat| digits(heartbeat.epoch) == width)
         {
             return self
-                .refresh_of_width(heartbeats.iter(), width, ttl_ms)
+                .refresh_of_width(heartbeats.iter(), width, lifetime)
                 .await;
         }
         // The script takes epochs of equal length. Epochs from the clock have equal length. Callers
@@ -87,7 +87,7 @@ impl Rooms {
                 .collect();
             if !indices.is_empty() {
                 let of_width = indices.iter().map(|&i| &heartbeats[i]);
-                for miss in self.refresh_of_width(of_width, width, ttl_ms).await? {
+                for miss in self.refresh_of_width(of_width, width, lifetime).await? {
                     misses.push(BatchMiss {
                         index: indices[miss.index],
                         ..miss
@@ -103,9 +103,9 @@ impl Rooms {
         &self,
         heartbeats: impl Iterator<Item = &'a HeartbeatRefresh> + Clone,
         width: usize,
-        ttl_ms: u64,
+        lifetime: &Lifetime,
     ) -> Result<Vec<BatchMiss>> {
-        let call = self.refresh_call(heartbeats, width, ttl_ms);
+        let call = self.refresh_call(heartbeats, width, lifetime);
         read_misses(
             self.scripts
                 .call(&scripts::HEARTBEAT_BATCH, &call, Repeat::Harmless)
@@ -119,7 +119,7 @@ impl Rooms {
         &self,
         heartbeats: impl Iterator<Item = &'a HeartbeatRefresh> + Clone,
         width: usize,
-        ttl_ms: u64,
+        lifetime: &Lifetime,
     ) -> Cmd {
         let batch = Batch::new(heartbeats.clone().map(|heartbeat| Item {
             room: &heartbeat.room,
@@ -136,17 +136,17 @@ impl Rooms {
         for heartbeat in separate {
             call.arg(self.keys.conn_state(&heartbeat.room, &heartbeat.conn));
         }
-        batch.add_arguments(&mut call, &self.keys, width, ttl_ms);
+        batch.add_arguments(&mut call, &self.keys, width, lifetime);
         call
     }
 
     pub(in crate::store::redis) async fn update_heartbeats(
         &self,
         heartbeats: &[HeartbeatUpdate],
-        ttl_ms: u64,
+        lifetime: &Lifetime,
     ) -> Vec<Result<HeartbeatOutcome>> {
-        let mut results = self.patch_large(heartbeats, ttl_ms).await;
-        self.patch_batches(heartbeats, &mut results, ttl_ms).await;
+        let mut results = self.patch_large(heartbeats, lifetime).await;
+        self.patch_batches(heartbeats, &mut results, lifetime).await;
         let (writes, others): (Vec<Open>, Vec<Open>) = heartbeats
             .iter()
             .zip(&mut results)
@@ -155,8 +155,8 @@ impl Rooms {
         // A repeated write could find its own result and answer "changed: false". Other updates
         // that are sent together with a write can be repeated.
         tokio::join!(
-            self.update_open(writes, ttl_ms, Repeat::Never),
-            self.update_open(others, ttl_ms, Repeat::Harmless),
+            self.update_open(writes, lifetime, Repeat::Never),
+            self.update_open(others, lifetime, Repeat::Harmless),
         );
         results
             .into_iter()
@@ -165,7 +165,7 @@ impl Rooms {
     }
 
     /// Sends the heartbeats that have no result yet, and sets their results.
-    async fn update_open(&self, open: Vec<Open<'_>>, ttl_ms: u64, repeat: Repeat) {
+    async fn update_open(&self, open: Vec<Open<'_>>, lifetime: &Lifetime, repeat: Repeat) {
         let (mut calls, mut sent) = (Vec::new(), Vec::new());
         for (heartbeat, _) in &open {
             let next = heartbeat
@@ -176,7 +176,7 @@ impl Rooms {
                 Some(next) => self.states.encode(next).await,
                 None => Encoded::default(),
             };
-            calls.push(self.update_call(heartbeat, &encoded, ttl_ms));
+            calls.push(self.update_call(heartbeat, &encoded, lifetime));
             sent.push(encoded);
         }
         let answers = self
@@ -192,7 +192,12 @@ impl Rooms {
     }
 
     /// `encoded`: the stored form of the new state.
-    fn update_call(&self, heartbeat: &HeartbeatUpdate, encoded: &Encoded, ttl_ms: u64) -> Cmd {
+    fn update_call(
+        &self,
+        heartbeat: &HeartbeatUpdate,
+        encoded: &Encoded,
+        lifetime: &Lifetime,
+    ) -> Cmd {
         let (room, user) = (&*heartbeat.place.room, &*heartbeat.place.user);
         let own = self.keys.room(room);
         let mut keys = vec![
@@ -203,6 +208,11 @@ impl Rooms {
             self.keys.conn_state(room, &heartbeat.conn),
         ];
         self.layout.add_event_channels(&mut keys, room);
+        self.layout.add_due(&mut keys, room);
+        let owner = lifetime.owner.as_ref();
+        if let Some(owner) = owner {
+            self.layout.add_owner(&mut keys, &owner.node);
+        }
         let mut call = self.room_scripts.heartbeat.call_with(&keys);
         call.arg(&*heartbeat.conn)
             .arg(user)
@@ -210,7 +220,7 @@ impl Rooms {
             .arg(quote(&heartbeat.conn))
             .arg(quote(user))
             .arg(quote(room))
-            .arg(ttl_ms)
+            .arg(lifetime.ttl_ms)
             .arg(
                 heartbeat
                     .epoch
@@ -236,6 +246,12 @@ impl Rooms {
                 };
             }
         }
+        call.arg(owner.map_or("", |owner| &owner.node))
+            .arg(match owner {
+                Some(owner) if owner.number > 0 => owner.number.to_string(),
+                _ => String::new(),
+            })
+            .arg(self.keys.node_calls(""));
         self.layout.add_last_argument(&mut call);
         call
     }
@@ -253,11 +269,13 @@ impl Rooms {
                 self.clock.heard(reply.integer()?.unsigned_abs());
                 let revision = reply.integer()?.unsigned_abs();
                 let adopted = reply.integer()? == 1;
+                let released = reply.integer()? == 1;
                 let write = heartbeat.write.as_ref();
                 let write = write.filter(|write| write.next.is_some());
                 HeartbeatOutcome::Refreshed {
                     epoch,
                     adopted,
+                    released,
                     encoding: write.and_then(|write| {
                         written.into_encoding(write.base.is_separate().then_some(revision))
                     }),
@@ -284,6 +302,8 @@ impl Rooms {
                     stored: self.states.stored(bytes, &compressed, separate, revision),
                 }
             }
+            scripts::heartbeat::LOST => HeartbeatOutcome::OwnerLost,
+            scripts::heartbeat::UNCLAIMED => HeartbeatOutcome::Unclaimed,
             code => return Err(unknown_code("heartbeat", code)),
         })
     }

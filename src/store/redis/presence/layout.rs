@@ -29,6 +29,12 @@ pub(in crate::store::redis) trait LayoutCalls: Send + Sync {
     /// `join.lua`, `leave.lua`: the indices besides the room's own.
     fn add_indices(&self, keys: &mut Vec<String>, room: &str, user: &str);
 
+    /// `join.lua`, `heartbeat.lua`: the record and the connections of the owner.
+    fn add_owner(&self, keys: &mut Vec<String>, node: &str);
+
+    /// `leave.lua`: the connections of the node that calls.
+    fn add_caller(&self, keys: &mut Vec<String>, node: &str);
+
     /// `join.lua`: the place that the connection leaves first.
     fn add_previous(&self, keys: &mut Vec<String>, place: &Place);
 
@@ -43,6 +49,9 @@ pub(in crate::store::redis) trait LayoutCalls: Send + Sync {
 
     /// `heartbeat.lua`, `patch_batch.lua`: the channels of events besides the room's channel.
     fn add_event_channels(&self, keys: &mut Vec<String>, room: &str);
+
+    /// `heartbeat.lua`: the room's shard of the due index, if the script writes it.
+    fn add_due(&self, keys: &mut Vec<String>, room: &str);
 
     /// The last argument of all these scripts.
     fn add_last_argument(&self, call: &mut Cmd);
@@ -74,6 +83,14 @@ impl LayoutCalls for V1Calls {
         self.add_room_indices(keys, room);
     }
 
+    fn add_owner(&self, keys: &mut Vec<String>, node: &str) {
+        keys.extend([self.keys.node(node), self.keys.node_conns(node)]);
+    }
+
+    fn add_caller(&self, keys: &mut Vec<String>, node: &str) {
+        keys.push(self.keys.node_conns(node));
+    }
+
     fn add_previous(&self, keys: &mut Vec<String>, place: &Place) {
         let room = self.keys.room(&place.room);
         keys.extend([
@@ -98,6 +115,10 @@ impl LayoutCalls for V1Calls {
     fn add_outbox(&self, _keys: &mut Vec<String>, _room: &str) {}
 
     fn add_event_channels(&self, _keys: &mut Vec<String>, _room: &str) {}
+
+    fn add_due(&self, keys: &mut Vec<String>, room: &str) {
+        keys.push(self.keys.due_of(room));
+    }
 
     fn add_last_argument(&self, _call: &mut Cmd) {}
 }
@@ -128,6 +149,10 @@ impl LayoutCalls for SlottedCalls {
         self.add_room_indices(keys, room);
     }
 
+    fn add_owner(&self, _keys: &mut Vec<String>, _node: &str) {}
+
+    fn add_caller(&self, _keys: &mut Vec<String>, _node: &str) {}
+
     /// The previous place is in the same room.
     fn add_previous(&self, keys: &mut Vec<String>, place: &Place) {
         keys.push(self.user_conns(&place.room, &place.user));
@@ -149,6 +174,8 @@ impl LayoutCalls for SlottedCalls {
     fn add_event_channels(&self, keys: &mut Vec<String>, room: &str) {
         keys.push(self.keys.slot_events_of(room));
     }
+
+    fn add_due(&self, _keys: &mut Vec<String>, _room: &str) {}
 
     fn add_last_argument(&self, call: &mut Cmd) {
         call.arg(if self.keys.has_sharded_events() {

@@ -12,9 +12,13 @@ use crate::{
         state::State,
     },
     store::{
-        HeartbeatOutcome, HeartbeatUpdate, LogLevel, StateEncoding, StateWrite,
+        HeartbeatOutcome, HeartbeatUpdate, Lifetime, LogLevel, StateEncoding, StateWrite,
         redis::{
-            presence::{rooms::Rooms, states::Encoded},
+            presence::{
+                fields::{owned_score, stored_epoch},
+                rooms::Rooms,
+                states::Encoded,
+            },
             scripts::{self, Reply},
             transport::{errors, link::Repeat},
         },
@@ -51,7 +55,7 @@ impl Rooms {
     pub(in crate::store::redis) async fn patch_large(
         &self,
         heartbeats: &[HeartbeatUpdate],
-        ttl_ms: u64,
+        lifetime: &Lifetime,
     ) -> Vec<Option<Result<HeartbeatOutcome>>> {
         let mut results = vec![None; heartbeats.len()];
         // Each patch is sent separately, so that the server executes one while the next is
@@ -60,16 +64,20 @@ impl Rooms {
             .iter()
             .zip(&mut results)
             .filter_map(|(heartbeat, result)| Some((self.as_patch(heartbeat)?, result)))
-            .map(async |(patch, result)| *result = self.patch(&patch, ttl_ms).await)
+            .map(async |(patch, result)| *result = self.patch(&patch, lifetime).await)
             .collect();
         futures_util::future::join_all(transactions).await;
         results
     }
 
-    async fn patch(&self, patch: &Patch<'_>, ttl_ms: u64) -> Option<Result<HeartbeatOutcome>> {
+    async fn patch(
+        &self,
+        patch: &Patch<'_>,
+        lifetime: &Lifetime,
+    ) -> Option<Result<HeartbeatOutcome>> {
         let encoded = self.states.encode(patch.next).await;
         let mut pipeline = Pipeline::with_capacity(11);
-        self.add_transaction(&mut pipeline, patch, &encoded, ttl_ms);
+        self.add_transaction(&mut pipeline, patch, &encoded, lifetime);
         let answers = match self
             .scripts
             .commands
@@ -108,7 +116,7 @@ impl Rooms {
         pipeline: &mut Pipeline,
         patch: &Patch<'_>,
         encoded: &Encoded,
-        ttl_ms: u64,
+        lifetime: &Lifetime,
     ) {
         let Patch {
             heartbeat,
@@ -121,6 +129,11 @@ impl Rooms {
         let state = self.keys.conn_state(room, &heartbeat.conn);
         let room = self.keys.room(room);
         let (before, after) = (patch.base.base.bytes(), encoded.bytes(next));
+        let owned = lifetime.owner.is_some();
+        let score = match owned {
+            true => owned_score(patch.ts + lifetime.ttl_ms),
+            false => patch.ts,
+        };
 
         pipeline.cmd("WATCH").arg(&conn).arg(&state);
         let mut check = scripts::PATCH_CHECK.eval(2);
@@ -129,7 +142,7 @@ impl Rooms {
             .arg(&state)
             .arg(&*heartbeat.place.user)
             .arg(&*heartbeat.place.room)
-            .arg(patch.epoch)
+            .arg(stored_epoch(patch.epoch, owned))
             .arg(encoding.revision)
             .arg(before.len())
             .arg(patch.ts);
@@ -153,12 +166,12 @@ impl Rooms {
         } else {
             pipeline.cmd("SET").arg(&state).arg(after);
         }
-        pipeline.cmd("PEXPIRE").arg(&state).arg(ttl_ms);
-        pipeline.cmd("PEXPIRE").arg(&conn).arg(ttl_ms);
+        pipeline.cmd("PEXPIRE").arg(&state).arg(lifetime.ttl_ms);
+        pipeline.cmd("PEXPIRE").arg(&conn).arg(lifetime.ttl_ms);
         pipeline
             .cmd("ZADD")
             .arg(&room.last_seen)
-            .arg(patch.ts)
+            .arg(score)
             .arg(&*heartbeat.conn);
         pipeline
             .cmd("PUBLISH")
@@ -201,6 +214,7 @@ impl Rooms {
                 Outcome::Written(HeartbeatOutcome::Refreshed {
                     epoch: patch.epoch,
                     adopted: false,
+                    released: false,
                     encoding: encoded.into_encoding(Some(patch.encoding.revision + 1)),
                 })
             }

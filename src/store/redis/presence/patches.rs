@@ -5,7 +5,7 @@
 use crate::{
     model::{error::Result, event, presence::Epoch, state::State},
     store::{
-        HeartbeatOutcome, HeartbeatUpdate,
+        HeartbeatOutcome, HeartbeatUpdate, Lifetime,
         redis::{
             presence::{
                 batch::{Batch, Item},
@@ -52,7 +52,7 @@ impl Rooms {
         &self,
         heartbeats: &[HeartbeatUpdate],
         results: &mut [Option<Result<HeartbeatOutcome>>],
-        ttl_ms: u64,
+        lifetime: &Lifetime,
     ) {
         let mut patches: Vec<Patch> = Vec::with_capacity(heartbeats.len());
         for (index, heartbeat) in heartbeats.iter().enumerate() {
@@ -69,8 +69,8 @@ impl Rooms {
         let (writes, checks): (Vec<Patch>, Vec<Patch>) =
             patches.into_iter().partition(|patch| patch.next.is_some());
         let (written, checked) = tokio::join!(
-            self.send_patches(&writes, width, ttl_ms, Repeat::Never),
-            self.send_patches(&checks, width, ttl_ms, Repeat::Harmless),
+            self.send_patches(&writes, width, lifetime, Repeat::Never),
+            self.send_patches(&checks, width, lifetime, Repeat::Harmless),
         );
         for (index, result) in written.into_iter().chain(checked) {
             results[index] = Some(result);
@@ -97,13 +97,13 @@ impl Rooms {
         &self,
         patches: &[Patch<'_>],
         width: usize,
-        ttl_ms: u64,
+        lifetime: &Lifetime,
         repeat: Repeat,
     ) -> Vec<(usize, Result<HeartbeatOutcome>)> {
         let calls = self.split_patches(patches);
         let commands = calls
             .iter()
-            .map(|patches| self.patch_call(patches, width, ttl_ms))
+            .map(|patches| self.patch_call(patches, width, lifetime))
             .collect();
         let answers = self
             .scripts
@@ -125,6 +125,7 @@ impl Rooms {
                             let refreshed = HeartbeatOutcome::Refreshed {
                                 epoch: patch.epoch,
                                 adopted: false,
+                                released: false,
                                 encoding: None,
                             };
                             results.push((patch.index, Ok(refreshed)));
@@ -155,7 +156,7 @@ impl Rooms {
             .collect()
     }
 
-    fn patch_call(&self, patches: &[Patch<'_>], width: usize, ttl_ms: u64) -> Cmd {
+    fn patch_call(&self, patches: &[Patch<'_>], width: usize, lifetime: &Lifetime) -> Cmd {
         let batch = Batch::new(patches.iter().map(|patch| Item {
             room: patch.room(),
             conn: &patch.heartbeat.conn,
@@ -174,7 +175,7 @@ impl Rooms {
             .call(keys.len() + batch.items.len());
         call.arg(&keys);
         batch.add_conn_keys(&mut call, &self.keys);
-        batch.add_arguments(&mut call, &self.keys, width, ttl_ms);
+        batch.add_arguments(&mut call, &self.keys, width, lifetime);
         let mut head = String::new();
         for patch in patches {
             call.arg(patch.base.as_str());

@@ -8,7 +8,7 @@ use crate::{
         presence::{Epoch, Member, Place},
     },
     store::{
-        EachPiece, Join, Joined, Left, Located, StoreNotifications,
+        EachPiece, Join, Joined, Leave, Left, Located, StoreNotifications,
         redis::{
             presence::{
                 clock::ServerClock,
@@ -62,6 +62,7 @@ impl Rooms {
             }
             RoomJoined::Elsewhere(place) => Ok(Joined::Elsewhere(place)),
             RoomJoined::Early { wait_ms } => Ok(Joined::Early { wait_ms }),
+            RoomJoined::OwnerLost => Ok(Joined::OwnerLost),
             RoomJoined::Behind { .. } => Err(Error::internal("a join was behind itself")),
         }
     }
@@ -131,6 +132,10 @@ impl Rooms {
         for PreviousPlace { place, .. } in before {
             self.layout.add_previous(&mut keys, place);
         }
+        let owner = join.lifetime.owner.as_ref();
+        if let Some(owner) = owner {
+            self.layout.add_owner(&mut keys, &owner.node);
+        }
         let mut call = self.room_scripts.join.call_with(&keys);
         call.arg(conn)
             .arg(user)
@@ -139,11 +144,14 @@ impl Rooms {
             .arg(quote(user))
             .arg(quote(room))
             .arg(join.state.as_str())
-            .arg(join.ttl_ms)
+            .arg(join.lifetime.ttl_ms)
             .arg(join.floor)
             .arg(encoded.bytes.as_deref().unwrap_or_default())
             .arg(encoded.compressed)
-            .arg(i32::from(self.states.are_separate()));
+            .arg(i32::from(self.states.are_separate()))
+            .arg(owner.map_or("", |owner| &owner.node))
+            .arg(owner.map_or(0, |owner| owner.number))
+            .arg(self.keys.node_calls(""));
         for PreviousPlace {
             place,
             ghost,
@@ -164,22 +172,33 @@ impl Rooms {
     /// The step of a leave within the room. `below`: leave only if the stored epoch is lower.
     pub(in crate::store::redis) async fn leave_room(
         &self,
-        conn: &str,
-        place: &Place,
-        reason: &str,
+        leave: &Leave<'_>,
         below: Option<Epoch>,
     ) -> Result<RoomLeft> {
+        let &Leave {
+            conn,
+            place,
+            node,
+            reason,
+            ..
+        } = leave;
         let (room, user) = (&*place.room, &*place.user);
         let script = self.room_scripts.leave;
-        let mut call = script.call_with(&self.place_keys(conn, place));
+        let mut keys = self.place_keys(conn, place);
+        if let Some(node) = node {
+            self.layout.add_caller(&mut keys, node);
+        }
+        let mut call = script.call_with(&keys);
         call.arg(conn)
             .arg(user)
             .arg(room)
             .arg(quote(conn))
             .arg(quote(user))
             .arg(quote(room))
-            .arg(reason)
-            .arg(below.map(|epoch| epoch.to_string()).unwrap_or_default());
+            .arg(reason.as_str())
+            .arg(below.map(|epoch| epoch.to_string()).unwrap_or_default())
+            .arg(node.unwrap_or_default())
+            .arg(self.keys.node_calls(""));
         self.layout.add_last_argument(&mut call);
         let value = self.scripts.call(script, &call, Repeat::Never).await?;
         scripts::read(value, |reply| {
@@ -289,8 +308,32 @@ impl Rooms {
         Ok(())
     }
 
+    /// The time of a room's server in ms, from earlier answers if there are any.
+    async fn server_time(&self, room: &str) -> Result<u64> {
+        if let Some(now) = self.clock.now() {
+            return Ok(now);
+        }
+        let mut call = scripts::SERVER_TIME.call(1);
+        call.arg(self.keys.room_conns(room));
+        let value = self
+            .scripts
+            .call(&scripts::SERVER_TIME, &call, Repeat::Harmless)
+            .await?;
+        let now: u64 = redis::from_redis_value(value)
+            .map_err(|error| Error::internal(format!("server_time: {error}")))?;
+        self.clock.heard(now);
+        Ok(now)
+    }
+
     async fn members_of(&self, pairs: &[(impl AsRef<str> + Sync, String)]) -> Result<Vec<Member>> {
         let read = self.read_states(pairs).await;
+        let owned =
+            |read: &Result<Option<(Found, _)>>| matches!(read, Ok(Some((found, _))) if found.owned);
+        // The lease of its owner has not ended, so the connection counts as seen now.
+        let now = match read.iter().position(owned) {
+            Some(index) => self.server_time(pairs[index].0.as_ref()).await?,
+            None => 0,
+        };
         let mut members = Vec::with_capacity(read.len());
         for ((_, conn), read) in pairs.iter().zip(read) {
             let (found, state) = match read {
@@ -305,7 +348,10 @@ impl Rooms {
                 state,
                 user: found.user,
                 room: found.room,
-                last_seen_ms: found.last_seen_ms,
+                last_seen_ms: match found.owned {
+                    true => now.max(found.last_seen_ms),
+                    false => found.last_seen_ms,
+                },
                 epoch: found.epoch,
             });
         }
@@ -339,6 +385,7 @@ pub(in crate::store::redis) enum RoomJoined {
     Behind {
         epoch: Epoch,
     },
+    OwnerLost,
 }
 
 /// The result of the step of a leave within the room.
@@ -384,6 +431,7 @@ fn read_join(reply: &mut Reply, left: usize) -> Result<JoinReply, redis::RedisEr
         scripts::join::BEHIND => RoomJoined::Behind {
             epoch: reply.integer()?.unsigned_abs(),
         },
+        scripts::join::LOST => RoomJoined::OwnerLost,
         code => return Err(unknown_code("join", code)),
     }))
 }

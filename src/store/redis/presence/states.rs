@@ -13,7 +13,7 @@ use crate::{
     offload::offload,
     store::{
         LogLevel, StateEncoding, StoreNotifications, Stored,
-        redis::presence::fields::{fields, number, utf8},
+        redis::presence::fields::{fields, is_owned, number, utf8},
     },
 };
 use parking_lot::Mutex;
@@ -230,6 +230,8 @@ pub struct Found {
     pub room: String,
     pub last_seen_ms: u64,
     pub epoch: Epoch,
+    /// Whether a node answers for the connection.
+    pub(super) owned: bool,
     pub(super) state: Option<Vec<u8>>,
     pub(super) compressed: Option<Vec<u8>>,
     /// Whether the state is under a separate key.
@@ -273,6 +275,7 @@ impl Found {
             user,
             room,
             last_seen_ms: seen.as_deref().map_or(0, number),
+            owned: epoch.as_deref().is_some_and(is_owned),
             epoch: epoch.as_deref().map_or(0, number),
             separate: revision.is_some(),
             state,

@@ -5,12 +5,13 @@ use super::rooms::Rooms;
 use crate::{
     model::{
         error::Result,
-        presence::{Epoch, Member, Place, Sweep},
+        presence::{Member, Place, Sweep},
     },
     store::{
         BatchMiss, EachPiece, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Join, Joined,
-        Left, Located, PresenceStore, SweepSettings, heartbeat::HeartbeatStore,
-        redis::expiry::Checks,
+        Leave, Left, Lifetime, Located, PresenceStore, SweepSettings,
+        heartbeat::HeartbeatStore,
+        redis::{expiry::Checks, nodes::InRooms},
     },
 };
 use futures_util::future::BoxFuture;
@@ -30,21 +31,33 @@ impl V1 {
     }
 }
 
+impl InRooms for V1 {
+    const IN_STEPS: bool = false;
+
+    fn rooms(&self) -> &Rooms {
+        &self.rooms
+    }
+
+    fn after_removal<'a>(&'a self, _room: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
 impl HeartbeatStore for V1 {
     fn refresh_heartbeats<'a>(
         &'a self,
         heartbeats: &'a [HeartbeatRefresh],
-        ttl_ms: u64,
+        lifetime: &'a Lifetime,
     ) -> BoxFuture<'a, Result<Vec<BatchMiss>>> {
-        Box::pin(self.rooms.refresh_isolated(heartbeats, ttl_ms))
+        Box::pin(self.rooms.refresh_isolated(heartbeats, lifetime))
     }
 
     fn update_heartbeats<'a>(
         &'a self,
         heartbeats: &'a [HeartbeatUpdate],
-        ttl_ms: u64,
+        lifetime: &'a Lifetime,
     ) -> BoxFuture<'a, Vec<Result<HeartbeatOutcome>>> {
-        Box::pin(self.rooms.update_heartbeats(heartbeats, ttl_ms))
+        Box::pin(self.rooms.update_heartbeats(heartbeats, lifetime))
     }
 
     fn locate<'a>(&'a self, conns: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Result<Option<Located>>>> {
@@ -68,15 +81,9 @@ impl PresenceStore for V1 {
         })
     }
 
-    fn leave<'a>(
-        &'a self,
-        conn: &'a str,
-        place: &'a Place,
-        fence: Option<Epoch>,
-    ) -> BoxFuture<'a, Result<Left>> {
+    fn leave<'a>(&'a self, leave: &'a Leave<'a>) -> BoxFuture<'a, Result<Left>> {
         Box::pin(async move {
-            let below = fence.map(|fence| fence.saturating_add(1));
-            let left = self.rooms.leave_room(conn, place, "left", below).await?;
+            let left = self.rooms.leave_room(leave, leave.below()).await?;
             Ok(left.into())
         })
     }

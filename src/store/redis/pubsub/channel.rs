@@ -24,6 +24,7 @@ impl Channel {
             Topic::Channel(of) => Channel::Plain(keys.channel_events(of)),
             Topic::AllLocks => Channel::Pattern(keys.lock_events_pattern()),
             Topic::Lock(name) => Channel::Plain(keys.lock_events(name)),
+            Topic::NodeCalls(id) => Channel::Plain(keys.node_calls(id)),
             Topic::LockCalls => Channel::Plain(listener.wake_channel.clone()),
         }
     }

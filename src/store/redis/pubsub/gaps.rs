@@ -63,15 +63,19 @@ impl Gaps {
         channels: impl IntoIterator<Item = &'a Channel>,
         servers: impl IntoIterator<Item = Arc<Server>>,
     ) {
-        let (mut calls, mut events) = (false, false);
+        let (mut calls, mut node_calls, mut events) = (false, false, false);
         for channel in channels {
             match channel {
                 Channel::Plain(name) if *name == self.listener.wake_channel => calls = true,
+                Channel::Plain(name) if self.listener.keys.is_node_calls(name) => node_calls = true,
                 _ => events = true,
             }
         }
         if calls {
             self.listener.sinks.events.lock_call(LockCall::Gap);
+        }
+        if node_calls {
+            self.listener.sinks.events.dispossessed(None);
         }
         if !events || failpoint!(Gaps) {
             return;

@@ -6,7 +6,7 @@ use crate::{
     model::{event, json, limits::Limits, lock::is_lock_event, metadata::event::is_metadata_event},
     store::{
         Feed, LogLevel, Sinks,
-        redis::{expiry, locks, pubsub::dedup::MessageDedup},
+        redis::{expiry, locks, nodes, pubsub::dedup::MessageDedup},
     },
 };
 use redis::{PushInfo, PushKind, Value};
@@ -88,6 +88,12 @@ impl Listener {
         if channel == self.wake_channel {
             return match locks::parse_call(payload) {
                 Some(call) => self.sinks.events.lock_call(call),
+                None => self.sinks.events.malformed(),
+            };
+        }
+        if self.keys.is_node_calls(channel) {
+            return match nodes::parse_call(payload) {
+                Some(gone) => self.sinks.events.dispossessed(Some(gone)),
                 None => self.sinks.events.malformed(),
             };
         }

@@ -28,6 +28,7 @@ pub mod join {
     pub const GHOST: i64 = 2;
     pub const EARLY: i64 = 3;
     pub const BEHIND: i64 = 4;
+    pub const LOST: i64 = 5;
 }
 
 /// Codes of `leave.lua`.
@@ -48,6 +49,35 @@ pub mod heartbeat {
     pub const CONFLICT: i64 = 4;
     pub const AHEAD: i64 = 5;
     pub const UNISSUED: i64 = 6;
+    pub const LOST: i64 = 7;
+    pub const UNCLAIMED: i64 = 8;
+}
+
+/// Codes of `node_claim.lua`.
+pub mod node_claim {
+    pub const CLAIMED: i64 = 0;
+    pub const LOST: i64 = 1;
+}
+
+/// Codes of `node_renew.lua`.
+pub mod node_renew {
+    pub const RENEWED: i64 = 0;
+    pub const DEAD: i64 = 1;
+    pub const MISSING: i64 = 2;
+}
+
+/// Codes of `node_look.lua`.
+pub mod node_look {
+    pub const LIVES: i64 = 0;
+    pub const DEAD: i64 = 1;
+    pub const MISSING: i64 = 2;
+}
+
+/// Codes of `node_page.lua`.
+pub mod node_page {
+    pub const PAGE: i64 = 0;
+    pub const EMPTY: i64 = 1;
+    pub const ENDED: i64 = 2;
 }
 
 /// Codes of `metadata_commit.lua`.
@@ -169,6 +199,7 @@ mod tests {
                     ("ELSEWHERE", join::ELSEWHERE),
                     ("GHOST", join::GHOST),
                     ("EARLY", join::EARLY),
+                    ("LOST", join::LOST),
                 ]),
             ),
             (
@@ -178,6 +209,7 @@ mod tests {
                     ("ELSEWHERE", join::ELSEWHERE),
                     ("GHOST", join::GHOST),
                     ("BEHIND", join::BEHIND),
+                    ("LOST", join::LOST),
                 ]),
             ),
             (
@@ -200,6 +232,36 @@ mod tests {
                     ("CONFLICT", heartbeat::CONFLICT),
                     ("AHEAD", heartbeat::AHEAD),
                     ("UNISSUED", heartbeat::UNISSUED),
+                    ("LOST", heartbeat::LOST),
+                    ("UNCLAIMED", heartbeat::UNCLAIMED),
+                ]),
+            ),
+            (
+                &["lua/slotted/node_claim.lua"][..],
+                table([("CLAIMED", node_claim::CLAIMED), ("LOST", node_claim::LOST)]),
+            ),
+            (
+                &["lua/node_renew.lua"][..],
+                table([
+                    ("RENEWED", node_renew::RENEWED),
+                    ("DEAD", node_renew::DEAD),
+                    ("MISSING", node_renew::MISSING),
+                ]),
+            ),
+            (
+                &["lua/node_look.lua"][..],
+                table([
+                    ("LIVES", node_look::LIVES),
+                    ("DEAD", node_look::DEAD),
+                    ("MISSING", node_look::MISSING),
+                ]),
+            ),
+            (
+                &["lua/node_page.lua"][..],
+                table([
+                    ("PAGE", node_page::PAGE),
+                    ("EMPTY", node_page::EMPTY),
+                    ("ENDED", node_page::ENDED),
                 ]),
             ),
             (

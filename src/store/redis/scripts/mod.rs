@@ -111,8 +111,16 @@ scripts!(
     LOCK_RELEASE,
     LOCK_REVOKE,
     LOCK_SETTLE,
+    NODE_DUE,
+    NODE_END,
+    NODE_FORGET,
+    NODE_INDEX,
+    NODE_LOOK,
+    NODE_PAGE,
+    NODE_RENEW,
     PATCH_CHECK,
-    ROOM_INSPECT
+    ROOM_INSPECT,
+    SERVER_TIME
 );
 
 /// Scripts of the layout `v1`, which use keys of several slots.
@@ -147,6 +155,7 @@ pub mod slotted {
         LOCATION_CONFIRM,
         LOCATION_REMOVE,
         LOCK_NOTE,
+        NODE_CLAIM,
         PATCH_BATCH,
         REAP,
         REPAIR,
@@ -245,6 +254,15 @@ impl Reply {
         match self.0.next().unwrap_or(Value::Nil) {
             Value::BulkString(bytes) => Ok(bytes),
             Value::SimpleString(text) => Ok(text.into_bytes()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Bytes, or `None` for a missing value.
+    pub fn bytes_or_nil(&mut self) -> Result<Option<Vec<u8>>, RedisError> {
+        match self.0.next().unwrap_or(Value::Nil) {
+            Value::Nil => Ok(None),
+            Value::BulkString(bytes) => Ok(Some(bytes)),
             other => Err(unexpected(&other)),
         }
     }

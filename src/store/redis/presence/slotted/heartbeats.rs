@@ -3,7 +3,7 @@
 use crate::{
     model::error::{Code, Result},
     store::{
-        BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate,
+        BatchMiss, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Lifetime,
         heartbeat::HeartbeatStore,
         redis::{
             presence::{
@@ -23,12 +23,12 @@ impl Slotted {
     pub(super) async fn do_refresh_heartbeats(
         &self,
         heartbeats: &[HeartbeatRefresh],
-        ttl_ms: u64,
+        lifetime: &Lifetime,
     ) -> Result<Vec<BatchMiss>> {
         let mut misses = if self.refreshes_by_room() {
-            self.refresh_rooms(heartbeats, ttl_ms).await
+            self.refresh_rooms(heartbeats, lifetime).await
         } else {
-            self.rooms.refresh_isolated(heartbeats, ttl_ms).await?
+            self.rooms.refresh_isolated(heartbeats, lifetime).await?
         };
         self.find_unknown(heartbeats, &mut misses).await;
         Ok(misses)
@@ -38,7 +38,7 @@ impl Slotted {
     pub(in crate::store::redis) async fn refresh_rooms(
         &self,
         heartbeats: &[HeartbeatRefresh],
-        ttl_ms: u64,
+        lifetime: &Lifetime,
     ) -> Vec<BatchMiss> {
         let mut calls = Vec::new();
         let mut indices: Vec<Vec<usize>> = Vec::new();
@@ -47,7 +47,7 @@ impl Slotted {
             for of_width in by_width(room).iter().flat_map(|all| all.chunks(ONE_CALL)) {
                 let of = of_width.iter().map(|&i| &room[i]);
                 let width = digits(room[of_width[0]].epoch);
-                calls.push(self.rooms.refresh_call(of, width, ttl_ms));
+                calls.push(self.rooms.refresh_call(of, width, lifetime));
                 indices.push(of_width.iter().map(|i| first + i).collect());
             }
             first += room.len();
@@ -63,7 +63,7 @@ impl Slotted {
                 Err(error) if errors::is_of_one_key(&error) => {
                     let room: Vec<HeartbeatRefresh> =
                         indices.iter().map(|&i| heartbeats[i].clone()).collect();
-                    self.rooms.refresh_isolated(&room, ttl_ms).await
+                    self.rooms.refresh_isolated(&room, lifetime).await
                 }
                 found => found,
             };

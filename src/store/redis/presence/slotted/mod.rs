@@ -4,6 +4,7 @@
 
 mod heartbeats;
 pub mod outbox;
+mod owners;
 
 use crate::{
     failpoints::crash_point,
@@ -13,15 +14,17 @@ use crate::{
     },
     store::{
         BatchMiss, EachPiece, HeartbeatOutcome, HeartbeatRefresh, HeartbeatUpdate, Join, Joined,
-        Left, Located, PresenceStore, SweepSettings,
+        Leave, Left, Lifetime, Located, PresenceStore, SweepSettings,
         heartbeat::HeartbeatStore,
         redis::{
             expiry::CheckSchedule,
+            nodes::InRooms,
             presence::{
+                fields::{owned_score, unknown_code},
                 rooms::{RoomJoined, RoomLeft, Rooms},
                 states::Encoded,
             },
-            scripts::{self, Reply, Script, location_claim},
+            scripts::{self, Reply, Script, location_claim, node_claim},
             transport::{cluster, errors, link::Repeat},
         },
     },
@@ -76,6 +79,7 @@ impl Entry {
 enum Claim {
     Claimed { epoch: Epoch, before: Vec<Entry> },
     Early { wait_ms: u64 },
+    OwnerLost,
 }
 
 pub(in crate::store::redis) struct Slotted {
@@ -83,14 +87,28 @@ pub(in crate::store::redis) struct Slotted {
     pub check_schedule: CheckSchedule,
 }
 
+impl InRooms for Slotted {
+    const IN_STEPS: bool = true;
+
+    fn rooms(&self) -> &Rooms {
+        &self.rooms
+    }
+
+    fn after_removal<'a>(&'a self, room: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let _ = self.settle_and_drop(room).await;
+        })
+    }
+}
+
 impl HeartbeatStore for Slotted {
     fn refresh_heartbeats<'a>(
         &'a self,
         heartbeats: &'a [HeartbeatRefresh],
-        ttl_ms: u64,
+        lifetime: &'a Lifetime,
     ) -> BoxFuture<'a, Result<Vec<BatchMiss>>> {
         Box::pin(cluster::with_queue_timeout_once(
-            self.do_refresh_heartbeats(heartbeats, ttl_ms),
+            self.do_refresh_heartbeats(heartbeats, lifetime),
         ))
     }
 
@@ -101,10 +119,10 @@ impl HeartbeatStore for Slotted {
     fn update_heartbeats<'a>(
         &'a self,
         heartbeats: &'a [HeartbeatUpdate],
-        ttl_ms: u64,
+        lifetime: &'a Lifetime,
     ) -> BoxFuture<'a, Vec<Result<HeartbeatOutcome>>> {
         Box::pin(cluster::with_queue_timeout_once(async move {
-            let mut results = self.rooms.update_heartbeats(heartbeats, ttl_ms).await;
+            let mut results = self.update_claimed(heartbeats, lifetime).await;
             self.find_unknown_full(heartbeats, &mut results).await;
             results
         }))
@@ -131,21 +149,18 @@ impl PresenceStore for Slotted {
         })
     }
 
-    fn leave<'a>(
-        &'a self,
-        conn: &'a str,
-        place: &'a Place,
-        fence: Option<Epoch>,
-    ) -> BoxFuture<'a, Result<Left>> {
+    fn leave<'a>(&'a self, leave: &'a Leave<'a>) -> BoxFuture<'a, Result<Left>> {
         Box::pin(async move {
-            let below = fence.map(|fence| fence.saturating_add(1));
-            let left = self.rooms.leave_room(conn, place, "left", below).await?;
+            let left = self.rooms.leave_room(leave, leave.below()).await?;
             match left {
                 RoomLeft::Left { epoch } => {
                     crash_point!(Left);
-                    self.settle_left(conn, place, epoch).await;
+                    tokio::join!(
+                        self.settle_left(leave.conn, leave.place, epoch),
+                        self.forget_left(leave),
+                    );
                 }
-                RoomLeft::Unknown => return self.left_elsewhere(conn, place).await,
+                RoomLeft::Unknown => return self.left_elsewhere(leave.conn, leave.place).await,
                 _ => {}
             }
             Ok(left.into())
@@ -196,6 +211,7 @@ impl Slotted {
         for _ in 0..MAX_ROUNDS {
             let (epoch, before) = match self.claim_room(&join).await? {
                 Claim::Early { wait_ms } => return Ok(RoomJoined::Early { wait_ms }),
+                Claim::OwnerLost => return Ok(RoomJoined::OwnerLost),
                 Claim::Claimed { epoch, before } => (epoch, before),
             };
             let cache = previous
@@ -207,7 +223,7 @@ impl Slotted {
             for place in elsewhere {
                 if place.room == join.place.room {
                     same_room = Some(place);
-                } else if let Some(stored) = self.replace(&join.conn, place, epoch).await? {
+                } else if let Some(stored) = self.replace(&join, place, epoch).await? {
                     newer = newer.max(Some(stored));
                 }
             }
@@ -252,15 +268,23 @@ impl Slotted {
             .arg(&*join.place.user)
             .arg(join.floor)
             .arg(CLAIM_MS);
-        let calls = vec![
+        let mut calls = vec![
             (&*scripts::slotted::LOCATION_CLAIM, claim),
             (&*scripts::slotted::DUE_RESCHEDULE, self.lower_due(join)),
         ];
+        if let Some(owner) = &join.lifetime.owner {
+            calls.push(self.node_claim(owner, &join.conn, &join.place.room));
+        }
         crash_point!(Claim, calls, self.send(calls));
         // Repeating a claim is safe: the second one is a newer claim.
         let mut answers = self.send(calls).await.into_iter();
         let value = answers.next().unwrap_or_else(|| Err(Error::closed()))?;
         answers.next().unwrap_or_else(|| Err(Error::closed()))?;
+        if let Some(claimed) = answers.next()
+            && !node_claimed(claimed?)?
+        {
+            return Ok(Claim::OwnerLost);
+        }
         scripts::read(value, |reply| {
             Ok(match reply.integer()? {
                 location_claim::EARLY => Claim::Early {
@@ -280,7 +304,10 @@ impl Slotted {
         call.arg(self.rooms.keys.due_of(&join.place.room))
             .arg(1)
             .arg(&*join.place.room)
-            .arg(join.ttl_ms);
+            .arg(match join.lifetime.owner {
+                Some(_) => owned_score(join.lifetime.ttl_ms),
+                None => join.lifetime.ttl_ms,
+            });
         call
     }
 
@@ -306,8 +333,10 @@ impl Slotted {
 
     /// Removes a connection from another room for a join with `epoch`. Returns the connection's
     /// epoch there if that is not lower.
-    async fn replace(&self, conn: &str, place: Place, epoch: Epoch) -> Result<Option<Epoch>> {
-        match self.evict(conn, place, epoch).await? {
+    async fn replace(&self, join: &Join, place: Place, epoch: Epoch) -> Result<Option<Epoch>> {
+        let node = join.lifetime.owner.as_ref().map(|owner| &*owner.node);
+        let conn = &*join.conn;
+        match self.evict(conn, place, epoch, node).await? {
             (place, RoomLeft::Left { epoch }) => {
                 crash_point!(Left);
                 self.settle_left(conn, &place, epoch).await;
@@ -320,10 +349,16 @@ impl Slotted {
 
     /// The first step of `replace`: removes the connection, whichever user it has there. The room
     /// writes an outbox entry.
-    async fn evict(&self, conn: &str, mut place: Place, epoch: Epoch) -> Result<(Place, RoomLeft)> {
+    async fn evict(
+        &self,
+        conn: &str,
+        mut place: Place,
+        epoch: Epoch,
+        node: Option<&str>,
+    ) -> Result<(Place, RoomLeft)> {
         for _ in 0..MAX_ROUNDS {
-            let left = self.rooms.leave_room(conn, &place, "replaced", Some(epoch));
-            match left.await? {
+            let leave = Leave::replaced(conn, &place, node);
+            match self.rooms.leave_room(&leave, Some(epoch)).await? {
                 RoomLeft::Elsewhere(actual) => place = actual,
                 left => return Ok((place, left)),
             }
@@ -425,4 +460,13 @@ fn rooms_of(answer: Result<Value>) -> Result<Vec<String>> {
     let mut rooms: Vec<String> = entries.into_iter().map(|entry| entry.room).collect();
     rooms.dedup();
     Ok(rooms)
+}
+
+/// Whether the node could claim the connection, because it was not declared dead.
+fn node_claimed(value: Value) -> Result<bool> {
+    scripts::read(value, |reply| match reply.integer()? {
+        node_claim::CLAIMED => Ok(true),
+        node_claim::LOST => Ok(false),
+        code => Err(unknown_code("node_claim", code)),
+    })
 }

@@ -11,7 +11,7 @@ use crate::{
         presence::{Epoch, MAX_EPOCH, Place},
     },
     store::{
-        Join, Located,
+        Join, Leave, Located,
         redis::{
             expiry::integers,
             presence::{
@@ -115,7 +115,7 @@ impl Slotted {
             }
         }
         for place in late {
-            if self.replace(conn, place, epoch).await.is_err() {
+            if self.replace(join, place, epoch).await.is_err() {
                 return;
             }
         }
@@ -167,10 +167,9 @@ impl Slotted {
             return Ok(());
         };
         if older.epoch < epoch {
-            let left = self
-                .rooms
-                .leave_room(conn, &older.place, "replaced", Some(epoch));
-            if let RoomLeft::Left { epoch } = left.await? {
+            let leave = Leave::replaced(conn, &older.place, None);
+            let left = self.rooms.leave_room(&leave, Some(epoch)).await?;
+            if let RoomLeft::Left { epoch } = left {
                 // Each level of this recursion has a lower epoch. There are as many levels as joins
                 // that raced with each other.
                 let settled = self.settle_left(conn, &older.place, epoch);
@@ -182,9 +181,8 @@ impl Slotted {
 
     /// Removes a connection from a room that it joined after a newer join was confirmed.
     async fn replaced(&self, conn: &str, place: &Place, epoch: Epoch) -> Result<()> {
-        self.rooms
-            .leave_room(conn, place, "replaced", Some(epoch + 1))
-            .await?;
+        let leave = Leave::replaced(conn, place, None);
+        self.rooms.leave_room(&leave, Some(epoch + 1)).await?;
         // Whichever node removed the connection, the entries that this join wrote in other slots
         // must be removed.
         self.settle_left(conn, place, epoch).await;
@@ -337,9 +335,8 @@ impl Slotted {
             let Some(gone) = read_settled(Ok(answer))? else {
                 // A newer join was confirmed in another room.
                 more = true;
-                self.rooms
-                    .leave_room(conn, &hash.place, "replaced", Some(hash.epoch + 1))
-                    .await?;
+                let leave = Leave::replaced(conn, &hash.place, None);
+                self.rooms.leave_room(&leave, Some(hash.epoch + 1)).await?;
                 continue;
             };
             // A failover can bring a connection back to a room that it had left. The room writes an
@@ -347,7 +344,7 @@ impl Slotted {
             // that a pass will inspect the room and apply its outbox.
             for older in gone.iter().filter(|entry| entry.room != room) {
                 self.move_due(&[(&older.room, 0)], true).await?;
-                self.evict(conn, older.place(), hash.epoch).await?;
+                self.evict(conn, older.place(), hash.epoch, None).await?;
             }
         }
         Ok(more)

@@ -1,0 +1,11 @@
+-- server_time: the time of a server in ms.
+--
+-- KEYS[1] – any key of the server
+-- ARGV[] – none
+--
+-- Returns the time.
+--
+-- Races: none.
+-- @include now
+-- @include integer
+return integer(now)
