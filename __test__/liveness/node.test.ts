@@ -25,6 +25,7 @@ onEveryStore('14 liveness by node', (store) => {
     await eventually(async () => {
       await other.reapOnce();
       expect(await ids(other)).toEqual(['c']);
+      expect(recorder.events.at(-1)?.type).toBe('leave');
     });
     await other.reapOnce();
     expect((await recorder.settled()).map(brief)).toEqual([

@@ -25,6 +25,8 @@ const PRESENCE_KEYS = [
   '~prs:at:*',
   '~prs:{room:*',
   '~prs:{slot:*',
+  '~prs:nodes',
+  '~prs:{node:*',
 ];
 
 type Layout = 'v1' | 'slotted';

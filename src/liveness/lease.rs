@@ -74,7 +74,23 @@ struct State {
     refresh_due: bool,
     /// Connections that others took over before this node knew that it owned them, with their
     /// epochs.
-    early: HashMap<Arc<str>, (Epoch, Instant)>,
+    early: HashMap<Arc<str>, Early>,
+}
+
+/// A message that a connection has another owner, which came before the answer that made this node
+/// its owner.
+struct Early {
+    epoch: Epoch,
+    /// The newest number when it came. Calls with higher numbers began later.
+    number: u64,
+    since: Instant,
+}
+
+impl Early {
+    /// Whether it ends what a call with this number has got.
+    fn is_about(&self, epoch: Epoch, number: u64) -> bool {
+        self.epoch >= epoch && self.number >= number
+    }
 }
 
 pub struct Node {
@@ -88,8 +104,10 @@ pub struct Node {
     state: Mutex<State>,
     /// Notified when the lease was renewed or lost.
     renewed: Notify,
-    /// Notified when the lease should be renewed now, or the connections compared.
+    /// Notified when the lease should be renewed now.
     wake: Notify,
+    /// Notified when the connections should be compared now.
+    compare_due: Notify,
 }
 
 impl Node {
@@ -125,6 +143,7 @@ impl Node {
             }),
             renewed: Notify::new(),
             wake: Notify::new(),
+            compare_due: Notify::new(),
         }))
     }
 
@@ -191,11 +210,13 @@ impl Node {
         if *state.id != *owner.node {
             return false;
         }
-        match state.early.get(conn) {
-            Some((gone, _)) if *gone >= epoch => {
-                self.forget(owner.node.clone(), conn.into(), owner.number);
-            }
-            _ => self.directory.own(conn, epoch, owner.number),
+        let is_over = state
+            .early
+            .get(conn)
+            .is_some_and(|early| early.is_about(epoch, owner.number));
+        // If another call of this node has got a higher epoch and lost it, this one is over too.
+        if let Some(number) = self.directory.own(conn, epoch, owner.number, is_over) {
+            self.forget(owner.node.clone(), conn.into(), number);
         }
         true
     }
@@ -203,7 +224,7 @@ impl Node {
     /// The store may have lost data: the connection to a server is back.
     pub fn reconnected(&self) {
         self.state.lock().lossy = true;
-        self.wake.notify_one();
+        self.compare_due.notify_one();
     }
 
     /// Handles a message about a connection of this node. `None`: some may have been missed.
@@ -216,18 +237,19 @@ impl Node {
 
     fn handle_gap(&self) {
         self.state.lock().refresh_due = true;
-        self.wake.notify_one();
+        self.compare_due.notify_one();
     }
 
     pub(super) fn dispossess(&self, conn: &str, epoch: Epoch) {
         self.listener.dispossessed(conn, epoch);
-        match self.directory.disown(conn, epoch) {
-            Some(owned) => self.forget(self.id(), owned.conn, owned.number),
-            None => self.note_early(conn, epoch),
+        if let Some(owned) = self.directory.disown(conn, epoch) {
+            self.forget(self.id(), owned.conn, owned.number);
         }
+        self.note_early(conn, epoch);
     }
 
-    /// A message can come before the answer to the join that it is about.
+    /// A message can come before the answer to the join that it is about, or to an earlier join of
+    /// this node, which nobody reports.
     fn note_early(&self, conn: &str, epoch: Epoch) {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -235,12 +257,23 @@ impl Node {
             let max_wait = self.settings.max_wait;
             state
                 .early
-                .retain(|_, (_, since)| now.duration_since(*since) < 2 * max_wait);
+                .retain(|_, early| now.duration_since(early.since) < 2 * max_wait);
         }
         if state.early.len() >= MAX_EARLY {
             state.refresh_due = true;
+            self.compare_due.notify_one();
         } else {
-            state.early.insert(conn.into(), (epoch, now));
+            let number = state.numbers;
+            let early = state.early.entry(conn.into()).or_insert(Early {
+                epoch,
+                number,
+                since: now,
+            });
+            *early = Early {
+                epoch: epoch.max(early.epoch),
+                number,
+                since: now,
+            };
         }
     }
 
@@ -253,9 +286,13 @@ impl Node {
         });
     }
 
-    /// Renews the lease until the task is aborted, and compares the connections with the store when
-    /// there is a reason.
+    /// Renews the lease, and compares the connections with the store when there is a reason, until
+    /// the task is aborted. Comparing may take longer than a lease.
     pub async fn run(self: Arc<Self>) {
+        tokio::join!(self.keep_lease(), self.keep_connections());
+    }
+
+    async fn keep_lease(&self) {
         let third = self.settings.lease / 3;
         loop {
             let pause = match self.renew().await {
@@ -265,6 +302,19 @@ impl Node {
             tokio::select! {
                 () = sleep(pause) => {}
                 () = self.wake.notified() => {}
+            }
+        }
+    }
+
+    async fn keep_connections(&self) {
+        loop {
+            let pause = match self.compare_if_due().await {
+                Ok(()) => self.settings.backstop / 3,
+                Err(_) => self.settings.lease / 24,
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.compare_due.notified() => {}
             }
         }
     }
@@ -317,7 +367,7 @@ impl Node {
                     state.until = state.until.max(until);
                 }
                 self.renewed.notify_waiters();
-                self.compare_if_due().await
+                Ok(())
             }
             // The store has lost the record: this node's own lease has not ended.
             Renewal::Missing if self.state.lock().until > Instant::now() => {
@@ -349,6 +399,9 @@ impl Node {
         state.begun = false;
         state.sent = false;
         state.lossy |= lossy;
+        if lossy {
+            self.compare_due.notify_one();
+        }
         if !lossy {
             state.until = Instant::now();
         }

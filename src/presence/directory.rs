@@ -45,7 +45,9 @@ struct Entry {
     /// When the entry was last used, in seconds since the directory was created.
     touched: Cell<u32>,
     epoch: Epoch,
-    /// The number with which this node became the owner of the connection; 0 if it is not.
+    /// Whether this node owns the connection.
+    owned: bool,
+    /// The highest number of a call that made this node its owner, also with an earlier epoch.
     number: u64,
     /// The epoch with which this node became the owner. It is lower than `epoch` if the node has
     /// joined the connection again because the store had lost it.
@@ -78,6 +80,7 @@ impl Entry {
             user_len: u32::try_from(user.len()).unwrap_or(u32::MAX),
             touched: Cell::new(now),
             epoch: known.epoch,
+            owned: false,
             number: 0,
             since: known.epoch,
             unsure: Cell::new(false),
@@ -85,7 +88,7 @@ impl Entry {
         }
     }
 
-    fn owned(&self, conn: &Arc<str>) -> OwnedConnection {
+    fn owned_connection(&self, conn: &Arc<str>) -> OwnedConnection {
         OwnedConnection {
             conn: conn.clone(),
             room: self.room.clone(),
@@ -195,12 +198,13 @@ impl Directory {
                     true => old.room.clone(),
                     false => shared_copy(room, rooms),
                 };
-                let (number, since) = match old.epoch == known.epoch {
-                    true => (old.number, old.since),
-                    false => (0, known.epoch),
+                let (owned, since) = match old.epoch == known.epoch {
+                    true => (old.owned, old.since),
+                    false => (false, known.epoch),
                 };
+                let number = old.number;
                 *old = Entry::new(room, known, now);
-                (old.number, old.since) = (number, since);
+                (old.owned, old.number, old.since) = (owned, number, since);
             }
             None => {
                 conns.insert(
@@ -216,7 +220,7 @@ impl Directory {
     pub fn forget(&self, conn: &str) {
         let mut inner = self.inner.lock();
         match inner.conns.get(conn) {
-            Some(entry) if entry.number > 0 => entry.unsure.set(true),
+            Some(entry) if entry.owned => entry.unsure.set(true),
             _ => drop(inner.conns.remove(conn)),
         }
     }
@@ -274,25 +278,24 @@ impl Directory {
                     room: entry.room.clone(),
                     epoch: entry.epoch,
                     separate: entry.separate,
-                    owned: entry.number > 0,
+                    owned: entry.owned,
                 }
             }
         });
     }
 
     /// Records that this node owns a connection with this epoch, since the call with this number.
-    pub fn own(&self, conn: &str, epoch: Epoch, number: u64) {
-        if let Some(entry) = self.inner.lock().conns.get_mut(conn)
-            && entry.epoch >= epoch
-        {
-            // Of joins at the same time, the store keeps the highest number.
-            let is_owner = entry.epoch == epoch || entry.number > 0;
-            entry.number = if is_owner {
-                entry.number.max(number)
-            } else {
-                0
-            };
-        }
+    /// `is_over`: another node owns it by now. If this node does not own the connection, with this
+    /// epoch or a higher one, returns the highest number of an entry that is not needed any more.
+    pub fn own(&self, conn: &str, epoch: Epoch, number: u64, is_over: bool) -> Option<u64> {
+        let mut inner = self.inner.lock();
+        let Some(entry) = inner.conns.get_mut(conn) else {
+            return Some(number);
+        };
+        // Of joins at the same time, the store keeps the highest number.
+        entry.number = entry.number.max(number);
+        entry.owned |= entry.epoch == epoch && !is_over;
+        (!entry.owned).then_some(entry.number)
     }
 
     /// Records that this node has joined a connection again that it has owned since the epoch
@@ -307,7 +310,7 @@ impl Directory {
     /// this node joined it again.
     pub fn current_epoch(&self, conn: &str, epoch: Epoch) -> Epoch {
         match self.inner.lock().conns.get(conn) {
-            Some(entry) if entry.number > 0 && (entry.since..entry.epoch).contains(&epoch) => {
+            Some(entry) if entry.owned && (entry.since..entry.epoch).contains(&epoch) => {
                 entry.epoch
             }
             _ => epoch,
@@ -319,8 +322,9 @@ impl Directory {
     pub fn let_go(&self, conn: &str, fence: Option<Epoch>) -> u64 {
         let mut inner = self.inner.lock();
         match inner.conns.get_mut(conn) {
-            Some(entry) if fence.is_none_or(|fence| entry.epoch <= fence) => {
-                std::mem::take(&mut entry.number)
+            Some(entry) if entry.owned && fence.is_none_or(|fence| entry.epoch <= fence) => {
+                entry.owned = false;
+                entry.number
             }
             _ => 0,
         }
@@ -328,10 +332,8 @@ impl Directory {
 
     /// The leave of a connection has failed, so this node still owns it.
     pub fn keep(&self, conn: &str, number: u64) {
-        if let Some(entry) = self.inner.lock().conns.get_mut(conn)
-            && entry.number == 0
-        {
-            entry.number = number;
+        if let Some(entry) = self.inner.lock().conns.get_mut(conn) {
+            entry.owned |= number > 0;
         }
     }
 
@@ -348,21 +350,23 @@ impl Directory {
     pub fn owned(&self, conn: &str) -> Option<OwnedConnection> {
         let inner = self.inner.lock();
         let (conn, entry) = inner.conns.get_key_value(conn)?;
-        (entry.number > 0).then(|| entry.owned(conn))
+        entry.owned.then(|| entry.owned_connection(conn))
     }
 
     /// The state, as this node last knew it, of a connection that it owns.
     pub fn owned_state(&self, conn: &str) -> Option<State> {
         let inner = self.inner.lock();
         let entry = inner.conns.get(conn)?;
-        (entry.number > 0).then(|| entry.state())
+        entry.owned.then(|| entry.state())
     }
 
     /// All connections that this node owns, sorted by room.
     pub fn all_owned(&self) -> Vec<OwnedConnection> {
         let inner = self.inner.lock();
-        let owned = inner.conns.iter().filter(|(_, entry)| entry.number > 0);
-        let mut owned: Vec<_> = owned.map(|(conn, entry)| entry.owned(conn)).collect();
+        let owned = inner.conns.iter().filter(|(_, entry)| entry.owned);
+        let mut owned: Vec<_> = owned
+            .map(|(conn, entry)| entry.owned_connection(conn))
+            .collect();
         drop(inner);
         owned.sort_unstable_by(|a, b| a.room.cmp(&b.room));
         owned
@@ -372,18 +376,18 @@ impl Directory {
     pub fn disown(&self, conn: &str, epoch: Epoch) -> Option<OwnedConnection> {
         let mut inner = self.inner.lock();
         let entry = inner.conns.get(conn)?;
-        if entry.number == 0 || entry.epoch != epoch {
+        if !entry.owned || entry.epoch != epoch {
             return None;
         }
         let (conn, entry) = inner.conns.remove_entry(conn)?;
-        Some(entry.owned(&conn))
+        Some(entry.owned_connection(&conn))
     }
 
     /// Forgets all connections that this node owns. Returns how many there were.
     pub fn disown_all(&self) -> usize {
         let mut inner = self.inner.lock();
         let before = inner.conns.len();
-        inner.conns.retain(|_, entry| entry.number == 0);
+        inner.conns.retain(|_, entry| !entry.owned);
         inner.rooms.retain(is_in_use);
         before - inner.conns.len()
     }
@@ -404,9 +408,9 @@ impl Directory {
         let unused = u32::try_from(unused.as_secs()).unwrap_or(u32::MAX).max(1);
         let mut inner = self.inner.lock();
         let before = inner.conns.len();
-        inner.conns.retain(|_, entry| {
-            entry.number > 0 || now.saturating_sub(entry.touched.get()) <= unused
-        });
+        inner
+            .conns
+            .retain(|_, entry| entry.owned || now.saturating_sub(entry.touched.get()) <= unused);
         if inner.conns.len() < before / 2 {
             inner.conns.shrink_to_fit();
         }
