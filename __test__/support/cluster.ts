@@ -32,6 +32,8 @@ export interface NodeInfo {
   master: string | undefined;
   /** Its configuration epoch. */
   epoch: number;
+  /** Whether the server that was asked has a connection to it. Messages to others are lost. */
+  linked: boolean;
   slots: [number, number][];
 }
 
@@ -124,24 +126,27 @@ export class RedisCluster implements AsyncDisposable {
   }
 
   /**
-   * Resolves when every running server sees a complete cluster, and every replica follows its
-   * master.
+   * Resolves when every running server sees a complete cluster and is connected to every other, and
+   * every replica follows its master.
    */
   async settled(timeoutMs = 20_000): Promise<void> {
     const { masters, replicas } = this.#options;
     await eventually(
       async () => {
+        const ports = this.servers.filter((one) => one.running).map((one) => one.port);
         for (const server of this.servers.filter((one) => one.running)) {
           const client = await this.on(server);
           const info = `${await client.call('CLUSTER', 'INFO')}`;
           if (!info.includes('cluster_state:ok')) throw new Error(`port ${server.port}: ${info}`);
           const nodes = await this.nodes(server);
           const alive = nodes.filter((node) => !node.flags.some((flag) => /fail/.test(flag)));
+          // A server that is not connected to another yet does not pass on what is published.
+          const apart = alive.find((node) => ports.includes(node.port) && !node.linked);
+          if (apart) throw new Error(`port ${server.port} is not connected to ${apart.port}`);
           const withSlots = alive.filter((node) => node.slots.length > 0);
           if (withSlots.length < masters) throw new Error('a master lacks');
-          const running = this.servers.filter((one) => one.running).length;
-          if (running === masters * (1 + replicas) && alive.length !== running) {
-            throw new Error(`port ${server.port} sees ${alive.length} of ${running}`);
+          if (ports.length === masters * (1 + replicas) && alive.length !== ports.length) {
+            throw new Error(`port ${server.port} sees ${alive.length} of ${ports.length}`);
           }
           const replication = await client.info('replication');
           if (replication.includes('role:slave') && !replication.includes('link_status:up')) {
@@ -171,7 +176,7 @@ export class RedisCluster implements AsyncDisposable {
       .trim()
       .split('\n')
       .map((line) => {
-        const [id = '', address = '', flags = '', master = '-', , , epoch, , ...slots] =
+        const [id = '', address = '', flags = '', master = '-', , , epoch, link, ...slots] =
           line.split(' ');
         return {
           id,
@@ -179,6 +184,7 @@ export class RedisCluster implements AsyncDisposable {
           flags: flags.split(','),
           master: master === '-' ? undefined : master,
           epoch: Number(epoch),
+          linked: link === 'connected',
           slots: slots
             .filter((range) => !range.startsWith('['))
             .map((range) => {
