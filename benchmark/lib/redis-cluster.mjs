@@ -71,7 +71,13 @@ async function form({ servers, clients, masters }) {
   await until('the cluster is complete', clients, async (client, i) => {
     const info = `${await client.call('CLUSTER', 'INFO')}`;
     const replication = i < masters ? 'link_status:up' : await client.info('replication');
-    return info.includes('cluster_state:ok') && replication.includes('link_status:up');
+    // What a server publishes does not reach servers that it is not connected to.
+    const nodes = `${await client.call('CLUSTER', 'NODES')}`;
+    return (
+      info.includes('cluster_state:ok') &&
+      replication.includes('link_status:up') &&
+      !nodes.includes('disconnected')
+    );
   });
 }
 
