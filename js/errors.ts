@@ -135,6 +135,11 @@ export function errorFrom(data: NativeErrorData): RollcallError {
     : new Class(data.message, options);
 }
 
+/** Whether it is an error of Rollcall with one of these codes. */
+export function hasCode(error: unknown, ...codes: ErrorCode[]): error is RollcallError {
+  return error instanceof RollcallError && codes.includes(error.code);
+}
+
 export function invalid(message: string, cause?: unknown): RollcallError {
   return new RollcallError('INVALID_ARGUMENT', message, { cause });
 }

@@ -1,7 +1,7 @@
 // `client.locks`: checks arguments that only JavaScript can check, and creates the lock objects.
 
 import { type Dispatcher, FEEDS } from './dispatcher.js';
-import { RollcallError } from './errors.js';
+import { hasCode, RollcallError } from './errors.js';
 import { displayValue, type Lease, type Leases } from './leases.js';
 import type {
   AcquireOptions,
@@ -198,7 +198,7 @@ class HeldLock implements Lock {
     try {
       await this.release();
     } catch (error) {
-      if (!(error instanceof RollcallError) || error.code !== 'LOCK_LOST') {
+      if (!hasCode(error, 'LOCK_LOST')) {
         throw error;
       }
     }
@@ -226,7 +226,7 @@ class HeldLock implements Lock {
     try {
       await call();
     } catch (error) {
-      if (error instanceof RollcallError && error.code === 'LOCK_LOST') {
+      if (hasCode(error, 'LOCK_LOST')) {
         this.#leases.lost(this.#lease.number, error);
       }
       throw error;

@@ -6,7 +6,13 @@
 // timer keeps the process alive; otherwise neither does (spec 11.3).
 
 import { NativeClient } from '../binding/binding.js';
-import { errorFrom, internalError, type NativeErrorData, RollcallError } from './errors.js';
+import {
+  errorFrom,
+  hasCode,
+  internalError,
+  type NativeErrorData,
+  type RollcallError,
+} from './errors.js';
 import { Heartbeats } from './heartbeats.js';
 import { Leases } from './leases.js';
 import { OwnedConnections, type OwnershipOptions } from './owned-connections.js';
@@ -168,7 +174,7 @@ export class Bridge {
 
   #leaveIdleFailed(error: unknown): void {
     // After `close`, the core removes the connections of this node.
-    if (!(error instanceof RollcallError && error.code === 'CLOSED')) {
+    if (!hasCode(error, 'CLOSED')) {
       this.#sink.log('warn', `Idle connections could not be removed, which is retried: ${error}`);
     }
   }

@@ -12,7 +12,7 @@
 import type { NativeClient } from '../binding/binding.js';
 import { coreClockOffset } from './core-clock.js';
 import { DeferredLeaves, type LeaveIdle } from './deferred-leaves.js';
-import { RollcallError } from './errors.js';
+import { hasCode } from './errors.js';
 import { IdleConnections } from './idle-connections.js';
 
 export interface OwnershipOptions {
@@ -145,7 +145,7 @@ export class OwnedConnections {
   /** A join or a heartbeat has failed. */
   failed(request: PendingOwnership, error: unknown): void {
     this.#answered(request);
-    if (isRollcallError(error, 'CONNECTION_NOT_FOUND') || isRollcallError(error, 'STALE_EPOCH')) {
+    if (hasCode(error, 'CONNECTION_NOT_FOUND', 'STALE_EPOCH')) {
       this.#remove(request.connId);
     }
   }
@@ -170,7 +170,7 @@ export class OwnedConnections {
       }
       return left;
     } catch (error) {
-      if (owned !== undefined && !isRollcallError(error, 'INVALID_ARGUMENT')) {
+      if (owned !== undefined && !hasCode(error, 'INVALID_ARGUMENT')) {
         this.#idle?.remove(connId, owned);
         this.#leaves.add(connId, owned);
       }
@@ -296,8 +296,4 @@ function repeat<T extends object>(
   }, periodMs);
   timer.unref();
   return timer;
-}
-
-function isRollcallError(error: unknown, code: RollcallError['code']): boolean {
-  return error instanceof RollcallError && error.code === code;
 }

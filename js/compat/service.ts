@@ -1,7 +1,7 @@
 // PresenceService: the interface of the legacy implementation, on a PresenceClient.
 
 import { HEARTBEAT_FIELDS, JOIN_FIELDS, LEAVE_FIELDS, PresenceClient } from '../client.js';
-import { RollcallError } from '../errors.js';
+import { hasCode, RollcallError } from '../errors.js';
 import { logWarning } from '../log.js';
 import type { ChannelMetadata, MetadataHandler, UpdateMetadata } from '../metadata-types.js';
 import type {
@@ -443,10 +443,7 @@ function changed({ changed }: HeartbeatResult): boolean {
 }
 
 function refused(error: unknown): boolean {
-  if (
-    error instanceof RollcallError &&
-    (error.code === 'CONNECTION_NOT_FOUND' || error.code === 'STALE_EPOCH')
-  ) {
+  if (hasCode(error, 'CONNECTION_NOT_FOUND', 'STALE_EPOCH')) {
     return false;
   }
   throw error;

@@ -1,7 +1,7 @@
 // The presence of a socket, as far as its server knows: from joins and leaves by the socket's
 // requests or by the server itself, and from their results.
 
-import { RollcallError } from '../errors.js';
+import { hasCode } from '../errors.js';
 import { isArray } from '../validate.js';
 import type { ConnectionWatcher, Joining, Place } from './connections.js';
 
@@ -162,14 +162,11 @@ export class SocketPresence implements ConnectionWatcher {
 
 /** Whether a call that failed with this error certainly had no effect. */
 function certain(error: unknown): boolean {
-  return (
-    error instanceof RollcallError &&
-    (error.code === 'INVALID_ARGUMENT' || error.code === 'FORBIDDEN' || error.code === 'OVERLOADED')
-  );
+  return hasCode(error, 'INVALID_ARGUMENT', 'FORBIDDEN', 'OVERLOADED');
 }
 
 export function isNotFound(error: unknown): boolean {
-  return error instanceof RollcallError && error.code === 'CONNECTION_NOT_FOUND';
+  return hasCode(error, 'CONNECTION_NOT_FOUND');
 }
 
 /** The epoch of a connection, from the snapshot after its join. */

@@ -1,7 +1,7 @@
 // The session of one socket: its presence and its requests. Joins and leaves run in order; requests
 // of unknown outcome are recorded and cleaned up (spec 3.12).
 
-import { invalid, RollcallError } from '../errors.js';
+import { hasCode, invalid, RollcallError } from '../errors.js';
 import { logError } from '../log.js';
 import type { DefaultState, Logger } from '../types.js';
 import type { ChannelMetadataParams } from './coerce.js';
@@ -186,7 +186,7 @@ export class SocketSession {
       this.#presence.isRecovered(recovered.since);
     } catch (error) {
       logError(this.#context.logger, 'A recovered socket could not join again', error);
-      if (error instanceof RollcallError && error.code === 'FORBIDDEN') {
+      if (hasCode(error, 'FORBIDDEN')) {
         this.#recovered = undefined;
         // An earlier attempt may have joined.
         await this.#leaveNow();

@@ -48,11 +48,5 @@ local may_adopt = false
 local function released()
 end
 
--- node_claim.lua has checked the node, and has added the connection to those of the node.
-local function owner_is_dead()
-  return false
-end
-
-local function add_to_owner()
-end
+-- @include node_slotted
 -- @include heartbeat

@@ -60,11 +60,5 @@ local function index_join(_, user, conn, epoch, replaced)
   redis.call('HSET', at.outbox, integer(epoch) .. ':' .. conn, '+' .. user)
 end
 
--- node_claim.lua has checked the node, and has added the connection to those of the node.
-local function owner_is_dead()
-  return false
-end
-
-local function add_to_owner()
-end
+-- @include node_slotted
 -- @include join

@@ -401,8 +401,7 @@ impl Node {
         state.lossy |= lossy;
         if lossy {
             self.compare_due.notify_one();
-        }
-        if !lossy {
+        } else {
             state.until = Instant::now();
         }
         drop(state);
